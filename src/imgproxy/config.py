@@ -8,9 +8,8 @@ ConfigError that names the section, the key and what is allowed.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -78,6 +77,4 @@ class LimitsSettings(Section):
     output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; larger is scaled down")
 
 
-DEFAULT_CACHE_DIR = Path("cache")
 
-__all__ = ["Annotated", "os"]

@@ -12,7 +12,7 @@ Units: `_px` are device pixels; ratios are of the source's (or the rect's) side;
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cached_property
 
@@ -322,7 +322,7 @@ class RenderPlan:
     pad: Sides = Sides()
     background: Color = TRANSPARENT_WHITE
     frames: Frames = Frames()
-    output: Output = field(default_factory=Output)
+    output: Output = Output()
 
     def canonical(self) -> str:
         """The plan as text: only what differs from the defaults, in a fixed order. Equal plans, equal text."""

@@ -1,0 +1,39 @@
+# Everything works from a bare Python >= 3.11 with venv: the first target makes .venv and installs what the lock file pins.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow check format bench lock clean
+.DELETE_ON_ERROR:
+
+$(READY): pyproject.toml requirements-dev.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: $(READY) ## the Media Library and the edge in front of it, with URLs to open
+	$(BIN)/imgproxy demo $(FOLDER)
+
+test: $(READY) ## every test a developer waits for
+	$(BIN)/pytest
+
+test-slow: $(READY) ## the tests that take longer
+	$(BIN)/pytest -m slow
+
+check: $(READY) ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: ## resolve the dependencies anew and pin them with their hashes
+	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
