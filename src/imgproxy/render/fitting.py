@@ -1,0 +1,156 @@
+"""
+How a region of the source meets the requested size: `fit` modes, `ar`, min/max bounds and crop windows.
+
+Source of the rules: docs/urls.md ("Size", "Crop").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from imgproxy.params.plan import MAX_SIDE_PX, Crop, Fit, Focal
+from imgproxy.render.shapes import Box, Size, Window, clamp, round_half_up, round_px
+
+if TYPE_CHECKING:
+    from imgproxy.params.plan import Resize
+
+# A smart crop looks at the whole scaled region; past this many output limits the centre is taken.
+_SMART_COVER_LIMIT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """How the region meets the requested size, before rotation, padding and the limit."""
+
+    window: Window
+    picture: Size
+    scaled: Size
+    smart: Crop | None = None
+    canvas: Size | None = None
+
+
+def fit_region(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
+    """Decide window, picture and canvas of a region for a requested size in device pixels.
+
+    `width` and `height` replace the resize's own lengths, whose ratios are resolved and from which padding that
+    goes inside is taken off; the same holds for its bounds.
+    """
+    source_width, source_height = region.width_px, region.height_px
+    if resize.fit is Fit.CROP:
+        return _cover(region, resize, *_crop_size(region, resize, width, height))
+    if resize.fit is Fit.FILL and resize.aspect is not None and (width is None or height is None):
+        width, height = _fill_size(region, resize.aspect, width, height)
+    if width is None and height is None:
+        return _whole(region, float(source_width), float(source_height))
+    if width is None or height is None:
+        return _fit_one_side(region, resize, width, height)
+    if resize.fit is Fit.SCALE:
+        return _whole(region, width, height)
+    if resize.fit is Fit.MIN:
+        k = min(1.0, source_width / width, source_height / height)
+        return _cover(region, resize, width * k, height * k)
+    scale = min(width / source_width, height / source_height)
+    if resize.fit in (Fit.MAX, Fit.FILLMAX):
+        scale = min(1.0, scale)
+    fitted = _whole(region, min(width, source_width * scale), min(height, source_height * scale))
+    if resize.fit in (Fit.FILL, Fit.FILLMAX, Fit.CLAMP):
+        return replace(fitted, canvas=Size(width, height))
+    return fitted
+
+
+def _fit_one_side(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
+    """One side is given: the other follows the region's ratio, so only enlarging is left to decide."""
+    scale = width / region.width_px if width is not None else (height or 1) / region.height_px
+    frame = _whole(region, width or region.width_px * scale, height or region.height_px * scale)
+    if scale <= 1.0 or resize.fit not in (Fit.MAX, Fit.MIN, Fit.FILLMAX):
+        return frame
+    fitted = _whole(region, region.width_px, region.height_px)
+    return replace(fitted, canvas=frame.picture) if resize.fit is Fit.FILLMAX else fitted
+
+
+def _crop_size(region: Box, resize: Resize, width: float | None, height: float | None) -> tuple[float, float]:
+    """The frame of fit=crop: sides not given follow `aspect` or the region; then each keeps its bounds."""
+    ratio = resize.aspect or region.width_px / region.height_px
+    if width is None and height is None:
+        width = min(region.width_px, region.height_px * ratio)
+        height = width / ratio
+    elif height is None:
+        assert width is not None
+        height = width / ratio
+    elif width is None:
+        width = height * ratio
+    bounds = resize.bounds
+    return (
+        clamp(width, bounds.min_width_px, bounds.max_width_px),
+        clamp(height, bounds.min_height_px, bounds.max_height_px),
+    )
+
+
+def _fill_size(region: Box, aspect: float, width: int | None, height: int | None) -> tuple[int, int]:
+    """The frame of fit=fill with an aspect: from the side that is given, else just around the region."""
+    if width is not None:
+        return width, round_px(width / aspect)
+    if height is not None:
+        return round_px(height * aspect), height
+    around = max(region.width_px, region.height_px * aspect)
+    return round_px(around), round_px(around / aspect)
+
+
+def _whole(region: Box, width: float, height: float) -> Fitted:
+    size = Size(round_px(width), round_px(height))
+    window = Window(region.left_px, region.top_px, region.width_px, region.height_px)
+    return Fitted(window, size, size)
+
+
+def _cover(region: Box, resize: Resize, width: float, height: float) -> Fitted:
+    """Cut the region to the frame's ratio: by anchors or a focal point here, by libvips with `smart`."""
+    picture = Size(round_px(width), round_px(height))
+    zoom = resize.focal.zoom if resize.focal else 1.0
+    scale = max(picture.width_px / region.width_px, picture.height_px / region.height_px) * zoom
+    keep = _keep(resize.crop, resize.focal)
+    if isinstance(keep, Crop):
+        scaled = Size(
+            max(picture.width_px, round_half_up(region.width_px * scale)),
+            max(picture.height_px, round_half_up(region.height_px * scale)),
+        )
+        if max(scaled.width_px, scaled.height_px) <= _SMART_COVER_LIMIT * MAX_SIDE_PX:
+            whole = _whole(region, scaled.width_px, scaled.height_px)
+            return replace(whole, picture=picture, smart=None if scaled == picture else keep)
+        keep = (0.5, 0.5)
+    window = _window_of(region, picture.width_px / scale, picture.height_px / scale, keep, resize.focal)
+    return Fitted(window, picture, picture)
+
+
+def _keep(crop: tuple[Crop, ...], focal: Focal | None) -> Crop | tuple[float, float]:
+    """Return the first crop that applies: a smart one, or the anchors of its edges; faces fall through."""
+    x, y, is_anchored = 0.5, 0.5, False
+    for item in crop:
+        if item in (Crop.LEFT, Crop.RIGHT) and x == 0.5:
+            x, is_anchored = (0.0 if item is Crop.LEFT else 1.0), True
+        elif item in (Crop.TOP, Crop.BOTTOM) and y == 0.5:
+            y, is_anchored = (0.0 if item is Crop.TOP else 1.0), True
+        elif is_anchored or item is Crop.CENTER or (item is Crop.FOCALPOINT and focal is not None):
+            break
+        elif item in (Crop.ENTROPY, Crop.EDGES):
+            return item
+    return x, y
+
+
+def _window_of(
+    region: Box, width: float, height: float, anchors: tuple[float, float], focal: Focal | None = None
+) -> Window:
+    """Return a window of the given size inside the region, at its anchors or around its focal point."""
+    width, height = min(width, float(region.width_px)), min(height, float(region.height_px))
+    room_x, room_y = region.width_px - width, region.height_px - height
+    left, top = anchors[0] * room_x, anchors[1] * room_y
+    if focal is not None:
+        left = clamp(focal.x * region.width_px - width / 2, 0.0, room_x)
+        top = clamp(focal.y * region.height_px - height / 2, 0.0, room_y)
+    return Window(region.left_px + left, region.top_px + top, width, height)
+
+
+def centred_cover(region: Box, frame: Size) -> Window:
+    """Return the largest window in the middle of the region that has the frame's ratio."""
+    scale = max(frame.width_px / region.width_px, frame.height_px / region.height_px)
+    return _window_of(region, frame.width_px / scale, frame.height_px / scale, (0.5, 0.5))

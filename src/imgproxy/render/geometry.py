@@ -1,0 +1,326 @@
+"""
+Where every pixel of a variant comes from: pure arithmetic on sizes, no image library, no I/O.
+
+The steps, in the order a render takes them:
+
+    upright_size     stored size and EXIF orientation -> size of the picture as people see it
+    find_region      upright size, rect               -> the region of the source that is used
+    trim_region      region, what the trim found      -> a smaller region
+    place            region, plan                     -> Geometry: window, sizes, canvas, rotation, pad
+    sample           window, size of what was loaded  -> whole-pixel boxes to read, scale and cut
+
+All coordinates are pixels of the upright source at its full size. A loader that shrinks on load (JPEG, WebP)
+keeps the same Geometry: only `sample` is told how large the loaded picture is. Sizes of results are exact
+device pixels. Rounding is half up, and no side is ever below one pixel. Source of the rules: docs/urls.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from imgproxy.params.plan import MAX_SIDE_PX, Anchor, Bounds, Crop, Fit, Px, Ratio, Sides
+from imgproxy.render.fitting import Fitted, centred_cover, fit_region
+from imgproxy.render.shapes import Box, Size, Window, round_half_up, round_px
+
+if TYPE_CHECKING:
+    from imgproxy.params.plan import Length, Position, Rect, RenderPlan
+
+__all__ = [
+    "Box",
+    "Canvas",
+    "Geometry",
+    "Sampling",
+    "Size",
+    "Window",
+    "corner_radii",
+    "find_region",
+    "place",
+    "sample",
+    "shrink_sides",
+    "trim_region",
+    "upright_size",
+]
+
+# A window that starts this close to a pixel's edge starts at it: the difference is floating point.
+_EDGE_SLACK = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A larger area the picture lies on, `left_px` and `top_px` from its corner.
+
+    `extend` says what the rest of it shows: "color" (the plan's fill_color, else its background), "blur" (the
+    source's `backdrop` window, scaled to `size` and blurred) or "copy" (the picture's edge pixels, repeated).
+    """
+
+    size: Size
+    left_px: int
+    top_px: int
+    extend: str
+    backdrop: Window | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """One variant's sizes and places; executed from top to bottom."""
+
+    region: Box  # source px: after rect and trim
+    window: Window  # source px: the part of the region that is scaled
+    scaled: Size  # what the window is scaled to; more than `picture` only where `smart` is set
+    smart: Crop | None  # ENTROPY or EDGES: libvips finds `picture` inside `scaled`
+    picture: Size  # the picture itself
+    canvas: Canvas | None  # fit=fill, fillmax, clamp, where the picture does not fill the frame
+    rotation_zoom: float  # enlarge by this while turning, so that the frame stays covered; 1 for pivot
+    frame: Size  # after canvas and rotation
+    pad: Sides  # around the frame
+    final: Size  # what is encoded
+    limit_scale: float  # 1, or below it: border, mask radius and mark shrink by this, as the sizes here did
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A window in whole pixels of a loaded picture: read `box`, scale to `scaled`, then cut out `cut`."""
+
+    box: Box
+    scaled: Size
+    cut: Box | None
+
+
+def upright_size(width_px: int, height_px: int, orientation: int) -> Size:
+    """Return the size after an EXIF orientation 1-8 was applied; 5 to 8 swap the sides (EXIF 2.32)."""
+    return Size(height_px, width_px) if orientation >= 5 else Size(width_px, height_px)
+
+
+def find_region(source: Size, rect: Rect | None) -> Box:
+    """Return the part of the upright source that `rect` names; the whole source where they do not meet."""
+    whole = Box(0, 0, source.width_px, source.height_px)
+    if rect is None:
+        return whole
+    left, right = _span(source.width_px, rect.x, rect.width)
+    top, bottom = _span(source.height_px, rect.y, rect.height)
+    if right <= left or bottom <= top:
+        return whole
+    return Box(left, top, right - left, bottom - top)
+
+
+def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
+    """Return what a trim found of the region (`found` in source pixels), grown by `pad_px` inside the region.
+
+    A negative pad cuts further. A trim that found nothing, or would leave nothing, is skipped.
+    """
+    if found is None:
+        return region
+    left = max(region.left_px, found.left_px - pad_px)
+    top = max(region.top_px, found.top_px - pad_px)
+    right = min(region.left_px + region.width_px, found.left_px + found.width_px + pad_px)
+    bottom = min(region.top_px + region.height_px, found.top_px + found.height_px + pad_px)
+    if right <= left or bottom <= top:
+        return region
+    return Box(left, top, right - left, bottom - top)
+
+
+def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> Geometry:
+    """Decide every size and place of a variant from its region of the source and its plan.
+
+    The result is never larger than `max_side_px` on a side: what would be is scaled down as a whole.
+    """
+    resize, pad = plan.resize, plan.pad
+    width = _aim(resize.width, region.width_px)
+    height = _aim(resize.height, region.height_px)
+    across, down = pad.left_px + pad.right_px, pad.top_px + pad.bottom_px
+    if (width is not None and width - across < 1) or (height is not None and height - down < 1):
+        pad, across, down = Sides(), 0, 0
+    bounds = resize.bounds
+    if width is not None or height is not None:
+        # With a size, the picture and its padding fit inside that size together.
+        width = None if width is None else width - across
+        height = None if height is None else height - down
+        bounds = _narrow(bounds, across, down)
+    box = fit_region(region, replace(resize, bounds=bounds), width, height)
+    return _limit(_assemble(region, plan, box, pad), plan, max_side_px)
+
+
+def sample(window: Window, target: Size, *, source: Size, loaded: Size) -> Sampling:
+    """Turn a window into whole pixels of a picture that was loaded at another size than the source's.
+
+    Args:
+        window: in pixels of the upright source.
+        target: what the window becomes.
+        source: the upright source at full size.
+        loaded: the upright picture at hand, perhaps shrunk on load.
+
+    Returns:
+        The smallest box of loaded pixels around the window, the size to scale it to, and, where the box
+        is larger than the window by a pixel of the target or more, what to cut out afterwards.
+    """
+    left, width, scaled_width, cut_left = _sample_axis(
+        window.left, window.width, target.width_px, source.width_px, loaded.width_px
+    )
+    top, height, scaled_height, cut_top = _sample_axis(
+        window.top, window.height, target.height_px, source.height_px, loaded.height_px
+    )
+    scaled = Size(scaled_width, scaled_height)
+    cut = None if scaled == target else Box(cut_left, cut_top, target.width_px, target.height_px)
+    return Sampling(Box(left, top, width, height), scaled, cut)
+
+
+def corner_radii(radius_px: tuple[int, ...], size: Size, *, limit_scale: float = 1.0) -> tuple[int, int, int, int]:
+    """Return the four corner radii from the top left clockwise, none above half the smaller side.
+
+    Without a radius it is a fifth of the smaller side.
+    """
+    smaller = min(size.width_px, size.height_px)
+    radii = tuple(round_half_up(radius * limit_scale) for radius in radius_px) or (round_half_up(smaller / 5),)
+    radii = tuple(min(radius, smaller // 2) for radius in radii)
+    return (radii[0],) * 4 if len(radii) < 4 else (radii[0], radii[1], radii[2], radii[3])
+
+
+def shrink_sides(sides: Sides, scale: float) -> Sides:
+    """Scale the four widths down, rounding down, so that what they surround never outgrows its limit."""
+    if scale == 1.0:
+        return sides
+    return Sides(
+        top_px=int(sides.top_px * scale),
+        right_px=int(sides.right_px * scale),
+        bottom_px=int(sides.bottom_px * scale),
+        left_px=int(sides.left_px * scale),
+    )
+
+
+# --- lengths ------------------------------------------------------------------------------------------------
+
+
+def _aim(length: Length | None, side_px: int) -> int | None:
+    if length is None:
+        return None
+    return length.value if isinstance(length, Px) else round_px(length.value * side_px)
+
+
+def _span(side_px: int, position: Position, length: Length) -> tuple[int, int]:
+    size = length.value if isinstance(length, Px) else round_px(length.value * side_px)
+    if isinstance(position, Anchor):
+        start = round_half_up(position.value * (side_px - size))
+    elif isinstance(position, Ratio):
+        start = round_half_up(position.value * side_px)
+    else:
+        start = position.value
+    return max(0, start), min(side_px, start + size)
+
+
+def _narrow(bounds: Bounds, across: int, down: int) -> Bounds:
+    def less(value: int | None, by: int) -> int | None:
+        return None if value is None else max(1, value - by)
+
+    return Bounds(
+        less(bounds.min_width_px, across),
+        less(bounds.max_width_px, across),
+        less(bounds.min_height_px, down),
+        less(bounds.max_height_px, down),
+    )
+
+
+# --- frame, rotation, padding, limit ------------------------------------------------------------------------
+
+
+def _assemble(region: Box, plan: RenderPlan, fitted: Fitted, pad: Sides) -> Geometry:
+    canvas = None
+    frame = fitted.picture
+    if fitted.canvas is not None and fitted.canvas != fitted.picture:
+        frame = fitted.canvas
+        canvas = _canvas(region, plan, frame, fitted.picture)
+    zoom = 1.0
+    if plan.rotation:
+        zoom, frame = _rotate(frame, plan.rotation, is_pivot=plan.is_pivot)
+    return Geometry(
+        region=region,
+        window=fitted.window,
+        scaled=fitted.scaled,
+        smart=fitted.smart,
+        picture=fitted.picture,
+        canvas=canvas,
+        rotation_zoom=zoom,
+        frame=frame,
+        pad=pad,
+        final=_padded(frame, pad),
+        limit_scale=1.0,
+    )
+
+
+def _canvas(region: Box, plan: RenderPlan, size: Size, picture: Size) -> Canvas:
+    left, top = (size.width_px - picture.width_px) // 2, (size.height_px - picture.height_px) // 2
+    if plan.resize.fit is Fit.CLAMP:
+        return Canvas(size, left, top, "copy")
+    if not plan.resize.fill_blur:
+        return Canvas(size, left, top, "color")
+    return Canvas(size, left, top, "blur", centred_cover(region, size))
+
+
+def _rotate(frame: Size, degrees: float, *, is_pivot: bool) -> tuple[float, Size]:
+    """Return the zoom while turning and the frame afterwards.
+
+    `straighten` keeps the frame and enlarges the picture until, turned, it covers it; `pivot` keeps the picture
+    and grows the frame to the box around it.
+    """
+    sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
+    width, height = frame.width_px, frame.height_px
+    if is_pivot:
+        return 1.0, Size(round_px(width * cosine + height * sine), round_px(width * sine + height * cosine))
+    return cosine + sine * max(width / height, height / width), frame
+
+
+def _padded(frame: Size, pad: Sides) -> Size:
+    return Size(frame.width_px + pad.left_px + pad.right_px, frame.height_px + pad.top_px + pad.bottom_px)
+
+
+def _limit(geometry: Geometry, plan: RenderPlan, max_side_px: int) -> Geometry:
+    """Scale everything down together where a side is over the limit; the source's window stays as it is."""
+    largest = max(geometry.final.width_px, geometry.final.height_px)
+    if largest <= max_side_px:
+        return geometry
+    k = max_side_px / largest
+
+    def shrink(size: Size) -> Size:
+        return Size(round_px(size.width_px * k), round_px(size.height_px * k))
+
+    picture, canvas = shrink(geometry.picture), geometry.canvas
+    frame, zoom = picture, 1.0
+    if canvas is not None:
+        frame = shrink(canvas.size)
+        canvas = replace(_canvas(geometry.region, plan, frame, picture), backdrop=canvas.backdrop)
+    if plan.rotation:
+        zoom, frame = _rotate(frame, plan.rotation, is_pivot=plan.is_pivot)
+    pad = shrink_sides(geometry.pad, k)
+    frame = Size(
+        min(frame.width_px, max(1, max_side_px - pad.left_px - pad.right_px)),
+        min(frame.height_px, max(1, max_side_px - pad.top_px - pad.bottom_px)),
+    )
+    return replace(
+        geometry,
+        scaled=shrink(geometry.scaled) if geometry.smart else picture,
+        picture=picture,
+        canvas=canvas,
+        rotation_zoom=zoom,
+        frame=frame,
+        pad=pad,
+        final=_padded(frame, pad),
+        limit_scale=k,
+    )
+
+
+# --- whole pixels -------------------------------------------------------------------------------------------
+
+
+def _sample_axis(
+    start: float, length: float, target_px: int, source_px: int, loaded_px: int
+) -> tuple[int, int, int, int]:
+    """Return box start and length in loaded pixels, scaled length and cut start in target pixels."""
+    ratio = loaded_px / source_px
+    first, last = start * ratio, (start + length) * ratio
+    begin = max(0, min(math.floor(first + _EDGE_SLACK), loaded_px - 1))
+    end = min(loaded_px, max(math.ceil(last - _EDGE_SLACK), begin + 1))
+    scale = target_px / (last - first)
+    scaled = max(target_px, round_half_up((end - begin) * scale))
+    cut = min(max(0, round_half_up((first - begin) * scale)), scaled - target_px)
+    return begin, end - begin, scaled, cut
