@@ -1,0 +1,1 @@
+"""Pixels: the pool of render processes, and what happens inside one. Only a render process imports pyvips."""

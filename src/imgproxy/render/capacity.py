@@ -1,0 +1,66 @@
+"""
+How many cores this service may use: the smallest of its affinity mask and its cgroups' CPU quotas.
+
+`os.cpu_count()` counts the machine's cores and knows neither; a container with `--cpus 2` on a 64-core host would
+start 64 render processes and be throttled. Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max";
+cgroup-v1/cpu "cpu.cfs_quota_us". Pure but for reading the files below `root`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return the cores this process may keep busy, at least 1. `root` is the file system root, for tests."""
+    limits = [_affinity(), *_quotas(root)]
+    return max(1, math.floor(min(limits) + 0.01))
+
+
+def _affinity() -> float:
+    if hasattr(os, "sched_getaffinity"):
+        return float(len(os.sched_getaffinity(0)))
+    return float(os.cpu_count() or 1)
+
+
+def _quotas(root: Path) -> list[float]:
+    """The CPU quotas, in cores, of this process's cgroup and of every parent, v2 and v1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found: list[float] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount = root / "sys/fs/cgroup"
+            found += [q for folder in _upwards(mount, path) if (q := _quota_v2(folder / "cpu.max")) is not None]
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/cpu"
+            found += [q for folder in _upwards(mount, path) if (q := _quota_v1(folder)) is not None]
+    return found
+
+
+def _upwards(mount: Path, path: str) -> list[Path]:
+    """The cgroup's folder and its parents up to the mount. Inside a container the mount itself is the cgroup."""
+    parts = [part for part in path.split("/") if part and part != ".."]
+    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def _quota_v2(file: Path) -> float | None:
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        return quota / period if quota > 0 and period > 0 else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,209 @@
+"""
+The words exchanged with a render process, and how they are framed.
+
+A frame is four bytes of length, big endian, then the payload. Towards the process the payload is a pickle. From it
+comes JSON only, bounded in size and checked field by field, so that a process which was taken over through a decoder
+cannot run code in the edge, grow its memory, or put a header of its choice into an answer.
+
+    edge -> process    ProcessLimits, once; then a RenderJob at a time
+    process -> edge    {"ready": …} once; for a job {"done": i, …} a target, then {"report": …} or {"error": …}
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+from imgproxy import errors
+from imgproxy.render.job import Rendered, SourceFacts
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from imgproxy.render.job import RenderTarget
+
+LENGTH: Final = struct.Struct("!I")
+
+# A message holds the facts of one variant or an error: far below this.
+MESSAGE_MAX_BYTES: Final = 64 * 1024
+
+# Exit statuses of a render process that ends itself. Any other end is a crash.
+EXIT_PARENT_GONE: Final = 0
+EXIT_OUT_OF_MEMORY: Final = 87
+
+CONTENT_TYPES: Final = frozenset(
+    {
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+        "image/avif",
+        "image/heic",
+        "image/gif",
+        "image/tiff",
+        "image/svg+xml",
+        "application/json",
+        "text/plain; charset=utf-8",
+        "text/css; charset=utf-8",
+    }
+)
+
+# The errors a render process may report. Timeouts and crashes are seen from outside.
+REPORTED: Final = {
+    error.code: error
+    for error in (
+        errors.NotAnImage,
+        errors.DecodeFailed,
+        errors.TooManyPixels,
+        errors.RenderOutOfMemory,
+        errors.BadParameter,
+        errors.CacheUnavailable,
+    )
+}
+
+
+class BadMessageError(Exception):
+    """A render process said something that it never should: it is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A process has loaded libvips and waits for a job."""
+
+    libvips_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Target number `index` lies in its file."""
+
+    index: int
+    rendered: Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The whole job is done; sizes in bytes, times in seconds."""
+
+    source: SourceFacts
+    open_s: float
+    render_s: float
+    peak_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended with one of the REPORTED errors."""
+
+    error: errors.ImgproxyError
+    resident_bytes: int
+
+
+Message = Ready | Done | Finished | Failed
+
+
+def frame(payload: bytes) -> bytes:
+    """Prefix a payload with its length."""
+    return LENGTH.pack(len(payload)) + payload
+
+
+def receive(channel: socket.socket) -> bytes | None:
+    """Read one frame, blocking; None when the other side has closed. Used inside a render process."""
+    head = _receive_exactly(channel, LENGTH.size)
+    if head is None:
+        return None
+    return _receive_exactly(channel, LENGTH.unpack(head)[0])
+
+
+def _receive_exactly(channel: socket.socket, size_bytes: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size_bytes:
+        part = channel.recv(size_bytes - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def encode(message: Message) -> bytes:
+    """Write a message as JSON. The path of a variant stays behind: the edge knows it."""
+    if isinstance(message, Ready):
+        return json.dumps({"ready": asdict(message)}).encode()
+    if isinstance(message, Done):
+        facts = {k: v for k, v in asdict(message.rendered).items() if k != "path"}
+        return json.dumps({"done": message.index, "rendered": facts}).encode()
+    if isinstance(message, Finished):
+        return json.dumps({"report": asdict(message)}).encode()
+    reply = {"error": message.error.code, "facts": message.error.facts(), "resident_bytes": message.resident_bytes}
+    return json.dumps(reply).encode()
+
+
+def decode(payload: bytes, targets: tuple[RenderTarget, ...]) -> Message:
+    """
+    Read a message about a job with these targets.
+
+    Raises BadMessageError for anything that a sound render process would not send.
+    """
+    try:
+        return _decode(json.loads(payload), targets)
+    except BadMessageError:
+        raise
+    except Exception as exc:
+        raise BadMessageError("malformed") from exc
+
+
+def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message:
+    if "ready" in found:
+        return Ready(libvips_version=str(found["ready"]["libvips_version"])[:32])
+    if "done" in found:
+        index = _natural(found["done"])
+        return Done(index, _rendered(found["rendered"], targets[index].path))
+    if "report" in found:
+        report = found["report"]
+        return Finished(
+            source=_source(report["source"]),
+            open_s=float(report["open_s"]),
+            render_s=float(report["render_s"]),
+            peak_bytes=_natural(report["peak_bytes"]),
+            resident_bytes=_natural(report["resident_bytes"]),
+        )
+    error = REPORTED[found["error"]](**found["facts"])
+    return Failed(error, _natural(found["resident_bytes"]))
+
+
+def _rendered(found: dict[str, Any], path: Path) -> Rendered:
+    digest = found["digest"]
+    if len(digest) != 32 or not set(digest) <= set("0123456789abcdef"):
+        raise BadMessageError("a digest that is none")
+    facts = _checked(Rendered, {key: value for key, value in found.items() if key != "digest"})
+    return Rendered(path=path, digest=digest, **facts)
+
+
+def _source(found: dict[str, Any]) -> SourceFacts:
+    return SourceFacts(**_checked(SourceFacts, found))
+
+
+def _checked(cls: type[Rendered | SourceFacts], found: dict[str, Any]) -> dict[str, Any]:
+    """The fields by name, each of the one kind its name tells: a content type, a yes or no, a number."""
+    names = {field.name for field in fields(cls)}
+    if not found.keys() <= names:
+        raise BadMessageError("an unknown field")
+    for name, value in found.items():
+        if name == "content_type":
+            if value not in CONTENT_TYPES:
+                raise BadMessageError("an unknown content type")
+        elif name.startswith(("is_", "has_")):
+            if not isinstance(value, bool):
+                raise BadMessageError("neither yes nor no")
+        else:
+            _natural(value)
+    return found
+
+
+def _natural(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise BadMessageError("a number that is none")
+    return value

@@ -1,0 +1,443 @@
+"""
+The pool of render processes: a bounded queue in front, a deadline on every job, and a new process for one that died.
+
+Why not `pebble.ProcessPool`: it passes every message of its processes through one pair of locks and unpickles what
+they send. A process killed while idle breaks its whole pool ("All workers expired"), one killed while it holds a lock
+stops it, and one taken over through a decoder can run code in the edge. Here each process has a socket of its own,
+answers in JSON, and shares nothing; its death costs its own job.
+
+Everything runs on the event loop, so no state here needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from imgproxy import errors
+from imgproxy.render.capacity import usable_cores
+from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
+from imgproxy.render.job import Lane, ProcessLimits, Rendered, RenderJob, RenderReport
+from imgproxy.render.process import ProcessStartError, RenderProcess
+
+if TYPE_CHECKING:
+    from imgproxy.config import LimitsSettings, RenderSettings
+
+log = logging.getLogger(__name__)
+
+# A render nobody waits for any more may still finish within this time: ending it costs a new process, which takes as
+# long, and clients that connect and leave must not be able to make the pool do nothing but start processes.
+ABANDON_GRACE_S: Final = 0.25
+
+# A process that cannot be started is tried again after this time, doubling up to the maximum.
+RESTART_FIRST_S: Final = 0.05
+RESTART_MAX_S: Final = 5.0
+
+RETRY_AFTER_MAX_S: Final = 30
+
+OnRendered = Callable[[int, Rendered], None]
+
+
+class PoolObserver(Protocol):
+    """Hears of every job and every process that ended; metrics implement it."""
+
+    def job_ended(self, lane: Lane, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
+        """Hear that a job ended: `outcome` is "ok", "cancelled" or an error's code."""
+
+    def process_ended(self, reason: str) -> None:
+        """Hear why a process ended: crashed, timeout, out_of_memory, abandoned, recycled."""
+
+
+class SilentObserver:
+    """Hears and says nothing."""
+
+    def job_ended(self, lane: Lane, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
+        """Ignore."""
+
+    def process_ended(self, reason: str) -> None:
+        """Ignore."""
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    """A job on its way through the pool. Times are of the loop's clock."""
+
+    job: RenderJob
+    lane: Lane
+    done: asyncio.Future[RenderReport]
+    on_rendered: OnRendered | None
+    queued_at: float
+    started_at: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+    rendered: dict[int, Rendered] = field(default_factory=dict)
+    is_abandoned: bool = False
+    is_over: bool = False
+    end_reason: str = ""  # why we ended the process, where we did
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class RenderPool:
+    """
+    Runs render jobs in isolated processes.
+
+    `start` returns when every process is warm. `render` raises ImageRefused errors for the picture, Overloaded when
+    the queue is full, the wait too long, or the pool is closing.
+    """
+
+    def __init__(
+        self, settings: RenderSettings, limits: LimitsSettings, *, observer: PoolObserver | None = None
+    ) -> None:
+        self._settings = settings
+        self._limits = ProcessLimits(
+            memory_bytes=settings.memory_bytes,
+            source_pixels=limits.source_pixels,
+            frames=limits.frames,
+            output_px=limits.output_px,
+            allow_truncated=settings.allow_truncated,
+        )
+        self._observer: PoolObserver = observer or SilentObserver()
+        self._size = settings.processes or usable_cores()
+        self._waiting: dict[Lane, deque[_Ticket]] = {lane: deque() for lane in Lane}
+        self._running: dict[RenderProcess, _Ticket] = {}
+        self._idle: deque[RenderProcess] = deque()
+        self._retiring: set[RenderProcess] = set()
+        self._launches: set[asyncio.Task[None]] = set()
+        self._all_done: asyncio.Event = asyncio.Event()
+        self._is_open = False
+        self._restarts = 0
+        self._libvips_version = ""
+        self._mean_job_s = 0.1
+
+    # --- what it is doing now ---
+
+    @property
+    def processes(self) -> int:
+        """How many render processes the pool keeps."""
+        return self._size
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids of the render processes that are ready."""
+        return tuple(process.pid for process in (*self._running, *self._idle))
+
+    @property
+    def busy(self) -> int:
+        """How many processes have a job."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a process, in all lanes."""
+        return sum(len(lane) for lane in self._waiting.values())
+
+    @property
+    def restarts(self) -> int:
+        """How many processes were replaced since the start, for whatever reason."""
+        return self._restarts
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether one more job of a visitor would be shed."""
+        return not self._idle and len(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
+
+    @property
+    def libvips_version(self) -> str:
+        """The version of libvips that the render processes have loaded; empty before the start."""
+        return self._libvips_version
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """
+        Start every process and wait until all are warm.
+
+        Raises ProcessStartError when one does not come up: then none is left running.
+        """
+        self._is_open = True
+        try:
+            for started in asyncio.as_completed([self._start_process() for _ in range(self._size)]):
+                self._idle.append(await started)
+        except ProcessStartError:
+            await self.close(0)
+            raise
+
+    async def close(self, timeout_s: float) -> None:
+        """
+        Take no more jobs, let those in hand finish for up to `timeout_s`, then end every process.
+
+        Jobs still unfinished then raise Overloaded.
+        """
+        self._is_open = False
+        self._all_done.clear()
+        if self._running or self.waiting:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_done.wait(), timeout_s)
+        for ticket in [ticket for lane in self._waiting.values() for ticket in lane]:
+            self._fail(ticket, errors.Overloaded(self._wait_estimate_s()))
+        for launch in self._launches:
+            launch.cancel()
+        ending = [*self._running, *self._idle, *self._retiring]
+        for process, ticket in list(self._running.items()):
+            ticket.end_reason = ticket.end_reason or "closed"
+            process.kill()
+        for process in [*self._idle, *self._retiring]:
+            process.dismiss()
+        await asyncio.gather(*self._launches, return_exceptions=True)
+        await self._wait_gone(ending)
+
+    async def _wait_gone(self, ending: list[RenderProcess]) -> None:
+        """Wait for processes to end; one that does not within a second is killed."""
+        gone = [asyncio.create_task(process.gone()) for process in ending]
+        if gone:
+            await asyncio.wait(gone, timeout=1.0)
+            for process in ending:
+                process.kill()
+            await asyncio.wait(gone)
+
+    # --- a job ---
+
+    async def render(
+        self, job: RenderJob, *, lane: Lane = Lane.VISITOR, on_rendered: OnRendered | None = None
+    ) -> RenderReport:
+        """
+        Make the job's variants and return what was made.
+
+        `on_rendered(index, rendered)` is called on the loop as soon as that target's file is whole; each target has
+        `render.timeout_s` of its own. Cancelling takes a waiting job out of the queue; a running one gets a quarter
+        of a second to finish, then its process is ended. Whenever this raises, the targets' files are removed, after
+        the process can no longer write them.
+
+        Raises NotAnImage, DecodeFailed, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed, BadParameter,
+        CacheUnavailable, Overloaded.
+        """
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(job, lane, loop.create_future(), on_rendered, queued_at=loop.time())
+        self._admit(ticket)
+        self._dispatch()
+        if ticket.timer is None:
+            ticket.timer = loop.call_later(self._settings.queue_timeout_s, self._give_up, ticket)
+        try:
+            return await ticket.done
+        except asyncio.CancelledError:
+            self._abandon(ticket)
+            raise
+
+    def _admit(self, ticket: _Ticket) -> None:
+        waiting = self._waiting[ticket.lane]
+        can_begin = self._idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
+        if not self._is_open or not (can_begin or len(waiting) < self._settings.queue_max):
+            self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
+            raise errors.Overloaded(self._wait_estimate_s())
+        waiting.append(ticket)
+
+    def _dispatch(self) -> None:
+        """Give waiting jobs to idle processes, in the order of lanes, within each lane's share."""
+        while self._idle and (ticket := self._next_ticket()) is not None:
+            self._begin(self._idle.pop(), ticket)
+
+    def _next_ticket(self) -> _Ticket | None:
+        for lane, waiting in self._waiting.items():
+            if waiting and self._running_in(lane) < self._share(lane):
+                return waiting.popleft()
+        return None
+
+    def _share(self, lane: Lane) -> int:
+        """How many processes a lane may hold at once: all but one, at least one, unless visitors wait in it."""
+        return self._size if lane is Lane.VISITOR else max(1, self._size - 1)
+
+    def _running_in(self, lane: Lane) -> int:
+        return sum(ticket.lane is lane for ticket in self._running.values())
+
+    def _begin(self, process: RenderProcess, ticket: _Ticket) -> None:
+        ticket.stop_timer()
+        ticket.started_at = asyncio.get_running_loop().time()
+        self._running[process] = ticket
+        self._set_deadline(process, ticket)
+        process.give(ticket.job)
+
+    def _set_deadline(self, process: RenderProcess, ticket: _Ticket) -> None:
+        ticket.stop_timer()
+        loop = asyncio.get_running_loop()
+        ticket.timer = loop.call_later(self._settings.timeout_s, self._end, process, ticket, "timeout")
+
+    def _end(self, process: RenderProcess, ticket: _Ticket, reason: str) -> None:
+        ticket.end_reason = reason
+        process.kill()
+
+    def _give_up(self, ticket: _Ticket) -> None:
+        """The job has waited too long: shed it."""
+        self._waiting[ticket.lane].remove(ticket)
+        self._fail(ticket, errors.Overloaded(self._wait_estimate_s()))
+
+    def _abandon(self, ticket: _Ticket) -> None:
+        """Nobody waits for this job any more."""
+        if ticket in self._waiting[ticket.lane]:
+            ticket.stop_timer()
+            self._waiting[ticket.lane].remove(ticket)
+            self._count(ticket, "cancelled")
+            return
+        ticket.is_abandoned = True
+        for process, running in self._running.items():
+            if running is ticket:
+                ticket.stop_timer()
+                loop = asyncio.get_running_loop()
+                ticket.timer = loop.call_later(ABANDON_GRACE_S, self._end, process, ticket, "abandoned")
+
+    # --- what processes say ---
+
+    def _heard(self, process: RenderProcess, message: Message) -> None:
+        ticket = self._running.get(process)
+        if ticket is None:
+            return  # a last word of a process that was ended already
+        if isinstance(message, Done):
+            ticket.rendered[message.index] = message.rendered
+            if not ticket.is_abandoned:
+                self._set_deadline(process, ticket)
+                if ticket.on_rendered is not None:
+                    ticket.on_rendered(message.index, message.rendered)
+        elif isinstance(message, Failed):
+            if not isinstance(message.error, errors.RenderOutOfMemory):
+                self._release(process, ticket, message.resident_bytes)
+            self._fail(ticket, message.error)
+        elif isinstance(message, Finished):
+            self._release(process, ticket, message.resident_bytes)
+            self._succeed(ticket, message)
+
+    def _release(self, process: RenderProcess, ticket: _Ticket, resident_bytes: int) -> None:
+        """Take a process off its job, back to the idle, or on its way out where it has grown too large."""
+        ticket.stop_timer()
+        del self._running[process]
+        if resident_bytes > self._settings.recycle_bytes:
+            self._retiring.add(process)
+            self._replace("recycled")
+            process.dismiss()
+        else:
+            self._idle.append(process)
+        asyncio.get_running_loop().call_soon(self._dispatch)
+        self._note_if_done()
+
+    def _succeed(self, ticket: _Ticket, finished: Finished) -> None:
+        now = asyncio.get_running_loop().time()
+        self._mean_job_s += 0.1 * (now - ticket.started_at - self._mean_job_s)
+        report = RenderReport(
+            rendered=tuple(ticket.rendered[index] for index in sorted(ticket.rendered)),
+            source=finished.source,
+            queue_s=ticket.started_at - ticket.queued_at,
+            open_s=finished.open_s,
+            render_s=finished.render_s,
+            peak_bytes=finished.peak_bytes,
+        )
+        self._count(ticket, "cancelled" if ticket.is_abandoned else "ok", report)
+        if ticket.done.done():
+            remove_files(ticket.job)
+        else:
+            ticket.done.set_result(report)
+
+    def _fail(self, ticket: _Ticket, error: errors.ImgproxyError) -> None:
+        ticket.stop_timer()
+        ticket.is_over = True
+        remove_files(ticket.job)
+        self._count(ticket, "cancelled" if ticket.is_abandoned else error.code)
+        if not ticket.done.done():
+            ticket.done.set_exception(error)
+
+    def _count(self, ticket: _Ticket, outcome: str, report: RenderReport | None = None) -> None:
+        self._observer.job_ended(
+            ticket.lane,
+            outcome,
+            queue_s=(ticket.started_at or asyncio.get_running_loop().time()) - ticket.queued_at,
+            render_s=report.open_s + report.render_s if report else 0.0,
+            peak_bytes=report.peak_bytes if report else 0,
+        )
+
+    def _exited(self, process: RenderProcess, status: int) -> None:
+        """A process is gone: replace it, and say what that means for its job."""
+        if process in self._retiring:
+            self._retiring.discard(process)
+            return
+        ticket = self._running.pop(process, None)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(process)
+        if not self._is_open and ticket is None:
+            return
+        reason = (ticket.end_reason if ticket else "") or (
+            "out_of_memory" if status == EXIT_OUT_OF_MEMORY else "crashed"
+        )
+        log.warning("render process %d ended: %s (exit status %d)", process.pid, reason, status)
+        if ticket is not None:
+            self._fail_ended(ticket, reason)
+        self._replace(reason)
+        self._note_if_done()
+
+    def _fail_ended(self, ticket: _Ticket, reason: str) -> None:
+        if ticket.is_over:
+            remove_files(ticket.job)  # it said why before it ended
+            return
+        elapsed_s = asyncio.get_running_loop().time() - ticket.started_at
+        limits = self._settings
+        error: errors.ImgproxyError = errors.RenderCrashed()
+        if reason == "timeout":
+            error = errors.RenderTimeout(limit_s=limits.timeout_s, elapsed_s=elapsed_s)
+        elif reason == "out_of_memory":
+            error = errors.RenderOutOfMemory(limits.memory_bytes, limits.memory_bytes)
+        elif reason == "closed":
+            error = errors.Overloaded(self._wait_estimate_s())
+        self._fail(ticket, error)
+
+    # --- processes come and go ---
+
+    def _replace(self, reason: str) -> None:
+        self._observer.process_ended(reason)
+        if not self._is_open and not self.waiting:
+            return
+        self._restarts += 1
+        launch = asyncio.create_task(self._launch())
+        self._launches.add(launch)
+        launch.add_done_callback(self._launches.discard)
+
+    async def _launch(self) -> None:
+        """Start a process, for as long as it takes, and put it to work."""
+        pause_s = RESTART_FIRST_S
+        while True:
+            try:
+                self._idle.append(await self._start_process())
+            except (ProcessStartError, OSError) as exc:
+                log.error("render process could not be started: %s", exc)  # noqa: TRY400 - no traceback of ours helps
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RESTART_MAX_S)
+            else:
+                self._dispatch()
+                return
+
+    async def _start_process(self) -> RenderProcess:
+        process = RenderProcess(self._heard, self._exited)
+        self._libvips_version = await process.start(self._limits)
+        return process
+
+    def _note_if_done(self) -> None:
+        if not self._running and not self.waiting:
+            self._all_done.set()
+
+    def _wait_estimate_s(self) -> int:
+        """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
+        drain_s = (self.waiting + 1) * self._mean_job_s / self._size
+        return min(RETRY_AFTER_MAX_S, max(1, math.ceil(drain_s * random.uniform(1.0, 2.0))))
+
+
+def remove_files(job: RenderJob) -> None:
+    """Remove what a job may have written; a file that is not there is as good."""
+    for target in job.targets:
+        with contextlib.suppress(OSError):
+            os.unlink(target.path)

@@ -1,0 +1,38 @@
+"""
+libvips as a render process sets it up: which loaders may run, and nothing remembered between jobs.
+
+The one place that names loaders. libvips' own "untrusted" flag is not enough: it leaves TIFF, HEIF, PDFium and others
+on and switches SVG off, so every loader is blocked by its class and the ones we want are opened by name.
+Source: https://www.libvips.org/API/current/func.operation_block_set.html
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyvips
+
+LOADERS: Final = (
+    "VipsForeignLoadJpeg",
+    "VipsForeignLoadPng",
+    "VipsForeignLoadWebp",
+    "VipsForeignLoadNsgif",
+    "VipsForeignLoadHeif",
+    "VipsForeignLoadTiff",
+    "VipsForeignLoadSvg",
+)
+
+
+def prepare() -> None:
+    """Close every loader but LOADERS, and switch the operation cache off: no job may see another's pixels."""
+    pyvips.operation_block_set("VipsForeignLoad", True)
+    for loader in LOADERS:
+        pyvips.operation_block_set(loader, False)
+    pyvips.cache_set_max(0)
+    pyvips.cache_set_max_mem(0)
+    pyvips.cache_set_max_files(0)
+
+
+def version() -> str:
+    """The version of the libvips that is loaded, as "8.18.7"."""
+    return ".".join(str(pyvips.version(part)) for part in range(3))
