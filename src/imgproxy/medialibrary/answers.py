@@ -1,0 +1,109 @@
+"""
+What an answer of the Media Library means: status, headers and error body in, one of our errors out. Pure.
+
+Errors of the API are JSON: `{"status", "error", "error_details": {"name", "message"}}`, and for a validation error
+`error_details` maps the path of each wrong value to a message. An answer that is not in this form was made by
+something between the library and us, and says nothing about an image.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from imgproxy.medialibrary.errors import (
+    MESSAGE_MAX_CHARS,
+    Conflict,
+    Forbidden,
+    MediaLibraryError,
+    NotFound,
+    OriginUnavailable,
+    Unauthorized,
+    UnexpectedStatus,
+    ValidationFailed,
+    VersionGone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Statuses that say "not now": a later try may succeed (RFC 9110 sections 15.6.3-15.6.5, RFC 6585 section 4).
+TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
+
+# Of the 403s, only that of serve-image about the picture itself: "The requested image is revoked or marked as invalid".
+_REVOKED_WORDS = ("revoked", "marked as invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """The body of an error answer: is it the API's own form, and what does it say."""
+
+    is_api_answer: bool
+    message: str
+    details: Mapping[str, str]
+
+
+def read_error_body(body: bytes) -> ErrorBody:
+    """Return what an error body says; anything that is not in the API's form is only its first characters."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        answer = None
+    details = answer.get("error_details") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or not isinstance(details, dict):
+        return ErrorBody(is_api_answer=False, message=_printable(body), details={})
+    texts = {str(path)[:MESSAGE_MAX_CHARS]: str(text)[:MESSAGE_MAX_CHARS] for path, text in details.items()}
+    message = texts.get("message") or "; ".join(f"{path}: {text}" for path, text in texts.items())
+    return ErrorBody(is_api_answer=True, message=message[:MESSAGE_MAX_CHARS], details=texts)
+
+
+def error_for(
+    status: int, body: bytes, *, where: str, api_version: str, wait_s: float | None = None
+) -> MediaLibraryError:
+    """Return the error that an answer with this status and body means."""
+    said = read_error_body(body)
+    context: dict[str, Any] = {"message": said.message, "where": where}
+    if status in TRANSIENT_STATUSES:
+        return OriginUnavailable(origin_status=status, wait_s=wait_s, **context)
+    if status == 400:
+        return ValidationFailed(paths=said.details, **context)
+    if status == 401:
+        return Unauthorized(origin_status=status, **context)
+    if status == 403:
+        is_about_image = said.is_api_answer and any(word in said.message for word in _REVOKED_WORDS)
+        return Forbidden(**context) if is_about_image else Unauthorized(origin_status=status, **context)
+    if status == 404:
+        return NotFound(is_api_answer=said.is_api_answer, **context)
+    if status == 409:
+        return Conflict(**context)
+    if status == 410:
+        return VersionGone(api_version=api_version, **context)
+    return UnexpectedStatus(origin_status=status, **context)
+
+
+def retry_after_s(header: str | None, *, now: datetime) -> float | None:
+    """
+    Return the seconds that a Retry-After header asks to wait, or None where there is none that can be read.
+
+    Source: RFC 9110 section 10.2.3 (a number of seconds, or a date).
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _printable(body: bytes) -> str:
+    text = body[:MESSAGE_MAX_CHARS].decode("utf-8", errors="replace")
+    return "".join(char if char.isprintable() else " " for char in text).strip()

@@ -1,0 +1,148 @@
+"""
+What can go wrong with a call to a Media Library, as the client raises it.
+
+    MediaLibraryError        `message` (the library's own words, cut short) and `where` (method and path)
+      NotFound               404: no such entry, image or endpoint          (is also errors.NotFound)
+      Forbidden              403: the image is revoked or invalid            (is also errors.Revoked)
+      Unauthorized           401, or a 403 about the token                   (is also errors.OriginDenied)
+      Conflict               409: another version, or a state that forbids the operation
+      ValidationFailed       400: `paths` maps the path of each wrong value to what is wrong with it
+      VersionGone            410: this API version is retired
+      VersionTooOld          refused before sending: the API version in use does not have it yet
+      OriginUnavailable      no connection, a broken body, 429, 502-504      (is also errors.OriginUnreachable)
+      OriginTimeout          no answer within the deadline of the call       (is also errors.OriginTimeout)
+      TooLarge               the image has more bytes than the caller takes  (is also errors.SourceTooLarge)
+      UnexpectedStatus       any other status                                (is also errors.OriginStatus)
+      UnexpectedAnswer       the right status around a body that is not in the API's form
+
+Those that the edge may answer with derive from the error of the service's own tree, so that they need no second
+translation. No text of these holds a token: they are made from the answer and from the path alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from imgproxy import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MESSAGE_MAX_CHARS = 300
+
+
+@dataclass(eq=False, kw_only=True)
+class MediaLibraryError(errors.OriginError):
+    """A call to the Media Library that gave no usable answer."""
+
+    message: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        parts = (type(self).__name__, self.where, self.message[:MESSAGE_MAX_CHARS])
+        return ": ".join(part for part in parts if part)
+
+
+@dataclass(eq=False, kw_only=True)
+class NotFound(MediaLibraryError, errors.NotFound):
+    """
+    There is no such entry, image or endpoint.
+
+    `is_api_answer` tells the library's own 404 from that of something between it and us (a load balancer whose
+    backend is gone): only the former says that the image does not exist.
+    """
+
+    is_api_answer: bool = True
+
+
+@dataclass(eq=False, kw_only=True)
+class Forbidden(MediaLibraryError, errors.Revoked):
+    """The image exists, and is revoked or marked as invalid."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Unauthorized(MediaLibraryError, errors.OriginDenied):
+    """The token is unknown (401), or lacks the scope that the call needs (403)."""
+
+    origin_status: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Conflict(MediaLibraryError):
+    """The entry has another version or state than the call supposed; nothing was changed."""
+
+    code: ClassVar[str] = "origin_conflict"
+    title: ClassVar[str] = "Conflict"
+    text: ClassVar[str] = "The Media Library refused the change: the entry was changed by someone else."
+
+
+@dataclass(eq=False, kw_only=True)
+class ValidationFailed(MediaLibraryError):
+    """The library understood nothing of the call, or refuses values in it."""
+
+    code: ClassVar[str] = "origin_validation_failed"
+    text: ClassVar[str] = "The Media Library refused the request as invalid."
+
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(eq=False, kw_only=True)
+class VersionGone(MediaLibraryError):
+    """The API version in use is retired on this server."""
+
+    code: ClassVar[str] = "origin_version_gone"
+    text: ClassVar[str] = "The Media Library no longer serves API version {api_version}."
+
+    api_version: str
+
+
+@dataclass(eq=False, kw_only=True)
+class VersionTooOld(MediaLibraryError):
+    """The API version in use does not have this endpoint, operation or property; nothing was sent."""
+
+    code: ClassVar[str] = "origin_version_too_old"
+    text: ClassVar[str] = "{feature} needs Media Library API version {since}; {api_version} is in use."
+
+    feature: str
+    since: str
+    api_version: str
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}: {self.public}"
+
+
+@dataclass(eq=False, kw_only=True)
+class OriginUnavailable(MediaLibraryError, errors.OriginUnreachable):
+    """No connection, one that broke off, or an answer that says "not now" (429, 502, 503, 504)."""
+
+    origin_status: int | None = None
+    wait_s: float | None = None
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """The library's own Retry-After, where it sent one."""
+        return None if self.wait_s is None else math.ceil(self.wait_s)
+
+
+@dataclass(eq=False, kw_only=True)
+class OriginTimeout(MediaLibraryError, errors.OriginTimeout):
+    """The call, with all its tries, did not end within `timeout_s`."""
+
+
+@dataclass(eq=False, kw_only=True)
+class TooLarge(errors.SourceTooLarge, MediaLibraryError):
+    """The image has more than `limit_bytes`; `size_bytes` is what the library announced, or None."""
+
+
+@dataclass(eq=False, kw_only=True)
+class UnexpectedStatus(MediaLibraryError, errors.OriginStatus):
+    """A status that this call cannot mean."""
+
+
+@dataclass(eq=False, kw_only=True)
+class UnexpectedAnswer(MediaLibraryError):
+    """The status was right and the body was not: no JSON, or JSON without what the API promises."""
+
+    code: ClassVar[str] = "origin_unexpected_answer"

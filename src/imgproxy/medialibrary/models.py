@@ -1,0 +1,132 @@
+"""
+What the Media Library answers with, typed and frozen.
+
+JSON names become ours (`mimeType` is `mime_type`). Fields that this version of the client does not know stay in
+`extra`, so that a newer server breaks nothing. Both shapes of a list (before and from 2026-01) become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
+from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003 - pydantic reads it at run time
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class ApiModel(BaseModel):
+    """A JSON object of the API: frozen, named our way, tolerant of what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", alias_generator=to_camel, populate_by_name=True)
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """The fields of the answer that this model does not name."""
+        return self.model_extra or {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in the API's own names, without the fields that the answer did not have."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class Asset(ApiModel):
+    """The picture of an entry; pixels as stored, `size` in bytes."""
+
+    url: str | None = None
+    mime_type: str | None = None
+    width_px: int | None = Field(None, alias="width")
+    height_px: int | None = Field(None, alias="height")
+    size_bytes: int | None = Field(None, alias="size")
+
+
+class Entry(ApiModel):
+    """A Media Library entry. `version` is raised by each patch."""
+
+    id: str
+    version: int
+    media_type: str
+    asset: Asset | None = None
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+    created_at: datetime
+    updated_at: datetime
+    system_name: str | None = None
+    external_id: str | None = None
+
+
+class Reference(ApiModel):
+    """One place in a document or entry that uses the entry: a directive of a component, or a metadata property."""
+
+    id: str
+    type: str
+    location: str
+    component_id: str | None = None
+    component_name: str | None = None
+    directive_name: str | None = None
+    property_name: str | None = None
+
+
+class DocumentReferences(ApiModel):
+    """A published document and its references to the entry."""
+
+    id: int
+    references: tuple[Reference, ...]
+
+
+class MediaReferences(ApiModel):
+    """A Media Library entry and its references to the entry."""
+
+    id: str
+    references: tuple[Reference, ...]
+
+
+class Usage(ApiModel):
+    """One line of an entry's usage log."""
+
+    id: str
+    state: str
+    purpose: str
+    url: str | None = None
+    params: Mapping[str, Any] | None = None
+    document_id: int | None = None
+    publication_id: int | None = None
+    reporting_date: datetime | None = None
+    publication_date: datetime | None = None
+
+
+Row = TypeVar("Row", DocumentReferences, MediaReferences)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    """One page of references; `total` and `cursor` are None before API version 2026-01."""
+
+    results: tuple[Row, ...]
+    total: int | None = None
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a conditional request compares: the values of an earlier answer's headers, as they were."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedImage:
+    """
+    The outcome of serve-image.
+
+    Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0
+    and `digest` None. Otherwise `digest` is BLAKE2b of 128 bits, in hex, of the bytes as they were written.
+    """
+
+    is_modified: bool
+    content_type: str | None
+    etag: str | None
+    last_modified: str | None
+    size_bytes: int
+    digest: str | None

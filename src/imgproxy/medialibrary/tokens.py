@@ -1,0 +1,105 @@
+"""
+Where the access token comes from: a value, or a file that may change while the service runs.
+
+A file may hold two tokens, one a line, the new one first: while a rotation is under way either may be the one the
+library accepts. The file is read again when its inode, size or time of change differ from the last reading.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_MAX_BYTES = 64 * 1024
+
+
+class TokenSource:
+    """
+    Gives the tokens to try, in order.
+
+    Use `TokenSource.literal(...)`, `TokenSource.file(...)` or `TokenSource.none()`. Its repr shows no token.
+    """
+
+    __slots__ = ("_path", "_stamp", "_tokens")
+
+    def __init__(self, tokens: tuple[str, ...], path: Path | None = None) -> None:
+        self._tokens = tokens
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+
+    @classmethod
+    def none(cls) -> TokenSource:
+        """Send no Authorization header at all."""
+        return cls(())
+
+    @classmethod
+    def literal(cls, *tokens: str) -> TokenSource:
+        """
+        Take the tokens as they are, the preferred one first.
+
+        Raises:
+            ConfigError: if one is empty or cannot stand in a header.
+        """
+        for token in tokens:
+            _check(token, "the token")
+        return cls(tokens)
+
+    @classmethod
+    def file(cls, path: Path) -> TokenSource:
+        """
+        Read the tokens from a file now, and again whenever it changes.
+
+        Raises:
+            ConfigError: if the file cannot be read, is empty, or holds what cannot stand in a header.
+        """
+        source = cls((), path)
+        try:
+            source._stamp, source._tokens = _read(path)
+        except OSError as exc:
+            raise ConfigError((f"token file {path}: {exc.strerror or 'cannot be read'}",)) from exc
+        return source
+
+    def tokens(self) -> tuple[str, ...]:
+        """
+        Return the tokens to try in order.
+
+        A file that is gone, empty or half written for a moment keeps the tokens of its last good reading.
+        """
+        if self._path is None:
+            return self._tokens
+        try:
+            if _stamp_of(os.stat(self._path)) != self._stamp:
+                self._stamp, self._tokens = _read(self._path)
+        except (OSError, ConfigError):
+            return self._tokens
+        return self._tokens
+
+    def __repr__(self) -> str:
+        return f"TokenSource({'file' if self._path else 'literal'}, tokens={len(self._tokens)})"
+
+
+def _stamp_of(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _read(path: Path) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    with path.open("rb") as file:
+        stamp = _stamp_of(os.fstat(file.fileno()))
+        text = file.read(FILE_MAX_BYTES).decode("ascii", errors="replace")
+    tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not tokens:
+        raise ConfigError((f"token file {path}: it is empty",))
+    for token in tokens:
+        _check(token, f"token file {path}")
+    return stamp, tokens
+
+
+def _check(token: str, where: str) -> None:
+    # A header value is visible ASCII (RFC 9110 section 5.5); a line break in one would smuggle a header.
+    if not token or not all("!" <= char <= "~" for char in token):
+        raise ConfigError((f"{where}: expected visible ASCII characters without spaces",))

@@ -1,0 +1,48 @@
+"""
+The versions of the Media Library API, and what each of them first brought.
+
+Versions are release dates (`2025-03`), so their order is the order of the texts. Client and server both ask this
+module, which is pure. Source of every date: the history tables of the Livingdocs Public API page "Media Library".
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+ApiVersion = Literal["2025-03", "2025-05", "2025-07", "2025-09", "2025-11", "2026-01", "2026-03", "2026-05"]
+
+API_VERSIONS: Final[tuple[ApiVersion, ...]] = get_args(ApiVersion)
+NEWEST: Final[ApiVersion] = API_VERSIONS[-1]
+
+# Endpoints.
+SERVE_IMAGE_SINCE: Final = "2025-03"
+KEYS_SINCE: Final = "2026-03"
+USAGE_LOG_SINCE: Final = "2026-05"
+
+# Shapes: `{"results": […]}` for entries and references, with `total` and `cursor` for the latter.
+RESULTS_SINCE: Final = "2026-01"
+
+# Parts of a PATCH body.
+PRESERVE_UPDATED_AT_SINCE: Final = "2026-03"
+NOTE_SINCE: Final = "2026-01"
+REVOKE_CONFLICT_SINCE: Final = "2026-01"
+
+OPERATION_SINCE: Final[dict[str, str]] = {
+    "setMetadataProperty": "2020-12",
+    "archive": "2020-12",
+    "replaceAsset": "2022-03",
+    "removeAsset": "2024-01",
+    "revokeAsset": "2020-12",
+    "unrevokeAsset": "2026-01",
+    "addUsageLogEntry": "2026-05",
+    "updateUsageLogEntry": "2026-05",
+    "removeUsageLogEntry": "2026-05",
+}
+
+NOTE_MAX_CHARS: Final = 200
+REFERENCES_MAX: Final = 100
+
+
+def is_in(feature_since: str, api_version: str) -> bool:
+    """Whether something that came with `feature_since` exists in `api_version`."""
+    return feature_since <= api_version
