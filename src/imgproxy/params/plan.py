@@ -292,6 +292,9 @@ class Output:
     """The encoding."""
 
     format: Format = Format.SOURCE
+    # AVIF or WebP was chosen for the client (auto=format), not asked for: an animation stays one (as WebP where the
+    # format is AVIF), and an SVG stays an SVG.
+    is_negotiated: bool = False
     quality: int | None = None  # None is the format's default; unset where the format has no quality
     is_lossless: bool = False
     is_progressive: bool = True
@@ -335,7 +338,7 @@ class RenderPlan:
 
 
 def _describe(value: object) -> str:
-    """Write a plan value as text without its defaults; floats to six decimals, so that 0.1+0.2 equals 0.3."""
+    """Write a plan value as text without its defaults; floats to twelve digits, so that 0.1+0.2 equals 0.3."""
     if is_dataclass(value) and not isinstance(value, type):
         parts = [
             f"{item.name}={_describe(found)}"
@@ -346,7 +349,7 @@ def _describe(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, float):
-        return f"{value:.6f}".rstrip("0").rstrip(".")
+        return f"{value:.12g}"
     if isinstance(value, tuple):
         return "[" + ",".join(_describe(item) for item in value) + "]"
     if isinstance(value, str):

@@ -1,0 +1,241 @@
+"""
+A request target as text -> a key and the text of each parameter; then text -> values, leniently or strictly.
+
+The target is taken as it came over the wire and decoded once. The rules of paths are those of a key: it can name
+nothing but a picture of the library, whatever way it is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from urllib.parse import unquote, unquote_to_bytes
+
+from imgproxy.errors import BadParameter, BadUrl, UriTooLong
+from imgproxy.params import table
+from imgproxy.params.kinds import NeverValid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from imgproxy.params.parameter import Parameter
+
+T = TypeVar("T")
+
+# A file name on every common file system; Livingdocs' own keys are far below it.
+MAX_SEGMENT_BYTES: Final = 255
+MAX_KEY_BYTES: Final = 2048
+# How much of a foreign value goes into messages and logs.
+_SHOWN_CHARS: Final = 80
+_MAX_NOTES: Final = 8
+
+_LEGACY_CROP: Final = re.compile(r"(.+)/C=W([0-9]{1,6}),H([0-9]{1,6}),X([0-9]{1,6}),Y([0-9]{1,6})", re.DOTALL)
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*={0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTarget:
+    """A request target, read but not yet understood."""
+
+    key: str
+    texts: Mapping[str, str]  # decoded text of each known parameter, by its canonical name
+    unknown: tuple[str, ...] = ()  # names that are no parameter
+
+
+class Values:
+    """The values of the parameters that are present and mean something."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        self._found = found
+
+    def get(self, parameter: Parameter[T]) -> T | None:
+        """Return the value, or None where the parameter is absent."""
+        return cast("T | None", self._found.get(parameter.name))
+
+    def take(self, parameter: Parameter[T], default: T) -> T:
+        """Return the value, or the default where the parameter is absent."""
+        return cast("T", self._found.get(parameter.name, default))
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Tell whether any of these parameters is present."""
+        return not names.isdisjoint(self._found)
+
+
+@dataclass(slots=True)
+class Strictness:
+    """What happens to a value that is not as the grammar asks: an error, or a note."""
+
+    is_strict: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def object(self, name: str, value: str, expected: str) -> None:
+        """Raise BadParameter in strict mode; otherwise keep a note for the log."""
+        if self.is_strict:
+            raise BadParameter(name, value[:_SHOWN_CHARS], expected)
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(f"{name[:_SHOWN_CHARS]}={value[:_SHOWN_CHARS]!r}: expected {expected}")
+
+
+def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 8000) -> ParsedTarget:
+    """
+    Split a request target into the key and the texts of its parameters.
+
+    Args:
+        raw_target: path and query as received, not decoded.
+        mount_prefix: a path this service is mounted under; taken off where the path begins with it.
+        max_chars: longest target.
+
+    Raises:
+        UriTooLong: the target is longer than that.
+        BadUrl: the path is no key.
+        BadParameter: a base64 value that is none.
+    """
+    if len(raw_target) > max_chars:
+        raise UriTooLong(len(raw_target), max_chars)
+    raw_path, _, raw_query = raw_target.partition("?")
+    if mount_prefix and raw_path.startswith(f"{mount_prefix}/"):
+        raw_path = raw_path[len(mount_prefix) :]
+    key, crop = _split_crop(_decode_path(raw_path))
+    _check_key(key)
+    texts, unknown = parse_query(raw_query)
+    if crop is not None:
+        texts.setdefault("rect", crop)
+    return ParsedTarget(key, texts, unknown)
+
+
+def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """
+    Return the texts of the known parameters by canonical name, and the names that are unknown.
+
+    The last of several wins, except that `auto` adds up, and that a base64 value wins over a plain one. A name
+    without a value counts as absent.
+    """
+    plain: dict[str, str] = {}
+    encoded: dict[str, str] = {}
+    unknown: list[str] = []
+    for pair in raw_query.split("&"):
+        raw_name, _, raw_value = pair.partition("=")
+        if not raw_value:
+            continue
+        name = _decode_text(raw_name)
+        row, is_base64 = table.find(name)
+        if row is None:
+            if not table.is_ignored(name):
+                unknown.append(name[:_SHOWN_CHARS])
+            continue
+        value = _decode_text(raw_value)
+        if is_base64:
+            encoded[row.name] = decode_base64(name, value)
+        elif row.name == "auto" and "auto" in plain:
+            plain["auto"] += f",{value}"
+        else:
+            plain[row.name] = value
+    return plain | {name: value for name, value in encoded.items() if value}, tuple(unknown)
+
+
+def decode_base64(name: str, value: str) -> str:
+    """
+    Decode a `64` variant: base64url (RFC 4648 section 5) of UTF-8, padding optional.
+
+    Raises:
+        BadParameter: it is not that; imgix refuses this even where it is lenient otherwise.
+    """
+    refusal = BadParameter(name, value[:_SHOWN_CHARS], "base64url of UTF-8 text")
+    if not _BASE64URL.fullmatch(value):
+        raise refusal
+    stripped = value.rstrip("=")
+    try:
+        return base64.urlsafe_b64decode(stripped + "=" * (-len(stripped) % 4)).decode()
+    except ValueError as error:  # binascii.Error and UnicodeDecodeError are ValueErrors
+        raise refusal from error
+
+
+def read_values(texts: Mapping[str, str], strictness: Strictness) -> Values:
+    """
+    Turn texts into values; what cannot be read is absent, what is out of range is brought into it.
+
+    Raises:
+        BadParameter: in strict mode, for every such value; in both modes for one that is never valid.
+    """
+    found: dict[str, Any] = {}
+    for name, text in texts.items():
+        row = table.BY_NAME[name]
+        try:
+            value, is_exact = row.read(text)
+        except NeverValid:
+            raise BadParameter(name, text[:_SHOWN_CHARS], row.expected) from None
+        if not is_exact:
+            strictness.object(name, text, row.expected)
+        if value is not None:
+            found[name] = value
+    return Values(found)
+
+
+def object_to_unknown(names: Iterable[str], strictness: Strictness) -> None:
+    """Note the names that are no parameter; in strict mode raise BadParameter for the first."""
+    for name in names:
+        strictness.object(name, "", "a parameter that this service knows")
+
+
+def check_path(path: str) -> str:
+    """
+    Return a path of the library without its leading slash, as a key.
+
+    Raises:
+        BadUrl: it is none.
+    """
+    key = path.removeprefix("/")
+    _check_key(key)
+    return key
+
+
+def _decode_text(raw: str) -> str:
+    """Decode a name or a value of a query: `+` is a space there. Bytes that are no UTF-8 become U+FFFD."""
+    if "+" in raw:
+        raw = raw.replace("+", " ")
+    if "%" in raw:
+        return unquote(raw)
+    return raw if raw.isascii() else raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _decode_path(raw_path: str) -> str:
+    """Decode a path once; `+` stays what it is."""
+    if not raw_path.startswith("/"):
+        raise BadUrl("The path must begin with a slash.")
+    if "%" not in raw_path and raw_path.isascii():
+        return raw_path[1:]
+    try:
+        return unquote_to_bytes(raw_path[1:].encode("utf-8", "surrogateescape")).decode()
+    except UnicodeDecodeError as error:
+        raise BadUrl("The path is not UTF-8.") from error
+
+
+def _split_crop(path: str) -> tuple[str, str | None]:
+    """Take the legacy part `/C=W..,H..,X..,Y..` off a path; as the text of a rect."""
+    found = _LEGACY_CROP.fullmatch(path)
+    if found is None:
+        return path, None
+    key, width, height, x, y = found.groups()
+    return key, f"{x},{y},{width},{height}"
+
+
+def _check_key(key: str) -> None:
+    """Refuse a path that could mean anything but one picture: it names files here, and is asked of the library."""
+    if not key:
+        raise BadUrl("The URL names no image.")
+    if _UNSAFE.search(key):
+        raise BadUrl("The path holds a control character or a backslash.")
+    if len(key) * 4 > MAX_SEGMENT_BYTES and len(key.encode()) > MAX_KEY_BYTES:
+        raise BadUrl(f"The path has more than {MAX_KEY_BYTES} bytes.")
+    for segment in key.split("/"):
+        if not segment:
+            raise BadUrl("The path has an empty part, as between two slashes or after the last one.")
+        if segment in (".", ".."):
+            raise BadUrl("The path has a part that is `.` or `..`.")
+        if len(segment) * 4 > MAX_SEGMENT_BYTES and len(segment.encode()) > MAX_SEGMENT_BYTES:
+            raise BadUrl(f"A part of the path has more than {MAX_SEGMENT_BYTES} bytes.")
