@@ -2,8 +2,8 @@
 Settings: a TOML file, then the environment (`IMGPROXY_<SECTION>__<KEY>`), validated once and frozen.
 
 Each setting is declared once, here: its name, type, default, bounds, unit (in the name) and one line of help. The
-validation, `config.example.toml` and the documentation all come from this declaration. A wrong key or value is a
-ConfigError that names the section, the key and what is allowed.
+validation, `config.example.toml` and the documentation all come from this declaration (see settings.py). A wrong
+key or value is a ConfigError that names the section, the key and what is allowed.
 """
 
 from __future__ import annotations
@@ -36,15 +36,14 @@ class ServerSettings(Section):
 class OriginSettings(Section):
     """The Media Library that originals come from."""
 
-    url: str = Field(
-        "http://127.0.0.1:9090", pattern=r"^https?://", description="the Livingdocs server, without /api"
+    url: str = Field("http://127.0.0.1:9090", pattern=r"^https?://", description="the Livingdocs server, without /api")
+    api_version: Literal["2025-03", "2025-05", "2025-07", "2025-09", "2025-11", "2026-01", "2026-03", "2026-05"] = (
+        Field("2026-05", description="Public API version; purging by entry needs 2026-03 or later")
     )
-    api_version: Literal[
-        "2025-03", "2025-05", "2025-07", "2025-09", "2025-11", "2026-01", "2026-03", "2026-05"
-    ] = Field("2026-05", description="Public API version; purging by entry needs 2026-03 or later")
     token: SecretStr | None = Field(None, description="access token with the scope public-api:read")
     token_file: Path | None = Field(
-        None, description="file with the token instead; read again when it changes. Two lines: new and old token"
+        None,
+        description="file with the token instead; read again when it changes. Two lines: new and old token",
     )
     timeout_s: float = Field(10.0, gt=0, le=300, description="time for one original or API call, retries included")
 
@@ -54,9 +53,7 @@ class RenderSettings(Section):
 
     processes: int = Field(0, ge=0, le=256, description="render processes; 0 means one a core this service may use")
     timeout_s: float = Field(10.0, gt=0, le=300, description="a render that takes longer is stopped: 422")
-    memory_bytes: int = Field(
-        1_500 * MB, ge=100 * MB, description="a render process that grows larger is stopped: 422"
-    )
+    memory_bytes: int = Field(1_500 * MB, ge=100 * MB, description="a render process that grows larger is stopped: 422")
     recycle_bytes: int = Field(
         400 * MB, ge=50 * MB, description="an idle render process larger than this is replaced by a fresh one"
     )
@@ -77,4 +74,109 @@ class LimitsSettings(Section):
     output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; larger is scaled down")
 
 
+class SigningSettings(Section):
+    """The `s` parameter of imgix URLs."""
 
+    tokens: tuple[SecretStr, ...] = Field(
+        (), description="secure tokens; any of them signs, so that they can be rotated"
+    )
+    tokens_file: Path | None = Field(None, description="file with one token a line, instead of or beside `tokens`")
+    required: bool = Field(
+        False,
+        description="refuse URLs without a valid signature: 403. Turn it on wherever strangers can reach the edge",
+    )
+    mount_prefix: str = Field(
+        "",
+        pattern=r"^(/[^?#]*[^/?#])?$",
+        description="path prefix of the image host that is not part of the signed path",
+    )
+
+
+class AdminSettings(Section):
+    """Who may purge, warm and read the state."""
+
+    token: SecretStr | None = Field(None, description="bearer token of the admin routes; without one they are closed")
+    token_file: Path | None = Field(None, description="file with the admin token instead")
+
+
+class CacheSettings(Section):
+    """The disk and memory that variants are kept in."""
+
+    dir: Path = Field(Path("cache"), description="directory of originals, variants and the purge journal")
+    max_bytes: int = Field(
+        20 * GB, ge=0, description="originals and variants on disk; the least recently used go first"
+    )
+    min_free_bytes: int = Field(1 * GB, ge=0, description="free space to leave on the disk whatever max_bytes says")
+    hot_max_bytes: int = Field(256 * MB, ge=0, description="variants in memory; 0 turns the hot tier off")
+    hot_item_max_bytes: int = Field(
+        2 * MB, ge=0, description="a larger variant is served from disk, never kept in memory"
+    )
+
+
+class FreshnessSettings(Section):
+    """How long answers live, here and further down."""
+
+    revalidate_after_s: float = Field(
+        300.0,
+        ge=0,
+        description="an original is asked for again after this time, behind the answer: the takedown bound",
+    )
+    stale_if_error_s: float = Field(
+        86_400.0,
+        ge=0,
+        description="past that, while the origin is down, variants are served for this time; then 502",
+    )
+    negative_ttl_s: float = Field(30.0, ge=0, le=3600, description="a 403 or 404 of the origin is remembered this long")
+    settle_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="originals fetched this soon after a purge are checked again when it ends",
+    )
+    browser_ttl_s: int = Field(
+        300,
+        ge=0,
+        description="max-age for browsers: no purge reaches them, so this is how long they may show the old",
+    )
+    cdn_ttl_s: int | None = Field(
+        None,
+        ge=0,
+        description="CDN-Cache-Control max-age; unset: a day where a [[downstream]] is purged, else browser_ttl_s",
+    )
+    error_ttl_s: int = Field(60, ge=0, le=3600, description="max-age of a 4xx that lies in the URL or the picture")
+    stale_while_revalidate_s: int = Field(
+        0,
+        ge=0,
+        description="emit stale-while-revalidate; allows a CDN to serve a revoked picture that long. 0: not emitted",
+    )
+    emit_stale_if_error_s: int = Field(
+        0,
+        ge=0,
+        description="emit stale-if-error; allows a CDN to serve a revoked picture that long. 0: not emitted",
+    )
+
+
+class WebhookSettings(Section):
+    """The Livingdocs webhook."""
+
+    secrets: tuple[SecretStr, ...] = Field(
+        (), description="webhook secrets; any of them signs. Without one it is closed"
+    )
+    max_body_bytes: int = Field(1 * MB, ge=1, description="a larger webhook body is refused: 413")
+
+
+class TagSettings(Section):
+    """Cache tags for the CDN in front."""
+
+    headers: tuple[str, ...] = Field(
+        ("Surrogate-Key", "Cache-Tag", "xkey"),
+        description="headers that carry the tags of a picture's key and entry",
+    )
+
+
+class LogSettings(Section):
+    """What is written to standard error."""
+
+    format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON on a pipe")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is written")
+    access: Literal["all", "errors", "none"] = Field("all", description="which requests get a line")

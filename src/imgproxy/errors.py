@@ -164,7 +164,7 @@ class BadWebhookSignature(ImgproxyError):
     code: ClassVar[str] = "bad_webhook_signature"
     title: ClassVar[str] = "Bad webhook signature"
     text: ClassVar[str] = (
-        "The webhook needs the header `x-livingdocs-signature: sha256=<HMAC-SHA256 of the body with a configured secret>`."
+        "The webhook needs the header `x-livingdocs-signature: sha256=<HMAC-SHA256 of the body>`, made with the secret."
     )
 
 

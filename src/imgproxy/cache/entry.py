@@ -1,0 +1,70 @@
+"""
+What the cache holds, as values: the facts of an original, and a variant.
+
+A key directory holds one original at a time. Its facts say which bytes they are (`digest`), since when they are known
+to be right (`seq`, `validated_at_s`), and by which journal that was counted. A variant belongs to the original whose
+digest it carries, and to no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST_BYTES = 16
+
+
+def key_hash(key: str) -> str:
+    """The name of a key's directory: 32 hex digits of BLAKE2b-128 over the key's UTF-8 bytes."""
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalFacts:
+    """What is known of a key's original. Times are Unix seconds by the wall clock, so they outlive a restart."""
+
+    key: str
+    digest: str  # BLAKE2b-128 of the bytes, hex
+    size_bytes: int
+    content_type: str
+    etag: str | None  # the origin's validators, for a conditional request
+    last_modified: str | None
+    journal_id: str
+    seq: int  # the journal's sequence when the fetch, or the revalidation that proved it, began
+    fetched_at_s: float
+    validated_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFacts:
+    """What is known of a stored variant without its bytes."""
+
+    key: str
+    plan: str  # digest of the render plan
+    original: str  # digest of the original it was made from
+    content_type: str
+    size_bytes: int
+    digest: str  # BLAKE2b-128 of the body, hex
+    width_px: int
+    height_px: int
+    frames: int = 1
+    is_first_frame_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """
+    A variant ready to be served: its facts, and the body in memory or an open place on disk.
+
+    `seq` is the proof of the original it comes from; the answer may begin only while no later purge of the key exists.
+    """
+
+    facts: VariantFacts
+    key_hash: str
+    seq: int
+    body: bytes | None = None
+    path: Path | None = None

@@ -1,0 +1,259 @@
+"""
+What happens to files behind the answers: the scan at start, eviction, deletion, and the times of last use.
+
+All of it works in one thread of its own on paths the event loop has already let go of; a hit never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imgproxy.cache.ledger import name_of_file, split_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from imgproxy.cache.journal import Journal, PurgedKey
+    from imgproxy.cache.store import CacheStore, Detached
+    from imgproxy.config import CacheSettings
+
+log = logging.getLogger(__name__)
+
+# Eviction frees down to this share of max_bytes, so that it runs now and then and not at every commit.
+EVICT_TO_RATIO = 0.95
+EVICT_BATCH = 256
+# Times of last use are written out this often; a crash loses at most this much of the order of eviction.
+TOUCH_EVERY_S = 30.0
+_HASH_HEX = 32
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What detached directories held."""
+
+    variants: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What the scan at start found: files oldest first, and directories whose facts are missing."""
+
+    files: list[tuple[bytes, int]]
+    orphans: list[str]
+
+
+class Housekeeping:
+    """Background work over one store."""
+
+    def __init__(
+        self,
+        store: CacheStore,
+        journal: Journal,
+        settings: CacheSettings,
+        detach_orphan: Callable[[str], Detached | None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._settings = settings
+        self._detach_orphan = detach_orphan
+        self._thread = ThreadPoolExecutor(1, "housekeeping")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_evicting = False
+        self.is_scanned = False
+        self.evicted_files = 0
+
+    def start(self) -> None:
+        """Begin the scan and the periodic write-out."""
+        self._begin(self._scan())
+        self._begin(self._write_touches_forever())
+
+    async def close(self) -> None:
+        """Stop the periodic work, let deletions finish their present step, write out the last times of use."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._in_thread(write_touches, self._touched_paths())
+        self._thread.shutdown()
+
+    def after_commit(self) -> None:
+        """Start an eviction if the cache has outgrown its bounds."""
+        if not self._is_evicting and self._excess_bytes() > 0:
+            self._is_evicting = True
+            self._begin(self._evict())
+
+    def collect(self, detached: Sequence[Detached], purged: Sequence[PurgedKey]) -> None:
+        """Delete detached directories; then note in the journal that these keys' purges leave nothing behind."""
+        self._begin(self._collect([item.path for item in detached], purged))
+
+    # --- the work ----------------------------------------------------------------------------------------------
+
+    async def _collect(self, paths: Sequence[Path], purged: Sequence[PurgedKey]) -> None:
+        await self._in_thread(delete_directories, paths)
+        await self._in_thread(sync_directories, self._parents_of(purged))
+        await self._journal.mark_collected(purged)
+
+    def _parents_of(self, purged: Sequence[PurgedKey]) -> list[Path]:
+        return [self._store.trash_dir, *{self._store.key_dir(item.key_hash).parent for item in purged}]
+
+    async def _scan(self) -> None:
+        started_s = time.monotonic()
+        trash = [self._store.trash_dir / name for name in os.listdir(self._store.trash_dir)]
+        await self._in_thread(delete_directories, trash)
+        found = await self._in_thread(scan, self._store.keys_dir, self._store.run_id)
+        self._store.ledger.adopt_older(found.files)
+        detached = [item for hashed in found.orphans if (item := self._detach_orphan(hashed)) is not None]
+        self.collect(detached, [])
+        self.is_scanned = True
+        log.info(
+            "cache scanned: %d files, %d bytes, %d orphans in %.1f s",
+            len(self._store.ledger),
+            self._store.ledger.used_bytes,
+            len(detached),
+            time.monotonic() - started_s,
+        )
+        self.after_commit()
+
+    def _excess_bytes(self) -> int:
+        """How many bytes are too many, by max_bytes or by the free-space floor; 0 or less means none."""
+        over = self._store.ledger.used_bytes - self._settings.max_bytes
+        try:
+            disk = os.statvfs(self._store.directory)
+        except OSError:
+            return over
+        return max(over, self._settings.min_free_bytes - disk.f_bavail * disk.f_frsize)
+
+    async def _evict(self) -> None:
+        try:
+            slack_bytes = int(self._settings.max_bytes * (1 - EVICT_TO_RATIO))
+            while len(self._store.ledger) and self._excess_bytes() + slack_bytes > 0:
+                oldest = self._store.ledger.oldest(EVICT_BATCH)
+                for name, _ in oldest:
+                    self._store.ledger.remove(name)
+                await self._in_thread(delete_files, [self._path_of(name) for name, _ in oldest])
+                self.evicted_files += len(oldest)
+        finally:
+            self._is_evicting = False
+
+    def _path_of(self, name: bytes) -> Path:
+        hashed, plan = split_name(name)
+        return self._store.variant_path(hashed, plan) if plan else self._store.key_dir(hashed) / "original"
+
+    async def _write_touches_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TOUCH_EVERY_S)
+            await self._in_thread(write_touches, self._touched_paths())
+
+    def _touched_paths(self) -> list[Path]:
+        return [self._path_of(name) for name in self._store.ledger.take_touched()]
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _logged(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("housekeeping failed; it goes on with the next piece of work")
+
+    async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(function, *arguments))
+
+
+def measure(detached: Iterable[Detached]) -> Measured:
+    """Count the variants and bytes of detached directories."""
+    variants = size_bytes = 0
+    for item in detached:
+        with contextlib.suppress(OSError), os.scandir(item.path) as files:
+            for file in files:
+                variants += file.name.startswith("v-")
+                size_bytes += file.stat().st_size
+    return Measured(variants, size_bytes)
+
+
+def delete_directories(paths: Iterable[Path]) -> None:
+    """Delete these directories with all they hold."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def delete_files(paths: Sequence[Path]) -> None:
+    """Delete files; a key directory that holds nothing but its facts afterwards goes too."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    for directory in {path.parent for path in paths}:
+        with contextlib.suppress(OSError):
+            if os.listdir(directory) == ["facts"]:
+                (directory / "facts").unlink()
+            directory.rmdir()
+
+
+def write_touches(paths: Iterable[Path]) -> None:
+    """Write the time of last use into the files' modification times."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def sync_directories(paths: Iterable[Path]) -> None:
+    """Make renames and deletions in these directories durable."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def scan(keys_dir: Path, run_id: str) -> Scanned:
+    """Walk the key directories: sizes by time of last use; temporary files of other runs are deleted on the way."""
+    found: list[tuple[float, bytes, int]] = []
+    orphans: list[str] = []
+    for shard in _subdirectories(keys_dir):
+        for directory in _subdirectories(shard.path):
+            if len(directory.name) != _HASH_HEX:
+                continue
+            names = set()
+            with contextlib.suppress(OSError), os.scandir(directory.path) as files:
+                for file in files:
+                    names.add(file.name)
+                    if file.name.startswith("t-"):
+                        _delete_foreign_temp(file, run_id)
+                    elif (name := name_of_file(directory.name, file.name)) is not None:
+                        status = file.stat()
+                        found.append((status.st_mtime, name, status.st_size))
+            is_being_written = any(name.startswith(f"t-{run_id}-") for name in names)
+            if "facts" not in names and not is_being_written:
+                orphans.append(directory.name)
+    found.sort()
+    return Scanned([(name, size_bytes) for _, name, size_bytes in found], orphans)
+
+
+def _subdirectories(path: str | Path) -> Iterator[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        yield from (item for item in entries if item.is_dir(follow_symlinks=False))
+
+
+def _delete_foreign_temp(file: os.DirEntry[str], run_id: str) -> None:
+    if not file.name.startswith(f"t-{run_id}-"):
+        with contextlib.suppress(OSError):
+            os.unlink(file.path)

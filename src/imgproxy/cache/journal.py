@@ -1,0 +1,316 @@
+"""
+The journal: what a crash must not undo, in SQLite.
+
+It holds the purges (which keys, under which number, whether their files are gone), the keys last seen for each entry
+(a deleted entry can no longer be asked), webhook deliveries already handled, originals to be checked when their settle
+time ends, and downstream purges not yet acknowledged. Every write is one transaction in WAL mode with synchronous=FULL:
+when it returns, it is on disk (https://sqlite.org/pragma.html#pragma_synchronous). It is never on the way of a hit.
+
+One thread runs all of it; the event loop awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+# Livingdocs repeats a delivery for hours at most; a month is far beyond.
+DELIVERIES_KEPT_S = 30 * 86_400
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS purge (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT, reason TEXT NOT NULL,
+    is_pending INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, received_at_s REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS purge_pending ON purge (entry) WHERE is_pending;
+CREATE INDEX IF NOT EXISTS purge_entry ON purge (entry, seq);
+CREATE TABLE IF NOT EXISTS purged_key (
+    key_hash TEXT PRIMARY KEY, key TEXT NOT NULL, seq INTEGER NOT NULL, is_collected INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS purged_key_open ON purged_key (seq) WHERE NOT is_collected;
+CREATE TABLE IF NOT EXISTS entry_key (
+    entry TEXT NOT NULL, key TEXT NOT NULL, seen_at_s REAL NOT NULL, PRIMARY KEY (entry, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entry_of_key ON entry_key (key);
+CREATE TABLE IF NOT EXISTS delivery (id TEXT PRIMARY KEY, at_s REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, seq INTEGER NOT NULL, round INTEGER NOT NULL,
+    payload TEXT NOT NULL, due_at_s REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, last_error TEXT);
+CREATE INDEX IF NOT EXISTS outbox_due ON outbox (target, due_at_s);
+"""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class PurgedKey:
+    """A key whose files of before purge `seq` may still be on disk."""
+
+    key_hash: str
+    key: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPurge:
+    """A purge of an entry that could not be expanded by the keys API yet."""
+
+    seq: int
+    entry: str
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """What is read once, before the port opens."""
+
+    journal_id: str
+    seq: int
+    purged: tuple[PurgedKey, ...]  # not yet collected
+    is_new: bool
+    set_aside: Path | None  # the damaged journal this one replaces
+
+
+class Journal:
+    """The journal of one cache directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "journal.sqlite"
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._database: sqlite3.Connection | None = None
+
+    async def open(self) -> JournalState:
+        """Open or create the journal; a damaged one is set aside and replaced, which the state says."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+
+    def _open(self) -> JournalState:
+        set_aside = None
+        is_new = not self._path.exists()
+        try:
+            self._database = self._connect()
+        except sqlite3.DatabaseError as exc:
+            set_aside = self._path.with_name(f"journal.damaged-{int(time.time())}-{secrets.token_hex(2)}")
+            log.critical("the purge journal is damaged (%s); it is set aside as %s", exc, set_aside.name)
+            for suffix in ("", "-wal", "-shm"):
+                damaged = Path(f"{self._path}{suffix}")
+                if damaged.exists():
+                    os.rename(damaged, f"{set_aside}{suffix}")
+            self._database = self._connect()
+            is_new = True
+        _sync_directory(self._directory)
+        rows = self._database.execute("SELECT key_hash, key, seq FROM purged_key WHERE NOT is_collected").fetchall()
+        return JournalState(
+            journal_id=self._fact("journal_id", secrets.token_hex(4)),
+            seq=self._sequence(),
+            purged=tuple(PurgedKey(*row) for row in rows),
+            is_new=is_new,
+            set_aside=set_aside,
+        )
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            # quick_check reads every page; a journal is small, and an answer built on a damaged one is worse.
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(str(found))  # noqa: TRY301 one way out for every kind of damage
+            database.executescript(_SCHEMA)
+        except sqlite3.DatabaseError:
+            database.close()
+            raise
+        return database
+
+    def _fact(self, name: str, default: str) -> str:
+        database = self._require()
+        database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, default))
+        row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(row[0])
+
+    def _sequence(self) -> int:
+        """The highest number ever given; AUTOINCREMENT never gives one twice, even after rows are deleted."""
+        row = self._require().execute("SELECT seq FROM sqlite_sequence WHERE name = 'purge'").fetchone()
+        return int(row[0]) if row else 0
+
+    # --- purges ------------------------------------------------------------------------------------------------
+
+    async def record_purge(
+        self, keys: Sequence[tuple[str, str]], *, entry: str | None, reason: str, is_pending: bool = False
+    ) -> int:
+        """
+        Write a purge of these (key hash, key) pairs; its number. On disk when this returns.
+
+        `is_pending` marks the purge of an entry that is still to be expanded by the keys API.
+        """
+
+        def write(database: sqlite3.Connection) -> int:
+            seq = database.execute(
+                "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, ?, ?)",
+                (entry, reason, is_pending, time.time()),
+            ).lastrowid
+            assert seq is not None
+            database.executemany(
+                "INSERT INTO purged_key VALUES (?, ?, ?, 0) ON CONFLICT (key_hash) DO UPDATE "
+                "SET seq = excluded.seq, is_collected = 0",
+                [(hashed, key, seq) for hashed, key in keys],
+            )
+            return seq
+
+        return await self._write(write)
+
+    async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
+        """The entry was expanded, or is known to be gone: its pending purges up to this number are done."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.execute(
+                "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?", (entry, up_to_seq)
+            )
+
+        await self._write(write)
+
+    async def pending_purges(self) -> tuple[PendingPurge, ...]:
+        """Purges still to be expanded, oldest first."""
+        rows = await self._read(
+            "SELECT seq, entry, reason, attempts FROM purge WHERE is_pending AND entry IS NOT NULL ORDER BY seq"
+        )
+        return tuple(PendingPurge(*row) for row in rows)
+
+    async def last_purge_of_entry(self, entry: str) -> int:
+        """The number of the entry's last purge, 0 if it was never purged."""
+        rows = await self._read("SELECT max(seq) FROM purge WHERE entry = ?", (entry,))
+        return int(rows[0][0] or 0)
+
+    async def mark_collected(self, purged: Iterable[PurgedKey]) -> None:
+        """These keys' files of before their purge are gone for good (the directories were synced)."""
+        rows = [(item.key_hash, item.seq) for item in purged]
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany("UPDATE purged_key SET is_collected = 1 WHERE key_hash = ? AND seq = ?", rows)
+
+        await self._write(write)
+
+    # --- entries and their keys --------------------------------------------------------------------------------
+
+    async def remember_keys(self, entry: str, keys: Iterable[str]) -> tuple[str, ...]:
+        """Note the keys seen for an entry; returns those that were not known for it before."""
+        seen = list(dict.fromkeys(keys))
+
+        def write(database: sqlite3.Connection) -> tuple[str, ...]:
+            known = {row[0] for row in database.execute("SELECT key FROM entry_key WHERE entry = ?", (entry,))}
+            database.executemany(
+                "INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)", [(entry, key, time.time()) for key in seen]
+            )
+            return tuple(key for key in seen if key not in known)
+
+        return await self._write(write)
+
+    async def keys_of(self, entry: str) -> tuple[str, ...]:
+        """The keys last seen for an entry."""
+        return tuple(row[0] for row in await self._read("SELECT key FROM entry_key WHERE entry = ?", (entry,)))
+
+    async def entry_of(self, key: str) -> str | None:
+        """The entry a key was last seen for."""
+        rows = await self._read("SELECT entry FROM entry_key WHERE key = ? ORDER BY seen_at_s DESC LIMIT 1", (key,))
+        return str(rows[0][0]) if rows else None
+
+    async def all_entry_keys(self) -> dict[str, str]:
+        """Every known key with its entry, for the cache tags."""
+        return dict(await self._read("SELECT key, entry FROM entry_key ORDER BY seen_at_s"))
+
+    # --- webhook deliveries ------------------------------------------------------------------------------------
+
+    async def has_delivery(self, delivery_id: str) -> bool:
+        """Whether this delivery was handled before."""
+        return bool(await self._read("SELECT 1 FROM delivery WHERE id = ?", (delivery_id,)))
+
+    async def remember_delivery(self, delivery_id: str) -> None:
+        """The delivery was handled; forgets those a month old."""
+
+        def write(database: sqlite3.Connection) -> None:
+            now_s = time.time()
+            database.execute("INSERT OR IGNORE INTO delivery VALUES (?, ?)", (delivery_id, now_s))
+            database.execute("DELETE FROM delivery WHERE at_s < ?", (now_s - DELIVERIES_KEPT_S,))
+
+        await self._write(write)
+
+    # --- settling ----------------------------------------------------------------------------------------------
+
+    async def settle(self, keys: Iterable[str], due_at_s: float) -> None:
+        """Have these keys' originals checked again at this time (Unix seconds)."""
+        rows = [(key, due_at_s) for key in keys]
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT OR REPLACE INTO settling VALUES (?, ?)", rows)
+
+        await self._write(write)
+
+    async def settling(self) -> dict[str, float]:
+        """Every key to be checked, with the time it is due."""
+        return dict(await self._read("SELECT key, due_at_s FROM settling"))
+
+    async def settled(self, key: str, due_at_s: float) -> None:
+        """The key was checked; a later purge may have set a later time, which stays."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", (key, due_at_s))
+
+        await self._write(write)
+
+    # --- the machinery -----------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close the database and end the thread."""
+        if self._database is not None:
+            await self._run(lambda database: database.close())
+            self._database = None
+        self._thread.shutdown()
+
+    def _require(self) -> sqlite3.Connection:
+        assert self._database is not None, "the journal is open from start to close"
+        return self._database
+
+    async def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._require()))
+
+    async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run one transaction; it is shielded, so that a client that leaves does not leave it half awaited."""
+
+        def call(database: sqlite3.Connection) -> Result:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(database)
+                database.execute("COMMIT")
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            return result
+
+        return await asyncio.shield(asyncio.ensure_future(self._run(call)))
+
+    async def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        return await self._run(lambda database: database.execute(query, values).fetchall())
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable; SQLite syncs its files, the new file's name is ours to sync."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

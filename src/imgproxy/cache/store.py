@@ -1,0 +1,286 @@
+"""
+The disk: a directory per key, holding one original, its facts and the variants made from it.
+
+    keys/<h2>/<hash>/facts            an OriginalFacts record; without it nothing in the directory counts
+                     original         the origin's bytes, untouched, for libvips to read by path
+                     v-<plan digest>  a variant: body, record, trailer (see framed.py)
+                     t-<run>-<n>      being written by this run; of another run, an orphan
+    trash/<n>                         directories renamed away by a purge; deleting them is clean-up, not the purge
+
+Every file appears by rename within its directory. Nothing here is fsynced: a torn file fails its checksum and is a
+miss. What must survive a crash is in the journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
+from imgproxy.cache.framed import digest_of, read_frame, trailer
+from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
+from imgproxy.errors import CacheUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Facts kept in memory: about 700 bytes each, so that a disk hit reads one file and not two.
+FACTS_IN_MEMORY = 50_000
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A key's directory after its purge: no longer reachable, still to be deleted."""
+
+    key_hash: str
+    path: Path
+
+
+class CacheStore:
+    """Files of one cache directory. Not thread-safe: the event loop is its only user; other threads get paths."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.keys_dir = directory / "keys"
+        self.trash_dir = directory / "trash"
+        self.ledger = Ledger()
+        # Distinguishes this run's temporary files from those a crash left behind.
+        self.run_id = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        self._facts: LRUCache[str, OriginalFacts] = LRUCache(FACTS_IN_MEMORY)
+
+    def open(self) -> None:
+        """
+        Make the directories.
+
+        Raises:
+            CacheUnavailable: the directory cannot be made or written.
+        """
+        with _as_cache_unavailable():
+            for path in (self.keys_dir, self.trash_dir):
+                path.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".probe-{self.run_id}"
+            probe.write_bytes(b"")
+            probe.unlink()
+
+    def key_dir(self, hashed: str) -> Path:
+        """The directory of a key, which may not exist."""
+        return self.keys_dir / hashed[:2] / hashed
+
+    def temp_path(self, hashed: str) -> Path:
+        """
+        A new name for a file being written in the key's directory, which is made where missing.
+
+        Raises:
+            CacheUnavailable: the directory cannot be made.
+        """
+        directory = self.key_dir(hashed)
+        with _as_cache_unavailable():
+            directory.mkdir(parents=True, exist_ok=True)
+        return directory / f"t-{self.run_id}-{next(self._numbers)}"
+
+    # --- originals ---------------------------------------------------------------------------------------------
+
+    def facts(self, hashed: str) -> OriginalFacts | None:
+        """The facts of a key's original, from memory or disk; None where there are none, or no valid ones."""
+        if (known := self._facts.get(hashed)) is not None:
+            return known
+        found = self._read_facts(hashed)
+        if found is not None:
+            self._facts[hashed] = found
+        return found
+
+    def _read_facts(self, hashed: str) -> OriginalFacts | None:
+        try:
+            descriptor = os.open(self.key_dir(hashed) / "facts", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            frame = read_frame(descriptor)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        facts = frame.read_as(OriginalFacts) if frame is not None else None
+        return facts if facts is not None and key_hash(facts.key) == hashed else None
+
+    def commit_facts(self, facts: OriginalFacts) -> None:
+        """
+        Make these the facts of the key's original.
+
+        Raises:
+            CacheUnavailable: the disk refuses.
+        """
+        hashed = key_hash(facts.key)
+        temp = self.temp_path(hashed)
+        with _as_cache_unavailable():
+            temp.write_bytes(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+            os.rename(temp, self.key_dir(hashed) / "facts")
+        self._facts[hashed] = facts
+
+    def commit_original(self, temp: Path, facts: OriginalFacts) -> None:
+        """
+        Make a downloaded file the key's original: the bytes first, then the facts that vouch for them.
+
+        Raises:
+            CacheUnavailable: the disk refuses, or a purge took the directory away.
+        """
+        hashed = key_hash(facts.key)
+        with _as_cache_unavailable():
+            os.rename(temp, self.key_dir(hashed) / "original")
+        self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
+        self.commit_facts(facts)
+
+    def original_path(self, facts: OriginalFacts) -> Path | None:
+        """The original's file, where it is there in its full length; whether its bytes are right is `verify`'s word."""
+        hashed = key_hash(facts.key)
+        path = self.key_dir(hashed) / "original"
+        try:
+            size_bytes = path.stat().st_size
+        except OSError:
+            size_bytes = -1
+        if size_bytes != facts.size_bytes:
+            self.ledger.remove(original_name(hashed))
+            return None
+        self.ledger.touch(original_name(hashed))
+        return path
+
+    def is_original_verified(self, hashed: str) -> bool:
+        """Whether this run knows the original's bytes to match their facts."""
+        return self.ledger.is_verified(original_name(hashed))
+
+    def settle_original(self, facts: OriginalFacts, *, is_intact: bool) -> None:
+        """Note the result of `matches_digest` for the original; a damaged one is removed."""
+        hashed = key_hash(facts.key)
+        if is_intact:
+            self.ledger.verify(original_name(hashed), facts.size_bytes)
+            return
+        self.ledger.remove(original_name(hashed))
+        with suppress(OSError):
+            (self.key_dir(hashed) / "original").unlink()
+
+    # --- variants ----------------------------------------------------------------------------------------------
+
+    def variant_path(self, hashed: str, plan: str) -> Path:
+        """Where a variant is, if it is."""
+        return self.key_dir(hashed) / f"v-{plan}"
+
+    def open_variant(self, hashed: str, plan: str, original: str) -> tuple[VariantFacts, int] | None:
+        """
+        A variant of this original on disk: its facts and an open descriptor, which the caller closes; or None.
+
+        The record and the length are checked here; the body's checksum is the caller's business (`is_verified`).
+        """
+        try:
+            descriptor = os.open(self.variant_path(hashed, plan), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.ledger.remove(variant_name(hashed, plan))
+            return None
+        try:
+            frame = read_frame(descriptor)
+        except OSError:
+            frame = None
+        facts = frame.read_as(VariantFacts) if frame is not None else None
+        is_ours = facts is not None and frame is not None and facts.size_bytes == frame.body_bytes
+        if not is_ours or facts is None or facts.original != original or facts.plan != plan:
+            os.close(descriptor)
+            return None
+        self.ledger.touch(variant_name(hashed, plan))
+        return facts, descriptor
+
+    def is_variant_verified(self, hashed: str, plan: str) -> bool:
+        """Whether this run has seen the variant's checksum hold."""
+        return self.ledger.is_verified(variant_name(hashed, plan))
+
+    def settle_variant(self, hashed: str, facts: VariantFacts, *, is_intact: bool) -> None:
+        """Note the result of checking a variant's body; a damaged one is removed."""
+        if is_intact:
+            self.ledger.verify(variant_name(hashed, facts.plan), facts.size_bytes)
+            return
+        self.ledger.remove(variant_name(hashed, facts.plan))
+        with suppress(OSError):
+            self.variant_path(hashed, facts.plan).unlink()
+
+    def seal_variant(self, temp: Path, facts: VariantFacts) -> None:
+        """
+        Append record and trailer to a rendered file.
+
+        Raises:
+            CacheUnavailable: the disk refuses, or a purge took the directory away.
+        """
+        with _as_cache_unavailable(), temp.open("ab") as file:
+            file.write(trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest)))
+
+    def commit_variant(self, temp: Path, facts: VariantFacts) -> Path:
+        """
+        Give a sealed file its name; from then on it is found.
+
+        Raises:
+            CacheUnavailable: the disk refuses, or a purge took the directory away.
+        """
+        hashed = key_hash(facts.key)
+        path = self.variant_path(hashed, facts.plan)
+        with _as_cache_unavailable():
+            os.rename(temp, path)
+        self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
+        return path
+
+    # --- purge -------------------------------------------------------------------------------------------------
+
+    def detach(self, hashed: str) -> Detached | None:
+        """
+        Take a key's directory out of reach in one rename, whatever it holds; None if there is none.
+
+        Raises:
+            CacheUnavailable: it is there and cannot be renamed.
+        """
+        self._facts.pop(hashed, None)
+        target = self.trash_dir / f"{hashed}-{self.run_id}-{next(self._numbers)}"
+        try:
+            os.rename(self.key_dir(hashed), target)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise CacheUnavailable from exc
+        # Off the ledger now: by the time the files are deleted, new ones may have taken these names.
+        for file_name in os.listdir(target):
+            if (name := name_of_file(hashed, file_name)) is not None:
+                self.ledger.remove(name)
+        return Detached(hashed, target)
+
+    def discard(self, temp: Path) -> None:
+        """Remove a temporary file, and its directory where nothing else is in it; both may be gone already."""
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
+            temp.parent.rmdir()
+
+
+def matches_digest(path: Path, digest: str, size_bytes: int) -> bool:
+    """Whether the first `size_bytes` of a file have this BLAKE2b-128 digest. Reads it all: call it in a thread."""
+    hasher = hashlib.blake2b(digest_size=len(digest) // 2)
+    left = size_bytes
+    try:
+        with path.open("rb") as file:
+            while left > 0 and (chunk := file.read(min(left, _HASH_CHUNK_BYTES))):
+                hasher.update(chunk)
+                left -= len(chunk)
+    except OSError:
+        return False
+    return left == 0 and hasher.hexdigest() == digest
+
+
+@contextmanager
+def _as_cache_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise CacheUnavailable from exc

@@ -1,0 +1,207 @@
+"""
+Delivery: the way of a request from a key and a plan to an answer. Each step bears the name it has in the metrics.
+
+    negative?  not_modified?  hit (memory, disk)  miss: fetch -> render -> commit  ->  may it begin?  ->  answer
+
+What a purge overtakes on the way is thrown away, and the request starts over, once, against the origin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from imgproxy.barriers import Barriers, Point
+from imgproxy.cache.entry import Variant, VariantFacts
+from imgproxy.errors import PurgedMeanwhile
+from imgproxy.originals import Original, Originals, Overtaken, State
+from imgproxy.params.plan import RenderPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.cache.cache import Cache
+    from imgproxy.metrics import Metrics
+    from imgproxy.renders import Renders
+
+Answer = TypeVar("Answer")
+
+# The name of the original itself among its variants: 32 hex digits like a plan's digest, and no plan's.
+ORIGINAL_PLAN = "0" * 32
+SVG = "image/svg+xml"
+
+
+class Outcome(StrEnum):
+    """How a request was answered, in metrics, logs and headers."""
+
+    HIT = "hit"
+    STALE = "stale"
+    REVALIDATED = "revalidated"
+    MISS = "miss"
+    PASS = "pass"  # noqa: S105 the original passed on, not a password
+    ERROR = "error"
+
+
+class Tier(StrEnum):
+    """Where a hit was found."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    ORIGIN = "origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of each stage; 0 for one that this request did not go through."""
+
+    fetch_s: float = 0.0
+    queue_s: float = 0.0
+    render_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An answer about to begin: a variant, or the knowledge that the client has it already (`variant` None)."""
+
+    etag: str
+    original: Original
+    variant: Variant | None
+    outcome: Outcome
+    tier: Tier
+    is_collapsed: bool = False
+    timings: Timings = Timings()
+
+
+def etag_of(original_digest: str, plan_digest: str) -> str:
+    """
+    The strong entity tag of a variant: of its original's bytes and its plan (whose digest counts encoder versions).
+
+    It is known before the variant exists, so a 304 costs no pixel even where the variant was evicted (RFC 9110 8.8.3).
+    """
+    return '"' + hashlib.blake2b(f"{original_digest}/{plan_digest}".encode(), digest_size=12).hexdigest() + '"'
+
+
+class Delivery:
+    """Gets variants from wherever they are, and makes those that are nowhere."""
+
+    def __init__(
+        self, cache: Cache, originals: Originals, renders: Renders, metrics: Metrics, barriers: Barriers
+    ) -> None:
+        self._cache = cache
+        self._originals = originals
+        self._renders = renders
+        self._metrics = metrics
+        self._barriers = barriers
+
+    async def answer(
+        self,
+        key: str,
+        plan: RenderPlan | None,
+        begin: Callable[[Delivered], Awaitable[Answer]],
+        *,
+        client_has: Callable[[str], bool] = lambda _: False,
+    ) -> Answer:
+        """
+        Get the variant and begin the answer with it; `begin` is called only if no purge has overtaken it.
+
+        Args:
+            key: the picture.
+            plan: what to make of it; None for the original itself.
+            begin: starts the answer; nothing may be awaited in it before the first byte is written. It raises
+                FileNotFoundError where the variant's file is gone.
+            client_has: whether the client's validators include this entity tag.
+
+        Raises:
+            ImgproxyError: what became of the request.
+        """
+        for _ in range(2):
+            try:
+                delivered = await self.get(key, plan, client_has=client_has)
+            except Overtaken:
+                continue
+            await self._barriers.reach(Point.BEFORE_RESPONSE, key)
+            if self.may_begin(delivered):
+                try:
+                    return await begin(delivered)
+                except FileNotFoundError:
+                    continue  # evicted since it was found: make it again
+            self._metrics.overtaken.labels(point="response").inc()
+        raise PurgedMeanwhile
+
+    def may_begin(self, delivered: Delivered) -> bool:
+        """Whether no purge of the key has come since the original behind this answer was proved."""
+        seq = delivered.variant.seq if delivered.variant is not None else delivered.original.facts.seq
+        return self._cache.epochs.holds(delivered.original.key_hash, seq)
+
+    async def get(self, key: str, plan: RenderPlan | None, *, client_has: Callable[[str], bool]) -> Delivered:
+        """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
+        original = await self._originals.current(key)
+        if plan is None and original.facts.content_type == SVG:
+            plan = RenderPlan()  # an SVG can carry scripts: it is never passed on as it is
+        plan_digest = plan.digest if plan is not None else ORIGINAL_PLAN
+        etag = etag_of(original.facts.digest, plan_digest)
+        if client_has(etag):
+            return self._delivered(etag, original, None, Tier.MEMORY)
+        if plan is None:
+            return await self._pass(etag, original)
+        variant = self._cache.hot.get(original.key_hash, plan_digest)
+        if variant is not None and variant.facts.original == original.facts.digest:
+            return self._delivered(etag, original, variant, Tier.MEMORY)
+        variant = await self._cache.find_on_disk(original.key_hash, plan_digest, original.facts)
+        if variant is not None:
+            self._keep_hot(variant)
+            return self._delivered(etag, original, variant, Tier.DISK)
+        return await self._miss(etag, original, plan)
+
+    async def _miss(self, etag: str, original: Original, plan: RenderPlan) -> Delivered:
+        """Make the variant, or wait for whoever is making it."""
+        made = await self._renders.make(original, plan)
+        delivered = self._delivered(etag, original, made.variant, Tier.ORIGIN)
+        return replace(
+            delivered,
+            is_collapsed=delivered.is_collapsed or made.is_collapsed,
+            timings=Timings(original.fetch_s + made.fetch_s, made.queue_s, made.render_s),
+        )
+
+    async def _pass(self, etag: str, original: Original) -> Delivered:
+        """The original's own bytes, from its file."""
+        current, path = await self._originals.file(original)
+        facts = VariantFacts(
+            key=current.facts.key,
+            plan=ORIGINAL_PLAN,
+            original=current.facts.digest,
+            content_type=current.facts.content_type,
+            size_bytes=current.facts.size_bytes,
+            digest=current.facts.digest,
+            width_px=0,
+            height_px=0,
+        )
+        variant = Variant(facts, current.key_hash, current.facts.seq, path=path)
+        return replace(self._delivered(etag, current, variant, Tier.DISK), outcome=Outcome.PASS)
+
+    def _keep_hot(self, variant: Variant) -> None:
+        """Keep a variant in memory, unless a purge came by while it was read."""
+        if self._cache.is_answerable(variant):
+            self._cache.hot.put(variant)
+
+    def _delivered(self, etag: str, original: Original, variant: Variant | None, tier: Tier) -> Delivered:
+        return Delivered(
+            etag=etag,
+            original=original,
+            variant=variant,
+            outcome=_outcome(original.state, tier),
+            tier=tier,
+            is_collapsed=original.is_collapsed,
+            timings=Timings(fetch_s=original.fetch_s),
+        )
+
+
+def _outcome(state: State, tier: Tier) -> Outcome:
+    """The word for an answer: where the variant came from decides, then how its original was found to be current."""
+    if tier is Tier.ORIGIN or state is State.FETCHED:
+        return Outcome.MISS
+    if state is State.STALE:
+        return Outcome.STALE
+    return Outcome.REVALIDATED if state is State.REVALIDATED else Outcome.HIT

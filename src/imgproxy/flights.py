@@ -1,0 +1,91 @@
+"""
+Single flight: however many ask for the same thing at the same time, it is made once.
+
+The work runs in a task of its own, not in that of whoever came first: a leader that leaves takes nobody down with it,
+and the work is cancelled only when nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False, slots=True)
+class _Flight(Generic[Result]):
+    task: asyncio.Task[Result]
+    waiters: int = 0
+
+
+class Flights(Generic[Result]):
+    """Work under way, by name."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, _Flight[Result]] = {}
+
+    async def join(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> tuple[Result, bool]:
+        """
+        Wait for the flight of this name, starting it if there is none.
+
+        Returns its result, and whether this caller joined a flight that was already on. Raises what the work raises.
+        """
+        flight = self._flights.get(name)
+        joined = flight is not None
+        if flight is None:
+            flight = self._begin(name, start)
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task), joined
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():
+                self._remove(name, flight)
+                flight.task.cancel()
+
+    def launch(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> asyncio.Task[Result]:
+        """Start the flight without waiting for it, or find it on its way; it is then not cancelled with its waiters."""
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = self._begin(name, start)
+        flight.waiters += 1
+        return flight.task
+
+    def detach(self, name: Hashable) -> None:
+        """Let the flight end by itself; who asks from now on starts a new one."""
+        self._flights.pop(name, None)
+
+    def detach_where(self, matches: Callable[[Hashable], bool]) -> None:
+        """Detach every flight whose name matches."""
+        for name in [name for name in self._flights if matches(name)]:
+            self.detach(name)
+
+    def _begin(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> _Flight[Result]:
+        flight = _Flight(asyncio.get_running_loop().create_task(start()))
+        self._flights[name] = flight
+        flight.task.add_done_callback(lambda task: self._land(name, flight, task))
+        return flight
+
+    def _land(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
+        self._remove(name, flight)
+        if not task.cancelled():
+            task.exception()  # everyone may have left: then nobody else looks at it
+
+    def _remove(self, name: Hashable, flight: _Flight[Result]) -> None:
+        if self._flights.get(name) is flight:
+            del self._flights[name]
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def close(self) -> None:
+        """Cancel what is under way and wait for it."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

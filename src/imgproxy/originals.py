@@ -1,0 +1,326 @@
+"""
+Originals: one current original per key, fetched once, proved again in time, forgotten when the origin says so.
+
+Every fetch notes the epoch's sequence before it starts; what a purge overtakes meanwhile is thrown away (Overtaken),
+and the request that wanted it starts over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from cachetools import TTLCache
+
+from imgproxy.barriers import Barriers, Point
+from imgproxy.cache.entry import OriginalFacts, key_hash
+from imgproxy.errors import (
+    CacheUnavailable,
+    ImgproxyError,
+    NotAnImage,
+    NotFound,
+    OriginDenied,
+    OriginStatus,
+    OriginUnreachable,
+    Revoked,
+    SourceTooLarge,
+)
+from imgproxy.flights import Flights
+from imgproxy.freshness import Freshness, judge
+from imgproxy.medialibrary import Validators
+from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.render.sniff import HEAD_BYTES, sniff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgproxy.cache.cache import Cache
+    from imgproxy.config import FreshnessSettings, LimitsSettings
+    from imgproxy.medialibrary import ServedImage
+    from imgproxy.metrics import Metrics
+    from imgproxy.origin_health import OriginHealth
+
+log = logging.getLogger(__name__)
+
+NEGATIVES_MAX = 100_000
+# While the origin fails, a key is not asked for again behind an answer before this many seconds have passed.
+RETRY_BEHIND_S = 5.0
+
+
+class Overtaken(Exception):
+    """A purge overtook this piece of work; its result is thrown away."""
+
+
+class State(StrEnum):
+    """How the original that answers a request came to be current."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    REVALIDATED = "revalidated"
+    FETCHED = "fetched"
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An original that may be answered with."""
+
+    facts: OriginalFacts
+    key_hash: str
+    state: State
+    fetch_s: float = 0.0
+    is_collapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A refusal of the origin, or of the picture itself, remembered for a while. `until_s` is monotonic."""
+
+    error: ImgproxyError
+    until_s: float
+
+    @property
+    def ttl_s(self) -> int:
+        """Whole seconds it is still good for."""
+        return max(0, int(self.until_s - time.monotonic()))
+
+
+class Origin(Protocol):
+    """Where originals come from: a MediaLibraryClient."""
+
+    async def serve_image(
+        self, key: str, destination: Path, *, validators: Validators | None = None, max_bytes: int | None = None
+    ) -> ServedImage:
+        """Stream the image to `destination`."""
+
+
+class Originals:
+    """The current original of each key."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        origin: Origin,
+        health: OriginHealth,
+        *,
+        freshness: FreshnessSettings,
+        limits: LimitsSettings,
+        metrics: Metrics,
+        barriers: Barriers,
+    ) -> None:
+        self._cache = cache
+        self._origin = origin
+        self._health = health
+        self._freshness = freshness
+        self._limits = limits
+        self._metrics = metrics
+        self._barriers = barriers
+        self._fetches: Flights[Original] = Flights()
+        self._negatives: TTLCache[str, Negative] = TTLCache(NEGATIVES_MAX, max(freshness.negative_ttl_s, 0.001))
+        self._retry_at_s: TTLCache[str, float] = TTLCache(NEGATIVES_MAX, RETRY_BEHIND_S)
+        cache.watch_purges(self._forget)
+
+    def negative(self, key: str) -> Negative | None:
+        """The remembered refusal of this key."""
+        return self._negatives.get(key_hash(key))
+
+    async def current(self, key: str) -> Original:
+        """
+        The key's original, fetched or revalidated first where it must be.
+
+        Raises:
+            ImgproxyError: what the origin said, or that it could not be asked.
+            Overtaken: a purge came by.
+        """
+        hashed = key_hash(key)
+        if (negative := self._negatives.get(hashed)) is not None:
+            raise negative.error
+        facts = self._cache.facts(hashed)
+        if facts is None:
+            return await self._fetch(hashed, key, None)
+        freshness = judge(facts, time.time(), self._freshness, is_proved=self._cache.is_proved(facts))
+        if freshness is Freshness.FRESH:
+            return Original(facts, hashed, State.FRESH)
+        if freshness is Freshness.STALE:
+            self._revalidate_behind(hashed, facts)
+            return Original(facts, hashed, State.STALE)
+        return await self._fetch(hashed, key, facts)
+
+    async def file(self, original: Original) -> tuple[Original, Path]:
+        """
+        The original's bytes as a file, fetched again where they were evicted or damaged.
+
+        Raises:
+            Overtaken: a purge came by, or what is fetched now is another picture.
+            ImgproxyError: as `current`.
+        """
+        path = await self._cache.verified_original(original.facts)
+        if path is not None:
+            return original, path
+        fetched = await self._fetch(original.key_hash, original.facts.key, None)
+        path = await self._cache.verified_original(fetched.facts)
+        if path is None or fetched.facts.digest != original.facts.digest:
+            raise Overtaken
+        return fetched, path
+
+    async def revalidate(self, key: str) -> None:
+        """
+        Ask the origin now whether the cached original is still right; does nothing for a key that is not cached.
+
+        A picture that changed, is revoked or is gone is purged.
+
+        Raises:
+            ImgproxyError: the origin could not be asked, or refused.
+        """
+        hashed = key_hash(key)
+        facts = self._cache.facts(hashed)
+        if facts is None:
+            return
+        try:
+            await self._fetch(hashed, key, facts)
+        except Overtaken:
+            return
+
+    async def close(self) -> None:
+        """Cancel fetches under way."""
+        await self._fetches.close()
+
+    @property
+    def under_way(self) -> int:
+        """Fetches and revalidations under way."""
+        return len(self._fetches)
+
+    # --- the work ----------------------------------------------------------------------------------------------
+
+    def _forget(self, hashed: str) -> None:
+        """A purge of this key: whoever comes now starts a fetch of their own, and refusals are asked for again."""
+        self._negatives.pop(hashed, None)
+        self._retry_at_s.pop(hashed, None)
+        self._fetches.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
+
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
+        # A conditional and an unconditional fetch are different flights: the first may come back without bytes.
+        original, joined = await self._fetches.join(
+            (hashed, known is not None), lambda: self._fetch_now(hashed, key, known)
+        )
+        return replace(original, is_collapsed=True) if joined else original
+
+    def _revalidate_behind(self, hashed: str, facts: OriginalFacts) -> None:
+        if hashed in self._retry_at_s:
+            return
+        self._retry_at_s[hashed] = time.monotonic()
+        self._fetches.launch((hashed, True), lambda: self._revalidate_quietly(hashed, facts))
+
+    async def _revalidate_quietly(self, hashed: str, facts: OriginalFacts) -> Original:
+        try:
+            return await self._fetch_now(hashed, facts.key, facts)
+        except ImgproxyError as error:
+            log.info("revalidation of %s: %s", facts.key, error)
+            raise
+
+    async def _fetch_now(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
+        """One trip to the origin. `known` makes it conditional, if its bytes are still here."""
+        began_seq = self._cache.epochs.seq
+        started_s = time.monotonic()
+        if known is not None and self._cache.store.original_path(known) is None:
+            known = None
+        temp = self._cache.store.temp_path(hashed)
+        try:
+            await self._barriers.reach(Point.BEFORE_FETCH, key)
+            served = await self._ask(key, temp, known)
+            await self._barriers.reach(Point.AFTER_FETCH, key)
+            facts = await self._accept(served, key, temp, known, began_seq)
+        except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
+            await self._refuse(hashed, key, error, began_seq)
+            raise
+        except (OSError, CacheUnavailable) as exc:
+            # A purge takes the directory away under the download: that is no fault of the disk.
+            if not self._cache.epochs.holds(hashed, began_seq):
+                raise Overtaken from None
+            raise CacheUnavailable from exc
+        finally:
+            self._cache.store.discard(temp)
+        fetch_s = time.monotonic() - started_s
+        self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
+        return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)
+
+    async def _ask(self, key: str, temp: Path, known: OriginalFacts | None) -> ServedImage:
+        validators = Validators(known.etag, known.last_modified) if known is not None else None
+        try:
+            served = await self._origin.serve_image(
+                key, temp, validators=validators, max_bytes=self._limits.source_bytes
+            )
+        except ImgproxyError as error:
+            error = await self._interpret(key, error)
+            self._metrics.origin_answers.labels(answer=error.code).inc()
+            raise error from None
+        self._health.served()
+        self._metrics.origin_answers.labels(answer="image" if served.is_modified else "not_modified").inc()
+        self._metrics.origin_bytes.inc(served.size_bytes if served.is_modified else 0)
+        return served
+
+    async def _interpret(self, key: str, error: ImgproxyError) -> ImgproxyError:
+        """Tell a refusal of this one key from a refusal of everything, and a missing image from a missing server."""
+        if isinstance(error, LibraryNotFound) and not error.is_api_answer:
+            return OriginStatus(404)
+        if isinstance(error, Revoked) and await self._health.is_refusing_everything(key):
+            return OriginDenied()
+        if isinstance(error, OriginDenied):
+            self._health.denied()
+        elif isinstance(error, OriginUnreachable):
+            self._health.failed()
+        elif isinstance(error, NotFound):
+            self._health.served()
+        return error
+
+    async def _accept(
+        self, served: ServedImage, key: str, temp: Path, known: OriginalFacts | None, began_seq: int
+    ) -> OriginalFacts:
+        """Turn the origin's answer into facts and keep them, or throw it away where a purge overtook it."""
+        now_s = time.time()
+        journal_id = self._cache.epochs.journal_id
+        if not served.is_modified:
+            assert known is not None, "only a conditional request is answered by 304"
+            facts = replace(known, validated_at_s=now_s, seq=began_seq, journal_id=journal_id)
+            still = self._cache.store.facts(key_hash(key))
+            if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
+                self._metrics.overtaken.labels(point="revalidation").inc()
+                raise Overtaken
+            return facts
+        with temp.open("rb") as file:
+            kind = sniff(file.read(HEAD_BYTES))
+        if kind is None:
+            raise NotAnImage
+        assert served.digest is not None, "a modified image has a digest"
+        facts = OriginalFacts(
+            key=key,
+            digest=served.digest,
+            size_bytes=served.size_bytes,
+            content_type=str(kind),
+            etag=served.etag,
+            last_modified=served.last_modified,
+            journal_id=journal_id,
+            seq=began_seq,
+            fetched_at_s=now_s,
+            validated_at_s=now_s,
+        )
+        if (before := self._cache.facts(key_hash(key))) is not None and before.digest != facts.digest:
+            # Other bytes under the same key, and no event told us: purge what was made from the old ones.
+            log.info("the original of %s changed without an event; its variants are purged", key)
+            await self._cache.purge([key], reason="changed")
+        if not self._cache.commit_original(temp, facts):
+            self._metrics.overtaken.labels(point="fetch").inc()
+            raise Overtaken
+        return facts
+
+    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, began_seq: int) -> None:
+        """The origin says this picture is not to be had: purge what there is of it, and remember the refusal."""
+        if not self._cache.epochs.holds(hashed, began_seq):
+            raise Overtaken from None
+        if self._cache.store.facts(hashed) is not None:
+            purged = await self._cache.purge([key], reason=error.code)
+            began_seq = max(began_seq, purged.seq)
+        if self._cache.epochs.holds(hashed, began_seq):
+            self._negatives[hashed] = Negative(error, time.monotonic() + self._freshness.negative_ttl_s)

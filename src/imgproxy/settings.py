@@ -1,0 +1,305 @@
+"""
+The whole configuration: its sections together, read from a TOML file and the environment, and written as an example.
+
+Order of precedence: environment (`IMGPROXY_CACHE__MAX_BYTES=1000`, lists as JSON), then the file, then the defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from imgproxy.config import (
+    AdminSettings,
+    CacheSettings,
+    FreshnessSettings,
+    LimitsSettings,
+    LogSettings,
+    OriginSettings,
+    RenderSettings,
+    ServerSettings,
+    SigningSettings,
+    TagSettings,
+    WebhookSettings,
+)
+from imgproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+ENV_PREFIX = "IMGPROXY_"
+
+
+class Settings(BaseSettings):
+    """Every section, validated and frozen. Made by `load`, or by hand in tests."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    server: ServerSettings = ServerSettings()
+    origin: OriginSettings = OriginSettings()
+    signing: SigningSettings = SigningSettings()
+    admin: AdminSettings = AdminSettings()
+    cache: CacheSettings = CacheSettings()
+    render: RenderSettings = RenderSettings()
+    limits: LimitsSettings = LimitsSettings()
+    freshness: FreshnessSettings = FreshnessSettings()
+    webhook: WebhookSettings = WebhookSettings()
+    tags: TagSettings = TagSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the signature is the library's
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: the environment is an argument of `load`, so that tests never touch the real one."""
+        del settings_cls
+        return (init_settings,)
+
+
+def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """
+    Read the file, if one is given, lay the environment over it, and validate both.
+
+    Raises:
+        ConfigError: one line a problem, each with section, key and what is allowed.
+    """
+    tree = _read_toml(path) if path is not None else {}
+    environment = dict(os.environ if environ is None else environ)
+    problems = list(_unknown_environment(environment))
+    _merge(tree, _read_environment(environment))
+    try:
+        settings = Settings(**tree)
+    except ValidationError as exc:
+        problems += [_explain(error) for error in exc.errors()]
+        raise ConfigError(tuple(problems)) from None
+    problems += _contradictions(settings)
+    if problems:
+        raise ConfigError(tuple(problems))
+    return settings
+
+
+def secret_lines(literal: SecretStr | None, file: Path | None, *, name: str) -> tuple[str, ...]:
+    """
+    The secret itself, or the non-empty lines of its file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
+    if file is None:
+        return (literal.get_secret_value(),) if literal is not None and literal.get_secret_value() else ()
+    try:
+        lines = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError((f"{name}: the file {file} cannot be read: {_reason(exc)}",)) from None
+    if not lines:
+        raise ConfigError((f"{name}: the file {file} is empty; expected the secret on its first line",))
+    return lines
+
+
+def signing_tokens(settings: SigningSettings) -> tuple[str, ...]:
+    """The tokens of the configuration and of its file, in this order."""
+    literal = tuple(token.get_secret_value() for token in settings.tokens)
+    return literal + secret_lines(None, settings.tokens_file, name="[signing] tokens_file")
+
+
+def example_toml() -> str:
+    """The file `config.example.toml`: every setting with its default and one line of why."""
+    lines = [
+        "# Every setting of imgproxy with its default. Copy what you change; the rest may be left out.",
+        "# The environment comes first: IMGPROXY_<SECTION>__<KEY>=value, lists as JSON.",
+        "# Check a file with: imgproxy check -c FILE",
+    ]
+    for name, info in Settings.model_fields.items():
+        section = _section_class(info)
+        if section is None:
+            continue
+        is_list = get_origin(info.annotation) is tuple
+        lines += ["", f"# {(section.__doc__ or '').strip().splitlines()[0]}"]
+        lines.append(f"# [[{name}]]  # as many as there are" if is_list else f"[{name}]")
+        for key, setting in section.model_fields.items():
+            lines += [f"# {setting.description} ({_allowed(setting)})"]
+            default = setting.get_default(call_default_factory=True)
+            is_set = not is_list and default is not None and default is not PydanticUndefined
+            lines.append(f"{key} = {_toml(default)}" if is_set else f"# {key} = {_toml(default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError((f"the configuration file {path} cannot be read: {_reason(exc)}",)) from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError((f"the configuration file {path} is not TOML: {exc}",)) from None
+
+
+def _reason(exc: OSError | UnicodeDecodeError) -> str:
+    return (exc.strerror or "unknown reason") if isinstance(exc, OSError) else "it is not UTF-8 text"
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Let pydantic-settings read IMGPROXY_SECTION__KEY out of this mapping, lists and tables as JSON."""
+    source = _MappingSource(Settings, environ)
+    try:
+        return source()
+    except Exception as exc:
+        name = str(exc).split('"')[1] if '"' in str(exc) else "?"
+        problem = f'environment {ENV_PREFIX}{name.upper()}: not JSON; lists are written as JSON, e.g. ["a", "b"]'
+        raise ConfigError((problem,)) from None
+
+
+class _MappingSource(EnvSettingsSource):
+    """pydantic-settings' environment source, over a mapping that is passed in."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings_cls, env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+
+def _unknown_environment(environ: Mapping[str, str]) -> Iterator[str]:
+    """Find variables that look like ours and name no section or key, so that a typo is not a silent default."""
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or "__" not in name:
+            continue
+        section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
+        info = Settings.model_fields.get(section)
+        if info is None:
+            yield f"environment {name}: unknown section{_suggest(section, Settings.model_fields)}"
+            continue
+        model = _section_class(info)
+        if model is not None and key.split("__")[0] not in model.model_fields:
+            yield f"environment {name}: unknown key{_suggest(key, model.model_fields)}"
+
+
+def _merge(tree: dict[str, Any], over: dict[str, Any]) -> None:
+    for name, value in over.items():
+        if isinstance(value, dict) and isinstance(tree.get(name), dict):
+            _merge(tree[name], value)
+        else:
+            tree[name] = value
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One line for one problem: where, what was found, what is allowed."""
+    where = error["loc"]
+    section_name = str(where[0])
+    info = Settings.model_fields.get(section_name)
+    if info is None:
+        return f"[{section_name}]: unknown section{_suggest(section_name, Settings.model_fields)}"
+    model = _section_class(info)
+    named = [str(part) for part in where[1:] if isinstance(part, str)]
+    if model is None or not named:
+        return f"[{section_name}]: {error['msg']}"
+    key = named[0]
+    place = f"[{section_name}] {key}"
+    if error["type"] == "extra_forbidden" and key not in model.model_fields:
+        return f"{place}: unknown key{_suggest(key, model.model_fields)}"
+    setting = model.model_fields.get(key)
+    if setting is None:
+        return f"{place}: {error['msg']}"
+    if error["type"] == "missing":
+        return f"{place}: missing; expected {_allowed(setting)}: {setting.description}"
+    found = "a secret that is not text" if _is_secret(setting) else f"{error['input']!r}"
+    return f"{place} = {found}: expected {_allowed(setting)} ({setting.description})"
+
+
+def _suggest(name: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return (f"; did you mean {close[0]}?" if close else "") + f" (known: {', '.join(known)})"
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Settings that are each valid and cannot be meant together."""
+    problems = []
+    if settings.signing.required and not (settings.signing.tokens or settings.signing.tokens_file):
+        problems.append("[signing] required = true: expected at least one token in tokens or tokens_file")
+    if settings.origin.token is not None and settings.origin.token_file is not None:
+        problems.append("[origin] token and token_file: give one of them")
+    if settings.admin.token is not None and settings.admin.token_file is not None:
+        problems.append("[admin] token and token_file: give one of them")
+    return problems
+
+
+def _section_class(info: FieldInfo) -> type[BaseModel] | None:
+    """The class of a section, also of a list of them."""
+    candidates = (info.annotation, *get_args(info.annotation))
+    for item in candidates:
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item
+    return None
+
+
+def _is_secret(setting: FieldInfo) -> bool:
+    return "Secret" in str(setting.annotation)
+
+
+_TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    SecretStr: "text",
+}
+
+
+def _allowed(setting: FieldInfo) -> str:
+    """What a value may be, in words: its type and bounds."""
+    words = _type_words(setting.annotation)
+    bounds = []
+    for rule in setting.metadata:
+        for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+            if (bound := getattr(rule, attribute, None)) is not None:
+                bounds.append(f"{sign} {bound:,}".replace(",", "_"))
+        if (pattern := getattr(rule, "pattern", None)) is not None:
+            bounds.append(f"like {pattern}")
+    return " ".join([words, *bounds])
+
+
+def _type_words(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(json.dumps(value) for value in get_args(annotation))
+    if origin is tuple:
+        return f"list of {_type_words(get_args(annotation)[0])}"
+    if origin is dict:
+        return "table"
+    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+        return " or ".join(_type_words(item) for item in get_args(annotation) if item is not NoneType)
+    return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _toml(value: Any) -> str:
+    if value is None or value is PydanticUndefined:
+        return '""' if value is None else "…"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:_}"
+    if isinstance(value, float):
+        return f"{value:_}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(item)}" for name, item in value.items()) + "}"
+    return json.dumps(str(value), ensure_ascii=False)
