@@ -8,10 +8,13 @@ key or value is a ConfigError that names the section, the key and what is allowe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+
+from imgproxy.params import table
 
 MB = 1_000_000
 GB = 1_000 * MB
@@ -156,6 +159,22 @@ class FreshnessSettings(Section):
     )
 
 
+class PurgeSettings(Section):
+    """How a purge is acknowledged."""
+
+    drain_s: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="answers with the old bytes may take this long to end after a purge; then they are cut",
+    )
+    expand_timeout_s: float = Field(
+        5.0, gt=0, le=60, description="wait this long for the keys API before a purge is acknowledged as pending"
+    )
+    retry_max_s: float = Field(60.0, ge=1, le=3600, description="longest wait between tries of what is pending")
+    max_body_bytes: int = Field(1 * MB, ge=1, description="a larger purge or warm request is refused: 413")
+
+
 class WebhookSettings(Section):
     """The Livingdocs webhook."""
 
@@ -180,3 +199,58 @@ class LogSettings(Section):
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON on a pipe")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is written")
     access: Literal["all", "errors", "none"] = Field("all", description="which requests get a line")
+
+
+def _canonical_parameters(given: object, *, barred: frozenset[str]) -> dict[str, str]:
+    """Check configured URL parameters as strict mode would, and bring their names to the canonical ones."""
+    if not isinstance(given, Mapping):
+        raise ValueError('must be a table of URL parameters, such as { auto = "format" }')  # noqa: TRY004 - pydantic's way
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        row, is_base64 = table.find(str(name))
+        if row is None or is_base64 or row.name in barred:
+            raise ValueError(f"{name!r} is not a URL parameter that can be set here")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        try:
+            _, is_exact = row.read(text)
+        except ValueError:
+            is_exact = False
+        if not is_exact:
+            raise ValueError(f"{name}={text!r}: expected {row.expected}")
+        found[row.name] = text
+    return found
+
+
+_NEVER_CONFIGURED = frozenset({"s", "ixlib", "expires", "dl", "preset"})
+
+
+def _defaults(given: object) -> dict[str, str]:
+    return _canonical_parameters(given, barred=_NEVER_CONFIGURED | {"ch"})
+
+
+def _preset(given: object) -> dict[str, str]:
+    return _canonical_parameters(given, barred=_NEVER_CONFIGURED)
+
+
+class UrlSettings(Section):
+    """The URL grammar."""
+
+    strict: bool = Field(
+        False, description="answer 400 to unknown parameters and to values out of range, not ignore them"
+    )
+    defaults: Annotated[dict[str, str], BeforeValidator(_defaults)] = Field(
+        {}, description="parameters that every URL gets unless it has its own; `auto` adds up"
+    )
+    presets: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[dict[str, str], BeforeValidator(_preset)]
+    ] = Field({}, description="named sets of parameters, for URLs with preset=NAME")
+    width_ladder_px: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
+        (), description="widths that are made; others are snapped up to the next one. Empty: every width"
+    )
+    auto_avif: bool = Field(True, description="auto=format may choose AVIF")
+    max_url_chars: int = Field(8000, ge=100, le=100_000, description="longest path and query: 414 beyond")
+
+    @field_validator("width_ladder_px")
+    @classmethod
+    def _sort(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(steps)))

@@ -29,6 +29,8 @@ _LARGEST_SIZE_PX: Final = 100_000
 _LARGEST_COORDINATE_PX: Final = 1_000_000
 _MOST_ASPECT: Final = 10_000.0
 
+_ABSOLUTE_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*:|[/\\]{2}", re.IGNORECASE)
+
 
 class NeverValid(ValueError):
     """A value that is refused even where parsing is lenient."""
@@ -43,8 +45,8 @@ def to_number(text: str) -> float | None:
 
 
 def round_half_up(value: float) -> int:
-    """Round to the nearest whole number, halves upward."""
-    return math.floor(value + 0.5)
+    """Round to the nearest whole number, halves upward; a half that floating point misses by a hair is one."""
+    return math.floor(value + 0.5 + 1e-9)
 
 
 # --- single values -----------------------------------------------------------------------------------------------
@@ -111,6 +113,17 @@ def choices(members: Mapping[str, T]) -> Reader[tuple[T, ...]]:
         return (known or None), all(word in members for word in words)
 
     return read
+
+
+def no_url(read: Reader[T]) -> Reader[T]:
+    """The same, but an absolute URL is never valid: this service fetches nothing but pictures of its library."""
+
+    def read_local(text: str) -> Reading[T]:
+        if _ABSOLUTE_URL.match(text.strip()):
+            raise NeverValid
+        return read(text)
+
+    return read_local
 
 
 def color(text: str) -> Reading[Color]:

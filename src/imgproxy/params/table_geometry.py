@@ -6,17 +6,17 @@ from typing import Final
 
 from imgproxy.params import kinds
 from imgproxy.params.parameter import ANGLE, BOUND, COLOR, LENGTH, RADII, SIZE, Parameter
-from imgproxy.params.plan import Crop, Fit
+from imgproxy.params.plan import Crop, Fit, Length
 
 _length = kinds.integer(0, 8192)
 _bound = kinds.integer(1, 8192, below_is_absent=True)
 
 # --- size --------------------------------------------------------------------------------------------------------
 
-W: Final = Parameter(
+W: Final[Parameter[Length]] = Parameter(
     "w", kinds.size, SIZE, "Width: pixels, or up to 1 a part of the source's width (after `rect`).", "", ("width",)
 )
-H: Final = Parameter("h", kinds.size, SIZE, "Height, as `w`.", "", ("height",))
+H: Final[Parameter[Length]] = Parameter("h", kinds.size, SIZE, "Height, as `w`.", "", ("height",))
 AR: Final = Parameter(
     "ar",
     kinds.aspect,
@@ -125,7 +125,7 @@ BORDER_RADIUS: Final = Parameter("border-radius", kinds.radii, RADII, "Rounds th
 BORDER_RADIUS_INNER: Final = Parameter("border-radius-inner", kinds.radii, RADII, "Rounds the inside of `border`.", "0")
 MASK: Final = Parameter(
     "mask",
-    kinds.choice({"ellipse": "ellipse", "corners": "corners"}),
+    kinds.no_url(kinds.choice({"ellipse": "ellipse", "corners": "corners"})),
     "ellipse or corners",
     "Cut the picture to an ellipse, or round its corners. Pictures as masks are not supported.",
 )

@@ -6,7 +6,7 @@ from typing import Final
 
 from imgproxy.params import kinds
 from imgproxy.params.parameter import ANGLE, COLOR, FLAG, LENGTH, PERCENT, SIGNED_PERCENT, SIZE, Parameter
-from imgproxy.params.plan import Fit
+from imgproxy.params.plan import Fit, Length
 
 _length = kinds.integer(0, 8192)
 _percent = kinds.number(0, 100)
@@ -44,7 +44,12 @@ INVERT: Final = Parameter("invert", kinds.flag, FLAG, "Negative.", "false", ("in
 # --- overlays ------------------------------------------------------------------------------------------------------
 
 BLEND: Final = Parameter(
-    "blend", kinds.words, "a colour", "A colour blended over the picture. Pictures are not supported here.", "", ("b",)
+    "blend",
+    kinds.no_url(kinds.color),
+    COLOR,
+    "A colour blended over the picture. Pictures are not supported here.",
+    "",
+    ("b",),
 )
 BLEND_COLOR: Final = Parameter(
     "blend-color",
@@ -68,9 +73,16 @@ BLEND_MODE: Final = Parameter(
 )
 BLEND_ALPHA: Final = Parameter("blend-alpha", _percent, PERCENT, "Strength of `blend`.", "100", ("blendalpha", "balph"))
 MARK: Final = Parameter(
-    "mark", kinds.words, "a key of the library or the name of a configured mark", "A watermark.", "", ("m",)
+    "mark",
+    kinds.no_url(kinds.words),
+    "a key of the library or the name of a configured mark",
+    "A watermark.",
+    "",
+    ("m",),
 )
-MARK_BASE: Final = Parameter("mark-base", kinds.words, "a folder of keys", "Put before `mark`.", "", ("markbase", "mb"))
+MARK_BASE: Final = Parameter(
+    "mark-base", kinds.no_url(kinds.words), "a folder of keys", "Put before `mark`.", "", ("markbase", "mb")
+)
 MARK_ALIGN: Final = Parameter(
     "mark-align",
     kinds.choices({word: word for word in ("top", "middle", "bottom", "left", "center", "right")}),
@@ -82,10 +94,10 @@ MARK_ALIGN: Final = Parameter(
 MARK_PAD: Final = Parameter("mark-pad", _length, LENGTH, "Distance from the edges.", "5", ("markpad", "mp"))
 MARK_X: Final = Parameter("mark-x", _length, LENGTH, "From the left, instead of aligned.", "", ("markx", "mx"))
 MARK_Y: Final = Parameter("mark-y", _length, LENGTH, "From the top, instead of aligned.", "", ("marky", "my"))
-MARK_W: Final = Parameter(
+MARK_W: Final[Parameter[Length]] = Parameter(
     "mark-w", kinds.size, SIZE, "Width; up to 1 a part of the picture's width.", "", ("markw", "mw")
 )
-MARK_H: Final = Parameter(
+MARK_H: Final[Parameter[Length]] = Parameter(
     "mark-h", kinds.size, SIZE, "Height; up to 1 a part of the picture's height.", "", ("markh", "mh")
 )
 MARK_SCALE: Final = Parameter(
