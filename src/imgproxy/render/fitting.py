@@ -21,13 +21,13 @@ _SMART_COVER_LIMIT = 4
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """How the region meets the requested size, before rotation, padding and the limit."""
+    """How the region meets the requested size, before rotation, padding and the limit; sizes not yet rounded."""
 
     window: Window
-    picture: Size
-    scaled: Size
+    picture: tuple[float, float]
+    cover: tuple[float, float] | None = None  # what a smart crop gets: the whole region, scaled
     smart: Crop | None = None
-    canvas: Size | None = None
+    canvas: tuple[float, float] | None = None
 
 
 def fit_region(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
@@ -55,7 +55,7 @@ def fit_region(region: Box, resize: Resize, width: int | None, height: int | Non
         scale = min(1.0, scale)
     fitted = _whole(region, min(width, source_width * scale), min(height, source_height * scale))
     if resize.fit in (Fit.FILL, Fit.FILLMAX, Fit.CLAMP):
-        return replace(fitted, canvas=Size(width, height))
+        return replace(fitted, canvas=(width, height))
     return fitted
 
 
@@ -98,28 +98,24 @@ def _fill_size(region: Box, aspect: float, width: int | None, height: int | None
 
 
 def _whole(region: Box, width: float, height: float) -> Fitted:
-    size = Size(round_px(width), round_px(height))
     window = Window(region.left_px, region.top_px, region.width_px, region.height_px)
-    return Fitted(window, size, size)
+    return Fitted(window, (width, height))
 
 
 def _cover(region: Box, resize: Resize, width: float, height: float) -> Fitted:
     """Cut the region to the frame's ratio: by anchors or a focal point here, by libvips with `smart`."""
-    picture = Size(round_px(width), round_px(height))
+    width, height = round_px(width), round_px(height)
     zoom = resize.focal.zoom if resize.focal else 1.0
-    scale = max(picture.width_px / region.width_px, picture.height_px / region.height_px) * zoom
+    scale = max(width / region.width_px, height / region.height_px) * zoom
     keep = _keep(resize.crop, resize.focal)
     if isinstance(keep, Crop):
-        scaled = Size(
-            max(picture.width_px, round_half_up(region.width_px * scale)),
-            max(picture.height_px, round_half_up(region.height_px * scale)),
-        )
-        if max(scaled.width_px, scaled.height_px) <= _SMART_COVER_LIMIT * MAX_SIDE_PX:
-            whole = _whole(region, scaled.width_px, scaled.height_px)
-            return replace(whole, picture=picture, smart=None if scaled == picture else keep)
+        cover = (region.width_px * scale, region.height_px * scale)
+        if max(cover) <= _SMART_COVER_LIMIT * MAX_SIDE_PX:
+            is_exact = round_half_up(cover[0]) <= width and round_half_up(cover[1]) <= height
+            whole = _whole(region, width, height)
+            return whole if is_exact else replace(whole, cover=cover, smart=keep)
         keep = (0.5, 0.5)
-    window = _window_of(region, picture.width_px / scale, picture.height_px / scale, keep, resize.focal)
-    return Fitted(window, picture, picture)
+    return Fitted(_window_of(region, width / scale, height / scale, keep, resize.focal), (width, height))
 
 
 def _keep(crop: tuple[Crop, ...], focal: Focal | None) -> Crop | tuple[float, float]:

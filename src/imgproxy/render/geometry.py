@@ -138,8 +138,12 @@ def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> G
         width = None if width is None else width - across
         height = None if height is None else height - down
         bounds = _narrow(bounds, across, down)
-    box = fit_region(region, replace(resize, bounds=bounds), width, height)
-    return _limit(_assemble(region, plan, box, pad), plan, max_side_px)
+    fitted = fit_region(region, replace(resize, bounds=bounds), width, height)
+    found = _assemble(region, plan, fitted, pad)
+    largest_px = max(found.final.width_px, found.final.height_px)
+    if largest_px <= max_side_px:
+        return found
+    return _assemble(region, plan, fitted, pad, limit_scale=max_side_px / largest_px, max_side_px=max_side_px)
 
 
 def sample(window: Window, target: Size, *, source: Size, loaded: Size) -> Sampling:
@@ -221,30 +225,50 @@ def _narrow(bounds: Bounds, across: int, down: int) -> Bounds:
     )
 
 
-# --- frame, rotation, padding, limit ------------------------------------------------------------------------
+# --- frame, rotation, padding, limit -------------------------------------------------------------------------------
 
 
-def _assemble(region: Box, plan: RenderPlan, fitted: Fitted, pad: Sides) -> Geometry:
+def _assemble(
+    region: Box,
+    plan: RenderPlan,
+    fitted: Fitted,
+    pad: Sides,
+    *,
+    limit_scale: float = 1.0,
+    max_side_px: int | None = None,
+) -> Geometry:
+    """Round the sizes, once, and put canvas, rotation and padding around the picture."""
+
+    def rounded(size: tuple[float, float]) -> Size:
+        width_px, height_px = round_px(size[0] * limit_scale), round_px(size[1] * limit_scale)
+        return _within(Size(width_px, height_px), max_side_px, max_side_px)
+
+    picture = frame = rounded(fitted.picture)
     canvas = None
-    frame = fitted.picture
-    if fitted.canvas is not None and fitted.canvas != fitted.picture:
-        frame = fitted.canvas
-        canvas = _canvas(region, plan, frame, fitted.picture)
+    if fitted.canvas is not None and rounded(fitted.canvas) != picture:
+        frame = rounded(fitted.canvas)
+        canvas = _canvas(region, plan, frame, picture)
     zoom = 1.0
     if plan.rotation:
         zoom, frame = _rotate(frame, plan.rotation, is_pivot=plan.is_pivot)
+    pad = _shrink_pad(pad, limit_scale, max_side_px)
+    if max_side_px is not None:
+        frame = _within(frame, max_side_px - pad.left_px - pad.right_px, max_side_px - pad.top_px - pad.bottom_px)
+        if canvas is None and not plan.rotation:
+            picture = frame
+    cover = rounded(fitted.cover) if fitted.cover else picture
     return Geometry(
         region=region,
         window=fitted.window,
-        scaled=fitted.scaled,
+        scaled=Size(max(cover.width_px, picture.width_px), max(cover.height_px, picture.height_px)),
         smart=fitted.smart,
-        picture=fitted.picture,
+        picture=picture,
         canvas=canvas,
         rotation_zoom=zoom,
         frame=frame,
         pad=pad,
-        final=_padded(frame, pad),
-        limit_scale=1.0,
+        final=Size(frame.width_px + pad.left_px + pad.right_px, frame.height_px + pad.top_px + pad.bottom_px),
+        limit_scale=limit_scale,
     )
 
 
@@ -270,42 +294,25 @@ def _rotate(frame: Size, degrees: float, *, is_pivot: bool) -> tuple[float, Size
     return cosine + sine * max(width / height, height / width), frame
 
 
-def _padded(frame: Size, pad: Sides) -> Size:
-    return Size(frame.width_px + pad.left_px + pad.right_px, frame.height_px + pad.top_px + pad.bottom_px)
+def _within(size: Size, most_width_px: int | None, most_height_px: int | None) -> Size:
+    """Take off the pixel that rounding may have put over the limit."""
+    if most_width_px is None or most_height_px is None:
+        return size
+    return Size(min(size.width_px, max(1, most_width_px)), min(size.height_px, max(1, most_height_px)))
 
 
-def _limit(geometry: Geometry, plan: RenderPlan, max_side_px: int) -> Geometry:
-    """Scale everything down together where a side is over the limit; the source's window stays as it is."""
-    largest = max(geometry.final.width_px, geometry.final.height_px)
-    if largest <= max_side_px:
-        return geometry
-    k = max_side_px / largest
-
-    def shrink(size: Size) -> Size:
-        return Size(round_px(size.width_px * k), round_px(size.height_px * k))
-
-    picture, canvas = shrink(geometry.picture), geometry.canvas
-    frame, zoom = picture, 1.0
-    if canvas is not None:
-        frame = shrink(canvas.size)
-        canvas = replace(_canvas(geometry.region, plan, frame, picture), backdrop=canvas.backdrop)
-    if plan.rotation:
-        zoom, frame = _rotate(frame, plan.rotation, is_pivot=plan.is_pivot)
-    pad = shrink_sides(geometry.pad, k)
-    frame = Size(
-        min(frame.width_px, max(1, max_side_px - pad.left_px - pad.right_px)),
-        min(frame.height_px, max(1, max_side_px - pad.top_px - pad.bottom_px)),
-    )
-    return replace(
-        geometry,
-        scaled=shrink(geometry.scaled) if geometry.smart else picture,
-        picture=picture,
-        canvas=canvas,
-        rotation_zoom=zoom,
-        frame=frame,
-        pad=pad,
-        final=_padded(frame, pad),
-        limit_scale=k,
+def _shrink_pad(pad: Sides, scale: float, max_side_px: int | None) -> Sides:
+    """Scale the padding, and leave the picture a pixel where padding alone would fill the limit."""
+    pad = shrink_sides(pad, scale)
+    if max_side_px is None:
+        return pad
+    surplus_across = max(0, pad.left_px + pad.right_px - max_side_px + 1)
+    surplus_down = max(0, pad.top_px + pad.bottom_px - max_side_px + 1)
+    return Sides(
+        top_px=pad.top_px - min(surplus_down, pad.top_px),
+        right_px=pad.right_px - (surplus_across - min(surplus_across, pad.left_px)),
+        bottom_px=pad.bottom_px - (surplus_down - min(surplus_down, pad.top_px)),
+        left_px=pad.left_px - min(surplus_across, pad.left_px),
     )
 
 
