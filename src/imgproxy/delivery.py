@@ -101,7 +101,7 @@ class Delivery:
         plan: RenderPlan | None,
         begin: Callable[[Delivered], Awaitable[Answer]],
         *,
-        client_has: Callable[[str], bool] = lambda _: False,
+        client_has: Callable[[str, str | None], bool] = lambda _etag, _last_modified: False,
     ) -> Answer:
         """
         Get the variant and begin the answer with it; `begin` is called only if no purge has overtaken it.
@@ -111,7 +111,7 @@ class Delivery:
             plan: what to make of it; None for the original itself.
             begin: starts the answer; nothing may be awaited in it before the first byte is written. It raises
                 FileNotFoundError where the variant's file is gone.
-            client_has: whether the client's validators include this entity tag.
+            client_has: whether the client's copy is current, by entity tag and modification date.
 
         Raises:
             ImgproxyError: what became of the request.
@@ -135,14 +135,16 @@ class Delivery:
         seq = delivered.variant.seq if delivered.variant is not None else delivered.original.facts.seq
         return self._cache.epochs.holds(delivered.original.key_hash, seq)
 
-    async def get(self, key: str, plan: RenderPlan | None, *, client_has: Callable[[str], bool]) -> Delivered:
+    async def get(
+        self, key: str, plan: RenderPlan | None, *, client_has: Callable[[str, str | None], bool]
+    ) -> Delivered:
         """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
         original = await self._originals.current(key)
         if plan is None and original.facts.content_type == SVG:
             plan = RenderPlan()  # an SVG can carry scripts: it is never passed on as it is
         plan_digest = plan.digest if plan is not None else ORIGINAL_PLAN
         etag = etag_of(original.facts.digest, plan_digest)
-        if client_has(etag):
+        if client_has(etag, original.facts.last_modified):
             return self._delivered(etag, original, None, Tier.MEMORY)
         if plan is None:
             return await self._pass(etag, original)

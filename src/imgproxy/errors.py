@@ -2,12 +2,13 @@
 Every error that can reach a client, in one tree.
 
     ImgproxyError                  status, code, title; `public` is the only text a client sees
-      BadRequest                   BadUrl, BadParameter, BadPurge
-      Refused                      BadSignature, Expired, Unauthorized, MethodNotAllowed
+      BadRequest                   BadUrl, BadPurge
+      BadParameter, UriTooLong, PayloadTooLarge, BadSignature, Expired, Unauthorized, BadWebhookSignature,
+      RouteNotFound, MethodNotAllowed, EntryNotFound
       OriginError                  NotFound, Revoked, OriginDenied, OriginUnreachable, OriginTimeout, OriginStatus
-      ImageRefused                 NotAnImage, DecodeFailed, SourceTooLarge, TooManyPixels, TooManyFrames,
-                                   RenderTimeout, RenderOutOfMemory, RenderCrashed
-      Overloaded                   shed before any work was done
+      ImageRefused                 NotAnImage, DecodeFailed, SourceTooLarge, TooManyPixels, RenderTimeout,
+                                   RenderOutOfMemory, RenderCrashed
+      Overloaded, CacheUnavailable, PurgedMeanwhile
 
 `status`, `code` and `title` belong to the class; facts are fields of the instance; `public` puts the facts into
 words and never holds a token, a path of the server or a traceback. `code` is stable: scripts may depend on it.
@@ -97,6 +98,18 @@ class BadPurge(BadRequest):
 
     code: ClassVar[str] = "bad_purge"
     title: ClassVar[str] = "Bad purge request"
+
+
+@dataclass(eq=False)
+class EntryNotFound(ImgproxyError):
+    """The Media Library knows no such entry, and no key of it was ever seen here."""
+
+    status: ClassVar[int] = 404
+    code: ClassVar[str] = "entry_not_found"
+    title: ClassVar[str] = "No such entry"
+    text: ClassVar[str] = "The Media Library has no entry {entry!r}, and no key of it was ever seen here."
+
+    entry: str
 
 
 @dataclass(eq=False)

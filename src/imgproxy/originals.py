@@ -35,6 +35,7 @@ from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
 from imgproxy.render.sniff import HEAD_BYTES, sniff
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
     from imgproxy.cache.cache import Cache
@@ -76,9 +77,10 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Negative:
-    """A refusal of the origin, or of the picture itself, remembered for a while. `until_s` is monotonic."""
+    """A refusal of the origin, or of the picture itself, remembered for a while. Both times are monotonic."""
 
     error: ImgproxyError
+    since_s: float
     until_s: float
 
     @property
@@ -94,6 +96,21 @@ class Origin(Protocol):
         self, key: str, destination: Path, *, validators: Validators | None = None, max_bytes: int | None = None
     ) -> ServedImage:
         """Stream the image to `destination`."""
+
+
+class Purged(Protocol):
+    """What a purge answers, as far as it matters here."""
+
+    @property
+    def seq(self) -> int:
+        """The purge's number."""
+
+
+class PurgeKeys(Protocol):
+    """Purges keys: `Cache.purge`, or the purge service that also tells the CDNs."""
+
+    def __call__(self, keys: Sequence[str], *, reason: str) -> Awaitable[Purged]:
+        """Forget these keys."""
 
 
 class Originals:
@@ -120,7 +137,12 @@ class Originals:
         self._fetches: Flights[Original] = Flights()
         self._negatives: TTLCache[str, Negative] = TTLCache(NEGATIVES_MAX, max(freshness.negative_ttl_s, 0.001))
         self._retry_at_s: TTLCache[str, float] = TTLCache(NEGATIVES_MAX, RETRY_BEHIND_S)
+        self._purge: PurgeKeys = cache.purge
         cache.watch_purges(self._forget)
+
+    def purge_with(self, purge: PurgeKeys) -> None:
+        """Have purges that begin here, because the origin refused or changed a picture, done by the purge service."""
+        self._purge = purge
 
     def negative(self, key: str) -> Negative | None:
         """The remembered refusal of this key."""
@@ -309,7 +331,7 @@ class Originals:
         if (before := self._cache.facts(key_hash(key))) is not None and before.digest != facts.digest:
             # Other bytes under the same key, and no event told us: purge what was made from the old ones.
             log.info("the original of %s changed without an event; its variants are purged", key)
-            await self._cache.purge([key], reason="changed")
+            await self._purge([key], reason="changed")
         if not self._cache.commit_original(temp, facts):
             self._metrics.overtaken.labels(point="fetch").inc()
             raise Overtaken
@@ -320,7 +342,7 @@ class Originals:
         if not self._cache.epochs.holds(hashed, began_seq):
             raise Overtaken from None
         if self._cache.store.facts(hashed) is not None:
-            purged = await self._cache.purge([key], reason=error.code)
-            began_seq = max(began_seq, purged.seq)
+            began_seq = (await self._purge([key], reason=error.code)).seq
         if self._cache.epochs.holds(hashed, began_seq):
-            self._negatives[hashed] = Negative(error, time.monotonic() + self._freshness.negative_ttl_s)
+            now_s = time.monotonic()
+            self._negatives[hashed] = Negative(error, now_s, now_s + self._freshness.negative_ttl_s)

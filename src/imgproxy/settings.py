@@ -25,10 +25,12 @@ from imgproxy.config import (
     LimitsSettings,
     LogSettings,
     OriginSettings,
+    PurgeSettings,
     RenderSettings,
     ServerSettings,
     SigningSettings,
     TagSettings,
+    UrlSettings,
     WebhookSettings,
 )
 from imgproxy.errors import ConfigError
@@ -52,9 +54,11 @@ class Settings(BaseSettings):
     signing: SigningSettings = SigningSettings()
     admin: AdminSettings = AdminSettings()
     cache: CacheSettings = CacheSettings()
+    url: UrlSettings = UrlSettings()
     render: RenderSettings = RenderSettings()
     limits: LimitsSettings = LimitsSettings()
     freshness: FreshnessSettings = FreshnessSettings()
+    purge: PurgeSettings = PurgeSettings()
     webhook: WebhookSettings = WebhookSettings()
     tags: TagSettings = TagSettings()
     log: LogSettings = LogSettings()

@@ -186,16 +186,26 @@ class Cache:
     # --- purge -------------------------------------------------------------------------------------------------
 
     async def purge(
-        self, keys: Sequence[str], *, reason: str, entry: str | None = None, is_pending: bool = False
+        self,
+        keys: Sequence[str],
+        *,
+        reason: str,
+        entry: str | None = None,
+        is_pending: bool = False,
+        settle_at_s: float | None = None,
     ) -> PurgedKeys:
         """
         Forget these keys, for good. When this returns, no answer can begin with anything fetched before it was called.
+
+        The arguments are those of `Journal.record_purge`.
 
         Raises:
             CacheUnavailable: a directory cannot be renamed away. The purge holds even so: its record and epoch stand.
         """
         named = [(key_hash(key), key) for key in dict.fromkeys(keys)]
-        seq = await self.journal.record_purge(named, entry=entry, reason=reason, is_pending=is_pending)
+        seq = await self.journal.record_purge(
+            named, entry=entry, reason=reason, is_pending=is_pending, settle_at_s=settle_at_s
+        )
         detached = self._overtake([hashed for hashed, _ in named], seq)
         sizes = await asyncio.to_thread(measure, detached)
         self.housekeeping.collect(detached, [PurgedKey(hashed, key, seq) for hashed, key in named])

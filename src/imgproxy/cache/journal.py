@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS purged_key (
 CREATE INDEX IF NOT EXISTS purged_key_open ON purged_key (seq) WHERE NOT is_collected;
 CREATE TABLE IF NOT EXISTS entry_key (
     entry TEXT NOT NULL, key TEXT NOT NULL, seen_at_s REAL NOT NULL, PRIMARY KEY (entry, key)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS entry_of_key ON entry_key (key);
+CREATE INDEX IF NOT EXISTS entry_key_seen ON entry_key (seen_at_s);
 CREATE TABLE IF NOT EXISTS delivery (id TEXT PRIMARY KEY, at_s REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
@@ -151,12 +151,23 @@ class Journal:
     # --- purges ------------------------------------------------------------------------------------------------
 
     async def record_purge(
-        self, keys: Sequence[tuple[str, str]], *, entry: str | None, reason: str, is_pending: bool = False
+        self,
+        keys: Sequence[tuple[str, str]],
+        *,
+        entry: str | None,
+        reason: str,
+        is_pending: bool = False,
+        settle_at_s: float | None = None,
     ) -> int:
         """
         Write a purge of these (key hash, key) pairs; its number. On disk when this returns.
 
-        `is_pending` marks the purge of an entry that is still to be expanded by the keys API.
+        Args:
+            keys: what is purged.
+            entry: the entry they belong to, where that is what was asked for.
+            reason: the event or command behind it.
+            is_pending: the entry is still to be expanded by the keys API.
+            settle_at_s: Unix time at which originals fetched since are to be checked again.
         """
 
         def write(database: sqlite3.Connection) -> int:
@@ -170,6 +181,10 @@ class Journal:
                 "SET seq = excluded.seq, is_collected = 0",
                 [(hashed, key, seq) for hashed, key in keys],
             )
+            if settle_at_s is not None:
+                database.executemany(
+                    "INSERT OR REPLACE INTO settling VALUES (?, ?)", [(key, settle_at_s) for _, key in keys]
+                )
             return seq
 
         return await self._write(write)
@@ -224,14 +239,9 @@ class Journal:
         """The keys last seen for an entry."""
         return tuple(row[0] for row in await self._read("SELECT key FROM entry_key WHERE entry = ?", (entry,)))
 
-    async def entry_of(self, key: str) -> str | None:
-        """The entry a key was last seen for."""
-        rows = await self._read("SELECT entry FROM entry_key WHERE key = ? ORDER BY seen_at_s DESC LIMIT 1", (key,))
-        return str(rows[0][0]) if rows else None
-
-    async def all_entry_keys(self) -> dict[str, str]:
-        """Every known key with its entry, for the cache tags."""
-        return dict(await self._read("SELECT key, entry FROM entry_key ORDER BY seen_at_s"))
+    async def recent_entry_keys(self, count: int) -> dict[str, str]:
+        """The keys seen last, each with its entry, for the cache tags."""
+        return dict(await self._read("SELECT key, entry FROM entry_key ORDER BY seen_at_s DESC LIMIT ?", (count,)))
 
     # --- webhook deliveries ------------------------------------------------------------------------------------
 
@@ -250,15 +260,6 @@ class Journal:
         await self._write(write)
 
     # --- settling ----------------------------------------------------------------------------------------------
-
-    async def settle(self, keys: Iterable[str], due_at_s: float) -> None:
-        """Have these keys' originals checked again at this time (Unix seconds)."""
-        rows = [(key, due_at_s) for key in keys]
-
-        def write(database: sqlite3.Connection) -> None:
-            database.executemany("INSERT OR REPLACE INTO settling VALUES (?, ?)", rows)
-
-        await self._write(write)
 
     async def settling(self) -> dict[str, float]:
         """Every key to be checked, with the time it is due."""

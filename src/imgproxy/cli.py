@@ -1,0 +1,158 @@
+"""
+The command line: serve, demo, library, media, purge, warm, sign, check.
+
+Errors of the user's making are one line on standard error and exit code 2 (configuration, arguments) or 1 (it did not
+work); a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from imgproxy import __version__, logs
+from imgproxy.errors import CacheUnavailable, ConfigError, ImgproxyError
+from imgproxy.settings import Settings, example_toml, load, signing_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+app = typer.Typer(
+    help="Image proxy for a Livingdocs Media Library: imgix URLs, libvips, purges that hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file; the environment (IMGPROXY_…) comes over it.")
+]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with one line on standard error."""
+    errors.print(f"[red]imgproxy:[/red] {message}", soft_wrap=True, markup=True)
+    raise typer.Exit(code)
+
+
+def load_or_fail(config: Path | None) -> Settings:
+    """The settings, or the end with a line a problem."""
+    try:
+        return load(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            errors.print(f"[red]imgproxy:[/red] {problem}".replace("[[", r"\[["), soft_wrap=True, markup=False)
+        raise typer.Exit(2) from None
+
+
+def run(work: Coroutine[object, object, int]) -> int:
+    """Run on uvloop; Ctrl-C ends it without a traceback."""
+    import uvloop  # noqa: PLC0415 commands that do not serve start faster without it
+
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        return 130
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Serve images until SIGTERM or Ctrl-C."""
+    settings = load_or_fail(config)
+    logs.configure(settings.log)
+    from imgproxy.serve import serve_until_stopped  # noqa: PLC0415 see run
+
+    raise typer.Exit(run(serve_until_stopped(settings, on_error=fail_line)))
+
+
+def fail_line(message: str) -> int:
+    """Print one line on standard error; the exit code that goes with it."""
+    errors.print(f"imgproxy: {message}", soft_wrap=True, markup=False)
+    return 1
+
+
+@app.command()
+def sign(
+    url: Annotated[str, typer.Argument(help="URL, or path and query, as it will be requested.")],
+    config: ConfigOption = None,
+    token: Annotated[str | None, typer.Option(help="Sign with this token, not the first configured one.")] = None,
+) -> None:
+    """Print the URL with its signature `s`."""
+    from imgproxy.params.signature import sign as sign_target  # noqa: PLC0415 see run
+
+    tokens = (token,) if token else signing_tokens(load_or_fail(config).signing)
+    if not tokens:
+        fail("no signing token: give --token, or set [signing] tokens", 2)
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/") if separator else ("", "/", url.removeprefix("/"))
+    signed = sign_target(f"{slash or '/'}{path}", tokens[0])
+    typer.echo(f"{scheme}://{host}{signed}" if separator else signed)
+
+
+@app.command()
+def check(
+    config: ConfigOption = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Print every setting with its default and one line of why, as TOML.")
+    ] = False,
+) -> None:
+    """Validate the configuration, try the cache directory and the origin's token."""
+    if example:
+        sys.stdout.write(example_toml())
+        return
+    settings = load_or_fail(config)
+    raise typer.Exit(asyncio.run(_check(settings)))
+
+
+async def _check(settings: Settings) -> int:
+    from imgproxy.edge.app import PROBE_ENTRY, library_client  # noqa: PLC0415 see run
+
+    console.print(f"[green]✓[/green] the configuration is valid (imgproxy {__version__})")
+    code = 0
+    directory = settings.cache.dir
+    parent = next((item for item in (directory, *directory.absolute().parents) if item.exists()), Path("/"))
+    if os.access(parent, os.W_OK):
+        console.print(f"[green]✓[/green] the cache directory {directory} can be written")
+    else:
+        console.print(f"[red]✗[/red] \\[cache] dir = {directory}: cannot be written by this user")
+        code = 1
+    try:
+        signing_tokens(settings.signing)
+        async with library_client(settings.origin) as library:
+            await library.get_entries(ids=(PROBE_ENTRY,))
+    except ConfigError as error:
+        console.print(f"[red]✗[/red] {error}", markup=True)
+        code = 2
+    except ImgproxyError as error:
+        console.print(f"[red]✗[/red] \\[origin] {settings.origin.url}: {error.public}")
+        code = 1
+    else:
+        console.print(f"[green]✓[/green] the Media Library at {settings.origin.url} accepts the token")
+    if not (settings.signing.required):
+        console.print("[yellow]![/yellow] \\[signing] required = false: anyone may ask for any size")
+    if settings.admin.token is None and settings.admin.token_file is None:
+        console.print("[yellow]![/yellow] \\[admin] token is not set: nobody can purge by hand")
+    if not settings.webhook.secrets:
+        console.print("[yellow]![/yellow] \\[webhook] secrets is empty: the Livingdocs webhook is closed")
+    return code
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except (ConfigError, CacheUnavailable) as error:
+        errors.print(f"imgproxy: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""HTTP: routes, headers, errors and logs. The only room that knows aiohttp, beside the embedded library."""

@@ -1,0 +1,231 @@
+"""The `/-/` routes and imgix's purge API: purge, warm, state. All but health and readiness need the admin token."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from aiohttp import web
+
+from imgproxy import metrics as metrics_page
+from imgproxy.errors import BadPurge, MethodNotAllowed, PayloadTooLarge, RouteNotFound, Unauthorized
+from imgproxy.params.parse import parse_target
+from imgproxy.purge.service import TAKEDOWNS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.edge.state import ServiceState
+    from imgproxy.metrics import Metrics
+    from imgproxy.purge.receipt import Receipt
+    from imgproxy.purge.service import PurgeService
+    from imgproxy.purge.webhooks import Webhooks
+    from imgproxy.settings import Settings
+
+
+MAX_KEYS = 10_000
+REASON_MAX_CHARS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route: its method, whether it is open to everyone, and what answers it (given the rest of the path)."""
+
+    method: str
+    is_open: bool
+    answer: Callable[[web.BaseRequest, str], Awaitable[web.Response]]
+
+
+class AdminRoutes:
+    """Everything that is not an image."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        admin_tokens: tuple[str, ...],
+        purges: PurgeService,
+        webhooks: Webhooks,
+        state: ServiceState,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._tokens = admin_tokens
+        self._purges = purges
+        self._webhooks = webhooks
+        self._state = state
+        self._metrics = metrics
+        self._routes = {
+            "/-/health": Route("GET", True, self._health),
+            "/-/ready": Route("GET", True, self._ready),
+            "/-/metrics": Route("GET", False, self._metrics_page),
+            "/-/status": Route("GET", False, self._status),
+            "/-/purge/entries/": Route("POST", False, self._purge_entry),
+            "/-/purge/keys": Route("POST", False, self._purge_keys),
+            "/-/webhooks/livingdocs": Route("POST", True, self._webhook),
+            "/api/v1/purge": Route("POST", False, self._purge_url),
+        }
+
+    @staticmethod
+    def covers(path: str) -> bool:
+        """Whether a raw path is ours and not an image's."""
+        return path.startswith(("/-/", "/api/v1/")) or path == "/-"
+
+    async def handle(self, request: web.BaseRequest, target: str) -> web.Response:
+        """
+        Answer an admin request; `target` is its raw path and query.
+
+        Raises:
+            ImgproxyError: what is wrong with it.
+        """
+        path = target.split("?", 1)[0]
+        found, rest = self._find(path)
+        if request.method != found.method and not (request.method == "HEAD" and found.method == "GET"):
+            raise MethodNotAllowed(request.method, found.method)
+        if not found.is_open:
+            self.authorize(request)
+        return await found.answer(request, rest)
+
+    async def purge_key(self, request: web.BaseRequest, target: str) -> web.Response:
+        """PURGE /{key}: the key alone counts, whatever parameters the URL has."""
+        self.authorize(request)
+        parsed = parse_target(target.split("?", 1)[0], mount_prefix=self._settings.signing.mount_prefix)
+        return _receipt(await self._purges.purge_keys([parsed.key], reason="manual"))
+
+    def authorize(self, request: web.BaseRequest) -> None:
+        """
+        Check the admin token, in constant time.
+
+        Raises:
+            Unauthorized: it is missing or wrong, or none is configured.
+        """
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        is_right = [hmac.compare_digest(given.strip().encode(), token.encode()) for token in self._tokens]
+        if scheme.lower() != "bearer" or not any(is_right):
+            raise Unauthorized
+
+    def _find(self, path: str) -> tuple[Route, str]:
+        if (route := self._routes.get(path)) is not None and not path.endswith("/"):
+            return route, ""
+        for prefix, route in self._routes.items():
+            if prefix.endswith("/") and path.startswith(prefix) and len(path) > len(prefix):
+                return route, path[len(prefix) :]
+        raise RouteNotFound
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    async def _health(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del request, rest
+        return _json({"status": "alive"})
+
+    async def _ready(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del request, rest
+        reasons = self._state.not_ready()
+        return _json(
+            {"status": "ready" if not reasons else "not ready", "reasons": reasons}, status=200 if not reasons else 503
+        )
+
+    async def _metrics_page(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del request, rest
+        return web.Response(body=self._metrics.page(), headers={"Content-Type": metrics_page.CONTENT_TYPE})
+
+    async def _status(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del request, rest
+        return _json(self._state.as_json())
+
+    # --- purges ------------------------------------------------------------------------------------------------
+
+    async def _purge_entry(self, request: web.BaseRequest, rest: str) -> web.Response:
+        entry = unquote(rest)
+        if not entry or "/" in entry or not entry.isprintable():
+            raise BadPurge("The path must be /-/purge/entries/{id} with the id of one entry.")
+        reason = request.query.get("reason", "manual")
+        if len(reason) > REASON_MAX_CHARS or not reason.isidentifier():
+            raise BadPurge(f"reason: expected one word of at most {REASON_MAX_CHARS} letters.")
+        is_soft = request.query.get("soft", "0") in ("1", "true")
+        if is_soft and reason in TAKEDOWNS:
+            raise BadPurge(f"A soft purge serves the picture once more; for {reason!r} only a hard purge is right.")
+        return _receipt(await self._purges.purge_entry(entry, reason=reason, is_soft=is_soft))
+
+    async def _purge_keys(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del rest
+        body = await read_json(request, self._settings.purge.max_body_bytes)
+        keys = body.get("keys") if isinstance(body, dict) else None
+        if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
+            raise BadPurge('The body must be {"keys": ["2025/03/14/picture.jpeg", …]} with at least one key.')
+        if len(keys) > MAX_KEYS:
+            raise BadPurge(f"{len(keys)} keys; at most {MAX_KEYS} are accepted in one request.")
+        return _receipt(await self._purges.purge_keys([key.lstrip("/") for key in keys], reason="manual"))
+
+    async def _purge_url(self, request: web.BaseRequest, rest: str) -> web.Response:
+        """Imgix's purge API: a JSON:API body with the URL of a picture, whose query does not matter."""
+        del rest
+        body = await read_json(request, self._settings.purge.max_body_bytes)
+        try:
+            url = body["data"]["attributes"]["url"]
+            path = urlsplit(url).path
+        except (TypeError, KeyError, ValueError):
+            path = ""
+        if not path.startswith("/"):
+            raise BadPurge('The body must be {"data": {"type": "purges", "attributes": {"url": "https://host/key"}}}.')
+        parsed = parse_target(path, mount_prefix=self._settings.signing.mount_prefix)
+        receipt = await self._purges.purge_keys([parsed.key], reason="imgix")
+        answer = {
+            "data": {"type": "purges", "id": str(receipt.seq), "attributes": {"url": url}},
+            "meta": receipt.as_json(),
+        }
+        return web.Response(body=_dump(answer), content_type="application/vnd.api+json")
+
+    async def _webhook(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del rest
+        raw = await read_body(request, self._settings.webhook.max_body_bytes)
+        receipt = await self._webhooks.receive(raw, request.headers.get("x-livingdocs-signature"))
+        return _receipt(receipt) if receipt is not None else web.Response(status=204)
+
+
+async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
+    """
+    The request's body.
+
+    Raises:
+        PayloadTooLarge: it is longer than `max_bytes`; no more than that is read.
+    """
+    if request.content_length is not None and request.content_length > max_bytes:
+        raise PayloadTooLarge(max_bytes)
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > max_bytes:
+            raise PayloadTooLarge(max_bytes)
+    return bytes(body)
+
+
+async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:
+    """
+    The request's body as JSON, whatever its Content-Type says.
+
+    Raises:
+        BadPurge: it is not JSON.
+        PayloadTooLarge: it is longer than `max_bytes`.
+    """
+    try:
+        return json.loads(await read_body(request, max_bytes))
+    except (ValueError, RecursionError):
+        raise BadPurge("The body is not JSON.") from None
+
+
+def _receipt(receipt: Receipt) -> web.Response:
+    return _json(receipt.as_json(), status=202 if receipt.is_pending else 200)
+
+
+def _json(body: object, *, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, body=_dump(body), content_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+def _dump(body: object) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,295 @@
+"""
+The edge: every part of the service put together, its start and its end, and the one handler of all requests.
+
+Start: cache (the journal is replayed) -> render processes -> purges left over -> the port opens.
+End: the port closes -> requests in flight finish -> the rest stops in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from imgproxy import __version__
+from imgproxy.answers import Answers
+from imgproxy.barriers import Barriers
+from imgproxy.cache.cache import Cache
+from imgproxy.delivery import Delivery, Outcome
+from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.images import ImageRoute, Served
+from imgproxy.edge.problems import problem_response
+from imgproxy.edge.state import ServiceState
+from imgproxy.errors import ImgproxyError
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource
+from imgproxy.metrics import Metrics
+from imgproxy.origin_health import OriginHealth
+from imgproxy.originals import Originals
+from imgproxy.purge.entry_keys import EntryKeys
+from imgproxy.purge.service import PurgeService
+from imgproxy.purge.webhooks import Webhooks
+from imgproxy.render.pool import RenderPool
+from imgproxy.renders import Renders
+from imgproxy.settings import Settings, secret_lines, signing_tokens
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from imgproxy.config import OriginSettings
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("imgproxy.access")
+
+# No entry has this id; asking for it needs the token and names no picture.
+PROBE_ENTRY = "imgproxy-probe"
+
+
+def library_client(settings: OriginSettings) -> MediaLibraryClient:
+    """
+    The client of the configured Media Library.
+
+    Raises:
+        ConfigError: the token's file cannot be read.
+    """
+    if settings.token_file is not None:
+        secret_lines(None, settings.token_file, name="[origin] token_file")
+        token = TokenSource.file(settings.token_file)
+    else:
+        token = TokenSource.literal(settings.token.get_secret_value()) if settings.token else TokenSource.none()
+    return MediaLibraryClient(settings.url, token=token, api_version=settings.api_version, timeout_s=settings.timeout_s)
+
+
+class Edge:
+    """The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends."""
+
+    def __init__(self, settings: Settings, *, barriers: Barriers | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        barriers = barriers or Barriers()
+        self.answers = Answers()
+        self.cache = Cache(settings.cache)
+        self.library = library_client(settings.origin)
+        self.health = OriginHealth(lambda: self.library.get_entries(ids=(PROBE_ENTRY,)))
+        self.originals = Originals(
+            self.cache,
+            self.library,
+            self.health,
+            freshness=settings.freshness,
+            limits=settings.limits,
+            metrics=self.metrics,
+            barriers=barriers,
+        )
+        self.pool = RenderPool(settings.render, settings.limits, observer=RenderObserver(self.metrics))
+        self.renders = Renders(
+            self.cache,
+            self.originals,
+            self.pool,
+            self.metrics,
+            barriers,
+            refusal_ttl_s=settings.freshness.error_ttl_s,
+        )
+        self.delivery = Delivery(self.cache, self.originals, self.renders, self.metrics, barriers)
+        self.entries = EntryKeys(self.cache, self.library)
+        self.purges = PurgeService(
+            self.cache,
+            self.entries,
+            self.originals,
+            self.answers,
+            settings=settings.purge,
+            freshness=settings.freshness,
+            metrics=self.metrics,
+        )
+        self.originals.purge_with(self.purges.purge_keys)
+        self.webhooks = Webhooks(
+            [secret.get_secret_value() for secret in settings.webhook.secrets],
+            self.purges,
+            self.entries,
+            self.cache.journal,
+            self.metrics,
+        )
+        self.state = ServiceState(
+            self.cache,
+            originals=self.originals,
+            renders=self.renders,
+            pool=self.pool,
+            purges=self.purges,
+            health=self.health,
+            metrics=self.metrics,
+        )
+        self.admin = AdminRoutes(
+            settings,
+            admin_tokens=secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file"),
+            purges=self.purges,
+            webhooks=self.webhooks,
+            state=self.state,
+            metrics=self.metrics,
+        )
+        self.images = ImageRoute(
+            settings,
+            signing_tokens=signing_tokens(settings.signing),
+            delivery=self.delivery,
+            originals=self.originals,
+            answers=self.answers,
+            metrics=self.metrics,
+            barriers=barriers,
+            entry_of=self.entries.entry_of,
+            has_downstream=False,
+        )
+        self._stack = AsyncExitStack()
+        self._runner: web.ServerRunner | None = None
+
+    # --- life --------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start(self) -> None:
+        self._stack.push_async_callback(self.library.aclose)
+        await self.cache.start()
+        self._stack.push_async_callback(self.cache.close)
+        await self.pool.start()
+        self._stack.push_async_callback(self.pool.close, 0.0)
+        await self.entries.start()
+        await self.purges.start()
+        self._stack.push_async_callback(self.purges.close)
+        self._stack.push_async_callback(self.originals.close)
+        self._stack.push_async_callback(self.renders.close)
+        self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, access_log=None, max_line_size=64 * 1024, max_field_size=32 * 1024),
+            shutdown_timeout=self.settings.server.shutdown_timeout_s,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.settings.server.host, self.settings.server.port, backlog=1024)
+        await site.start()
+        log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
+
+    async def stop(self) -> None:
+        """Stop accepting, finish what is in flight within `shutdown_timeout_s`, close everything."""
+        self.state.is_draining = True
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        await self._stack.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where the edge listens, with the port it really got."""
+        assert self._runner is not None, "the edge is started"
+        host, port = self._runner.addresses[0][:2]
+        host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 for display, nothing binds here
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Every request: admin routes by their path, everything else is an image."""
+        target = origin_form(request.raw_path)
+        started_s = time.perf_counter()
+        if AdminRoutes.covers(target.split("?", 1)[0]):
+            return await self._handle_admin(request, target, started_s)
+        if request.method == "PURGE":
+            return await self._handle_admin(request, target, started_s)
+        self.metrics.in_flight.inc()
+        try:
+            served = await self.images.handle(request, target)
+        except (asyncio.CancelledError, ConnectionError):
+            self._log(request, target, 499, started_s, Served(web.Response(), Outcome.ERROR, code="client_left"))
+            raise
+        except Exception:
+            log.exception("an image request failed")
+            response = problem_response(ImgproxyError(), freshness=self.settings.freshness)
+            served = Served(response, Outcome.ERROR, 0, ImgproxyError.code)
+        finally:
+            self.metrics.in_flight.dec()
+        self._count(served, started_s)
+        self._log(request, target, served.response.status, started_s, served)
+        return served.response
+
+    async def _handle_admin(self, request: web.BaseRequest, target: str, started_s: float) -> web.StreamResponse:
+        code = None
+        try:
+            if request.method == "PURGE" and not AdminRoutes.covers(target):
+                response = await self.admin.purge_key(request, target)
+            else:
+                response = await self.admin.handle(request, target)
+        except ImgproxyError as error:
+            code = error.code
+            response = problem_response(error, freshness=self.settings.freshness)
+            response.headers["Cache-Control"] = "no-store"
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            log.exception("an admin request failed")
+            code = ImgproxyError.code
+            response = problem_response(ImgproxyError(), freshness=self.settings.freshness)
+        self._log(request, target, response.status, started_s, Served(response, Outcome.PASS, code=code))
+        return response
+
+    def _count(self, served: Served, started_s: float) -> None:
+        status = served.response.status
+        self.metrics.requests.labels(outcome=served.outcome, status=str(status)).inc()
+        self.metrics.request_duration_s.labels(outcome=served.outcome).observe(time.perf_counter() - started_s)
+        self.metrics.sent_bytes.inc(served.sent_bytes)
+
+    def _log(self, request: web.BaseRequest, target: str, status: int, started_s: float, served: Served) -> None:
+        wanted = self.settings.log.access
+        if wanted == "none" or (wanted == "errors" and status < 400):
+            return
+        facts: dict[str, object] = {
+            "method": request.method,
+            "target": target,
+            "status": status,
+            "outcome": str(served.outcome),
+            "ms": round((time.perf_counter() - started_s) * 1000, 2),
+            "bytes": served.sent_bytes,
+            "client": request.remote,
+        }
+        if served.code is not None:
+            facts["code"] = served.code
+        access_log.info("%s %s %d", request.method, target, status, extra={"facts": facts})
+
+
+class RenderObserver:
+    """Puts what the render pool tells into the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._peak_bytes = 0
+
+    def job_ended(self, lane: str, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
+        """Count a job."""
+        del queue_s, render_s
+        self._metrics.renders.labels(lane=str(lane), outcome=outcome).inc()
+        if peak_bytes > self._peak_bytes:
+            self._peak_bytes = peak_bytes
+            self._metrics.render_peak_bytes.set(peak_bytes)
+
+    def process_ended(self, reason: str) -> None:
+        """Count a process that ended."""
+        self._metrics.render_process_ends.labels(reason=reason).inc()
+
+
+def origin_form(raw_target: str) -> str:
+    """Path and query of a request target; an absolute-form target (RFC 9112 3.2.2) loses scheme and host."""
+    if raw_target.startswith("/"):
+        return raw_target
+    _, separator, rest = raw_target.partition("://")
+    if not separator:
+        return raw_target
+    path_at = rest.find("/")
+    return rest[path_at:] if path_at >= 0 else "/"

@@ -1,0 +1,190 @@
+"""The rules of the headers, as pure functions: conditions, ranges, caching, tags, Cache-Status, Server-Timing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imgproxy.config import FreshnessSettings
+    from imgproxy.delivery import Timings
+
+CACHE_NAME = "imgproxy"
+# One short tag a key and one an entry: Bunny's CDN-Tag ends at 1,024 bytes, Fastly's keys at 1,024 each.
+TAG_HEX = 12
+DAY_S = 86_400
+# RFC 9110 15.4.5: what a 304 repeats, beside the headers of this very exchange.
+NOT_MODIFIED_HEADERS = frozenset(
+    {"cache-control", "cdn-cache-control", "etag", "expires", "last-modified", "vary", "content-location", "date"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A satisfiable range: first byte and count."""
+
+    start: int
+    count: int
+
+
+class RangeNotSatisfiable(Exception):
+    """No byte of the representation lies in the range (RFC 9110 15.5.17)."""
+
+
+def etag_matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether If-None-Match covers this strong tag; weak comparison, as RFC 9110 13.1.2 asks."""
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    return any(found.removeprefix("W/") == etag for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
+
+
+def is_not_modified(
+    if_none_match: str | None, if_modified_since: str | None, *, etag: str, last_modified: str | None
+) -> bool:
+    """Whether the client's copy is current. If-Modified-Since counts only without If-None-Match (RFC 9110 13.2.2)."""
+    if if_none_match is not None:
+        return etag_matches(if_none_match, etag)
+    if if_modified_since is None or last_modified is None:
+        return False
+    try:
+        return parsedate_to_datetime(last_modified) <= parsedate_to_datetime(if_modified_since)
+    except (TypeError, ValueError):
+        return False
+
+
+def requested_range(header: str | None, if_range: str | None, *, size_bytes: int, etag: str) -> ByteRange | None:
+    """
+    The part of a body that a Range header asks for; None for all of it.
+
+    Several ranges, other units and what cannot be read are answered in full, which RFC 9110 14.2 allows; so is a range
+    whose If-Range names another version.
+
+    Raises:
+        RangeNotSatisfiable: the range lies behind the end.
+    """
+    if header is None or (if_range is not None and if_range.strip() != etag):
+        return None
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip().replace(" ", ""))
+    if match is None or match.group(0) == "bytes=-":
+        return None
+    first, last = match.groups()
+    if not first:
+        count = min(int(last), size_bytes)
+        if count == 0:
+            raise RangeNotSatisfiable
+        return ByteRange(size_bytes - count, count)
+    start = int(first)
+    end = min(int(last), size_bytes - 1) if last else size_bytes - 1
+    if last and int(last) < start:
+        return None
+    if start >= size_bytes:
+        raise RangeNotSatisfiable
+    return ByteRange(start, end - start + 1)
+
+
+def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int | None = None) -> dict[str, str]:
+    """
+    Cache-Control for browsers and CDN-Cache-Control (RFC 9213) for caches that can be purged.
+
+    Args:
+        settings: the lifetimes.
+        has_downstream: a CDN in front is purged with us, so that it may keep answers for long.
+        at_most_s: the answer's own end, e.g. of a URL with `expires`.
+    """
+    browser_s = settings.browser_ttl_s
+    cdn_s = settings.cdn_ttl_s
+    if cdn_s is None:
+        cdn_s = DAY_S if has_downstream else browser_s
+    if at_most_s is not None:
+        browser_s, cdn_s = min(browser_s, at_most_s), min(cdn_s, at_most_s)
+    # Both extensions allow a cache to show a picture after it was revoked, so they come only where they were asked for.
+    extensions = (
+        "".join(
+            f", {name}={seconds}"
+            for name, seconds in (
+                ("stale-while-revalidate", settings.stale_while_revalidate_s),
+                ("stale-if-error", settings.emit_stale_if_error_s),
+            )
+            if seconds
+        )
+        or ", must-revalidate"
+    )
+    return {
+        "Cache-Control": f"public, max-age={browser_s}{extensions}",
+        "CDN-Cache-Control": f"max-age={cdn_s}{extensions}",
+    }
+
+
+def tags(key_hash: str, entry: str | None) -> str:
+    """The cache tags of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for its entry if known."""
+    return " ".join(filter(None, (key_tag(key_hash), entry_tag(entry) if entry else None)))
+
+
+def key_tag(key_hash: str) -> str:
+    """The cache tag of a key."""
+    return f"k-{key_hash[:TAG_HEX]}"
+
+
+def entry_tag(entry: str) -> str:
+    """The cache tag of an entry: its id without what is not allowed in a tag (0x21-0x7E, no comma)."""
+    return "e-" + re.sub(r"[^!-+\--~]", "_", entry)[:64]
+
+
+def tag_headers(names: Iterable[str], found: str) -> dict[str, str]:
+    """The tags under each configured name; Cache-Tag separates by commas, the others by spaces."""
+    return {name: found.replace(" ", ",") if name.lower() in ("cache-tag", "cdn-tag") else found for name in names}
+
+
+def cache_status(
+    *,
+    is_hit: bool,
+    ttl_s: int | None = None,
+    fwd: str | None = None,
+    fwd_status: int | None = None,
+    is_stored: bool = False,
+    is_collapsed: bool = False,
+    detail: str | None = None,
+) -> str:
+    """Our member of Cache-Status (RFC 9211 section 2)."""
+    parts = [CACHE_NAME]
+    if is_hit:
+        parts.append("hit")
+    elif fwd is not None:
+        parts.append(f"fwd={fwd}")
+        if fwd_status is not None:
+            parts.append(f"fwd-status={fwd_status}")
+    if ttl_s is not None:
+        parts.append(f"ttl={ttl_s}")
+    if is_stored:
+        parts.append("stored")
+    if is_collapsed:
+        parts.append("collapsed")
+    if detail is not None:
+        parts.append(f"detail={detail}")
+    return "; ".join(parts)
+
+
+def server_timing(total_s: float, timings: Timings | None) -> str:
+    """Server-Timing: the stages this request went through, and all of it, in milliseconds."""
+    stages = (
+        [("fetch", timings.fetch_s), ("queue", timings.queue_s), ("render", timings.render_s)]
+        if timings is not None
+        else []
+    )
+    shown = [f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages if seconds]
+    return ", ".join([*shown, f"total;dur={total_s * 1000:.1f}"])
+
+
+def content_disposition(name: str) -> str:
+    """`attachment` with a file name, in ASCII and, where it differs, in UTF-8 (RFC 6266 section 4.3)."""
+    safe = re.sub(r'[\x00-\x1f\x7f"\\/]', "_", name)
+    plain = safe.encode("ascii", "replace").decode().replace("?", "_")
+    value = f'attachment; filename="{plain}"'
+    return value if plain == safe else f"{value}; filename*=UTF-8''{quote(safe, safe='')}"

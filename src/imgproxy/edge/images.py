@@ -1,0 +1,298 @@
+"""The image route: verify, parse, deliver, answer."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from imgproxy.barriers import Barriers, Point
+from imgproxy.cache.entry import key_hash
+from imgproxy.delivery import Delivered, Delivery, Outcome
+from imgproxy.edge.headers import (
+    RangeNotSatisfiable,
+    cache_status,
+    caching,
+    content_disposition,
+    is_not_modified,
+    requested_range,
+    server_timing,
+    tag_headers,
+    tags,
+)
+from imgproxy.edge.problems import problem_response
+from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
+from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.plan import ImageRequest, Metadata
+from imgproxy.params.request import build_request
+from imgproxy.params.signature import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.answers import Answers
+    from imgproxy.cache.entry import Variant
+    from imgproxy.metrics import Metrics
+    from imgproxy.originals import Originals
+    from imgproxy.settings import Settings
+
+ALLOWED_METHODS = "GET, HEAD, PURGE"
+CHUNK_BYTES = 256 * 1024
+# A sanitised SVG is still a document where a browser opens it: it runs nothing and loads nothing.
+SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an image request came to, for the log and the metrics."""
+
+    response: web.StreamResponse
+    outcome: Outcome
+    sent_bytes: int = 0
+    code: str | None = None
+    key: str | None = None
+
+
+class ImageRoute:
+    """Answers GET and HEAD of image URLs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        signing_tokens: tuple[str, ...],
+        delivery: Delivery,
+        originals: Originals,
+        answers: Answers,
+        metrics: Metrics,
+        barriers: Barriers,
+        entry_of: Callable[[str], str | None],
+        has_downstream: bool,
+    ) -> None:
+        self._settings = settings
+        self._tokens = signing_tokens
+        self._metadata = Metadata(settings.render.metadata)
+        self._delivery = delivery
+        self._originals = originals
+        self._answers = answers
+        self._metrics = metrics
+        self._barriers = barriers
+        self._entry_of = entry_of
+        self._has_downstream = has_downstream
+
+    async def handle(self, request: web.BaseRequest, target: str) -> Served:
+        """Answer an image request; `target` is its raw path and query. Errors become problem details here."""
+        started_s = time.monotonic()
+        wanted = None
+        try:
+            wanted = self._read(request, target)
+            return await self._delivery.answer(
+                wanted.key,
+                wanted.plan,
+                lambda delivered: self._begin(request, wanted, delivered, started_s),
+                client_has=_conditions(request),
+            )
+        except ImgproxyError as error:
+            return self._refuse(request, wanted, error, started_s)
+
+    def _read(self, request: web.BaseRequest, target: str) -> ImageRequest:
+        """The request as a plan. Raises BadSignature, Expired, BadUrl, BadParameter, UriTooLong, MethodNotAllowed."""
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(request.method, ALLOWED_METHODS)
+        signing = self._settings.signing
+        if signing.required and not verify(target, self._tokens, mount_prefix=signing.mount_prefix):
+            raise BadSignature
+        headers = request.headers
+        client = ClientHeaders(
+            accept=headers.get("Accept"),
+            save_data=headers.get("Save-Data"),
+            dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
+            width=headers.get("Sec-CH-Width", headers.get("Width")),
+        )
+        wanted = build_request(
+            target, client, self._settings.url, mount_prefix=signing.mount_prefix, metadata=self._metadata
+        )
+        if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
+            raise Expired
+        return wanted
+
+    # --- answers -----------------------------------------------------------------------------------------------
+
+    async def _begin(
+        self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, started_s: float
+    ) -> Served:
+        """Send the answer. Nothing is awaited before its first byte is handed to the transport."""
+        headers = self._headers(wanted, delivered, started_s)
+        variant = delivered.variant
+        if variant is None:
+            for name in ("Content-Type", "Content-Disposition", "Accept-Ranges"):
+                headers.pop(name, None)
+            response: web.StreamResponse = web.Response(status=304, headers=headers)
+            await response.prepare(request)
+            await response.write_eof()
+            return Served(response, delivered.outcome, 0, key=wanted.key)
+        if variant.body is not None:
+            return await self._send_body(request, wanted, delivered, headers, variant.body)
+        return await self._send_file(request, wanted, delivered, headers, variant)
+
+    async def _send_body(
+        self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str], body: bytes
+    ) -> Served:
+        response = web.Response(body=body, headers=headers)
+        with self._answers.sending(delivered.original.key_hash, _cutter(request)):
+            await response.prepare(request)
+            await response.write_eof()
+        self._metrics.hits.labels(tier=delivered.tier).inc()
+        return Served(response, delivered.outcome, len(body), key=wanted.key)
+
+    async def _send_file(
+        self,
+        request: web.BaseRequest,
+        wanted: ImageRequest,
+        delivered: Delivered,
+        headers: dict[str, str],
+        variant: Variant,
+    ) -> Served:
+        """Stream a large variant, or an original, from its file; originals also in part."""
+        assert variant.path is not None
+        size_bytes = variant.facts.size_bytes
+        status, start, count = 200, 0, size_bytes
+        if delivered.outcome is Outcome.PASS:
+            headers["Accept-Ranges"] = "bytes"
+            try:
+                part = requested_range(
+                    request.headers.get("Range"),
+                    request.headers.get("If-Range"),
+                    size_bytes=size_bytes,
+                    etag=delivered.etag,
+                )
+            except RangeNotSatisfiable:
+                headers["Content-Range"] = f"bytes */{size_bytes}"
+                response: web.StreamResponse = web.Response(status=416, headers=headers)
+                await response.prepare(request)
+                await response.write_eof()
+                return Served(response, delivered.outcome, 0, key=wanted.key)
+            if part is not None:
+                status, start, count = 206, part.start, part.count
+                headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size_bytes}"
+        descriptor = os.open(variant.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            response = web.StreamResponse(status=status, headers=headers)
+            response.content_length = count
+            with self._answers.sending(delivered.original.key_hash, _cutter(request)):
+                await response.prepare(request)
+                if request.method != "HEAD":
+                    await self._stream(response, descriptor, start, count, wanted.key)
+                await response.write_eof()
+        finally:
+            os.close(descriptor)
+        return Served(response, delivered.outcome, count, key=wanted.key)
+
+    async def _stream(self, response: web.StreamResponse, descriptor: int, start: int, count: int, key: str) -> None:
+        """Send bytes of an open file. A chunk is read from the page cache: a thread would cost more than the read."""
+        sent = 0
+        while sent < count:
+            chunk = os.pread(descriptor, min(CHUNK_BYTES, count - sent), start + sent)
+            if not chunk:
+                raise ConnectionResetError("a cached file is shorter than it was")
+            await response.write(chunk)
+            sent += len(chunk)
+            await self._barriers.reach(Point.MID_RESPONSE, key)
+
+    def _headers(self, wanted: ImageRequest, delivered: Delivered, started_s: float) -> dict[str, str]:
+        now_s = time.time()
+        facts = delivered.original.facts
+        content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
+        left_s = int(wanted.expires_at_s - now_s) if wanted.expires_at_s is not None else None
+        headers = {
+            "Content-Type": content_type,
+            "ETag": delivered.etag,
+            "Last-Modified": facts.last_modified or formatdate(facts.fetched_at_s, usegmt=True),
+            **caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=left_s),
+            **tag_headers(self._settings.tags.headers, tags(delivered.original.key_hash, self._entry_of(facts.key))),
+            "Cache-Status": self._cache_status(delivered, now_s),
+            "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
+            "X-Content-Type-Options": "nosniff",
+            "Access-Control-Allow-Origin": "*",
+            "Timing-Allow-Origin": "*",
+        }
+        if wanted.vary:
+            headers["Vary"] = ", ".join(wanted.vary)
+        if wanted.download_name is not None:
+            headers["Content-Disposition"] = content_disposition(wanted.download_name)
+        if content_type.startswith("image/svg"):
+            headers["Content-Security-Policy"] = SVG_POLICY
+        if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
+            headers["X-Imgproxy-Animation"] = "first-frame-only"
+        return headers
+
+    def _cache_status(self, delivered: Delivered, now_s: float) -> str:
+        facts = delivered.original.facts
+        freshness = self._settings.freshness
+        ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)
+        if delivered.outcome is Outcome.MISS:
+            return cache_status(
+                is_hit=False,
+                fwd="uri-miss" if delivered.original.fetch_s or delivered.original.is_collapsed else "miss",
+                fwd_status=200 if delivered.original.fetch_s else None,
+                is_stored=True,
+                is_collapsed=delivered.is_collapsed,
+                ttl_s=ttl_s,
+            )
+        if delivered.outcome is Outcome.REVALIDATED:
+            return cache_status(
+                is_hit=False, fwd="stale", fwd_status=304, is_collapsed=delivered.is_collapsed, ttl_s=ttl_s
+            )
+        detail = "not-modified" if delivered.variant is None else str(delivered.tier)
+        return cache_status(is_hit=True, ttl_s=ttl_s, detail=detail)
+
+    def _refuse(
+        self, request: web.BaseRequest, wanted: ImageRequest | None, error: ImgproxyError, started_s: float
+    ) -> Served:
+        negative = self._originals.negative(wanted.key) if wanted is not None else None
+        response = problem_response(
+            error,
+            freshness=self._settings.freshness,
+            negative_ttl_s=negative.ttl_s if negative is not None else None,
+            is_head=request.method == "HEAD",
+        )
+        is_remembered = negative is not None and negative.since_s < started_s
+        response.headers["Cache-Status"] = cache_status(
+            is_hit=is_remembered,
+            fwd="uri-miss" if wanted is not None else None,
+            fwd_status=getattr(error, "origin_status", error.status if negative is not None else None),
+            ttl_s=negative.ttl_s if negative is not None else None,
+            detail=error.code,
+        )
+        response.headers["Server-Timing"] = server_timing(time.monotonic() - started_s, None)
+        if wanted is not None:
+            found = tags(key_hash(wanted.key), self._entry_of(wanted.key))
+            response.headers.update(tag_headers(self._settings.tags.headers, found))
+            if wanted.vary:
+                response.headers["Vary"] = ", ".join(wanted.vary)
+        return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+
+
+def _conditions(request: web.BaseRequest) -> Callable[[str, str | None], bool]:
+    """Whether the client's copy is current, given an entity tag and a modification date."""
+    if_none_match = request.headers.get("If-None-Match")
+    if_modified_since = request.headers.get("If-Modified-Since")
+    if if_none_match is None and if_modified_since is None:
+        return lambda _etag, _last_modified: False
+    return lambda etag, last_modified: is_not_modified(
+        if_none_match, if_modified_since, etag=etag, last_modified=last_modified
+    )
+
+
+def _cutter(request: web.BaseRequest) -> Callable[[], None]:
+    """Close the request's connection in the middle of its answer."""
+
+    def cut() -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    return cut

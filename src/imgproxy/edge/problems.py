@@ -1,0 +1,82 @@
+"""Errors as RFC 9457 problem details: one JSON shape, a stable type, never a token, a path or a traceback."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from imgproxy.errors import (
+    BadParameter,
+    BadUrl,
+    DecodeFailed,
+    Expired,
+    ImageRefused,
+    ImgproxyError,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    Revoked,
+    Unauthorized,
+    UriTooLong,
+)
+
+if TYPE_CHECKING:
+    from imgproxy.config import FreshnessSettings
+
+TYPE_PREFIX = "urn:imgproxy:problem:"
+# Lies in the URL or in the picture: the same request gets the same answer for a while.
+_CACHEABLE = (BadParameter, BadUrl, DecodeFailed, Expired, ImageRefused, UriTooLong)
+# Clients that are all told the same second come back in the same second.
+RETRY_JITTER = 0.5
+
+
+def problem_response(
+    error: ImgproxyError, *, freshness: FreshnessSettings, negative_ttl_s: int | None = None, is_head: bool = False
+) -> web.Response:
+    """
+    The answer for an error.
+
+    Args:
+        error: what happened.
+        freshness: how long errors may be cached.
+        negative_ttl_s: what is left of a remembered refusal, which bounds the answer's lifetime.
+        is_head: leave out the body.
+    """
+    kind = error.code.replace("_", "-")
+    body = {"type": TYPE_PREFIX + kind, "title": error.title, "status": error.status, "detail": error.public}
+    headers = {
+        "Cache-Control": _cache_control(error, freshness, negative_ttl_s),
+        "X-Content-Type-Options": "nosniff",
+        "Access-Control-Allow-Origin": "*",
+    }
+    if error.retry_after_s is not None:
+        wait_s = error.retry_after_s
+        if isinstance(error, Overloaded):
+            wait_s += round(random.uniform(0, RETRY_JITTER) * max(wait_s, 2))
+        headers["Retry-After"] = str(wait_s)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="imgproxy"'
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
+    text = json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    response = web.Response(
+        status=error.status,
+        body=None if is_head else text,
+        headers=headers,
+        content_type="application/problem+json",
+    )
+    if is_head:
+        response.headers["Content-Length"] = str(len(text))
+    return response
+
+
+def _cache_control(error: ImgproxyError, freshness: FreshnessSettings, negative_ttl_s: int | None) -> str:
+    if isinstance(error, Revoked | NotFound):
+        ttl_s = int(freshness.negative_ttl_s) if negative_ttl_s is None else negative_ttl_s
+        return f"public, max-age={ttl_s}" if ttl_s > 0 else "no-store"
+    if isinstance(error, _CACHEABLE) and freshness.error_ttl_s > 0:
+        return f"public, max-age={freshness.error_ttl_s}"
+    return "no-store"

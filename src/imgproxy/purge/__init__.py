@@ -1,0 +1,1 @@
+"""Purging: from an entry's id, a key or a webhook to the certainty that its pictures are gone."""

@@ -1,0 +1,257 @@
+"""
+Purges, from the request to the receipt.
+
+    record and invalidate the keys last seen  ->  expand by the keys API  ->  invalidate the new ones  ->  drain answers
+    ->  downstream  ->  acknowledge        and later, by itself:  settle,  expand what is pending
+
+A purge of an entry that cannot be expanded now is acknowledged as pending, and is expanded with growing waits until
+the keys API answers, or says that there is no such entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
+
+from imgproxy.cache.entry import key_hash
+from imgproxy.errors import EntryNotFound, ImgproxyError, NotFound
+from imgproxy.flights import Flights
+from imgproxy.purge.receipt import DownstreamState, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from imgproxy.answers import Answers
+    from imgproxy.cache.cache import Cache
+    from imgproxy.cache.journal import PendingPurge
+    from imgproxy.config import FreshnessSettings, PurgeSettings
+    from imgproxy.metrics import Metrics
+    from imgproxy.originals import Originals
+    from imgproxy.purge.entry_keys import EntryKeys
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 1.0
+# Reasons after which not one more answer may show the picture, so that a soft purge would be a contradiction.
+TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
+
+
+class Downstream(Protocol):
+    """The CDNs in front, if any."""
+
+    async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
+        """Purge what they hold of these keys, durably: what does not succeed now is tried again by itself."""
+
+
+class NoDownstream:
+    """No CDN in front is purged."""
+
+    async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
+        """Nothing to purge."""
+        del keys, entry, seq
+        return ()
+
+
+class PurgeService:
+    """Purges keys and entries, and finishes later what could not be finished at once."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        entries: EntryKeys,
+        originals: Originals,
+        answers: Answers,
+        *,
+        settings: PurgeSettings,
+        freshness: FreshnessSettings,
+        metrics: Metrics,
+        downstream: Downstream | None = None,
+    ) -> None:
+        self._cache = cache
+        self._entries = entries
+        self._originals = originals
+        self._answers = answers
+        self._settings = settings
+        self._freshness = freshness
+        self._metrics = metrics
+        self._downstream: Downstream = downstream or NoDownstream()
+        self._queued: Flights[Receipt] = Flights()
+        # A lock lives as long as a purge of its entry holds it or waits for it.
+        self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._later: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take up what the last run left: pending expansions, and originals to be checked."""
+        for pending in await self._cache.journal.pending_purges():
+            self._begin(self._expand_later(pending.entry, pending))
+        for key, due_at_s in (await self._cache.journal.settling()).items():
+            self._begin(self._settle_later((key,), due_at_s))
+
+    async def close(self) -> None:
+        """Leave what is pending to the next run; the journal has it."""
+        for task in list(self._later):
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
+
+    @property
+    def pending(self) -> int:
+        """Expansions and checks still to come."""
+        return len(self._later)
+
+    # --- purges ------------------------------------------------------------------------------------------------
+
+    async def purge_keys(self, keys: Sequence[str], *, reason: str, entry: str | None = None) -> Receipt:
+        """Forget these keys. When this returns, no answer holds anything fetched of them before it was called."""
+        started_s = time.monotonic()
+        settle_at_s = self._settle_at_s()
+        purged = await self._cache.purge(keys, reason=reason, entry=entry, settle_at_s=settle_at_s)
+        self._settle_behind(purged.keys, settle_at_s)
+        receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
+        return await self._acknowledge(receipt, reason, started_s)
+
+    async def purge_entry(self, entry: str, *, reason: str, is_soft: bool = False) -> Receipt:
+        """
+        Forget every key of an entry. Calls that come at the same time share one purge that began after all of them.
+
+        Raises:
+            EntryNotFound: the Media Library does not know it, nor does the journal.
+        """
+        if is_soft:
+            return await self._soften(entry)
+        receipt, _ = await self._queued.join(entry, lambda: self._purge_in_turn(entry, reason))
+        return receipt
+
+    async def _purge_in_turn(self, entry: str, reason: str) -> Receipt:
+        """Wait for the purge of this entry that is under way; who comes after this one has begun needs the next."""
+        lock = self._running.get(entry)
+        if lock is None:
+            lock = self._running[entry] = asyncio.Lock()
+        async with lock:
+            self._queued.detach(entry)
+            return await self._purge_entry(entry, reason)
+
+    async def _purge_entry(self, entry: str, reason: str) -> Receipt:
+        started_s = time.monotonic()
+        settle_at_s = self._settle_at_s()
+        known = await self._entries.last_seen(entry)
+        purged = await self._cache.purge(known, reason=reason, entry=entry, is_pending=True, settle_at_s=settle_at_s)
+        receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
+        try:
+            receipt = await self._expand(entry, receipt, reason, settle_at_s)
+        except NotFound:
+            await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
+            if not known:
+                raise EntryNotFound(entry) from None
+        except (ImgproxyError, TimeoutError) as error:
+            log.warning("purge of entry %s: the keys API gave no answer (%s); it goes on by itself", entry, error)
+            receipt = replace(receipt, is_pending=True)
+            self._begin(self._expand_later(entry, None))
+        self._settle_behind(receipt.keys, settle_at_s)
+        return await self._acknowledge(receipt, reason, started_s)
+
+    async def _expand(self, entry: str, receipt: Receipt, reason: str, settle_at_s: float | None) -> Receipt:
+        """Purge the keys of the entry that were not known before."""
+        async with asyncio.timeout(self._settings.expand_timeout_s):
+            listed = await self._entries.ask(entry)
+        new = [key for key in listed if key not in receipt.keys]
+        if new:
+            more = await self._cache.purge(new, reason=reason, entry=entry, settle_at_s=settle_at_s)
+            receipt = replace(
+                receipt,
+                keys=receipt.keys + more.keys,
+                variants=receipt.variants + more.variants,
+                size_bytes=receipt.size_bytes + more.size_bytes,
+                seq=more.seq,
+            )
+        await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
+        return receipt
+
+    async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float) -> Receipt:
+        """Wait for answers under way, tell the CDNs, count, and complete the receipt."""
+        cut = await self._answers.drain([key_hash(key) for key in receipt.keys], self._settings.drain_s)
+        downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq)
+        duration_s = time.monotonic() - started_s
+        self._metrics.purges.labels(reason=reason).inc()
+        self._metrics.purged_variants.inc(receipt.variants)
+        self._metrics.purged_bytes.inc(receipt.size_bytes)
+        self._metrics.purge_duration_s.observe(duration_s)
+        receipt = replace(receipt, cut=cut, downstream=downstream, duration_s=duration_s)
+        log.info("purged", extra={"facts": {"reason": reason, **receipt.as_json()}})
+        return receipt
+
+    async def _soften(self, entry: str) -> Receipt:
+        """Mark the entry's originals as stale: they are served once more and asked for behind the answer."""
+        started_s = time.monotonic()
+        try:
+            keys = await self._entries.ask(entry)
+        except NotFound:
+            raise EntryNotFound(entry) from None
+        stale_at_s = time.time() - self._freshness.revalidate_after_s - 1
+        for key in keys:
+            facts = self._cache.facts(key_hash(key))
+            if facts is not None and facts.validated_at_s > stale_at_s:
+                self._cache.commit_facts(replace(facts, validated_at_s=stale_at_s))
+        return Receipt(entry, keys, 0, 0, self._cache.epochs.seq, time.monotonic() - started_s, is_soft=True)
+
+    # --- what comes later --------------------------------------------------------------------------------------
+
+    async def _expand_later(self, entry: str, pending: PendingPurge | None) -> None:
+        wait_s = RETRY_FIRST_S if pending is None else 0.0
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = min(max(wait_s * 2, RETRY_FIRST_S), self._settings.retry_max_s)
+            try:
+                listed = await self._entries.ask(entry)
+            except NotFound:
+                log.info("entry %s is gone; its purge is complete with the keys last seen", entry)
+                break
+            except ImgproxyError as error:
+                log.warning("purge of entry %s is still pending: %s", entry, error)
+                continue
+            # All of them, also those purged at first: the answer may have come from before the event.
+            receipt = await self.purge_keys(listed, reason="expanded", entry=entry)
+            log.info("purge of entry %s is complete: %d keys", entry, len(receipt.keys))
+            break
+        await self._cache.journal.finish_pending(entry, up_to_seq=self._cache.epochs.seq)
+
+    def _settle_at_s(self) -> float | None:
+        return time.time() + self._freshness.settle_s if self._freshness.settle_s > 0 else None
+
+    def _settle_behind(self, keys: Sequence[str], due_at_s: float | None) -> None:
+        if keys and due_at_s is not None:
+            self._begin(self._settle_later(tuple(keys), due_at_s))
+
+    async def _settle_later(self, keys: tuple[str, ...], due_at_s: float) -> None:
+        """When the settle time ends, check what was fetched since the purge: a replica may have lagged behind."""
+        await asyncio.sleep(max(0.0, due_at_s - time.time()))
+        for key in keys:
+            wait_s = RETRY_FIRST_S
+            while True:
+                try:
+                    await self._originals.revalidate(key)
+                except ImgproxyError as error:
+                    if isinstance(error, NotFound) or self._cache.facts(key_hash(key)) is None:
+                        break
+                    log.info("the check of %s after its purge must wait: %s", key, error)
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 2, self._settings.retry_max_s)
+                else:
+                    break
+            await self._cache.journal.settled(key, due_at_s)
+
+    def _begin(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._logged(work))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _logged(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("a purge's later part failed; the journal has it for the next start")

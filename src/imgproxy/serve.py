@@ -1,0 +1,58 @@
+"""Running the edge as a process: start, wait for a signal, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from imgproxy.edge.app import Edge
+from imgproxy.errors import CacheUnavailable, ConfigError
+from imgproxy.render.process import ProcessStartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], int]) -> int:
+    """
+    Serve until SIGTERM or SIGINT, then finish what is in flight. Returns the exit code.
+
+    `on_error` is told in one line why the service could not start, and gives the code for it.
+    """
+    stop = stop_on_signals()
+    try:
+        edge = Edge(settings)
+        await edge.__aenter__()
+    except ConfigError as error:
+        return on_error(str(error))
+    except CacheUnavailable as error:
+        return on_error(f"[cache] dir = {settings.cache.dir}: cannot be written ({error.__cause__})")
+    except ProcessStartError as error:
+        return on_error(f"a render process did not start: {error}")
+    except OSError as error:
+        where = f"{settings.server.host}:{settings.server.port}"
+        return on_error(f"[server] cannot listen on {where}: {error.strerror or error}")
+    await stop.wait()
+    log.info("stopping: finishing what is in flight")
+    await edge.stop()
+    return 0
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number)
+    return stop
