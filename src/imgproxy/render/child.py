@@ -72,8 +72,12 @@ def _serve(job: RenderJob, limits: ProcessLimits, link: Link) -> None:
     try:
         opened_s, source = run(job, limits, on_done)
     except errors.ImgproxyError as exc:
+        if exc.__cause__ is not None:
+            # For the operator's log alone: libvips' words may hold paths, and may be very long.
+            print(f"render: {exc.code}: {str(exc.__cause__)[:300]!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(Failed(exc, _settle()))
-    except OSError:
+    except OSError as exc:
+        print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(Failed(errors.CacheUnavailable(), _settle()))
     else:
         render_s = time.perf_counter() - started - opened_s

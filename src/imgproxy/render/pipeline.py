@@ -1,60 +1,167 @@
-"""Thin first pipeline: resize within width and height, four formats."""
+"""
+A job, from its file to its variants: open, decode as seldom as possible, run the steps, encode, write.
+
+Runs inside a render process. What each target needs is decided first (pure, from the header); targets that can be
+made from the same pixels are made from one decode.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import TYPE_CHECKING
 
 import pyvips
 
-from imgproxy.errors import DecodeFailed, NotAnImage
-from imgproxy.params.plan import Format, Px
-from imgproxy.render.job import Rendered, SourceFacts
+from imgproxy.errors import DecodeFailed
+from imgproxy.params.plan import Adjust, Format, RenderPlan
+from imgproxy.render import finish, formats, load, trim
+from imgproxy.render.aim import Aim
+from imgproxy.render.frames import select_frames, select_page
+from imgproxy.render.geometry import Geometry, find_region, place, trim_region, upright_size
+from imgproxy.render.levels import Levels
+from imgproxy.render.orient import turn_upright
+from imgproxy.render.resample import crop
+from imgproxy.render.shapes import Box
+from imgproxy.render.steps import STEPS
+from imgproxy.render.work import Decoded, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from imgproxy.render.job import ProcessLimits, RenderJob, RenderTarget
-
-SUFFIXES = {
-    Format.JPEG: (".jpg", "image/jpeg"),
-    Format.PNG: (".png", "image/png"),
-    Format.WEBP: (".webp", "image/webp"),
-    Format.AVIF: (".avif", "image/avif"),
-}
+    from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
+    from imgproxy.render.load import Source
 
 
 def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> tuple[float, SourceFacts]:
-    """Make every target."""
+    """
+    Make every target of a job, calling `on_done` as each file is whole.
+
+    Returns the seconds until the header was read and checked, and the source's facts.
+
+    Raises NotAnImage, DecodeFailed, TooManyPixels; OSError where a file cannot be written.
+    """
     started = time.perf_counter()
     try:
-        header = pyvips.Image.new_from_file(str(job.original))
+        source = load.open_source(job.original, limits)
+        aims = [_aim(index, target, source, limits) for index, target in enumerate(job.targets)]
+        opened_s = time.perf_counter() - started
+        for group in _groups(aims):
+            _make_group(group, source, job, limits, on_done)
     except pyvips.Error as exc:
-        raise NotAnImage from exc
-    source = SourceFacts("image/jpeg", header.width, header.height)
-    opened_s = time.perf_counter() - started
-    for index, target in enumerate(job.targets):
-        try:
-            on_done(index, _render(job, target, source))
-        except pyvips.Error as exc:
-            raise DecodeFailed from exc
-    return opened_s, source
+        raise DecodeFailed from exc
+    return opened_s, source.facts()
 
 
-def _render(job: RenderJob, target: RenderTarget, source: SourceFacts) -> Rendered:
-    resize = target.plan.resize
-    width = resize.width.value if isinstance(resize.width, Px) else source.width_px
-    image = pyvips.Image.thumbnail(str(job.original), width, height=8192)
-    suffix, content_type = SUFFIXES.get(target.plan.output.format, (".jpg", "image/jpeg"))
-    data = image.write_to_buffer(suffix)
-    target.path.write_bytes(data)
-    return Rendered(
-        path=target.path,
-        content_type=content_type,
-        size_bytes=len(data),
-        digest=hashlib.blake2b(data, digest_size=16).hexdigest(),
-        width_px=image.width,
-        height_px=image.height,
-        has_alpha=image.hasalpha() != 0,
+# --- what each target needs ---------------------------------------------------------------------------------
+
+
+def _aim(index: int, target: RenderTarget, source: Source, limits: ProcessLimits) -> Aim:
+    plan = target.plan
+    animated = formats.animated_format(plan.output.format, source.kind) if source.is_animation else None
+    if source.is_animation:
+        selection = select_frames(
+            source.delays_ms,
+            source.loop,
+            plan.frames,
+            frame_px=source.width_px * source.height_px,
+            max_frames=limits.frames if animated else 1,
+            max_pixels=limits.source_pixels,
+        )
+    else:
+        selection = select_page(source.pages, plan.frames)
+    orientation = plan.orient or source.orientation
+    upright = upright_size(source.width_px, source.height_px, orientation)
+    geometry = None
+    if plan.trim is None:
+        geometry = place(find_region(upright, plan.rect), plan, max_side_px=limits.output_px)
+    return Aim(index, target, selection, animated, orientation, upright, geometry)
+
+
+def _groups(aims: list[Aim]) -> list[list[Aim]]:
+    """Targets that can share one decode, the largest first: same frames, both trimmed or both not."""
+    groups: dict[tuple[tuple[int, ...], bool], list[Aim]] = {}
+    for aim in sorted(aims, key=lambda aim: aim.factor):
+        groups.setdefault((aim.selection.order, aim.geometry is None), []).append(aim)
+    return list(groups.values())
+
+
+# --- decode -------------------------------------------------------------------------------------------------
+
+
+def _make_group(
+    group: list[Aim],
+    source: Source,
+    job: RenderJob,
+    limits: ProcessLimits,
+    on_done: Callable[[int, Rendered], None],
+) -> None:
+    described = [aim for aim in group if aim.plan.output.format is Format.JSON]
+    for aim in described:
+        on_done(aim.index, finish.write_info(aim, source))
+    pictured = [aim for aim in group if aim.plan.output.format is not Format.JSON]
+    if source.drawing is not None:
+        for aim in [aim for aim in pictured if _stays_drawing(aim.plan)]:
+            pictured.remove(aim)
+            on_done(aim.index, finish.write_drawing(aim, source.drawing))
+    if not pictured:
+        return
+    levels = Levels(source, pictured, limits)
+    marks = {mark.source: mark.path for mark in job.marks}
+    for aim in pictured:
+        on_done(aim.index, _make(aim, levels, source, marks, limits))
+
+
+# --- one target ---------------------------------------------------------------------------------------------
+
+
+def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, Path], limits: ProcessLimits) -> Rendered:
+    decoded = Decoded(levels.frames_for(aim.factor), aim.upright, aim.orientation)
+    geometry = aim.geometry or _trimmed(aim, decoded, limits)
+    work = Work(
+        source=source,
+        decoded=decoded,
+        plan=aim.plan,
+        geometry=geometry,
+        limits=limits,
+        marks=marks,
+        is_in_memory=_needs_memory(aim.plan, geometry, source),
     )
+    for step in STEPS:
+        work = step(work)
+    return finish.write_picture(aim, work)
+
+
+def _needs_memory(plan: RenderPlan, geometry: Geometry, source: Source) -> bool:
+    """Whether anything after scaling reads pixels twice or in another order than top to bottom."""
+    is_plain = (
+        plan.flip == ""
+        and not plan.rotation
+        and plan.adjust == Adjust()
+        and all(layer is None for layer in (plan.blend, plan.mark, plan.border, plan.mask))
+        and geometry.smart is None
+        and geometry.canvas is None
+        and not source.has_alpha
+        and plan.output.format not in formats.DESCRIPTIONS
+    )
+    return not is_plain
+
+
+def _trimmed(aim: Aim, decoded: Decoded, limits: ProcessLimits) -> Geometry:
+    """Find the uniform edges of the region in the decoded pixels, and place what is left."""
+    assert aim.plan.trim is not None
+    region = find_region(aim.upright, aim.plan.rect)
+    image = crop(turn_upright(decoded.frames[0], aim.orientation), region)
+    found = trim.find(image, aim.plan.trim)
+    if found is not None:
+        found = Box(region.left_px + found.left_px, region.top_px + found.top_px, found.width_px, found.height_px)
+    region = trim_region(region, found, pad_px=aim.plan.trim.pad_px)
+    return place(region, aim.plan, max_side_px=limits.output_px)
+
+
+def _stays_drawing(plan: RenderPlan) -> bool:
+    """Whether an SVG may leave as one: its format and its pixels are left to it, a size alone asks for no raster."""
+    resize = plan.resize
+    is_sized_only = plan == RenderPlan(resize=resize, output=plan.output, frames=plan.frames)
+    is_whole = resize.aspect is None and not resize.crop and resize.fit.value in ("clip", "max")
+    return plan.output.format is Format.SOURCE and is_sized_only and is_whole

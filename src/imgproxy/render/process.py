@@ -177,7 +177,7 @@ class RenderProcess(asyncio.Protocol):
             self._buffer.clear()
             self.kill()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol gives it
         """Both sides have closed, and everything that was said has been heard."""
         if not self._drained.done():
             self._drained.set_result(None)

@@ -1,0 +1,128 @@
+"""
+From pixels to bytes: one table of settings a format, and what `q` means in each.
+
+Every figure in the reasons below comes from `benchmarks/encoders.py` (results in benchmarks/results/encoders.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pyvips
+
+from imgproxy.params.plan import Format
+from imgproxy.render.quality import encoder_quality
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.params.plan import Output
+
+# imgix's default; `auto=compress` and Save-Data say 45.
+DEFAULT_QUALITY: Final = 75
+
+_MM_PER_INCH: Final = 25.4
+_WEB_DPI: Final = 72
+
+SETTINGS: Final[dict[Format, dict[str, Any]]] = {
+    Format.JPEG: {"optimize_coding": True},
+    Format.PNG: {"compression": 6, "filter": "all"},
+    Format.PNG8: {"palette": True, "effort": 7, "dither": 1.0, "compression": 9},
+    Format.WEBP: {"effort": 4, "smart_subsample": False},
+    Format.AVIF: {"effort": 4, "compression": "av1", "bitdepth": 8},
+    Format.GIF: {"effort": 7, "dither": 1.0},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """How an animation plays: milliseconds of each frame, and 0 for endless or how many times."""
+
+    delays_ms: tuple[int, ...]
+    loop: int
+
+
+def encode(image: Any, wanted: Format, output: Output, *, keep: int, playback: Playback | None = None) -> bytes:
+    """
+    Encode a finished picture.
+
+    Args:
+        image: uchar grey or RGB, with alpha only where the format takes it; the frames of an animation one below the
+            other, each a `playback`'s share of the height. Its metadata is what may leave.
+        wanted: a concrete picture format.
+        output: quality and the other encoder parameters.
+        keep: bits of VipsForeignKeep.
+        playback: for an animation.
+    """
+    image = _with_resolution(image, output.dpi)
+    options = {**SETTINGS[wanted], "keep": keep}
+    if playback is not None:
+        image = _with_playback(image, playback)
+        options["page_height"] = image.height // len(playback.delays_ms)
+    return bytes(_SAVERS[wanted](image, output, options))
+
+
+def _jpeg(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    quality = _quality(output, Format.JPEG)
+    chroma = "off" if output.chroma_444 else "on"
+    return bytes(image.jpegsave_buffer(Q=quality, interlace=output.is_progressive, subsample_mode=chroma, **options))
+
+
+def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    if output.colors is not None:
+        return _png8(image, output, options | SETTINGS[Format.PNG8])
+    return bytes(image.pngsave_buffer(**options))
+
+
+def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    return bytes(image.pngsave_buffer(bitdepth=_bit_depth(output.colors, (1, 2, 4, 8)), **options))
+
+
+def _webp(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    if output.is_lossless:
+        return bytes(image.webpsave_buffer(lossless=True, **options))
+    return bytes(image.webpsave_buffer(Q=_quality(output, Format.WEBP), **options))
+
+
+def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    return bytes(image.heifsave_buffer(Q=_quality(output, Format.AVIF), **options))
+
+
+def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    return bytes(image.gifsave_buffer(bitdepth=_bit_depth(output.colors, range(1, 9)), **options))
+
+
+_SAVERS: Final[dict[Format, Callable[[Any, Output, dict[str, Any]], bytes]]] = {
+    Format.JPEG: _jpeg,
+    Format.PNG: _png,
+    Format.PNG8: _png8,
+    Format.WEBP: _webp,
+    Format.AVIF: _avif,
+    Format.GIF: _gif,
+}
+
+
+def _quality(output: Output, wanted: Format) -> int:
+    return encoder_quality(DEFAULT_QUALITY if output.quality is None else output.quality, wanted)
+
+
+def _bit_depth(colors: int | None, depths: Any) -> int:
+    """The largest depth whose palette has at most this many colours; palettes hold powers of two."""
+    if colors is None:
+        return int(max(depths))
+    return int(max((depth for depth in depths if 2**depth <= colors), default=min(depths)))
+
+
+def _with_resolution(image: Any, dpi: int | None) -> Any:
+    """Write the density; the source's own would make a variant print at the size of its original."""
+    per_mm = (dpi or _WEB_DPI) / _MM_PER_INCH
+    return image.copy(xres=per_mm, yres=per_mm)
+
+
+def _with_playback(image: Any, playback: Playback) -> Any:
+    image = image.copy()
+    image.set_type(pyvips.GValue.array_int_type, "delay", list(playback.delays_ms))
+    image.set_type(pyvips.GValue.gint_type, "loop", playback.loop)
+    image.set_type(pyvips.GValue.gint_type, "page-height", image.height // len(playback.delays_ms))
+    return image

@@ -1,0 +1,67 @@
+"""Which format comes out: decided from the plan, the source and, at the end, the picture itself. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from imgproxy.params.plan import Format
+from imgproxy.render.sniff import SourceKind
+
+CONTENT_TYPES: Final = {
+    Format.JPEG: "image/jpeg",
+    Format.PNG: "image/png",
+    Format.PNG8: "image/png",
+    Format.WEBP: "image/webp",
+    Format.AVIF: "image/avif",
+    Format.GIF: "image/gif",
+    Format.JSON: "application/json",
+    Format.BLURHASH: "text/plain; charset=utf-8",
+    Format.PALETTE_JSON: "application/json",
+    Format.PALETTE_CSS: "text/css; charset=utf-8",
+}
+
+# Results that describe the finished picture instead of encoding it.
+DESCRIPTIONS: Final = frozenset({Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS})
+
+_OWN: Final = {
+    SourceKind.JPEG: Format.JPEG,
+    SourceKind.PNG: Format.PNG,
+    SourceKind.WEBP: Format.WEBP,
+    SourceKind.GIF: Format.GIF,
+    SourceKind.AVIF: Format.AVIF,
+}
+
+_ALPHA: Final = frozenset({Format.PNG, Format.PNG8, Format.WEBP, Format.AVIF, Format.GIF})
+
+
+def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
+    """
+    Return the format an animation stays animated in, or None where the plan wants a still.
+
+    An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers.
+    """
+    if wanted in (Format.GIF, Format.WEBP):
+        return wanted
+    if wanted is Format.AVIF:
+        return Format.WEBP
+    if wanted is Format.COMPRESSED8:
+        return Format.GIF  # its client takes no WebP
+    if wanted in (Format.SOURCE, Format.COMPRESSED):
+        return Format.GIF if kind is SourceKind.GIF else Format.WEBP
+    return None
+
+
+def still_format(wanted: Format, kind: SourceKind, *, has_alpha: bool) -> Format:
+    """Return the format of a still. `has_alpha` is of the finished picture, with at least one pixel not opaque."""
+    if wanted is Format.SOURCE:
+        return _OWN.get(kind, Format.PNG if has_alpha else Format.JPEG)
+    if wanted is Format.COMPRESSED:
+        return Format.PNG if has_alpha else Format.JPEG
+    if wanted is Format.COMPRESSED8:
+        return Format.PNG8 if has_alpha else Format.JPEG
+    return wanted
+
+
+def takes_alpha(wanted: Format) -> bool:
+    """Whether a concrete format can hold transparency."""
+    return wanted in _ALPHA

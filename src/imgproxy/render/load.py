@@ -1,0 +1,189 @@
+"""
+From a file to pixels: recognise, read the header, hold it against the limits, only then decode.
+
+A `Source` is a header: opening one decodes nothing. `decode` gives pixels as they are stored (not upright, in the
+source's colours), for a JPEG, WebP or SVG already near the size they are needed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pyvips
+
+from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
+from imgproxy.render import svg
+from imgproxy.render.frames import DEFAULT_DELAY_MS
+from imgproxy.render.job import SourceFacts
+from imgproxy.render.markup import MarkupError
+from imgproxy.render.sniff import HEAD_BYTES, SourceKind, sniff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgproxy.render.job import ProcessLimits
+
+# What is left to the Lanczos filter after a shrink on load. libvips' thumbnail leaves 2 for JPEG, whose DCT shrink is
+# coarse (SSIM against a full decode 0.987 at 2, 0.969 at 1), and 1 for WebP, whose rescaler is finer (0.997 at 1.5,
+# 0.995 at 1). Measured on the photo `bench` of benchmarks/encoders.py.
+JPEG_HEADROOM: Final = 2.0
+WEBP_HEADROOM: Final = 1.5
+
+_LOADERS: Final = {
+    SourceKind.JPEG: "jpegload",
+    SourceKind.PNG: "pngload",
+    SourceKind.WEBP: "webpload",
+    SourceKind.GIF: "gifload",
+    SourceKind.AVIF: "heifload",
+    SourceKind.HEIC: "heifload",
+    SourceKind.TIFF: "tiffload",
+}
+
+_PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.HEIC, SourceKind.TIFF})
+_ANIMATED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    An original whose header was read and found within the limits.
+
+    `header` has the fields of the first page (profile, metadata, delays); its pixels are never touched. `drawing`
+    holds the sanitised text of an SVG. `width_px` x `height_px` is one page as stored.
+    """
+
+    path: Path
+    kind: SourceKind
+    header: Any
+    width_px: int
+    height_px: int
+    pages: int
+    orientation: int
+    has_alpha: bool
+    size_bytes: int
+    drawing: bytes | None = None
+
+    @property
+    def is_animation(self) -> bool:
+        """Whether it has frames that play."""
+        return self.kind in _ANIMATED and self.pages > 1
+
+    @property
+    def delays_ms(self) -> tuple[int, ...]:
+        """How long each frame of an animation shows; browsers show very short ones for 100 ms."""
+        found = self.field("delay")
+        delays = [int(delay) for delay in found] if isinstance(found, list) else []
+        delays = (delays + [DEFAULT_DELAY_MS] * self.pages)[: self.pages]
+        return tuple(delay if delay > 10 else DEFAULT_DELAY_MS for delay in delays)
+
+    @property
+    def loop(self) -> int:
+        """How often an animation plays; 0 for ever."""
+        return int(self.field("loop") or 0)
+
+    def field(self, name: str) -> Any:
+        """A header field by libvips' name, or None."""
+        return self.header.get(name) if self.header.get_typeof(name) else None
+
+    def facts(self) -> SourceFacts:
+        """What the edge may know of it."""
+        return SourceFacts(
+            content_type=self.kind.value,
+            width_px=self.width_px,
+            height_px=self.height_px,
+            frames=self.pages if self.is_animation else 1,
+            orientation=self.orientation,
+            has_alpha=self.has_alpha,
+        )
+
+
+def open_source(path: Path, limits: ProcessLimits) -> Source:
+    """
+    Recognise a file and read its header.
+
+    Raises NotAnImage, DecodeFailed where even the header is damaged, TooManyPixels where one page alone is beyond
+    the limit (an animation whose frames are too many together is cut later, see `frames`).
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    kind = sniff(head)
+    if kind is None:
+        raise NotAnImage
+    drawing = _sanitise(path) if kind is SourceKind.SVG else None
+    try:
+        header = _open(kind, path, drawing)
+    except pyvips.Error as exc:
+        raise DecodeFailed from exc
+    width, height = int(header.width), int(header.height)
+    if width * height > limits.source_pixels and kind is not SourceKind.SVG:
+        raise TooManyPixels(pixels=width * height, limit_px=limits.source_pixels)
+    orientation = int(header.get("orientation")) if header.get_typeof("orientation") else 1
+    return Source(
+        path=path,
+        kind=kind,
+        header=header,
+        width_px=width,
+        height_px=height,
+        pages=int(header.get("n-pages")) if kind in _PAGED and header.get_typeof("n-pages") else 1,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        has_alpha=bool(header.hasalpha()),
+        size_bytes=path.stat().st_size,
+        drawing=drawing,
+    )
+
+
+def _sanitise(path: Path) -> bytes:
+    """Read at most what may be parsed, and one byte, so that too much is seen as too much."""
+    with path.open("rb") as file:
+        data = file.read(svg.MAX_BYTES + 1)
+    try:
+        return svg.sanitise(data)
+    except MarkupError as exc:
+        raise DecodeFailed from exc
+
+
+def _open(kind: SourceKind, path: Path, drawing: bytes | None, **options: Any) -> Any:
+    if drawing is not None:
+        return pyvips.Image.svgload_buffer(drawing, **options)
+    return getattr(pyvips.Image, _LOADERS[kind])(str(path), **options)
+
+
+def decode(
+    source: Source, *, factor: float, page: int = 0, count: int = 1, is_sequential: bool, allow_truncated: bool = False
+) -> Any:
+    """
+    Give the pixels of `count` pages from `page` on, one below the other.
+
+    Args:
+        source: an open source.
+        factor: source pixels that become one pixel of the largest result; a loader that can shrink (or draw, for an
+            SVG: below 1 as well) comes as near to it as quality allows.
+        page: first page, from 0.
+        count: pages to decode.
+        is_sequential: the pixels will be read once, from top to bottom; else they are held in memory.
+        allow_truncated: give what there is of a truncated file, instead of failing when the end is missing.
+
+    Errors in the pixels surface when they are read: libvips decodes lazily.
+    """
+    options: dict[str, Any] = {"access": "sequential" if is_sequential else "random"}
+    options["fail_on"] = "none" if allow_truncated else "truncated"
+    if source.kind is SourceKind.JPEG:
+        options["shrink"] = jpeg_shrink(factor)
+    elif source.kind is SourceKind.WEBP and factor > WEBP_HEADROOM:
+        options["scale"] = WEBP_HEADROOM / factor
+    elif source.kind is SourceKind.SVG:
+        options["scale"] = 1.0 / factor
+    if source.kind in _PAGED:
+        options["page"] = page
+        if source.kind in _ANIMATED:
+            options["n"] = count
+    return _open(source.kind, source.path, source.drawing, **options)
+
+
+def jpeg_shrink(factor: float) -> int:
+    """Return libjpeg's shrink (1, 2, 4 or 8) that leaves JPEG_HEADROOM of a factor to the filter after it."""
+    for shrink in (8, 4, 2):
+        if factor >= shrink * JPEG_HEADROOM:
+            return shrink
+    return 1

@@ -1,0 +1,60 @@
+"""
+The eight EXIF orientations: how stored pixels become upright, and where an upright box lies among stored pixels.
+
+Pictures are scaled as they are stored, which libvips can do while it reads them from top to bottom, and turned when
+they are small. So boxes are carried over to the stored picture first.
+Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from imgproxy.render.shapes import Box, Size
+
+# The libvips operations that bring the stored picture upright, in order.
+_TURNS: Final[dict[int, tuple[str, ...]]] = {
+    1: (),
+    2: ("fliphor",),
+    3: ("rot180",),
+    4: ("flipver",),
+    5: ("rot90", "fliphor"),
+    6: ("rot90",),
+    7: ("rot270", "fliphor"),
+    8: ("rot270",),
+}
+
+
+def is_swapped(orientation: int) -> bool:
+    """Whether upright width is stored height."""
+    return orientation >= 5
+
+
+def swap(size: Size, orientation: int) -> Size:
+    """Return an upright size as stored, or a stored one upright."""
+    return Size(size.height_px, size.width_px) if is_swapped(orientation) else size
+
+
+def stored_box(box: Box, upright: Size, orientation: int) -> Box:
+    """Return where a box of the upright picture lies in the stored one. `upright` is the upright picture's size."""
+    from_right = upright.width_px - box.left_px - box.width_px
+    from_bottom = upright.height_px - box.top_px - box.height_px
+    left, top = {
+        1: (box.left_px, box.top_px),
+        2: (from_right, box.top_px),
+        3: (from_right, from_bottom),
+        4: (box.left_px, from_bottom),
+        5: (box.top_px, box.left_px),
+        6: (box.top_px, from_right),
+        7: (from_bottom, from_right),
+        8: (from_bottom, box.left_px),
+    }[orientation]
+    size = swap(box.size, orientation)
+    return Box(left, top, size.width_px, size.height_px)
+
+
+def turn_upright(image: Any, orientation: int) -> Any:
+    """Turn and mirror a stored picture upright. Its pixels must be readable in any order."""
+    for turn in _TURNS[orientation]:
+        image = getattr(image, turn)()
+    return image

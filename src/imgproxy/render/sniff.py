@@ -1,0 +1,67 @@
+"""
+What the bytes are, by their first bytes alone: names and Content-Types lie.
+
+The answer chooses the one loader that may see the file, so that a file which is two formats at once (a polyglot) is
+read as what it was recognised as, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Final
+
+HEAD_BYTES: Final = 4096
+
+
+class SourceKind(StrEnum):
+    """The formats that may be loaded; the value is the media type."""
+
+    JPEG = "image/jpeg"
+    PNG = "image/png"
+    WEBP = "image/webp"
+    GIF = "image/gif"
+    AVIF = "image/avif"
+    HEIC = "image/heic"
+    TIFF = "image/tiff"
+    SVG = "image/svg+xml"
+
+
+# Major and compatible brands of ISO/IEC 23008-12 (HEIF) and the AVIF specification, section 7.
+_AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
+
+_TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# Only what may stand before the root element of an XML document, then <svg or a prefixed one.
+_SVG_ROOT: Final = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:(?:<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>|<\?[^>]*\?>)\s*)*"
+    rb"<(?:[A-Za-z_][\w.-]{0,30}:)?svg[\s/>]",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+def sniff(head: bytes) -> SourceKind | None:
+    """Name the format that a file with these first bytes has; None for one that may not be loaded."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return SourceKind.JPEG
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return SourceKind.PNG
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return SourceKind.GIF
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return SourceKind.WEBP
+    if head[4:8] == b"ftyp":
+        return _sniff_heif(head)
+    if head.startswith(_TIFF_HEADS):
+        return SourceKind.TIFF
+    return SourceKind.SVG if _SVG_ROOT.match(head) else None
+
+
+def _sniff_heif(head: bytes) -> SourceKind | None:
+    """AVIF and HEIC share a container; AVIF files often have the major brand mif1 and name avif among the others."""
+    size_bytes = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, size_bytes - 3, 4))}
+    if brands & _AVIF_BRANDS:
+        return SourceKind.AVIF
+    return SourceKind.HEIC if brands & _HEIF_BRANDS else None

@@ -1,0 +1,124 @@
+"""
+Find the uniform edges of a picture, so that they can be cut before it is resized.
+
+    auto    a side's lines go while they are even (standard deviation at most `sd`) and alike; they are only cut
+            where what comes after differs from them by more than `md` on average: a lower `md` cuts more
+    color   lines go whose every pixel is within `tolerance` of a colour, by default that of the top left pixel
+    alpha   lines go whose every pixel has at most this alpha
+
+Pure decisions on rows of statistics; libvips makes the statistics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from imgproxy.render.adjust import luma_of, split_alpha
+from imgproxy.render.colour import to_srgb
+from imgproxy.render.shapes import Box
+
+if TYPE_CHECKING:
+    from imgproxy.params.plan import Trim
+
+# JPEG leaves noise of a few levels on plain ground, so an untold tolerance of 0 would trim nothing.
+DEFAULT_TOLERANCE: Final = 10.0
+
+# "What comes after" is looked for within this share of the side.
+_LOOK_AHEAD: Final = 0.1
+
+
+def find(image: Any, trim: Trim) -> Box | None:
+    """
+    Return the box that is left of a picture, or None where there is nothing to cut or nothing would be left.
+
+    `image` is upright, in memory, in any colour space.
+    """
+    image = to_srgb(image)
+    mode = trim.mode
+    if mode == "colorunlessalpha":
+        mode = "alpha" if image.hasalpha() else "color"
+    if mode == "alpha":
+        return _find_by_alpha(image, trim)
+    return _find_by_color(image, trim) if mode == "color" else _find_even(image, trim)
+
+
+def _find_by_alpha(image: Any, trim: Trim) -> Box | None:
+    _, alpha = split_alpha(image)
+    return None if alpha is None else _bounds(alpha > trim.alpha)
+
+
+def _find_by_color(image: Any, trim: Trim) -> Box | None:
+    colours, _ = split_alpha(image)
+    ground = colours(0, 0) if trim.color is None else trim.color.rgb[: colours.bands]
+    if trim.color is not None and colours.bands == 1:
+        colours = colours.colourspace("srgb")
+        ground = trim.color.rgb
+    tolerance = trim.tolerance or DEFAULT_TOLERANCE
+    differs = (colours - [float(band) for band in ground]).abs() > tolerance
+    return _bounds(differs.bandor() if differs.bands > 1 else differs)
+
+
+def _bounds(mask: Any) -> Box | None:
+    """The box around all pixels that are set."""
+    columns, rows = mask.project()
+    across, down = _span(_numbers(columns)), _span(_numbers(rows))
+    if across is None or down is None:
+        return None
+    box = Box(across[0], down[0], across[1] - across[0], down[1] - down[0])
+    return None if (box.width_px, box.height_px) == (mask.width, mask.height) else box
+
+
+def _numbers(line: Any) -> list[float]:
+    """The pixels of an image of one row or one column."""
+    return [float(value) for row in line.tolist() for value in row]
+
+
+def _span(sums: list[float]) -> tuple[int, int] | None:
+    found = [at for at, value in enumerate(sums) if value > 0]
+    return (found[0], found[-1] + 1) if found else None
+
+
+def _find_even(image: Any, trim: Trim) -> Box | None:
+    colours, _ = split_alpha(image)
+    luma = luma_of(colours)
+    columns, rows = luma.project()
+    columns_squared, rows_squared = (luma * luma).project()
+    across = cut_even(_numbers(columns), _numbers(columns_squared), luma.height, trim)
+    down = cut_even(_numbers(rows), _numbers(rows_squared), luma.width, trim)
+    if across is None or down is None or (across == (0, luma.width) and down == (0, luma.height)):
+        return None
+    return Box(across[0], down[0], across[1] - across[0], down[1] - down[0])
+
+
+def cut_even(sums: list[float], squares: list[float], length: int, trim: Trim) -> tuple[int, int] | None:
+    """
+    Return the first line that stays and the one after the last, or None where all lines are even.
+
+    Args:
+        sums: sum of each line's luma values.
+        squares: sum of their squares.
+        length: pixels of a line.
+        trim: its thresholds.
+    """
+    means = [value / length for value in sums]
+    deviations = [max(0.0, square / length - mean * mean) ** 0.5 for square, mean in zip(squares, means, strict=True)]
+    first = _edge(means, deviations, trim)
+    last = _edge(means[::-1], deviations[::-1], trim)
+    if first + last >= len(means):
+        return None
+    return first, len(means) - last
+
+
+def _edge(means: list[float], deviations: list[float], trim: Trim) -> int:
+    """How many lines go from the front."""
+    count = 0
+    while (
+        count < len(means)
+        and deviations[count] <= trim.standard_deviation
+        and abs(means[count] - means[0]) <= max(trim.mean_difference, 1.0)
+    ):
+        count += 1
+    if count == len(means):
+        return count
+    ahead = means[count : count + max(1, int(len(means) * _LOOK_AHEAD))]
+    return count if max(abs(mean - means[0]) for mean in ahead) > trim.mean_difference else 0

@@ -1,0 +1,60 @@
+"""What the steps of a render hand on to each other: the plan, the geometry, and the frames as they are now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from imgproxy.params.plan import RenderPlan
+    from imgproxy.render.geometry import Geometry
+    from imgproxy.render.job import ProcessLimits
+    from imgproxy.render.load import Source
+    from imgproxy.render.shapes import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """
+    The decoded frames of a source, as stored, perhaps shrunk on load.
+
+    `upright` is the size of the whole source at full size, after its `orientation`.
+    """
+
+    frames: tuple[Any, ...]
+    upright: Size
+    orientation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """
+    A variant in the making.
+
+    `frames` are the pictures so far: H x W x {1, 2, 3, 4} uchar, upright, from the colour step on sRGB or grey with
+    or without alpha. A still has one. libvips is lazy, so most of them are instructions yet; `is_in_memory` says that
+    their pixels may be read in any order.
+    """
+
+    source: Source
+    decoded: Decoded
+    plan: RenderPlan
+    geometry: Geometry
+    limits: ProcessLimits
+    marks: Mapping[str, Path]
+    is_in_memory: bool
+    frames: tuple[Any, ...] = ()
+    profile: bytes | None = None
+    is_mark_missing: bool = False
+
+    def each(self, change: Callable[[Any], Any]) -> Work:
+        """Change every frame alike."""
+        return replace(self, frames=tuple(change(frame) for frame in self.frames))
+
+    @property
+    def first(self) -> Any:
+        """The frame that decisions are made on."""
+        return self.frames[0]
