@@ -15,12 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from imgproxy.background import Background
 from imgproxy.cache.ledger import name_of_file, split_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from imgproxy.cache.journal import Journal, PurgedKey
@@ -70,21 +71,19 @@ class Housekeeping:
         self._settings = settings
         self._detach_orphan = detach_orphan
         self._thread = ThreadPoolExecutor(1, "housekeeping")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.background = Background("housekeeping")
         self._is_evicting = False
         self.is_scanned = False
         self.evicted_files = 0
 
     def start(self) -> None:
         """Begin the scan and the periodic write-out."""
-        self._begin(self._scan())
-        self._begin(self._write_touches_forever())
+        self.background.begin(self._scan)
+        self.background.begin(self._write_touches_forever)
 
     async def close(self) -> None:
         """Stop the periodic work, let deletions finish their present step, write out the last times of use."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.background.close()
         await self._in_thread(write_touches, self._touched_paths())
         self._thread.shutdown()
 
@@ -92,11 +91,11 @@ class Housekeeping:
         """Start an eviction if the cache has outgrown its bounds."""
         if not self._is_evicting and self._excess_bytes() > 0:
             self._is_evicting = True
-            self._begin(self._evict())
+            self.background.begin(self._evict)
 
     def collect(self, detached: Sequence[Detached], purged: Sequence[PurgedKey]) -> None:
         """Delete detached directories; then note in the journal that these keys' purges leave nothing behind."""
-        self._begin(self._collect([item.path for item in detached], purged))
+        self.background.begin(self._collect, [item.path for item in detached], purged)
 
     # --- the work ----------------------------------------------------------------------------------------------
 
@@ -158,19 +157,6 @@ class Housekeeping:
 
     def _touched_paths(self) -> list[Path]:
         return [self._path_of(name) for name in self._store.ledger.take_touched()]
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _logged(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("housekeeping failed; it goes on with the next piece of work")
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()

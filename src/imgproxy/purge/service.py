@@ -17,13 +17,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
+from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
 from imgproxy.errors import EntryNotFound, ImgproxyError, NotFound
 from imgproxy.flights import Flights
 from imgproxy.purge.receipt import DownstreamState, Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from imgproxy.answers import Answers
     from imgproxy.cache.cache import Cache
@@ -82,20 +83,18 @@ class PurgeService:
         self._queued: Flights[Receipt] = Flights()
         # A lock lives as long as a purge of its entry holds it or waits for it.
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._later: set[asyncio.Task[None]] = set()
+        self._later = Background("purge")
 
     async def start(self) -> None:
         """Take up what the last run left: pending expansions, and originals to be checked."""
         for pending in await self._cache.journal.pending_purges():
-            self._begin(self._expand_later(pending.entry, pending))
+            self._later.begin(self._expand_later, pending.entry, pending)
         for key, due_at_s in (await self._cache.journal.settling()).items():
-            self._begin(self._settle_later((key,), due_at_s))
+            self._later.begin(self._settle_later, (key,), due_at_s)
 
     async def close(self) -> None:
         """Leave what is pending to the next run; the journal has it."""
-        for task in list(self._later):
-            task.cancel()
-        await asyncio.gather(*self._later, return_exceptions=True)
+        await self._later.close()
 
     @property
     def pending(self) -> int:
@@ -149,7 +148,7 @@ class PurgeService:
         except (ImgproxyError, TimeoutError) as error:
             log.warning("purge of entry %s: the keys API gave no answer (%s); it goes on by itself", entry, error)
             receipt = replace(receipt, is_pending=True)
-            self._begin(self._expand_later(entry, None))
+            self._later.begin(self._expand_later, entry, None)
         self._settle_behind(receipt.keys, settle_at_s)
         return await self._acknowledge(receipt, reason, started_s)
 
@@ -223,7 +222,7 @@ class PurgeService:
 
     def _settle_behind(self, keys: Sequence[str], due_at_s: float | None) -> None:
         if keys and due_at_s is not None:
-            self._begin(self._settle_later(tuple(keys), due_at_s))
+            self._later.begin(self._settle_later, tuple(keys), due_at_s)
 
     async def _settle_later(self, keys: tuple[str, ...], due_at_s: float) -> None:
         """When the settle time ends, check what was fetched since the purge: a replica may have lagged behind."""
@@ -242,16 +241,3 @@ class PurgeService:
                 else:
                     break
             await self._cache.journal.settled(key, due_at_s)
-
-    def _begin(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._logged(work))
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
-
-    async def _logged(self, work: Coroutine[object, object, None]) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("a purge's later part failed; the journal has it for the next start")

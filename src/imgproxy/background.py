@@ -1,0 +1,52 @@
+"""Work behind the answers: tasks that are kept, whose failures are logged, and that end with their owner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+log = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+
+
+class Background:
+    """A set of tasks under way. `name` stands in the log where one fails."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(
+        self,
+        work: Callable[Arguments, Coroutine[Any, Any, None]],
+        *arguments: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> None:
+        """Start `work` with these arguments, without waiting for it."""
+
+        async def logged() -> None:
+            try:
+                await work(*arguments, **named)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("%s: a piece of background work failed", self._name)
+
+        task = asyncio.get_running_loop().create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel what is under way and wait until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._tasks)

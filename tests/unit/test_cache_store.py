@@ -1,0 +1,277 @@
+"""The disk store, its ledger, and the housekeeping."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
+from imgproxy.cache.housekeeping import delete_files, measure, scan
+from imgproxy.cache.ledger import Ledger, name_of_file, original_name, split_name, variant_name
+from imgproxy.cache.store import CacheStore, matches_digest
+from imgproxy.errors import CacheUnavailable
+
+KEY = "2026/03/14/a.jpg"
+HASHED = key_hash(KEY)
+PLAN = "ab" * 16
+
+
+def digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def original_facts(data: bytes, key: str = KEY, seq: int = 0) -> OriginalFacts:
+    return OriginalFacts(key, digest(data), len(data), "image/jpeg", '"e"', None, "journal", seq, 1.0, 2.0)
+
+
+def variant_facts(body: bytes, original: bytes = b"original", plan: str = PLAN) -> VariantFacts:
+    return VariantFacts(KEY, plan, digest(original), "image/webp", len(body), digest(body), 8, 6)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CacheStore:
+    store = CacheStore(tmp_path / "cache")
+    store.open()
+    return store
+
+
+def put_original(store: CacheStore, data: bytes = b"original") -> OriginalFacts:
+    facts = original_facts(data)
+    temp = store.temp_path(HASHED)
+    temp.write_bytes(data)
+    store.commit_original(temp, facts)
+    return facts
+
+
+def put_variant(store: CacheStore, body: bytes = b"variant", plan: str = PLAN) -> VariantFacts:
+    facts = variant_facts(body, plan=plan)
+    temp = store.temp_path(HASHED)
+    temp.write_bytes(body)
+    store.seal_variant(temp, facts)
+    store.commit_variant(temp, facts)
+    return facts
+
+
+def read_variant(store: CacheStore, original: bytes = b"original") -> tuple[VariantFacts, bytes] | None:
+    opened = store.open_variant(HASHED, PLAN, digest(original))
+    if opened is None:
+        return None
+    facts, descriptor = opened
+    try:
+        return facts, os.pread(descriptor, facts.size_bytes, 0)
+    finally:
+        os.close(descriptor)
+
+
+def test_an_original_is_found_again_with_its_facts(store: CacheStore) -> None:
+    """Facts and file of a committed original are there for a store that has forgotten everything."""
+    facts = put_original(store)
+
+    again = CacheStore(store.directory)
+
+    assert again.facts(HASHED) == facts
+    path = again.original_path(facts)
+    assert path is not None
+    assert path.read_bytes() == b"original"
+    assert not again.is_original_verified(HASHED)
+
+
+def test_a_variant_is_found_for_its_original_only(store: CacheStore) -> None:
+    """A variant of another original's bytes is a miss."""
+    put_original(store)
+    facts = put_variant(store)
+
+    assert read_variant(store) == (facts, b"variant")
+    assert read_variant(store, original=b"another") is None
+
+
+def test_a_variant_under_a_foreign_name_is_a_miss(store: CacheStore) -> None:
+    """A file that was copied over another variant's name is recognised by its record."""
+    put_original(store)
+    put_variant(store, plan="cd" * 16)
+
+    os.rename(store.variant_path(HASHED, "cd" * 16), store.variant_path(HASHED, PLAN))
+
+    assert read_variant(store) is None
+
+
+def test_facts_of_another_key_are_no_facts(store: CacheStore) -> None:
+    """A key directory copied to another key's place has no facts there."""
+    put_original(store)
+    other = key_hash("other.jpg")
+    store.key_dir(other).parent.mkdir(exist_ok=True)
+
+    os.rename(store.key_dir(HASHED), store.key_dir(other))
+
+    assert CacheStore(store.directory).facts(other) is None
+
+
+def test_an_original_of_another_length_is_missing(store: CacheStore) -> None:
+    """A truncated original is not handed to a render."""
+    facts = put_original(store)
+
+    (store.key_dir(HASHED) / "original").write_bytes(b"orig")
+
+    assert store.original_path(facts) is None
+
+
+def test_a_damaged_original_is_removed(store: CacheStore) -> None:
+    """When the checksum does not hold the file goes, so that it is fetched again."""
+    facts = put_original(store)
+    path = store.key_dir(HASHED) / "original"
+    path.write_bytes(b"ORIGINAL")
+
+    assert not matches_digest(path, facts.digest, facts.size_bytes)
+    store.settle_original(facts, is_intact=False)
+
+    assert store.original_path(facts) is None
+
+
+def test_detaching_takes_the_directory_out_of_reach_at_once(store: CacheStore) -> None:
+    """After detach neither facts nor variants are found, and the ledger counts nothing."""
+    put_original(store)
+    put_variant(store)
+
+    detached = store.detach(HASHED)
+
+    assert detached is not None
+    assert store.facts(HASHED) is None
+    assert read_variant(store) is None
+    assert store.ledger.used_bytes == 0
+    assert measure([detached]).variants == 1
+    assert store.detach(HASHED) is None
+
+
+def test_a_commit_into_a_detached_directory_fails(store: CacheStore) -> None:
+    """A temporary file that a purge took away cannot be committed."""
+    put_original(store)
+    temp = store.temp_path(HASHED)
+    temp.write_bytes(b"variant")
+    store.detach(HASHED)
+
+    with pytest.raises(CacheUnavailable):
+        store.commit_variant(temp, variant_facts(b"variant"))
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+    """An unusable cache directory raises CacheUnavailable."""
+    blocker = tmp_path / "file"
+    blocker.write_text("not a directory")
+
+    with pytest.raises(CacheUnavailable):
+        CacheStore(blocker / "cache").open()
+
+
+def test_the_scan_finds_files_by_time_of_use_and_collects_orphans(store: CacheStore) -> None:
+    """Oldest first; another run's temporary files go; a directory without facts is an orphan, never adopted."""
+    put_original(store)
+    put_variant(store)
+    os.utime(store.variant_path(HASHED, PLAN), (10, 10))
+    os.utime(store.key_dir(HASHED) / "original", (20, 20))
+    foreign = store.key_dir(HASHED) / "t-00000000-1"
+    foreign.write_bytes(b"half")
+    orphan = key_hash("orphan.jpg")
+    store.temp_path(orphan)
+    (store.key_dir(orphan) / "original").write_bytes(b"who knows")
+
+    found = scan(store.keys_dir, store.run_id)
+
+    assert [name for name, _ in found.files if name[:16].hex() == HASHED] == [
+        variant_name(HASHED, PLAN),
+        original_name(HASHED),
+    ]
+    assert found.orphans == [orphan]
+    assert not foreign.exists()
+
+
+def test_the_scan_leaves_this_runs_temporary_files(store: CacheStore) -> None:
+    """A file being written now is no orphan, nor is its directory."""
+    temp = store.temp_path(HASHED)
+    temp.write_bytes(b"half")
+
+    found = scan(store.keys_dir, store.run_id)
+
+    assert temp.exists()
+    assert found.orphans == []
+
+
+def test_deleting_the_last_file_of_a_key_takes_its_facts_along(store: CacheStore) -> None:
+    """Facts alone are not worth a directory."""
+    put_original(store)
+
+    delete_files([store.key_dir(HASHED) / "original"])
+
+    assert not store.key_dir(HASHED).exists()
+
+
+def test_discarding_leaves_no_empty_directory(store: CacheStore) -> None:
+    """A key that the origin refuses leaves nothing on disk."""
+    temp = store.temp_path(HASHED)
+    temp.write_bytes(b"")
+
+    store.discard(temp)
+
+    assert not store.key_dir(HASHED).exists()
+
+
+def test_cache_files_are_not_executable(store: CacheStore) -> None:
+    """Nothing in the cache can be run."""
+    put_original(store)
+    put_variant(store)
+
+    modes = [path.stat().st_mode for path in store.key_dir(HASHED).iterdir()]
+
+    assert all(not mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH) for mode in modes)
+
+
+def test_the_ledger_keeps_the_order_of_use() -> None:
+    """What was touched last is evicted last."""
+    ledger = Ledger()
+    for name in (b"a", b"b", b"c"):
+        ledger.add(name, 10, is_verified=False)
+
+    ledger.touch(b"a")
+
+    assert [name for name, _ in ledger.oldest(10)] == [b"b", b"c", b"a"]
+    assert ledger.take_touched() == {b"a"}
+    assert ledger.take_touched() == set()
+
+
+def test_the_ledger_counts_bytes_through_every_change() -> None:
+    """Replacing and removing files keeps the sum right."""
+    ledger = Ledger()
+    ledger.add(b"a", 10, is_verified=True)
+    ledger.add(b"a", 25, is_verified=True)
+    ledger.add(b"b", 5, is_verified=False)
+    ledger.remove(b"c")
+    ledger.remove(b"b")
+
+    assert ledger.used_bytes == 25
+    assert ledger.is_verified(b"a")
+    assert not ledger.is_verified(b"b")
+
+
+def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
+    """The scan's finds are older than everything used since the start, and are not counted twice."""
+    ledger = Ledger()
+    ledger.add(b"new", 1, is_verified=True)
+
+    ledger.adopt_older([(b"old", 2), (b"new", 99), (b"older", 3)])
+
+    assert [name for name, _ in ledger.oldest(10)] == [b"old", b"older", b"new"]
+    assert ledger.used_bytes == 6
+
+
+@pytest.mark.parametrize("file_name", ["facts", "t-12345678-1", "v-short", "v-" + "g" * 32, "v-" + "a" * 34, "other"])
+def test_only_originals_and_variants_are_counted(file_name: str) -> None:
+    """Other files of a key's directory have no place in the ledger."""
+    assert name_of_file(HASHED, file_name) is None
+
+
+def test_ledger_names_can_be_taken_apart() -> None:
+    """A name says which file it is."""
+    assert split_name(original_name(HASHED)) == (HASHED, None)
+    assert split_name(variant_name(HASHED, PLAN)) == (HASHED, PLAN)
+    assert name_of_file(HASHED, f"v-{PLAN}") == variant_name(HASHED, PLAN)

@@ -1,0 +1,132 @@
+"""Single flight."""
+
+import asyncio
+
+import pytest
+
+from imgproxy.flights import Flights
+
+
+async def test_waiters_share_one_piece_of_work() -> None:
+    """However many join, the work is done once, and all get its result."""
+    flights: Flights[int] = Flights()
+    gate = asyncio.Event()
+    runs = 0
+
+    async def work() -> int:
+        nonlocal runs
+        runs += 1
+        await gate.wait()
+        return 7
+
+    waiters = [asyncio.create_task(flights.join("k", work)) for _ in range(300)]
+    await asyncio.sleep(0)
+    gate.set()
+    results = await asyncio.gather(*waiters)
+
+    assert runs == 1
+    assert [value for value, _ in results] == [7] * 300
+    assert sum(joined for _, joined in results) == 299
+    assert len(flights) == 0
+
+
+async def test_a_leader_that_leaves_takes_nobody_down() -> None:
+    """When the first caller is cancelled, those who joined still get the result."""
+    flights: Flights[str] = Flights()
+    gate = asyncio.Event()
+
+    async def work() -> str:
+        await gate.wait()
+        return "done"
+
+    leader = asyncio.create_task(flights.join("k", work))
+    await asyncio.sleep(0)
+    follower = asyncio.create_task(flights.join("k", work))
+    await asyncio.sleep(0)
+    leader.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+
+    assert await follower == ("done", True)
+
+
+async def test_work_nobody_waits_for_is_cancelled() -> None:
+    """When the last waiter leaves, the work stops, and the next caller starts anew."""
+    flights: Flights[str] = Flights()
+    cancelled = asyncio.Event()
+
+    async def work() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return "never"
+
+    waiter = asyncio.create_task(flights.join("k", work))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    await cancelled.wait()
+
+    async def again() -> str:
+        return "again"
+
+    assert await flights.join("k", again) == ("again", False)
+
+
+async def test_a_failure_reaches_every_waiter_and_is_not_remembered() -> None:
+    """An error is everyone's; the next call tries again."""
+    flights: Flights[int] = Flights()
+
+    async def fail() -> int:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    results = await asyncio.gather(flights.join("k", fail), flights.join("k", fail), return_exceptions=True)
+
+    async def succeed() -> int:
+        return 1
+
+    assert [type(result) for result in results] == [ValueError, ValueError]
+    assert await flights.join("k", succeed) == (1, False)
+
+
+async def test_after_detach_a_new_caller_starts_a_new_flight() -> None:
+    """A detached flight ends for those who wait in it, and for nobody else."""
+    flights: Flights[str] = Flights()
+    gate = asyncio.Event()
+
+    async def old() -> str:
+        await gate.wait()
+        return "old"
+
+    async def new() -> str:
+        return "new"
+
+    first = asyncio.create_task(flights.join(("k", 1), old))
+    await asyncio.sleep(0)
+    flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == "k")
+
+    assert await flights.join(("k", 1), new) == ("new", False)
+    gate.set()
+    assert await first == ("old", False)
+
+
+async def test_a_launched_flight_goes_on_without_waiters() -> None:
+    """Background work is joined, not cancelled, by those who come and leave."""
+    flights: Flights[int] = Flights()
+    gate = asyncio.Event()
+
+    async def work() -> int:
+        await gate.wait()
+        return 3
+
+    task = flights.launch("k", work)
+    visitor = asyncio.create_task(flights.join("k", work))
+    await asyncio.sleep(0)
+    visitor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await visitor
+    gate.set()
+
+    assert await task == 3

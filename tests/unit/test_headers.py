@@ -1,0 +1,159 @@
+"""The rules of the headers."""
+
+import pytest
+
+from imgproxy.config import FreshnessSettings
+from imgproxy.delivery import Timings, etag_of
+from imgproxy.edge.headers import (
+    ByteRange,
+    RangeNotSatisfiable,
+    cache_status,
+    caching,
+    content_disposition,
+    entry_tag,
+    etag_matches,
+    is_not_modified,
+    requested_range,
+    server_timing,
+    tag_headers,
+    tags,
+)
+
+ETAG = '"abc"'
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, False),
+        ('"abc"', True),
+        ('W/"abc"', True),
+        ('"x", "abc"', True),
+        ("*", True),
+        ('"abcd"', False),
+        ("abc", False),
+        ('"x", W/"y"', False),
+        ("", False),
+    ],
+)
+def test_if_none_match(header: str | None, expected: bool) -> None:
+    """Tags are compared weakly, in lists, and `*` covers everything (RFC 9110 13.1.2)."""
+    assert etag_matches(header, ETAG) is expected
+
+
+def test_if_modified_since_counts_only_alone() -> None:
+    """If-None-Match decides where both are there; a date that cannot be read decides nothing."""
+    then, later = "Sun, 01 Mar 2026 10:00:00 GMT", "Sun, 01 Mar 2026 10:00:01 GMT"
+
+    assert is_not_modified(None, then, etag=ETAG, last_modified=then)
+    assert is_not_modified(None, later, etag=ETAG, last_modified=then)
+    assert not is_not_modified(None, then, etag=ETAG, last_modified=later)
+    assert not is_not_modified('"other"', later, etag=ETAG, last_modified=then)
+    assert not is_not_modified(None, "yesterday", etag=ETAG, last_modified=then)
+    assert not is_not_modified(None, then, etag=ETAG, last_modified=None)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("bytes=0-9", ByteRange(0, 10)),
+        ("bytes=90-", ByteRange(90, 10)),
+        ("bytes=90-500", ByteRange(90, 10)),
+        ("bytes=-5", ByteRange(95, 5)),
+        ("bytes=-500", ByteRange(0, 100)),
+        ("bytes=9-5", None),
+        ("bytes=0-1,5-6", None),
+        ("items=0-1", None),
+        ("bytes=-", None),
+        ("bytes=a-b", None),
+        ("bytes=0-99999999999999999999999", None),
+    ],
+)
+def test_ranges(header: str | None, expected: ByteRange | None) -> None:
+    """One range is answered in part; what cannot be read, or is several ranges, in full (RFC 9110 14.2)."""
+    assert requested_range(header, None, size_bytes=100, etag=ETAG) == expected
+
+
+@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0"])
+def test_a_range_behind_the_end_cannot_be_satisfied(header: str) -> None:
+    """RFC 9110 15.5.17."""
+    with pytest.raises(RangeNotSatisfiable):
+        requested_range(header, None, size_bytes=100, etag=ETAG)
+
+
+def test_if_range_of_another_version_gets_everything() -> None:
+    """A part of the new picture must not be glued to the old one."""
+    assert requested_range("bytes=0-9", '"old"', size_bytes=100, etag=ETAG) is None
+    assert requested_range("bytes=0-9", ETAG, size_bytes=100, etag=ETAG) == ByteRange(0, 10)
+
+
+def test_neither_stale_extension_is_emitted_unless_asked_for() -> None:
+    """They would allow a CDN to show a revoked picture (RFC 5861)."""
+    headers = caching(FreshnessSettings(), has_downstream=False)
+
+    assert headers["Cache-Control"] == "public, max-age=300, must-revalidate"
+    assert "stale" not in str(headers)
+    asked = caching(FreshnessSettings(stale_while_revalidate_s=60), has_downstream=False)
+    assert "stale-while-revalidate=60" in asked["Cache-Control"]
+
+
+def test_a_cdn_keeps_answers_for_long_only_where_it_is_purged() -> None:
+    """CDN-Cache-Control follows the browser's lifetime without a downstream, and is a day with one (RFC 9213)."""
+    settings = FreshnessSettings(browser_ttl_s=60)
+
+    assert caching(settings, has_downstream=False)["CDN-Cache-Control"].startswith("max-age=60,")
+    assert caching(settings, has_downstream=True)["CDN-Cache-Control"].startswith("max-age=86400,")
+
+
+def test_the_end_of_a_url_bounds_every_lifetime() -> None:
+    """A URL that expires in five seconds is cached for no longer."""
+    headers = caching(FreshnessSettings(), has_downstream=True, at_most_s=5)
+
+    assert headers["Cache-Control"].startswith("public, max-age=5,")
+    assert headers["CDN-Cache-Control"].startswith("max-age=5,")
+
+
+def test_tags_are_short_and_clean() -> None:
+    """One tag a key, one an entry; what a CDN would take for a separator is replaced."""
+    assert tags("0123456789abcdef" * 2, "PNIi08x4UdEA") == "k-0123456789ab e-PNIi08x4UdEA"
+    assert entry_tag("a b,c\n") == "e-a_b_c_"
+    assert tag_headers(("xkey", "Cache-Tag"), "k-1 e-2") == {"xkey": "k-1 e-2", "Cache-Tag": "k-1,e-2"}
+
+
+def test_cache_status_is_one_member_in_order() -> None:
+    """RFC 9211: the name, then its parameters."""
+    assert cache_status(is_hit=True, ttl_s=5, detail="memory") == "imgproxy; hit; ttl=5; detail=memory"
+    assert (
+        cache_status(is_hit=False, fwd="uri-miss", fwd_status=200, is_stored=True, is_collapsed=True)
+        == "imgproxy; fwd=uri-miss; fwd-status=200; stored; collapsed"
+    )
+
+
+def test_server_timing_names_the_stages_that_took_time() -> None:
+    """Only stages this request went through, in milliseconds."""
+    assert server_timing(0.1, Timings(fetch_s=0.02, render_s=0.05)) == (
+        "fetch;dur=20.0, render;dur=50.0, total;dur=100.0"
+    )
+    assert server_timing(0.001, None) == "total;dur=1.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.jpg", 'attachment; filename="a.jpg"'),
+        ('a"b.jpg', 'attachment; filename="a_b.jpg"'),
+        ("Zürich.jpg", "attachment; filename=\"Z_rich.jpg\"; filename*=UTF-8''Z%C3%BCrich.jpg"),
+        ("a\r\nSet-Cookie: x", 'attachment; filename="a__Set-Cookie: x"'),
+    ],
+)
+def test_a_download_name_cannot_break_out_of_its_header(name: str, expected: str) -> None:
+    """Quotes, line ends and slashes are replaced; other letters come in UTF-8 (RFC 6266)."""
+    assert content_disposition(name) == expected
+
+
+def test_an_entity_tag_tells_originals_and_plans_apart() -> None:
+    """Another original, or another plan, is another tag; the same pair is the same tag in every process."""
+    assert etag_of("a" * 32, "b" * 32) == etag_of("a" * 32, "b" * 32)
+    assert len({etag_of("a", "b"), etag_of("b", "a"), etag_of("a", "c"), etag_of("ab", "")}) == 4
+    assert etag_of("a", "b").startswith('"')

@@ -1,0 +1,147 @@
+"""The configuration: file, environment, defaults, and what is said when they are wrong."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from imgproxy.errors import ConfigError
+from imgproxy.settings import Settings, example_toml, load, secret_lines, signing_tokens
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def problems(text: str, tmp_path: Path, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    return caught.value.problems
+
+
+def test_defaults_need_neither_file_nor_environment() -> None:
+    """Everything has a default that works."""
+    assert load(None, {}) == Settings()
+
+
+def test_the_environment_comes_over_the_file(tmp_path: Path) -> None:
+    """A variable wins over the file, and leaves the section's other keys alone."""
+    path = tmp_path / "config.toml"
+    path.write_text("[server]\nport = 1\nhost = '::1'\n")
+
+    settings = load(path, {"IMGPROXY_SERVER__PORT": "2", "UNRELATED": "x"})
+
+    assert (settings.server.port, settings.server.host) == (2, "::1")
+
+
+def test_lists_in_the_environment_are_json() -> None:
+    """Two tokens come as a JSON list."""
+    settings = load(None, {"IMGPROXY_SIGNING__TOKENS": '["a", "b"]'})
+
+    assert signing_tokens(settings.signing) == ("a", "b")
+
+
+def test_a_list_that_is_not_json_is_named() -> None:
+    """The variable and the expected form are in the message."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"IMGPROXY_SIGNING__TOKENS": "a,b"})
+
+    assert "IMGPROXY_SIGNING" in str(caught.value)
+    assert "JSON" in str(caught.value)
+
+
+def test_an_unknown_key_names_section_key_and_the_likely_one(tmp_path: Path) -> None:
+    """A typo is answered with what exists."""
+    (line,) = problems("[cache]\nmax_byte = 4\n", tmp_path)
+
+    assert line.startswith("[cache] max_byte: unknown key; did you mean max_bytes?")
+
+
+def test_an_unknown_section_is_named(tmp_path: Path) -> None:
+    """So is a section that does not exist."""
+    (line,) = problems("[cash]\nx = 1\n", tmp_path)
+
+    assert line.startswith("[cash]: unknown section; did you mean cache?")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[cache]\nmax_bytes = 'x'\n", ("[cache] max_bytes = 'x'", "integer ≥ 0")),
+        ("[server]\nport = 70000\n", ("[server] port = 70000", "≤ 65_535")),
+        ("[render]\nmetadata = 'zip'\n", ("[render] metadata = 'zip'", '"none", "credit", "all"')),
+        ("[origin]\nurl = 'ftp://x'\n", ("[origin] url = 'ftp://x'", "^https?://")),
+        ("[signing]\nrequired = true\n", ("[signing] required", "at least one token")),
+    ],
+)
+def test_a_wrong_value_says_what_is_allowed(text: str, parts: tuple[str, ...], tmp_path: Path) -> None:
+    """Section, key, what was found, what is allowed."""
+    (line,) = problems(text, tmp_path)
+
+    assert all(part in line for part in parts)
+
+
+def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+    """Nobody has to mend one line to see the next."""
+    assert len(problems("[cache]\na = 1\nmax_bytes = -1\n[server]\nport = 'x'\n", tmp_path)) == 3
+
+
+def test_a_secret_never_stands_in_a_message(tmp_path: Path) -> None:
+    """A token of the wrong type is not repeated."""
+    lines = problems("[admin]\ntoken = ['s3cr3t']\n", tmp_path)
+
+    assert "s3cr3t" not in "".join(lines)
+    assert "[admin] token" in lines[0]
+
+
+def test_a_mistyped_variable_of_ours_is_an_error() -> None:
+    """IMGPROXY_ variables with a section are checked like the file; others belong to someone else."""
+    with pytest.raises(ConfigError, match="IMGPROXY_CACHE__DRI: unknown key; did you mean dir"):
+        load(None, {"IMGPROXY_CACHE__DRI": "x"})
+    assert load(None, {"IMGPROXY_KEY": "of another program"}) == Settings()
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    """A file's lines are its secrets; an empty or missing file is said so, by name."""
+    path = tmp_path / "token"
+    path.write_text("new\nold\n\n")
+
+    assert secret_lines(None, path, name="x") == ("new", "old")
+    assert secret_lines(SecretStr("literal"), None, name="x") == ("literal",)
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match="empty"):
+        secret_lines(None, path, name="[admin] token_file")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        secret_lines(None, tmp_path / "nothing", name="[admin] token_file")
+
+
+def test_secrets_do_not_show_when_settings_are_printed() -> None:
+    """A settings object in a log shows stars."""
+    settings = load(None, {"IMGPROXY_ADMIN__TOKEN": "s3cr3t", "IMGPROXY_ORIGIN__TOKEN": "s3cr3t"})
+
+    assert "s3cr3t" not in repr(settings)
+    assert "s3cr3t" not in str(settings)
+
+
+def test_the_example_is_the_defaults() -> None:
+    """config.example.toml is made from the declarations, is valid, and changes nothing."""
+    text = (REPOSITORY / "config.example.toml").read_text("utf-8")
+
+    assert text == example_toml(), "run: imgproxy check --example > config.example.toml"
+    assert load(REPOSITORY / "config.example.toml", {}) == Settings()
+
+
+def test_the_example_explains_every_setting() -> None:
+    """Each key of each section is there, with a line above it."""
+    text = example_toml()
+    lines = text.splitlines()
+
+    for section, value in Settings():
+        fields = getattr(type(value), "model_fields", {})
+        for key, setting in fields.items():
+            found = [at for at, line in enumerate(lines) if line.removeprefix("# ").startswith(f"{key} = ")]
+            assert found, f"{section}.{key}"
+            assert setting.description, f"{section}.{key}"
+            assert any(setting.description in lines[at - 1] for at in found), f"{section}.{key}"
+    tomllib.loads(text)
