@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
 from dataclasses import dataclass
-from datetime import datetime  # noqa: TC003 - pydantic reads it at run time
-from typing import Any, Generic, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
+
+from imgproxy.medialibrary.moments import iso_ms
+
+Moment = Annotated[datetime, PlainSerializer(iso_ms, when_used="json")]
 
 
 class ApiModel(BaseModel):
@@ -49,8 +53,8 @@ class Entry(ApiModel):
     media_type: str
     asset: Asset | None = None
     metadata: Mapping[str, Any] = Field(default_factory=dict)
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
     system_name: str | None = None
     external_id: str | None = None
 
@@ -91,8 +95,8 @@ class Usage(ApiModel):
     params: Mapping[str, Any] | None = None
     document_id: int | None = None
     publication_id: int | None = None
-    reporting_date: datetime | None = None
-    publication_date: datetime | None = None
+    reporting_date: Moment | None = None
+    publication_date: Moment | None = None
 
 
 Row = TypeVar("Row", DocumentReferences, MediaReferences)

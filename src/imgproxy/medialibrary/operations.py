@@ -8,14 +8,15 @@ mistake costs no round trip and changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from imgproxy.medialibrary.errors import VersionTooOld
+from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.versions import NOTE_SINCE, OPERATION_SINCE, is_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +203,6 @@ def _usage(operation: AddUsageLogEntry | UpdateUsageLogEntry) -> dict[str, Any]:
             "params": None if operation.params is None else dict(operation.params),
         }
     )
-
-
-def iso_ms(moment: datetime) -> str:
-    """Return a moment as the API writes it: ISO 8601 in UTC, milliseconds, Z."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:

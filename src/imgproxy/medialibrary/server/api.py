@@ -96,7 +96,9 @@ class Api:
             "keys": self._keys,
         }
         return [
-            web.route(each.method, f"/api/{{version}}/mediaLibrary{each.path}", self._guarded(each, handlers[each.name]))
+            web.route(
+                each.method, f"/api/{{version}}/mediaLibrary{each.path}", self._guarded(each, handlers[each.name])
+            )
             for each in ENDPOINTS
         ]
 

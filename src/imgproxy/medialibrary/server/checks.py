@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.medialibrary.operations import iso_ms
+from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.server.problems import invalid, named
 
 if TYPE_CHECKING:

@@ -42,6 +42,10 @@ RESTART_S: Final = 1.0
 log = logging.getLogger(__name__)
 
 
+class CannotListen(ConfigError):
+    """The address is in use, or not this machine's."""
+
+
 @dataclass(slots=True)
 class _Running:
     """What `stop` has to end."""
@@ -178,7 +182,7 @@ class EmbeddedLibrary:
             await site.start()
         except OSError as exc:
             reason = os.strerror(exc.errno) if exc.errno else str(exc)
-            raise ConfigError((f"{self.host}:{self.port} cannot be listened on: {reason}",)) from exc
+            raise CannotListen((f"{self.host}:{self.port} cannot be listened on: {reason}",)) from exc
         self.port = runner.addresses[0][1]
 
     async def stop(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from imgproxy.medialibrary import versions
+from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.operations import (
     AddUsageLogEntry,
     Archive,
@@ -22,7 +23,6 @@ from imgproxy.medialibrary.operations import (
     SetMetadataProperty,
     UnrevokeAsset,
     UpdateUsageLogEntry,
-    iso_ms,
 )
 from imgproxy.medialibrary.server.checks import Problems
 from imgproxy.medialibrary.server.problems import conflict, invalid, named

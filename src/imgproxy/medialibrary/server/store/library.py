@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.errors import ConfigError
-from imgproxy.medialibrary.operations import ReplaceAsset, iso_ms
+from imgproxy.medialibrary.moments import iso_ms
+from imgproxy.medialibrary.operations import ReplaceAsset
 from imgproxy.medialibrary.server import folder as disk
 from imgproxy.medialibrary.server.patches import Applied, Surroundings, apply, mark_invalid
 from imgproxy.medialibrary.server.problems import conflict, named, unknown_entry

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from imgproxy.medialibrary.operations import iso_ms
+from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.server.folder import current_fingerprint
 from imgproxy.medialibrary.server.keys import owner_of_variant, stem_of
 from imgproxy.medialibrary.server.pictures import Picture

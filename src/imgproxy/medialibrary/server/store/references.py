@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from imgproxy.medialibrary.operations import iso_ms
+from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.server.state import Document, ReferenceRows, UsageEntry
 from imgproxy.medialibrary.server.store import rows
 

@@ -1,0 +1,170 @@
+"""
+`imgproxy library`: a Media Library over a folder of pictures, for people who have none at hand.
+
+Exit code 1 if it cannot run (a port in use), 2 if it was called wrongly (no such folder, no picture, no such scope).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from imgproxy.errors import ConfigError
+from imgproxy.medialibrary.versions import NEWEST
+
+if TYPE_CHECKING:
+    from imgproxy.medialibrary.server import EmbeddedLibrary, LibraryStore
+
+TOKEN_SETTING = "token"  # noqa: S105 - the name of a stored setting
+
+console = Console()
+errors = Console(stderr=True, highlight=False)
+
+
+def library(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures; each becomes an entry.")] = Path(),
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 9090,
+    token: Annotated[
+        list[str] | None,
+        typer.Option(help="Access token, for reading and writing; T=public-api:read for one scope. Repeatable."),
+    ] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Where to POST the event of each change.")] = None,
+    webhook_secret: Annotated[str | None, typer.Option(help="Secret that signs the webhooks.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for the database; FOLDER/.imgproxy-library by default.")
+    ] = None,
+    latency_ms: Annotated[float, typer.Option(min=0, max=600_000, help="Answer late, on purpose.")] = 0.0,
+    fail_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of answers that are 503, on purpose.")] = 0.0,
+    default_locale: Annotated[str, typer.Option(help="Locale whose asset cannot be removed.")] = "de",
+    include_unreadable: Annotated[bool, typer.Option(help="Serve files that are no pictures, too.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Print the entries and end; also while it runs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --list: as JSON.")] = False,
+) -> None:
+    """Run a Media Library over a folder: every endpoint, every version, signed webhooks."""
+    from imgproxy.medialibrary.server import EmbeddedLibrary, Webhook, parse_token  # noqa: PLC0415 - slow to import
+
+    logging.basicConfig(level=logging.WARNING, format="imgproxy library: %(message)s", stream=sys.stderr)
+    if webhook_url is not None and not webhook_url.startswith(("http://", "https://")):
+        _end(2, "--webhook-url: expected a URL that begins with http:// or https://")
+    try:
+        tokens = [parse_token(text) for text in token or ()]
+        with closing(_open(folder, state, default_locale, is_lenient=include_unreadable)) as store:
+            warnings, stored_token = store.scan(), _stored_token(store)
+            if list_:
+                _warn(warnings)
+                _print_entries(store, is_json=json_)
+                return
+            if not store.all_entries():
+                _end(2, f"{folder}: there is no picture in this folder")
+        embedded = EmbeddedLibrary(
+            folder,
+            host=host,
+            port=port,
+            tokens=tokens or [parse_token(stored_token)],
+            webhook=None if webhook_url is None else Webhook(webhook_url, webhook_secret),
+            latency_ms=latency_ms,
+            fail_rate=fail_rate,
+            state_dir=state,
+            default_locale=default_locale,
+            is_lenient=include_unreadable,
+            on_warning=lambda line: _warn((line,)),
+        )
+        asyncio.run(_serve(embedded, webhook_url))
+    except ConfigError as error:
+        from imgproxy.medialibrary.server.embedded import CannotListen  # noqa: PLC0415 - see above
+
+        _end(1 if isinstance(error, CannotListen) else 2, "\n".join(error.problems))
+
+
+def _open(folder: Path, state: Path | None, default_locale: str, *, is_lenient: bool) -> LibraryStore:
+    from imgproxy.medialibrary.server import LibraryStore  # noqa: PLC0415 - see library
+
+    return LibraryStore(folder, state_dir=state, default_locale=default_locale, is_lenient=is_lenient)
+
+
+def _stored_token(store: LibraryStore) -> str:
+    # Whoever starts without --token gets the same one each time: the edge in front need not be told again.
+    token = store.setting(TOKEN_SETTING)
+    if token is None:
+        token = secrets.token_urlsafe(12)
+        store.set_setting(TOKEN_SETTING, token)
+    return token
+
+
+async def _serve(embedded: EmbeddedLibrary, webhook_url: str | None) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with embedded:
+        _print_start(embedded, webhook_url)
+        await stopped.wait()
+
+
+def _print_start(embedded: EmbeddedLibrary, webhook_url: str | None) -> None:
+    entries = embedded.store.all_entries()
+    key = entries[0].asset.key
+    console.print(
+        f"[bold green]Media Library[/] of [bold]{len(entries)}[/] pictures in [cyan]{escape(str(embedded.folder))}[/]"
+    )
+    console.print(f"  API       [link]{embedded.url}/api/{NEWEST}/mediaLibrary[/]", soft_wrap=True)
+    console.print(f"  OpenAPI   {embedded.url}/openapi.json", soft_wrap=True)
+    console.print(
+        f"  webhooks  {escape(webhook_url) if webhook_url else '[dim]none (--webhook-url)[/]'}", soft_wrap=True
+    )
+    if embedded.faults.latency_ms or embedded.faults.fail_rate:
+        console.print(
+            f"  [yellow]on purpose: {embedded.faults.latency_ms:g} ms late, {embedded.faults.fail_rate:.0%} fail[/]"
+        )
+    console.print("  try", end="       ")
+    # To be copied, so without colour, wrapping or markup.
+    path = f"{embedded.url}/api/{NEWEST}/mediaLibrary/{entries[0].id}"
+    console.print(
+        f"curl -H 'Authorization: Bearer {embedded.token}' {path}", soft_wrap=True, markup=False, highlight=False
+    )
+    console.print(f"  [dim]that is {escape(key)}; Ctrl-C ends[/]", soft_wrap=True)
+
+
+def _print_entries(store: LibraryStore, *, is_json: bool) -> None:
+    from imgproxy.medialibrary.server.shapes import listing_json  # noqa: PLC0415 - see library
+
+    listed = [listing_json(entry) for entry in store.all_entries()]
+    if is_json:
+        sys.stdout.write(json.dumps(listed, ensure_ascii=False, indent=2) + "\n")
+        return
+    table = Table("id", "key", "status", "size", "type", "version", box=None, header_style="bold")
+    colors = {"active": "green", "revoked": "red", "invalid": "red", "archived": "yellow"}
+    for row in listed:
+        table.add_row(
+            row["id"],
+            escape(row["key"]),
+            f"[{colors[row['status']]}]{row['status']}[/]",
+            f"{row['width']} x {row['height']}",
+            row["mimeType"],
+            str(row["version"]),
+        )
+    console.print(table)
+
+
+def _warn(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        errors.print(f"imgproxy library: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _end(code: int, message: str) -> NoReturn:
+    errors.print(f"imgproxy library: {message}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
