@@ -58,6 +58,8 @@ def library(
     from imgproxy.medialibrary.server import EmbeddedLibrary, Webhook, parse_token  # noqa: PLC0415 - slow to import
 
     logging.basicConfig(level=logging.WARNING, format="imgproxy library: %(message)s", stream=sys.stderr)
+    # What is no HTTP at all is answered by aiohttp, with a traceback in the log: nothing that a person could mend.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     if webhook_url is not None and not webhook_url.startswith(("http://", "https://")):
         _end(2, "--webhook-url: expected a URL that begins with http:// or https://")
     try:

@@ -63,7 +63,9 @@ class Problems:
         return None
 
     def integer(self, value: Any, path: str, *, minimum: int = 0) -> int | None:
-        """Expect an integer of at least `minimum`."""
+        """Expect an integer of at least `minimum`; 160.0 is one too, as JSON knows numbers alone."""
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.note(path, expected("integer", value))
         elif not minimum <= value <= INTEGER_MAX:

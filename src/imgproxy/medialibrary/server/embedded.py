@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCAN_INTERVAL_S: Final = 1.0
 SHUTDOWN_S: Final = 1.0
 RESTART_S: Final = 1.0
+LINE_MAX_BYTES: Final = 32 * 1024  # a key of 1,024 characters outside ASCII, percent-encoded, and the rest
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,9 @@ class EmbeddedLibrary:
             oldest_version=self._oldest_version,
             default_locale=self._default_locale,
         )
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, max_line_size=LINE_MAX_BYTES
+        )
         self._running = _Running(store, runner)
         try:
             await asyncio.to_thread(store.set_webhook, is_on=self._webhook is not None)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KEY_MAX_CHARS = 1024
+_PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
+KEY_PATTERN = rf"^{_PART}(?:/{_PART})*$"  # what `key_problem` says in words, for the OpenAPI document
 
 
 def key_problem(key: str) -> str | None:
