@@ -78,7 +78,7 @@ class Strictness:
         if self.is_strict:
             raise BadParameter(name, value[:_SHOWN_CHARS], expected)
         if len(self.notes) < _MAX_NOTES:
-            self.notes.append(f"{name[:_SHOWN_CHARS]}={value[:_SHOWN_CHARS]!r}: expected {expected}")
+            self.notes.append(f"{name}={value[:_SHOWN_CHARS]!r}: expected {expected}")
 
 
 def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 8000) -> ParsedTarget:
@@ -126,7 +126,7 @@ def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
         row, is_base64 = table.find(name)
         if row is None:
             if not table.is_ignored(name):
-                unknown.append(name[:_SHOWN_CHARS])
+                unknown.append("".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS]))
             continue
         value = _decode_text(raw_value)
         if is_base64:

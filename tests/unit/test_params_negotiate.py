@@ -1,0 +1,73 @@
+"""Accept headers and client hints."""
+
+from __future__ import annotations
+
+import pytest
+
+from imgproxy.params.negotiate import (
+    AcceptClass,
+    accept_class,
+    hinted_dpr,
+    hinted_width_px,
+    wants_less_data,
+)
+
+CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
+SAFARI_13 = "image/png,image/svg+xml,image/*;q=0.8,video/*;q=0.8,*/*;q=0.5"
+SAFARI_15 = "image/webp,image/png,image/svg+xml,image/*;q=0.8,video/*;q=0.8,*/*;q=0.5"
+
+
+@pytest.mark.parametrize(
+    ("accept", "found"),
+    [
+        (None, AcceptClass.LEGACY),
+        ("", AcceptClass.LEGACY),
+        ("*/*", AcceptClass.LEGACY),
+        ("image/*", AcceptClass.LEGACY),
+        (CHROME, AcceptClass.AVIF),
+        (SAFARI_15, AcceptClass.WEBP),
+        (SAFARI_13, AcceptClass.LEGACY),
+        ("IMAGE/AVIF", AcceptClass.AVIF),
+        ("image/webp , image/avif", AcceptClass.AVIF),
+        ("image/avif;q=0, image/webp", AcceptClass.WEBP),
+        ("image/avif; q=0.0,image/webp;q=0", AcceptClass.LEGACY),
+        ("image/avif;q=0.001", AcceptClass.AVIF),
+        ("image/avif;level=1;q=0", AcceptClass.LEGACY),
+        ("image/avif;q=", AcceptClass.LEGACY),
+        ("image/avif;q=nan", AcceptClass.LEGACY),
+        ("image/avifs,text/webp", AcceptClass.LEGACY),
+        (",,;;,=,", AcceptClass.LEGACY),
+    ],
+)
+def test_accept_classes(accept: str | None, found: AcceptClass) -> None:
+    """A format counts where it is named with q above 0; wildcards say nothing."""
+    assert accept_class(accept) is found
+
+
+def test_all_accept_headers_fall_into_three_classes() -> None:
+    """A cache that keys on the class holds at most three answers for a URL."""
+    assert {item.value for item in AcceptClass} == {"avif", "webp", "legacy"}
+
+
+@pytest.mark.parametrize(
+    ("dpr", "found"), [(None, None), ("2", 2.0), ("1.5", 1.5), ("9", 5.0), ("0", None), ("-1", None), ("x", None)]
+)
+def test_dpr_hint(dpr: str | None, found: float | None) -> None:
+    """A stated pixel ratio counts up to 5; anything else is no hint."""
+    assert hinted_dpr(dpr) == found
+
+
+@pytest.mark.parametrize(
+    ("width", "found"), [(None, None), ("640", 640), ("99999", 8192), ("0", None), ("0.5", None), ("x", None)]
+)
+def test_width_hint(width: str | None, found: int | None) -> None:
+    """A stated width counts up to the output limit; anything else is no hint."""
+    assert hinted_width_px(width) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(None, False), ("on", True), ("ON", True), ("on;x=1", True), ("off", False), ("", False)]
+)
+def test_save_data(value: str | None, found: bool) -> None:
+    """Only the token `on` asks for less data."""
+    assert wants_less_data(value) is found
