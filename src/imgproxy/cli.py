@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 
 from imgproxy import __version__, logs
+from imgproxy.cli_library import library
+from imgproxy.config import LogSettings
 from imgproxy.errors import CacheUnavailable, ConfigError, ImgproxyError
 from imgproxy.settings import Settings, example_toml, load, signing_tokens
 
@@ -35,6 +37,9 @@ errors = Console(stderr=True, highlight=False)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; the environment (IMGPROXY_…) comes over it.")
 ]
+
+
+app.command()(library)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -77,6 +82,20 @@ def fail_line(message: str) -> int:
     """Print one line on standard error; the exit code that goes with it."""
     errors.print(f"imgproxy: {message}", soft_wrap=True, markup=False)
     return 1
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of pictures; the bundled photos by default.")] = None,
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge.")] = 8080,
+    library_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Media Library.")] = 9090,
+) -> None:
+    """Run a Media Library over a folder and the edge in front of it, and print URLs to open."""
+    logs.configure(LogSettings(level="warning"))
+    from imgproxy.demo.run import DemoOptions, run_demo  # noqa: PLC0415 see run
+
+    raise typer.Exit(run(run_demo(DemoOptions(folder, port, library_port), console, on_error=fail_line)))
 
 
 @app.command()

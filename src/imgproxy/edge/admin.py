@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from imgproxy import metrics as metrics_page
+from imgproxy.edge.headers import SERVER
 from imgproxy.errors import BadPurge, MethodNotAllowed, PayloadTooLarge, RouteNotFound, Unauthorized
 from imgproxy.params.parse import parse_target
 from imgproxy.purge.service import TAKEDOWNS
@@ -130,7 +131,7 @@ class AdminRoutes:
 
     async def _metrics_page(self, request: web.BaseRequest, rest: str) -> web.Response:
         del request, rest
-        return web.Response(body=self._metrics.page(), headers={"Content-Type": metrics_page.CONTENT_TYPE})
+        return web.Response(body=self._metrics.page(), headers={"Content-Type": metrics_page.CONTENT_TYPE, **SERVER})
 
     async def _status(self, request: web.BaseRequest, rest: str) -> web.Response:
         del request, rest
@@ -177,13 +178,13 @@ class AdminRoutes:
             "data": {"type": "purges", "id": str(receipt.seq), "attributes": {"url": url}},
             "meta": receipt.as_json(),
         }
-        return web.Response(body=_dump(answer), content_type="application/vnd.api+json")
+        return web.Response(body=_dump(answer), content_type="application/vnd.api+json", headers=SERVER)
 
     async def _webhook(self, request: web.BaseRequest, rest: str) -> web.Response:
         del rest
         raw = await read_body(request, self._settings.webhook.max_body_bytes)
         receipt = await self._webhooks.receive(raw, request.headers.get("x-livingdocs-signature"))
-        return _receipt(receipt) if receipt is not None else web.Response(status=204)
+        return _receipt(receipt) if receipt is not None else web.Response(status=204, headers=SERVER)
 
 
 async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
@@ -223,7 +224,10 @@ def _receipt(receipt: Receipt) -> web.Response:
 
 def _json(body: object, *, status: int = 200) -> web.Response:
     return web.Response(
-        status=status, body=_dump(body), content_type="application/json", headers={"Cache-Control": "no-store"}
+        status=status,
+        body=_dump(body),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **SERVER},
     )
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from imgproxy.delivery import Timings
 
 CACHE_NAME = "imgproxy"
+# In place of the library's own: which versions run here is nobody's business.
+SERVER = {"Server": "imgproxy"}
 # One short tag a key and one an entry: Bunny's CDN-Tag ends at 1,024 bytes, Fastly's keys at 1,024 each.
 TAG_HEX = 12
 DAY_S = 86_400

@@ -14,6 +14,7 @@ from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.delivery import Delivered, Delivery, Outcome
 from imgproxy.edge.headers import (
+    SERVER,
     RangeNotSatisfiable,
     cache_status,
     caching,
@@ -26,6 +27,7 @@ from imgproxy.edge.headers import (
 )
 from imgproxy.edge.problems import problem_response
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
+from imgproxy.originals import State
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import ImageRequest, Metadata
 from imgproxy.params.request import build_request
@@ -219,6 +221,7 @@ class ImageRoute:
             "X-Content-Type-Options": "nosniff",
             "Access-Control-Allow-Origin": "*",
             "Timing-Allow-Origin": "*",
+            **SERVER,
         }
         if wanted.vary:
             headers["Vary"] = ", ".join(wanted.vary)
@@ -234,11 +237,12 @@ class ImageRoute:
         facts = delivered.original.facts
         freshness = self._settings.freshness
         ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)
-        if delivered.outcome is Outcome.MISS:
+        is_fetched = delivered.original.state is State.FETCHED
+        if delivered.outcome is Outcome.MISS or (delivered.outcome is Outcome.PASS and is_fetched):
             return cache_status(
                 is_hit=False,
-                fwd="uri-miss" if delivered.original.fetch_s or delivered.original.is_collapsed else "miss",
-                fwd_status=200 if delivered.original.fetch_s else None,
+                fwd="uri-miss" if is_fetched else "miss",
+                fwd_status=200 if is_fetched else None,
                 is_stored=True,
                 is_collapsed=delivered.is_collapsed,
                 ttl_s=ttl_s,

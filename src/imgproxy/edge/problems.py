@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from imgproxy.edge.headers import SERVER
 from imgproxy.errors import (
     BadParameter,
     BadUrl,
@@ -51,6 +52,7 @@ def problem_response(
         "Cache-Control": _cache_control(error, freshness, negative_ttl_s),
         "X-Content-Type-Options": "nosniff",
         "Access-Control-Allow-Origin": "*",
+        **SERVER,
     }
     if error.retry_after_s is not None:
         wait_s = error.retry_after_s

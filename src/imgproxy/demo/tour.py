@@ -1,0 +1,89 @@
+"""What the demo shows: ready-to-open URLs over the pictures at hand, and a takedown to try."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WIDE = 16 / 9
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of the library: its entry, key, media type and stored size in pixels."""
+
+    entry: str
+    key: str
+    mime_type: str
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One thing to see: what it is, and its URL."""
+
+    title: str
+    url: str
+
+
+def stops(edge_url: str, pictures: Sequence[Picture]) -> list[Stop]:
+    """URLs for these pictures; what there is no fitting picture for is left out."""
+    largest = max(pictures, key=lambda picture: picture.width_px * picture.height_px)
+    found = [
+        Stop("resize", image_url(edge_url, largest, "w=800")),
+        Stop("crop by rect", image_url(edge_url, largest, f"rect={_rect(largest)}&w=1024")),
+        Stop("best format", image_url(edge_url, largest, "w=800&auto=format")),
+        Stop("focal point", image_url(edge_url, largest, "w=600&h=600&fit=crop&crop=focalpoint&fp-x=0.7&fp-y=0.6")),
+    ]
+    for picture in pictures:
+        if picture is largest:
+            continue
+        if picture.mime_type == "image/gif":
+            found.append(Stop("animation", image_url(edge_url, picture, "w=320&auto=format")))
+        elif picture.mime_type in ("image/png", "image/webp"):
+            found.append(Stop("transparency", image_url(edge_url, picture, "w=400&bg=ffd166")))
+        elif picture.mime_type == "image/jpeg":
+            found.append(Stop("portrait", image_url(edge_url, picture, "w=400&h=500&fit=crop&auto=format")))
+    found.append(Stop("its facts", image_url(edge_url, largest, "fm=json")))
+    return found[:8]
+
+
+def image_url(edge_url: str, picture: Picture, query: str) -> str:
+    """The URL of a picture at the edge."""
+    return f"{edge_url}/{quote(picture.key)}?{query}"
+
+
+def revoke_command(library_url: str, api_version: str, token: str, picture: Picture) -> str:
+    """A curl line that revokes the picture's entry in the library."""
+    return _patch_command(library_url, api_version, token, picture, {"operation": "revokeAsset", "note": "Case #1"})
+
+
+def unrevoke_command(library_url: str, api_version: str, token: str, picture: Picture) -> str:
+    """A curl line that brings it back."""
+    return _patch_command(library_url, api_version, token, picture, {"operation": "unrevokeAsset"})
+
+
+def purge_command(edge_url: str, admin_token: str, picture: Picture) -> str:
+    """A curl line that purges the entry at the edge, for its receipt."""
+    return f"curl -X POST -H 'Authorization: Bearer {admin_token}' {edge_url}/-/purge/entries/{picture.entry}"
+
+
+def _patch_command(library_url: str, api_version: str, token: str, picture: Picture, operation: dict[str, str]) -> str:
+    body = json.dumps({"patches": [operation]})
+    return (
+        f"curl -X PATCH -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
+        f"-d '{body}' {library_url}/api/{api_version}/mediaLibrary/{picture.entry}"
+    )
+
+
+def _rect(picture: Picture) -> str:
+    """The middle half of the picture, in 16:9 where it is large enough."""
+    width = picture.width_px // 2
+    height = min(round(width / WIDE), picture.height_px)
+    return f"{(picture.width_px - width) // 2},{(picture.height_px - height) // 2},{width},{height}"

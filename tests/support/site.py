@@ -1,0 +1,185 @@
+"""A whole site for a test: an embedded Media Library over a folder, the edge in front of it, and a client."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections import defaultdict
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from PIL import Image
+from pydantic import SecretStr
+from yarl import URL
+
+from imgproxy.barriers import Barriers, Point
+from imgproxy.config import (
+    AdminSettings,
+    CacheSettings,
+    LogSettings,
+    OriginSettings,
+    RenderSettings,
+    ServerSettings,
+    WebhookSettings,
+)
+from imgproxy.edge.app import Edge
+from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
+from imgproxy.medialibrary.server.probe import Probe
+from imgproxy.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from multidict import CIMultiDictProxy
+
+ADMIN = {"Authorization": "Bearer admin-token"}
+SECRET = "webhook-secret"
+KEY = "2026/03/14/picture.jpg"
+
+
+def jpeg(red: int, size: tuple[int, int] = (320, 200)) -> bytes:
+    """A JPEG of one colour, told apart by its red."""
+    out = io.BytesIO()
+    Image.new("RGB", size, (red, 80, 120)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def red_of(body: bytes) -> int:
+    """The red of a picture of one colour."""
+    pixel = Image.open(io.BytesIO(body)).convert("RGB").getpixel((5, 5))
+    assert isinstance(pixel, tuple)
+    return int(pixel[0])
+
+
+class Held(Barriers):
+    """Barriers that hold requests at chosen points until they are released; counts who came by."""
+
+    def __init__(self) -> None:
+        self._gates: dict[Point, asyncio.Event] = {}
+        self._arrivals: defaultdict[Point, int] = defaultdict(int)
+        self._came = asyncio.Condition()
+
+    def hold(self, point: Point) -> None:
+        """Hold whoever reaches this point from now on."""
+        self._gates[point] = asyncio.Event()
+        self._arrivals[point] = 0
+
+    def release(self, point: Point) -> None:
+        """Let everyone at this point go on, and hold nobody there any more."""
+        gate = self._gates.pop(point, None)
+        if gate is not None:
+            gate.set()
+
+    async def arrived(self, point: Point, count: int = 1) -> None:
+        """Wait until `count` requests stand at the point."""
+        async with self._came, asyncio.timeout(20):
+            await self._came.wait_for(lambda: self._arrivals[point] >= count)
+
+    async def reach(self, point: Point, key: str) -> None:
+        """Stop here if the point is held."""
+        del key
+        gate = self._gates.get(point)
+        if gate is None:
+            return
+        async with self._came:
+            self._arrivals[point] += 1
+            self._came.notify_all()
+        await gate.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, read to its end."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def cache_status(self) -> str:
+        """The Cache-Status header."""
+        return self.headers.get("Cache-Status", "")
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a test talks to."""
+
+    edge: Edge
+    library: EmbeddedLibrary
+    probe: Probe
+    session: aiohttp.ClientSession
+
+    async def send(self, method: str, target: str, **options: Any) -> Reply:
+        """Send a request; the target goes over the wire byte for byte."""
+        url = URL(self.edge.url + target, encoded=True)
+        async with self.session.request(method, url, **options) as response:
+            body = await response.read()
+            return Reply(response.status, response.headers, body)
+
+    async def get(self, target: str, **headers: str) -> Reply:
+        """GET with these headers (underscores become dashes)."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.send("GET", target, headers=named)
+
+    async def purge(self, entry: str, query: str = "") -> Reply:
+        """Purge an entry as an operator does."""
+        return await self.send("POST", f"/-/purge/entries/{entry}{query}", headers=ADMIN)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric, 0 where there is none yet."""
+        return self.edge.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def settings_for(library: EmbeddedLibrary, cache_dir: Path, **sections: Any) -> Settings:
+    """Settings of an edge before this library; sections given by name replace these."""
+    chosen: dict[str, Any] = {
+        "server": ServerSettings(port=0, shutdown_timeout_s=5.0),
+        "origin": OriginSettings(url=library.url, token=SecretStr(library.token), timeout_s=5.0),
+        "admin": AdminSettings(token=SecretStr("admin-token")),
+        "cache": CacheSettings(dir=cache_dir, min_free_bytes=0),
+        "render": RenderSettings(processes=1),
+        "webhook": WebhookSettings(secrets=(SecretStr(SECRET),)),
+        "log": LogSettings(access="none"),
+        **sections,
+    }
+    return Settings(**chosen)
+
+
+@asynccontextmanager
+async def site(
+    tmp_path: Path,
+    *,
+    barriers: Barriers | None = None,
+    pictures: dict[str, bytes] | None = None,
+    library: dict[str, Any] | None = None,
+    **sections: Any,
+) -> AsyncIterator[Site]:
+    """Start a library over `tmp_path/photos` and an edge over `tmp_path/cache`; both may be there from before."""
+    folder = tmp_path / "photos"
+    for key, data in (pictures if pictures is not None else {KEY: jpeg(200)}).items():
+        path = folder / key
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    probe = Probe()
+    options: dict[str, Any] = {"tokens": [AccessToken("library-token")], "scan_interval_s": 3600.0, **(library or {})}
+    async with EmbeddedLibrary(folder, probe=probe, **options) as embedded:
+        edge = Edge(settings_for(embedded, tmp_path / "cache", **sections), barriers=barriers)
+        async with edge, aiohttp.ClientSession(auto_decompress=False) as session:
+            yield Site(edge, embedded, probe, session)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition that the running service brings about by itself."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 a state of the service, not an event of the test
+            await asyncio.sleep(0.01)
