@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from imgproxy.params.plan import (
@@ -314,6 +314,7 @@ def test_pivot_grows_the_frame_and_straighten_zooms() -> None:
     assert tilted.final == Size(283, 283)
 
 
+@settings(deadline=None)
 @given(degrees=st.floats(0, 359.9), width=st.integers(10, 2000), height=st.integers(10, 2000))
 def test_a_straightened_picture_still_covers_every_corner(degrees: float, width: int, height: int) -> None:
     """After turning and zooming, each corner of the frame lies inside the picture."""
@@ -381,6 +382,7 @@ def plans(draw: st.DrawFn) -> RenderPlan:
 _REGIONS = st.builds(Box, st.integers(0, 50), st.integers(0, 50), _SIDE, _SIDE)
 
 
+@settings(deadline=None)
 @given(region=_REGIONS, plan=plans(), limit=st.sampled_from([8192, 1000, 16383]))
 def test_nothing_leaves_its_bounds(region: Box, plan: RenderPlan, limit: int) -> None:
     """For any source and plan: sizes from one pixel to the limit, and a window inside its region."""
@@ -410,6 +412,7 @@ def test_nothing_leaves_its_bounds(region: Box, plan: RenderPlan, limit: int) ->
     assert found.final.height_px == found.frame.height_px + found.pad.top_px + found.pad.bottom_px
 
 
+@settings(deadline=None)
 @given(
     source=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
     width=st.integers(1, 4000),
@@ -437,6 +440,7 @@ def test_modes_keep_their_promises(source: tuple[int, int], width: int, height: 
     assert crop.width / crop.height == pytest.approx(width / height)
 
 
+@settings(deadline=None)
 @given(
     source=st.tuples(st.integers(2, 9000), st.integers(2, 9000)),
     target=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),

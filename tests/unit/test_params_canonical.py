@@ -6,7 +6,7 @@ import base64
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgproxy.config import UrlSettings
@@ -115,6 +115,7 @@ def url(draw: st.DrawFn, meaning: dict[str, str]) -> str:
     return "&".join(draw(st.permutations(pairs)))
 
 
+@settings(deadline=None)
 @given(data=st.data(), meaning=meanings())
 def test_spellings_of_one_picture_share_a_digest(data: st.DataObject, meaning: dict[str, str]) -> None:
     """Order, aliases, base64, escapes, spelled-out defaults and parameters without effect never change the digest."""
@@ -122,6 +123,7 @@ def test_spellings_of_one_picture_share_a_digest(data: st.DataObject, meaning: d
     assert digest(first) == digest(second), (first, second)
 
 
+@settings(deadline=None)
 @given(data=st.data(), meaning=meanings(), name=st.sampled_from(sorted(MEANINGS)))
 def test_one_changed_value_changes_the_digest(data: st.DataObject, meaning: dict[str, str], name: str) -> None:
     """Two URLs that differ in one parameter with an effect never share a digest."""
@@ -145,7 +147,7 @@ PAIRS = [
     ("w=400&ar=16:9&fit=crop", "w=400&ar=32:18&fit=crop"),
     ("w=500&max-w=400&h=9&fit=crop", "w=400&h=9&fit=crop"),
     ("auto=compress&auto=format", "auto=format,compress"),
-    ("auto=format&fm=gif", "auto=format"),
+    ("auto=format&fm=gif", "fm=avif"),
     ("auto=compress", "auto=compress&q=45"),
     ("auto=compress", "auto=compress&fm=png&cs=strip"),
     ("fm=webp&lossless=true", "fm=webp&lossless=1&q=30"),

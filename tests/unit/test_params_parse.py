@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor
 
@@ -90,6 +90,7 @@ def test_paths_that_are_no_key_are_refused(path: str) -> None:
     assert caught.value.status == 400
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_path_becomes_a_key_that_leaves_the_library(path: str) -> None:
     """Whatever the path, it is refused or a key whose parts are plain names."""
@@ -207,6 +208,7 @@ def test_bad_base64_is_refused_even_where_lenient(value: str) -> None:
     assert caught.value.name == "mark64"
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=50))
 def test_base64_holds_any_text(text: str) -> None:
     """What a client encodes comes back, padded or not."""
@@ -431,6 +433,7 @@ def test_notes_are_few_and_short() -> None:
     assert all(note.isprintable() for note in strictness.notes)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([row.name for row in table.PARAMETERS]), st.text(max_size=30))
 def test_no_text_breaks_a_reader(name: str, text: str) -> None:
     """Any text for any parameter gives a value, nothing, or BadParameter: never another error."""
@@ -440,6 +443,7 @@ def test_no_text_breaks_a_reader(name: str, text: str) -> None:
         assert error.name == name  # noqa: PT017 - refusing is one of the right answers
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([row.name for row in table.PARAMETERS]),
     st.text(alphabet="0123456789.,-:+abcflrxhv%", max_size=12),

@@ -44,7 +44,10 @@ _HAS_COLORS: Final = frozenset({Format.PNG8, Format.GIF, Format.SOURCE, Format.C
 _HAS_DPI: Final = _MAYBE_JPEG | {Format.PNG, Format.PNG8}
 _MAYBE_WEBP: Final = frozenset({Format.WEBP, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8})
 _TEXT: Final = frozenset({Format.JSON, Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS})
-_MAYBE_ANIMATED: Final = frozenset({Format.GIF, Format.WEBP, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8})
+# An animation asked for as AVIF leaves as WebP: animated AVIF is not reliable in browsers.
+_MAYBE_ANIMATED: Final = frozenset(
+    {Format.GIF, Format.WEBP, Format.AVIF, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8}
+)
 _DEFAULT_QUALITY: Final = 75
 _COMPRESS_QUALITY: Final = 45
 
@@ -241,9 +244,7 @@ def _output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]
     is_jpeg = chosen in _MAYBE_JPEG
     found = Output(
         format=chosen,
-        is_negotiated=VARY_ACCEPT in vary
-        and chosen in (Format.AVIF, Format.WEBP)
-        and asked in (None, Format.GIF, Format.WEBP),
+        is_negotiated=VARY_ACCEPT in vary and chosen in (Format.AVIF, Format.WEBP) and asked is None,
         quality=quality,
         is_lossless=chosen in _MAYBE_WEBP and values.take(output.LOSSLESS, default=False),
         is_progressive=not is_jpeg or word == "pjpg" or values.take(output.JPG_PROGRESSIVE, default=True),
@@ -292,7 +293,7 @@ def _frames_of(values: Values, encoding: Output) -> Frames:
     page, span = values.take(output.PAGE, 1), values.get(output.FRAME)
     first, last = span or (None, None)
     is_still = first is not None and first == last
-    if is_still or not (encoding.format in _MAYBE_ANIMATED or encoding.is_negotiated):
+    if is_still or encoding.format not in _MAYBE_ANIMATED:
         return Frames(page=page, first=first)
     interval = values.take(output.INTERVAL, 1)
     return Frames(

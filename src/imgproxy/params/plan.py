@@ -292,8 +292,7 @@ class Output:
     """The encoding."""
 
     format: Format = Format.SOURCE
-    # AVIF or WebP was chosen for the client (auto=format), not asked for: an animation stays one (as WebP where the
-    # format is AVIF), and an SVG stays an SVG.
+    # AVIF or WebP was chosen for the client (auto=format without fm), so an SVG stays an SVG.
     is_negotiated: bool = False
     quality: int | None = None  # None is the format's default; unset where the format has no quality
     is_lossless: bool = False

@@ -164,4 +164,5 @@ def _stays_drawing(plan: RenderPlan) -> bool:
     resize = plan.resize
     is_sized_only = plan == RenderPlan(resize=resize, output=plan.output, frames=plan.frames)
     is_whole = resize.aspect is None and not resize.crop and resize.fit.value in ("clip", "max")
-    return plan.output.format is Format.SOURCE and is_sized_only and is_whole
+    is_format_free = plan.output.format is Format.SOURCE or plan.output.is_negotiated
+    return is_format_free and is_sized_only and is_whole
