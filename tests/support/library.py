@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from imgproxy.medialibrary import ApiVersion, MediaLibraryClient, TokenSource
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Probe, Webhook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 TOKEN = "t0ken-for-tests"
 

@@ -14,6 +14,7 @@ import ssl
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -84,7 +85,7 @@ class Transport:
         # trust_env would let .netrc and proxy variables decide where the token goes.
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),
-            verify=ssl_context or ssl.create_default_context(),
+            verify=ssl_context or system_trust(),
             limits=httpx.Limits(
                 max_connections=max_connections,
                 max_keepalive_connections=max_connections,
@@ -206,6 +207,12 @@ class Transport:
         if response.status_code in TRANSIENT_STATUSES:
             wait_s = retry_after_s(response.headers.get("retry-after"), now=datetime.now(UTC))
         return error_for(response.status_code, body, where=call.where, api_version=self._api_version, wait_s=wait_s)
+
+
+@cache
+def system_trust() -> ssl.SSLContext:
+    """Return trust in the system's authorities; made once, as reading them takes longer than a call."""
+    return ssl.create_default_context()
 
 
 def pause_s(attempt: int, wait_s: float | None) -> float:

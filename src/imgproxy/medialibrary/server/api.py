@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from imgproxy.medialibrary.server.store.references import Referrers
 
 IDS_MAX: Final = 500
+IDS_MAX_CHARS: Final = 6_000
 TEXT_MAX_CHARS: Final = 500
 _VERSION_FORM: Final = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
 _HOST_FORM: Final = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
@@ -148,7 +149,7 @@ class Api:
     async def _get_entries(self, request: web.Request, api_version: str) -> web.StreamResponse:
         query, problems = request.query, Problems()
         for name in query:
-            problems.text(query[name], name, max_chars=TEXT_MAX_CHARS * (40 if name == "ids" else 1))
+            problems.text(query[name], name, max_chars=IDS_MAX_CHARS if name == "ids" else TEXT_MAX_CHARS)
         ids = [text.strip() for text in query.get("ids", "").split(",") if text.strip()]
         if len(ids) > IDS_MAX:
             problems.note("ids", f"Expected at most {IDS_MAX} ids, got {len(ids)}")

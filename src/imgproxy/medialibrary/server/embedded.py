@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SCAN_INTERVAL_S: Final = 1.0
 SHUTDOWN_S: Final = 1.0
 RESTART_S: Final = 1.0
-LINE_MAX_BYTES: Final = 32 * 1024  # a key of 1,024 characters outside ASCII, percent-encoded, and the rest
+LINE_MAX_BYTES: Final = 128 * 1024  # the longest of all that may be asked, each character as 12 bytes
 
 log = logging.getLogger(__name__)
 

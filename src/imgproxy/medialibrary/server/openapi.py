@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from imgproxy import __version__
 from imgproxy.medialibrary import versions
-from imgproxy.medialibrary.server.api import ENDPOINTS, Endpoint
+from imgproxy.medialibrary.server.api import ENDPOINTS, IDS_MAX_CHARS, TEXT_MAX_CHARS, Endpoint
 from imgproxy.medialibrary.server.checks import INTEGER_MAX
 from imgproxy.medialibrary.server.keys import KEY_MAX_CHARS, KEY_PATTERN
 from imgproxy.medialibrary.server.openapi_patch import patch_body
@@ -63,7 +63,7 @@ def _operation(endpoint: Endpoint, api_version: str) -> Schema:
     if not versions.is_in(versions.RESULTS_SINCE, api_version):
         parameters = [parameter for parameter in parameters if parameter["name"] != "after"]
     if "{id}" in endpoint.path:
-        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
+        parameters.append({"name": "id", "in": "path", "required": True, "schema": _ID})
     if "{key" in endpoint.path:
         parameters += _IMAGE_PARAMETERS
     codes = ["400", "401", "403", "404", *(["409", "413"] if endpoint.method == "PATCH" else [])]
@@ -87,10 +87,11 @@ def _query(name: str, schema: Schema, description: str) -> Schema:
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
 
+_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": TEXT_MAX_CHARS}
 _LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": versions.REFERENCES_MAX, "default": 100}
 _OFFSET: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": INTEGER_MAX, "default": 0}
-_NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 500}
-_IDS: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 20_000}
+_NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": TEXT_MAX_CHARS}
+_IDS: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": IDS_MAX_CHARS}
 _PARAMETERS: Final[dict[str, Schema]] = {
     "ids": _query("ids", _IDS, "Ids separated by commas; unknown ones are left out. This, or an external id."),
     "externalId": _query("externalId", _NAME, "Id in an external system; needs systemName."),
