@@ -134,7 +134,7 @@ def color(text: str) -> Reading[Color]:
 
 def words(text: str) -> Reading[str]:
     """Any text without control characters."""
-    cleaned = "".join(char for char in text if char.isprintable()).strip()
+    cleaned = text.strip() if text.isprintable() else "".join(filter(str.isprintable, text)).strip()
     return (cleaned or None), cleaned == text
 
 

@@ -125,7 +125,10 @@ def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
         name = _decode_text(raw_name)
         row, is_base64 = table.find(name)
         if row is None:
-            if not table.is_ignored(name):
+            if table.is_ignored(name):
+                if name.endswith("64"):
+                    decode_base64(name, _decode_text(raw_value))  # bad base64 is a 400 for every parameter
+            else:
                 unknown.append("".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS]))
             continue
         value = _decode_text(raw_value)

@@ -1,0 +1,55 @@
+"""
+The parameter tables of docs/urls.md, written from the table that parses URLs.
+
+`python -m imgproxy.params.document [FILE]` writes them between the two marker lines of that page.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from imgproxy.params.table import SECTIONS
+
+if TYPE_CHECKING:
+    from imgproxy.params.parameter import Parameter
+
+BEGIN: Final = "<!-- parameters: written by `python -m imgproxy.params.document` -->"
+END: Final = "<!-- end of parameters -->"
+
+
+def tables() -> str:
+    """Return one Markdown table a section: name and aliases, value, default, effect."""
+    return "\n\n".join(_table(title, parameters) for title, parameters in SECTIONS)
+
+
+def with_tables(page: str) -> str:
+    """
+    Return the page with everything between the markers written anew.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page needs the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+def _table(title: str, parameters: tuple[Parameter[Any], ...]) -> str:
+    rows = "\n".join(_row(parameter) for parameter in parameters)
+    return f"### {title}\n\n| parameter | value | default | effect |\n|---|---|---|---|\n{rows}"
+
+
+def _row(parameter: Parameter[Any]) -> str:
+    aliases = ", ".join(f"`{alias}`" for alias in parameter.aliases)
+    name = f"`{parameter.name}`" + (f" ({aliases})" if aliases else "")
+    cells = (name, parameter.expected, parameter.default, parameter.effect)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/urls.md")
+    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
