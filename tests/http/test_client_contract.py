@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from imgproxy.medialibrary import API_VERSIONS, ApiVersion, Validators, errors
@@ -21,13 +20,12 @@ from imgproxy.medialibrary.operations import (
     UpdateUsageLogEntry,
 )
 from imgproxy.medialibrary.server import AccessToken
-from tests.support.library import TOKEN, RunningLibrary, picture_bytes, running_library
+from tests.support.library import TOKEN, RunningLibrary, picture_bytes, plain_http, running_library
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 every_version = pytest.mark.parametrize("version", API_VERSIONS)
-AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 
 async def publish(running: RunningLibrary, document_id: int, entry_id: str, **more: object) -> None:
@@ -36,12 +34,8 @@ async def publish(running: RunningLibrary, document_id: int, entry_id: str, **mo
         {"id": entry_id, "componentId": f"doc-{document_id}", "componentName": "image", "directiveName": "image"},
         {"id": entry_id, "location": "metadata", "propertyName": "teaserImage"},
     ]
-    async with httpx.AsyncClient() as http:
-        answer = await http.post(
-            f"{running.url}/-/library/documents",
-            json={"id": document_id, "references": references, **more},
-            headers=AUTHORIZED,
-        )
+    async with plain_http(running.url, token=TOKEN) as http:
+        answer = await http.post("/-/library/documents", json={"id": document_id, "references": references, **more})
     assert answer.status_code == 200
 
 
@@ -257,7 +251,7 @@ async def test_entries_by_external_id(tmp_path: Path) -> None:
     async with running_library(tmp_path, "a/b.jpg", "c.png") as running, running.client() as client:
         entry_id, other_id = running.library.entry_id("a/b.jpg"), running.library.entry_id("c.png")
         known_as = {"systemName": "dam", "externalId": "ex-1"}
-        async with httpx.AsyncClient(base_url=running.url, headers=AUTHORIZED) as http:
+        async with plain_http(running.url, token=TOKEN) as http:
             answer = await http.post(f"/-/library/entries/{entry_id}/external", json=known_as)
             taken = await http.post(f"/-/library/entries/{other_id}/external", json=known_as)
         found = await client.get_entries(external_id="ex-1", system_name="dam")

@@ -6,11 +6,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from imgproxy.medialibrary import API_VERSIONS
-from tests.support.library import TOKEN, RunningLibrary, running_library
+from tests.support.library import TOKEN, RunningLibrary, plain_http, running_library
 
 # A cursor belongs to its list, a replacement must exist, ids or an external id must be given: schemas cannot say so,
 # and a request that breaks it is rightly answered by 400.
@@ -66,7 +65,7 @@ async def test_schemathesis_finds_nothing_in_all_its_phases(tmp_path: Path, vers
 @pytest.mark.parametrize("version", API_VERSIONS)
 async def test_a_document_has_the_endpoints_of_its_version(tmp_path: Path, version: str) -> None:
     """The keys endpoint appears with 2026-03, the usage log with 2026-05, and operations with theirs."""
-    async with running_library(tmp_path, "a/b.jpg") as running, httpx.AsyncClient() as http:
+    async with running_library(tmp_path, "a/b.jpg") as running, plain_http() as http:
         document = (await http.get(f"{running.url}/openapi.json", params={"version": version})).json()
 
     operations = {operation["operationId"] for path in document["paths"].values() for operation in path.values()}
@@ -81,7 +80,7 @@ async def test_a_document_has_the_endpoints_of_its_version(tmp_path: Path, versi
 
 async def test_an_unknown_version_has_no_document(tmp_path: Path) -> None:
     """Asking for the document of a version that is not served is a 400 that names the versions."""
-    async with running_library(tmp_path, "a/b.jpg") as running, httpx.AsyncClient() as http:
+    async with running_library(tmp_path, "a/b.jpg") as running, plain_http() as http:
         answer = await http.get(f"{running.url}/openapi.json", params={"version": "2020-01"})
 
     assert answer.status_code == 400

@@ -7,16 +7,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import httpx
 from PIL import Image
 
 from imgproxy.medialibrary import ApiVersion, MediaLibraryClient, TokenSource
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Probe, Webhook
+from imgproxy.medialibrary.transport import system_trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 TOKEN = "t0ken-for-tests"
+
+
+def plain_http(url: str = "", *, token: str | None = None) -> httpx.AsyncClient:
+    """Return a client that is not ours, with a token if one is given; close it with `async with`."""
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=20, verify=system_trust())
 
 
 def picture_bytes(

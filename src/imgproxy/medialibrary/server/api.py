@@ -54,7 +54,7 @@ _PAGED: Final = frozenset({"limit", "offset", "after"})
 
 ENDPOINTS: Final = (
     Endpoint("getEntries", "GET", "", READ, "2020-10", frozenset({"ids", "externalId", "systemName"})),
-    Endpoint("serveImage", "GET", "/serve-image/{key:.*}", READ, versions.SERVE_IMAGE_SINCE),
+    Endpoint("serveImage", "GET", "/serve-image/{key:(?s:.*)}", READ, versions.SERVE_IMAGE_SINCE),
     Endpoint("getEntry", "GET", "/{id}", READ, "2020-10"),
     Endpoint("patchEntry", "PATCH", "/{id}", WRITE, "2020-12"),
     Endpoint("incomingDocumentReferences", "GET", "/{id}/incomingDocumentReferences", READ, "2020-10", _PAGED),

@@ -39,7 +39,7 @@ def document(api_version: str, *, default_locale: str) -> Schema:
     paths: dict[str, Schema] = {}
     for endpoint in ENDPOINTS:
         if versions.is_in(endpoint.since, api_version):
-            path = f"/api/{api_version}/mediaLibrary{endpoint.path}".replace("{key:.*}", "{key}")
+            path = f"/api/{api_version}/mediaLibrary{endpoint.path}".replace("{key:(?s:.*)}", "{key}")
             paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, api_version)
     return {
         "openapi": "3.1.0",
