@@ -28,6 +28,7 @@ class Flights(Generic[Result]):
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[Result]] = {}
+        self._tasks: set[asyncio.Task[Result]] = set()  # also those of detached flights, for close
 
     async def join(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> tuple[Result, bool]:
         """
@@ -68,11 +69,13 @@ class Flights(Generic[Result]):
     def _begin(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> _Flight[Result]:
         flight = _Flight(asyncio.get_running_loop().create_task(start()))
         self._flights[name] = flight
+        self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda task: self._land(name, flight, task))
         return flight
 
     def _land(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
         self._remove(name, flight)
+        self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # everyone may have left: then nobody else looks at it
 
@@ -85,7 +88,7 @@ class Flights(Generic[Result]):
 
     async def close(self) -> None:
         """Cancel what is under way and wait for it."""
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

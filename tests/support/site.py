@@ -134,7 +134,7 @@ class Site:
         """Purge an entry as an operator does."""
         return await self.send("POST", f"/-/purge/entries/{entry}{query}", headers=ADMIN)
 
-    async def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, **labels: str) -> float:
         """The value of a metric, 0 where there is none yet."""
         return self.edge.metrics.registry.get_sample_value(name, labels) or 0.0
 
@@ -181,5 +181,5 @@ async def site(
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for a condition that the running service brings about by itself."""
     async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 a state of the service, not an event of the test
+        while not holds():
             await asyncio.sleep(0.01)

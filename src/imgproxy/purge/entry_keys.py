@@ -50,21 +50,27 @@ class EntryKeys:
 
     async def ask(self, entry: str) -> tuple[str, ...]:
         """
-        The keys of an entry by the keys API, remembered.
+        The keys of an entry by the keys API.
 
         Raises:
             ImgproxyError: NotFound for an entry that does not exist (any more), or why the API gave no answer.
         """
-        keys = await self._library.keys(entry)
-        await self.learn(entry, keys)
-        return keys
+        return await self._library.keys(entry)
 
-    async def learn(self, entry: str, keys: Iterable[str]) -> None:
-        """Remember keys of an entry, and purge those that escaped an earlier purge of it by not being known then."""
+    async def remember(self, entry: str, keys: Iterable[str]) -> tuple[str, ...]:
+        """Remember keys of an entry; returns those that were new."""
         new = await self._cache.journal.remember_keys(entry, keys)
         self._entries.update(dict.fromkeys(new, entry))
-        if not new:
-            return
+        return new
+
+    async def learn(self, entry: str) -> tuple[str, ...]:
+        """
+        Ask for the keys of an entry and remember them, outside of a purge of it.
+
+        Those that escaped an earlier purge by not being known then are purged now. Raises as `ask`.
+        """
+        keys = await self.ask(entry)
+        new = await self.remember(entry, keys)
         purged_at = await self._cache.journal.last_purge_of_entry(entry)
         escaped = [
             key
@@ -73,3 +79,4 @@ class EntryKeys:
         ]
         if escaped:
             await self._cache.purge(escaped, reason="learnt", entry=entry)
+        return keys

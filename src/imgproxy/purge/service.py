@@ -166,6 +166,7 @@ class PurgeService:
                 size_bytes=receipt.size_bytes + more.size_bytes,
                 seq=more.seq,
             )
+        await self._entries.remember(entry, listed)
         await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
         return receipt
 
@@ -186,7 +187,7 @@ class PurgeService:
         """Mark the entry's originals as stale: they are served once more and asked for behind the answer."""
         started_s = time.monotonic()
         try:
-            keys = await self._entries.ask(entry)
+            keys = await self._entries.learn(entry)
         except NotFound:
             raise EntryNotFound(entry) from None
         stale_at_s = time.time() - self._freshness.revalidate_after_s - 1
@@ -213,6 +214,7 @@ class PurgeService:
                 continue
             # All of them, also those purged at first: the answer may have come from before the event.
             receipt = await self.purge_keys(listed, reason="expanded", entry=entry)
+            await self._entries.remember(entry, listed)
             log.info("purge of entry %s is complete: %d keys", entry, len(receipt.keys))
             break
         await self._cache.journal.finish_pending(entry, up_to_seq=self._cache.epochs.seq)

@@ -78,7 +78,7 @@ class Webhooks:
     async def _act(self, kind: str, entry: str) -> Receipt | None:
         if kind == CREATE:
             try:
-                await self._entries.ask(entry)
+                await self._entries.learn(entry)
             except ImgproxyError as error:
                 log.info("the keys of new entry %s are not known yet: %s", entry, error)
             return None

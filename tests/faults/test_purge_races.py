@@ -1,0 +1,209 @@
+"""A purge meets a request at every point of its way; not one old byte gets past the acknowledgement."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from imgproxy.barriers import Point
+from imgproxy.config import CacheSettings, FreshnessSettings, PurgeSettings
+from imgproxy.medialibrary.server.probe import Point as LibraryPoint
+from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
+
+OLD, NEW = 200, 20
+QUICK = PurgeSettings(drain_s=0.05)
+NO_SETTLING = FreshnessSettings(settle_s=0)
+HOLDING_POINTS = [
+    Point.BEFORE_FETCH,
+    Point.AFTER_FETCH,
+    Point.AFTER_RENDER,
+    Point.BEFORE_COMMIT,
+    Point.AFTER_RENAME,
+    Point.BEFORE_RESPONSE,
+]
+
+
+async def purged(here: Site, times: int = 1) -> None:
+    """Edit the picture at the origin and purge it; when this returns the purge is acknowledged."""
+    await here.library.put(KEY, jpeg(NEW))
+    for _ in range(times):
+        assert (await here.purge(here.library.entry_id(KEY))).status == 200
+
+
+def is_new(body: bytes) -> bool:
+    return abs(red_of(body) - NEW) <= 3
+
+
+@pytest.mark.parametrize("point", HOLDING_POINTS)
+async def test_a_request_held_at_any_point_answers_with_the_new_picture(tmp_path: Path, point: Point) -> None:
+    """Held, overtaken by a purge, released: the old bytes are neither handed out nor stored."""
+    held = Held()
+    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+        held.hold(point)
+        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(point)
+        await purged(here)
+        held.release(point)
+
+        assert is_new((await request).body)
+        again = await here.get(f"/{KEY}?w=50")
+        assert is_new(again.body)
+        assert "hit" in again.cache_status
+
+
+@pytest.mark.parametrize("point", HOLDING_POINTS)
+async def test_every_waiter_of_an_overtaken_flight_gets_the_new_picture(tmp_path: Path, point: Point) -> None:
+    """Those who waited with the leader check for themselves."""
+    held = Held()
+    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+        held.hold(point)
+        requests = [asyncio.create_task(here.get(f"/{KEY}?w=50")) for _ in range(5)]
+        await held.arrived(point)
+        await until(lambda: here.edge.metrics.in_flight._value.get() == 5)
+        await purged(here)
+        held.release(point)
+
+        replies = await asyncio.gather(*requests)
+        assert all(is_new(reply.body) for reply in replies)
+
+
+@pytest.mark.parametrize("point", HOLDING_POINTS)
+async def test_after_the_acknowledgement_a_newcomer_does_not_join_the_old_flight(tmp_path: Path, point: Point) -> None:
+    """While the old request is still held, a new one is answered with the new picture."""
+    held = Held()
+    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+        held.hold(point)
+        old = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(point)
+        gate = held._gates.pop(point)
+        await purged(here)
+
+        newcomer = await here.get(f"/{KEY}?w=50")
+        gate.set()
+
+        assert is_new(newcomer.body)
+        assert is_new((await old).body)
+
+
+@pytest.mark.parametrize("point", [Point.AFTER_RENDER, Point.BEFORE_COMMIT, Point.BEFORE_RESPONSE])
+async def test_a_picture_revoked_while_it_is_made_is_refused(tmp_path: Path, point: Point) -> None:
+    """After the purge of a revocation, the held request is a 403."""
+    held = Held()
+    async with site(tmp_path, barriers=held) as here:
+        held.hold(point)
+        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(point)
+        await here.library.mark_invalid(here.library.entry_id(KEY))
+        await here.purge(here.library.entry_id(KEY))
+        held.release(point)
+
+        assert (await request).status == 403
+        await until(lambda: list((tmp_path / "cache" / "keys").glob("*/*")) == [])
+
+
+async def test_two_purges_on_the_way_are_answered_by_trying_again_later(tmp_path: Path) -> None:
+    """A request starts over once; a picture purged twice meanwhile is a 503 that may be tried at once."""
+    held = Held()
+    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+        held.hold(Point.BEFORE_RESPONSE)
+        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(Point.BEFORE_RESPONSE)
+        await purged(here)
+        first = held._gates[Point.BEFORE_RESPONSE]
+        held.hold(Point.BEFORE_RESPONSE)
+        first.set()
+        await held.arrived(Point.BEFORE_RESPONSE)
+        await purged(here)
+        held.release(Point.BEFORE_RESPONSE)
+
+        reply = await request
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+
+
+async def test_an_answer_under_way_is_cut_before_the_acknowledgement(tmp_path: Path) -> None:
+    """A client in the middle of the old bytes does not get their end after the purge."""
+    held = Held()
+    settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
+    noise = jpeg(OLD, (1600, 1200))
+    async with site(tmp_path, barriers=held, cache=settings, purge=QUICK, pictures={KEY: noise}) as here:
+        await here.get(f"/{KEY}?w=1600&fm=png")
+        held.hold(Point.MID_RESPONSE)
+        request = asyncio.create_task(here.get(f"/{KEY}"))
+        await held.arrived(Point.MID_RESPONSE)
+
+        receipt = await here.purge(here.library.entry_id(KEY))
+        held.release(Point.MID_RESPONSE)
+
+        assert receipt.json()["cut"] == 1
+        await asyncio.gather(request, return_exceptions=True)
+
+
+async def test_a_304_of_the_origin_does_not_revive_what_a_purge_removed(tmp_path: Path) -> None:
+    """A revalidation that was on its way when the purge came is thrown away."""
+    held = Held()
+    stale_at_once = FreshnessSettings(revalidate_after_s=0, settle_s=0)
+    async with site(tmp_path, barriers=held, freshness=stale_at_once) as here:
+        await here.get(f"/{KEY}?w=50")
+        held.hold(Point.AFTER_FETCH)
+        await here.get(f"/{KEY}?w=50")
+        await held.arrived(Point.AFTER_FETCH)
+        assert here.metric("imgproxy_origin_answers_total", answer="not_modified") == 1
+        await purged(here)
+        held.release(Point.AFTER_FETCH)
+        await until(lambda: here.metric("imgproxy_overtaken_total", point="revalidation") == 1)
+
+        assert is_new((await here.get(f"/{KEY}?w=50")).body)
+
+
+async def test_a_refusal_on_its_way_is_not_remembered_after_an_active_event(tmp_path: Path) -> None:
+    """A 403 fetched before the picture was allowed again does not outlive the purge that allowed it."""
+    held = Held()
+    async with site(tmp_path, barriers=held) as here:
+        entry = here.library.entry_id(KEY)
+        await here.library.mark_invalid(entry)
+        here.probe.hold("headers")
+        held.hold(Point.BEFORE_FETCH)
+        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(Point.BEFORE_FETCH)
+        await here.library.mark_invalid(entry, is_invalid=False)
+        await here.purge(entry, "?reason=active")
+        held.release(Point.BEFORE_FETCH)
+        here.probe.release("headers")
+
+        assert (await request).status == 200
+
+
+async def test_the_origin_answering_late_with_the_old_picture_changes_nothing(tmp_path: Path) -> None:
+    """The library's own answer is held half-way while the purge goes by."""
+    points: tuple[LibraryPoint, ...] = ("headers", "body")
+    for point in points:
+        where = tmp_path / point
+        async with site(where, freshness=NO_SETTLING) as here:
+            here.probe.hold(point)
+            request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+            await here.probe.arrived(point)
+            await purged(here)
+            here.probe.release(point)
+
+            assert is_new((await request).body), point
+
+
+async def test_head_and_range_and_304_are_checked_as_well(tmp_path: Path) -> None:
+    """No form of answer escapes the check before it begins."""
+    held = Held()
+    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+        old = await here.get(f"/{KEY}")
+        held.hold(Point.BEFORE_RESPONSE)
+        requests = [
+            asyncio.create_task(here.send("HEAD", f"/{KEY}")),
+            asyncio.create_task(here.get(f"/{KEY}", Range="bytes=0-9")),
+            asyncio.create_task(here.get(f"/{KEY}", If_None_Match=old.headers["ETag"])),
+        ]
+        await held.arrived(Point.BEFORE_RESPONSE, 3)
+        await purged(here)
+        held.release(Point.BEFORE_RESPONSE)
+        head, part, conditional = await asyncio.gather(*requests)
+
+        assert head.headers["ETag"] != old.headers["ETag"]
+        assert part.headers["ETag"] != old.headers["ETag"]
+        assert (conditional.status, is_new(conditional.body)) == (200, True)

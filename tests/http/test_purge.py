@@ -1,0 +1,378 @@
+"""What a purge promises, asked for by an operator, a webhook or imgix's API."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from imgproxy.cache.entry import key_hash
+from imgproxy.config import FreshnessSettings, PurgeSettings, ServerSettings
+from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
+from imgproxy.medialibrary.server import Webhook
+from tests.support.site import ADMIN, KEY, SECRET, Reply, Site, jpeg, red_of, site, until
+
+OTHER = "2026/03/15/other.jpg"
+
+
+def files_of(tmp_path: Path) -> list[str]:
+    """Every file in the cache but the journal's."""
+    cache = tmp_path / "cache"
+    return sorted(
+        str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file() and "journal" not in path.name
+    )
+
+
+async def deliver(here: Site, event: str, entry: str | None, *, delivery: str = "d-1", secret: str = SECRET) -> Reply:
+    """Deliver a webhook, signed."""
+    body = json.dumps({"event": event, "deliveryId": delivery, "mediaId": entry, "projectId": 1}).encode()
+    signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return await here.send("POST", "/-/webhooks/livingdocs", data=body, headers={"x-livingdocs-signature": signature})
+
+
+async def test_after_a_revocation_and_a_purge_the_next_answer_is_403_and_no_byte_is_left(tmp_path: Path) -> None:
+    """The main promise, whatever size is asked for."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        for query in ("w=100", "w=200&fm=webp", ""):
+            assert (await here.get(f"/{KEY}?{query}")).status == 200
+        await here.library.patch(entry, RevokeAsset())
+
+        receipt = (await here.purge(entry)).json()
+        replies = [await here.get(f"/{KEY}?{query}") for query in ("w=100", "w=200&fm=webp", "", "w=300")]
+
+        assert receipt["entry"] == entry
+        assert receipt["keys"] == [KEY]
+        assert receipt["variants"] == 2
+        assert receipt["bytes"] > 0
+        assert receipt["downstream"] == []
+        assert receipt["pending"] is False
+        assert [reply.status for reply in replies] == [403] * 4
+        await until(lambda: files_of(tmp_path) == [])
+
+
+async def test_a_purge_takes_every_key_of_the_entry(tmp_path: Path) -> None:
+    """Keys of before a replacement are found through the keys API."""
+    async with site(tmp_path, pictures={KEY: jpeg(200), OTHER: jpeg(50)}) as here:
+        entry = here.library.entry_id(KEY)
+        asset = here.library.store.all_entries()[1].asset
+        await here.get(f"/{KEY}?w=50")
+        await here.get(f"/{OTHER}?w=50")
+        await here.library.patch(
+            entry,
+            ReplaceAsset(
+                key=OTHER,
+                url="http://x",
+                size_bytes=asset.size_bytes,
+                width_px=320,
+                height_px=200,
+                filename="o",
+                mime_type="image/jpeg",
+            ),
+        )
+
+        receipt = (await here.purge(entry)).json()
+
+        assert sorted(receipt["keys"]) == sorted([KEY, OTHER])
+        assert receipt["variants"] == 2
+
+
+async def test_a_purge_again_is_a_purge_of_nothing(tmp_path: Path) -> None:
+    """Idempotent: the same keys, no variants, 200."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        await here.get(f"/{KEY}?w=50")
+        first, second = await here.purge(entry), await here.purge(entry)
+
+        assert (first.status, second.status) == (200, 200)
+        assert (first.json()["variants"], second.json()["variants"]) == (1, 0)
+        assert second.json()["keys"] == [KEY]
+
+
+async def test_an_edited_picture_is_new_after_its_purge(tmp_path: Path) -> None:
+    """Other bytes under the same key are fetched, and have another entity tag."""
+    async with site(tmp_path) as here:
+        before = await here.get(f"/{KEY}?w=50")
+        await here.library.put(KEY, jpeg(20))
+        await here.purge(here.library.entry_id(KEY))
+
+        after = await here.get(f"/{KEY}?w=50", If_None_Match=before.headers["ETag"])
+
+        assert after.status == 200
+        assert abs(red_of(after.body) - 20) <= 2
+        assert after.headers["ETag"] != before.headers["ETag"]
+
+
+async def test_keys_can_be_purged_without_their_entry(tmp_path: Path) -> None:
+    """By list, and by the method PURGE on the image's URL, whose parameters do not matter."""
+    async with site(tmp_path, pictures={KEY: jpeg(1), OTHER: jpeg(2)}) as here:
+        for key in (KEY, OTHER):
+            await here.get(f"/{key}?w=50")
+        by_list = await here.send(
+            "POST", "/-/purge/keys", headers=ADMIN, json={"keys": [KEY, "/" + KEY, "x/unknown.jpg"]}
+        )
+        by_method = await here.send("PURGE", f"/{OTHER}?w=999&s=x", headers=ADMIN)
+
+        assert (by_list.json()["entry"], by_list.json()["keys"]) == (None, [KEY, "x/unknown.jpg"])
+        assert by_list.json()["variants"] == 1
+        assert by_method.json()["keys"] == [OTHER]
+        assert by_method.json()["variants"] == 1
+        assert "fwd=uri-miss" in (await here.get(f"/{KEY}?w=50")).cache_status
+
+
+async def test_imgixs_purge_api_answers_200_on_repeats(tmp_path: Path) -> None:
+    """Both content types, any host, query ignored: what a Livingdocs server posts already."""
+    async with site(tmp_path) as here:
+        await here.get(f"/{KEY}?w=50")
+        body = {"data": {"type": "purges", "attributes": {"url": f"https://images.example/{KEY}?auto=format&s=abc"}}}
+        first = await here.send("POST", "/api/v1/purge", headers=ADMIN, json=body)
+        second = await here.send(
+            "POST",
+            "/api/v1/purge",
+            headers={**ADMIN, "Content-Type": "application/vnd.api+json"},
+            data=json.dumps(body).encode(),
+        )
+
+        assert (first.status, second.status) == (200, 200)
+        assert first.json()["meta"]["variants"] == 1
+        assert "fwd=uri-miss" in (await here.get(f"/{KEY}?w=50")).cache_status
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no", b"[]", b"{}", b'{"keys": []}', b'{"keys": [1]}', b'{"keys": "a"}', b"[" * 100_000]
+)
+async def test_a_body_that_is_no_list_of_keys_is_400(tmp_path: Path, body: bytes) -> None:
+    """The text says what the body must be; nothing is purged."""
+    async with site(tmp_path) as here:
+        reply = await here.send("POST", "/-/purge/keys", headers=ADMIN, data=body)
+
+        assert reply.status == 400
+        assert reply.json()["type"] == "urn:imgproxy:problem:bad-purge"
+        assert here.edge.cache.epochs.seq == 0
+
+
+async def test_a_body_over_its_limit_is_413(tmp_path: Path) -> None:
+    """It is not read to its end, announced or not."""
+    async with site(tmp_path, purge=PurgeSettings(max_body_bytes=1000)) as here:
+        reply = await here.send("POST", "/-/purge/keys", headers=ADMIN, data=b"x" * 2000)
+
+        assert reply.status == 413
+
+
+async def test_an_entry_nobody_knows_is_404(tmp_path: Path) -> None:
+    """A typo in an id is not answered as if something had been purged."""
+    async with site(tmp_path) as here:
+        reply = await here.purge("nobody")
+
+        assert reply.status == 404
+        assert "nobody" in reply.json()["detail"]
+
+
+async def test_a_purge_without_the_keys_api_takes_what_is_known_and_goes_on(tmp_path: Path) -> None:
+    """202 and pending at once, with the keys last seen gone; the rest by itself when the API is back."""
+    settings = PurgeSettings(expand_timeout_s=0.5, retry_max_s=1)
+    async with site(tmp_path, purge=settings) as here:
+        entry = here.library.entry_id(KEY)
+        await here.purge(entry)
+        await here.get(f"/{KEY}?w=50")
+        await here.library.stop()
+
+        reply = await here.purge(entry)
+
+        assert reply.status == 202
+        assert reply.json()["pending"] is True
+        assert reply.json()["keys"] == [KEY]
+        assert reply.json()["variants"] == 1
+        pending = await here.edge.cache.journal.pending_purges()
+        assert [item.entry for item in pending] == [entry]
+        await here.library.start()
+        await until(lambda: here.probe.count("keys", entry) >= 2)
+        await _until_expanded(here)
+
+
+async def test_a_pending_purge_is_taken_up_after_a_restart(tmp_path: Path) -> None:
+    """The journal remembers what is still to be expanded."""
+    settings = PurgeSettings(expand_timeout_s=0.5)
+    async with site(tmp_path, purge=settings) as here:
+        entry = here.library.entry_id(KEY)
+        await here.library.stop()
+        assert (await here.purge(entry)).status == 202
+        await here.library.start()
+    async with site(tmp_path, purge=settings) as here:
+        await _until_expanded(here)
+        assert await here.edge.cache.journal.keys_of(entry) == (KEY,)
+
+
+async def test_a_deleted_entry_is_purged_by_the_keys_last_seen(tmp_path: Path) -> None:
+    """After the deletion the keys API knows nothing; the journal does."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        await here.purge(entry)
+        await here.get(f"/{KEY}?w=50")
+        await here.library.remove(KEY)
+
+        reply = await here.purge(entry, "?reason=delete")
+
+        assert (reply.status, reply.json()["keys"], reply.json()["variants"]) == (200, [KEY], 1)
+        assert (await here.get(f"/{KEY}?w=50")).status == 404
+
+
+async def test_purges_of_one_entry_at_once_are_few(tmp_path: Path) -> None:
+    """Twenty calls share the purge that is to come; each began after its call, so each keeps its promise."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        await here.get(f"/{KEY}?w=50")
+
+        replies = await asyncio.gather(*(here.purge(entry) for _ in range(20)))
+
+        assert {reply.status for reply in replies} == {200}
+        assert here.probe.count("keys", entry) <= 3
+
+
+async def test_a_soft_purge_serves_once_more_and_asks_behind(tmp_path: Path) -> None:
+    """The variant stays, the origin is asked; where it changed, it is gone with that."""
+    async with site(tmp_path, freshness=FreshnessSettings(settle_s=0)) as here:
+        entry = here.library.entry_id(KEY)
+        await here.get(f"/{KEY}?w=50")
+        await here.library.put(KEY, jpeg(20))
+
+        receipt = await here.purge(entry, "?soft=1")
+        stale = await here.get(f"/{KEY}?w=50")
+        await until(lambda: here.edge.originals.under_way == 0)
+        fresh = await here.get(f"/{KEY}?w=50")
+
+        assert receipt.json()["soft"] is True
+        assert abs(red_of(stale.body) - 200) <= 2
+        assert abs(red_of(fresh.body) - 20) <= 2
+
+
+@pytest.mark.parametrize("reason", ["revoke", "invalid", "delete"])
+async def test_a_takedown_is_never_soft(tmp_path: Path, reason: str) -> None:
+    """A picture that must go is not served once more."""
+    async with site(tmp_path) as here:
+        reply = await here.purge(here.library.entry_id(KEY), f"?soft=1&reason={reason}")
+
+        assert reply.status == 400
+        assert "hard purge" in reply.json()["detail"]
+
+
+# --- settling --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_fetched_just_after_a_purge_is_checked_when_the_settle_time_ends(tmp_path: Path) -> None:
+    """A replica that still had the old picture does not leave it in the cache."""
+    async with site(tmp_path, freshness=FreshnessSettings(settle_s=0.5)) as here:
+        entry = here.library.entry_id(KEY)
+        await here.purge(entry)
+        lagging = await here.get(f"/{KEY}?w=50")
+        await here.library.put(KEY, jpeg(20))
+
+        assert abs(red_of(lagging.body) - 200) <= 2
+        await until(lambda: here.edge.purges.pending == 0)
+        assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
+
+
+# --- webhooks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["revoke", "invalid", "archive", "update", "active"])
+async def test_events_that_change_a_picture_purge_it(tmp_path: Path, kind: str) -> None:
+    """The receipt is the webhook's answer."""
+    async with site(tmp_path) as here:
+        await here.get(f"/{KEY}?w=50")
+        reply = await deliver(here, f"mediaLibraryEntry.{kind}", here.library.entry_id(KEY))
+
+        assert (reply.status, reply.json()["variants"]) == (200, 1)
+        assert "fwd=uri-miss" in (await here.get(f"/{KEY}?w=50")).cache_status
+
+
+async def test_a_delete_event_purges_the_keys_learnt_at_its_creation(tmp_path: Path) -> None:
+    """`create` remembers what `delete` can no longer ask for."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        assert (await deliver(here, "mediaLibraryEntry.create", entry)).status == 204
+        tagged = await here.get(f"/{KEY}?w=50")
+        await here.library.remove(KEY)
+
+        reply = await deliver(here, "mediaLibraryEntry.delete", entry, delivery="d-2")
+
+        assert tagged.headers["Surrogate-Key"].endswith(f" e-{entry}")
+        assert (reply.status, reply.json()["variants"]) == (200, 1)
+        assert (await here.get(f"/{KEY}?w=50")).status == 404
+
+
+async def test_an_active_event_forgets_the_refusal(tmp_path: Path) -> None:
+    """A picture that is allowed again is served at once, not when the remembered 403 runs out."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        await here.library.patch(entry, RevokeAsset())
+        assert (await here.get(f"/{KEY}?w=50")).status == 403
+        await here.library.patch(entry, UnrevokeAsset())
+        assert (await here.get(f"/{KEY}?w=50")).status == 403
+
+        await deliver(here, "mediaLibraryEntry.active", entry)
+
+        assert (await here.get(f"/{KEY}?w=50")).status == 200
+
+
+@pytest.mark.parametrize("event", ["document.update", "publication.update", "mediaLibraryEntry.unheard-of"])
+async def test_other_events_are_204_and_do_nothing(tmp_path: Path, event: str) -> None:
+    """They may arrive at the same URL."""
+    async with site(tmp_path) as here:
+        reply = await deliver(here, event, here.library.entry_id(KEY))
+
+        assert (reply.status, reply.body) == (204, b"")
+        assert here.edge.cache.epochs.seq == 0
+
+
+async def test_a_delivery_is_handled_once_also_after_a_restart(tmp_path: Path) -> None:
+    """The same deliveryId again is acknowledged and does nothing."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        await deliver(here, "mediaLibraryEntry.update", entry)
+        await here.get(f"/{KEY}?w=50")
+        assert (await deliver(here, "mediaLibraryEntry.update", entry)).status == 204
+    async with site(tmp_path) as here:
+        assert (await deliver(here, "mediaLibraryEntry.update", entry)).status == 204
+        assert "hit" in (await here.get(f"/{KEY}?w=50")).cache_status
+
+
+async def test_a_webhook_needs_a_signature_by_a_configured_secret(tmp_path: Path) -> None:
+    """None, a wrong one, or one over other bytes: 401, nothing purged."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        assert (await deliver(here, "mediaLibraryEntry.revoke", entry, secret="guess")).status == 401
+        bare = await here.send("POST", "/-/webhooks/livingdocs", data=b"{}")
+        assert (bare.status, bare.json()["type"]) == (401, "urn:imgproxy:problem:bad-webhook-signature")
+        assert here.edge.cache.epochs.seq == 0
+
+
+async def test_the_librarys_own_webhook_takes_a_revoked_picture_down(tmp_path: Path) -> None:
+    """End to end: the newsroom revokes, the library calls, the edge forgets, and serves again when it is unrevoked."""
+    port = _free_port()
+    hook = Webhook(f"http://127.0.0.1:{port}/-/webhooks/livingdocs", SECRET)
+    async with site(tmp_path, library={"webhook": hook}, server=ServerSettings(port=port)) as here:
+        entry = here.library.entry_id(KEY)
+        assert (await here.get(f"/{KEY}?w=50")).status == 200
+        await here.library.patch(entry, RevokeAsset())
+        await until(lambda: here.edge.cache.facts(key_hash(KEY)) is None)
+        assert (await here.get(f"/{KEY}?w=50")).status == 403
+        await here.library.patch(entry, UnrevokeAsset())
+        async with asyncio.timeout(20):
+            while (await here.get(f"/{KEY}?w=50")).status != 200:
+                await asyncio.sleep(0.02)
+
+
+async def _until_expanded(here: Site) -> None:
+    async with asyncio.timeout(20):
+        while await here.edge.cache.journal.pending_purges():
+            await asyncio.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
