@@ -47,7 +47,8 @@ COPY --from=build /opt/imgproxy /opt/imgproxy
 COPY deploy/healthcheck.py /opt/imgproxy/healthcheck.py
 
 # jemalloc gives memory back: freed pages return to the system after dirty_decay_ms, by its own thread, so also while
-# no one asks for anything. glibc's allocator keeps the high-water mark of every thread that ever decoded a picture.
+# no one asks for anything. glibc's allocator keeps much of what the largest picture needed. Measured on 2 cores, after 126
+# renders of mixed sizes and 15 s of rest: 124 MB in all processes, with glibc 247 MB; the proof prints both anew.
 # The name without a path is found by the loader on every architecture.
 ENV LD_PRELOAD=libjemalloc.so.2 \
     MALLOC_CONF=background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0 \
