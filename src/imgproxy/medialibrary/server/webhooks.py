@@ -68,12 +68,27 @@ class WebhookSender:
                     await asyncio.to_thread(self._store.set_webhook, is_on=True)
                     heartbeat_at = loop.time() + HEARTBEAT_S
                 self._news.clear()
-                due = await asyncio.to_thread(self._store.claim_deliveries, limit=BATCH, lease_s=LEASE_S)
+                due = await self._claim()
                 if due:
                     await asyncio.gather(*(self._deliver(session, delivery) for delivery in due))
                     continue
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), POLL_S)
+
+    async def _claim(self) -> list[Delivery]:
+        claim = asyncio.create_task(
+            asyncio.to_thread(self._store.claim_deliveries, limit=BATCH, lease_s=LEASE_S), name="claim"
+        )
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            for delivery in await claim:
+                self._give_back(delivery)
+            raise
+
+    def _give_back(self, delivery: Delivery) -> None:
+        # Called as the library stops: the next start need not wait for the lease to end.
+        self._store.failed(delivery.id, retry_in_s=0)
 
     async def _deliver(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
         headers = {"Content-Type": "application/json"}
@@ -86,7 +101,7 @@ class WebhookSender:
                 outcome = str(response.status)
                 is_accepted = 200 <= response.status < 300
         except asyncio.CancelledError:
-            self._store.failed(delivery.id, retry_in_s=0)  # the next start need not wait for the lease to end
+            self._give_back(delivery)
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
             outcome, is_accepted = type(exc).__name__, False
