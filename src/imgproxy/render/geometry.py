@@ -81,11 +81,17 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """A window in whole pixels of a loaded picture: read `box`, scale to `scaled`, then cut out `cut`."""
+    """A window in whole pixels of a loaded picture: read `box`, scale to `scaled`, then cut out `cut`.
+
+    `across` and `down` are the exact factors from loaded pixels to the target's; `scaled` is the box times these, to
+    the nearest pixel.
+    """
 
     box: Box
     scaled: Size
     cut: Box | None
+    across: float = 1.0
+    down: float = 1.0
 
 
 def upright_size(width_px: int, height_px: int, orientation: int) -> Size:
@@ -146,7 +152,9 @@ def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> G
     return _assemble(region, plan, fitted, pad, limit_scale=max_side_px / largest_px, max_side_px=max_side_px)
 
 
-def sample(window: Window, target: Size, *, source: Size, loaded: Size) -> Sampling:
+def sample(
+    window: Window, target: Size, *, source: Size, loaded: Size, ratio: tuple[float, float] | None = None
+) -> Sampling:
     """Turn a window into whole pixels of a picture that was loaded at another size than the source's.
 
     Args:
@@ -154,20 +162,25 @@ def sample(window: Window, target: Size, *, source: Size, loaded: Size) -> Sampl
         target: what the window becomes.
         source: the upright source at full size.
         loaded: the upright picture at hand, perhaps shrunk on load.
+        ratio: loaded pixels a source pixel, across and down, where it is not that of the sizes: a loader that
+            shrinks 2725 pixels by two gives 1362, each of which still is two; taking them for the whole would
+            stretch the picture by half a pixel.
 
     Returns:
         The smallest box of loaded pixels around the window, the size to scale it to, and, where the box
         is larger than the window by a pixel of the target or more, what to cut out afterwards.
     """
+    ratio_x, ratio_y = ratio or (loaded.width_px / source.width_px, loaded.height_px / source.height_px)
     left, width, scaled_width, cut_left = _sample_axis(
-        window.left, window.width, target.width_px, source.width_px, loaded.width_px
+        window.left, window.width, target.width_px, ratio_x, loaded.width_px
     )
     top, height, scaled_height, cut_top = _sample_axis(
-        window.top, window.height, target.height_px, source.height_px, loaded.height_px
+        window.top, window.height, target.height_px, ratio_y, loaded.height_px
     )
     scaled = Size(scaled_width, scaled_height)
     cut = None if scaled == target else Box(cut_left, cut_top, target.width_px, target.height_px)
-    return Sampling(Box(left, top, width, height), scaled, cut)
+    across, down = target.width_px / (window.width * ratio_x), target.height_px / (window.height * ratio_y)
+    return Sampling(Box(left, top, width, height), scaled, cut, across, down)
 
 
 def corner_radii(radius_px: tuple[int, ...], size: Size, *, limit_scale: float = 1.0) -> tuple[int, int, int, int]:
@@ -320,10 +333,9 @@ def _shrink_pad(pad: Sides, scale: float, max_side_px: int | None) -> Sides:
 
 
 def _sample_axis(
-    start: float, length: float, target_px: int, source_px: int, loaded_px: int
+    start: float, length: float, target_px: int, ratio: float, loaded_px: int
 ) -> tuple[int, int, int, int]:
     """Return box start and length in loaded pixels, scaled length and cut start in target pixels."""
-    ratio = loaded_px / source_px
     first, last = start * ratio, (start + length) * ratio
     begin = max(0, min(math.floor(first + _EDGE_SLACK), loaded_px - 1))
     end = min(loaded_px, max(math.ceil(last - _EDGE_SLACK), begin + 1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from imgproxy.render import load
+from imgproxy.render.sniff import SourceKind
+from imgproxy.render.work import Decoded
 
 if TYPE_CHECKING:
     from imgproxy.render.aim import Aim
@@ -50,14 +52,17 @@ class Levels:
             if selection.is_animated
             else (roll,)
         ]
-        self._loaded_factor = source.width_px / roll.width
+        width, height = self._levels[0][0].width, self._levels[0][0].height
+        shrink = load.jpeg_shrink(self._factor) if source.kind is SourceKind.JPEG else 0
+        self._ratio = (1 / shrink, 1 / shrink) if shrink else (width / source.width_px, height / source.height_px)
 
-    def frames_for(self, factor: float) -> tuple[Any, ...]:
-        """Return the smallest frames that leave enough to the filter for a result at this factor."""
+    def decoded_for(self, aim: Aim) -> Decoded:
+        """Return the smallest frames that leave enough to the filter for this target."""
         depth = 0
         if self._is_shared and not self._levels[0][0].hasalpha():
-            while factor >= self._loaded_factor * 2 ** (depth + 1) * HEADROOM:
+            while aim.factor * min(self._ratio) >= 2 ** (depth + 1) * HEADROOM:
                 depth += 1
         while len(self._levels) <= depth:
             self._levels.append(tuple(frame.shrink(2, 2, ceil=True).copy_memory() for frame in self._levels[-1]))
-        return self._levels[depth]
+        ratio = (self._ratio[0] / 2**depth, self._ratio[1] / 2**depth)
+        return Decoded(self._levels[depth], aim.upright, aim.orientation, ratio)

@@ -23,7 +23,7 @@ from imgproxy.render.orient import turn_upright
 from imgproxy.render.resample import crop
 from imgproxy.render.shapes import Box
 from imgproxy.render.steps import STEPS
-from imgproxy.render.work import Decoded, Work
+from imgproxy.render.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
     from imgproxy.render.load import Source
+    from imgproxy.render.work import Decoded
 
 
 def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> tuple[float, SourceFacts]:
@@ -116,7 +117,7 @@ def _make_group(
 
 
 def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, Path], limits: ProcessLimits) -> Rendered:
-    decoded = Decoded(levels.frames_for(aim.factor), aim.upright, aim.orientation)
+    decoded = levels.decoded_for(aim)
     geometry = aim.geometry or _trimmed(aim, decoded, limits)
     work = Work(
         source=source,

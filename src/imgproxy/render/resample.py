@@ -18,24 +18,27 @@ from imgproxy.render.shapes import Size
 
 if TYPE_CHECKING:
     from imgproxy.render.shapes import Box, Window
+    from imgproxy.render.work import Decoded
 
 
-def resample(image: Any, window: Window, target: Size, *, upright: Size, orientation: int, in_memory: bool) -> Any:
+def resample(image: Any, window: Window, target: Size, *, decoded: Decoded, in_memory: bool) -> Any:
     """
     Return a window of the source at the target's size, upright.
 
     Args:
-        image: the decoded picture as stored, perhaps shrunk on load, in any colour space.
+        image: one of the decoded frames: as stored, perhaps shrunk on load, in any colour space.
         window: in pixels of the upright source at full size.
         target: what the window becomes.
-        upright: the upright source at full size.
-        orientation: EXIF orientation 1-8 that brings the picture upright.
+        decoded: what the frame is of.
         in_memory: hold the scaled pixels, because later steps read them in another order or more than once.
     """
+    orientation = decoded.orientation
     loaded = orient.swap(Size(image.width, image.height), orientation)
-    sampling = sample(window, target, source=upright, loaded=loaded)
+    sampling = sample(window, target, source=decoded.upright, loaded=loaded, ratio=decoded.upright_ratio)
     image = crop(image, orient.stored_box(sampling.box, loaded, orientation))
-    image = scale(image, orient.swap(sampling.scaled, orientation))
+    factors = (sampling.across, sampling.down)
+    across, down = factors[::-1] if orient.is_swapped(orientation) else factors
+    image = scale(image, orient.swap(sampling.scaled, orientation), across, down)
     if in_memory or orientation != 1:
         image = orient.turn_upright(image.copy_memory(), orientation)
     return image if sampling.cut is None else crop(image, sampling.cut)
@@ -48,19 +51,29 @@ def crop(image: Any, box: Box) -> Any:
     return image.crop(box.left_px, box.top_px, box.width_px, box.height_px)
 
 
-def scale(image: Any, size: Size) -> Any:
-    """Scale to exactly this size."""
-    across, down = size.width_px / image.width, size.height_px / image.height
+def scale(image: Any, size: Size, across: float, down: float) -> Any:
+    """
+    Scale by exact factors to a size that is theirs to the nearest pixel.
+
+    Scaling to the size instead would stretch the picture by up to half a pixel over its width, which is as much of a
+    difference as all else that a shrink on load does (DSSIM 0.0029 against 0.0019 at 800 of 2725 px).
+    """
     if across == 1.0 and down == 1.0:
-        return image
+        return _fitted(image, size)
     if not image.hasalpha():
-        return image.resize(across, vscale=down)
-    # 8 bits of premultiplied colour are too few for faint pixels; the integer formats of the source are kept after.
+        return _fitted(image.resize(across, vscale=down), size)
+    # 8 bits of premultiplied colour are too few for faint pixels, so it is scaled as float.
     scaled = image.premultiply().resize(across, vscale=down).unpremultiply()
-    top = 65535 if image.format == "ushort" else 255
     if image.format in ("uchar", "ushort"):
-        scaled = (scaled > top).ifthenelse(top, scaled.rint()).cast(image.format)
-    return scaled.copy(interpretation=image.interpretation)
+        scaled = scaled.rint().cast(image.format)
+    return _fitted(scaled.copy(interpretation=image.interpretation), size)
+
+
+def _fitted(image: Any, size: Size) -> Any:
+    """Bring a picture that is a pixel too large or too small, by rounding, to its size."""
+    if (image.width, image.height) == (size.width_px, size.height_px):
+        return image
+    return image.embed(0, 0, size.width_px, size.height_px, extend="copy")
 
 
 def rotate(image: Any, degrees: float, zoom: float, frame: Size) -> Any:

@@ -34,8 +34,7 @@ def scale(work: Work) -> Work:
             image,
             geometry.window,
             geometry.scaled,
-            upright=decoded.upright,
-            orientation=decoded.orientation,
+            decoded=decoded,
             in_memory=work.is_in_memory,
         )
 
@@ -82,8 +81,7 @@ def _on_backdrop(work: Work, image: Any, decoded: Any) -> Any:
         decoded,
         canvas.backdrop,
         canvas.size,
-        upright=work.decoded.upright,
-        orientation=work.decoded.orientation,
+        decoded=work.decoded,
         in_memory=True,
     )
     behind = colour.as_rgb(colour.convert(behind, work.plan.output.color_space).image)

@@ -10,6 +10,7 @@ from imgproxy.render.geometry import place, upright_size
 from imgproxy.render.load import decode, open_source
 from imgproxy.render.resample import resample, rotate
 from imgproxy.render.shapes import Box, Size, round_half_up, round_px
+from imgproxy.render.work import Decoded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,14 +45,9 @@ def _scaled(path: Path, mark: Mark, base: Size, limits: ProcessLimits, limit_sca
     geometry = size_of(mark, upright, base, limit_scale)
     factor = min(upright.width_px / geometry.scaled.width_px, upright.height_px / geometry.scaled.height_px)
     image = decode(source, factor=factor, is_sequential=True)
-    scaled = resample(
-        image,
-        geometry.window,
-        geometry.scaled,
-        upright=upright,
-        orientation=source.orientation,
-        in_memory=True,
-    )
+    ratio = (image.width / source.width_px, image.height / source.height_px)
+    decoded = Decoded((image,), upright, source.orientation, ratio)
+    scaled = resample(image, geometry.window, geometry.scaled, decoded=decoded, in_memory=True)
     picture = colour.as_rgb(colour.to_srgb(scaled))
     canvas = geometry.canvas
     if canvas is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from imgproxy.render.orient import is_swapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -21,12 +23,19 @@ class Decoded:
     """
     The decoded frames of a source, as stored, perhaps shrunk on load.
 
-    `upright` is the size of the whole source at full size, after its `orientation`.
+    `upright` is the size of the whole source at full size, after its `orientation`. `ratio` is how many stored pixels
+    of the frames one stored pixel of the source became, across and down.
     """
 
     frames: tuple[Any, ...]
     upright: Size
     orientation: int
+    ratio: tuple[float, float]
+
+    @property
+    def upright_ratio(self) -> tuple[float, float]:
+        """The same for the upright picture."""
+        return self.ratio[::-1] if is_swapped(self.orientation) else self.ratio
 
 
 @dataclass(frozen=True, slots=True)
