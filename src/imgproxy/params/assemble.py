@@ -48,6 +48,8 @@ _TEXT: Final = frozenset({Format.JSON, Format.BLURHASH, Format.PALETTE_JSON, For
 _MAYBE_ANIMATED: Final = frozenset(
     {Format.GIF, Format.WEBP, Format.AVIF, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8}
 )
+_NO_ADJUST: Final = Adjust()
+_ALL_FRAMES: Final = Frames()
 _DEFAULT_QUALITY: Final = 75
 _COMPRESS_QUALITY: Final = 45
 
@@ -132,7 +134,7 @@ def _background(color: Color, found: Format) -> Color:
 def _adjust_of(values: Values) -> Adjust:
     is_enhanced = "enhance" in values.take(output.AUTO, ())
     if not values.has_any(_TONES):
-        return Adjust(enhance=True) if is_enhanced else Adjust()
+        return Adjust(enhance=True) if is_enhanced else _NO_ADJUST
     unsharp = values.take(looks.USM, 0.0)
     monochrome, duotone = values.get(looks.MONOCHROME), values.get(looks.DUOTONE)
     duotone_alpha = values.take(looks.DUOTONE_ALPHA, 100.0)
@@ -289,7 +291,7 @@ def _quality(
 
 def _frames_of(values: Values, encoding: Output) -> Frames:
     if not values.has_any(_FRAMES):
-        return Frames()
+        return _ALL_FRAMES
     page, span = values.take(output.PAGE, 1), values.get(output.FRAME)
     first, last = span or (None, None)
     is_still = first is not None and first == last

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 _WHOLE: Final = Rect(Px(0), Px(0), Ratio(1.0), Ratio(1.0))
 _FULL: Final = Ratio(1.0)
+_NO_BOUNDS: Final = Bounds()
+_NO_PAD: Final = Sides()
+_BOUNDS: Final = frozenset(row.name for row in (table.MIN_W, table.MAX_W, table.MIN_H, table.MAX_H))
+_PADS: Final = frozenset(
+    row.name for row in (table.PAD, table.PAD_TOP, table.PAD_RIGHT, table.PAD_BOTTOM, table.PAD_LEFT)
+)
 _SIDES: Final = (Crop.TOP, Crop.BOTTOM, Crop.LEFT, Crop.RIGHT)
 
 
@@ -74,12 +80,12 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
     modes = values.get(table.FIT) or (Fit.CLIP,)
     fit = next((mode for mode in modes if isinstance(mode, Fit)), Fit.CROP)
     aspect = values.get(table.AR) if given < 2 and fit in (Fit.CROP, Fit.FILL) else None
-    bounds = Bounds()
-    if fit is Fit.CROP:
+    bounds = _NO_BOUNDS
+    if fit is Fit.CROP and values.has_any(_BOUNDS):
         width, height, bounds = _settle_bounds(width, height, _bounds(values, sizing))
     crop, focal = _crop(values) if fit in (Fit.CROP, Fit.MIN) else ((), None)
-    is_plain = aspect is None and bounds == Bounds() and (focal is None or focal.zoom == 1.0)
-    if is_plain and pad == Sides() and _is_source_size(fit, width, height):
+    is_plain = aspect is None and bounds == _NO_BOUNDS and (focal is None or focal.zoom == 1.0)
+    if is_plain and pad == _NO_PAD and _is_source_size(fit, width, height):
         return Resize()
     if is_plain and given < 2:
         fit = _one_sided(fit, given)
@@ -100,6 +106,8 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
 
 def pad_of(values: Values, sizing: Sizing) -> Sides:
     """Return the padding; none where it would leave no room for the picture inside the size."""
+    if not values.has_any(_PADS):
+        return _NO_PAD
     around = values.take(table.PAD, 0)
     pad = Sides(
         sizing.px(values.take(table.PAD_TOP, around)),
@@ -108,9 +116,9 @@ def pad_of(values: Values, sizing: Sizing) -> Sides:
         sizing.px(values.take(table.PAD_LEFT, around)),
     )
     if isinstance(sizing.width, Px) and sizing.width.value <= pad.left_px + pad.right_px:
-        return Sides()
+        return _NO_PAD
     if isinstance(sizing.height, Px) and sizing.height.value <= pad.top_px + pad.bottom_px:
-        return Sides()
+        return _NO_PAD
     return pad
 
 
@@ -164,9 +172,11 @@ def _radii(values: Values, parameter: Parameter[tuple[int, ...]], sizing: Sizing
 
 def _is_source_size(fit: Fit, width: Length | None, height: Length | None) -> bool:
     """Tell whether the size asked for is the source's own, so that no fit changes anything."""
+    if isinstance(width, Px) or isinstance(height, Px):
+        return False
     if width == _FULL and height == _FULL:
         return True
-    return fit in (Fit.CLIP, Fit.MAX) and (width, height) in ((_FULL, None), (None, _FULL))
+    return (fit is Fit.CLIP or fit is Fit.MAX) and (width, height) in ((_FULL, None), (None, _FULL))
 
 
 def _one_sided(fit: Fit, given: int) -> Fit:

@@ -154,40 +154,13 @@ RENDERING: Final = frozenset(row.name for row in PARAMETERS if row.is_rendering)
 # imgix features we leave out. Their parameters are neither an error in strict mode nor a reason to render.
 IGNORED_PREFIXES: Final = (
     "txt", "bg-remove", "bg-replace", "upscale", "object-removal", "fill-gen", "fill-gradient", "face", "nr", "ix",
-    "blend-", "mask-", "grid-", "pdf-", "transparency", "svg-", "jpeg2000-", "sharp-", "hls-", "video-",
+    "blend-", "grid-", "pdf-", "transparency", "svg-",
 )  # fmt: skip
-IGNORED: Final = frozenset(
-    [
-        "background-remove",
-        "annotation",
-        "lp-blur",
-        "fp-debug",
-        "htn",
-        "gif-q",
-        "upscale",
-        "expires-in",
-        "max-age",
-        "ba",
-        "bc",
-        "bf",
-        "bh",
-        "bw",
-        "bp",
-        "bs",
-        "bx",
-        "by",
-        "t",
-        "ta",
-        "tcl",
-        "tc",
-        "tf",
-        "tl",
-        "tp",
-        "tsh",
-        "tsz",
-        "tt",
-    ]
-)
+IGNORED: Final = frozenset((
+    "background-remove", "annotation", "lp-blur", "fp-debug", "htn", "gif-q",
+    "ba", "bc", "bf", "bh", "bw", "bp", "bs", "bx", "by",
+    "t", "ta", "tcl", "tc", "tf", "tl", "tp", "tsh", "tsz", "tt",
+))  # fmt: skip
 
 
 def is_ignored(name: str) -> bool:
