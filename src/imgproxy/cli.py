@@ -17,7 +17,9 @@ import typer
 from rich.console import Console
 
 from imgproxy import __version__, logs
+from imgproxy.cli_edge import purge, warm
 from imgproxy.cli_library import library
+from imgproxy.cli_media import app as media
 from imgproxy.config import LogSettings
 from imgproxy.errors import CacheUnavailable, ConfigError, ImgproxyError
 from imgproxy.settings import Settings, example_toml, load, signing_tokens
@@ -37,9 +39,6 @@ errors = Console(stderr=True, highlight=False)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; the environment (IMGPROXY_…) comes over it.")
 ]
-
-
-app.command()(library)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -68,7 +67,6 @@ def run(work: Coroutine[object, object, int]) -> int:
         return 130
 
 
-@app.command()
 def serve(config: ConfigOption = None) -> None:
     """Serve images until SIGTERM or Ctrl-C."""
     settings = load_or_fail(config)
@@ -84,7 +82,6 @@ def fail_line(message: str) -> int:
     return 1
 
 
-@app.command()
 def demo(
     folder: Annotated[Path | None, typer.Argument(help="Folder of pictures; the bundled photos by default.")] = None,
     *,
@@ -98,7 +95,6 @@ def demo(
     raise typer.Exit(run(run_demo(DemoOptions(folder, port, library_port), console, on_error=fail_line)))
 
 
-@app.command()
 def sign(
     url: Annotated[str, typer.Argument(help="URL, or path and query, as it will be requested.")],
     config: ConfigOption = None,
@@ -116,7 +112,6 @@ def sign(
     typer.echo(f"{scheme}://{host}{signed}" if separator else signed)
 
 
-@app.command()
 def check(
     config: ConfigOption = None,
     example: Annotated[
@@ -162,6 +157,11 @@ async def _check(settings: Settings) -> int:
     if not settings.webhook.secrets:
         console.print("[yellow]![/yellow] \\[webhook] secrets is empty: the Livingdocs webhook is closed")
     return code
+
+
+for command in (demo, serve, library, purge, warm, sign, check):
+    app.command()(command)
+app.add_typer(media, name="media")
 
 
 def main() -> None:

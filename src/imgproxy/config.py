@@ -175,6 +175,19 @@ class PurgeSettings(Section):
     max_body_bytes: int = Field(1 * MB, ge=1, description="a larger purge or warm request is refused: 413")
 
 
+class WarmSettings(Section):
+    """The variants that are made before anyone asks for them, by `imgproxy warm` or when a picture is created."""
+
+    queries: tuple[str, ...] = Field(
+        (),
+        description='parameters of the variants to make, e.g. ["w=2048&auto=format", "w=1024&auto=format"]',
+    )
+    accept: tuple[Literal["avif", "webp", "legacy"], ...] = Field(
+        ("webp", "legacy"), description="the clients to make them for, where auto=format lets the client decide"
+    )
+    on_create: bool = Field(False, description="warm a picture when the webhook says that it was created")
+
+
 class WebhookSettings(Section):
     """The Livingdocs webhook."""
 

@@ -31,6 +31,7 @@ from imgproxy.config import (
     SigningSettings,
     TagSettings,
     UrlSettings,
+    WarmSettings,
     WebhookSettings,
 )
 from imgproxy.errors import ConfigError
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     freshness: FreshnessSettings = FreshnessSettings()
     purge: PurgeSettings = PurgeSettings()
     webhook: WebhookSettings = WebhookSettings()
+    warm: WarmSettings = WarmSettings()
     tags: TagSettings = TagSettings()
     log: LogSettings = LogSettings()
 

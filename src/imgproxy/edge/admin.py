@@ -12,19 +12,29 @@ from aiohttp import web
 
 from imgproxy import metrics as metrics_page
 from imgproxy.edge.headers import SERVER
-from imgproxy.errors import BadPurge, MethodNotAllowed, PayloadTooLarge, RouteNotFound, Unauthorized
+from imgproxy.errors import (
+    BadPurge,
+    EntryNotFound,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RouteNotFound,
+    Unauthorized,
+)
 from imgproxy.params.parse import parse_target
 from imgproxy.purge.service import TAKEDOWNS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from imgproxy.edge.state import ServiceState
     from imgproxy.metrics import Metrics
+    from imgproxy.purge.entry_keys import EntryKeys
     from imgproxy.purge.receipt import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.webhooks import Webhooks
     from imgproxy.settings import Settings
+    from imgproxy.warming import Warming
 
 
 MAX_KEYS = 10_000
@@ -50,6 +60,8 @@ class AdminRoutes:
         admin_tokens: tuple[str, ...],
         purges: PurgeService,
         webhooks: Webhooks,
+        entries: EntryKeys,
+        warming: Warming,
         state: ServiceState,
         metrics: Metrics,
     ) -> None:
@@ -57,6 +69,8 @@ class AdminRoutes:
         self._tokens = admin_tokens
         self._purges = purges
         self._webhooks = webhooks
+        self._entries = entries
+        self._warming = warming
         self._state = state
         self._metrics = metrics
         self._routes = {
@@ -66,6 +80,8 @@ class AdminRoutes:
             "/-/status": Route("GET", False, self._status),
             "/-/purge/entries/": Route("POST", False, self._purge_entry),
             "/-/purge/keys": Route("POST", False, self._purge_keys),
+            "/-/warm/entries/": Route("POST", False, self._warm_entry),
+            "/-/warm/keys": Route("POST", False, self._warm_keys),
             "/-/webhooks/livingdocs": Route("POST", True, self._webhook),
             "/api/v1/purge": Route("POST", False, self._purge_url),
         }
@@ -140,9 +156,7 @@ class AdminRoutes:
     # --- purges ------------------------------------------------------------------------------------------------
 
     async def _purge_entry(self, request: web.BaseRequest, rest: str) -> web.Response:
-        entry = unquote(rest)
-        if not entry or "/" in entry or not entry.isprintable():
-            raise BadPurge("The path must be /-/purge/entries/{id} with the id of one entry.")
+        entry = _entry_of(rest)
         reason = request.query.get("reason", "manual")
         if len(reason) > REASON_MAX_CHARS or not reason.isidentifier():
             raise BadPurge(f"reason: expected one word of at most {REASON_MAX_CHARS} letters.")
@@ -153,13 +167,37 @@ class AdminRoutes:
 
     async def _purge_keys(self, request: web.BaseRequest, rest: str) -> web.Response:
         del rest
+        return _receipt(await self._purges.purge_keys(await self._read_keys(request), reason="manual"))
+
+    async def _read_keys(self, request: web.BaseRequest) -> list[str]:
+        """The keys of a body; a leading slash is taken off. Raises BadPurge."""
         body = await read_json(request, self._settings.purge.max_body_bytes)
         keys = body.get("keys") if isinstance(body, dict) else None
         if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
             raise BadPurge('The body must be {"keys": ["2025/03/14/picture.jpeg", …]} with at least one key.')
         if len(keys) > MAX_KEYS:
             raise BadPurge(f"{len(keys)} keys; at most {MAX_KEYS} are accepted in one request.")
-        return _receipt(await self._purges.purge_keys([key.lstrip("/") for key in keys], reason="manual"))
+        return [key.lstrip("/") for key in keys]
+
+    # --- warming -----------------------------------------------------------------------------------------------
+
+    async def _warm_entry(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del request
+        entry = _entry_of(rest)
+        try:
+            keys = await self._entries.learn(entry)
+        except NotFound:
+            raise EntryNotFound(entry) from None
+        return await self._warm(keys)
+
+    async def _warm_keys(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del rest
+        return await self._warm(await self._read_keys(request))
+
+    async def _warm(self, keys: Sequence[str]) -> web.Response:
+        if not self._settings.warm.queries:
+            raise BadPurge('There is nothing to make: set [warm] queries, e.g. ["w=1024&auto=format"].')
+        return _json((await self._warming.warm(keys)).as_json())
 
     async def _purge_url(self, request: web.BaseRequest, rest: str) -> web.Response:
         """Imgix's purge API: a JSON:API body with the URL of a picture, whose query does not matter."""
@@ -185,6 +223,14 @@ class AdminRoutes:
         raw = await read_body(request, self._settings.webhook.max_body_bytes)
         receipt = await self._webhooks.receive(raw, request.headers.get("x-livingdocs-signature"))
         return _receipt(receipt) if receipt is not None else web.Response(status=204, headers=SERVER)
+
+
+def _entry_of(rest: str) -> str:
+    """The entry's id at the end of a path. Raises BadPurge."""
+    entry = unquote(rest)
+    if not entry or "/" in entry or not entry.isprintable():
+        raise BadPurge("The path must end in the id of one entry, e.g. /-/purge/entries/PNIi08x4UdEA.")
+    return entry
 
 
 async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:

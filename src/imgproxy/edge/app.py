@@ -17,6 +17,7 @@ from aiohttp import web
 
 from imgproxy import __version__
 from imgproxy.answers import Answers
+from imgproxy.background import Background
 from imgproxy.barriers import Barriers
 from imgproxy.cache.cache import Cache
 from imgproxy.delivery import Delivery, Outcome
@@ -35,6 +36,7 @@ from imgproxy.purge.webhooks import Webhooks
 from imgproxy.render.pool import RenderPool
 from imgproxy.renders import Renders
 from imgproxy.settings import Settings, secret_lines, signing_tokens
+from imgproxy.warming import Warming
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -104,12 +106,15 @@ class Edge:
             metrics=self.metrics,
         )
         self.originals.purge_with(self.purges.purge_keys)
+        self.warming = Warming(settings, self.cache, self.originals, self.renders)
+        self.background = Background("edge")
         self.webhooks = Webhooks(
             [secret.get_secret_value() for secret in settings.webhook.secrets],
             self.purges,
             self.entries,
             self.cache.journal,
             self.metrics,
+            created=self._warm_created,
         )
         self.state = ServiceState(
             self.cache,
@@ -125,6 +130,8 @@ class Edge:
             admin_tokens=secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file"),
             purges=self.purges,
             webhooks=self.webhooks,
+            entries=self.entries,
+            warming=self.warming,
             state=self.state,
             metrics=self.metrics,
         )
@@ -167,6 +174,7 @@ class Edge:
         await self.purges.start()
         self._stack.push_async_callback(self.purges.close)
         self._stack.push_async_callback(self.originals.close)
+        self._stack.push_async_callback(self.background.close)
         self._stack.push_async_callback(self.renders.close)
         self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
         self._runner = web.ServerRunner(
@@ -193,6 +201,15 @@ class Edge:
         host, port = self._runner.addresses[0][:2]
         host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 for display, nothing binds here
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _warm_created(self, entry: str, keys: tuple[str, ...]) -> None:
+        """A picture was created: make its variants now, where that is wanted."""
+        if self.warming.is_on_create:
+            log.info("warming new entry %s", entry)
+            self.background.begin(self._warm, keys)
+
+    async def _warm(self, keys: tuple[str, ...]) -> None:
+        await self.warming.warm(keys)
 
     # --- requests ----------------------------------------------------------------------------------------------
 

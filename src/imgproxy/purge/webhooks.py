@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, ImgproxyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from imgproxy.cache.journal import Journal
     from imgproxy.metrics import Metrics
@@ -43,12 +43,15 @@ class Webhooks:
         entries: EntryKeys,
         journal: Journal,
         metrics: Metrics,
+        *,
+        created: Callable[[str, tuple[str, ...]], None] = lambda _entry, _keys: None,
     ) -> None:
         self._secrets = tuple(secrets)
         self._purges = purges
         self._entries = entries
         self._journal = journal
         self._metrics = metrics
+        self._created = created
 
     async def receive(self, raw: bytes, signature: str | None) -> Receipt | None:
         """
@@ -78,7 +81,7 @@ class Webhooks:
     async def _act(self, kind: str, entry: str) -> Receipt | None:
         if kind == CREATE:
             try:
-                await self._entries.learn(entry)
+                self._created(entry, await self._entries.learn(entry))
             except ImgproxyError as error:
                 log.info("the keys of new entry %s are not known yet: %s", entry, error)
             return None
