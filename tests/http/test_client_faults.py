@@ -1,0 +1,423 @@
+"""The client against origins that break off, lie, hang, redirect or refuse, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgproxy.errors import BadUrl, NotFound, OriginUnreachable, Revoked, SourceTooLarge
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
+from imgproxy.medialibrary.operations import Archive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Reply = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Origin:
+    """A scripted server: each request gets the next reply, the last one for ever."""
+
+    replies: list[Reply]
+    url: str = ""
+    requests: list[Request] = field(default_factory=list)
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                method, target, _ = head[0].split(" ")
+                pairs = (line.split(": ", 1) for line in head[1:] if line)
+                request = Request(method, target, {name.lower(): value for name, value in pairs})
+                if length := int(request.headers.get("content-length", "0")):
+                    await reader.readexactly(length)
+                self.requests.append(request)
+                reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+                await reply(request, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self.connections.discard(task)
+
+
+@asynccontextmanager
+async def origin(*replies: Reply) -> AsyncIterator[Origin]:
+    scripted = Origin(list(replies))
+    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+    scripted.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield scripted
+    finally:
+        server.close()
+        for task in list(scripted.connections):
+            task.cancel()
+        await asyncio.gather(*scripted.connections, return_exceptions=True)
+        await server.wait_closed()
+
+
+def says(head: str, body: bytes = b"", *, is_last: bool = False) -> Reply:
+    """A reply as raw bytes; with `is_last` the connection ends after it."""
+
+    async def reply(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {head}\r\n\r\n".encode("latin-1") + body)
+        await writer.drain()
+        if is_last:
+            raise ConnectionAbortedError
+
+    return reply
+
+
+async def hangs(_: Request, writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def hangs_in_the_body(_: Request, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    await writer.drain()
+    await asyncio.Event().wait()
+
+
+async def drops(_: Request, writer: asyncio.StreamWriter) -> None:
+    raise ConnectionAbortedError
+
+
+GOOD = says('200 OK\r\ncontent-length: 5\r\netag: "e"', b"hello")
+EMPTY_LIST = says("200 OK\r\ncontent-length: 14", b'{"results":[]}')
+
+
+def client_of(
+    server: Origin, *, token: TokenSource | None = None, timeout_s: float = 20.0, max_attempts: int = 3
+) -> MediaLibraryClient:
+    source = token or TokenSource.literal("T")
+    return MediaLibraryClient(server.url, token=source, timeout_s=timeout_s, max_attempts=max_attempts)
+
+
+BAD_BODIES: dict[str, Reply] = {
+    "too short": says("200 OK\r\ncontent-length: 50", b"hello", is_last=True),
+    "too long": says("200 OK\r\ncontent-length: 5", b"helloHTTP/1.1 200 OK\r\n"),
+    "cut in a chunk": says("200 OK\r\ntransfer-encoding: chunked", b"5\r\nhel", is_last=True),
+    "no end of chunks": says("200 OK\r\ntransfer-encoding: chunked", b"5\r\nhello\r\n", is_last=True),
+    "no HTTP": says("nonsense"),
+    "nothing": drops,
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_a_broken_body_is_never_a_file(tmp_path: Path, name: str) -> None:
+    """A body that is shorter or longer than announced is OriginUnavailable after every try; no file stays."""
+    async with origin(BAD_BODIES[name]) as server, client_of(server) as client:
+        with pytest.raises(errors.OriginUnavailable) as failed:
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 3
+    assert isinstance(failed.value, OriginUnreachable)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_a_broken_body_is_asked_for_again(tmp_path: Path, name: str) -> None:
+    """The second try replaces what the first wrote."""
+    async with origin(BAD_BODIES[name], GOOD) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 2
+    assert (image.size_bytes, (tmp_path / "out").read_bytes()) == (5, b"hello")
+
+
+async def test_surplus_bytes_never_answer_another_call(tmp_path: Path) -> None:
+    """What a lying origin sends behind a body is not taken for the answer of the next call."""
+    smuggled = b"helloHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil"
+    async with (
+        origin(says("200 OK\r\ncontent-length: 5", smuggled), GOOD) as server,
+        client_of(server, max_attempts=1) as client,
+    ):
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+        await client.serve_image("b.jpg", tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == b"hello"
+
+
+async def test_images_without_a_length(tmp_path: Path) -> None:
+    """A chunked image needs no length; what a proxy compressed is stored as the image itself."""
+    chunked = says("200 OK\r\ntransfer-encoding: chunked", b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
+    zipped = bytes.fromhex("1f8b0800000000000003cb48cdc9c9070086a6103605000000")
+    encoded = says(f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(zipped)}", zipped)
+    async with origin(chunked, encoded) as server, client_of(server) as client:
+        for name in ("chunked", "zipped"):
+            image = await client.serve_image("a.jpg", tmp_path / name)
+            assert (image.size_bytes, (tmp_path / name).read_bytes()) == (5, b"hello")
+
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_too_large(tmp_path: Path) -> None:
+    """An announced size over the limit is refused before a byte, an unannounced one as it is passed; no retry."""
+    chunked = says("200 OK\r\ntransfer-encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")
+    async with origin(GOOD, chunked, GOOD) as server, client_of(server) as client:
+        found = []
+        for _ in range(2):
+            with pytest.raises(errors.TooLarge) as too_large:
+                await client.serve_image("a.jpg", tmp_path / "out", max_bytes=4)
+            found.append((too_large.value.limit_bytes, too_large.value.size_bytes))
+        assert not (tmp_path / "out").exists()
+        await client.serve_image("a.jpg", tmp_path / "out", max_bytes=5)
+
+        assert len(server.requests) == 3
+    assert found == [(4, 5), (4, None)]
+    assert isinstance(too_large.value, SourceTooLarge)
+    assert too_large.value.status == 413
+
+
+@pytest.mark.parametrize("reply", [hangs, hangs_in_the_body])
+async def test_one_deadline_over_all_tries(tmp_path: Path, reply: Reply) -> None:
+    """A call that hangs, before or in its body, ends as OriginTimeout with its limit, and leaves no file."""
+    async with origin(drops, reply) as server, client_of(server, timeout_s=0.5) as client:
+        with pytest.raises(errors.OriginTimeout) as timed_out:
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 2
+    assert timed_out.value.timeout_s == 0.5
+    assert timed_out.value.status == 504
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_cancelled_call_leaves_no_file(tmp_path: Path) -> None:
+    """Cancelling a call in the middle of its body removes what was written."""
+    async with origin(hangs_in_the_body) as server, client_of(server) as client:
+        call = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
+        async with asyncio.timeout(10):
+            while not (tmp_path / "out").exists():
+                await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_not_now_is_tried_again(tmp_path: Path, status: int) -> None:
+    """429 and 502 to 504 are tried again; where they stay, the status and the wish to wait are in the error."""
+    refusal = says(f"{status} No\r\nretry-after: 0\r\ncontent-length: 0")
+    async with origin(refusal, GOOD, refusal) as server, client_of(server) as client:
+        await client.serve_image("a.jpg", tmp_path / "out")
+        with pytest.raises(errors.OriginUnavailable) as refused:
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 5
+    assert (refused.value.origin_status, refused.value.retry_after_s) == (status, 0)
+
+
+async def test_a_long_retry_after_ends_the_call(tmp_path: Path) -> None:
+    """If the origin asks for more time than the call has, the call ends at once and tells for how long."""
+    async with (
+        origin(says("429 Slow\r\nretry-after: 3600\r\ncontent-length: 0")) as server,
+        client_of(server) as client,
+    ):
+        with pytest.raises(errors.OriginUnavailable) as refused:
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 1
+    assert refused.value.retry_after_s == 3600
+
+
+async def test_a_patch_is_sent_once() -> None:
+    """A change is not repeated: neither after a lost connection nor after a 503."""
+    for reply in (drops, says("503 No\r\ncontent-length: 0")):
+        async with origin(reply) as server, client_of(server) as client:
+            with pytest.raises(errors.OriginUnavailable):
+                await client.patch_entry("x", Archive())
+
+            assert len(server.requests) == 1
+
+
+async def test_nobody_listens() -> None:
+    """Where nothing listens the call is OriginUnavailable without a status."""
+    async with origin(GOOD) as server:
+        url = server.url
+    async with MediaLibraryClient(url, token=TokenSource.none(), timeout_s=5) as client:
+        with pytest.raises(errors.OriginUnavailable) as failed:
+            await client.get_entry("x")
+
+    assert failed.value.origin_status is None
+
+
+REFUSALS = [
+    (
+        "403 Forbidden",
+        b'{"error_details": {"message": "The requested image is revoked or marked as invalid"}}',
+        errors.Forbidden,
+    ),
+    ("403 Forbidden", b'{"error_details": {"name": "Forbidden", "message": "no scope"}}', errors.Unauthorized),
+    ("403 Forbidden", b"<html>blocked, revoked, whatever</html>", errors.Unauthorized),
+    ("401 Unauthorized", b"", errors.Unauthorized),
+    ("404 Not Found", b'{"error_details": {"name": "NotFound", "message": "No image found."}}', errors.NotFound),
+    ("404 Not Found", b"default backend - 404", errors.NotFound),
+    ("410 Gone", b"{}", errors.VersionGone),
+    ("400 Bad Request", b'{"error_details": {"key": "no"}}', errors.ValidationFailed),
+    ("500 Oh", b"", errors.UnexpectedStatus),
+    ("204 No Content", b"", errors.UnexpectedStatus),
+    ("304 Not Modified", b"", errors.UnexpectedStatus),
+    ("206 Partial Content", b"he", errors.UnexpectedStatus),
+]
+
+
+@pytest.mark.parametrize(("line", "body", "expected"), REFUSALS)
+async def test_what_a_refusal_means(
+    tmp_path: Path, line: str, body: bytes, expected: type[errors.MediaLibraryError]
+) -> None:
+    """Revoked is told from a bad token, the library's own 404 from that of a proxy; none is tried again."""
+    length = "" if line[:3] in {"204", "304"} else f"\r\ncontent-length: {len(body)}"
+    async with origin(says(f"{line}{length}", body)) as server, client_of(server) as client:
+        with pytest.raises(expected) as refused:
+            await client.serve_image("a/b.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 1
+    error = refused.value
+    assert type(error) is expected
+    assert error.where == "GET /api/2026-05/mediaLibrary/serve-image/a/b.jpg"
+    if isinstance(error, errors.NotFound):
+        assert error.is_api_answer == body.startswith(b"{")
+        assert isinstance(error, NotFound)
+    if isinstance(error, errors.Forbidden):
+        assert isinstance(error, Revoked)
+
+
+async def test_validators_are_sent_as_they_were(tmp_path: Path) -> None:
+    """A conditional request carries both validators word for word; a 304 writes nothing."""
+    validators = Validators('W/"x"', "Mon, 01 Jan 2024 00:00:00 GMT")
+    async with origin(says('304 Not Modified\r\netag: "y"')) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", validators=validators)
+
+        assert server.requests[0].headers["if-none-match"] == 'W/"x"'
+        assert server.requests[0].headers["if-modified-since"] == "Mon, 01 Jan 2024 00:00:00 GMT"
+    assert (image.is_modified, image.etag, image.digest) == (False, '"y"', None)
+
+
+async def test_redirects_never_carry_the_token_to_another_host(tmp_path: Path) -> None:
+    """A redirect is followed with the token on the same origin and without it elsewhere."""
+    async with origin(GOOD) as elsewhere:
+        away = says(f"302 Found\r\nlocation: {elsewhere.url}/x\r\ncontent-length: 0")
+        home = says("302 Found\r\nlocation: /y\r\ncontent-length: 0")
+        async with origin(home, away) as server, client_of(server) as client:
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+            assert [request.headers.get("authorization") for request in server.requests] == ["Bearer T", "Bearer T"]
+        assert [request.headers.get("authorization") for request in elsewhere.requests] == [None]
+
+
+async def test_redirects_end(tmp_path: Path) -> None:
+    """A redirect in a circle is an error, and that of a patch is not followed at all."""
+    around = says("302 Found\r\nlocation: /again\r\ncontent-length: 0")
+    async with origin(around) as server, client_of(server) as client:
+        with pytest.raises(errors.UnexpectedAnswer):
+            await client.serve_image("a.jpg", tmp_path / "out")
+        count = len(server.requests)
+        with pytest.raises(errors.UnexpectedStatus) as refused:
+            await client.patch_entry("x", Archive())
+
+        assert len(server.requests) == count + 1
+    assert refused.value.origin_status == 302
+
+
+def by_token(*accepted: str) -> Reply:
+    async def reply(request: Request, writer: asyncio.StreamWriter) -> None:
+        is_known = request.headers.get("authorization", "").removeprefix("Bearer ") in accepted
+        await (EMPTY_LIST if is_known else says("401 No\r\ncontent-length: 0"))(request, writer)
+
+    return reply
+
+
+async def test_two_tokens_during_a_rotation(tmp_path: Path) -> None:
+    """After a 401 the second token is tried, then kept in use; a new file is read without a restart."""
+    path = tmp_path / "token"
+    path.write_text("new\nold\n")
+    async with (
+        origin(by_token("old"), by_token("old"), by_token("old"), by_token("newest")) as server,
+        client_of(server, token=TokenSource.file(path)) as client,
+    ):
+        await client.get_entries(ids=["a"])
+        await client.get_entries(ids=["a"])
+        used = [request.headers["authorization"] for request in server.requests]
+        path.write_text("newest\n")
+        await client.get_entries(ids=["a"])
+
+        assert server.requests[-1].headers["authorization"] == "Bearer newest"
+    assert used == ["Bearer new", "Bearer old", "Bearer old"]
+
+
+async def test_no_token_in_errors_or_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the text nor the repr of an error nor the log holds the token."""
+    caplog.set_level(logging.DEBUG)
+    async with (
+        origin(says("401 No\r\ncontent-length: 0")) as server,
+        client_of(server, token=TokenSource.literal("s3cret-t0ken")) as client,
+    ):
+        with pytest.raises(errors.Unauthorized) as refused:
+            await client.get_entry("x")
+    texts = f"{refused.value} {refused.value!r} {refused.value.public} {client!r}"
+
+    assert "s3cret" not in texts
+    assert not [
+        record for record in caplog.records if record.name.startswith("imgproxy") and "s3cret" in record.getMessage()
+    ]
+
+
+BAD_ANSWERS = {
+    "no JSON": b"<html>",
+    "another kind": b"[]",
+    "no list": b'{"results": 3}',
+    "no entry": b'{"results": [{}]}',
+    "a bad time": b'{"results": [{"id":"x","version":1,"mediaType":"image","createdAt":"x","updatedAt":"x"}]}',
+}
+
+
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+async def test_answers_that_are_not_in_the_form_of_the_api(name: str) -> None:
+    """A 200 that holds something else is UnexpectedAnswer, saying what is missing."""
+    body = BAD_ANSWERS[name]
+    async with origin(says(f"200 OK\r\ncontent-length: {len(body)}", body)) as server, client_of(server) as client:
+        with pytest.raises(errors.UnexpectedAnswer) as failed:
+            await client.get_entries(ids=["x"])
+
+    assert failed.value.message
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a//b", "../x", "a/../b", "a/.", "a\0b"])
+async def test_keys_that_name_another_endpoint_are_not_sent(tmp_path: Path, key: str) -> None:
+    """A key with dots, an empty part or a NUL is refused before anything is sent."""
+    async with origin(GOOD) as server, client_of(server) as client:
+        with pytest.raises(BadUrl):
+            await client.serve_image(key, tmp_path / "out")
+        with pytest.raises(BadUrl):
+            await client.get_entry("..")
+
+        assert server.requests == []
+
+
+async def test_keys_are_quoted(tmp_path: Path) -> None:
+    """Spaces, per cent signs, question marks and letters outside ASCII arrive as the key they are."""
+    async with origin(GOOD) as server, client_of(server) as client:
+        await client.serve_image("a b/50%25?#ü.jpg", tmp_path / "out")
+
+        assert server.requests[0].target == "/api/2026-05/mediaLibrary/serve-image/a%20b/50%2525%3F%23%C3%BC.jpg"
