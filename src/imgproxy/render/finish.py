@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 def write_picture(aim: Aim, work: Work) -> Rendered:
     """Decide the format, flatten where it has no alpha, give it its metadata, encode and write."""
     output = aim.plan.output
+    if work.first.hasalpha():
+        # Its alpha is looked at before it is encoded, and a picture that is still being decoded is read only once.
+        work = work.each(lambda image: image.copy_memory())
     if work.first.hasalpha() and all(paint.is_opaque(frame) for frame in work.frames):
         work = work.each(lambda image: image.extract_band(0, n=image.bands - 1))
     has_alpha = bool(work.first.hasalpha())
