@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -176,7 +177,7 @@ def _print_receipts(results: Sequence[Result]) -> None:
     for result in results:
         answer = result.answer
         if "keys" not in answer:
-            table.add_row(result.name, "", "", "", "", "", f"[red]{answer.get('detail', result.status)}[/red]")
+            table.add_row(result.name, "", "", "", "", "", _failure(result))
             continue
         downstream = ", ".join(f"{item['name']}: {item['state']}" for item in answer["downstream"]) or "-"
         state = "[yellow]pending[/yellow]" if answer["pending"] else "[green]gone[/green]"
@@ -186,12 +187,17 @@ def _print_receipts(results: Sequence[Result]) -> None:
     console.print(table)
 
 
+def _failure(result: Result) -> str:
+    """The edge's words for what went wrong, as markup."""
+    return f"[red]{escape(str(result.answer.get('detail', result.status)))}[/red]"
+
+
 def _print_warmed(results: Sequence[Result]) -> None:
     table = Table("id", "keys", "made", "had", "failed", "state", box=None, header_style="bold")
     for result in results:
         answer = result.answer
         if "made" not in answer:
-            table.add_row(result.name, "", "", "", "", f"[red]{answer.get('detail', result.status)}[/red]")
+            table.add_row(result.name, "", "", "", "", _failure(result))
             continue
         state = "[red]failed[/red]" if answer["failed"] else "[green]warm[/green]"
         counts = (str(len(answer["keys"])), str(answer["made"]), str(answer["had"]), str(len(answer["failed"])))

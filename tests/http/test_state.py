@@ -1,0 +1,138 @@
+"""Health, readiness, metrics, status, warming, and a stop that finishes what is in flight."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from imgproxy.barriers import Point
+from imgproxy.config import LogSettings, WarmSettings
+from tests.support.site import ADMIN, KEY, Held, jpeg, site
+
+METRICS = (
+    "imgproxy_requests_total",
+    "imgproxy_request_duration_seconds_bucket",
+    'imgproxy_stage_duration_seconds_bucket{le="0.0005",stage="fetch"}',
+    'imgproxy_stage_duration_seconds_bucket{le="0.0005",stage="queue"}',
+    'imgproxy_stage_duration_seconds_bucket{le="0.0005",stage="render"}',
+    'imgproxy_cache_hits_total{tier="memory"}',
+    "imgproxy_origin_bytes_total",
+    "imgproxy_sent_bytes_total",
+    "imgproxy_cache_disk_bytes",
+    "imgproxy_cache_memory_bytes",
+    "imgproxy_requests_in_flight",
+    "imgproxy_render_processes",
+    "imgproxy_render_restarts",
+    "imgproxy_render_waiting",
+    'imgproxy_build_info{libvips="8.',
+)
+
+
+async def test_health_and_readiness_are_open_and_say_what_they_mean(tmp_path: Path) -> None:
+    """Alive, and accepting, without a token."""
+    async with site(tmp_path) as here:
+        health, ready = await here.get("/-/health"), await here.get("/-/ready")
+
+        assert (health.status, health.json()) == (200, {"status": "alive"})
+        assert (ready.status, ready.json()) == (200, {"status": "ready", "reasons": []})
+
+
+async def test_the_metrics_page_has_every_promised_collector(tmp_path: Path) -> None:
+    """Counts by outcome, durations by stage, bytes, tiers, in-flight, the pool, and the version of libvips."""
+    async with site(tmp_path) as here:
+        for _ in range(2):
+            await here.get(f"/{KEY}?w=50")
+        reply = await here.send("GET", "/-/metrics", headers=ADMIN)
+        page = reply.body.decode()
+
+        assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        for name in METRICS:
+            assert name in page, name
+        assert here.metric("imgproxy_origin_bytes_total") == len(jpeg(200))
+
+
+async def test_status_is_json_with_the_figures_of_the_moment(tmp_path: Path) -> None:
+    """For people and scripts that have no Prometheus."""
+    async with site(tmp_path) as here:
+        await here.get(f"/{KEY}?w=50")
+        status = (await here.send("GET", "/-/status", headers=ADMIN)).json()
+
+        assert status["ready"] is True
+        assert status["cache"]["disk_files"] == 2
+        assert status["cache"]["memory_variants"] == 1
+        assert status["render"]["processes"] == 1
+        assert status["libvips"].startswith("8.")
+
+
+async def test_a_stop_finishes_what_is_in_flight_and_accepts_no_more(tmp_path: Path) -> None:
+    """The request that was there is answered; a new connection is refused."""
+    held = Held()
+    async with site(tmp_path, barriers=held) as here:
+        held.hold(Point.AFTER_RENDER)
+        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(Point.AFTER_RENDER)
+        url = here.edge.url
+        stopping = asyncio.create_task(here.edge.stop())
+        async with aiohttp.ClientSession() as other, asyncio.timeout(10):
+            while True:
+                try:
+                    await (await other.get(f"{url}/-/health")).read()
+                except aiohttp.ClientError:
+                    break
+                await asyncio.sleep(0.01)
+        held.release(Point.AFTER_RENDER)
+
+        assert (await request).status == 200
+        await stopping
+
+
+async def test_warming_makes_the_configured_variants(tmp_path: Path) -> None:
+    """After it the first reader is a hit; a second warming makes nothing."""
+    settings = WarmSettings(queries=("w=200&auto=format", "w=100&auto=format"))
+    async with site(tmp_path, warm=settings) as here:
+        entry = here.library.entry_id(KEY)
+        first = await here.send("POST", f"/-/warm/entries/{entry}", headers=ADMIN)
+        again = await here.send("POST", "/-/warm/keys", headers=ADMIN, json={"keys": [KEY, "nothing.jpg"]})
+        reply = await here.get(f"/{KEY}?w=200&auto=format", Accept="image/webp")
+
+        assert first.json() == {"keys": [KEY], "made": 4, "had": 0, "failed": []}
+        assert (again.json()["made"], again.json()["had"]) == (0, 4)
+        assert again.json()["failed"] == [{"key": "nothing.jpg", "code": "not_found"}]
+        assert "hit" in reply.cache_status
+        assert reply.headers["Content-Type"] == "image/webp"
+
+
+async def test_warming_without_queries_says_what_is_missing(tmp_path: Path) -> None:
+    """The text names the setting."""
+    async with site(tmp_path) as here:
+        reply = await here.send("POST", "/-/warm/keys", headers=ADMIN, json={"keys": [KEY]})
+
+        assert reply.status == 400
+        assert "[warm] queries" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(("access", "expected"), [("all", 2), ("errors", 1), ("none", 0)])
+async def test_the_access_log_has_a_record_a_request(
+    tmp_path: Path, access: str, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With method, target, status, outcome, time and bytes as fields; or errors only; or none."""
+    caplog.set_level("INFO", "imgproxy.access")
+    async with site(tmp_path, log=LogSettings(access=access)) as here:
+        await here.get(f"/{KEY}?w=50")
+        await here.get("/nothing.jpg?w=50")
+
+    records = [record for record in caplog.records if record.name == "imgproxy.access"]
+    assert len(records) == expected
+    for record in records:
+        facts = record.__dict__["facts"]
+        assert {"method", "target", "status", "outcome", "ms", "bytes"} <= set(facts)
+
+
+async def test_several_edges_live_in_one_process(tmp_path: Path) -> None:
+    """Nothing is global: their metrics and caches are their own."""
+    async with site(tmp_path / "a") as one, site(tmp_path / "b") as other:
+        await one.get(f"/{KEY}?w=50")
+
+        assert one.metric("imgproxy_requests_total", outcome="miss", status="200") == 1
+        assert other.metric("imgproxy_requests_total", outcome="miss", status="200") == 0
