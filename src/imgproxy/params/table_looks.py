@@ -75,7 +75,7 @@ BLEND_ALPHA: Final = Parameter("blend-alpha", _percent, PERCENT, "Strength of `b
 MARK: Final = Parameter(
     "mark",
     kinds.no_url(kinds.words),
-    "a key of the library or the name of a configured mark",
+    "a key of the library",
     "A watermark.",
     "",
     ("m",),
