@@ -72,10 +72,10 @@ def _webp(read_at: ReadAt) -> Picture | None:
     head = read_at(0, 30)
     kind = head[12:16]
     if kind == b"VP8X":
-        width_px = 1 + int.from_bytes(head[24:27], "little")
-        height_px = 1 + int.from_bytes(head[27:30], "little")
+        low, high, height_px = struct.unpack("<HBH", head[24:29])  # two sides of 24 bits, each less one
+        width_px, height_px = 1 + (high << 16 | low), 1 + (head[29] << 16 | height_px)
     elif kind == b"VP8L" and head[20] == 0x2F:
-        bits = int.from_bytes(head[21:25], "little")
+        bits = struct.unpack("<I", head[21:25])[0]
         width_px, height_px = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     elif kind == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
         width_px, height_px = (side & 0x3FFF for side in struct.unpack("<HH", head[26:30]))
