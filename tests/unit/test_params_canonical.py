@@ -115,7 +115,7 @@ def url(draw: st.DrawFn, meaning: dict[str, str]) -> str:
     return "&".join(draw(st.permutations(pairs)))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), meaning=meanings())
 def test_spellings_of_one_picture_share_a_digest(data: st.DataObject, meaning: dict[str, str]) -> None:
     """Order, aliases, base64, escapes, spelled-out defaults and parameters without effect never change the digest."""
@@ -123,7 +123,7 @@ def test_spellings_of_one_picture_share_a_digest(data: st.DataObject, meaning: d
     assert digest(first) == digest(second), (first, second)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), meaning=meanings(), name=st.sampled_from(sorted(MEANINGS)))
 def test_one_changed_value_changes_the_digest(data: st.DataObject, meaning: dict[str, str], name: str) -> None:
     """Two URLs that differ in one parameter with an effect never share a digest."""
