@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
-from imgproxy.render import svg
+from imgproxy.render import labtiff, svg
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.job import SourceFacts
 from imgproxy.render.markup import MarkupError
@@ -38,6 +38,7 @@ _LOADERS: Final = {
     SourceKind.AVIF: "heifload",
     SourceKind.HEIC: "heifload",
     SourceKind.TIFF: "tiffload",
+    SourceKind.SVG: "svgload",
 }
 
 _PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.HEIC, SourceKind.TIFF})
@@ -50,7 +51,8 @@ class Source:
     An original whose header was read and found within the limits.
 
     `header` has the fields of the first page (profile, metadata, delays); its pixels are never touched. `drawing`
-    holds the sanitised text of an SVG. `width_px` x `height_px` is one page as stored.
+    holds the sanitised text of an SVG, `lab_file` the mended bytes of a Lab TIFF. `width_px` x `height_px` is one page
+    as stored.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Source:
     has_alpha: bool
     size_bytes: int
     drawing: bytes | None = None
+    lab_file: bytes | None = None
 
     @property
     def is_animation(self) -> bool:
@@ -111,8 +114,9 @@ def open_source(path: Path, limits: ProcessLimits) -> Source:
     if kind is None:
         raise NotAnImage
     drawing = _sanitise(path) if kind is SourceKind.SVG else None
+    lab_file = labtiff.as_rgb_file(path) if kind is SourceKind.TIFF else None
     try:
-        header = _open(kind, path, drawing)
+        header = _open(kind, path, drawing or lab_file)
     except pyvips.Error as exc:
         raise DecodeFailed from exc
     width, height = int(header.width), int(header.height)
@@ -130,6 +134,7 @@ def open_source(path: Path, limits: ProcessLimits) -> Source:
         has_alpha=bool(header.hasalpha()),
         size_bytes=path.stat().st_size,
         drawing=drawing,
+        lab_file=lab_file,
     )
 
 
@@ -143,10 +148,11 @@ def _sanitise(path: Path) -> bytes:
         raise DecodeFailed from exc
 
 
-def _open(kind: SourceKind, path: Path, drawing: bytes | None, **options: Any) -> Any:
-    if drawing is not None:
-        return pyvips.Image.svgload_buffer(drawing, **options)
-    return getattr(pyvips.Image, _LOADERS[kind])(str(path), **options)
+def _open(kind: SourceKind, path: Path, data: bytes | None, **options: Any) -> Any:
+    """Call the one loader of this kind, on the file or on the bytes that stand for it."""
+    if data is None:
+        return getattr(pyvips.Image, _LOADERS[kind])(str(path), **options)
+    return getattr(pyvips.Image, f"{_LOADERS[kind]}_buffer")(data, **options)
 
 
 def decode(
@@ -178,7 +184,8 @@ def decode(
         options["page"] = page
         if source.kind in _ANIMATED:
             options["n"] = count
-    return _open(source.kind, source.path, source.drawing, **options)
+    image = _open(source.kind, source.path, source.drawing or source.lab_file, **options)
+    return image if source.lab_file is None else labtiff.as_lab(image)
 
 
 def jpeg_shrink(factor: float) -> int:

@@ -43,7 +43,8 @@ RESTART_MAX_S: Final = 5.0
 
 RETRY_AFTER_MAX_S: Final = 30
 
-OnRendered = Callable[[int, Rendered], None]
+# Index of the target, what was rendered, and how long the job had waited for a process, in seconds.
+OnRendered = Callable[[int, Rendered, float], None]
 
 
 class PoolObserver(Protocol):
@@ -214,7 +215,7 @@ class RenderPool:
         """
         Make the job's variants and return what was made.
 
-        `on_rendered(index, rendered)` is called on the loop as soon as that target's file is whole; each target has
+        `on_rendered(index, rendered, queue_s)` is called on the loop as soon as that target's file is whole; each target has
         `render.timeout_s` of its own. Cancelling takes a waiting job out of the queue; a running one gets a quarter
         of a second to finish, then its process is ended. Whenever this raises, the targets' files are removed, after
         the process can no longer write them.
@@ -306,7 +307,7 @@ class RenderPool:
             if not ticket.is_abandoned:
                 self._set_deadline(process, ticket)
                 if ticket.on_rendered is not None:
-                    ticket.on_rendered(message.index, message.rendered)
+                    ticket.on_rendered(message.index, message.rendered, ticket.started_at - ticket.queued_at)
         elif isinstance(message, Failed):
             if not isinstance(message.error, errors.RenderOutOfMemory):
                 self._release(process, ticket, message.resident_bytes)

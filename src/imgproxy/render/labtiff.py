@@ -1,0 +1,84 @@
+"""
+TIFF in 8-bit CIE L*a*b*, as Photoshop writes it in Lab mode, which libvips 8.18 refuses ("bad labq format").
+
+The file is handed to libvips as if it were RGB, by one changed value in its header, and its three bands are then read
+as what they are: L* of 0-100 in 0-255, a* and b* as signed bytes. Source: TIFF 6.0, sections 2 (structure) and 23.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BITS_PER_SAMPLE: Final = 258
+_PHOTOMETRIC: Final = 262
+_CIE_LAB: Final = 8
+_RGB: Final = 2
+_SHORT: Final = 3
+
+_PAGES_MAX: Final = 1000
+
+
+def as_rgb_file(path: Path) -> bytes | None:
+    """Return an 8-bit Lab TIFF's bytes with its pages declared as RGB; None for any other file."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
+        if order is None:
+            return None
+        places = _lab_places(file, order, struct.unpack(f"{order}I", head[4:8])[0])
+        if not places:
+            return None
+        file.seek(0)
+        data = bytearray(file.read())
+    for place in places:
+        struct.pack_into(f"{order}H", data, place, _RGB)
+    return bytes(data)
+
+
+def _lab_places(file: Any, order: str, at: int) -> list[int]:
+    """Where the photometric interpretation of each 8-bit Lab page is written."""
+    places: list[int] = []
+    for _ in range(_PAGES_MAX):
+        file.seek(at)
+        counted = file.read(2)
+        if at == 0 or len(counted) < 2:
+            break
+        count = struct.unpack(f"{order}H", counted)[0]
+        entries = file.read(12 * count + 4)
+        if len(entries) < 12 * count + 4:
+            break
+        tags = {struct.unpack_from(f"{order}H", entries, 12 * n)[0]: n for n in range(count)}
+        if _PHOTOMETRIC in tags and _is_eight_bit(file, order, entries, tags):
+            value = 12 * tags[_PHOTOMETRIC] + 8
+            if struct.unpack_from(f"{order}H", entries, value)[0] == _CIE_LAB:
+                places.append(at + 2 + value)
+        at = struct.unpack_from(f"{order}I", entries, 12 * count)[0]
+    return places
+
+
+def _is_eight_bit(file: Any, order: str, entries: bytes, tags: dict[int, int]) -> bool:
+    if _BITS_PER_SAMPLE not in tags:
+        return False
+    entry = 12 * tags[_BITS_PER_SAMPLE]
+    kind, count = struct.unpack_from(f"{order}HI", entries, entry + 2)
+    if kind != _SHORT:
+        return False
+    if count <= 2:
+        return bool(struct.unpack_from(f"{order}H", entries, entry + 8)[0] == 8)
+    file.seek(struct.unpack_from(f"{order}I", entries, entry + 8)[0])
+    return bool(file.read(2) == struct.pack(f"{order}H", 8))
+
+
+def as_lab(image: Any) -> Any:
+    """Read bands that were loaded as RGB as L*a*b*; a fourth is alpha."""
+    lightness = image.extract_band(0).linear(100 / 255, 0)
+    signed = image.extract_band(1, n=2)
+    signed = (signed >= 128).ifthenelse(signed.cast("float") - 256, signed)
+    lab = lightness.bandjoin(signed.cast("float"))
+    if image.bands > 3:
+        lab = lab.bandjoin(image.extract_band(3).cast("float"))
+    return lab.copy(interpretation="lab")
