@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from imgproxy.config import (
     AdminSettings,
     CacheSettings,
+    DownstreamSettings,
     FreshnessSettings,
     LimitsSettings,
     LogSettings,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "IMGPROXY_"
+# The header each kind of CDN reads the tags from that it is purged by.
+_TAG_HEADERS = {"varnish": "xkey", "fastly": "Surrogate-Key", "cloudflare": "Cache-Tag"}
 
 
 class Settings(BaseSettings):
@@ -63,6 +66,7 @@ class Settings(BaseSettings):
     webhook: WebhookSettings = WebhookSettings()
     warm: WarmSettings = WarmSettings()
     tags: TagSettings = TagSettings()
+    downstream: tuple[DownstreamSettings, ...] = ()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -215,9 +219,9 @@ def _explain(error: ErrorDetails) -> str:
     model = _section_class(info)
     named = [str(part) for part in where[1:] if isinstance(part, str)]
     if model is None or not named:
-        return f"[{section_name}]: {error['msg']}"
+        return f"{_place(where)}: {error['msg'].removeprefix('Value error, ')}"
     key = named[0]
-    place = f"[{section_name}] {key}"
+    place = f"{_place(where)} {key}"
     if error["type"] == "extra_forbidden" and key not in model.model_fields:
         return f"{place}: unknown key{_suggest(key, model.model_fields)}"
     setting = model.model_fields.get(key)
@@ -227,6 +231,13 @@ def _explain(error: ErrorDetails) -> str:
         return f"{place}: missing; expected {_allowed(setting)}: {setting.description}"
     found = "a secret that is not text" if _is_secret(setting) else f"{error['input']!r}"
     return f"{place} = {found}: expected {_allowed(setting)} ({setting.description})"
+
+
+def _place(where: tuple[int | str, ...]) -> str:
+    """The section of an error; of a list of sections, also which of them, counted from 1."""
+    if len(where) > 1 and isinstance(where[1], int):
+        return f"[[{where[0]}]] number {where[1] + 1}"
+    return f"[{where[0]}]"
 
 
 def _suggest(name: str, known: Mapping[str, object]) -> str:
@@ -243,6 +254,18 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("[origin] token and token_file: give one of them")
     if settings.admin.token is not None and settings.admin.token_file is not None:
         problems.append("[admin] token and token_file: give one of them")
+    sent = {name.lower() for name in settings.tags.headers}
+    problems += [
+        f'[[downstream]] kind = "{item.kind}" purges by the tags in {needed}: put it into [tags] headers'
+        for item in settings.downstream
+        if (needed := _TAG_HEADERS.get(item.kind)) is not None and needed.lower() not in sent
+    ]
+    labels = [item.label for item in settings.downstream]
+    problems += [
+        f"[[downstream]] name: {label!r} is there {labels.count(label)} times; each needs a name of its own"
+        for label in dict.fromkeys(labels)
+        if labels.count(label) > 1
+    ]
     return problems
 
 

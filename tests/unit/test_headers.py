@@ -10,7 +10,6 @@ from imgproxy.edge.headers import (
     cache_status,
     caching,
     content_disposition,
-    entry_tag,
     etag_matches,
     is_not_modified,
     requested_range,
@@ -18,6 +17,7 @@ from imgproxy.edge.headers import (
     tag_headers,
     tags,
 )
+from imgproxy.purge.tags import entry_tag
 
 ETAG = '"abc"'
 

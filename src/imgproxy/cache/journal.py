@@ -3,8 +3,9 @@ The journal: what a crash must not undo, in SQLite.
 
 It holds the purges (which keys, under which number, whether their files are gone), the keys last seen for each entry
 (a deleted entry can no longer be asked), webhook deliveries already handled, originals to be checked when their settle
-time ends, and downstream purges not yet acknowledged. Every write is one transaction in WAL mode with synchronous=FULL:
-when it returns, it is on disk (https://sqlite.org/pragma.html#pragma_synchronous). It is never on the way of a hit.
+time ends, and downstream purges not yet acknowledged (outbox.py). Every write is one transaction in WAL mode with
+synchronous=FULL: when it returns, it is on disk (https://sqlite.org/pragma.html#pragma_synchronous). It is never on the
+way of a hit.
 
 One thread runs all of it; the event loop awaits.
 """
@@ -22,8 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imgproxy.cache.outbox import OUTBOX_SCHEMA, record_lines
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from imgproxy.cache.outbox import OutboxLine
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +51,6 @@ CREATE TABLE IF NOT EXISTS entry_key (
 CREATE INDEX IF NOT EXISTS entry_key_seen ON entry_key (seen_at_s);
 CREATE TABLE IF NOT EXISTS delivery (id TEXT PRIMARY KEY, at_s REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, seq INTEGER NOT NULL, round INTEGER NOT NULL,
-    payload TEXT NOT NULL, due_at_s REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, last_error TEXT);
-CREATE INDEX IF NOT EXISTS outbox_due ON outbox (target, due_at_s);
 """
 
 Result = TypeVar("Result")
@@ -131,7 +132,7 @@ class Journal:
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(str(found))  # noqa: TRY301 one way out for every kind of damage
-            database.executescript(_SCHEMA)
+            database.executescript(_SCHEMA + OUTBOX_SCHEMA)
         except sqlite3.DatabaseError:
             database.close()
             raise
@@ -158,6 +159,7 @@ class Journal:
         reason: str,
         is_pending: bool = False,
         settle_at_s: float | None = None,
+        outbox: Sequence[OutboxLine] = (),
     ) -> int:
         """
         Write a purge of these (key hash, key) pairs; its number. On disk when this returns.
@@ -168,6 +170,7 @@ class Journal:
             reason: the event or command behind it.
             is_pending: the entry is still to be expanded by the keys API.
             settle_at_s: Unix time at which originals fetched since are to be checked again.
+            outbox: what the caches in front have to be told; see outbox.py.
         """
 
         def write(database: sqlite3.Connection) -> int:
@@ -185,9 +188,10 @@ class Journal:
                 database.executemany(
                     "INSERT OR REPLACE INTO settling VALUES (?, ?)", [(key, settle_at_s) for _, key in keys]
                 )
+            record_lines(database, seq, outbox)
             return seq
 
-        return await self._write(write)
+        return await self.write(write)
 
     async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
         """The entry was expanded, or is known to be gone: its pending purges up to this number are done."""
@@ -197,18 +201,18 @@ class Journal:
                 "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?", (entry, up_to_seq)
             )
 
-        await self._write(write)
+        await self.write(write)
 
     async def pending_purges(self) -> tuple[PendingPurge, ...]:
         """Purges still to be expanded, oldest first."""
-        rows = await self._read(
+        rows = await self.read(
             "SELECT seq, entry, reason, attempts FROM purge WHERE is_pending AND entry IS NOT NULL ORDER BY seq"
         )
         return tuple(PendingPurge(*row) for row in rows)
 
     async def last_purge_of_entry(self, entry: str) -> int:
         """The number of the entry's last purge, 0 if it was never purged."""
-        rows = await self._read("SELECT max(seq) FROM purge WHERE entry = ?", (entry,))
+        rows = await self.read("SELECT max(seq) FROM purge WHERE entry = ?", (entry,))
         return int(rows[0][0] or 0)
 
     async def mark_collected(self, purged: Iterable[PurgedKey]) -> None:
@@ -218,7 +222,7 @@ class Journal:
         def write(database: sqlite3.Connection) -> None:
             database.executemany("UPDATE purged_key SET is_collected = 1 WHERE key_hash = ? AND seq = ?", rows)
 
-        await self._write(write)
+        await self.write(write)
 
     # --- entries and their keys --------------------------------------------------------------------------------
 
@@ -233,21 +237,21 @@ class Journal:
             )
             return tuple(key for key in seen if key not in known)
 
-        return await self._write(write)
+        return await self.write(write)
 
     async def keys_of(self, entry: str) -> tuple[str, ...]:
         """The keys last seen for an entry."""
-        return tuple(row[0] for row in await self._read("SELECT key FROM entry_key WHERE entry = ?", (entry,)))
+        return tuple(row[0] for row in await self.read("SELECT key FROM entry_key WHERE entry = ?", (entry,)))
 
     async def recent_entry_keys(self, count: int) -> dict[str, str]:
         """The keys seen last, each with its entry, for the cache tags."""
-        return dict(await self._read("SELECT key, entry FROM entry_key ORDER BY seen_at_s DESC LIMIT ?", (count,)))
+        return dict(await self.read("SELECT key, entry FROM entry_key ORDER BY seen_at_s DESC LIMIT ?", (count,)))
 
     # --- webhook deliveries ------------------------------------------------------------------------------------
 
     async def has_delivery(self, delivery_id: str) -> bool:
         """Whether this delivery was handled before."""
-        return bool(await self._read("SELECT 1 FROM delivery WHERE id = ?", (delivery_id,)))
+        return bool(await self.read("SELECT 1 FROM delivery WHERE id = ?", (delivery_id,)))
 
     async def remember_delivery(self, delivery_id: str) -> None:
         """The delivery was handled; forgets those a month old."""
@@ -257,13 +261,13 @@ class Journal:
             database.execute("INSERT OR IGNORE INTO delivery VALUES (?, ?)", (delivery_id, now_s))
             database.execute("DELETE FROM delivery WHERE at_s < ?", (now_s - DELIVERIES_KEPT_S,))
 
-        await self._write(write)
+        await self.write(write)
 
     # --- settling ----------------------------------------------------------------------------------------------
 
     async def settling(self) -> dict[str, float]:
         """Every key to be checked, with the time it is due."""
-        return dict(await self._read("SELECT key, due_at_s FROM settling"))
+        return dict(await self.read("SELECT key, due_at_s FROM settling"))
 
     async def settled(self, key: str, due_at_s: float) -> None:
         """The key was checked; a later purge may have set a later time, which stays."""
@@ -271,7 +275,7 @@ class Journal:
         def write(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", (key, due_at_s))
 
-        await self._write(write)
+        await self.write(write)
 
     # --- the machinery -----------------------------------------------------------------------------------------
 
@@ -289,7 +293,7 @@ class Journal:
     async def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._require()))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run one transaction; it is shielded, so that a client that leaves does not leave it half awaited."""
 
         def call(database: sqlite3.Connection) -> Result:
@@ -304,7 +308,8 @@ class Journal:
 
         return await asyncio.shield(asyncio.ensure_future(self._run(call)))
 
-    async def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    async def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one query."""
         return await self._run(lambda database: database.execute(query, values).fetchall())
 
 

@@ -8,6 +8,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from imgproxy.purge.tags import entry_tag, key_tag
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 CACHE_NAME = "imgproxy"
 # In place of the library's own: which versions run here is nobody's business.
 SERVER = {"Server": "imgproxy"}
-# One short tag a key and one an entry: Bunny's CDN-Tag ends at 1,024 bytes, Fastly's keys at 1,024 each.
-TAG_HEX = 12
 DAY_S = 86_400
 # RFC 9110 15.4.5: what a 304 repeats, beside the headers of this very exchange.
 NOT_MODIFIED_HEADERS = frozenset(
@@ -127,16 +127,6 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
 def tags(key_hash: str, entry: str | None) -> str:
     """The cache tags of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for its entry if known."""
     return " ".join(filter(None, (key_tag(key_hash), entry_tag(entry) if entry else None)))
-
-
-def key_tag(key_hash: str) -> str:
-    """The cache tag of a key."""
-    return f"k-{key_hash[:TAG_HEX]}"
-
-
-def entry_tag(entry: str) -> str:
-    """The cache tag of an entry: its id without what is not allowed in a tag (0x21-0x7E, no comma)."""
-    return "e-" + re.sub(r"[^!-+\--~]", "_", entry)[:64]
 
 
 def tag_headers(names: Iterable[str], found: str) -> dict[str, str]:

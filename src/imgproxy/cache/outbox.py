@@ -1,0 +1,164 @@
+"""
+The outbox: which purges the caches in front of us have not confirmed yet, in the journal.
+
+Its lines are written in the transaction of the purge they belong to, so that no crash comes in between. There is one
+line for a target, a subject and a round: a later purge of the same subject takes the line over, and only the purge with
+the line's own number, or a later one, can take it out.
+
+Round 1 is sent when our own purge is complete, round 2 when the settle time has passed: what was on its way to the CDN
+during round 1 is gone after round 2.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from imgproxy.cache.journal import Journal
+
+OUTBOX_SCHEMA = """
+CREATE TABLE IF NOT EXISTS outbox (
+    target TEXT NOT NULL, is_entry INTEGER NOT NULL, name TEXT NOT NULL, round INTEGER NOT NULL, seq INTEGER NOT NULL,
+    recorded_at_s REAL NOT NULL, due_at_s REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (target, is_entry, name, round)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS outbox_due ON outbox (target, due_at_s);
+"""
+# Nothing is ever due later than an hour's settle time and an hour's wait: a line that is was written by a clock ahead.
+DUE_AT_MOST_S = 3 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is purged downstream: a key, or an entry with every answer that was known to belong to it."""
+
+    name: str
+    is_entry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLine:
+    """A line to be written: `target` names the cache in front, `due_at_s` is Unix time."""
+
+    target: str
+    subject: Subject
+    round: int
+    due_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingLine:
+    """A line that is due. `seq` is the number of the last purge that asked for it."""
+
+    subject: Subject
+    round: int
+    seq: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxFigures:
+    """How one target stands: its lines, since when the oldest purge is unconfirmed, when the next line is due."""
+
+    lines: int
+    oldest_at_s: float | None
+    next_due_s: float | None
+
+
+def record_lines(database: sqlite3.Connection, seq: int, lines: Iterable[OutboxLine]) -> None:
+    """Write the lines of purge `seq`, inside its transaction."""
+    now_s = time.time()
+    database.executemany(
+        "INSERT INTO outbox (target, is_entry, name, round, seq, recorded_at_s, due_at_s) VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET seq = excluded.seq, due_at_s = excluded.due_at_s",
+        [
+            (line.target, line.subject.is_entry, line.subject.name, line.round, seq, now_s, line.due_at_s)
+            for line in lines
+        ],
+    )
+
+
+class Outbox:
+    """The lines of every target."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def due(self, target: str, now_s: float, count: int) -> tuple[WaitingLine, ...]:
+        """At most `count` lines whose time has come, the longest overdue first."""
+        rows = await self._journal.read(
+            "SELECT name, is_entry, round, seq, attempts FROM outbox "
+            "WHERE target = ? AND (due_at_s <= ? OR due_at_s > ?) ORDER BY due_at_s LIMIT ?",
+            (target, now_s, now_s + DUE_AT_MOST_S, count),
+        )
+        return tuple(
+            WaitingLine(Subject(name, bool(is_entry)), number, seq, attempts)
+            for name, is_entry, number, seq, attempts in rows
+        )
+
+    async def figures(self, target: str) -> OutboxFigures:
+        """How the target stands."""
+        rows = await self._journal.read(
+            "SELECT count(*), min(CASE WHEN round = 1 THEN recorded_at_s END), min(due_at_s) FROM outbox "
+            "WHERE target = ?",
+            (target,),
+        )
+        return OutboxFigures(*rows[0])
+
+    async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
+        """The target has purged these; a line that a later purge has taken over stays."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "DELETE FROM outbox WHERE target = ? AND is_entry = ? AND name = ? AND round = ? AND seq <= ?",
+                [(target, line.subject.is_entry, line.subject.name, line.round, line.seq) for line in lines],
+            )
+
+        await self._journal.write(write)
+
+    async def put_off(self, target: str, lines: Sequence[WaitingLine], due_at_s: float) -> None:
+        """These failed: they are due again at that time."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "UPDATE outbox SET due_at_s = ?, attempts = attempts + 1 "
+                "WHERE target = ? AND is_entry = ? AND name = ? AND round = ? AND seq <= ?",
+                [(due_at_s, target, line.subject.is_entry, line.subject.name, line.round, line.seq) for line in lines],
+            )
+
+        await self._journal.write(write)
+
+    async def put_off_all(self, target: str, now_s: float, due_at_s: float) -> None:
+        """The target itself cannot be had: whatever is due now is due then."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.execute(
+                "UPDATE outbox SET due_at_s = ? WHERE target = ? AND due_at_s <= ?", (due_at_s, target, now_s)
+            )
+
+        await self._journal.write(write)
+
+    async def resume(self, target: str, due_before_s: float) -> None:
+        """The target works again: what was tried before is due at once."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.execute(
+                "UPDATE outbox SET due_at_s = ? WHERE target = ? AND attempts > 0 AND due_at_s <= ?",
+                (time.time(), target, due_before_s),
+            )
+
+        await self._journal.write(write)
+
+    async def drop_other_targets(self, targets: Iterable[str]) -> int:
+        """Forget lines of targets that are not configured any more; how many there were."""
+        kept = list(targets)
+
+        def write(database: sqlite3.Connection) -> int:
+            marks = ", ".join("?" * len(kept))
+            return database.execute(f"DELETE FROM outbox WHERE target NOT IN ({marks})", kept).rowcount  # noqa: S608 only question marks
+
+        return await self._journal.write(write)
