@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_the_distance_is_ciede2000() -> None:
 def test_wide_gamut_becomes_srgb(name: str, kind: str) -> None:
     """Display P3 and Adobe RGB pictures keep their look in sRGB, whatever they came in."""
     profile = images.vips_profile("p3") if name == "p3" else profiles.adobe_rgb()
-    options: dict[str, object] = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     if kind == "AVIF":
         options = {"quality": 100, "subsampling": "4:4:4"}
     data = images.encode(PIXELS, kind, icc_profile=profile, **options)
@@ -83,7 +84,7 @@ def cmyk_pixels() -> np.ndarray:
 def test_cmyk_becomes_srgb(kind: str, has_profile: bool) -> None:
     """Press pictures are converted through their profile, or through a usual press where they have none."""
     press = images.vips_profile("cmyk")
-    options: dict[str, object] = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    options: dict[str, Any] = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     if has_profile:
         options["icc_profile"] = press
     data = images.encode(cmyk_pixels(), kind, "CMYK", **options)

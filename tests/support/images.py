@@ -37,11 +37,12 @@ def photo(width: int = 320, height: int = 240, seed: int = 1) -> Pixels:
     found[(x - 0.3) ** 2 + (y - 0.6) ** 2 < 0.02] = (0.9, 0.8, 0.1)
     found[(abs(x - 0.75) < 0.08) & (abs(y - 0.3) < 0.15)] = (0.1, 0.15, 0.5)
     found += np.random.default_rng(seed).normal(0, 0.01, found.shape)
-    return (np.clip(found, 0, 1) * 255).round().astype(np.uint8)
+    pixels: Pixels = (np.clip(found, 0, 1) * 255).round().astype(np.uint8)
+    return pixels
 
 
 def quarters(width: int = 64, height: int = 48) -> Pixels:
-    """Red, green, blue and white quarters, clockwise from the top left... the order tells every orientation apart."""
+    """Red, green, blue and white quarters, clockwise from the top left: no two orientations look alike."""
     found = np.zeros((height, width, 3), np.uint8)
     found[: height // 2, : width // 2] = (220, 30, 30)
     found[: height // 2, width // 2 :] = (30, 200, 30)
@@ -186,7 +187,7 @@ def _soften(plane: Floats) -> Floats:
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
     rows = sum(taps[i] * plane[i : plane.shape[0] - 10 + i] for i in range(11))
-    found: Floats = sum(taps[i] * rows[:, i : rows.shape[1] - 10 + i] for i in range(11))  # type: ignore[index]
+    found: Floats = sum(taps[i] * rows[:, i : rows.shape[1] - 10 + i] for i in range(11))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyvips
 
-from imgproxy.params.plan import Format
+from imgproxy.params.plan import WHITE, Format
 from imgproxy.render import blurhash, formats, info, metadata, paint, palette
 from imgproxy.render.encode import Playback, encode
 from imgproxy.render.job import Rendered
@@ -37,7 +37,7 @@ def write_picture(aim: Aim, work: Work) -> Rendered:
         assert aim.animated is not None
         wanted = aim.animated
     if has_alpha and not formats.takes_alpha(wanted):
-        work = work.each(lambda image: paint.flatten(image, aim.plan.background))
+        work = work.each(lambda image: paint.flatten(image, WHITE))  # the plan's own background lies under it already
     image = work.first
     playback = None
     if is_animated:
@@ -53,7 +53,7 @@ def _describe(aim: Aim, work: Work) -> Rendered:
     """A BlurHash or a palette of the finished picture."""
     output = aim.plan.output
     side = blurhash.SIDE_PX if output.format is Format.BLURHASH else palette.SIDE_PX
-    flat = paint.flatten(work.first, aim.plan.background).colourspace("srgb")
+    flat = paint.flatten(work.first, WHITE).colourspace("srgb")
     small = flat.thumbnail_image(side, height=side, size="down")
     pixels = bytes(small.write_to_memory())
     if output.format is Format.BLURHASH:

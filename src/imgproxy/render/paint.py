@@ -7,6 +7,7 @@ shapes are drawn by librsvg from SVG text of our own, which gives exact, anti-al
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyvips
@@ -184,9 +185,10 @@ def blend(image: Any, color: Color, mode: str, alpha: float) -> Any:
     def change(colours: Any) -> Any:
         if mode in nonseparable.MODES:
             mixed = nonseparable.MODES[mode](colours / 255.0, tuple(band / 255 for band in color.rgb)) * 255.0
-            return colours * (1 - strength) + mixed * strength
-        layer = flat(Size(colours.width, colours.height), color).extract_band(0, n=3)
-        share = layer.bandjoin(round(255 * strength)).copy(interpretation="srgb")
-        return colours.composite2(share, SEPARABLE.get(mode, "overlay")).extract_band(0, n=3)
+        else:
+            # libvips' blend modes are the W3C's where the upper layer is opaque; so it is, and is mixed in afterwards.
+            layer = flat(Size(colours.width, colours.height), replace(color, alpha=255))
+            mixed = colours.composite2(layer, SEPARABLE.get(mode, "overlay")).extract_band(0, n=3)
+        return mixed if strength >= 1.0 else colours * (1 - strength) + mixed * strength
 
     return on_colours(as_rgb(image), change)
