@@ -269,6 +269,7 @@ REFUSALS = [
         errors.Forbidden,
     ),
     ("403 Forbidden", b'{"error_details": {"name": "Forbidden", "message": "no scope"}}', errors.Unauthorized),
+    ("403 Forbidden", b'{"message": "The requested image is revoked or marked as invalid"}', errors.Forbidden),
     ("403 Forbidden", b"<html>blocked, revoked, whatever</html>", errors.Unauthorized),
     ("401 Unauthorized", b"", errors.Unauthorized),
     ("404 Not Found", b'{"error_details": {"name": "NotFound", "message": "No image found."}}', errors.NotFound),

@@ -39,8 +39,9 @@ _REVOKED_WORDS = ("revoked", "marked as invalid")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """The body of an error answer: is it the API's own form, and what does it say."""
+    """The body of an error answer: is it JSON, is it in the API's own form, and what does it say."""
 
+    is_json: bool
     is_api_answer: bool
     message: str
     details: Mapping[str, str]
@@ -54,10 +55,11 @@ def read_error_body(body: bytes) -> ErrorBody:
         answer = None
     details = answer.get("error_details") if isinstance(answer, dict) else None
     if not isinstance(answer, dict) or not isinstance(details, dict):
-        return ErrorBody(is_api_answer=False, message=_printable(body), details={})
+        is_json = isinstance(answer, dict)
+        return ErrorBody(is_json=is_json, is_api_answer=False, message=_printable(body), details={})
     texts = {str(path)[:MESSAGE_MAX_CHARS]: str(text)[:MESSAGE_MAX_CHARS] for path, text in details.items()}
     message = texts.get("message") or "; ".join(f"{path}: {text}" for path, text in texts.items())
-    return ErrorBody(is_api_answer=True, message=message[:MESSAGE_MAX_CHARS], details=texts)
+    return ErrorBody(is_json=True, is_api_answer=True, message=message[:MESSAGE_MAX_CHARS], details=texts)
 
 
 def error_for(
@@ -73,7 +75,8 @@ def error_for(
     if status == 401:
         return Unauthorized(origin_status=status, **context)
     if status == 403:
-        is_about_image = said.is_api_answer and any(word in said.message for word in _REVOKED_WORDS)
+        # Read widely, in any JSON object: a picture taken for available is worse than a token taken for refused.
+        is_about_image = said.is_json and any(word in said.message for word in _REVOKED_WORDS)
         return Forbidden(**context) if is_about_image else Unauthorized(origin_status=status, **context)
     if status == 404:
         return NotFound(is_api_answer=said.is_api_answer, **context)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 KEY_MAX_CHARS = 1024
 _PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
+KEY_PART_PATTERN = rf"^{_PART}$"
 KEY_PATTERN = rf"^{_PART}(?:/{_PART})*$"  # what `key_problem` says in words, for the OpenAPI document
 
 

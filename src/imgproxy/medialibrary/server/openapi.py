@@ -13,7 +13,7 @@ from imgproxy import __version__
 from imgproxy.medialibrary import versions
 from imgproxy.medialibrary.server.api import ENDPOINTS, IDS_MAX_CHARS, TEXT_MAX_CHARS, Endpoint
 from imgproxy.medialibrary.server.checks import INTEGER_MAX
-from imgproxy.medialibrary.server.keys import KEY_MAX_CHARS, KEY_PATTERN
+from imgproxy.medialibrary.server.keys import KEY_MAX_CHARS, KEY_PART_PATTERN
 from imgproxy.medialibrary.server.openapi_patch import patch_body
 
 Schema = dict[str, Any]
@@ -105,8 +105,9 @@ _IMAGE_PARAMETERS: Final[list[Schema]] = [
         "name": "key",
         "in": "path",
         "required": True,
-        "description": "Its slashes are not percent-encoded; no part is empty, `.` or `..`.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": KEY_MAX_CHARS, "pattern": KEY_PATTERN},
+        "description": "A key may have several parts, with slashes between them that are not percent-encoded; OpenAPI"
+        " knows no such parameter, so this describes a key of one part.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": KEY_MAX_CHARS, "pattern": KEY_PART_PATTERN},
     },
     *(
         {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
