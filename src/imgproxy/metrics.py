@@ -70,6 +70,24 @@ class Metrics:
             ("point",),
             registry=self.registry,
         )
+        self.downstream_purges = Counter(
+            "imgproxy_downstream_purges",
+            "purge calls to caches in front by result: done, limited, failed, rejected",
+            ("target", "result"),
+            registry=self.registry,
+        )
+        self.outbox_lines = Gauge(
+            "imgproxy_outbox_lines",
+            "purges that a cache in front has still to be told, second rounds included",
+            ("target",),
+            registry=self.registry,
+        )
+        self.outbox_oldest_age_s = Gauge(
+            "imgproxy_outbox_oldest_age_seconds",
+            "how long the oldest purge has waited for a cache in front to confirm it",
+            ("target",),
+            registry=self.registry,
+        )
         self.webhooks = Counter("imgproxy_webhooks", "webhooks by event", ("event",), registry=self.registry)
         self.renders = Counter(
             "imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"), registry=self.registry

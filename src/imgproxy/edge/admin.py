@@ -265,7 +265,7 @@ async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:
 
 
 def _receipt(receipt: Receipt) -> web.Response:
-    return _json(receipt.as_json(), status=202 if receipt.is_pending else 200)
+    return _json(receipt.as_json(), status=200 if receipt.is_complete else 202)
 
 
 def _json(body: object, *, status: int = 200) -> web.Response:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imgproxy.metrics import Metrics
     from imgproxy.origin_health import OriginHealth
     from imgproxy.originals import Originals
+    from imgproxy.purge.downstream import Downstreams
     from imgproxy.purge.service import PurgeService
     from imgproxy.render.pool import RenderPool
     from imgproxy.renders import Renders
@@ -29,6 +30,7 @@ class ServiceState:
         renders: Renders,
         pool: RenderPool,
         purges: PurgeService,
+        downstreams: Downstreams,
         health: OriginHealth,
         metrics: Metrics,
     ) -> None:
@@ -37,6 +39,7 @@ class ServiceState:
         self._renders = renders
         self._pool = pool
         self._purges = purges
+        self._downstreams = downstreams
         self._health = health
         self._metrics = metrics
         self._started_s = time.monotonic()
@@ -81,6 +84,7 @@ class ServiceState:
             },
             "origin": {"token_dead": self._health.is_token_dead, "down": self._health.is_down},
             "purge": {"seq": self._cache.epochs.seq, "pending": self._purges.pending},
+            "downstream": self._downstreams.as_json(),
             "under_way": {"fetches": self._originals.under_way, "renders": self._renders.under_way},
         }
 

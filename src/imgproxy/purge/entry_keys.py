@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cachetools import LRUCache
 
-from imgproxy.cache.entry import key_hash
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from imgproxy.cache.cache import Cache
 
@@ -28,6 +26,13 @@ class KeysApi(Protocol):
         """Every key of an entry."""
 
 
+class PurgeKeysOf(Protocol):
+    """Purges keys of an entry: `Cache.purge`, or the purge service that also tells the caches in front."""
+
+    def __call__(self, keys: Sequence[str], *, reason: str, entry: str | None) -> Awaitable[object]:
+        """Forget these keys."""
+
+
 class EntryKeys:
     """The keys of entries, as the Media Library says and as last seen."""
 
@@ -35,6 +40,11 @@ class EntryKeys:
         self._cache = cache
         self._library = library
         self._entries: LRUCache[str, str] = LRUCache(KNOWN_MAX)
+        self._purge: PurgeKeysOf = cache.purge
+
+    def purge_with(self, purge: PurgeKeysOf) -> None:
+        """Have purges that begin here, because a key was learnt late, done by the purge service."""
+        self._purge = purge
 
     async def start(self) -> None:
         """Read what the journal remembers."""
@@ -67,16 +77,13 @@ class EntryKeys:
         """
         Ask for the keys of an entry and remember them, outside of a purge of it.
 
-        Those that escaped an earlier purge by not being known then are purged now. Raises as `ask`.
+        Those that were not known at an earlier purge of the entry escaped it, here or in a cache in front: they are
+        purged now, before they count as known. Raises as `ask`.
         """
         keys = await self.ask(entry)
-        new = await self.remember(entry, keys)
-        purged_at = await self._cache.journal.last_purge_of_entry(entry)
-        escaped = [
-            key
-            for key in new
-            if (facts := self._cache.store.facts(key_hash(key))) is not None and facts.seq < purged_at
-        ]
-        if escaped:
-            await self._cache.purge(escaped, reason="learnt", entry=entry)
+        known = await self.last_seen(entry)
+        new = [key for key in keys if key not in known]
+        if new and await self._cache.journal.last_purge_of_entry(entry):
+            await self._purge(new, reason="learnt", entry=entry)
+        await self.remember(entry, keys)
         return keys

@@ -8,7 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DownstreamState:
-    """Where the purge of one CDN stands: `done`, or `pending` with the reason of the last failure."""
+    """
+    Where the purge of one cache in front stands.
+
+    `done`: it confirmed. `pending`: it did not yet, for the reason in `detail`; the outbox goes on trying.
+    """
 
     name: str
     kind: str
@@ -35,6 +39,11 @@ class Receipt:
     is_pending: bool = False
     is_soft: bool = False
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to come by itself: every key is known, every cache in front has confirmed."""
+        return not self.is_pending and all(item.state == "done" for item in self.downstream)
+
     def as_json(self) -> dict[str, Any]:
         """The receipt's public form; scripts depend on its names."""
         receipt: dict[str, Any] = {
@@ -46,7 +55,7 @@ class Receipt:
                 {"name": item.name, "kind": item.kind, "state": item.state, "detail": item.detail}
                 for item in self.downstream
             ],
-            "pending": self.is_pending,
+            "pending": not self.is_complete,
             "soft": self.is_soft,
             "cut": self.cut,
             "seq": self.seq,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imgproxy.answers import Answers
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.journal import PendingPurge
+    from imgproxy.cache.outbox import OutboxLine
     from imgproxy.config import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
     from imgproxy.originals import Originals
@@ -42,14 +43,22 @@ TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 
 
 class Downstream(Protocol):
-    """The CDNs in front, if any."""
+    """The caches in front, if any: `Downstreams`."""
+
+    def lines(self, keys: Sequence[str], *, entry: str | None) -> Sequence[OutboxLine]:
+        """What has to be recorded together with a purge of these keys, so that no crash loses it."""
 
     async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
-        """Purge what they hold of these keys, durably: what does not succeed now is tried again by itself."""
+        """Purge what was recorded up to `seq`; what does not succeed now is tried again by itself."""
 
 
 class NoDownstream:
-    """No CDN in front is purged."""
+    """No cache in front is purged."""
+
+    def lines(self, keys: Sequence[str], *, entry: str | None) -> Sequence[OutboxLine]:
+        """Nothing to record."""
+        del keys, entry
+        return ()
 
     async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
         """Nothing to purge."""
@@ -107,7 +116,13 @@ class PurgeService:
         """Forget these keys. When this returns, no answer holds anything fetched of them before it was called."""
         started_s = time.monotonic()
         settle_at_s = self._settle_at_s()
-        purged = await self._cache.purge(keys, reason=reason, entry=entry, settle_at_s=settle_at_s)
+        purged = await self._cache.purge(
+            keys,
+            reason=reason,
+            entry=entry,
+            settle_at_s=settle_at_s,
+            outbox=self._downstream.lines(keys, entry=entry),
+        )
         self._settle_behind(purged.keys, settle_at_s)
         receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
         return await self._acknowledge(receipt, reason, started_s)
@@ -137,7 +152,14 @@ class PurgeService:
         started_s = time.monotonic()
         settle_at_s = self._settle_at_s()
         known = await self._entries.last_seen(entry)
-        purged = await self._cache.purge(known, reason=reason, entry=entry, is_pending=True, settle_at_s=settle_at_s)
+        purged = await self._cache.purge(
+            known,
+            reason=reason,
+            entry=entry,
+            is_pending=True,
+            settle_at_s=settle_at_s,
+            outbox=self._downstream.lines(known, entry=entry),
+        )
         receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
         try:
             receipt = await self._expand(entry, receipt, reason, settle_at_s)
@@ -158,7 +180,13 @@ class PurgeService:
             listed = await self._entries.ask(entry)
         new = [key for key in listed if key not in receipt.keys]
         if new:
-            more = await self._cache.purge(new, reason=reason, entry=entry, settle_at_s=settle_at_s)
+            more = await self._cache.purge(
+                new,
+                reason=reason,
+                entry=entry,
+                settle_at_s=settle_at_s,
+                outbox=self._downstream.lines(new, entry=None),
+            )
             receipt = replace(
                 receipt,
                 keys=receipt.keys + more.keys,
@@ -171,7 +199,7 @@ class PurgeService:
         return receipt
 
     async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float) -> Receipt:
-        """Wait for answers under way, tell the CDNs, count, and complete the receipt."""
+        """Wait for answers under way, tell the caches in front, count, and complete the receipt."""
         cut = await self._answers.drain([key_hash(key) for key in receipt.keys], self._settings.drain_s)
         downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq)
         duration_s = time.monotonic() - started_s
