@@ -1,0 +1,106 @@
+"""What every row is given: the photos, the size of the run, the cores, a folder to work in, and ready servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from benchmarks.client import Engine, Request, Sample
+from benchmarks.servers import BenchError, Origin, Product
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from benchmarks.photos import Photos
+
+
+@dataclass(slots=True)
+class Bench:
+    """One run of the benchmark."""
+
+    folder: Path
+    photos: Photos
+    is_quick: bool
+    rounds: int
+    memory_renders: int
+    peers: dict[str, str] = field(default_factory=dict)
+    only_peers: tuple[str, ...] = ()
+    _made: int = 0
+
+    @property
+    def cores(self) -> list[int]:
+        """The cores this run may use."""
+        return sorted(os.sched_getaffinity(0))
+
+    @property
+    def server_core(self) -> int | None:
+        """Where a server runs that is measured on one core; None where there is only one."""
+        return self.cores[0] if len(self.cores) > 1 else None
+
+    @property
+    def load_core(self) -> int | None:
+        """Where wrk runs then."""
+        return self.cores[-1] if len(self.cores) > 1 else None
+
+    def scaled(self, count: int, quick: int) -> int:
+        """One number for a full run and one for a quick one."""
+        return quick if self.is_quick else count
+
+    def new_folder(self, name: str) -> Path:
+        """A name in the working folder that nobody has."""
+        self._made += 1
+        return self.folder / f"{self._made:03d}-{name}"
+
+    def say(self, text: str) -> None:
+        """Tell whoever waits what goes on."""
+        print(f"    {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def origin(self) -> Iterator[Origin]:
+        """nginx as serve-image, with the photos."""
+        with Origin(self.new_folder("origin")) as origin:
+            for picture in self.photos.folder.iterdir():
+                (origin.www / picture.name).symlink_to(picture)
+            yield origin
+
+    @contextlib.contextmanager
+    def product(
+        self,
+        origin_url: str,
+        *,
+        sections: Mapping[str, Mapping[str, object]] | None = None,
+        core: int | None = None,
+        name: str = "imgproxy",
+    ) -> Iterator[Product]:
+        """The product, fresh, its cache empty."""
+        with Product(self.new_folder(name), origin_url, sections=sections, core=core, name=name) as product:
+            yield product
+
+
+def fetch_all(
+    urls: Iterable[str], *, connections: int, headers: Mapping[str, str] | None = None, keep_bodies: bool = False
+) -> list[Sample]:
+    """
+    Get every URL over `connections`, and be sure that every answer is a 200.
+
+    Raises BenchError with the first that is not.
+    """
+    with Engine(keep_bodies=keep_bodies) as engine:
+        samples = engine.closed([Request(url, headers or {}) for url in urls], connections)
+    for sample in samples:
+        if sample.status != 200:
+            raise BenchError(f"{sample.status} for {sample.request.url}: {sample.body[:300]!r}")
+    return samples
+
+
+def keys(prefix: str, photo: str) -> Iterator[str]:
+    """Keys without end, all of one photo and none used before under this prefix."""
+    number = 0
+    while True:
+        number += 1
+        yield f"{prefix}/{number:06d}/{photo}"

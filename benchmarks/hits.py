@@ -1,0 +1,217 @@
+"""
+Rows of hits: from memory, from disk, not modified; on one core, next to nginx with the same bytes and headers.
+
+Two ratios are taken, and a goal must hold for both. By the clock: answers a second. By the CPU: answers a CPU second
+of the answering process, which neither a slow load generator nor a busy neighbour can flatter; wrk needs about as much
+CPU for an answer as nginx does, so the clock alone would be kind to us.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks import accounting, wrk
+from benchmarks.bench import Bench, fetch_all, keys
+from benchmarks.client import get
+from benchmarks.photos import Photos
+from benchmarks.rows import Result, Row
+from benchmarks.servers import BenchError, Nginx
+from benchmarks.stats import paired_ratios, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from benchmarks.client import Sample
+    from benchmarks.servers import Product
+
+BODY_BYTES = 46_000
+# What Chrome asks with for an <img>, without AVIF, so that the answer is the one that is wanted and negotiation counts.
+ACCEPT = {"Accept": "image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"}
+
+# Each server says these itself; the rest nginx copies from the product's answer.
+OWN_HEADERS = frozenset(
+    {"content-type", "content-length", "date", "server", "etag", "last-modified", "connection", "accept-ranges"}
+)
+
+
+class Contestant:
+    """One line of a hit row: what wrk is to ask, and the process whose CPU counts."""
+
+    def __init__(
+        self, name: str, pid: int, url: str, headers: Mapping[str, str] | None = None, targets: Path | None = None
+    ) -> None:
+        self.name, self.pid, self.url, self.headers, self.targets = name, pid, url, headers, targets
+        self.rates: list[float] = []
+        self.cpu_us: list[float] = []
+        self.p50_ms: list[float] = []
+        self.p99_ms: list[float] = []
+
+    def shoot(self, bench: Bench, seconds: float, *, is_warm_up: bool = False) -> None:
+        """One round."""
+        before_s = accounting.thread_cpu_s(self.pid)
+        shot = wrk.shoot(self.url, seconds=seconds, core=bench.load_core, headers=self.headers, targets=self.targets)
+        used_s = accounting.thread_cpu_s(self.pid) - before_s
+        if is_warm_up:
+            return
+        self.rates.append(shot.rate)
+        self.cpu_us.append(used_s / shot.requests * 1e6)
+        self.p50_ms.append(shot.p50_s * 1e3)
+        self.p99_ms.append(shot.p99_s * 1e3)
+
+    def report(self, result: Result) -> None:
+        """Put the figures into the row."""
+        result.figure(f"{self.name}: rate", "1/s", self.rates)
+        result.figure(f"{self.name}: CPU an answer", "µs", self.cpu_us)
+        result.figure(f"{self.name}: p50", "ms", self.p50_ms)
+        result.figure(f"{self.name}: p99", "ms", self.p99_ms)
+
+
+def compete(bench: Bench, result: Result, contestants: list[Contestant]) -> None:
+    """Warm up, then one shot each a round, in turns."""
+    seconds = 2 if bench.is_quick else 4
+    for contestant in contestants:
+        contestant.shoot(bench, 1, is_warm_up=True)
+    for number in range(bench.rounds):
+        for contestant in contestants[number % 2 :] + contestants[: number % 2]:
+            contestant.shoot(bench, seconds)
+    for contestant in contestants:
+        contestant.report(result)
+    result.notes.append(
+        f"wrk, one thread, {wrk.CONNECTIONS} connections, core {bench.load_core}; servers one at a time on core "
+        f"{bench.server_core}; {bench.rounds} rounds of {seconds} s in turns."
+    )
+
+
+def judge(result: Result, what: str, ours: Contestant, reference: Contestant, bound: float) -> None:
+    """The two ratios and their goals."""
+    by_clock = result.figure(
+        f"{what} / {reference.name}, by the clock", "x", paired_ratios(ours.rates, reference.rates)
+    )
+    by_cpu = result.figure(f"{what} / {reference.name}, by CPU", "x", paired_ratios(reference.cpu_us, ours.cpu_us))
+    result.at_least(f"{by_clock.name}", by_clock.spread.median, bound)
+    result.at_least(f"{by_cpu.name}", by_cpu.spread.median, bound)
+
+
+def size_near(ask: Callable[[int], int], wanted_bytes: int, low_px: int, high_px: int) -> int:
+    """The width between two whose picture comes nearest to a size in bytes; sizes grow with widths."""
+    while high_px - low_px > 4:
+        middle_px = (low_px + high_px) // 2
+        if ask(middle_px) < wanted_bytes:
+            low_px = middle_px
+        else:
+            high_px = middle_px
+    return high_px
+
+
+def measure_hot(bench: Bench, result: Result) -> None:
+    """A hit from memory and a 304, next to nginx."""
+    quiet: dict[str, dict[str, object]] = {"log": {"access": "none"}}
+    logging: dict[str, dict[str, object]] = {"log": {"access": "all", "format": "json"}}
+    core = bench.server_core
+    with (
+        bench.origin() as origin,
+        bench.product(origin.url, sections=quiet, core=core) as product,
+        bench.product(origin.url, sections=logging, core=core, name="imgproxy-logging") as talkative,
+    ):
+        key = f"hot/{Photos.SIX}"
+
+        def ask(width_px: int) -> int:
+            return get(f"{product.url}/{key}?auto=format&q=75&w={width_px}", ACCEPT).size_bytes
+
+        width_px = size_near(ask, BODY_BYTES, 400, 1200)
+        target = f"/{key}?auto=format&q=75&w={width_px}"
+        hit = _settled(product, target)
+        _settled(talkative, target)
+        with Nginx(bench.new_folder("nginx"), _locations(hit.headers, "/hit"), core=core) as nginx:
+            (nginx.www / "hit").write_bytes(hit.body)
+            if get(nginx.url + "/hit").body != hit.body:
+                raise BenchError("nginx does not serve the same bytes")
+            etag = {"If-None-Match": hit.headers["etag"], **ACCEPT}
+            ours = Contestant("imgproxy hit", product.pid, product.url + target, ACCEPT)
+            unmodified = Contestant("imgproxy 304", product.pid, product.url + target, etag)
+            reference = Contestant("nginx static", nginx.worker_pid, f"{nginx.url}/hit", ACCEPT)
+            logged = Contestant("imgproxy hit, access log on", talkative.pid, talkative.url + target, ACCEPT)
+            compete(bench, result, [ours, reference, unmodified, logged])
+    result.facts["body_bytes"] = len(hit.body)
+    result.facts["headers"] = len(hit.headers)
+    result.notes.append(
+        f"{len(hit.body):,} bytes, {len(hit.headers)} headers, the same in nginx (open_file_cache, sendfile, "
+        "no access log); WebP negotiated by Accept."
+    )
+    judge(result, "hit", ours, reference, 0.40)
+    tail = result.figure("hit: p99 / p50", "x", paired_ratios(ours.p99_ms, ours.p50_ms))
+    result.at_most(tail.name, tail.spread.median, 3.0)
+    result.figure("nginx static: p99 / p50", "x", paired_ratios(reference.p99_ms, reference.p50_ms))
+    judge(result, "304", unmodified, ours, 1.0)
+
+
+def _settled(product: Product, target: str) -> Sample:
+    """Ask until the answer is a hit from memory, as it will be from then on."""
+    for _ in range(20):
+        answer = get(product.url + target, ACCEPT)
+        if answer.status == 200 and "; hit" in answer.headers.get("cache-status", ""):
+            return answer
+        time.sleep(0.1)
+    raise BenchError(f"no hit for {target}: {answer.status} {answer.headers}")
+
+
+def _locations(headers: Mapping[str, str], path: str) -> str:
+    """The product's headers in nginx's words."""
+    lines = [f"default_type {headers['content-type']};"]
+    lines += [f'add_header {name} "{value}";' for name, value in headers.items() if name not in OWN_HEADERS]
+    return f"location {path} {{ {' '.join(lines)} }}"
+
+
+def measure_disk(bench: Bench, result: Result) -> None:
+    """Hits where memory holds a tenth of what is asked for, next to nginx over the same files."""
+    count = bench.scaled(400, 120)
+    core = bench.server_core
+    hot_bytes = count * BODY_BYTES // 10
+    sections = {"cache": {"hot_max_bytes": hot_bytes}}
+    with bench.origin() as origin, bench.product(origin.url, sections=sections, core=core) as product:
+
+        def ask(width_px: int) -> int:
+            return get(f"{product.url}/probe/{Photos.SMALL}?fm=webp&q=75&w={width_px}").size_bytes
+
+        width_px = size_near(ask, BODY_BYTES, 400, 1400)
+        several = keys("disk", Photos.SMALL)
+        per_key = 10
+        targets = [
+            f"/{key}?fm=webp&q=75&w={width_px - per_key // 2 + step}"
+            for key in (next(several) for _ in range(math.ceil(count / per_key)))
+            for step in range(per_key)
+        ][:count]
+        bench.say(f"making {count} variants")
+        samples = fetch_all((product.url + target for target in targets), connections=2, keep_bodies=True)
+        bodies = {sample.request.url.removeprefix(product.url): sample.body for sample in samples}
+        hit = get(product.url + targets[0])
+        with Nginx(bench.new_folder("nginx"), _locations(hit.headers, "/"), core=core) as nginx:
+            ours_list, nginx_list = nginx.folder / "ours.txt", nginx.folder / "nginx.txt"
+            for number, target in enumerate(targets):
+                (nginx.www / f"{number}.webp").write_bytes(bodies[target])
+            ours_list.write_text("\n".join(targets) + "\n", encoding="utf-8")
+            nginx_list.write_text("\n".join(f"/{number}.webp" for number in range(count)) + "\n", encoding="utf-8")
+            ours = Contestant("imgproxy disk hit", product.pid, product.url, targets=ours_list)
+            reference = Contestant("nginx static", nginx.worker_pid, nginx.url, targets=nginx_list)
+            before = {tier: product.metric("imgproxy_cache_hits_total", tier=tier) for tier in ("memory", "disk")}
+            compete(bench, result, [ours, reference])
+            after = {tier: product.metric("imgproxy_cache_hits_total", tier=tier) for tier in ("memory", "disk")}
+        hits = {tier: after[tier] - before[tier] for tier in before}
+    share = hits["disk"] / max(1.0, sum(hits.values()))
+    result.facts |= {"variants": count, "bytes": sum(map(len, bodies.values())), "hot_max_bytes": hot_bytes}
+    result.figure("share of hits that came from disk", "x", [share])
+    result.notes.append(
+        f"{count} variants of {spread([len(body) for body in bodies.values()]).median:,.0f} bytes, asked for at "
+        f"random; memory holds {hot_bytes:,} bytes. The files lie in the page cache, for both."
+    )
+    judge(result, "disk hit", ours, reference, 0.20)
+    result.at_least("share of hits from disk (else the row measures memory)", share, 0.8)
+
+
+ROWS = (
+    Row("hot", "Hot hit, 46 kB, one core, and 304, next to nginx static with one worker", measure_hot),
+    Row("disk", "Disk hit, working set ten times the hot tier, next to nginx static", measure_disk),
+)

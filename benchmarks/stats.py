@@ -1,0 +1,62 @@
+"""The few statistics that the benchmarks need, as pure functions. Every sample is a float; none of them may be NaN."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A median and how far the rounds lie around it."""
+
+    median: float
+    mad: float  # median absolute deviation from the median
+    least: float
+    most: float
+    count: int
+
+    @property
+    def relative_mad(self) -> float:
+        """The deviation as a share of the median; 0 where the median is 0."""
+        return self.mad / abs(self.median) if self.median else 0.0
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and median absolute deviation. Raises ValueError for no values."""
+    if not values:
+        raise ValueError("no values")
+    median = statistics.median(values)
+    mad = statistics.median(abs(value - median) for value in values)
+    return Spread(median, mad, min(values), max(values), len(values))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """
+    The nearest-rank percentile: the least value that at least `percent` of the values do not exceed.
+
+    It is always one of the values, so that a p99 is a latency somebody had. Raises ValueError for no values.
+    Source: R. J. Hyndman, Y. Fan: Sample Quantiles in Statistical Packages (1996), definition 1.
+    """
+    if not values:
+        raise ValueError("no values")
+    rank = max(1, math.ceil(percent / 100 * len(values)))
+    return sorted(values)[min(rank, len(values)) - 1]
+
+
+def paired_ratios(values: Sequence[float], references: Sequence[float]) -> list[float]:
+    """
+    value/reference round by round: rounds that ran side by side met the same neighbours on the machine.
+
+    Raises ValueError where the rounds do not pair up or a reference is 0.
+    """
+    if len(values) != len(references):
+        raise ValueError(f"{len(values)} rounds against {len(references)}")
+    if any(reference == 0 for reference in references):
+        raise ValueError("a reference is 0")
+    return [value / reference for value, reference in zip(values, references, strict=True)]
