@@ -191,6 +191,28 @@ async def test_a_cursor_stays_right_while_documents_go_and_come(tmp_path: Path) 
     assert (last.results, last.cursor, last.total) == ((), None, 3)
 
 
+async def test_a_referring_entry_keeps_its_place(tmp_path: Path) -> None:
+    """An entry whose metadata changes while pages are read is given once, where it was; without the link it is gone."""
+    keys = ("a.png", "b.png", "c.png", "d.png")
+    async with running_library(tmp_path, *keys) as running, running.client() as client:
+        target, first, second, third = (running.library.entry_id(key) for key in keys)
+        link = SetMetadataProperty("link", {"mediaId": target})
+        for entry_id in (first, second, third):
+            await client.patch_entry(entry_id, link)
+        page = await client.incoming_media_references(target, limit=1)
+        await client.patch_entry(first, SetMetadataProperty("other", [{"mediaId": target}]))
+        await client.patch_entry(second, SetMetadataProperty("link", None))
+        rest = await client.incoming_media_references(target, after=page.cursor)
+        everything = await client.incoming_media_references(target)
+
+    assert [row.id for row in page.results] == [first]
+    assert [row.id for row in rest.results] == [third]
+    assert [[reference.property_name for reference in row.references] for row in everything.results] == [
+        ["link", "other"],
+        ["link"],
+    ]
+
+
 @every_version
 async def test_the_usage_log(tmp_path: Path, version: ApiVersion) -> None:
     """A use is reported, confirmed under the condition of its old value, and removed; before 2026-05 not at all."""

@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource, errors
 from imgproxy.medialibrary.operations import SetMetadataProperty
 from imgproxy.medialibrary.server import LibraryStore
+from imgproxy.medialibrary.server import folder as disk
+from imgproxy.medialibrary.server.store import merging
 from tests.support.library import fill_folder, picture_bytes
 
 if TYPE_CHECKING:
@@ -122,6 +125,26 @@ def test_scans_at_once_find_each_change_once(tmp_path: Path) -> None:
 
     assert created == {f"p{number}.png": 1 for number in range(8)}
     assert changed == {f"p{number}.png": 2 for number in range(1, 8)}
+
+
+def test_a_late_finding_does_not_undo_a_newer_one(tmp_path: Path) -> None:
+    """What one process read before an edit, and merges after another has taken the edit in, changes nothing."""
+    fill_folder(tmp_path, "a.png", "b.png")
+    late, quick = LibraryStore(tmp_path), LibraryStore(tmp_path)
+    late.scan()
+    stale = disk.read_facts(str(tmp_path), "a.png", is_hashed=True)
+    assert stale is not None
+    (tmp_path / "a.png").write_bytes(picture_bytes(40, 9))
+    quick.scan()
+    with late._transaction():
+        merge = merging.Merge(late._db, late.folder, datetime.now(UTC), is_first=False, is_lenient=False)
+        merge.run([stale], ["b.png"])
+    versions = {entry.asset.key: entry.version for entry in quick.all_entries()}
+    for store in (late, quick):
+        store.close()
+
+    assert versions == {"a.png": 2, "b.png": 1}
+    assert merge.changes == 0
 
 
 async def test_the_database_is_fully_synchronous(tmp_path: Path) -> None:
