@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from imgproxy.medialibrary.operations import AddUsageLogEntry, Archive, RevokeAsset, SetMetadataProperty, UnrevokeAsset
-from imgproxy.medialibrary.server import Webhook
-from imgproxy.medialibrary.server.webhooks import backoff_s
-from tests.support.library import picture_bytes, running_library
+from imgproxy.medialibrary.server import LibraryStore, Webhook
+from imgproxy.medialibrary.server.state import Delivery
+from imgproxy.medialibrary.server.webhooks import WebhookSender, backoff_s
+from tests.support.library import fill_folder, picture_bytes, running_library
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,6 +153,36 @@ async def test_what_was_not_delivered_is_delivered_after_a_restart(tmp_path: Pat
                 await asyncio.sleep(0.01)
 
     assert received.events() == ["revoke", "active"]
+
+
+class SlowStore(LibraryStore):
+    """A store whose claims are made, and returned only when a test lets them."""
+
+    claimed = threading.Event()
+    may_return = threading.Event()
+
+    def claim_deliveries(self, *, limit: int, lease_s: float) -> list[Delivery]:
+        due = super().claim_deliveries(limit=limit, lease_s=lease_s)
+        self.claimed.set()
+        assert self.may_return.wait(10)
+        return due
+
+
+async def test_a_claim_that_is_cut_short_is_given_back(tmp_path: Path) -> None:
+    """A sender that is stopped between claiming a call and making it leaves the call due at once."""
+    store = SlowStore(fill_folder(tmp_path, "a.png"))
+    store.scan()
+    store.set_webhook(is_on=True)
+    store.mark_invalid(store.all_entries()[0].id, is_invalid=True)
+    sender = asyncio.create_task(WebhookSender(store, Webhook("http://127.0.0.1:9/hook")).run())
+    assert await asyncio.to_thread(store.claimed.wait, 10)
+    sender.cancel()
+    store.may_return.set()
+    await asyncio.gather(sender, return_exceptions=True)
+    due = store.claim_deliveries(limit=8, lease_s=15)
+    store.close()
+
+    assert [delivery.event for delivery in due] == ["invalid"]
 
 
 async def test_a_change_made_by_another_process_is_delivered(tmp_path: Path) -> None:
