@@ -15,13 +15,14 @@ from aiohttp import web
 
 from imgproxy.medialibrary.operations import AddUsageLogEntry, Archive, RevokeAsset, SetMetadataProperty, UnrevokeAsset
 from imgproxy.medialibrary.server import LibraryStore, Webhook
-from imgproxy.medialibrary.server.state import Delivery
 from imgproxy.medialibrary.server.webhooks import WebhookSender, backoff_s
 from tests.support.library import fill_folder, picture_bytes, running_library
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from imgproxy.medialibrary.server.state import Delivery
 
 SECRET = "s3cret"
 
