@@ -1,0 +1,124 @@
+# Varnish in front of imgproxy. Needs Varnish 6.6 or later and the xkey module (Debian: varnish, varnish-modules).
+#
+# imgproxy's side of it:
+#
+#     [[downstream]]
+#     kind = "varnish"
+#     url = "http://127.0.0.1:80/"       # this Varnish; one section for each, where there are several
+#     token_file = "/etc/imgproxy/varnish.token"
+#
+# and the same token in varnishd's environment as IMGPROXY_PURGE_TOKEN (systemd: Environment= in an override). Without
+# it, PURGE is let in by address alone.
+#
+# What it does: keeps answers for as long as CDN-Cache-Control says, knows each by the tags in `xkey`, and drops them
+# when imgproxy sends PURGE with tags. Nothing is served past its time, and nothing from an older proof: no grace, no keep.
+vcl 4.1;
+
+import std;
+import xkey;
+
+backend imgproxy {
+    .host = "127.0.0.1";
+    .port = "8080";
+    .connect_timeout = 2s;
+    # Longer than a fetch (10 s), a place in the queue (5 s) and a render (10 s) together.
+    .first_byte_timeout = 30s;
+    .between_bytes_timeout = 10s;
+    .max_connections = 500;
+}
+
+acl purgers {
+    "localhost";
+    "127.0.0.1";
+    "::1";
+}
+
+sub vcl_recv {
+    if (req.method == "PURGE") {
+        if (client.ip !~ purgers) {
+            return (synth(403, "Forbidden"));
+        }
+        if (std.getenv("IMGPROXY_PURGE_TOKEN") != ""
+            && req.http.Authorization != "Bearer " + std.getenv("IMGPROXY_PURGE_TOKEN")) {
+            return (synth(403, "Forbidden"));
+        }
+        if (!req.http.xkey-purge) {
+            return (synth(400, "xkey-purge is missing"));
+        }
+        # A hard purge: softpurge would leave a revoked picture to be served once more.
+        return (synth(200, "Purged " + xkey.purge(req.http.xkey-purge)));
+    }
+
+    # The webhook may come this way; the rest of the admin routes is nobody's business out here.
+    if (req.url ~ "^/-/webhooks/") {
+        return (pass);
+    }
+    if (req.url ~ "^/(-|api/v1)/") {
+        return (synth(404, "Not Found"));
+    }
+    if (req.method != "GET" && req.method != "HEAD") {
+        return (synth(405, "Method Not Allowed"));
+    }
+
+    # An image depends on neither; the URL stays as it is, for its signature covers every byte.
+    unset req.http.Cookie;
+    unset req.http.Authorization;
+
+    # Of all Accept headers imgproxy tells three apart, so no more than three answers are kept.
+    if (req.http.Accept ~ "image/avif" && req.http.Accept !~ "image/avif *; *q=0(\.0*)? *(,|$)") {
+        set req.http.Accept = "image/avif,image/webp";
+    } elsif (req.http.Accept ~ "image/webp" && req.http.Accept !~ "image/webp *; *q=0(\.0*)? *(,|$)") {
+        set req.http.Accept = "image/webp";
+    } else {
+        unset req.http.Accept;
+    }
+    if (req.http.Save-Data !~ "(?i)^on") {
+        unset req.http.Save-Data;
+    }
+    return (hash);
+}
+
+sub vcl_hash {
+    hash_data(req.url);
+    # Vary would do; but requests for different formats of one URL would wait for each other's fetch.
+    if (req.url ~ "[?&]auto=[^&]*format") {
+        hash_data(req.http.Accept);
+    }
+    return (lookup);
+}
+
+sub vcl_backend_response {
+    # Stale answers are how a revoked picture comes back.
+    set beresp.grace = 0s;
+    set beresp.keep = 0s;
+    # RFC 9213: this header is for caches like this one, which are purged; Cache-Control is for browsers, which are not.
+    if (beresp.http.CDN-Cache-Control ~ "(?i)no-store|no-cache|private") {
+        set beresp.uncacheable = true;
+        set beresp.ttl = 10s;
+    } elsif (beresp.http.CDN-Cache-Control ~ "(?i)max-age=\d+") {
+        set beresp.ttl = std.duration(regsub(beresp.http.CDN-Cache-Control, "(?i)^.*max-age=(\d+).*$", "\1s"), 0s);
+    }
+    # An answer that cannot be purged is not kept.
+    if (!beresp.http.xkey && beresp.ttl > 60s) {
+        set beresp.ttl = 60s;
+    }
+}
+
+sub vcl_deliver {
+    # max-age counts from here: what is kept here is purged, so its age says nothing about a picture being revoked.
+    unset resp.http.Age;
+    unset resp.http.CDN-Cache-Control;
+    # Remove these lines where another CDN in front purges by them.
+    unset resp.http.xkey;
+    unset resp.http.Surrogate-Key;
+    unset resp.http.Cache-Tag;
+
+    unset resp.http.X-Varnish;
+    unset resp.http.Via;
+    # RFC 9211: each cache adds itself at the end.
+    if (obj.hits > 0) {
+        set resp.http.Cache-Status = resp.http.Cache-Status + ", varnish; hit";
+    } else {
+        set resp.http.Cache-Status = resp.http.Cache-Status + ", varnish; fwd=miss";
+    }
+}
