@@ -48,7 +48,7 @@ def blurred(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     padded = np.pad(values, ((reach, reach), (reach, reach), (0, 0)), "edge")
     height, width = values.shape[:2]
     rows = sum(taps[i] * padded[i : i + height] for i in range(2 * reach + 1))
-    found: NDArray[np.float64] = sum(taps[i] * rows[:, i : i + width] for i in range(2 * reach + 1))  # type: ignore[index]
+    found: NDArray[np.float64] = sum(taps[i] * rows[:, i : i + width] for i in range(2 * reach + 1))
     return found
 
 
@@ -85,7 +85,8 @@ def hue_rotated(degrees: float) -> NDArray[np.float64]:
             [0.213 - c * 0.213 - s * 0.787, 0.715 - c * 0.715 + s * 0.715, 0.072 + c * 0.928 + s * 0.072],
         ]
     )
-    return V @ matrix.T
+    turned: NDArray[np.float64] = V @ matrix.T
+    return turned
 
 
 @pytest.mark.parametrize("degrees", [30.0, 180.0, 275.0])

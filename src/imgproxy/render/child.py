@@ -26,7 +26,11 @@ from imgproxy.render import channel
 from imgproxy.render.channel import Done, Failed, Finished, Ready
 
 if TYPE_CHECKING:
-    from imgproxy.render.job import ProcessLimits, Rendered, RenderJob
+    from collections.abc import Callable
+
+    from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, SourceFacts
+
+    Run = Callable[[RenderJob, ProcessLimits, Callable[[int, Rendered], None]], tuple[float, SourceFacts]]
 
 # Between two looks a decoder can allocate and touch about 20 ms x 5 GB/s = 100 MB: the overshoot of the limit.
 WATCH_EVERY_S: Final = 0.02
@@ -51,18 +55,17 @@ def main() -> None:
     watchdog = Watchdog(limits.memory_bytes, link)
     watchdog.start()
 
-    from imgproxy.render import vips  # noqa: PLC0415 - libvips may crash or grow only under the watchdog
+    from imgproxy.render import pipeline, vips  # noqa: PLC0415 - libvips may crash or grow only under the watchdog
 
     vips.prepare()
+    vips.warm_up()
     link.send(Ready(vips.version()))
     while (payload := channel.receive(link.socket)) is not None:
-        _serve(pickle.loads(payload), limits, link)  # noqa: S301 - from the edge, as above
+        _serve(pipeline.run, pickle.loads(payload), limits, link)  # noqa: S301 - from the edge, as above
 
 
-def _serve(job: RenderJob, limits: ProcessLimits, link: Link) -> None:
-    """Run one job and say how it ended; never raises."""
-    from imgproxy.render.pipeline import run  # noqa: PLC0415 - imports pyvips, see main
-
+def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:
+    """Run one job and say how it ended. What is no error of ours ends the process, as a crash does."""
     reset_peak()
     started = time.perf_counter()
 

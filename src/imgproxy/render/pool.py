@@ -167,12 +167,12 @@ class RenderPool:
         Raises ProcessStartError when one does not come up: then none is left running.
         """
         self._is_open = True
-        try:
-            for started in asyncio.as_completed([self._start_process() for _ in range(self._size)]):
-                self._idle.append(await started)
-        except ProcessStartError:
+        started = await asyncio.gather(*(self._start_process() for _ in range(self._size)), return_exceptions=True)
+        self._idle.extend(process for process in started if isinstance(process, RenderProcess))
+        failed = next((error for error in started if isinstance(error, BaseException)), None)
+        if failed is not None:
             await self.close(0)
-            raise
+            raise failed
 
     async def close(self, timeout_s: float) -> None:
         """
@@ -215,10 +215,10 @@ class RenderPool:
         """
         Make the job's variants and return what was made.
 
-        `on_rendered(index, rendered, queue_s)` is called on the loop as soon as that target's file is whole; each target has
-        `render.timeout_s` of its own. Cancelling takes a waiting job out of the queue; a running one gets a quarter
-        of a second to finish, then its process is ended. Whenever this raises, the targets' files are removed, after
-        the process can no longer write them.
+        `on_rendered(index, rendered, queue_s)` is called on the loop as soon as that target's file is whole; each
+        target has `render.timeout_s` of its own. Cancelling takes a waiting job out of the queue; a running one gets
+        a quarter of a second to finish, then its process is ended. Whenever this raises, the targets' files are
+        removed, after the process can no longer write them; who wants to keep one that was announced renames it.
 
         Raises NotAnImage, DecodeFailed, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed, BadParameter,
         CacheUnavailable, Overloaded.

@@ -91,31 +91,44 @@ class RenderProcess(asyncio.Protocol):
 
         Raises ProcessStartError.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "imgproxy.render.child",
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=child_environment(),
-                start_new_session=True,
-            )
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=ours)
-        self._watcher = asyncio.create_task(self._watch(self._child))
-        self._send(pickle.dumps(limits))
+        spawned = asyncio.create_task(self._spawn())
         try:
+            await asyncio.shield(spawned)
+            self._send(pickle.dumps(limits))
             return await asyncio.wait_for(asyncio.shield(self._ready), START_TIMEOUT_S)
         except TimeoutError as exc:
-            self.kill()
+            await self._end_early(spawned)
             raise ProcessStartError("a render process did not become ready") from exc
         except asyncio.CancelledError:
-            self.kill()
+            await self._end_early(spawned)
             raise
+
+    async def _spawn(self) -> None:
+        """Start the process and watch it. Never cancelled halfway, so that neither it nor its socket is lost."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._child = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "imgproxy.render.child",
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env=child_environment(),
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
+        self._watcher = asyncio.create_task(self._watch(self._child))
+
+    async def _end_early(self, spawned: asyncio.Task[None]) -> None:
+        await asyncio.wait([spawned])
+        self.kill()
+        await self.gone()
 
     @property
     def pid(self) -> int:

@@ -1,0 +1,324 @@
+"""The pool: queue, lanes, deadlines, cancelling, recycling and closing, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgproxy.config import LimitsSettings, RenderSettings
+from imgproxy.errors import DecodeFailed, NotAnImage, Overloaded, RenderTimeout, TooManyPixels
+from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
+from imgproxy.render.job import Lane, Rendered, RenderJob, RenderTarget
+from imgproxy.render.pool import RenderPool
+from tests.support import images
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+SMALL = RenderPlan(resize=Resize(width=Px(64)), output=Output(format=Format.JPEG))
+# Seconds of work on any machine: enlarge to 49 megapixels and press into AVIF.
+LONG = RenderPlan(resize=Resize(width=Px(7000)), output=Output(format=Format.AVIF))
+
+
+@dataclass
+class Ear:
+    """An observer that keeps what it hears."""
+
+    jobs: list[tuple[Lane, str]] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+
+    def job_ended(self, lane: Lane, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
+        self.jobs.append((lane, outcome))
+
+    def process_ended(self, reason: str) -> None:
+        self.ends.append(reason)
+
+
+@contextlib.asynccontextmanager
+async def pool_of(ear: Ear | None = None, **settings: Any) -> AsyncIterator[RenderPool]:
+    """A pool that is started and, at the end, closed."""
+    chosen = RenderSettings(**({"processes": 1} | settings))
+    pool = RenderPool(chosen, LimitsSettings(), observer=ear)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close(0)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A photo on disk."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(images.cached_photo())
+    return path
+
+
+def job(original: Path, *plans: RenderPlan, name: str = "a") -> RenderJob:
+    """A job whose targets lie beside the original."""
+    targets = tuple(RenderTarget(plan, original.with_name(f"{name}{n}.tmp")) for n, plan in enumerate(plans))
+    return RenderJob(original, targets)
+
+
+async def until(condition: object, pool: RenderPool) -> None:
+    """Let the loop run until a fact about the pool holds; it is called again each time."""
+    assert callable(condition)
+    async with asyncio.timeout(20):
+        while not condition(pool):
+            await asyncio.sleep(0.005)
+
+
+async def test_a_job_reports_what_was_made(photo: Path) -> None:
+    """A report names every variant's file, size, type and digest, and the source's facts, in the targets' order."""
+    async with pool_of() as pool:
+        wide = RenderPlan(resize=Resize(width=Px(128)), output=Output(format=Format.WEBP))
+        report = await pool.render(job(photo, SMALL, wide))
+    small, large = report.rendered
+    assert (small.content_type, small.width_px, small.height_px) == ("image/jpeg", 64, 48)
+    assert (large.content_type, large.width_px, large.height_px) == ("image/webp", 128, 96)
+    for rendered in report.rendered:
+        data = rendered.path.read_bytes()
+        assert len(data) == rendered.size_bytes
+        import hashlib
+
+        assert hashlib.blake2b(data, digest_size=16).hexdigest() == rendered.digest
+    assert (report.source.width_px, report.source.height_px, report.source.content_type) == (640, 480, "image/jpeg")
+    assert report.peak_bytes > 10_000_000
+    assert report.render_s > 0
+
+
+async def test_variants_are_announced_as_they_are_done(photo: Path) -> None:
+    """on_rendered hears of each file while the others are still being made; the largest first."""
+    heard: list[tuple[int, bool]] = []
+
+    def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
+        heard.append((index, rendered.path.exists()))
+
+    async with pool_of() as pool:
+        wide = RenderPlan(resize=Resize(width=Px(320)), output=Output(format=Format.JPEG))
+        await pool.render(job(photo, SMALL, wide), on_rendered=on_rendered)
+    assert heard == [(1, True), (0, True)]
+
+
+async def test_facts_about_the_pool(photo: Path) -> None:
+    """The pool knows its processes, what they do, and the libvips they have loaded."""
+    async with pool_of(processes=2) as pool:
+        assert (pool.processes, len(pool.pids), pool.busy, pool.waiting, pool.restarts) == (2, 2, 0, 0, 0)
+        assert pool.libvips_version.split(".")[0] == "8"
+        assert not pool.is_saturated
+    assert pool.pids == ()
+
+
+def test_the_edge_never_loads_libvips() -> None:
+    """Importing the pool, and what it needs, does not bring pyvips into the process that serves requests."""
+    code = "import imgproxy.render.pool, sys; sys.exit('pyvips' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"<html>not found</html>", NotAnImage),
+        (b"", NotAnImage),
+        (images.cached_photo()[:2000], DecodeFailed),
+        (images.png_header(100_000, 100_000), TooManyPixels),
+    ],
+    ids=["html", "empty", "truncated", "bomb"],
+)
+async def test_refusals_are_our_errors_and_leave_no_file(tmp_path: Path, data: bytes, error: type[Exception]) -> None:
+    """What cannot be rendered raises its own error, and nothing stays behind."""
+    original = tmp_path / "original"
+    original.write_bytes(data)
+    async with pool_of() as pool:
+        with pytest.raises(error):
+            await pool.render(job(original, SMALL))
+        assert pool.restarts == 0
+    assert sorted(os.listdir(tmp_path)) == ["original"]
+
+
+async def test_too_many_pixels_says_both_numbers(tmp_path: Path) -> None:
+    """The refusal names the picture's pixels and the limit."""
+    original = tmp_path / "original"
+    original.write_bytes(images.png_header(100_000, 100_000))
+    async with pool_of() as pool:
+        with pytest.raises(TooManyPixels) as caught:
+            await pool.render(job(original, SMALL))
+    assert (caught.value.pixels, caught.value.limit_px) == (10_000_000_000, 60_000_000)
+
+
+async def test_a_render_past_its_time_is_stopped_and_the_pool_goes_on(photo: Path) -> None:
+    """A render that takes too long raises RenderTimeout; the next job is done by a fresh process."""
+    ear = Ear()
+    async with pool_of(ear, timeout_s=1.0) as pool:
+        with pytest.raises(RenderTimeout) as caught:
+            await pool.render(job(photo, LONG))
+        assert caught.value.limit_s == 1.0
+        assert caught.value.elapsed_s >= 1.0
+        await until(lambda pool: pool.restarts == 1 and pool.pids, pool)
+        assert (await pool.render(job(photo, SMALL))).rendered[0].width_px == 64
+    assert ear.ends[0] == "timeout"
+    assert ear.jobs == [(Lane.VISITOR, "render_timeout"), (Lane.VISITOR, "ok")]
+    assert not photo.with_name("a0.tmp").read_bytes().startswith(b"\0")
+
+
+async def test_a_full_queue_sheds_at_once(photo: Path) -> None:
+    """With the processes busy and the queue full, one more job is refused before any work, with a time to return."""
+    ear = Ear()
+    async with pool_of(ear, queue_max=1) as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
+        await until(lambda pool: pool.waiting == 1, pool)
+        assert pool.is_saturated
+        with pytest.raises(Overloaded) as caught:
+            await pool.render(job(photo, SMALL, name="c"))
+        assert caught.value.retry_after_s is not None
+        assert 1 <= caught.value.retry_after_s <= 30
+        running.cancel()
+        assert (await waiting).rendered[0].width_px == 64
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert ear.jobs[0] == (Lane.VISITOR, "overloaded")
+
+
+async def test_a_job_that_waits_too_long_is_shed(photo: Path) -> None:
+    """A job that no process takes in time is refused instead of being done too late."""
+    async with pool_of(queue_timeout_s=0.1) as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        with pytest.raises(Overloaded):
+            await pool.render(job(photo, SMALL, name="b"))
+        assert pool.waiting == 0
+        running.cancel()
+
+
+async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -> None:
+    """A job whose caller left while it waited is never begun."""
+    ear = Ear()
+    async with pool_of(ear) as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
+        await until(lambda pool: pool.waiting == 1, pool)
+        waiting.cancel()
+        await until(lambda pool: pool.waiting == 0, pool)
+        running.cancel()
+        await until(lambda pool: pool.busy == 0 and pool.pids, pool)
+    assert not photo.with_name("b0.tmp").exists()
+    assert ear.jobs[0] == (Lane.VISITOR, "cancelled")
+
+
+async def test_cancelling_a_long_render_ends_its_process_and_leaves_no_file(photo: Path) -> None:
+    """Nobody waits for it any more: after a short grace its process is ended, and its file is gone."""
+    ear = Ear()
+    async with pool_of(ear) as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        running.cancel()
+        await until(lambda pool: pool.restarts == 1 and pool.pids, pool)
+        assert (await pool.render(job(photo, SMALL, name="b"))).rendered
+    assert ear.ends[0] == "abandoned"
+    assert not photo.with_name("a0.tmp").exists()
+
+
+async def test_cancelling_a_short_render_costs_no_process(photo: Path) -> None:
+    """A render that ends within the grace keeps its process, so leaving clients cannot wear the pool out."""
+    ear = Ear()
+    async with pool_of(ear) as pool:
+        before = pool.pids
+        for _ in range(5):
+            running = asyncio.create_task(pool.render(job(photo, SMALL)))
+            await until(lambda pool: pool.busy == 1, pool)
+            running.cancel()
+            await until(lambda pool: pool.busy == 0, pool)
+        assert pool.pids == before
+        assert pool.restarts == 0
+    assert not photo.with_name("a0.tmp").exists()
+    assert ear.jobs == [(Lane.VISITOR, "cancelled")] * 5
+
+
+async def test_visitors_pass_background_work(photo: Path) -> None:
+    """Jobs are begun in the order of their lanes, and background work never holds every process."""
+    order: list[str] = []
+
+    async def run(name: str, lane: Lane) -> None:
+        await pool.render(job(photo, SMALL, name=name), lane=lane)
+        order.append(name)
+
+    async with pool_of() as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        tasks = [asyncio.create_task(run(f"back{n}", Lane.BACKGROUND)) for n in range(2)]
+        await until(lambda pool: pool.waiting == 2, pool)
+        tasks.append(asyncio.create_task(run("visitor", Lane.VISITOR)))
+        await until(lambda pool: pool.waiting == 3, pool)
+        running.cancel()
+        await asyncio.gather(*tasks)
+    assert order == ["visitor", "back0", "back1"]
+
+
+async def test_background_work_leaves_a_process_to_visitors(photo: Path) -> None:
+    """With two processes, two background jobs take one; a visitor's job begins at once."""
+    async with pool_of(processes=2) as pool:
+        back = [
+            asyncio.create_task(pool.render(job(photo, LONG, name=f"back{n}"), lane=Lane.BACKGROUND)) for n in range(2)
+        ]
+        await until(lambda pool: pool.busy == 1 and pool.waiting == 1, pool)
+        assert (await pool.render(job(photo, SMALL))).queue_s < 1
+        for task in back:
+            task.cancel()
+        await asyncio.gather(*back, return_exceptions=True)
+
+
+async def test_a_process_that_has_grown_is_replaced(tmp_path: Path) -> None:
+    """A process larger than recycle_bytes after a job is exchanged for a fresh one; the job is not hurt."""
+    ear = Ear()
+    original = tmp_path / "large.png"
+    original.write_bytes(images.png(images.photo(1200, 900)))
+    chosen = RenderSettings(processes=1, recycle_bytes=50_000_000)
+    pool = RenderPool(chosen, LimitsSettings(), observer=ear)
+    await pool.start()
+    plan = RenderPlan(resize=Resize(width=Px(2400)), flip="v", output=Output(format=Format.WEBP))
+    for n in range(2):
+        assert (await pool.render(job(original, plan, name=str(n)))).rendered[0].width_px == 2400
+    await pool.close(5)
+    assert "recycled" in ear.ends
+    assert {outcome for _, outcome in ear.jobs} == {"ok"}
+
+
+async def test_closing_lets_jobs_finish(photo: Path) -> None:
+    """close() waits for the jobs in hand, and refuses new ones."""
+    async with pool_of() as pool:
+        tasks = [asyncio.create_task(pool.render(job(photo, SMALL, name=str(n)))) for n in range(4)]
+        await until(lambda pool: pool.busy == 1, pool)
+        closing = asyncio.create_task(pool.close(20))
+        await until(lambda pool: not pool._is_open, pool)
+        with pytest.raises(Overloaded):
+            await pool.render(job(photo, SMALL, name="late"))
+        reports = await asyncio.gather(*tasks)
+        await closing
+    assert [report.rendered[0].width_px for report in reports] == [64] * 4
+
+
+async def test_closing_in_time_ends_what_is_too_slow(photo: Path) -> None:
+    """Jobs that are not done when the time is up raise Overloaded, and no process is left."""
+    async with pool_of() as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
+        await until(lambda pool: pool.busy == 1 and pool.waiting == 1, pool)
+        pids = pool.pids
+        await pool.close(0.05)
+        for task in (running, waiting):
+            with pytest.raises(Overloaded):
+                await task
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
