@@ -116,6 +116,16 @@ class Delivery:
         Raises:
             ImgproxyError: what became of the request.
         """
+        with self._cache.epochs.at_work():
+            return await self._answer(key, plan, begin, client_has)
+
+    async def _answer(
+        self,
+        key: str,
+        plan: RenderPlan | None,
+        begin: Callable[[Delivered], Awaitable[Answer]],
+        client_has: Callable[[str, str | None], bool],
+    ) -> Answer:
         for _ in range(2):
             try:
                 delivered = await self.get(key, plan, client_has=client_has)

@@ -244,7 +244,10 @@ class Originals:
 
     async def _fetch_now(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         """One trip to the origin. `known` makes it conditional, if its bytes are still here."""
-        began_seq = self._cache.epochs.seq
+        with self._cache.epochs.at_work() as began_seq:
+            return await self._fetch_at(began_seq, hashed, key, known)
+
+    async def _fetch_at(self, began_seq: int, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         started_s = time.monotonic()
         if known is not None and self._cache.store.original_path(known) is None:
             known = None

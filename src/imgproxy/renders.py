@@ -98,6 +98,10 @@ class Renders:
         self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     async def _make(self, original: Original, plan: RenderPlan, lane: Lane) -> Made:
+        with self._cache.epochs.at_work():
+            return await self._make_at_work(original, plan, lane)
+
+    async def _make_at_work(self, original: Original, plan: RenderPlan, lane: Lane) -> Made:
         source, path = await self._originals.file(original)
         fetch_s = source.fetch_s if source is not original else 0.0
         temp = self._cache.store.temp_path(source.key_hash)

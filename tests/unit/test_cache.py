@@ -277,7 +277,7 @@ async def test_a_purge_recorded_before_a_crash_is_finished_at_start(tmp_path: Pa
         assert commit(cache) is not None
     database = sqlite3.connect(tmp_path / "journal.sqlite")
     database.execute("INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (NULL, 'crash', 0, 0)")
-    database.execute("INSERT INTO purged_key VALUES (?, ?, 1, 0)", (HASHED, KEY))
+    database.execute("INSERT INTO purged_key VALUES (?, ?, 1)", (HASHED, KEY))
     database.commit()
     database.close()
 
@@ -292,7 +292,9 @@ async def test_what_was_fetched_after_a_purge_survives_its_replay(tmp_path: Path
         await cache.purge([KEY], reason="test")
         facts = commit(cache)
         await settled(cache)
-        await cache.journal._write(lambda database: database.execute("UPDATE purged_key SET is_collected = 0"))
+        assert facts is not None
+        row = (HASHED, KEY, facts.seq)
+        await cache.journal.write(lambda database: database.execute("INSERT INTO purged_key VALUES (?, ?, ?)", row))
 
     async with opened(tmp_path) as cache:
         assert cache.facts(HASHED) == facts

@@ -173,12 +173,12 @@ def test_the_scan_finds_files_by_time_of_use_and_collects_orphans(store: CacheSt
     foreign = store.key_dir(HASHED) / "t-00000000-1"
     foreign.write_bytes(b"half")
     orphan = key_hash("orphan.jpg")
-    store.temp_path(orphan)
+    store.key_dir(orphan).mkdir(parents=True)
     (store.key_dir(orphan) / "original").write_bytes(b"who knows")
 
     found = scan(store.keys_dir, store.run_id)
 
-    assert [name for name, _ in found.files if name[:16].hex() == HASHED] == [
+    assert [name for name in found.files if name[:16].hex() == HASHED] == [
         variant_name(HASHED, PLAN),
         original_name(HASHED),
     ]
@@ -258,7 +258,7 @@ def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
     ledger = Ledger()
     ledger.add(b"new", 1, is_verified=True)
 
-    ledger.adopt_older([(b"old", 2), (b"new", 99), (b"older", 3)])
+    ledger.adopt_older({b"old": 2, b"new": 99, b"older": 3}, 104)
 
     assert [name for name, _ in ledger.oldest(10)] == [b"old", b"older", b"new"]
     assert ledger.used_bytes == 6

@@ -13,22 +13,29 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgproxy.background import Background
 from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.framed import digest_of
 from imgproxy.cache.hot import HotTier
-from imgproxy.cache.housekeeping import Housekeeping, measure
+from imgproxy.cache.housekeeping import Housekeeping, Measured, measure
 from imgproxy.cache.journal import Journal, PurgedKey
 from imgproxy.cache.store import CacheStore, Detached, matches_digest
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from imgproxy.cache.outbox import OutboxLine
     from imgproxy.config import CacheSettings
 
 log = logging.getLogger(__name__)
+
+# A purge that the disk would not record is tried again after this long, doubling up to the maximum.
+RECORD_AGAIN_FIRST_S = 0.5
+RECORD_AGAIN_MAX_S = 15.0
+NOTHING = Measured(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +57,48 @@ class Cache:
         self.hot = HotTier(settings.hot_max_bytes, settings.hot_item_max_bytes)
         self.journal = Journal(settings.dir)
         self.epochs = Epochs("", 0)
-        self.housekeeping = Housekeeping(self.store, self.journal, settings, self._detach_orphan)
+        self.housekeeping = Housekeeping(self.store, self.journal, settings, self._detach_orphan, self._collected)
         self.is_journal_damaged = False
         self._watchers: list[Callable[[str], None]] = []
+        # Purges under way, which nobody may cancel, and those that could not be written down yet.
+        self._purges: set[asyncio.Task[PurgedKeys]] = set()
+        self._unrecorded = Background("purge that could not be recorded")
 
     async def start(self) -> None:
         """
         Open the directory, replay the journal, and only then start the housekeeping.
 
         Raises:
-            CacheUnavailable: the directory cannot be made or written.
+            CacheUnavailable: the directory cannot be made or written, or another process uses it.
         """
         self.store.open()
-        state = await self.journal.open()
-        self.is_journal_damaged = state.set_aside is not None
+        try:
+            state = await self.journal.open()
+        except BaseException:
+            self.store.close()
+            raise
+        self.is_journal_damaged = state.is_doubtful
         self.epochs = Epochs(state.journal_id, state.seq, {item.key_hash: item.seq for item in state.purged})
         self._replay(state.purged)
         self.housekeeping.start()
 
     def _replay(self, purged: Sequence[PurgedKey]) -> None:
         """Take away what a crash left of purged keys. What was fetched after the purge stays."""
+        detached: list[Detached] = []
+        gone: list[PurgedKey] = []
         for item in purged:
             facts = self.store.facts(item.key_hash)
-            if facts is None or not self.is_current(item.key_hash, facts):
-                detached = self.store.detach(item.key_hash)
-                self.housekeeping.collect([detached] if detached else [], [item])
-            else:
-                self.housekeeping.collect([], [item])
+            is_newer = facts is not None and self.is_current(item.key_hash, facts)
+            if is_newer or self._detach(item.key_hash, detached):
+                gone.append(item)
+        self.housekeeping.collect(detached, gone)
 
     async def close(self) -> None:
         """Finish the housekeeping's write-outs and close the journal."""
+        await self._unrecorded.close()
         await self.housekeeping.close()
         await self.journal.close()
+        self.store.close()
 
     def watch_purges(self, watcher: Callable[[str], None]) -> None:
         """Have `watcher(key hash)` called inside each purge, before it is acknowledged."""
@@ -162,10 +179,19 @@ class Cache:
         return True
 
     def commit_facts(self, facts: OriginalFacts) -> bool:
-        """Keep the facts that a revalidation proved anew, unless a purge has overtaken it."""
+        """
+        Keep the facts that a revalidation proved anew, unless a purge has overtaken it.
+
+        Where the disk refuses they are kept in memory: after a restart the older ones are proved again.
+        """
         if not self.epochs.holds(key_hash(facts.key), facts.seq):
             return False
-        self.store.commit_facts(facts)
+        try:
+            self.store.commit_facts(facts)
+        except CacheUnavailable as exc:
+            log.warning("the facts of %s stay in memory: %s", facts.key, exc.__cause__)
+            self.store.hold_facts(facts)
+            self.housekeeping.make_room()
         return True
 
     def commit_variant(self, temp: Path, facts: VariantFacts, *, seq: int) -> Path | None:
@@ -193,39 +219,113 @@ class Cache:
         entry: str | None = None,
         is_pending: bool = False,
         settle_at_s: float | None = None,
+        outbox: Sequence[OutboxLine] = (),
     ) -> PurgedKeys:
         """
         Forget these keys, for good. When this returns, no answer can begin with anything fetched before it was called.
 
-        The arguments are those of `Journal.record_purge`.
+        It goes on to its end even if the caller is cancelled. The arguments are those of `Journal.record_purge`.
 
         Raises:
-            CacheUnavailable: a directory cannot be renamed away. The purge holds even so: its record and epoch stand.
+            CacheUnavailable: the purge could not be made durable. These keys are closed all the same: nothing of them
+                is answered by this process until the record succeeds, which is tried again behind; it is just no
+                promise yet.
         """
         named = [(key_hash(key), key) for key in dict.fromkeys(keys)]
-        seq = await self.journal.record_purge(
-            named, entry=entry, reason=reason, is_pending=is_pending, settle_at_s=settle_at_s
-        )
-        detached = self._overtake([hashed for hashed, _ in named], seq)
-        sizes = await asyncio.to_thread(measure, detached)
-        self.housekeeping.collect(detached, [PurgedKey(hashed, key, seq) for hashed, key in named])
-        return PurgedKeys(seq, tuple(key for _, key in named), sizes.variants, sizes.size_bytes)
 
-    def _overtake(self, hashes: Sequence[str], seq: int) -> list[Detached]:
-        """Raise the epochs and take memory and directories out of reach, without an await in between."""
-        detached = []
+        async def record() -> int:
+            return await self.journal.record_purge(
+                named, entry=entry, reason=reason, is_pending=is_pending, settle_at_s=settle_at_s, outbox=outbox
+            )
+
+        task = asyncio.ensure_future(self._purge(named, record))
+        self._purges.add(task)
+        task.add_done_callback(self._purges.discard)
+        return await asyncio.shield(task)
+
+    async def _purge(self, named: Sequence[tuple[str, str]], record: Callable[[], Awaitable[int]]) -> PurgedKeys:
+        hashes = [hashed for hashed, _ in named]
+        sizes = NOTHING
+        try:
+            seq = await record()
+        except CacheUnavailable:
+            # A full disk has room again once these files are deleted; they have to go in any case.
+            sizes = await self._close_keys(hashes)
+            try:
+                seq = await record()
+            except CacheUnavailable:
+                self._unrecorded.begin(self._record_later, named, record)
+                raise
+        return await self._finish(named, seq, sizes)
+
+    async def _finish(self, named: Sequence[tuple[str, str]], seq: int, already: Measured) -> PurgedKeys:
+        """The record is durable: make it true here."""
+        detached, gone = self._overtake([hashed for hashed, _ in named], seq)
+        sizes = await asyncio.to_thread(measure, detached)
+        self.housekeeping.collect(detached, [PurgedKey(hashed, key, seq) for hashed, key in named if hashed in gone])
+        keys = tuple(key for _, key in named)
+        return PurgedKeys(seq, keys, sizes.variants + already.variants, sizes.size_bytes + already.size_bytes)
+
+    def _overtake(self, hashes: Sequence[str], seq: int) -> tuple[list[Detached], set[str]]:
+        """
+        Raise the epochs and take memory and directories out of reach, without an await in between.
+
+        Returns the directories, and the keys of which none is left in reach.
+        """
         for hashed in hashes:
             self.epochs.purge(hashed, seq)
-            self.hot.drop(hashed)
-            for watcher in self._watchers:
-                watcher(hashed)
+            self.epochs.reopen(hashed)
+            self._forget(hashed)
+        detached: list[Detached] = []
+        return detached, {hashed for hashed in hashes if self._detach(hashed, detached)}
+
+    def _forget(self, hashed: str) -> None:
+        self.hot.drop(hashed)
+        for watcher in self._watchers:
+            watcher(hashed)
+
+    def _detach(self, hashed: str, detached: list[Detached]) -> bool:
+        """Take a key's directory out of reach and add it to the list; whether nothing of it is in reach any more."""
+        try:
+            directory = self.store.detach(hashed)
+        except CacheUnavailable:
+            log.exception("the files of a purged key could not be renamed away; they are unreachable all the same")
+            return False
+        if directory is not None:
+            detached.append(directory)
+        return True
+
+    async def _close_keys(self, hashes: Sequence[str]) -> Measured:
+        """Answer with nothing of these keys until their purge is recorded, and delete their files now."""
+        log.error("a purge cannot be recorded; its %d keys are closed until it can", len(hashes))
+        detached: list[Detached] = []
+        for hashed in hashes:
+            self.epochs.close(hashed)
+            self._forget(hashed)
+            self._detach(hashed, detached)
+        sizes = await asyncio.to_thread(measure, detached)
+        await self.housekeeping.delete_now(detached)
+        self.housekeeping.make_room()
+        return sizes
+
+    async def _record_later(self, named: Sequence[tuple[str, str]], record: Callable[[], Awaitable[int]]) -> None:
+        wait_s = RECORD_AGAIN_FIRST_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, RECORD_AGAIN_MAX_S)
             try:
-                if (directory := self.store.detach(hashed)) is not None:
-                    detached.append(directory)
+                seq = await record()
             except CacheUnavailable:
-                log.exception("the files of a purged key could not be renamed away; they are unreachable all the same")
-        return detached
+                continue
+            await self._finish(named, seq, NOTHING)
+            return
+
+    def _collected(self, purged: Sequence[PurgedKey]) -> None:
+        for item in purged:
+            self.epochs.collected(item.key_hash, item.seq)
 
     def _detach_orphan(self, hashed: str) -> Detached | None:
         """A directory without valid facts: nothing in it counts. Checked again here, on the loop."""
-        return None if self.store.facts(hashed) is not None else self.store.detach(hashed)
+        if self.store.facts(hashed) is not None or self.store.is_being_written(hashed):
+            return None
+        return self.store.detach(hashed)

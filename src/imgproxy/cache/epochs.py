@@ -9,6 +9,13 @@ Everything here happens on the event loop between two awaits, so check and use c
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class Epochs:
     """The sequence, and the last purge of each key that is still of interest (keys by their hash)."""
@@ -17,6 +24,9 @@ class Epochs:
         self.journal_id = journal_id
         self._seq = seq
         self._purged: dict[str, int] = dict(purged or {})
+        self._closed: set[str] = set()
+        self._at_work: Counter[int] = Counter()
+        self._collected: deque[tuple[int, str]] = deque()
 
     @property
     def seq(self) -> int:
@@ -30,15 +40,50 @@ class Epochs:
 
     def holds(self, key_hash: str, seq: int) -> bool:
         """Whether what was fetched at `seq` has not been overtaken by a purge of its key."""
-        return self._purged.get(key_hash, 0) <= seq
+        return self._purged.get(key_hash, 0) <= seq and key_hash not in self._closed
 
-    def forget_before(self, seq: int) -> None:
-        """
-        Drop epochs up to `seq`.
+    # --- a purge that cannot be recorded -----------------------------------------------------------------------
 
-        Only for a `seq` so old that nothing fetched before it can still be in flight or on disk.
+    def close(self, key_hash: str) -> None:
+        """Let nothing of this key hold, whenever it was fetched: its purge could not be written down yet."""
+        self._closed.add(key_hash)
+
+    def reopen(self, key_hash: str) -> None:
+        """The purge is written down, and its epoch raised."""
+        self._closed.discard(key_hash)
+
+    @property
+    def closed(self) -> int:
+        """How many keys are closed."""
+        return len(self._closed)
+
+    # --- forgetting --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def at_work(self) -> Iterator[int]:
+        """Count a piece of work while the block runs; gives the number that it has to note."""
+        seq = self._seq
+        self._at_work[seq] += 1
+        try:
+            yield seq
+        finally:
+            self._at_work[seq] -= 1
+            if not self._at_work[seq]:
+                del self._at_work[seq]
+
+    def collected(self, key_hash: str, seq: int) -> None:
         """
-        self._purged = {name: at for name, at in self._purged.items() if at > seq}
+        Purge `seq` has left nothing of the key on disk, so its epoch is needed only by work that began before it.
+
+        It is forgotten when that has ended: else every key ever purged would stay in memory. Work that holds on to
+        something fetched, over an await, therefore has to be `at_work`.
+        """
+        self._collected.append((seq, key_hash))
+        oldest = min(self._at_work, default=self._seq)
+        while self._collected and self._collected[0][0] <= oldest:
+            purged_at, name = self._collected.popleft()
+            if self._purged.get(name) == purged_at:
+                del self._purged[name]
 
     def __len__(self) -> int:
         return len(self._purged)

@@ -19,8 +19,9 @@ class HotTier:
 
     def __init__(self, max_bytes: int, item_max_bytes: int) -> None:
         self._item_max_bytes = min(item_max_bytes, max_bytes)
-        self._plans: defaultdict[str, set[str]] = defaultdict(set)
-        self._variants = _ForgettingLRU(max_bytes, self._plans)
+        # What a purge of a key takes away: its variants, and those of other keys that it went into as a watermark.
+        self._names: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+        self._variants = _ForgettingLRU(max_bytes, self._names)
 
     def get(self, key_hash: str, plan: str) -> Variant | None:
         """The variant, which is now the most recently used one."""
@@ -34,13 +35,15 @@ class HotTier:
         """Keep a variant whose body is in memory; one that is too large is not kept."""
         if variant.body is None or not self.accepts(len(variant.body)):
             return
-        self._variants[variant.key_hash, variant.facts.plan] = variant
-        self._plans[variant.key_hash].add(variant.facts.plan)
+        name = (variant.key_hash, variant.facts.plan)
+        self._variants[name] = variant
+        for source in _sources(variant):
+            self._names[source].add(name)
 
     def drop(self, key_hash: str) -> int:
-        """Forget every variant of a key; how many there were."""
-        plans = self._plans.pop(key_hash, set())
-        return sum(self._variants.pop((key_hash, plan), None) is not None for plan in plans)
+        """Forget every variant that a key has a part in; how many there were."""
+        names = self._names.pop(key_hash, set())
+        return sum(self._variants.pop(name, None) is not None for name in names)
 
     @property
     def used_bytes(self) -> int:
@@ -52,19 +55,24 @@ class HotTier:
 
 
 class _ForgettingLRU(LRUCache[tuple[str, str], "Variant"]):
-    """An LRU that also takes an evicted variant off its key's list."""
+    """An LRU that also takes an evicted variant off the lists of its keys."""
 
-    def __init__(self, max_bytes: int, plans: defaultdict[str, set[str]]) -> None:
+    def __init__(self, max_bytes: int, names: defaultdict[str, set[tuple[str, str]]]) -> None:
         super().__init__(max_bytes, getsizeof=_cost_bytes)
-        self._plans = plans
+        self._names = names
 
     def popitem(self) -> tuple[tuple[str, str], Variant]:
         name, variant = super().popitem()
-        key_hash, plan = name
-        self._plans[key_hash].discard(plan)
-        if not self._plans[key_hash]:
-            del self._plans[key_hash]
+        for source in _sources(variant):
+            self._names[source].discard(name)
+            if not self._names[source]:
+                del self._names[source]
         return name, variant
+
+
+def _sources(variant: Variant) -> list[str]:
+    """The hashes of the keys that a variant was made from."""
+    return [variant.key_hash, *(hashed for hashed, _ in getattr(variant, "also", ()))]
 
 
 def _cost_bytes(variant: Variant) -> int:

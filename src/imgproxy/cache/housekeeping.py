@@ -50,9 +50,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What the scan at start found: files oldest first, and directories whose facts are missing."""
+    """What the scan at start found: sizes of files, oldest first, and directories whose facts are missing."""
 
-    files: list[tuple[bytes, int]]
+    files: dict[bytes, int]
+    size_bytes: int
     orphans: list[str]
 
 
@@ -65,11 +66,13 @@ class Housekeeping:
         journal: Journal,
         settings: CacheSettings,
         detach_orphan: Callable[[str], Detached | None],
+        on_collected: Callable[[Sequence[PurgedKey]], None] = lambda _purged: None,
     ) -> None:
         self._store = store
         self._journal = journal
         self._settings = settings
         self._detach_orphan = detach_orphan
+        self._on_collected = on_collected
         self._thread = ThreadPoolExecutor(1, "housekeeping")
         self.background = Background("housekeeping")
         self._is_evicting = False
@@ -93,16 +96,36 @@ class Housekeeping:
             self._is_evicting = True
             self.background.begin(self._evict)
 
+    def make_room(self) -> None:
+        """Start an eviction of at least one batch: the disk has refused a write, whatever the bounds say."""
+        if not self._is_evicting:
+            self._is_evicting = True
+            self.background.begin(self._evict, is_urgent=True)
+
     def collect(self, detached: Sequence[Detached], purged: Sequence[PurgedKey]) -> None:
-        """Delete detached directories; then note in the journal that these keys' purges leave nothing behind."""
+        """
+        Delete detached directories; then note in the journal that these keys' purges leave nothing behind.
+
+        `purged` are keys whose directory is out of reach. One that could not be renamed away must not be among them:
+        its record is what keeps it from being served after a restart.
+        """
         self.background.begin(self._collect, [item.path for item in detached], purged)
+
+    async def delete_now(self, detached: Sequence[Detached]) -> None:
+        """Delete detached directories and wait for it: their space is needed."""
+        await asyncio.to_thread(delete_directories, [item.path for item in detached])
 
     # --- the work ----------------------------------------------------------------------------------------------
 
     async def _collect(self, paths: Sequence[Path], purged: Sequence[PurgedKey]) -> None:
         await self._in_thread(delete_directories, paths)
-        await self._in_thread(sync_directories, self._parents_of(purged))
+        if not purged:
+            return
+        if not await self._in_thread(sync_directories, self._parents_of(purged)):
+            log.error("the cache directory cannot be synced; %d purges stay in the journal", len(purged))
+            return
         await self._journal.mark_collected(purged)
+        self._on_collected(purged)
 
     def _parents_of(self, purged: Sequence[PurgedKey]) -> list[Path]:
         return [self._store.trash_dir, *{self._store.key_dir(item.key_hash).parent for item in purged}]
@@ -111,8 +134,9 @@ class Housekeeping:
         started_s = time.monotonic()
         trash = [self._store.trash_dir / name for name in os.listdir(self._store.trash_dir)]
         await self._in_thread(delete_directories, trash)
+        self._store.ledger.begin_scan()
         found = await self._in_thread(scan, self._store.keys_dir, self._store.run_id)
-        self._store.ledger.adopt_older(found.files)
+        self._store.ledger.adopt_older(found.files, found.size_bytes)
         detached = [item for hashed in found.orphans if (item := self._detach_orphan(hashed)) is not None]
         self.collect(detached, [])
         self.is_scanned = True
@@ -134,10 +158,11 @@ class Housekeeping:
             return over
         return max(over, self._settings.min_free_bytes - disk.f_bavail * disk.f_frsize)
 
-    async def _evict(self) -> None:
+    async def _evict(self, *, is_urgent: bool = False) -> None:
         try:
             slack_bytes = int(self._settings.max_bytes * (1 - EVICT_TO_RATIO))
-            while len(self._store.ledger) and self._excess_bytes() + slack_bytes > 0:
+            while len(self._store.ledger) and (is_urgent or self._excess_bytes() + slack_bytes > 0):
+                is_urgent = False
                 oldest = self._store.ledger.oldest(EVICT_BATCH)
                 for name, _ in oldest:
                     self._store.ledger.remove(name)
@@ -199,15 +224,22 @@ def write_touches(paths: Iterable[Path]) -> None:
             os.utime(path)
 
 
-def sync_directories(paths: Iterable[Path]) -> None:
-    """Make renames and deletions in these directories durable."""
+def sync_directories(paths: Iterable[Path]) -> bool:
+    """Make renames and deletions in these directories durable; False if the disk refuses. A missing one is fine."""
     for path in paths:
-        with contextlib.suppress(OSError):
+        try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+    return True
 
 
 def scan(keys_dir: Path, run_id: str) -> Scanned:
@@ -231,7 +263,8 @@ def scan(keys_dir: Path, run_id: str) -> Scanned:
             if "facts" not in names and not is_being_written:
                 orphans.append(directory.name)
     found.sort()
-    return Scanned([(name, size_bytes) for _, name, size_bytes in found], orphans)
+    sizes = {name: size_bytes for _, name, size_bytes in found}
+    return Scanned(sizes, sum(sizes.values()), orphans)
 
 
 def _subdirectories(path: str | Path) -> Iterator[os.DirEntry[str]]:

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgproxy.cache.outbox import OUTBOX_SCHEMA, record_lines
+from imgproxy.cache.wal import has_damaged_tail
+from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+# SQLite's words for a file that is damaged, or is none of ours. Others (full, read-only, locked) say nothing of it.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
 # Livingdocs repeats a delivery for hours at most; a month is far beyond.
 DELIVERIES_KEPT_S = 30 * 86_400
 
@@ -44,8 +47,7 @@ CREATE TABLE IF NOT EXISTS purge (
 CREATE INDEX IF NOT EXISTS purge_pending ON purge (entry) WHERE is_pending;
 CREATE INDEX IF NOT EXISTS purge_entry ON purge (entry, seq);
 CREATE TABLE IF NOT EXISTS purged_key (
-    key_hash TEXT PRIMARY KEY, key TEXT NOT NULL, seq INTEGER NOT NULL, is_collected INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS purged_key_open ON purged_key (seq) WHERE NOT is_collected;
+    key_hash TEXT PRIMARY KEY, key TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS entry_key (
     entry TEXT NOT NULL, key TEXT NOT NULL, seen_at_s REAL NOT NULL, PRIMARY KEY (entry, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS entry_key_seen ON entry_key (seen_at_s);
@@ -82,8 +84,9 @@ class JournalState:
     journal_id: str
     seq: int
     purged: tuple[PurgedKey, ...]  # not yet collected
-    is_new: bool
+    is_new: bool  # it has another id than the cache's facts may have: none of them is proved
     set_aside: Path | None  # the damaged journal this one replaces
+    is_doubtful: bool  # purges may have been lost
 
 
 class Journal:
@@ -96,32 +99,65 @@ class Journal:
         self._database: sqlite3.Connection | None = None
 
     async def open(self) -> JournalState:
-        """Open or create the journal; a damaged one is set aside and replaced, which the state says."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        """
+        Open or create the journal; a damaged one is set aside and replaced, which the state says.
+
+        Raises:
+            CacheUnavailable: it cannot be read or written, which is no sign of damage.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        except (sqlite3.Error, OSError) as exc:
+            await self.close()
+            raise CacheUnavailable from exc
 
     def _open(self) -> JournalState:
         set_aside = None
-        is_new = not self._path.exists()
+        is_tail_lost = has_damaged_tail(Path(f"{self._path}-wal"))
         try:
             self._database = self._connect()
-        except sqlite3.DatabaseError as exc:
-            set_aside = self._path.with_name(f"journal.damaged-{int(time.time())}-{secrets.token_hex(2)}")
-            log.critical("the purge journal is damaged (%s); it is set aside as %s", exc, set_aside.name)
-            for suffix in ("", "-wal", "-shm"):
-                damaged = Path(f"{self._path}{suffix}")
-                if damaged.exists():
-                    os.rename(damaged, f"{set_aside}{suffix}")
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
+                raise
+            set_aside = self._set_aside(exc)
             self._database = self._connect()
+        is_new = not self._has_id()
+        has_content = is_new and _has_subdirectory(self._directory / "keys")
+        if is_tail_lost and not is_new:
+            log.critical("the end of the purge journal is damaged: every original is asked for again before it is used")
+            self._forget_id()
             is_new = True
+        elif has_content and set_aside is None:
+            log.critical("the purge journal is gone: every original is asked for again before it is used")
         _sync_directory(self._directory)
-        rows = self._database.execute("SELECT key_hash, key, seq FROM purged_key WHERE NOT is_collected").fetchall()
+        rows = self._database.execute("SELECT key_hash, key, seq FROM purged_key").fetchall()
         return JournalState(
             journal_id=self._fact("journal_id", secrets.token_hex(4)),
             seq=self._sequence(),
             purged=tuple(PurgedKey(*row) for row in rows),
             is_new=is_new,
             set_aside=set_aside,
+            is_doubtful=set_aside is not None or is_tail_lost or has_content,
         )
+
+    def _set_aside(self, reason: Exception) -> Path:
+        set_aside = self._path.with_name(f"journal.damaged-{int(time.time())}-{secrets.token_hex(2)}")
+        log.critical(
+            "the purge journal is damaged (%s); it is set aside as %s, and every original is asked for again",
+            reason,
+            set_aside.name,
+        )
+        for suffix in ("", "-wal", "-shm"):
+            damaged = Path(f"{self._path}{suffix}")
+            if damaged.exists():
+                os.rename(damaged, f"{set_aside}{suffix}")
+        return set_aside
+
+    def _has_id(self) -> bool:
+        return self._require().execute("SELECT 1 FROM facts WHERE name = 'journal_id'").fetchone() is not None
+
+    def _forget_id(self) -> None:
+        self._require().execute("DELETE FROM facts WHERE name = 'journal_id'")
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -131,9 +167,9 @@ class Journal:
             # quick_check reads every page; a journal is small, and an answer built on a damaged one is worse.
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
-                raise sqlite3.DatabaseError(str(found))  # noqa: TRY301 one way out for every kind of damage
+                raise sqlite3.DatabaseError(str(found))
             database.executescript(_SCHEMA + OUTBOX_SCHEMA)
-        except sqlite3.DatabaseError:
+        except sqlite3.Error:
             database.close()
             raise
         return database
@@ -180,8 +216,7 @@ class Journal:
             ).lastrowid
             assert seq is not None
             database.executemany(
-                "INSERT INTO purged_key VALUES (?, ?, ?, 0) ON CONFLICT (key_hash) DO UPDATE "
-                "SET seq = excluded.seq, is_collected = 0",
+                "INSERT INTO purged_key VALUES (?, ?, ?) ON CONFLICT (key_hash) DO UPDATE SET seq = excluded.seq",
                 [(hashed, key, seq) for hashed, key in keys],
             )
             if settle_at_s is not None:
@@ -220,7 +255,7 @@ class Journal:
         rows = [(item.key_hash, item.seq) for item in purged]
 
         def write(database: sqlite3.Connection) -> None:
-            database.executemany("UPDATE purged_key SET is_collected = 1 WHERE key_hash = ? AND seq = ?", rows)
+            database.executemany("DELETE FROM purged_key WHERE key_hash = ? AND seq = ?", rows)
 
         await self.write(write)
 
@@ -291,10 +326,22 @@ class Journal:
         return self._database
 
     async def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._require()))
+        def call() -> Result:
+            try:
+                return work(self._require())
+            except sqlite3.Error as exc:
+                log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's words say it all
+                raise CacheUnavailable from exc
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Run one transaction; it is shielded, so that a client that leaves does not leave it half awaited."""
+        """
+        Run one transaction; it is shielded, so that a client that leaves does not leave it half awaited.
+
+        Raises:
+            CacheUnavailable: the disk refuses; nothing of the transaction was written.
+        """
 
         def call(database: sqlite3.Connection) -> Result:
             database.execute("BEGIN IMMEDIATE")
@@ -302,14 +349,15 @@ class Journal:
                 result = work(database)
                 database.execute("COMMIT")
             except BaseException:
-                database.execute("ROLLBACK")
+                if database.in_transaction:  # SQLite itself rolls back where the disk is full
+                    database.execute("ROLLBACK")
                 raise
             return result
 
         return await asyncio.shield(asyncio.ensure_future(self._run(call)))
 
     async def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run one query."""
+        """Run one query. Raises CacheUnavailable."""
         return await self._run(lambda database: database.execute(query, values).fetchall())
 
 
@@ -320,3 +368,11 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _has_subdirectory(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as found:
+            return any(item.is_dir() for item in found)
+    except OSError:
+        return False

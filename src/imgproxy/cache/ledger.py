@@ -52,6 +52,7 @@ class Ledger:
         self._sizes: dict[bytes, int] = {}
         self._verified: set[bytes] = set()
         self._touched: set[bytes] = set()
+        self._gone: set[bytes] | None = None  # removed while the scan was looking
         self.used_bytes = 0
 
     def add(self, name: bytes, size_bytes: int, *, is_verified: bool) -> None:
@@ -82,6 +83,8 @@ class Ledger:
         self.used_bytes -= self._sizes.pop(name, 0)
         self._verified.discard(name)
         self._touched.discard(name)
+        if self._gone is not None:
+            self._gone.add(name)
 
     def oldest(self, count: int) -> list[tuple[bytes, int]]:
         """The files used longest ago, with their sizes."""
@@ -92,16 +95,23 @@ class Ledger:
         touched, self._touched = self._touched, set()
         return touched
 
-    def adopt_older(self, found: list[tuple[bytes, int]]) -> None:
+    def begin_scan(self) -> None:
+        """A scan of the disk begins: what is removed from now on must not come back with what it finds."""
+        self._gone = set()
+
+    def adopt_older(self, found: dict[bytes, int], found_bytes: int) -> None:
         """
         Put files found by the scan at start before all that was used since, in the given order (oldest first).
 
-        Files that the ledger knows already keep their place.
+        Files that the ledger knows already keep their place, and those removed since `begin_scan` stay away. The
+        dictionary becomes the ledger's own: this takes time for what is known, not for what was found.
         """
-        known = self._sizes
-        self._sizes = {name: size_bytes for name, size_bytes in found if name not in known}
-        self.used_bytes += sum(self._sizes.values())
-        self._sizes.update(known)
+        for name in (*self._sizes, *(self._gone or ())):
+            found_bytes -= found.pop(name, 0)
+        self._gone = None
+        self.used_bytes += found_bytes
+        found.update(self._sizes)
+        self._sizes = found
 
     def __len__(self) -> int:
         return len(self._sizes)

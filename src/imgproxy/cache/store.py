@@ -1,6 +1,7 @@
 """
 The disk: a directory per key, holding one original, its facts and the variants made from it.
 
+    journal.lock                      held while a process uses the directory: two would not know of each other's purges
     keys/<h2>/<hash>/facts            an OriginalFacts record; without it nothing in the directory counts
                      original         the origin's bytes, untouched, for libvips to read by path
                      v-<plan digest>  a variant: body, record, trailer (see framed.py)
@@ -13,10 +14,14 @@ miss. What must survive a crash is in the journal.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import itertools
+import logging
 import os
 import secrets
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +36,8 @@ from imgproxy.errors import CacheUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 # Facts kept in memory: about 700 bytes each, so that a disk hit reads one file and not two.
 FACTS_IN_MEMORY = 50_000
@@ -56,21 +63,44 @@ class CacheStore:
         # Distinguishes this run's temporary files from those a crash left behind.
         self.run_id = secrets.token_hex(4)
         self._numbers = itertools.count()
+        # Files being written, by key: their directory must stay, even while it is empty.
+        self._being_written: defaultdict[str, set[Path]] = defaultdict(set)
+        self._lock: int | None = None
         self._facts: LRUCache[str, OriginalFacts] = LRUCache(FACTS_IN_MEMORY)
 
     def open(self) -> None:
         """
-        Make the directories.
+        Make the directories, and take hold of them for this process.
 
         Raises:
-            CacheUnavailable: the directory cannot be made or written.
+            CacheUnavailable: the directory cannot be made or written, or another process uses it.
         """
         with _as_cache_unavailable():
             for path in (self.keys_dir, self.trash_dir):
                 path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
             probe = self.directory / f".probe-{self.run_id}"
             probe.write_bytes(b"")
             probe.unlink()
+
+    def _take_lock(self) -> None:
+        """A purge reaches the memory of one process. The kernel lets go of the lock when that ends, however it does."""
+        descriptor = os.open(self.directory / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OSError(errno.EBUSY, "another imgproxy is using this directory") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._lock = descriptor
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def key_dir(self, hashed: str) -> Path:
         """The directory of a key, which may not exist."""
@@ -78,15 +108,29 @@ class CacheStore:
 
     def temp_path(self, hashed: str) -> Path:
         """
-        A new name for a file being written in the key's directory, which is made where missing.
+        A new, empty file to be written in the key's directory, which is made where missing. `discard` it in the end.
 
         Raises:
-            CacheUnavailable: the directory cannot be made.
+            CacheUnavailable: the directory or the file cannot be made.
         """
         directory = self.key_dir(hashed)
+        temp = directory / f"t-{self.run_id}-{next(self._numbers)}"
         with _as_cache_unavailable():
-            directory.mkdir(parents=True, exist_ok=True)
-        return directory / f"t-{self.run_id}-{next(self._numbers)}"
+            for is_last in (False, True):
+                directory.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.close(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+                except FileNotFoundError:
+                    if is_last:
+                        raise  # an eviction may take the empty directory away once, hardly twice
+                else:
+                    break
+        self._being_written[hashed].add(temp)
+        return temp
+
+    def is_being_written(self, hashed: str) -> bool:
+        """Whether this run is writing a file in the key's directory."""
+        return hashed in self._being_written
 
     # --- originals ---------------------------------------------------------------------------------------------
 
@@ -122,10 +166,17 @@ class CacheStore:
         """
         hashed = key_hash(facts.key)
         temp = self.temp_path(hashed)
-        with _as_cache_unavailable():
-            temp.write_bytes(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
-            os.rename(temp, self.key_dir(hashed) / "facts")
+        try:
+            with _as_cache_unavailable():
+                temp.write_bytes(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+                os.rename(temp, self.key_dir(hashed) / "facts")
+        finally:
+            self.discard(temp)
         self._facts[hashed] = facts
+
+    def hold_facts(self, facts: OriginalFacts) -> None:
+        """Make these the facts of the key's original for this run alone; a disk that is full does not matter here."""
+        self._facts[key_hash(facts.key)] = facts
 
     def commit_original(self, temp: Path, facts: OriginalFacts) -> None:
         """
@@ -245,23 +296,40 @@ class CacheStore:
         """
         self._facts.pop(hashed, None)
         target = self.trash_dir / f"{hashed}-{self.run_id}-{next(self._numbers)}"
-        try:
-            os.rename(self.key_dir(hashed), target)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise CacheUnavailable from exc
-        # Off the ledger now: by the time the files are deleted, new ones may have taken these names.
-        for file_name in os.listdir(target):
-            if (name := name_of_file(hashed, file_name)) is not None:
-                self.ledger.remove(name)
+        source = self.key_dir(hashed)
+        with _as_cache_unavailable():
+            try:
+                os.rename(source, target)
+            except FileNotFoundError:
+                # "Not found" may also mean the trash, which somebody emptied too thoroughly.
+                if not os.path.lexists(source):
+                    return None
+                self.trash_dir.mkdir(parents=True, exist_ok=True)
+                os.rename(source, target)
+        self._take_off_ledger(hashed, target)
         return Detached(hashed, target)
 
+    def _take_off_ledger(self, hashed: str, target: Path) -> None:
+        """Do it at once: by the time the files are deleted, new ones may have taken these names."""
+        try:
+            file_names = os.listdir(target)
+        except OSError:
+            log.warning("the files of a purged key cannot be listed; they stay in the ledger until evicted")
+            return
+        for file_name in file_names:
+            if (name := name_of_file(hashed, file_name)) is not None:
+                self.ledger.remove(name)
+
     def discard(self, temp: Path) -> None:
-        """Remove a temporary file, and its directory where nothing else is in it; both may be gone already."""
+        """Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone."""
+        hashed = temp.parent.name
+        self._being_written[hashed].discard(temp)
+        if not self._being_written[hashed]:
+            del self._being_written[hashed]
         with suppress(OSError):
             temp.unlink(missing_ok=True)
-            temp.parent.rmdir()
+            if hashed not in self._being_written:
+                temp.parent.rmdir()
 
 
 def matches_digest(path: Path, digest: str, size_bytes: int) -> bool:
