@@ -6,9 +6,10 @@ READY := .venv/.ready
 .PHONY: demo test test-slow check format bench lock clean
 .DELETE_ON_ERROR:
 
-$(READY): pyproject.toml requirements-dev.lock
+$(READY): pyproject.toml requirements-build.lock requirements-dev.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
