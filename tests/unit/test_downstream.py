@@ -1,0 +1,257 @@
+"""What is sent to caches in front, what their answers mean, and the settings behind it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from imgproxy.cache.entry import key_hash
+from imgproxy.cache.outbox import Subject
+from imgproxy.config import DownstreamSettings
+from imgproxy.errors import ConfigError
+from imgproxy.purge.downstream import adapter_of
+from imgproxy.purge.downstream_http import PurgeAnswer, Result
+from imgproxy.purge.downstream_lane import TokenBucket
+from imgproxy.purge.downstream_tags import Cloudflare, Fastly, Varnish
+from imgproxy.purge.downstream_template import Template
+from imgproxy.settings import load
+
+KEY = Subject("2026/03/14/a picture ä%.jpg")
+ENTRY = Subject("PNIi08x4UdEA", is_entry=True)
+KEY_TAG = f"k-{key_hash(KEY.name)[:12]}"
+
+
+def token() -> str:
+    return "secret"
+
+
+def test_varnish_gets_a_purge_with_the_tags_in_a_header() -> None:
+    """Space-separated, each tag once, the token as bearer."""
+    call = Varnish("http://varnish/", token).call([KEY, ENTRY, KEY])
+
+    assert (call.method, call.url, call.body) == ("PURGE", "http://varnish/", None)
+    assert call.headers == {"xkey-purge": f"{KEY_TAG} e-PNIi08x4UdEA", "Authorization": "Bearer secret"}
+
+
+def test_varnish_without_a_token_gets_no_authorization() -> None:
+    """Then the VCL lets in by address."""
+    assert "Authorization" not in Varnish("http://varnish/", lambda: None).call([KEY]).headers
+
+
+def test_a_full_batch_fits_into_a_header_line_of_varnish() -> None:
+    """http_req_hdr_len is 8 KiB by default; the longest tags are those of long entry ids."""
+    entries = [Subject(f"{number:0100}"[::-1], is_entry=True) for number in range(Varnish.batch_max)]
+
+    assert len(Varnish("http://varnish/", token).call(entries).headers["xkey-purge"]) < 8_000
+
+
+def test_a_template_is_escaped_where_it_is_filled_in() -> None:
+    """A key in a URL is percent-encoded but for its slashes; in JSON it is escaped."""
+    settings = DownstreamSettings(
+        kind="http",
+        url="https://api.example/purge/{key}?tag={tag}",
+        headers={"X-Key": "key {token}"},
+        body='{"url": "/{key}", "hard": {"is": true}}',
+        token=SecretStr("secret"),
+    )
+    key = Subject('a/"ü" {tag}?.jpg')
+    call = Template(settings, token).call([key])
+
+    assert call.url == f"https://api.example/purge/a/%22%C3%BC%22%20%7Btag%7D%3F.jpg?tag=k-{key_hash(key.name)[:12]}"
+    assert json.loads(call.body or b"") == {"url": '/a/"ü" {tag}?.jpg', "hard": {"is": True}}
+    assert call.headers == {"X-Key": "key secret", "Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("application/x-www-form-urlencoded", b"key=2026%2F03%2F14%2Fa+picture+%C3%A4%25.jpg"),
+        ("text/plain", "key=2026/03/14/a picture ä%.jpg".encode()),
+        ("application/vnd.api+json; charset=utf-8", b"key=2026/03/14/a picture \\u00e4%.jpg"),
+    ],
+)
+def test_a_body_is_escaped_as_its_type_needs(content_type: str, expected: bytes) -> None:
+    """A key cannot break out of a form or a JSON string."""
+    settings = DownstreamSettings(kind="http", url="http://api/", body="key={key}", content_type=content_type)
+
+    call = Template(settings, token).call([KEY])
+
+    assert call.body == expected
+    assert call.headers == {"Content-Type": content_type}
+
+
+@pytest.mark.parametrize(
+    ("url", "keys", "entries"),
+    [
+        ("http://api/{key}", True, False),
+        ("http://api/{entry}", False, True),
+        ("http://api/{tag}", True, True),
+        ("http://api/{key}/{tag}", True, False),
+    ],
+)
+def test_a_template_is_called_for_what_it_has_a_place_for(url: str, keys: bool, entries: bool) -> None:
+    """{key} for keys, {entry} for entries, {tag} alone for both."""
+    template = Template(DownstreamSettings(kind="http", url=url), token)
+
+    assert (template.covers(KEY), template.covers(ENTRY)) == (keys, entries)
+
+
+@pytest.mark.parametrize(
+    ("answer", "result", "wait_s"),
+    [
+        (PurgeAnswer(200), Result.DONE, None),
+        (PurgeAnswer(429, retry_after_s=7.0), Result.LIMITED, 7.0),
+        (PurgeAnswer(429, retry_after_s=86_400.0), Result.LIMITED, 600.0),
+        (PurgeAnswer(429), Result.LIMITED, None),
+        (PurgeAnswer(503, retry_after_s=2.0), Result.LIMITED, 2.0),
+        (PurgeAnswer(503), Result.FAILED, None),
+        (PurgeAnswer(302), Result.FAILED, None),
+        (PurgeAnswer(401), Result.FAILED, None),
+        (PurgeAnswer(405), Result.FAILED, None),
+        (PurgeAnswer(400), Result.REJECTED, None),
+        (PurgeAnswer(413), Result.REJECTED, None),
+    ],
+)
+def test_statuses_mean_done_later_or_never_like_this(answer: PurgeAnswer, result: Result, wait_s: float | None) -> None:
+    """Only 200 is a purge; 429 is waited out; what lies in the request is told from what lies in the target."""
+    for adapter in (Varnish("http://v/", token), Fastly("abc", token)):
+        verdict = adapter.judge(answer)
+        assert (verdict.result, verdict.wait_s) == (result, wait_s)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "result", "detail"),
+    [
+        (200, b'{"success":true,"errors":[]}', Result.DONE, None),
+        (
+            200,
+            b'{"success":false,"errors":[{"code":1,"message":"no\\nzone"}]}',
+            Result.FAILED,
+            "HTTP 200: 1 no zone",
+        ),
+        (200, b"<html>", Result.FAILED, "HTTP 200 without Cloudflare's answer"),
+        (200, b"[" * 100_000, Result.FAILED, "HTTP 200 without Cloudflare's answer"),
+        (400, b'{"success":false,"errors":[{"code":2,"message":"tags"}]}', Result.REJECTED, "HTTP 400: 2 tags"),
+        (500, b"", Result.FAILED, "HTTP 500"),
+    ],
+)
+def test_cloudflare_purges_only_where_its_answer_says_so(
+    status: int, body: bytes, result: Result, detail: str | None
+) -> None:
+    """A 200 of something in between is no purge."""
+    verdict = Cloudflare("0" * 32, token).judge(PurgeAnswer(status, body))
+
+    assert (verdict.result, verdict.detail) == (result, detail)
+
+
+def test_a_token_bucket_lets_a_burst_through_and_then_keeps_its_rate() -> None:
+    """Cloudflare's free plan: 25 at once, then one in twelve seconds."""
+    now_s = 0.0
+    bucket = TokenBucket(5 / 60, 25, lambda: now_s)
+    for _ in range(25):
+        assert bucket.wait_s() == 0
+        bucket.take()
+
+    assert bucket.wait_s() == pytest.approx(12)
+    now_s = 11.0
+    assert bucket.wait_s() == pytest.approx(1)
+    now_s = 12.1
+    assert bucket.wait_s() == 0
+    bucket.take()
+    now_s = 100_000.0
+    for _ in range(25):
+        assert bucket.wait_s() == 0
+        bucket.take()
+    assert bucket.wait_s() > 0
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ('kind = "varnish"', "kind = 'varnish' needs url"),
+    ('kind = "fastly"\nservice_id = "abc"', "needs token or token_file"),
+    ('kind = "fastly"\nservice_id = "a/b"\ntoken = "x"', "number 1 service_id = 'a/b'"),
+    ('kind = "cloudflare"\nzone_id = "xyz"\ntoken = "x"', "number 1 zone_id = 'xyz'"),
+    ('kind = "cloudflare"\ntoken = "x"', "needs zone_id"),
+    ('kind = "http"\nurl = "http://api/"', "must hold {key}, {tag} or {entry}"),
+    ('kind = "http"\nurl = "http://api/{keys}"', "unknown placeholder keys"),
+    ('kind = "http"\nurl = "http://api/{key}/{entry}"', "use one of them"),
+    ('kind = "http"\nurl = "http://api/{key}"\nheaders = { "a b" = "c" }', "'a b' is not a header name"),
+    ('kind = "http"\nurl = "http://api/{key}"\nheaders = { a = "x\\ny" }', "'a' is not a header name"),
+    ('kind = "http"\nurl = "http://api/{key}"\nheaders = { a = "{token}" }', "{token} needs token or token_file"),
+    ('kind = "http"\nurl = "http://api/{key}"\nheaders = { a = "{key}" }', "only {token}"),
+    ('kind = "varnish"\nurl = "http://v/{key}"', "placeholders are for kind = 'http' only"),
+    ('kind = "varnish"\nurl = "http://v/"\nzone_id = "' + "0" * 32 + '"', "zone_id is for kind = 'cloudflare' only"),
+    ('kind = "varnish"\nurl = "http://v/"\ntoken = "a"\ntoken_file = "b"', "give one of them"),
+    ('kind = "varnish"\nurl = "ftp://v/"', "number 1 url = 'ftp://v/'"),
+    ('kind = "akamai"', '"varnish", "fastly", "cloudflare", "http"'),
+    ('name = "x"', "number 1 kind: missing"),
+    ('kind = "varnish"\nurl = "http://v/"\ncolour = 1', "number 1 colour: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("section", "expected"), WRONG)
+def test_a_wrong_section_is_refused_with_the_reason(tmp_path: Path, section: str, expected: str) -> None:
+    """At start, in words, not at the first purge."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"[[downstream]]\n{section}\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+
+    assert any(expected in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_two_caches_need_two_names(tmp_path: Path) -> None:
+    """The outbox knows them by name."""
+    path = tmp_path / "config.toml"
+    varnish = '[[downstream]]\nkind = "varnish"\nurl = "http://v/"\n'
+    path.write_text(varnish + varnish)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    assert any("'varnish' is there 2 times" in problem for problem in caught.value.problems)
+
+    path.write_text(varnish + varnish + 'name = "second"\n')
+    assert [item.label for item in load(path, {}).downstream] == ["varnish", "second"]
+
+
+def test_a_cdn_needs_the_header_with_its_tags(tmp_path: Path) -> None:
+    """Purges by a tag that no answer carries would purge nothing, and say done."""
+    path = tmp_path / "config.toml"
+    path.write_text('[tags]\nheaders = ["xkey"]\n[[downstream]]\nkind = "fastly"\nservice_id = "a"\ntoken = "x"\n')
+
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+
+    assert "Surrogate-Key" in str(caught.value.problems)
+
+
+def test_sections_come_from_the_environment_as_json() -> None:
+    """A container needs no file."""
+    settings = load(None, {"IMGPROXY_DOWNSTREAM": '[{"kind": "varnish", "url": "http://v/"}]'})
+
+    assert [(item.kind, item.url) for item in settings.downstream] == [("varnish", "http://v/")]
+
+
+def test_a_token_is_read_from_its_file_and_again_when_it_changes(tmp_path: Path) -> None:
+    """A secret can be rotated without a restart; a file that is missing is said at start."""
+    path = tmp_path / "token"
+    settings = DownstreamSettings(kind="fastly", service_id="abc", token_file=path)
+    with pytest.raises(ConfigError):
+        adapter_of(settings)
+    path.write_text("first\n")
+    adapter = adapter_of(settings)
+    assert adapter.call([KEY]).headers["Fastly-Key"] == "first"
+    path.write_text("second one"[:6] + "\n\n")
+
+    assert adapter.call([KEY]).headers["Fastly-Key"] == "second"
+
+
+def test_a_token_never_shows_in_the_settings() -> None:
+    """Neither in a repr nor in a validation error."""
+    settings = DownstreamSettings(kind="fastly", service_id="abc", token=SecretStr("hunter2"))
+    assert "hunter2" not in repr(settings)
+    with pytest.raises(ValidationError) as caught:
+        DownstreamSettings(kind="fastly", token=SecretStr("hunter2"))
+    assert "hunter2" not in str(caught.value)
