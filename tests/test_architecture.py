@@ -18,11 +18,13 @@ ROOMS = {
     "medialibrary": set(),
     "originals": {"cache", "medialibrary", "render", "origin_health"},
     "origin_health": set(),
-    "renders": {"cache", "originals", "render"},
+    "render_batches": {"cache", "originals", "render"},
+    "renders": {"cache", "originals", "render", "render_batches"},
     "delivery": {"cache", "originals", "renders", "render"},
     "answers": set(),
     "warming": {"cache", "originals", "renders", "render", "settings"},
-    "purge": {"cache", "originals", "answers", "delivery"},
+    # The CDNs' tokens and certificates are read as the Media Library's are.
+    "purge": {"cache", "originals", "answers", "delivery", "medialibrary"},
 }
 # Which third-party or system library may be imported where.
 LIBRARIES = {

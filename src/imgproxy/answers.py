@@ -10,17 +10,39 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+
+# How often connections that answer without being counted are looked at while a purge waits for them.
+LOOK_EVERY_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """An answer that is not wholly sent: whether it is by now, and how to end its connection."""
+
+    is_sent: Callable[[], bool]
+    cut: Callable[[], None]
 
 
 class Answers:
-    """Connections that are sending, by key hash."""
+    """
+    Connections that are sending, by key hash.
+
+    Most answers are counted while they are sent. Hits of the fast path are not, as counting would cost more than
+    sending: the server is asked for those of them that are late (`ask_for_late`).
+    """
 
     def __init__(self) -> None:
         self._sending: defaultdict[str, set[_Sending]] = defaultdict(set)
+        self._ask_for_late: Callable[[set[str]], list[Late]] = lambda _: []
+
+    def ask_for_late(self, ask: Callable[[set[str]], list[Late]]) -> None:
+        """Have `ask(key hashes)` name the uncounted answers with bytes of these keys that are not wholly sent."""
+        self._ask_for_late = ask
 
     @contextmanager
     def sending(self, hashed: str, cut: Callable[[], None]) -> Iterator[None]:
@@ -30,28 +52,27 @@ class Answers:
         try:
             yield
         finally:
-            answer.ended.set()
+            answer.is_ended = True
             self._sending[hashed].discard(answer)
             if not self._sending[hashed]:
                 del self._sending[hashed]
 
-    async def drain(self, hashes: Iterable[str], within_s: float) -> int:
+    async def drain(self, hashes: Collection[str], within_s: float) -> int:
         """
         Wait until the answers under way now with bytes of these keys have ended, then cut what is left.
 
         Returns how many were cut.
         """
-        answers = [answer for hashed in hashes for answer in self._sending.get(hashed, ())]
-        if not answers:
-            return 0
-        waits = [asyncio.ensure_future(answer.ended.wait()) for answer in answers]
-        _, late = await asyncio.wait(waits, timeout=within_s)
-        for wait in late:
-            wait.cancel()
-        left = [answer for answer in answers if not answer.ended.is_set()]
-        for answer in left:
-            answer.cut()
-        return len(left)
+        late = [Late(answer.has_ended, answer.cut) for hashed in hashes for answer in self._sending.get(hashed, ())]
+        late += self._ask_for_late(set(hashes))
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + within_s
+        # Looked at, not told: to tell would cost every answer something, and purges are few.
+        while (late := [item for item in late if not item.is_sent()]) and loop.time() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY_S)
+        for item in late:
+            item.cut()
+        return len(late)
 
     def __len__(self) -> int:
         return sum(len(answers) for answers in self._sending.values())
@@ -60,8 +81,11 @@ class Answers:
 class _Sending:
     """One answer: how to end its connection, and whether it has ended."""
 
-    __slots__ = ("cut", "ended")
+    __slots__ = ("cut", "is_ended")
 
     def __init__(self, cut: Callable[[], None]) -> None:
         self.cut = cut
-        self.ended = asyncio.Event()
+        self.is_ended = False
+
+    def has_ended(self) -> bool:
+        return self.is_ended

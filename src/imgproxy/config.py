@@ -63,6 +63,10 @@ class RenderSettings(Section):
     )
     queue_max: int = Field(64, ge=0, le=100_000, description="renders that may wait; one more is shed: 503")
     queue_timeout_s: float = Field(5.0, gt=0, le=300, description="a render that waited longer is shed: 503")
+    avif: Literal["wait", "upgrade"] = Field(
+        "wait",
+        description="a negotiated AVIF that is not there yet: wait for it, or answer with WebP and make it behind",
+    )
     allow_truncated: bool = Field(False, description="serve what can be decoded of a truncated original")
     metadata: Literal["none", "credit", "all"] = Field(
         "credit", description="metadata that variants keep; GPS, serial numbers and thumbnails never survive"
@@ -332,7 +336,9 @@ class LogSettings(Section):
 
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON on a pipe")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is written")
-    access: Literal["all", "errors", "none"] = Field("all", description="which requests get a line")
+    access: Literal["all", "misses", "errors", "none"] = Field(
+        "all", description="which requests get a line; misses: all but hits, whose lines cost more than their answers"
+    )
 
 
 def _canonical_parameters(given: object, *, barred: frozenset[str]) -> dict[str, str]:

@@ -9,15 +9,19 @@ What a purge overtakes on the way is thrown away, and the request starts over, o
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from imgproxy.background import Background
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import Variant, VariantFacts
-from imgproxy.errors import PurgedMeanwhile
+from imgproxy.errors import ImgproxyError, PurgedMeanwhile
 from imgproxy.originals import Original, Originals, Overtaken, State
 from imgproxy.params.plan import RenderPlan
+from imgproxy.render.job import Lane
+from imgproxy.renders import Renders, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +30,11 @@ if TYPE_CHECKING:
     from imgproxy.metrics import Metrics
     from imgproxy.renders import Renders
 
+log = logging.getLogger(__name__)
+
 Answer = TypeVar("Answer")
+# Whether the client's copy is current, by entity tag and modification date.
+ClientHas: TypeAlias = "Callable[[str, str | None], bool]"
 
 # The name of the original itself among its variants: 32 hex digits like a plan's digest, and no plan's.
 ORIGINAL_PLAN = "0" * 32
@@ -71,6 +79,8 @@ class Delivered:
     outcome: Outcome
     tier: Tier
     is_collapsed: bool = False
+    also: tuple[tuple[str, int], ...] = ()  # without a variant: the proof of the watermark (key hash, seq)
+    is_interim: bool = False  # the next best format, while the one asked for is being made
     timings: Timings = Timings()
 
 
@@ -94,6 +104,7 @@ class Delivery:
         self._renders = renders
         self._metrics = metrics
         self._barriers = barriers
+        self.background = Background("delivery")
 
     async def answer(
         self,
@@ -101,7 +112,8 @@ class Delivery:
         plan: RenderPlan | None,
         begin: Callable[[Delivered], Awaitable[Answer]],
         *,
-        client_has: Callable[[str, str | None], bool] = lambda _etag, _last_modified: False,
+        client_has: ClientHas = lambda _etag, _last_modified: False,
+        interim: Callable[[], RenderPlan | None] | None = None,
     ) -> Answer:
         """
         Get the variant and begin the answer with it; `begin` is called only if no purge has overtaken it.
@@ -112,23 +124,26 @@ class Delivery:
             begin: starts the answer; nothing may be awaited in it before the first byte is written. It raises
                 FileNotFoundError where the variant's file is gone.
             client_has: whether the client's copy is current, by entity tag and modification date.
+            interim: gives the plan to answer with at once where this one is missing and slow to make; this one is
+                then made behind the answer.
 
         Raises:
             ImgproxyError: what became of the request.
         """
         with self._cache.epochs.at_work():
-            return await self._answer(key, plan, begin, client_has)
+            return await self._answer(key, plan, begin, client_has, interim)
 
     async def _answer(
         self,
         key: str,
         plan: RenderPlan | None,
         begin: Callable[[Delivered], Awaitable[Answer]],
-        client_has: Callable[[str, str | None], bool],
+        client_has: ClientHas,
+        interim: Callable[[], RenderPlan | None] | None,
     ) -> Answer:
         for _ in range(2):
             try:
-                delivered = await self.get(key, plan, client_has=client_has)
+                delivered = await self.get(key, plan, client_has, interim)
             except Overtaken:
                 continue
             await self._barriers.reach(Point.BEFORE_RESPONSE, key)
@@ -141,35 +156,66 @@ class Delivery:
         raise PurgedMeanwhile
 
     def may_begin(self, delivered: Delivered) -> bool:
-        """Whether no purge of the key has come since the original behind this answer was proved."""
-        seq = delivered.variant.seq if delivered.variant is not None else delivered.original.facts.seq
-        return self._cache.epochs.holds(delivered.original.key_hash, seq)
+        """Whether no purge has come since the originals behind this answer were proved."""
+        if delivered.variant is not None:
+            return self._cache.is_answerable(delivered.variant)
+        proofs = ((delivered.original.key_hash, delivered.original.facts.seq), *delivered.also)
+        return all(self._cache.epochs.holds(hashed, seq) for hashed, seq in proofs)
 
     async def get(
-        self, key: str, plan: RenderPlan | None, *, client_has: Callable[[str, str | None], bool]
+        self,
+        key: str,
+        plan: RenderPlan | None,
+        client_has: ClientHas,
+        interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
         """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
         original = await self._originals.current(key)
         if plan is None and original.facts.content_type == SVG:
             plan = RenderPlan()  # an SVG can carry scripts: it is never passed on as it is
+        sources = await self._with_mark(original, plan)
+        source = sources.provenance
         plan_digest = plan.digest if plan is not None else ORIGINAL_PLAN
-        etag = etag_of(original.facts.digest, plan_digest)
+        etag = etag_of(source.digest, plan_digest)
         if client_has(etag, original.facts.last_modified):
-            return self._delivered(etag, original, None, Tier.MEMORY)
+            return replace(self._delivered(etag, original, None, Tier.MEMORY), also=source.also)
         if plan is None:
             return await self._pass(etag, original)
-        variant = self._cache.hot.get(original.key_hash, plan_digest)
-        if variant is not None and variant.facts.original == original.facts.digest:
+        variant = self._cache.find_in_memory(source, plan_digest)
+        if variant is not None:
             return self._delivered(etag, original, variant, Tier.MEMORY)
-        variant = await self._cache.find_on_disk(original.key_hash, plan_digest, original.facts)
+        variant = await self._cache.find_on_disk(source, plan_digest)
         if variant is not None:
             self._keep_hot(variant)
             return self._delivered(etag, original, variant, Tier.DISK)
-        return await self._miss(etag, original, plan)
+        quicker = interim() if interim is not None else None
+        if quicker is not None:
+            self.background.begin(self._make_behind, sources, plan)
+            return replace(await self.get(key, quicker, client_has, None), is_interim=True)
+        return await self._miss(etag, sources, plan)
 
-    async def _miss(self, etag: str, original: Original, plan: RenderPlan) -> Delivered:
+    async def _with_mark(self, original: Original, plan: RenderPlan | None) -> Sources:
+        """The originals of a plan; a watermark that cannot be had does not keep the picture back."""
+        if plan is None or plan.mark is None:
+            return Sources(original)
+        try:
+            mark = await self._originals.current(plan.mark.source)
+        except ImgproxyError as error:
+            log.warning("the watermark %s cannot be had: %s", plan.mark.source, error)
+            return Sources(original, None, wants_mark=True)
+        return Sources(original, mark, wants_mark=True)
+
+    async def _make_behind(self, sources: Sources, plan: RenderPlan) -> None:
+        """Make what an interim answer stands in for; who asks meanwhile is answered with the interim, too."""
+        try:
+            await self._renders.make(sources, plan, lane=Lane.BACKGROUND)
+        except (ImgproxyError, Overtaken) as error:
+            log.info("making %s behind its answer: %s", sources.original.facts.key, error)
+
+    async def _miss(self, etag: str, sources: Sources, plan: RenderPlan) -> Delivered:
         """Make the variant, or wait for whoever is making it."""
-        made = await self._renders.make(original, plan)
+        original = sources.original
+        made = await self._renders.make(sources, plan)
         delivered = self._delivered(etag, original, made.variant, Tier.ORIGIN)
         return replace(
             delivered,

@@ -1,4 +1,4 @@
-"""Renders: each variant that is missing is made once, by the pool, and committed if its original still stands."""
+"""Renders: each variant that is missing is made once, by the pool, and committed if its originals still stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from imgproxy.barriers import Barriers, Point
-from imgproxy.cache.entry import Variant, VariantFacts
+from imgproxy.cache.entry import Provenance, Variant, VariantFacts
 from imgproxy.errors import (
     CacheUnavailable,
     DecodeFailed,
@@ -21,7 +21,8 @@ from imgproxy.errors import (
 )
 from imgproxy.flights import Flights
 from imgproxy.originals import Original, Originals, Overtaken
-from imgproxy.render.job import Lane, Rendered, RenderJob, RenderReport, RenderTarget
+from imgproxy.render.job import Lane, Rendered
+from imgproxy.render_batches import RenderBatches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,21 @@ if TYPE_CHECKING:
 REFUSALS_MAX = 10_000
 # What makes a picture unfit is its bytes: trying again soon only costs another process.
 _REFUSALS = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The originals of a variant, current now: the picture's, and its watermark's where there is one."""
+
+    original: Original
+    mark: Original | None = None
+    wants_mark: bool = False
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the cache needs to know of them."""
+        mark = self.mark.facts if self.mark is not None else None
+        return Provenance(self.original.facts, self.original.key_hash, self.wants_mark, mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +77,34 @@ class Renders:
         refusal_ttl_s: float,
     ) -> None:
         self._cache = cache
-        self._originals = originals
-        self._pool = pool
         self._metrics = metrics
         self._barriers = barriers
+        self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
         self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
         cache.watch_purges(self._forget)
 
-    async def make(self, original: Original, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
+    async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
-        Make a variant of this original.
+        Make a variant of these originals.
 
         Raises:
             Overtaken: a purge came by.
             ImageRefused: the picture cannot be rendered; remembered for a while.
             Overloaded: shed.
         """
-        refused = self._refusals.get((original.facts.digest, plan.digest))
+        digest = sources.provenance.digest
+        refused = self._refusals.get((digest, plan.digest))
         if refused is not None:
             raise refused
-        name = (original.key_hash, original.facts.digest, plan.digest)
-        made, joined = await self._flights.join(name, lambda: self._make(original, plan, lane))
+        name = (sources.original.key_hash, digest, plan.digest)
+        made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
         return replace(made, is_collapsed=True) if joined else made
 
     async def close(self) -> None:
         """Cancel what is under way."""
         await self._flights.close()
+        await self._batches.close()
 
     @property
     def under_way(self) -> int:
@@ -97,46 +114,46 @@ class Renders:
     def _forget(self, hashed: str) -> None:
         self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
-    async def _make(self, original: Original, plan: RenderPlan, lane: Lane) -> Made:
+    async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         with self._cache.epochs.at_work():
-            return await self._make_at_work(original, plan, lane)
+            return await self._make_at_work(sources, plan, lane)
 
-    async def _make_at_work(self, original: Original, plan: RenderPlan, lane: Lane) -> Made:
-        source, path = await self._originals.file(original)
-        fetch_s = source.fetch_s if source is not original else 0.0
-        temp = self._cache.store.temp_path(source.key_hash)
+    async def _make_at_work(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
+        original = sources.original
+        temp = None
         try:
-            report = await self._render(source, plan, path, temp, lane)
-            await self._barriers.reach(Point.AFTER_RENDER, source.facts.key)
-            variant = await self._commit(source, plan, report.rendered[0], temp)
+            finished = await self._batches.render(original, plan, sources.mark, lane)
+            temp = finished.rendered.path
+            self._metrics.stage_duration_s.labels(stage="queue").observe(finished.queue_s)
+            self._metrics.stage_duration_s.labels(stage="render").observe(finished.render_s)
+            await self._barriers.reach(Point.AFTER_RENDER, original.facts.key)
+            # The batch may have had to fetch the original again: then its proof is the newer one.
+            variant = await self._commit(replace(sources, original=finished.source), plan, finished.rendered)
+        except _REFUSALS as error:
+            self._raise_if_overtaken(original)
+            self._refusals[sources.provenance.digest, plan.digest] = error
+            raise
         except (OSError, CacheUnavailable) as exc:
             # A purge takes the directory away under the render: that is no fault of the disk.
-            if not self._cache.epochs.holds(source.key_hash, source.facts.seq):
-                raise Overtaken from None
+            self._raise_if_overtaken(original)
             raise CacheUnavailable from exc
         finally:
-            self._cache.store.discard(temp)
-        await self._barriers.reach(Point.AFTER_RENAME, source.facts.key)
-        return Made(variant, fetch_s, report.queue_s, report.open_s + report.render_s)
+            if temp is not None:
+                self._cache.store.discard(temp)
+        await self._barriers.reach(Point.AFTER_RENAME, original.facts.key)
+        return Made(variant, finished.fetch_s, finished.queue_s, finished.render_s)
 
-    async def _render(self, source: Original, plan: RenderPlan, path: Path, temp: Path, lane: Lane) -> RenderReport:
-        try:
-            report = await self._pool.render(RenderJob(path, (RenderTarget(plan, temp),)), lane=lane)
-        except _REFUSALS as error:
-            if not self._cache.epochs.holds(source.key_hash, source.facts.seq):
-                raise Overtaken from None
-            self._refusals[source.facts.digest, plan.digest] = error
-            raise
-        self._metrics.stage_duration_s.labels(stage="queue").observe(report.queue_s)
-        self._metrics.stage_duration_s.labels(stage="render").observe(report.open_s + report.render_s)
-        return report
+    def _raise_if_overtaken(self, original: Original) -> None:
+        if not self._cache.epochs.holds(original.key_hash, original.facts.seq):
+            raise Overtaken from None
 
-    async def _commit(self, source: Original, plan: RenderPlan, rendered: Rendered, temp: Path) -> Variant:
+    async def _commit(self, sources: Sources, plan: RenderPlan, rendered: Rendered) -> Variant:
         """Put the variant on disk and in memory; between the last check and the rename nothing is awaited."""
+        original, source = sources.original, sources.provenance
         facts = VariantFacts(
-            key=source.facts.key,
+            key=original.facts.key,
             plan=plan.digest,
-            original=source.facts.digest,
+            original=source.digest,
             content_type=rendered.content_type,
             size_bytes=rendered.size_bytes,
             digest=rendered.digest,
@@ -144,15 +161,18 @@ class Renders:
             height_px=rendered.height_px,
             frames=rendered.frames,
             is_first_frame_only=rendered.is_first_frame_only,
+            is_mark_missing=rendered.is_mark_missing,
         )
+        temp = rendered.path
         body = _read(temp) if self._cache.hot.accepts(rendered.size_bytes) else None
         self._cache.store.seal_variant(temp, facts)
-        await self._barriers.reach(Point.BEFORE_COMMIT, source.facts.key)
-        path = self._cache.commit_variant(temp, facts, seq=source.facts.seq)
+        await self._barriers.reach(Point.BEFORE_COMMIT, original.facts.key)
+        path = self._cache.commit_variant(temp, facts, seq=original.facts.seq)
         if path is None:
             self._metrics.overtaken.labels(point="commit").inc()
             raise Overtaken
-        variant = Variant(facts, source.key_hash, source.facts.seq, body=body, path=None if body is not None else path)
+        where = None if body is not None else path
+        variant = Variant(facts, original.key_hash, original.facts.seq, body=body, path=where, also=source.also)
         self._cache.hot.put(variant)
         return variant
 

@@ -14,12 +14,13 @@ from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
 from imgproxy.params.request import build_request
 from imgproxy.render.job import Lane
+from imgproxy.renders import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.originals import Original, Originals
+    from imgproxy.originals import Originals
     from imgproxy.renders import Renders
     from imgproxy.settings import Settings
 
@@ -81,7 +82,8 @@ class Warming:
                 headers = ClientHeaders(accept=_ACCEPT[client])
                 metadata = Metadata(self._settings.render.metadata)
                 request = build_request(f"/{quote(key)}?{query}", headers, self._settings.url, metadata=metadata)
-                if request.plan is not None:
+                # One with a watermark is made when it is asked for: its mark may not be there yet.
+                if request.plan is not None and request.plan.mark is None:
                     found[request.plan.digest] = request.plan
         return tuple(found.values())
 
@@ -106,15 +108,15 @@ class Warming:
 
     async def _warm_key(self, key: str) -> tuple[int, int]:
         """How many variants of a key were made, and how many were there."""
-        original = await self._originals.current(key)
+        sources = Sources(await self._originals.current(key))
         plans = self.plans(key)
-        missing = [plan for plan in plans if not await self._has(original, plan)]
+        missing = [plan for plan in plans if not await self._has(sources, plan)]
         # Together, so that they share a decode.
-        await asyncio.gather(*(self._renders.make(original, plan, lane=Lane.BACKGROUND) for plan in missing))
+        await asyncio.gather(*(self._renders.make(sources, plan, lane=Lane.BACKGROUND) for plan in missing))
         return len(missing), len(plans) - len(missing)
 
-    async def _has(self, original: Original, plan: RenderPlan) -> bool:
-        hot = self._cache.hot.get(original.key_hash, plan.digest)
-        if hot is not None and hot.facts.original == original.facts.digest:
+    async def _has(self, sources: Sources, plan: RenderPlan) -> bool:
+        source = sources.provenance
+        if self._cache.find_in_memory(source, plan.digest) is not None:
             return True
-        return await self._cache.find_on_disk(original.key_hash, plan.digest, original.facts) is not None
+        return await self._cache.find_on_disk(source, plan.digest) is not None

@@ -19,11 +19,10 @@ OTHER = "2026/03/15/other.jpg"
 
 
 def files_of(tmp_path: Path) -> list[str]:
-    """Every file in the cache but the journal's."""
+    """Every file of a picture in the cache."""
     cache = tmp_path / "cache"
-    return sorted(
-        str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file() and "journal" not in path.name
-    )
+    found = [path for part in ("keys", "trash") for path in (cache / part).rglob("*") if path.is_file()]
+    return sorted(str(path.relative_to(cache)) for path in found)
 
 
 async def deliver(here: Site, event: str, entry: str | None, *, delivery: str = "d-1", secret: str = SECRET) -> Reply:

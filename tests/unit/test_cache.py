@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imgproxy.cache.cache import Cache
-from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 from imgproxy.cache.journal import Journal
@@ -233,7 +233,7 @@ async def test_a_purge_takes_everything_of_its_key(tmp_path: Path) -> None:
         facts = commit(cache)
         assert facts is not None
         assert commit_variant(cache, b"body", seq=facts.seq) is not None
-        found = await cache.find_on_disk(HASHED, PLAN, facts)
+        found = await cache.find_on_disk(Provenance(facts, HASHED), PLAN)
         assert found is not None
         cache.hot.put(found)
 
@@ -243,7 +243,7 @@ async def test_a_purge_takes_everything_of_its_key(tmp_path: Path) -> None:
         assert cache.facts(HASHED) is None
         assert cache.hot.get(HASHED, PLAN) is None
         assert not cache.is_answerable(found)
-        assert await cache.find_on_disk(HASHED, PLAN, facts) is None
+        assert await cache.find_on_disk(Provenance(facts, HASHED), PLAN) is None
         await settled(cache)
         assert os.listdir(tmp_path / "trash") == []
 
@@ -325,7 +325,7 @@ async def test_a_variant_with_a_flipped_bit_is_a_miss_and_is_removed(tmp_path: P
     path.write_bytes(data)
 
     async with opened(tmp_path) as cache:
-        assert await cache.find_on_disk(HASHED, PLAN, facts) is None
+        assert await cache.find_on_disk(Provenance(facts, HASHED), PLAN) is None
         assert not path.exists()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
-from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.framed import digest_of
 from imgproxy.cache.hot import HotTier
@@ -127,11 +127,18 @@ class Cache:
 
     def is_answerable(self, variant: Variant) -> bool:
         """Whether an answer with this variant may begin now."""
-        return self.epochs.holds(variant.key_hash, variant.seq)
+        proofs = ((variant.key_hash, variant.seq), *variant.also)
+        return all(self.epochs.holds(hashed, seq) for hashed, seq in proofs)
 
-    async def find_on_disk(self, hashed: str, plan: str, original: OriginalFacts) -> Variant | None:
-        """A variant from disk, read into memory where it is small; its checksum holds."""
-        opened = self.store.open_variant(hashed, plan, original.digest)
+    def find_in_memory(self, source: Provenance, plan: str) -> Variant | None:
+        """A variant of these originals from the hot tier."""
+        variant = self.hot.get(source.key_hash, plan)
+        return variant if variant is not None and variant.facts.original == source.digest else None
+
+    async def find_on_disk(self, source: Provenance, plan: str) -> Variant | None:
+        """A variant of these originals from disk, read into memory where it is small; its checksum holds."""
+        hashed, seq = source.key_hash, source.original.seq
+        opened = self.store.open_variant(hashed, plan, source.digest)
         if opened is None:
             return None
         facts, descriptor = opened
@@ -143,7 +150,7 @@ class Cache:
                     self.store.settle_variant(hashed, facts, is_intact=is_intact)
                     if not is_intact:
                         return None
-                return Variant(facts, hashed, original.seq, path=path)
+                return Variant(facts, hashed, seq, path=path, also=source.also)
             body = os.pread(descriptor, facts.size_bytes, 0)
         except OSError:
             return None
@@ -155,7 +162,7 @@ class Cache:
             if not is_intact:
                 log.warning("a variant of %s failed its checksum and was removed", facts.key)
                 return None
-        return Variant(facts, hashed, original.seq, body=body)
+        return Variant(facts, hashed, seq, body=body, also=source.also)
 
     async def verified_original(self, facts: OriginalFacts) -> Path | None:
         """The original's file, its bytes known to be right; None where it is missing or damaged."""
@@ -198,7 +205,7 @@ class Cache:
         """Keep a rendered variant, unless a purge has overtaken its original; then None, and the file is gone."""
         hashed = key_hash(facts.key)
         current = self.store.facts(hashed)
-        if not self.epochs.holds(hashed, seq) or current is None or current.digest != facts.original:
+        if not self.epochs.holds(hashed, seq) or current is None or current.digest != facts.original.partition("+")[0]:
             self.store.discard(temp)
             return None
         try:

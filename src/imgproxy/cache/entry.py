@@ -40,12 +40,38 @@ class OriginalFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """
+    The originals that a variant is made from: the picture's, and its watermark's where the plan has one.
+
+    A watermark that cannot be had is no reason to refuse the picture: then `mark` is None.
+    """
+
+    original: OriginalFacts
+    key_hash: str
+    wants_mark: bool = False
+    mark: OriginalFacts | None = None
+
+    @property
+    def digest(self) -> str:
+        """Names the bytes of all originals; a variant of another digest is not this one's."""
+        if not self.wants_mark:
+            return self.original.digest
+        return f"{self.original.digest}+{self.mark.digest if self.mark is not None else ''}"
+
+    @property
+    def also(self) -> tuple[tuple[str, int], ...]:
+        """The watermark's proof: key hash and sequence."""
+        return ((key_hash(self.mark.key), self.mark.seq),) if self.mark is not None else ()
+
+
+@dataclass(frozen=True, slots=True)
 class VariantFacts:
     """What is known of a stored variant without its bytes."""
 
     key: str
     plan: str  # digest of the render plan
-    original: str  # digest of the original it was made from
+    original: str  # digest of the original it was made from; with a watermark, "<digest>+<the mark's digest>"
     content_type: str
     size_bytes: int
     digest: str  # BLAKE2b-128 of the body, hex
@@ -53,6 +79,7 @@ class VariantFacts:
     height_px: int
     frames: int = 1
     is_first_frame_only: bool = False
+    is_mark_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +88,7 @@ class Variant:
     A variant ready to be served: its facts, and the body in memory or an open place on disk.
 
     `seq` is the proof of the original it comes from; the answer may begin only while no later purge of the key exists.
+    `also` are the proofs of what else went into it, its watermark: (key hash, seq).
     """
 
     facts: VariantFacts
@@ -68,3 +96,4 @@ class Variant:
     seq: int
     body: bytes | None = None
     path: Path | None = None
+    also: tuple[tuple[str, int], ...] = ()

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
@@ -20,9 +21,11 @@ from imgproxy.answers import Answers
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers
 from imgproxy.cache.cache import Cache
-from imgproxy.delivery import Delivery, Outcome
+from imgproxy.delivery import Delivery, Outcome, Tier
+from imgproxy.edge import fastpath
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.images import ImageRoute, Served
+from imgproxy.edge.memo import AnswerMemo
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.state import ServiceState
 from imgproxy.errors import ImgproxyError
@@ -30,6 +33,7 @@ from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 from imgproxy.metrics import Metrics
 from imgproxy.origin_health import OriginHealth
 from imgproxy.originals import Originals
+from imgproxy.purge.downstream import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from imgproxy.config import OriginSettings
+    from imgproxy.edge.memo import HotAnswer
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("imgproxy.access")
@@ -96,6 +101,13 @@ class Edge:
         )
         self.delivery = Delivery(self.cache, self.originals, self.renders, self.metrics, barriers)
         self.entries = EntryKeys(self.cache, self.library)
+        self.downstreams = Downstreams(
+            settings.downstream,
+            self.cache.journal,
+            purge=settings.purge,
+            freshness=settings.freshness,
+            metrics=self.metrics,
+        )
         self.purges = PurgeService(
             self.cache,
             self.entries,
@@ -104,8 +116,10 @@ class Edge:
             settings=settings.purge,
             freshness=settings.freshness,
             metrics=self.metrics,
+            downstream=self.downstreams,
         )
         self.originals.purge_with(self.purges.purge_keys)
+        self.entries.purge_with(self.purges.purge_keys)
         self.warming = Warming(settings, self.cache, self.originals, self.renders)
         self.background = Background("edge")
         self.webhooks = Webhooks(
@@ -122,6 +136,7 @@ class Edge:
             renders=self.renders,
             pool=self.pool,
             purges=self.purges,
+            downstreams=self.downstreams,
             health=self.health,
             metrics=self.metrics,
         )
@@ -135,6 +150,11 @@ class Edge:
             state=self.state,
             metrics=self.metrics,
         )
+        self.memo = AnswerMemo(self.cache)
+        # Bound once: looking a label up costs more than the whole count.
+        self._hot_hits = self.metrics.requests.labels(outcome=Outcome.HIT, status="200")
+        self._hot_not_modified = self.metrics.requests.labels(outcome=Outcome.HIT, status="304")
+        self._memory_hits = self.metrics.hits.labels(tier=Tier.MEMORY)
         self.images = ImageRoute(
             settings,
             signing_tokens=signing_tokens(settings.signing),
@@ -143,8 +163,9 @@ class Edge:
             answers=self.answers,
             metrics=self.metrics,
             barriers=barriers,
+            memo=self.memo,
             entry_of=self.entries.entry_of,
-            has_downstream=False,
+            has_downstream=bool(settings.downstream),
         )
         self._stack = AsyncExitStack()
         self._runner: web.ServerRunner | None = None
@@ -171,20 +192,33 @@ class Edge:
         await self.pool.start()
         self._stack.push_async_callback(self.pool.close, 0.0)
         await self.entries.start()
+        await self.downstreams.start(is_outbox_lost=self.cache.is_journal_damaged)
+        self._stack.push_async_callback(self.downstreams.close)
         await self.purges.start()
         self._stack.push_async_callback(self.purges.close)
         self._stack.push_async_callback(self.originals.close)
         self._stack.push_async_callback(self.background.close)
         self._stack.push_async_callback(self.renders.close)
+        self._stack.push_async_callback(self.delivery.background.close)
         self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
         self._runner = web.ServerRunner(
-            web.Server(self._handle, access_log=None, max_line_size=64 * 1024, max_field_size=32 * 1024),
+            self._server(),
             shutdown_timeout=self.settings.server.shutdown_timeout_s,
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.settings.server.host, self.settings.server.port, backlog=1024)
         await site.start()
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
+
+    def _server(self) -> web.Server:
+        """The server, with the fast path where this aiohttp allows it."""
+        options: dict[str, Any] = {"access_log": None, "max_line_size": 64 * 1024, "max_field_size": 32 * 1024}
+        if not fastpath.is_supported():
+            log.warning("this version of aiohttp has no place for the fast path; hits go the usual way")
+            return web.Server(self._handle, **options)
+        server = fastpath.FastServer(self._handle, self.memo, self._on_hot_hit, **options)
+        self.answers.ask_for_late(server.unfinished)
+        return server
 
     async def stop(self) -> None:
         """Stop accepting, finish what is in flight within `shutdown_timeout_s`, close everything."""
@@ -256,6 +290,26 @@ class Edge:
             response = problem_response(ImgproxyError(), freshness=self.settings.freshness)
         self._log(request, target, response.status, started_s, Served(response, Outcome.PASS, code=code))
         return response
+
+    def _on_hot_hit(self, connection: fastpath.FastHandler, target: str, found: HotAnswer) -> None:
+        """Count and log an answer of the fast path."""
+        if found.status == HTTPStatus.OK:
+            self._hot_hits.inc()
+            self._memory_hits.inc()
+            self.metrics.sent_bytes.inc(len(found.body))
+        else:
+            self._hot_not_modified.inc()
+        if self.settings.log.access == "all":
+            peer = connection.peername
+            facts = {
+                "method": "GET",
+                "target": target,
+                "status": found.status,
+                "outcome": str(Outcome.HIT),
+                "bytes": len(found.body),
+                "client": peer[0] if peer else None,
+            }
+            access_log.info("GET %s %d", target, found.status, extra={"facts": facts})
 
     def _count(self, served: Served, started_s: float) -> None:
         status = served.response.status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,8 @@ from imgproxy.edge.headers import (
 from imgproxy.edge.problems import problem_response
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
 from imgproxy.originals import State
-from imgproxy.params.negotiate import ClientHeaders
-from imgproxy.params.plan import ImageRequest, Metadata
+from imgproxy.params.negotiate import ClientHeaders, accept_class
+from imgproxy.params.plan import Format, ImageRequest, Metadata, RenderPlan
 from imgproxy.params.request import build_request
 from imgproxy.params.signature import verify
 
@@ -38,12 +38,15 @@ if TYPE_CHECKING:
 
     from imgproxy.answers import Answers
     from imgproxy.cache.entry import Variant
+    from imgproxy.edge.memo import AnswerMemo
     from imgproxy.metrics import Metrics
     from imgproxy.originals import Originals
     from imgproxy.settings import Settings
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
 CHUNK_BYTES = 256 * 1024
+# An interim answer is asked for again after this time; by then an AVIF of any size is there.
+INTERIM_TTL_S = 10
 # A sanitised SVG is still a document where a browser opens it: it runs nothing and loads nothing.
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
@@ -72,6 +75,7 @@ class ImageRoute:
         answers: Answers,
         metrics: Metrics,
         barriers: Barriers,
+        memo: AnswerMemo,
         entry_of: Callable[[str], str | None],
         has_downstream: bool,
     ) -> None:
@@ -83,6 +87,7 @@ class ImageRoute:
         self._answers = answers
         self._metrics = metrics
         self._barriers = barriers
+        self._memo = memo
         self._entry_of = entry_of
         self._has_downstream = has_downstream
 
@@ -97,6 +102,7 @@ class ImageRoute:
                 wanted.plan,
                 lambda delivered: self._begin(request, wanted, delivered, started_s),
                 client_has=_conditions(request),
+                interim=self._interim(request, wanted, target),
             )
         except ImgproxyError as error:
             return self._refuse(request, wanted, error, started_s)
@@ -108,19 +114,25 @@ class ImageRoute:
         signing = self._settings.signing
         if signing.required and not verify(target, self._tokens, mount_prefix=signing.mount_prefix):
             raise BadSignature
-        headers = request.headers
-        client = ClientHeaders(
-            accept=headers.get("Accept"),
-            save_data=headers.get("Save-Data"),
-            dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
-            width=headers.get("Sec-CH-Width", headers.get("Width")),
-        )
-        wanted = build_request(
-            target, client, self._settings.url, mount_prefix=signing.mount_prefix, metadata=self._metadata
-        )
+        wanted = self._plan(target, _client(request))
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired
         return wanted
+
+    def _plan(self, target: str, client: ClientHeaders) -> ImageRequest:
+        settings = self._settings
+        prefix = settings.signing.mount_prefix
+        return build_request(target, client, settings.url, mount_prefix=prefix, metadata=self._metadata)
+
+    def _interim(
+        self, request: web.BaseRequest, wanted: ImageRequest, target: str
+    ) -> Callable[[], RenderPlan | None] | None:
+        """What to answer with while an AVIF that was negotiated is being made, if that is configured."""
+        is_avif = wanted.plan is not None and wanted.plan.output.format is Format.AVIF and "Accept" in wanted.vary
+        if not is_avif or self._settings.render.avif != "upgrade":
+            return None
+        client = replace(_client(request), accept="image/webp")
+        return lambda: self._plan(target, client).plan
 
     # --- answers -----------------------------------------------------------------------------------------------
 
@@ -148,8 +160,28 @@ class ImageRoute:
         with self._answers.sending(delivered.original.key_hash, _cutter(request)):
             await response.prepare(request)
             await response.write_eof()
+            # Sent means that the kernel has it all: what waits in this process could still be sent after a purge.
+            await request.writer.drain()
+        self._remember(request, wanted, delivered, headers)
         self._metrics.hits.labels(tier=delivered.tier).inc()
         return Served(response, delivered.outcome, len(body), key=wanted.key)
+
+    def _remember(
+        self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str]
+    ) -> None:
+        """Prepare this answer for the next who asks the same, where it depends on nothing but target and Accept."""
+        is_plain = request.method == "GET" and wanted.expires_at_s is None and set(wanted.vary) <= {"Accept"}
+        is_usual = delivered.outcome in (Outcome.HIT, Outcome.MISS) and self._at_most_s(wanted, delivered, 0.0) is None
+        if not (is_plain and is_usual) or delivered.variant is None:
+            return
+        self._memo.put(
+            request.raw_path,
+            accept_class(request.headers.get("Accept")),
+            delivered.variant,
+            etag=delivered.etag,
+            headers=headers,
+            fresh_until_s=delivered.original.facts.validated_at_s + self._settings.freshness.revalidate_after_s,
+        )
 
     async def _send_file(
         self,
@@ -190,6 +222,7 @@ class ImageRoute:
                 if request.method != "HEAD":
                     await self._stream(response, descriptor, start, count, wanted.key)
                 await response.write_eof()
+                await request.writer.drain()
         finally:
             os.close(descriptor)
         return Served(response, delivered.outcome, count, key=wanted.key)
@@ -209,12 +242,12 @@ class ImageRoute:
         now_s = time.time()
         facts = delivered.original.facts
         content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
-        left_s = int(wanted.expires_at_s - now_s) if wanted.expires_at_s is not None else None
+        at_most_s = self._at_most_s(wanted, delivered, now_s)
         headers = {
             "Content-Type": content_type,
             "ETag": delivered.etag,
             "Last-Modified": facts.last_modified or formatdate(facts.fetched_at_s, usegmt=True),
-            **caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=left_s),
+            **caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s),
             **tag_headers(self._settings.tags.headers, tags(delivered.original.key_hash, self._entry_of(facts.key))),
             "Cache-Status": self._cache_status(delivered, now_s),
             "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
@@ -232,6 +265,17 @@ class ImageRoute:
         if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
             headers["X-Imgproxy-Animation"] = "first-frame-only"
         return headers
+
+    def _at_most_s(self, wanted: ImageRequest, delivered: Delivered, now_s: float) -> int | None:
+        """How long the answer may be kept at most, where there is a reason to keep it for less than usual."""
+        bounds = []
+        if wanted.expires_at_s is not None:
+            bounds.append(int(wanted.expires_at_s - now_s))
+        if delivered.is_interim:
+            bounds.append(INTERIM_TTL_S)
+        if delivered.variant is not None and delivered.variant.facts.is_mark_missing:
+            bounds.append(self._settings.freshness.error_ttl_s)
+        return min(bounds) if bounds else None
 
     def _cache_status(self, delivered: Delivered, now_s: float) -> str:
         facts = delivered.original.facts
@@ -279,6 +323,17 @@ class ImageRoute:
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
         return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+
+
+def _client(request: web.BaseRequest) -> ClientHeaders:
+    """The headers that a rendering may depend on."""
+    headers = request.headers
+    return ClientHeaders(
+        accept=headers.get("Accept"),
+        save_data=headers.get("Save-Data"),
+        dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
+        width=headers.get("Sec-CH-Width", headers.get("Width")),
+    )
 
 
 def _conditions(request: web.BaseRequest) -> Callable[[str, str | None], bool]:
