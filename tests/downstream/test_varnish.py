@@ -1,0 +1,74 @@
+"""deploy/varnish/default.vcl, in a real Varnish."""
+
+from pathlib import Path
+
+import pytest
+
+from imgproxy.config import FreshnessSettings
+from tests.downstream.front import fronted
+from tests.support.frontends import PURGE_TOKEN
+from tests.support.site import KEY
+
+
+async def test_it_keeps_answers_as_long_as_the_header_for_cdns_says(tmp_path: Path) -> None:
+    """Not as long as browsers may; and what leaves it is for browsers alone."""
+    freshness = FreshnessSettings(browser_ttl_s=0)
+    async with fronted(tmp_path, "varnish", freshness=freshness) as front:
+        await front.get(f"/{KEY}?w=50")
+        assert await front.has_hit(f"/{KEY}?w=50")
+        reply = await front.get(f"/{KEY}?w=50")
+        assert reply.headers["Cache-Control"] == "public, max-age=0, must-revalidate"
+        for name in ("CDN-Cache-Control", "Surrogate-Key", "Cache-Tag", "xkey", "Age", "X-Varnish", "Via"):
+            assert name not in reply.headers
+
+
+@pytest.mark.slow
+async def test_it_keeps_nothing_that_cdns_must_not_keep(tmp_path: Path) -> None:
+    """cdn_ttl_s = 0 means 0, whatever browsers may."""
+    async with fronted(tmp_path, "varnish", freshness=FreshnessSettings(cdn_ttl_s=0, browser_ttl_s=300)) as front:
+        for _ in range(3):
+            assert not await front.has_hit(f"/{KEY}?w=50")
+
+
+@pytest.mark.slow
+async def test_it_tells_three_accept_headers_apart(tmp_path: Path) -> None:
+    """Browsers of one class share an answer, and where the URL names the format, all of them do."""
+    async with fronted(tmp_path, "varnish") as front:
+        target = f"/{KEY}?w=50&auto=format"
+        kinds = [
+            ("image/avif,image/webp,image/apng,*/*;q=0.8", "image/avif"),
+            ("image/webp,*/*", "image/webp"),
+            ("text/html", "image/jpeg"),
+        ]
+        for accept, content_type in kinds:
+            assert (await front.get(target, Accept=accept)).headers["Content-Type"] == content_type
+        assert await front.has_hit(target, Accept="image/png, image/avif")
+        assert await front.has_hit(target, Accept="image/webp")
+        assert await front.has_hit(target, Accept="image/avif;q=0, */*")
+        await front.get(f"/{KEY}?w=50&fm=png", Accept="image/webp")
+        assert await front.has_hit(f"/{KEY}?w=50&fm=png", Accept="image/avif")
+
+
+async def test_only_who_has_the_token_may_purge(tmp_path: Path) -> None:
+    """By the method PURGE with tags; nobody purges by URL, and without tags nothing is purged."""
+    bearer = f"Bearer {PURGE_TOKEN}"
+    asked: list[tuple[dict[str, str], int]] = [
+        ({"xkey-purge": "k-1"}, 403),
+        ({"xkey-purge": "k-1", "Authorization": "Bearer wrong"}, 403),
+        ({"Authorization": bearer}, 400),
+        ({"xkey-purge": "k-1", "Authorization": bearer}, 200),
+    ]
+    async with fronted(tmp_path, "varnish") as front:
+        statuses = [(await front.send("PURGE", "/", **headers)).status for headers, _ in asked]
+
+        assert statuses == [status for _, status in asked]
+
+
+@pytest.mark.slow
+async def test_it_shows_images_and_the_webhook_and_nothing_else(tmp_path: Path) -> None:
+    """Admin routes are not for the outside; neither are other methods."""
+    async with fronted(tmp_path, "varnish") as front:
+        assert (await front.get("/-/status", Authorization="Bearer admin-token")).status == 404
+        assert (await front.send("POST", "/api/v1/purge")).status == 404
+        assert (await front.send("POST", f"/{KEY}")).status == 405
+        assert (await front.send("POST", "/-/webhooks/livingdocs")).status == 401
