@@ -32,6 +32,17 @@ _RIGHTS: Final = "http://ns.adobe.com/xap/1.0/rights/"
 _PLUS: Final = "http://ns.useplus.org/ldf/xmp/1.0/"
 _EXT: Final = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 
+# The prefixes that readers which only search for text expect.
+PREFIXES: Final = {
+    "adobe:ns:meta/": "x",
+    _RDF: "rdf",
+    _DC: "dc",
+    _PHOTOSHOP: "photoshop",
+    _RIGHTS: "xmpRights",
+    _PLUS: "plus",
+    _EXT: "Iptc4xmpExt",
+}
+
 _PHOTOSHOP_HEAD: Final = b"Photoshop 3.0\0"
 _IIM_RESOURCE: Final = 0x0404
 

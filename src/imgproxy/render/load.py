@@ -41,6 +41,9 @@ _LOADERS: Final = {
     SourceKind.SVG: "svgload",
 }
 
+# libtiff reports a strip that ends too early as an error, not as a truncated file.
+_FAIL_ON: Final = {SourceKind.TIFF: "error"}
+
 _PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.HEIC, SourceKind.TIFF})
 _ANIMATED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF})
 
@@ -173,7 +176,7 @@ def decode(
     Errors in the pixels surface when they are read: libvips decodes lazily.
     """
     options: dict[str, Any] = {"access": "sequential" if is_sequential else "random"}
-    options["fail_on"] = "none" if allow_truncated else "truncated"
+    options["fail_on"] = "none" if allow_truncated else _FAIL_ON.get(source.kind, "truncated")
     if source.kind is SourceKind.JPEG:
         options["shrink"] = jpeg_shrink(factor)
     elif source.kind is SourceKind.WEBP and factor > WEBP_HEADROOM:

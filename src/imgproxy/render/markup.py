@@ -9,9 +9,12 @@ Depth, size and the number of elements are bounded. Used for SVG and for XMP.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_DEPTH: Final = 100
 MAX_ELEMENTS: Final = 200_000
@@ -73,9 +76,9 @@ def parse(data: bytes, *, max_bytes: int) -> Element:
     return builder.root
 
 
-def write(root: Element) -> bytes:
-    """Write a tree back as UTF-8, with prefixes of our own for its namespaces."""
-    prefixes: dict[str, str] = {_XML: "xml"}
+def write(root: Element, known_prefixes: Mapping[str, str]) -> bytes:
+    """Write a tree back as UTF-8. `known_prefixes` maps namespaces to their usual prefixes; others get new ones."""
+    prefixes = {_XML: "xml", **known_prefixes}
     body = _written(root, prefixes)
     declared = "".join(f" xmlns:{prefix}={quoteattr(uri)}" for uri, prefix in prefixes.items() if prefix != "xml")
     head, _, rest = body.partition(">")

@@ -141,7 +141,7 @@ def filter_xmp(packet: bytes) -> bytes:
     except MarkupError:
         return b""
     _drop_private(root)
-    return write(root)
+    return write(root, credit.PREFIXES)
 
 
 def _drop_private(element: Element) -> None:

@@ -1,0 +1,172 @@
+"""XML from strangers: SVG is filtered to its harmless parts, XMP gives its credit, entities are refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgproxy.render import credit, markup, svg
+from imgproxy.render.markup import MarkupError
+
+NS = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+
+
+def clean(inside: str, attributes: str = "") -> str:
+    """What is left of an SVG's content."""
+    return svg.sanitise(f"<svg {NS} {attributes}>{inside}</svg>".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("inside", "gone"),
+    [
+        ("<script>alert(1)</script>", "alert"),
+        ("<script href='http://evil'/>", "evil"),
+        ("<g onclick='alert(1)' ONLOAD='alert(2)'/>", "alert"),
+        ("<foreignObject><body xmlns='http://www.w3.org/1999/xhtml'>x</body></foreignObject>", "body"),
+        ("<html:script xmlns:html='http://www.w3.org/1999/xhtml'>alert(1)</html:script>", "alert"),
+        ("<image href='http://evil/x.png'/>", "evil"),
+        ("<image xlink:href='file:///etc/passwd'/>", "passwd"),
+        ("<image href='data:image/svg+xml;base64,AAAA'/>", "data:"),
+        ("<image href='data:text/html,x'/>", "data:"),
+        ("<use href='other.svg#a'/>", "other"),
+        ("<use xlink:href='http://evil/#a'/>", "evil"),
+        ("<a href='javascript:alert(1)'><rect/></a>", "javascript"),
+        ("<a href='#here'><rect/></a>", "#here"),
+        ("<animate attributeName='href' to='javascript:alert(1)'/>", "javascript"),
+        ("<set attributeName='onload' to='alert(1)'/>", "alert"),
+        ("<rect fill='url(http://evil/)'/>", "evil"),
+        ("<rect style='fill:url( &quot;http://evil/&quot; )'/>", "evil"),
+        ("<rect style='fill:\\75rl(http://evil/)'/>", "evil"),
+        ("<style>@import 'http://evil/a.css';</style>", "evil"),
+        ("<style>@import url(http://evil/a.css);</style>", "evil"),
+        ("<style>@font-face{src:url(http://evil/f)}</style>", "evil"),
+        ("<style>a{background:URL(//evil/x)}</style>", "evil"),
+        ("<style>a{background:u/**/rl(//evil/x)}</style>", "evil"),
+        ("<feImage href='http://evil/'/>", "evil"),
+        ("<metadata>someone's name</metadata>", "someone"),
+        ("<iframe src='http://evil'/>", "evil"),
+        ("<?xml-stylesheet href='http://evil/a.xsl'?>", "evil"),
+        ("<!-- a comment -->", "comment"),
+    ],
+)
+def test_svg_loses_what_runs_or_fetches(inside: str, gone: str) -> None:
+    """Scripts, handlers, foreign content and every reference that leaves the document are dropped."""
+    assert gone not in clean(inside)
+
+
+@pytest.mark.parametrize(
+    ("inside", "kept"),
+    [
+        ("<rect width='5' height='5' fill='url(#g)'/>", 'fill="url(#g)"'),
+        ("<rect style='fill:url(#g);stroke:red'/>", "fill:url(#g);stroke:red"),
+        ("<use xlink:href='#a'/>", 'xlink:href="#a"'),
+        ("<use href='#a'/>", 'href="#a"'),
+        ("<image href='data:image/png;base64,iVBORw0KGgo='/>", "data:image/png;base64,iVBORw0KGgo="),
+        ("<text xml:space='preserve'>1 &lt; 2 &amp; 3</text>", "1 &lt; 2 &amp; 3"),
+        ("<style>.a{fill:#f00}</style>", ".a{fill:#f00}"),
+        ("<linearGradient id='g'><stop offset='1'/></linearGradient>", "<linearGradient"),
+        ("<filter id='f'><feGaussianBlur stdDeviation='2'/></filter>", "feGaussianBlur"),
+        ("<a href='http://x'><circle r='3'/></a>", '<circle r="3">'),
+    ],
+)
+def test_svg_keeps_what_draws(inside: str, kept: str) -> None:
+    """Shapes, gradients, filters, text, references within the document and embedded rasters stay."""
+    assert kept in clean(inside)
+
+
+def test_svg_keeps_its_size() -> None:
+    """Width, height and viewBox of the root are what they were."""
+    assert 'width="40" height="20" viewBox="0 0 4 2"' in clean("", 'width="40" height="20" viewBox="0 0 4 2"')
+
+
+def test_sanitising_twice_changes_nothing_more() -> None:
+    """What came out once goes through unchanged."""
+    once = svg.sanitise(f"<svg {NS}><g fill='url(#a)'><text>a &amp; b</text></g></svg>".encode())
+    assert svg.sanitise(once) == once
+
+
+BOMB = (
+    '<!DOCTYPE svg [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]>'
+    f"<svg {NS}><text>&c;</text></svg>"
+)
+EXTERNAL = f'<!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg {NS}><text>&a;</text></svg>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        EXTERNAL,
+        "<svg",
+        "",
+        "<html/>",
+        "<svg xmlns='http://www.w3.org/1999/xhtml'/>",
+        f"<svg {NS}>" + "<g>" * 200 + "</g>" * 200 + "</svg>",
+    ],
+    ids=["laughs", "external", "cut", "empty", "html", "other namespace", "deep"],
+)
+def test_hostile_svg_is_refused(text: str) -> None:
+    """Entities, endless nesting and what is no SVG are refused."""
+    with pytest.raises(MarkupError):
+        svg.sanitise(text.encode())
+
+
+def test_a_plain_doctype_is_harmless() -> None:
+    """The document type that drawing programs write is ignored; nothing is fetched for it."""
+    text = f'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://evil/svg11.dtd"><svg {NS}><rect/></svg>'
+    found = svg.sanitise(text.encode())
+    assert b"<rect" in found
+    assert b"evil" not in found
+
+
+def test_size_is_bounded() -> None:
+    """More bytes than the limit are not even parsed."""
+    with pytest.raises(MarkupError):
+        markup.parse(b"<a>" + b" " * 100 + b"</a>", max_bytes=50)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_markup_or_refused(data: bytes) -> None:
+    """Nothing but MarkupError comes out of bad XML."""
+    with contextlib.suppress(MarkupError):
+        markup.parse(data, max_bytes=1000)
+
+
+TEXT = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=40)
+
+
+@given(
+    st.builds(
+        credit.Credit,
+        creators=st.lists(TEXT, max_size=3).map(tuple),
+        credit_line=TEXT | st.just(""),
+        copyright_notice=TEXT | st.just(""),
+        web_statement=TEXT | st.just(""),
+        licensor_urls=st.lists(TEXT, max_size=2).map(tuple),
+        digital_source_type=TEXT | st.just(""),
+    )
+)
+def test_credit_survives_writing_and_reading(found: credit.Credit) -> None:
+    """Whatever names are made of, XMP and IPTC give back what was put in."""
+    assert credit.read(credit.as_xmp(found), None, "", "") == found
+    from_iptc = credit.read(None, credit.as_iptc(found) or None, "", "")
+    assert from_iptc.creators == found.creators
+    assert (from_iptc.credit_line, from_iptc.copyright_notice) == (found.credit_line, found.copyright_notice)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_credit_or_none(data: bytes) -> None:
+    """Broken metadata never fails, whatever block it stands in."""
+    credit.read(data, data, "", "")
+    credit.read(None, b"Photoshop 3.0\0" + data, "", "")
+    credit.read(None, b"Photoshop 3.0\x008BIM\x04\x04" + data, "", "")
+
+
+def test_credit_texts_are_one_clean_line() -> None:
+    """Line breaks and control characters cannot leave through a credit, and its length is bounded."""
+    found = credit.read(None, None, "Jane\r\nRoe\x00\x1b[31m", "x" * 9000)
+    assert found.creators == ("Jane Roe [31m",)
+    assert len(found.copyright_notice) == 2000
