@@ -11,8 +11,7 @@ request goes the usual way.
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -23,6 +22,7 @@ from imgproxy.answers import Late
 from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from aiohttp.http_parser import RawRequestMessage
@@ -54,6 +54,10 @@ _NEEDED = (
     "_next_keepalive_close_time",
     "_process_keepalive",
     "_request_count",
+    "_request_in_progress",
+    "_buffer_paused",
+    "_max_msg_queue_size",
+    "_pause_reading_for_buffer",
 )
 
 
@@ -122,15 +126,15 @@ class FastHandler(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Have `drain` wait until the kernel has everything, so that an answer counts as sent no earlier."""
         super().connection_made(transport)
-        if isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "set_write_buffer_limits"):
-            transport.set_write_buffer_limits(high=0)
+        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
         """Answer a hit here and now; hand everything else on as aiohttp's own handler does."""
+        # Idle: waiting for a request, or so new that it does not wait yet.
         waiter = self._waiter
+        is_idle = not self._request_in_progress if waiter is None else not waiter.done()
         if (
-            waiter is None
-            or waiter.done()
+            not is_idle
             or self._messages
             or self._payload_parser is not None
             or self._upgraded
@@ -156,10 +160,12 @@ class FastHandler(RequestHandler):
                 return
         self._request_count += len(messages)
         self._messages.extend(messages)
+        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+            self._pause_reading_for_buffer()
         self._upgraded = upgraded
         if upgraded and tail:
             self._message_tail = tail
-        if messages:
+        if messages and waiter is not None:
             waiter.set_result(None)
 
     def _find(self, message: RawRequestMessage) -> HotAnswer | None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
 # Raised whenever the same plan would give different bytes: a changed encoder setting, a mended rounding.
 PLAN_VERSION = 1
@@ -336,13 +337,15 @@ class RenderPlan:
         return hashlib.sha256(f"{PLAN_VERSION}:{self.canonical()}".encode()).hexdigest()[:32]
 
 
-def _describe(value: object) -> str:
+def _describe(value: Any) -> str:
     """Write a plan value as text without its defaults; floats to twelve digits, so that 0.1+0.2 equals 0.3."""
-    if is_dataclass(value) and not isinstance(value, type):
+    rows = _rows(value.__class__)
+    if rows is not None:
         parts = [
-            f"{item.name}={_describe(found)}"
-            for item in fields(value)
-            if (found := getattr(value, item.name)) != item.default or isinstance(value, Px | Ratio | Anchor)
+            f"{name}={_describe(found)}"
+            for name, default in rows
+            # Most fields hold the very default, so identity spares the comparison.
+            if (found := getattr(value, name)) is not default and found != default
         ]
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, bool) or value is None:
@@ -354,6 +357,12 @@ def _describe(value: object) -> str:
     if isinstance(value, str):
         return repr(str(value))
     return str(value)
+
+
+@cache
+def _rows(kind: Any) -> tuple[tuple[str, object], ...] | None:
+    """The names and defaults of a dataclass's fields; None for other types. A length has no default, so it is kept."""
+    return tuple((item.name, item.default) for item in fields(kind)) if is_dataclass(kind) else None
 
 
 @dataclass(frozen=True, slots=True)
