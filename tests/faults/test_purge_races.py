@@ -2,13 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from imgproxy.barriers import Point
 from imgproxy.config import CacheSettings, FreshnessSettings, PurgeSettings
-from imgproxy.medialibrary.server.probe import Point as LibraryPoint
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
+
+if TYPE_CHECKING:
+    from imgproxy.medialibrary.server.probe import Point as LibraryPoint
 
 OLD, NEW = 200, 20
 QUICK = PurgeSettings(drain_s=0.05)
