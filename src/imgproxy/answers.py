@@ -57,13 +57,19 @@ class Answers:
             if not self._sending[hashed]:
                 del self._sending[hashed]
 
+    def overtake(self, hashed: str) -> None:
+        """A purge of this key happens now: the answers under way hold old bytes, those to come do not."""
+        for answer in self._sending.get(hashed, ()):
+            answer.is_old = True
+
     async def drain(self, hashes: Collection[str], within_s: float) -> int:
         """
-        Wait until the answers under way now with bytes of these keys have ended, then cut what is left.
+        Wait until the answers with bytes of these keys that a purge has overtaken have ended, then cut what is left.
 
         Returns how many were cut.
         """
-        late = [Late(answer.has_ended, answer.cut) for hashed in hashes for answer in self._sending.get(hashed, ())]
+        counted = [answer for hashed in hashes for answer in self._sending.get(hashed, ())]
+        late = [Late(answer.has_ended, answer.cut) for answer in counted if answer.is_old]
         late += self._ask_for_late(set(hashes))
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + within_s
@@ -79,13 +85,14 @@ class Answers:
 
 
 class _Sending:
-    """One answer: how to end its connection, and whether it has ended."""
+    """One answer: how to end its connection, whether it has ended, and whether a purge has overtaken it."""
 
-    __slots__ = ("cut", "is_ended")
+    __slots__ = ("cut", "is_ended", "is_old")
 
     def __init__(self, cut: Callable[[], None]) -> None:
         self.cut = cut
         self.is_ended = False
+        self.is_old = False
 
     def has_ended(self) -> bool:
         return self.is_ended

@@ -57,6 +57,12 @@ class Flights(Generic[Result]):
         flight.waiters += 1
         return flight.task
 
+    async def ended(self, name: Hashable) -> None:
+        """Wait until the flight of this name, if there is one, has ended, however it does."""
+        flight = self._flights.get(name)
+        if flight is not None:
+            await asyncio.wait([flight.task])
+
     def detach(self, name: Hashable) -> None:
         """Let the flight end by itself; who asks from now on starts a new one."""
         self._flights.pop(name, None)

@@ -7,8 +7,8 @@ revoked, the cache goes on serving within its bound, and `/-/ready` and a metric
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import ImgproxyError, OriginDenied, Revoked
@@ -18,20 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# This many different keys refused in a row, with no success between, are suspicious: then the token is tried on
-# something that cannot be revoked.
-SUSPICIOUS_REFUSALS = 3
-# The outcome of such a try is good for this long.
-PROBE_EVERY_S = 5.0
-
 
 class OriginHealth:
     """Counts what the origin says. `probe` makes one API call that needs the token and names no picture."""
 
     def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:
         self._probe = probe
-        self._refused: set[str] = set()
-        self._probed_at_s = float("-inf")
+        self._probing = asyncio.Lock()
+        self._probes_begun = 0
         self.is_token_dead = False
         self.is_down = False
 
@@ -41,7 +35,6 @@ class OriginHealth:
             log.warning("the Media Library accepts the token again")
         self.is_token_dead = False
         self.is_down = False
-        self._refused.clear()
 
     def denied(self) -> None:
         """The origin refused the token."""
@@ -54,14 +47,18 @@ class OriginHealth:
         """The origin could not be reached."""
         self.is_down = True
 
-    async def is_refusing_everything(self, key: str) -> bool:
-        """Whether a 403 for this key is one of a run of 403s that comes from the token."""
-        self._refused.add(key)
-        if len(self._refused) < SUSPICIOUS_REFUSALS and not self.is_token_dead:
-            return False
-        if time.monotonic() - self._probed_at_s >= PROBE_EVERY_S:
-            self._probed_at_s = time.monotonic()
-            await self.check()
+    async def is_refusing_everything(self) -> bool:
+        """
+        Whether the 403 that just came is due to the token, by trying that on something that cannot be revoked.
+
+        Every 403 is tried, as believing one deletes a picture. Those that come at the same time share one try, which
+        began after all of them.
+        """
+        begun = self._probes_begun
+        async with self._probing:
+            if self._probes_begun == begun:
+                self._probes_begun += 1
+                await self.check()
         return self.is_token_dead
 
     async def check(self) -> ImgproxyError | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -73,6 +74,14 @@ class Original:
     state: State
     fetch_s: float = 0.0
     is_collapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When a fetch began: the epochs' sequence and the Unix time."""
+
+    seq: int
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,19 +200,20 @@ class Originals:
         """
         Ask the origin now whether the cached original is still right; does nothing for a key that is not cached.
 
-        A picture that changed, is revoked or is gone is purged.
+        A picture that changed, is revoked or is gone is purged. One that is being fetched is waited for first, and a
+        revalidation under way does not count: they may have asked too early.
 
         Raises:
             ImgproxyError: the origin could not be asked, or refused.
         """
         hashed = key_hash(key)
+        await self._fetches.ended((hashed, False))
         facts = self._cache.facts(hashed)
         if facts is None:
             return
-        try:
+        self._fetches.detach((hashed, True))
+        with suppress(Overtaken):
             await self._fetch(hashed, key, facts)
-        except Overtaken:
-            return
 
     async def close(self) -> None:
         """Cancel fetches under way."""
@@ -249,14 +259,17 @@ class Originals:
 
     async def _fetch_at(self, began_seq: int, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         started_s = time.monotonic()
+        # What the origin says is true of the moment it was asked, however long the bytes then take.
+        asked_at_s = time.time()
         if known is not None and self._cache.store.original_path(known) is None:
             known = None
-        temp = self._cache.store.temp_path(hashed)
+        temp: Path | None = None
         try:
+            temp = self._cache.store.temp_path(hashed)
             await self._barriers.reach(Point.BEFORE_FETCH, key)
             served = await self._ask(key, temp, known)
             await self._barriers.reach(Point.AFTER_FETCH, key)
-            facts = await self._accept(served, key, temp, known, began_seq)
+            facts = await self._accept(served, key, temp, known, Asked(began_seq, asked_at_s))
         except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
             await self._refuse(hashed, key, error, began_seq)
             raise
@@ -264,9 +277,11 @@ class Originals:
             # A purge takes the directory away under the download: that is no fault of the disk.
             if not self._cache.epochs.holds(hashed, began_seq):
                 raise Overtaken from None
+            self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:
-            self._cache.store.discard(temp)
+            if temp is not None:
+                self._cache.store.discard(temp)
         fetch_s = time.monotonic() - started_s
         self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
         return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)
@@ -278,7 +293,7 @@ class Originals:
                 key, temp, validators=validators, max_bytes=self._limits.source_bytes
             )
         except ImgproxyError as error:
-            error = await self._interpret(key, error)
+            error = await self._interpret(error)
             self._metrics.origin_answers.labels(answer=error.code).inc()
             raise error from None
         self._health.served()
@@ -286,11 +301,11 @@ class Originals:
         self._metrics.origin_bytes.inc(served.size_bytes if served.is_modified else 0)
         return served
 
-    async def _interpret(self, key: str, error: ImgproxyError) -> ImgproxyError:
+    async def _interpret(self, error: ImgproxyError) -> ImgproxyError:
         """Tell a refusal of this one key from a refusal of everything, and a missing image from a missing server."""
         if isinstance(error, LibraryNotFound) and not error.is_api_answer:
             return OriginStatus(404)
-        if isinstance(error, Revoked) and await self._health.is_refusing_everything(key):
+        if isinstance(error, Revoked) and await self._health.is_refusing_everything():
             return OriginDenied()
         if isinstance(error, OriginDenied):
             self._health.denied()
@@ -301,14 +316,13 @@ class Originals:
         return error
 
     async def _accept(
-        self, served: ServedImage, key: str, temp: Path, known: OriginalFacts | None, began_seq: int
+        self, served: ServedImage, key: str, temp: Path, known: OriginalFacts | None, asked: Asked
     ) -> OriginalFacts:
         """Turn the origin's answer into facts and keep them, or throw it away where a purge overtook it."""
-        now_s = time.time()
         journal_id = self._cache.epochs.journal_id
         if not served.is_modified:
             assert known is not None, "only a conditional request is answered by 304"
-            facts = replace(known, validated_at_s=now_s, seq=began_seq, journal_id=journal_id)
+            facts = replace(known, validated_at_s=asked.at_s, seq=asked.seq, journal_id=journal_id)
             still = self._cache.store.facts(key_hash(key))
             if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
                 self._metrics.overtaken.labels(point="revalidation").inc()
@@ -316,7 +330,12 @@ class Originals:
             return facts
         with temp.open("rb") as file:
             kind = sniff(file.read(HEAD_BYTES))
+        before = self._cache.facts(key_hash(key))
         if kind is None:
+            if before is not None and self._cache.is_proved(before):
+                # A log-in or maintenance page with status 200 is no word about the picture: keep it, within its bound.
+                log.error("the origin answered 200 for %s with bytes that are no image; the cached ones stay", key)
+                raise OriginStatus(200)
             raise NotAnImage
         assert served.digest is not None, "a modified image has a digest"
         facts = OriginalFacts(
@@ -327,11 +346,11 @@ class Originals:
             etag=served.etag,
             last_modified=served.last_modified,
             journal_id=journal_id,
-            seq=began_seq,
-            fetched_at_s=now_s,
-            validated_at_s=now_s,
+            seq=asked.seq,
+            fetched_at_s=asked.at_s,
+            validated_at_s=asked.at_s,
         )
-        if (before := self._cache.facts(key_hash(key))) is not None and before.digest != facts.digest:
+        if before is not None and before.digest != facts.digest:
             # Other bytes under the same key, and no event told us: purge what was made from the old ones.
             log.info("the original of %s changed without an event; its variants are purged", key)
             await self._purge([key], reason="changed")

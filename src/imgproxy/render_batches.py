@@ -125,10 +125,13 @@ class RenderBatches:
         def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
             """Take the file out of the pool's hands, which removes those of a job that fails later."""
             want = wants[index]
+            kept = None
             try:
                 kept = store.temp_path(source.key_hash)
                 os.rename(rendered.path, kept)
             except (OSError, CacheUnavailable) as error:
+                if kept is not None:
+                    store.discard(kept)
                 if not want.done.done():
                     want.done.set_exception(error)
                 return

@@ -136,6 +136,7 @@ class Renders:
         except (OSError, CacheUnavailable) as exc:
             # A purge takes the directory away under the render: that is no fault of the disk.
             self._raise_if_overtaken(original)
+            self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:
             if temp is not None:

@@ -198,7 +198,7 @@ class Cache:
         except CacheUnavailable as exc:
             log.warning("the facts of %s stay in memory: %s", facts.key, exc.__cause__)
             self.store.hold_facts(facts)
-            self.housekeeping.make_room()
+            self.make_room(exc)
         return True
 
     def commit_variant(self, temp: Path, facts: VariantFacts, *, seq: int) -> Path | None:
@@ -215,6 +215,10 @@ class Cache:
             raise
         self.housekeeping.after_commit()
         return path
+
+    def make_room(self, refusal: BaseException) -> None:
+        """Evict something behind the answers, if the disk refused a write for being full."""
+        self.housekeeping.make_room(refusal)
 
     # --- purge -------------------------------------------------------------------------------------------------
 
@@ -255,9 +259,10 @@ class Cache:
         sizes = NOTHING
         try:
             seq = await record()
-        except CacheUnavailable:
+        except CacheUnavailable as refusal:
             # A full disk has room again once these files are deleted; they have to go in any case.
             sizes = await self._close_keys(hashes)
+            self.make_room(refusal)
             try:
                 seq = await record()
             except CacheUnavailable:
@@ -312,7 +317,6 @@ class Cache:
             self._detach(hashed, detached)
         sizes = await asyncio.to_thread(measure, detached)
         await self.housekeeping.delete_now(detached)
-        self.housekeeping.make_room()
         return sizes
 
     async def _record_later(self, named: Sequence[tuple[str, str]], record: Callable[[], Awaitable[int]]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import math
 import os
 import shutil
 import time
@@ -36,6 +38,9 @@ EVICT_BATCH = 256
 # Times of last use are written out this often; a crash loses at most this much of the order of eviction.
 TOUCH_EVERY_S = 30.0
 _HASH_HEX = 32
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Where nobody knows the reason of a refused write, so little free space is taken for it.
+NEARLY_FULL_BYTES = 4_000_000
 
 Result = TypeVar("Result")
 
@@ -96,9 +101,11 @@ class Housekeeping:
             self._is_evicting = True
             self.background.begin(self._evict)
 
-    def make_room(self) -> None:
-        """Start an eviction of at least one batch: the disk has refused a write, whatever the bounds say."""
-        if not self._is_evicting:
+    def make_room(self, refusal: BaseException | None) -> None:
+        """Start an eviction of at least one batch, where this error says that the disk is full."""
+        number = next((error.errno for error in _causes(refusal) if isinstance(error, OSError)), None)
+        is_full = number in _FULL if number is not None else self._free_bytes() < NEARLY_FULL_BYTES
+        if is_full and not self._is_evicting:
             self._is_evicting = True
             self.background.begin(self._evict, is_urgent=True)
 
@@ -149,14 +156,17 @@ class Housekeeping:
         )
         self.after_commit()
 
-    def _excess_bytes(self) -> int:
+    def _excess_bytes(self) -> float:
         """How many bytes are too many, by max_bytes or by the free-space floor; 0 or less means none."""
         over = self._store.ledger.used_bytes - self._settings.max_bytes
+        return max(over, self._settings.min_free_bytes - self._free_bytes())
+
+    def _free_bytes(self) -> float:
         try:
             disk = os.statvfs(self._store.directory)
         except OSError:
-            return over
-        return max(over, self._settings.min_free_bytes - disk.f_bavail * disk.f_frsize)
+            return math.inf  # nothing is known, so nothing is evicted for it
+        return disk.f_bavail * disk.f_frsize
 
     async def _evict(self, *, is_urgent: bool = False) -> None:
         try:
@@ -186,6 +196,12 @@ class Housekeeping:
     async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *arguments))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def measure(detached: Iterable[Detached]) -> Measured:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
-from imgproxy.errors import EntryNotFound, ImgproxyError, NotFound
+from imgproxy.errors import CacheUnavailable, EntryNotFound, ImgproxyError, NotFound
 from imgproxy.flights import Flights
 from imgproxy.purge.receipt import DownstreamState, Receipt
 
@@ -93,6 +93,7 @@ class PurgeService:
         # A lock lives as long as a purge of its entry holds it or waits for it.
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._later = Background("purge")
+        cache.watch_purges(answers.overtake)
 
     async def start(self) -> None:
         """Take up what the last run left: pending expansions, and originals to be checked."""
@@ -223,6 +224,7 @@ class PurgeService:
             facts = self._cache.facts(key_hash(key))
             if facts is not None and facts.validated_at_s > stale_at_s:
                 self._cache.commit_facts(replace(facts, validated_at_s=stale_at_s))
+                self._cache.hot.drop(key_hash(key))  # prepared answers there count on the older freshness
         return Receipt(entry, keys, 0, 0, self._cache.epochs.seq, time.monotonic() - started_s, is_soft=True)
 
     # --- what comes later --------------------------------------------------------------------------------------
@@ -232,20 +234,26 @@ class PurgeService:
         while True:
             await asyncio.sleep(wait_s)
             wait_s = min(max(wait_s * 2, RETRY_FIRST_S), self._settings.retry_max_s)
+            # A purge that is recorded after this has its own expansion to wait for.
+            began_seq = await self._cache.journal.last_purge_of_entry(entry)
             try:
-                listed = await self._entries.ask(entry)
-            except NotFound:
-                log.info("entry %s is gone; its purge is complete with the keys last seen", entry)
-                break
+                await self._expand_pending(entry)
+                await self._cache.journal.finish_pending(entry, up_to_seq=began_seq)
             except ImgproxyError as error:
                 log.warning("purge of entry %s is still pending: %s", entry, error)
                 continue
-            # All of them, also those purged at first: the answer may have come from before the event.
-            receipt = await self.purge_keys(listed, reason="expanded", entry=entry)
-            await self._entries.remember(entry, listed)
-            log.info("purge of entry %s is complete: %d keys", entry, len(receipt.keys))
-            break
-        await self._cache.journal.finish_pending(entry, up_to_seq=self._cache.epochs.seq)
+            return
+
+    async def _expand_pending(self, entry: str) -> None:
+        """Purge all keys of the entry, also those purged at first: an answer may have come from before the event."""
+        try:
+            listed = await self._entries.ask(entry)
+        except NotFound:
+            log.info("entry %s is gone; its purge is complete with the keys last seen", entry)
+            return
+        receipt = await self.purge_keys(listed, reason="expanded", entry=entry)
+        await self._entries.remember(entry, listed)
+        log.info("purge of entry %s is complete: %d keys", entry, len(receipt.keys))
 
     def _settle_at_s(self) -> float | None:
         return time.time() + self._freshness.settle_s if self._freshness.settle_s > 0 else None
@@ -256,18 +264,25 @@ class PurgeService:
 
     async def _settle_later(self, keys: tuple[str, ...], due_at_s: float) -> None:
         """When the settle time ends, check what was fetched since the purge: a replica may have lagged behind."""
-        await asyncio.sleep(max(0.0, due_at_s - time.time()))
-        for key in keys:
-            wait_s = RETRY_FIRST_S
-            while True:
-                try:
-                    await self._originals.revalidate(key)
-                except ImgproxyError as error:
-                    if isinstance(error, NotFound) or self._cache.facts(key_hash(key)) is None:
-                        break
-                    log.info("the check of %s after its purge must wait: %s", key, error)
-                    await asyncio.sleep(wait_s)
-                    wait_s = min(wait_s * 2, self._settings.retry_max_s)
-                else:
-                    break
+        # The end is a wall-clock time, as it outlives a restart; a clock set back must not put it off for hours.
+        await asyncio.sleep(min(max(0.0, due_at_s - time.time()), self._freshness.settle_s))
+        wait_s = RETRY_FIRST_S
+        while keys:
+            keys = tuple([key for key in keys if not await self._is_settled(key, due_at_s)])
+            if keys:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, self._settings.retry_max_s)
+
+    async def _is_settled(self, key: str, due_at_s: float) -> bool:
+        """Check one key; False where the origin could not be asked, which must not keep the other keys waiting."""
+        try:
+            await self._originals.revalidate(key)
+        except ImgproxyError as error:
+            if not isinstance(error, NotFound) and self._cache.facts(key_hash(key)) is not None:
+                log.info("the check of %s after its purge must wait: %s", key, error)
+                return False
+        try:
             await self._cache.journal.settled(key, due_at_s)
+        except CacheUnavailable as error:
+            log.warning("the check of %s cannot be noted: %s", key, error)
+        return True
