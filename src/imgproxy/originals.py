@@ -8,13 +8,14 @@ and the request that wanted it starts over.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import OriginalFacts, key_hash
@@ -146,6 +147,8 @@ class Originals:
         self._fetches: Flights[Original] = Flights()
         self._negatives: TTLCache[str, Negative] = TTLCache(NEGATIVES_MAX, max(freshness.negative_ttl_s, 0.001))
         self._retry_at_s: TTLCache[str, float] = TTLCache(NEGATIVES_MAX, RETRY_BEHIND_S)
+        # Originals answered with beyond their time and not proved since, with the Unix time of their last proof.
+        self._unproved: LRUCache[str, float] = LRUCache(NEGATIVES_MAX)
         self._purge: PurgeKeys = cache.purge
         cache.watch_purges(self._forget)
 
@@ -175,6 +178,7 @@ class Originals:
         if freshness is Freshness.FRESH:
             return Original(facts, hashed, State.FRESH)
         if freshness is Freshness.STALE:
+            self._unproved[hashed] = facts.validated_at_s
             self._revalidate_behind(hashed, facts)
             return Original(facts, hashed, State.STALE)
         return await self._fetch(hashed, key, facts)
@@ -224,12 +228,23 @@ class Originals:
         """Fetches and revalidations under way."""
         return len(self._fetches)
 
+    @property
+    def oldest_unproved_s(self) -> float:
+        """
+        The takedown bound as it stands: seconds since the oldest proof that an answer still had to rely on.
+
+        It is asked of what was answered, not of the disk: an original that nobody asks for harms nobody. 0 means that
+        all were proved in their time, or again since.
+        """
+        return max(0.0, time.time() - min(self._unproved.values(), default=math.inf))
+
     # --- the work ----------------------------------------------------------------------------------------------
 
     def _forget(self, hashed: str) -> None:
         """A purge of this key: whoever comes now starts a fetch of their own, and refusals are asked for again."""
         self._negatives.pop(hashed, None)
         self._retry_at_s.pop(hashed, None)
+        self._unproved.pop(hashed, None)
         self._fetches.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
@@ -282,6 +297,7 @@ class Originals:
         finally:
             if temp is not None:
                 self._cache.store.discard(temp)
+        self._unproved.pop(hashed, None)
         fetch_s = time.monotonic() - started_s
         self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
         return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)

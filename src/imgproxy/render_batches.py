@@ -125,13 +125,9 @@ class RenderBatches:
         def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
             """Take the file out of the pool's hands, which removes those of a job that fails later."""
             want = wants[index]
-            kept = None
             try:
-                kept = store.temp_path(source.key_hash)
-                os.rename(rendered.path, kept)
+                kept = self._take_over(rendered.path, source.key_hash)
             except (OSError, CacheUnavailable) as error:
-                if kept is not None:
-                    store.discard(kept)
                 if not want.done.done():
                     want.done.set_exception(error)
                 return
@@ -153,6 +149,16 @@ class RenderBatches:
         finally:
             for target in targets:
                 store.discard(target.path)
+
+    def _take_over(self, path: Path, hashed: str) -> Path:
+        """Give a file a new temporary name."""
+        kept = self._cache.store.temp_path(hashed)
+        try:
+            os.rename(path, kept)
+        except OSError:
+            self._cache.store.discard(kept)
+            raise
+        return kept
 
     async def _mark_files(self, wants: list[_Want]) -> tuple[MarkFile, ...]:
         """The files of the watermarks that these plans have, each once."""

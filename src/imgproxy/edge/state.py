@@ -111,5 +111,11 @@ class ServiceState:
         watch("imgproxy_render_restarts", "render processes replaced since the start", lambda: pool.restarts)
         watch("imgproxy_fetches_under_way", "fetches and revalidations", lambda: self._originals.under_way)
         watch("imgproxy_purges_pending", "expansions and checks still to come", lambda: self._purges.pending)
+        watch(
+            "imgproxy_oldest_unproved_original_seconds",
+            "since the oldest proof that an answer relied on and that could not be renewed yet; 0: none",
+            lambda: self._originals.oldest_unproved_s,
+        )
+        watch("imgproxy_purges_unrecorded", "keys closed until the disk takes their purge", lambda: cache.epochs.closed)
         watch("imgproxy_origin_token_dead", "1 if the origin refuses our token", lambda: self._health.is_token_dead)
         watch("imgproxy_origin_down", "1 if the origin could not be reached last", lambda: self._health.is_down)
