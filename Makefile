@@ -31,6 +31,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
+	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos $(PHOTOS)) $(ARGS)
+
 lock: ## resolve the dependencies anew and pin them with their hashes
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade --python-version 3.11 pyproject.toml -o requirements.lock

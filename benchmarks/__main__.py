@@ -18,12 +18,21 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hits, machine, photos, report
+from benchmarks import avif, hits, machine, memory, peers, photos, pressure, renders, report, srcset, stampede
 from benchmarks.accounting import Load
 from benchmarks.bench import Bench
 from benchmarks.rows import Result, Row
 
-ROWS: tuple[Row, ...] = (*hits.ROWS,)
+ROWS: tuple[Row, ...] = (
+    *hits.ROWS,
+    *renders.ROWS,
+    *srcset.ROWS,
+    *stampede.ROWS,
+    *avif.ROWS,
+    *pressure.ROWS,
+    *memory.ROWS,
+    *peers.ROWS,
+)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

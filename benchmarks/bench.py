@@ -29,7 +29,6 @@ class Bench:
     rounds: int
     memory_renders: int
     peers: dict[str, str] = field(default_factory=dict)
-    only_peers: tuple[str, ...] = ()
     _made: int = 0
 
     @property

@@ -116,7 +116,7 @@ class Connection:
             self._read_head(sample, end)
             data = bytes(self._buffer[self._head_end :])
         sample.size_bytes += len(data)
-        if self.keep_body:
+        if self.keep_body or sample.status >= 400:
             sample.body += data
         is_whole = data.endswith(b"0\r\n\r\n") if self._chunked else sample.size_bytes >= self._length
         if is_whole:

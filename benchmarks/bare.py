@@ -1,0 +1,106 @@
+"""
+The bare loop: the libvips calls of a render and nothing around them, as the measure of what a render may cost.
+
+A worker reads lines `photo width format quality count` and answers each with `seconds CPU-seconds`. It runs at the
+priority of the product's render processes, with its operation cache off as there. The calls come from the product's
+own tables (shrink on load, colour, encoder settings), so the loop follows when they change; `renders` checks that both
+make the same picture.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
+    """Decode, scale, encode. The photo is an upright JPEG without alpha."""
+    import pyvips  # noqa: PLC0415 - libvips reads VIPS_CONCURRENCY as it loads
+
+    from imgproxy.params.plan import ColorSpace, Format, Output  # noqa: PLC0415
+    from imgproxy.render.colour import convert  # noqa: PLC0415
+    from imgproxy.render.encode import encode  # noqa: PLC0415
+    from imgproxy.render.load import jpeg_shrink  # noqa: PLC0415
+
+    factor = pyvips.Image.jpegload(photo).width / width_px
+    shrink = jpeg_shrink(factor)
+    image = pyvips.Image.jpegload(photo, shrink=shrink, access="sequential", fail_on="truncated")
+    image = image.resize(shrink / factor)
+    coloured = convert(image, ColorSpace.SRGB)
+    image = coloured.image.copy()
+    keep = 0
+    if coloured.profile is not None:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", coloured.profile)
+        keep = 8
+    return encode(image, Format(form), Output(format=Format(form), quality=quality), keep=keep)
+
+
+class Workers:
+    """As many bare loops as the product has render processes."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "2"}
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.bare"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            for _ in range(self.count)
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(30)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the loops."""
+        return [process.pid for process in self._processes]
+
+    def run(self, photo: Path, width_px: int, form: str, quality: int, count: int) -> tuple[float, float]:
+        """Make `count` renders, shared out evenly; seconds it took, and CPU seconds a render."""
+        each = max(1, round(count / self.count))
+        started_at = time.monotonic()
+        for process in self._processes:
+            assert process.stdin is not None
+            print(f"{photo} {width_px} {form} {quality} {each}", file=process.stdin, flush=True)
+        used_s = 0.0
+        for process in self._processes:
+            assert process.stdout is not None
+            used_s += float(process.stdout.readline().split()[1])
+        return (time.monotonic() - started_at) * count / (each * self.count), used_s / (each * self.count)
+
+
+def main(lines: Sequence[str]) -> None:
+    """Serve lines until there are no more."""
+    from imgproxy.render import vips  # noqa: PLC0415 - as above
+
+    os.nice(10)
+    vips.prepare()
+    for line in lines:
+        photo, width_px, form, quality, count = line.split()
+        started_at, used_s = time.monotonic(), time.process_time()
+        for _ in range(int(count)):
+            render(photo, int(width_px), form, int(quality))
+        print(time.monotonic() - started_at, time.process_time() - used_s, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.stdin)  # type: ignore[arg-type]

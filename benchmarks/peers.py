@@ -1,0 +1,278 @@
+"""
+Next to others: ipx (npm) and thumbor (PyPI), started here from pinned versions, and any server given by a URL.
+
+They are installed into `.peers` beside this file, once; one that cannot be is skipped and said so. Every contestant
+has both cores: ipx one process with libvips' threads, thumbor and imgproxy a process a core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.bench import Bench, keys
+from benchmarks.client import Engine, Request, get
+from benchmarks.photos import Photos
+from benchmarks.renders import FM, QUALITY, WIDTH_PX, query
+from benchmarks.rows import Result, Row
+from benchmarks.servers import BenchError, Server, free_port
+from benchmarks.stats import paired_ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).resolve().parent
+INSTALLED = HERE / ".peers"
+PINNED = HERE / "peers"
+INSTALL_TIMEOUT_S = 600
+
+CONTENT_TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+CONNECTIONS = 4
+
+THUMBOR_CONF = """
+LOADER = "{loader}"
+FILE_LOADER_ROOT_PATH = "{photos}"
+STORAGE = "thumbor.storages.no_storage"
+RESULT_STORAGE = {result_storage}
+RESULT_STORAGE_FILE_STORAGE_ROOT_PATH = "{folder}/results"
+RESULT_STORAGE_STORES_UNSAFE = True
+ALLOW_UNSAFE_URL = True
+HTTP_LOADER_MAX_BODY_SIZE = 104857600
+"""
+
+
+@dataclass(slots=True)
+class Contestant:
+    """A server in the comparison: how its URLs read, for what lies on its disk, behind HTTP, and was asked before."""
+
+    name: str
+    local: Callable[[str, str], str] | None = None  # (photo, format) -> URL, a fresh render each time
+    remote: Callable[[str, str], str] | None = None  # the same, the original fetched within the request
+    again: Callable[[str, str], str] | None = None  # the same URL every time
+    rates: dict[str, list[float]] = field(default_factory=dict)
+
+
+def measure(bench: Bench, result: Result) -> None:
+    """Each row in turns between all who have it."""
+    with contextlib.ExitStack() as stack:
+        origin = stack.enter_context(bench.origin())
+        product = stack.enter_context(bench.product(origin.url))
+        contestants = [_ours(product.url)]
+        for name, start in (("ipx", _ipx), ("thumbor", _thumbor)):
+            try:
+                contestants.append(start(bench, origin.url, stack))
+            except (BenchError, OSError, subprocess.SubprocessError) as error:
+                result.notes.append(f"SKIPPED: {name} could not be installed or started: {str(error)[-300:]}")
+                bench.say(result.notes[-1])
+        contestants += [_templated(name, template, origin.url) for name, template in bench.peers.items()]
+        for row, kind, photo, form in (
+            *((f"{form.upper()} of 6 MP", "local", Photos.SIX, form) for form in FM),
+            ("JPEG of 24 MP", "local", Photos.TWENTY_FOUR, "jpeg"),
+            ("JPEG of 6 MP, fetched over HTTP", "remote", Photos.SIX, "jpeg"),
+            ("the same URL again", "again", Photos.SIX, "jpeg"),
+        ):
+            _row(bench, result, contestants, (row, kind, photo, form))
+    result.notes.append(
+        f"{WIDTH_PX} px, q={QUALITY} as each understands it, {CONNECTIONS} connections, {bench.rounds} rounds in "
+        "turns. imgproxy gets another key for each render and writes every result to its cache; the peers keep "
+        "nothing, but "
+        "for `the same URL again`, where thumbor has its result storage; ipx has no cache and renders again. "
+        "imgproxy's render processes run at nice 10, so a busy machine takes from it first."
+    )
+
+
+def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple[str, str, str, str]) -> None:
+    name, kind, photo, form = row
+    racing: list[tuple[Contestant, Callable[[str, str], str], list[float]]] = []
+    for contestant in contestants:
+        address = getattr(contestant, kind)
+        if address is None:
+            continue
+        answer = get(address(photo, form))
+        if answer.status == 200 and answer.headers.get("content-type", "").startswith(CONTENT_TYPES[form]):
+            racing.append((contestant, address, []))
+        elif contestant is contestants[0]:
+            raise BenchError(f"{answer.status} {answer.headers.get('content-type')} for {address(photo, form)}")
+        else:
+            result.notes.append(f"{contestant.name} does not have {name}: {answer.status} {answer.body[:80]!r}")
+    seconds = 1.5 if bench.is_quick else 3.0
+    for number in range(bench.rounds + 1):
+        for _, address, rates in racing:
+            rate = _rate(address, photo, form, seconds)
+            if number > 0:
+                rates.append(rate)
+    for contestant, _, rates in racing:
+        result.figure(f"{name}: {contestant.name}", "1/s", rates)
+    for contestant, _, rates in racing[1:]:
+        ratio = result.figure(f"{name}: imgproxy / {contestant.name}", "x", paired_ratios(racing[0][2], rates))
+        result.at_least(ratio.name, ratio.spread.median, 1.0)
+
+
+def _rate(address: Callable[[str, str], str], photo: str, form: str, seconds: float) -> float:
+    def requests() -> Iterator[Request]:
+        while True:
+            yield Request(address(photo, form))
+
+    with Engine() as engine:
+        started_at = time.monotonic()
+        samples = engine.closed_until(requests(), CONNECTIONS, seconds)
+    bad = [sample for sample in samples if sample.status != 200]
+    if bad:
+        raise BenchError(f"{bad[0].status} for {bad[0].request.url}: {bad[0].body[:200]!r}")
+    return len(samples) / (max(sample.last_at for sample in samples) - started_at)
+
+
+# --- who takes part -------------------------------------------------------------------------------------------------
+
+
+def _ours(url: str) -> Contestant:
+    """imgproxy: `local` asks for keys whose originals were fetched before, in stock made ahead of time."""
+    fresh = {photo: keys("peers", photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
+    stock: dict[str, list[str]] = {photo: [] for photo in fresh}
+
+    def local(photo: str, form: str) -> str:
+        if not stock[photo]:
+            stock[photo] = [next(fresh[photo]) for _ in range(200)]
+            with Engine() as engine:
+                engine.closed([Request(f"{url}/{key}") for key in stock[photo]], CONNECTIONS)
+        return f"{url}/{stock[photo].pop()}?{query(form)}"
+
+    return Contestant(
+        "imgproxy",
+        local=local,
+        remote=lambda photo, form: f"{url}/{next(fresh[photo])}?{query(form)}",
+        again=lambda photo, form: f"{url}/again/{photo}?{query(form)}",
+    )
+
+
+def _ipx(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Contestant:
+    folder = _install_ipx(bench)
+    port = free_port()
+    log = bench.new_folder("ipx.log")
+    server = Server(
+        "ipx",
+        ["node", str(folder / "node_modules/ipx/bin/ipx.mjs"), "serve", "--host", "127.0.0.1", "--port", str(port)],
+        url=f"http://127.0.0.1:{port}",
+        log=log,
+        environment={
+            "IPX_FS_DIR": str(bench.photos.folder),
+            "IPX_HTTP_DOMAINS": "127.0.0.1",
+            "NODE_ENV": "production",
+        },
+    )
+    url = stack.enter_context(server).url
+
+    def local(photo: str, form: str) -> str:
+        return f"{url}/w_{WIDTH_PX},q_{QUALITY},f_{form}/{photo}"
+
+    return Contestant("ipx", local, remote=lambda photo, form: local(f"{origin_url}/r/{photo}", form), again=local)
+
+
+def _thumbor(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Contestant:
+    program = _install_thumbor(bench)
+    urls = {}
+    for kind, loader, result_storage in (
+        ("local", "thumbor.loaders.file_loader", None),
+        ("remote", "thumbor.loaders.http_loader", None),
+        ("again", "thumbor.loaders.file_loader", "thumbor.result_storages.file_storage"),
+    ):
+        folder = bench.new_folder("thumbor")
+        folder.mkdir()
+        conf = folder / "thumbor.conf"
+        conf.write_text(
+            THUMBOR_CONF.format(
+                loader=loader, photos=bench.photos.folder, folder=folder, result_storage=repr(result_storage)
+            ),
+            encoding="utf-8",
+        )
+        port = free_port()
+        command = [str(program), "-i", "127.0.0.1", "-p", str(port), "-c", str(conf), "-l", "error"]
+        server = Server(
+            "thumbor",
+            [*command, "--processes", str(len(bench.cores))],
+            url=f"http://127.0.0.1:{port}",
+            log=folder / "log",
+            ready_path="/healthcheck",
+        )
+        urls[kind] = stack.enter_context(server).url
+
+    def at(kind: str, source: str = "") -> Callable[[str, str], str]:
+        return lambda photo, form: (
+            f"{urls[kind]}/unsafe/{WIDTH_PX}x0/filters:quality({QUALITY}):format({form})/{source}{photo}"
+        )
+
+    return Contestant("thumbor", at("local"), at("remote", f"{origin_url}/r/"), at("again"))
+
+
+def _templated(name: str, template: str, origin_url: str) -> Contestant:
+    """A server that runs already. With {key} in its URL each render gets another one."""
+    fresh = {photo: keys(name, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
+
+    def address(key: str, form: str) -> str:
+        return template.format(origin=origin_url, key=key, width=WIDTH_PX, quality=QUALITY, format=form)
+
+    return Contestant(
+        name,
+        remote=lambda photo, form: address(next(fresh[photo]), form),
+        again=address,
+    )
+
+
+# --- installing -----------------------------------------------------------------------------------------------------
+
+
+def _install_ipx(bench: Bench) -> Path:
+    folder = INSTALLED / "ipx"
+    lock = PINNED / "package-lock.json"
+    if not _is_current(folder, lock):
+        if shutil.which("npm") is None:
+            raise BenchError("npm is not installed")
+        bench.say("installing ipx, as pinned in benchmarks/peers/package-lock.json")
+        _fresh(folder)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copyfile(PINNED / name, folder / name)
+        _run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], folder)
+        _mark(folder, lock)
+    return folder
+
+
+def _install_thumbor(bench: Bench) -> Path:
+    folder = INSTALLED / "thumbor"
+    lock = PINNED / "thumbor.lock"
+    if not _is_current(folder, lock):
+        bench.say("installing thumbor, as pinned in benchmarks/peers/thumbor.lock")
+        _fresh(folder)
+        _run([sys.executable, "-m", "venv", str(folder)], folder)
+        pip = [str(folder / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+        _run([*pip, "-r", str(lock)], folder)
+        _mark(folder, lock)
+    return folder / "bin/thumbor"
+
+
+def _is_current(folder: Path, lock: Path) -> bool:
+    mark = folder / "installed-from"
+    return mark.exists() and mark.read_bytes() == lock.read_bytes()
+
+
+def _mark(folder: Path, lock: Path) -> None:
+    (folder / "installed-from").write_bytes(lock.read_bytes())
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command[:3])}: {done.stderr[-300:]}")
+
+
+ROWS = (Row("peers", "Next to ipx, thumbor and whoever is named with --peer", measure),)

@@ -1,0 +1,161 @@
+"""Rows of renders: next to the same libvips calls in a bare loop, with the original on disk and from the origin."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyvips
+
+from benchmarks import bare
+from benchmarks.bench import Bench, fetch_all, keys
+from benchmarks.client import get
+from benchmarks.photos import Photos
+from benchmarks.rows import Result, Row
+from benchmarks.servers import BenchError, Library, Product
+from benchmarks.stats import paired_ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WIDTH_PX = 800
+QUALITY = 75
+FORMATS = ("jpeg", "webp", "avif")
+PHOTOS = (Photos.SIX, Photos.TWENTY_FOUR)
+# As the product names them in a URL.
+FM = {"jpeg": "jpg", "webp": "webp", "avif": "avif"}
+
+
+def query(form: str) -> str:
+    """The parameters of the picture that is rendered in these rows."""
+    return f"w={WIDTH_PX}&q={QUALITY}&fm={FM[form]}"
+
+
+def measure_render(bench: Bench, result: Result) -> None:
+    """Renders of originals that lie on disk already."""
+    _measure(bench, result, is_cold=False, bound=0.95)
+
+
+def measure_cold(bench: Bench, result: Result) -> None:
+    """Renders of originals that have to be fetched."""
+    _measure(bench, result, is_cold=True, bound=0.90)
+    _from_library(bench, result)
+
+
+def _measure(bench: Bench, result: Result, *, is_cold: bool, bound: float) -> None:
+    with (
+        bench.origin() as origin,
+        bench.product(origin.url) as product,
+        bare.Workers(processes_of(product)) as workers,
+    ):
+        for photo in PHOTOS:
+            several = keys("cold" if is_cold else "warm", photo)
+            for form in FORMATS:
+                race = Race(bench, product, workers, several, is_cold)
+                race.run(result, photo, form, bound)
+        result.notes.append(
+            f"{WIDTH_PX} px, q={QUALITY}; {workers.count} render processes against as many bare loops of the same "
+            f"calls; {2 * workers.count} connections; {bench.rounds} rounds in turns. "
+            + ("Originals from nginx as the origin, fetched within the request." if is_cold else "Originals on disk.")
+        )
+    result.notes += bench.photos.notes
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The product against the bare loops; `several` are keys that were never asked for."""
+
+    bench: Bench
+    product: Product
+    workers: bare.Workers
+    several: Iterator[str]
+    is_cold: bool
+
+    def run(self, result: Result, photo: str, form: str, bound: float) -> None:
+        """All rounds of one photo in one format, and the goal."""
+        name = f"{form.upper()} of {'6' if photo == Photos.SIX else '24'} MP"
+        path = self.bench.photos.path(photo)
+        result.facts[f"largest difference of pictures, {name}"] = _difference(
+            self.product, next(self.several), path, form
+        )
+        took_s, _ = self.workers.run(path, WIDTH_PX, form, QUALITY, 2 * self.workers.count)
+        seconds = 1.2 if self.bench.is_quick else 2.5
+        count = max(2, round(seconds / (took_s / (2 * self.workers.count)) / self.workers.count)) * self.workers.count
+        bare_rates, rates, bare_cpu_ms, cpu_ms = [], [], [], []
+        for number in range(self.bench.rounds + 1):
+            urls = [f"{self.product.url}/{next(self.several)}" for _ in range(count)]
+            if not self.is_cold:
+                fetch_all(urls, connections=4)
+            took_s, used_s = self.workers.run(path, WIDTH_PX, form, QUALITY, count)
+            ours_s, ours_used_s = _render_all(
+                self.product, [f"{url}?{query(form)}" for url in urls], 2 * self.workers.count
+            )
+            if number == 0:
+                continue  # a warm-up of both
+            bare_rates.append(count / took_s)
+            bare_cpu_ms.append(used_s * 1e3)
+            rates.append(count / ours_s)
+            cpu_ms.append(ours_used_s / count * 1e3)
+        result.figure(f"{name}: imgproxy", "1/s", rates)
+        result.figure(f"{name}: bare loop", "1/s", bare_rates)
+        result.figure(f"{name}: imgproxy, CPU", "ms", cpu_ms)
+        result.figure(f"{name}: bare loop, CPU", "ms", bare_cpu_ms)
+        ratio = result.figure(f"{name}: imgproxy / bare loop", "x", paired_ratios(rates, bare_rates))
+        result.at_least(ratio.name, ratio.spread.median, bound)
+
+
+def _render_all(product: Product, urls: list[str], connections: int) -> tuple[float, float]:
+    """Seconds and CPU seconds of the whole product for these requests, each answered once."""
+    used_s = product.cpu_s()
+    started_at = time.monotonic()
+    samples = fetch_all(urls, connections=connections)
+    if any("; hit" in sample.headers.get("cache-status", "") for sample in samples):
+        raise BenchError("a hit among renders")
+    return max(sample.last_at for sample in samples) - started_at, product.cpu_s() - used_s
+
+
+def _difference(product: Product, key: str, path: object, form: str) -> int:
+    """The largest difference of a pixel between the product's picture and the bare loop's. Must be next to nothing."""
+    ours = get(f"{product.url}/{key}?{query(form)}")
+    if ours.status != 200:
+        raise BenchError(f"{ours.status} for {form}: {ours.body[:300]!r}")
+    pixels = [
+        pyvips.Image.new_from_buffer(data, "").numpy().astype(np.int16)
+        for data in (ours.body, bare.render(str(path), WIDTH_PX, form, QUALITY))
+    ]
+    if pixels[0].shape != pixels[1].shape:
+        raise BenchError(f"the bare loop makes {pixels[1].shape}, imgproxy {pixels[0].shape}")
+    largest = int(np.abs(pixels[0] - pixels[1]).max())
+    if largest > 48:
+        raise BenchError(f"the bare loop makes another picture: a pixel differs by {largest}")
+    return largest
+
+
+def processes_of(product: Product) -> int:
+    """How many render processes the product keeps."""
+    return len(product.render_pids)
+
+
+def _from_library(bench: Bench, result: Result) -> None:
+    """The same with the embedded library as the origin: a Python server on the same cores, so no goal of its own."""
+    each = bench.scaled(40, 16)
+    pictures = bench.new_folder("pictures")
+    pictures.mkdir()
+    names = [f"{number:04d}.jpg" for number in range(each * bench.rounds)]
+    for name in names:
+        (pictures / name).hardlink_to(bench.photos.path(Photos.SIX))
+    rates = []
+    with Library(pictures, bench.new_folder("library")) as library, bench.product(library.url) as product:
+        for number in range(bench.rounds):
+            urls = [f"{product.url}/{name}?{query('jpeg')}" for name in names[number * each : (number + 1) * each]]
+            took_s, _ = _render_all(product, urls, 2 * processes_of(product))
+            rates.append(each / took_s)
+    result.figure("JPEG of 6 MP: imgproxy, original from `imgproxy library`", "1/s", rates)
+
+
+ROWS = (
+    Row("render", "Render with the original on disk, next to the same libvips calls in a bare loop", measure_render),
+    Row("cold", "Fetch and render, next to the same libvips calls in a bare loop", measure_cold),
+)

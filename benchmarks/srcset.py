@@ -1,0 +1,108 @@
+"""Seven widths of one photo asked at once, next to seven separate renders: CPU and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from benchmarks.bench import Bench, fetch_all, keys
+from benchmarks.client import Engine, Request, Sample
+from benchmarks.photos import Photos
+from benchmarks.renders import FM, QUALITY
+from benchmarks.rows import Result, Row
+from benchmarks.servers import BenchError, Product
+from benchmarks.ssim import luma, ssim
+from benchmarks.stats import paired_ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# The widths that a srcset of a newsroom's front page has.
+WIDTHS_PX = (320, 480, 640, 768, 1024, 1366, 1920)
+BOUNDS = {"jpeg": 0.45, "webp": 0.65}
+Work = Callable[[Product, Iterator[str], str], tuple[list[Sample], float]]
+
+# CPU is read in clock ticks of 10 ms, so several keys are asked for between two looks.
+KEYS_A_ROUND = 3
+
+
+def measure(bench: Bench, result: Result) -> None:
+    """Seven at once, against seven keys asked one after the other."""
+    with bench.origin() as origin, bench.product(origin.url) as product:
+        several = keys("srcset", Photos.TWENTY_FOUR)
+        for form, bound in BOUNDS.items():
+            together, apart, wall_together, wall_apart = [], [], [], []
+            likeness = dict.fromkeys(WIDTHS_PX, 1.0)
+            for _ in range(bench.rounds):
+                shared, shared_s, shared_wall_s = _spend(product, _at_once, several, form)
+                single, single_s, single_wall_s = _spend(product, _in_turn, several, form)
+                together.append(shared_s)
+                apart.append(single_s)
+                wall_together.append(shared_wall_s)
+                wall_apart.append(single_wall_s)
+                for width_px, one, other in zip(WIDTHS_PX, shared, single, strict=False):
+                    likeness[width_px] = min(likeness[width_px], ssim(luma(one.body), luma(other.body)))
+            name = form.upper()
+            scale = 1e3 / KEYS_A_ROUND
+            result.figure(f"{name}: seven at once, CPU", "ms", [value * scale for value in together])
+            result.figure(f"{name}: seven separate, CPU", "ms", [value * scale for value in apart])
+            result.figure(f"{name}: seven at once, last byte", "ms", [value * 1e3 for value in wall_together])
+            result.figure(f"{name}: seven separate, one after another", "ms", [value * 1e3 for value in wall_apart])
+            ratio = result.figure(f"{name}: CPU at once / separate", "x", paired_ratios(together, apart))
+            result.figure(f"{name}: SSIM of a pair, a value a width", "", list(likeness.values()))
+            result.facts[f"{name}: SSIM by width"] = likeness
+            result.at_most(ratio.name, ratio.spread.median, bound)
+            result.at_least(f"{name}: pictures like the separate ones (SSIM)", min(likeness.values()), 0.99, "")
+    widths = ", ".join(str(width) for width in WIDTHS_PX)
+    result.notes.append(
+        f"Widths {widths} px of the 24 MP photo, q={QUALITY}, original on disk; CPU of the render processes alone. "
+        "Separate: each width of another key, asked when the one before was answered."
+    )
+
+
+def _spend(product: Product, work: Work, several: Iterator[str], form: str) -> tuple[list[Sample], float, float]:
+    """The samples, the CPU seconds of the render processes, and the mean seconds a srcset took."""
+    used_s = product.render_cpu_s()
+    samples, wall_s = work(product, several, form)
+    return samples, product.render_cpu_s() - used_s, wall_s
+
+
+def _urls(product: Product, key: str, form: str) -> list[str]:
+    return [f"{product.url}/{key}?w={width}&q={QUALITY}&fm={FM[form]}" for width in WIDTHS_PX]
+
+
+def _at_once(product: Product, several: Iterator[str], form: str) -> tuple[list[Sample], float]:
+    """Seven requests on seven connections, the original there already; sorted by width."""
+    found, walls = [], []
+    for _ in range(KEYS_A_ROUND):
+        key = next(several)
+        fetch_all([f"{product.url}/{key}"], connections=1)
+        urls = _urls(product, key, form)
+        with Engine(keep_bodies=True) as engine:
+            samples = engine.burst([Request(url) for url in urls])
+        _check(samples)
+        walls.append(max(sample.latency_s for sample in samples))
+        found += sorted(samples, key=lambda sample: urls.index(sample.request.url))
+    return found, sum(walls) / len(walls)
+
+
+def _in_turn(product: Product, several: Iterator[str], form: str) -> tuple[list[Sample], float]:
+    """Seven requests of seven keys, one at a time."""
+    found, walls = [], []
+    for _ in range(KEYS_A_ROUND):
+        seven = [next(several) for _ in WIDTHS_PX]
+        fetch_all([f"{product.url}/{key}" for key in seven], connections=2)
+        urls = [_urls(product, key, form)[number] for number, key in enumerate(seven)]
+        samples = fetch_all(urls, connections=1, keep_bodies=True)
+        walls.append(sum(sample.latency_s for sample in samples))
+        found += samples
+    return found, sum(walls) / len(walls)
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        if sample.status != 200:
+            raise BenchError(f"{sample.status} for {sample.request.url}: {sample.body[:300]!r}")
+
+
+ROWS = (Row("srcset", "Seven srcset widths of one 24 MP photo at once, next to seven separate renders", measure),)
