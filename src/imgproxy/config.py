@@ -62,7 +62,12 @@ class RenderSettings(Section):
         400 * MB, ge=50 * MB, description="an idle render process larger than this is replaced by a fresh one"
     )
     queue_max: int = Field(64, ge=0, le=100_000, description="renders that may wait; one more is shed: 503")
-    queue_timeout_s: float = Field(5.0, gt=0, le=300, description="a render that waited longer is shed: 503")
+    queue_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        description="a render that waited longer, or would by the cost of those before it, is shed: 503",
+    )
     avif: Literal["wait", "upgrade"] = Field(
         "wait",
         description="a negotiated AVIF that is not there yet: wait for it, or answer with WebP and make it behind",

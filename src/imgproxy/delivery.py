@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import Variant, VariantFacts
-from imgproxy.errors import ImgproxyError, PurgedMeanwhile
+from imgproxy.errors import ImgproxyError, Overloaded, PurgedMeanwhile
 from imgproxy.originals import Original, Originals, Overtaken, State
 from imgproxy.params.plan import RenderPlan
 from imgproxy.render.job import Lane
@@ -170,6 +170,8 @@ class Delivery:
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
         """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
+        if plan is not None and self._renders.is_full and not self._originals.knows(key):
+            raise Overloaded  # shed before the fetch: its original could not be rendered
         original = await self._originals.current(key)
         if plan is None and original.facts.content_type == SVG:
             plan = RenderPlan()  # an SVG can carry scripts: it is never passed on as it is
@@ -215,13 +217,29 @@ class Delivery:
     async def _miss(self, etag: str, sources: Sources, plan: RenderPlan) -> Delivered:
         """Make the variant, or wait for whoever is making it."""
         original = sources.original
-        made = await self._renders.make(sources, plan)
+        try:
+            made = await self._renders.make(sources, plan)
+        except Overloaded:
+            stand_in = await self._stand_in(sources, plan)
+            if stand_in is None:
+                raise
+            return stand_in
         delivered = self._delivered(etag, original, made.variant, Tier.ORIGIN)
         return replace(
             delivered,
             is_collapsed=delivered.is_collapsed or made.is_collapsed,
             timings=Timings(original.fetch_s + made.fetch_s, made.queue_s, made.render_s),
         )
+
+    async def _stand_in(self, sources: Sources, plan: RenderPlan) -> Delivered | None:
+        """A larger variant of the same picture that is there, or None."""
+        source = sources.provenance
+        for digest in self._renders.stand_ins.larger(source.key_hash, plan):
+            variant = self._cache.find_in_memory(source, digest) or await self._cache.find_on_disk(source, digest)
+            if variant is not None:
+                found = self._delivered(etag_of(source.digest, digest), sources.original, variant, Tier.DISK)
+                return replace(found, is_interim=True)
+        return None
 
     async def _pass(self, etag: str, original: Original) -> Delivered:
         """The original's own bytes, from its file."""

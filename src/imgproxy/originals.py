@@ -160,6 +160,11 @@ class Originals:
         """The remembered refusal of this key."""
         return self._negatives.get(key_hash(key))
 
+    def knows(self, key: str) -> bool:
+        """Whether a request for this key can be answered without the origin, if only by a refusal."""
+        hashed = key_hash(key)
+        return hashed in self._negatives or self._cache.facts(hashed) is not None
+
     async def current(self, key: str) -> Original:
         """
         The key's original, fetched or revalidated first where it must be.

@@ -23,6 +23,7 @@ from imgproxy.flights import Flights
 from imgproxy.originals import Original, Originals, Overtaken
 from imgproxy.render.job import Lane, Rendered
 from imgproxy.render_batches import RenderBatches
+from imgproxy.stand_ins import StandIns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +83,14 @@ class Renders:
         self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
         self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
+        self._pool = pool
+        self.stand_ins = StandIns()
         cache.watch_purges(self._forget)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a render of a visitor would be shed now."""
+        return self._pool.is_saturated
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
@@ -97,6 +105,8 @@ class Renders:
         refused = self._refusals.get((digest, plan.digest))
         if refused is not None:
             raise refused
+        if lane is Lane.VISITOR and sources.original.facts.content_type == "image/gif":
+            lane = Lane.ANIMATION
         name = (sources.original.key_hash, digest, plan.digest)
         made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
         return replace(made, is_collapsed=True) if joined else made
@@ -175,6 +185,7 @@ class Renders:
         where = None if body is not None else path
         variant = Variant(facts, original.key_hash, original.facts.seq, body=body, path=where, also=source.also)
         self._cache.hot.put(variant)
+        self.stand_ins.made(original.key_hash, plan)
         return variant
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import os
+import signal
 from pathlib import Path
 
 from PIL import Image
@@ -126,3 +128,50 @@ async def test_a_watermark_from_elsewhere_is_refused(tmp_path: Path) -> None:
         reply = await here.get(f"/{KEY}?w=320&mark=https%3A%2F%2Fexample.org%2Flogo.png")
 
         assert reply.status == 400
+
+
+# --- too much to do --------------------------------------------------------------------------------------------------
+
+
+async def test_when_the_queue_is_full_a_larger_size_stands_in(tmp_path: Path) -> None:
+    """The reader sees the picture; the answer is short-lived, and the right size comes when there is room."""
+    async with site(tmp_path, render=RenderSettings(processes=1, queue_max=0)) as here:
+        large = await here.get(f"/{KEY}?w=300")
+        process = here.edge.pool.pids[0]
+        os.kill(process, signal.SIGSTOP)
+        busy = asyncio.create_task(here.get(f"/{KEY}?w=10"))
+        try:
+            await until(lambda: here.edge.pool.busy == 1)
+            stand_in = await here.get(f"/{KEY}?w=200")
+            too_small = await here.get(f"/{KEY}?w=310")
+            another = await here.get(f"/{KEY}?w=200&flip=h")
+        finally:
+            os.kill(process, signal.SIGCONT)
+        await busy
+        right = await here.get(f"/{KEY}?w=200")
+
+        assert (stand_in.status, stand_in.body) == (200, large.body)
+        assert stand_in.headers["Cache-Control"] == "public, max-age=10, must-revalidate"
+        assert (too_small.status, another.status) == (503, 503)
+        assert Image.open(io.BytesIO(right.body)).size[0] == 200
+        assert right.headers["Cache-Control"] == "public, max-age=300, must-revalidate"
+
+
+async def test_what_cannot_be_rendered_is_not_fetched(tmp_path: Path) -> None:
+    """When the queue is full, a picture that is not here yet is shed before the origin is asked."""
+    pictures = {KEY: jpeg(200), "other.jpg": jpeg(100)}
+    async with site(tmp_path, pictures=pictures, render=RenderSettings(processes=1, queue_max=0)) as here:
+        process = here.edge.pool.pids[0]
+        os.kill(process, signal.SIGSTOP)
+        busy = asyncio.create_task(here.get(f"/{KEY}?w=10"))
+        try:
+            await until(lambda: here.edge.pool.busy == 1)
+            shed = await here.get("/other.jpg?w=200")
+        finally:
+            os.kill(process, signal.SIGCONT)
+        await busy
+
+        assert shed.status == 503
+        assert shed.headers["Cache-Control"] == "no-store"
+        assert int(shed.headers["Retry-After"]) >= 1
+        assert here.probe.count("serveImage", "other.jpg") == 0

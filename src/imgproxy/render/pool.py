@@ -18,15 +18,17 @@ import math
 import os
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
+
+from cachetools import LRUCache
 
 from imgproxy import errors
 from imgproxy.render.capacity import usable_cores
 from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
-from imgproxy.render.job import Lane, ProcessLimits, Rendered, RenderJob, RenderReport
+from imgproxy.render.cost import CostModel, guessed_megapixels, megapixels_of, units
+from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
 from imgproxy.render.process import ProcessStartError, RenderProcess
+from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket
 
 if TYPE_CHECKING:
     from imgproxy.config import LimitsSettings, RenderSettings
@@ -43,50 +45,8 @@ RESTART_MAX_S: Final = 5.0
 
 RETRY_AFTER_MAX_S: Final = 30
 
-# Index of the target, what was rendered, and how long the job had waited for a process, in seconds.
-OnRendered = Callable[[int, Rendered, float], None]
-
-
-class PoolObserver(Protocol):
-    """Hears of every job and every process that ended; metrics implement it."""
-
-    def job_ended(self, lane: Lane, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
-        """Hear that a job ended: `outcome` is "ok", "cancelled" or an error's code."""
-
-    def process_ended(self, reason: str) -> None:
-        """Hear why a process ended: crashed, timeout, out_of_memory, abandoned, recycled."""
-
-
-class SilentObserver:
-    """Hears and says nothing."""
-
-    def job_ended(self, lane: Lane, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
-        """Ignore."""
-
-    def process_ended(self, reason: str) -> None:
-        """Ignore."""
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    """A job on its way through the pool. Times are of the loop's clock."""
-
-    job: RenderJob
-    lane: Lane
-    done: asyncio.Future[RenderReport]
-    on_rendered: OnRendered | None
-    queued_at: float
-    started_at: float = 0.0
-    timer: asyncio.TimerHandle | None = None
-    rendered: dict[int, Rendered] = field(default_factory=dict)
-    is_abandoned: bool = False
-    is_over: bool = False
-    end_reason: str = ""  # why we ended the process, where we did
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+# Sizes of sources, for the cost of their next job.
+SIZES_REMEMBERED: Final = 50_000
 
 
 class RenderPool:
@@ -110,8 +70,8 @@ class RenderPool:
         )
         self._observer: PoolObserver = observer or SilentObserver()
         self._size = settings.processes or usable_cores()
-        self._waiting: dict[Lane, deque[_Ticket]] = {lane: deque() for lane in Lane}
-        self._running: dict[RenderProcess, _Ticket] = {}
+        self._waiting: dict[Lane, deque[Ticket]] = {lane: deque() for lane in Lane}
+        self._running: dict[RenderProcess, Ticket] = {}
         self._idle: deque[RenderProcess] = deque()
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
@@ -120,6 +80,8 @@ class RenderPool:
         self._restarts = 0
         self._libvips_version = ""
         self._mean_job_s = 0.1
+        self._costs = CostModel()
+        self._megapixels: LRUCache[str, float] = LRUCache(SIZES_REMEMBERED)
 
     # --- what it is doing now ---
 
@@ -151,7 +113,16 @@ class RenderPool:
     @property
     def is_saturated(self) -> bool:
         """Whether one more job of a visitor would be shed."""
-        return not self._idle and len(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
+        return not self._idle and (
+            len(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
+            or self.expected_wait_s > self._settings.queue_timeout_s
+        )
+
+    @property
+    def expected_wait_s(self) -> float:
+        """How long a job that comes now is expected to wait, by the cost of those before it."""
+        before = [ticket.cost_units for lane in self._waiting.values() for ticket in lane]
+        return self._costs.seconds(sum(before)) / self._size
 
     @property
     def libvips_version(self) -> str:
@@ -224,7 +195,8 @@ class RenderPool:
         CacheUnavailable, Overloaded.
         """
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(job, lane, loop.create_future(), on_rendered, queued_at=loop.time())
+        ticket = Ticket(job, lane, loop.create_future(), on_rendered, queued_at=loop.time())
+        ticket.cost_units = units(job, self._megapixels_of(job))
         self._admit(ticket)
         self._dispatch()
         if ticket.timer is None:
@@ -235,10 +207,12 @@ class RenderPool:
             self._abandon(ticket)
             raise
 
-    def _admit(self, ticket: _Ticket) -> None:
+    def _admit(self, ticket: Ticket) -> None:
         waiting = self._waiting[ticket.lane]
         can_begin = self._idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
-        if not self._is_open or not (can_begin or len(waiting) < self._settings.queue_max):
+        # Too many, or too much: a job that would time out in the queue is told so at once.
+        has_room = len(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
+        if not self._is_open or not (can_begin or has_room):
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
             raise errors.Overloaded(self._wait_estimate_s())
         waiting.append(ticket)
@@ -248,7 +222,7 @@ class RenderPool:
         while self._idle and (ticket := self._next_ticket()) is not None:
             self._begin(self._idle.pop(), ticket)
 
-    def _next_ticket(self) -> _Ticket | None:
+    def _next_ticket(self) -> Ticket | None:
         for lane, waiting in self._waiting.items():
             if waiting and self._running_in(lane) < self._share(lane):
                 return waiting.popleft()
@@ -261,28 +235,28 @@ class RenderPool:
     def _running_in(self, lane: Lane) -> int:
         return sum(ticket.lane is lane for ticket in self._running.values())
 
-    def _begin(self, process: RenderProcess, ticket: _Ticket) -> None:
+    def _begin(self, process: RenderProcess, ticket: Ticket) -> None:
         ticket.stop_timer()
         ticket.started_at = asyncio.get_running_loop().time()
         self._running[process] = ticket
         self._set_deadline(process, ticket)
         process.give(ticket.job)
 
-    def _set_deadline(self, process: RenderProcess, ticket: _Ticket) -> None:
+    def _set_deadline(self, process: RenderProcess, ticket: Ticket) -> None:
         ticket.stop_timer()
         loop = asyncio.get_running_loop()
         ticket.timer = loop.call_later(self._settings.timeout_s, self._end, process, ticket, "timeout")
 
-    def _end(self, process: RenderProcess, ticket: _Ticket, reason: str) -> None:
+    def _end(self, process: RenderProcess, ticket: Ticket, reason: str) -> None:
         ticket.end_reason = reason
         process.kill()
 
-    def _give_up(self, ticket: _Ticket) -> None:
+    def _give_up(self, ticket: Ticket) -> None:
         """The job has waited too long: shed it."""
         self._waiting[ticket.lane].remove(ticket)
         self._fail(ticket, errors.Overloaded(self._wait_estimate_s()))
 
-    def _abandon(self, ticket: _Ticket) -> None:
+    def _abandon(self, ticket: Ticket) -> None:
         """Nobody waits for this job any more."""
         if ticket in self._waiting[ticket.lane]:
             ticket.stop_timer()
@@ -316,7 +290,7 @@ class RenderPool:
             self._release(process, ticket, message.resident_bytes)
             self._succeed(ticket, message)
 
-    def _release(self, process: RenderProcess, ticket: _Ticket, resident_bytes: int) -> None:
+    def _release(self, process: RenderProcess, ticket: Ticket, resident_bytes: int) -> None:
         """Take a process off its job, back to the idle, or on its way out where it has grown too large."""
         ticket.stop_timer()
         del self._running[process]
@@ -329,9 +303,11 @@ class RenderPool:
         asyncio.get_running_loop().call_soon(self._dispatch)
         self._note_if_done()
 
-    def _succeed(self, ticket: _Ticket, finished: Finished) -> None:
+    def _succeed(self, ticket: Ticket, finished: Finished) -> None:
         now = asyncio.get_running_loop().time()
         self._mean_job_s += 0.1 * (now - ticket.started_at - self._mean_job_s)
+        self._megapixels[str(ticket.job.original)] = megapixels = megapixels_of(finished.source)
+        self._costs.learn(units(ticket.job, megapixels), now - ticket.started_at)
         report = RenderReport(
             rendered=tuple(ticket.rendered[index] for index in sorted(ticket.rendered)),
             source=finished.source,
@@ -346,7 +322,7 @@ class RenderPool:
         else:
             ticket.done.set_result(report)
 
-    def _fail(self, ticket: _Ticket, error: errors.ImgproxyError) -> None:
+    def _fail(self, ticket: Ticket, error: errors.ImgproxyError) -> None:
         ticket.stop_timer()
         ticket.is_over = True
         remove_files(ticket.job)
@@ -354,7 +330,7 @@ class RenderPool:
         if not ticket.done.done():
             ticket.done.set_exception(error)
 
-    def _count(self, ticket: _Ticket, outcome: str, report: RenderReport | None = None) -> None:
+    def _count(self, ticket: Ticket, outcome: str, report: RenderReport | None = None) -> None:
         self._observer.job_ended(
             ticket.lane,
             outcome,
@@ -382,7 +358,7 @@ class RenderPool:
         self._replace(reason)
         self._note_if_done()
 
-    def _fail_ended(self, ticket: _Ticket, reason: str) -> None:
+    def _fail_ended(self, ticket: Ticket, reason: str) -> None:
         if ticket.is_over:
             remove_files(ticket.job)  # it said why before it ended
             return
@@ -430,6 +406,16 @@ class RenderPool:
     def _note_if_done(self) -> None:
         if not self._running and not self.waiting:
             self._all_done.set()
+
+    def _megapixels_of(self, job: RenderJob) -> float:
+        """The size of a job's source, as an earlier job found it, or as its bytes suggest."""
+        known = self._megapixels.get(str(job.original))
+        if known is not None:
+            return known
+        try:
+            return guessed_megapixels(os.stat(job.original).st_size)
+        except OSError:
+            return 0.0
 
     def _wait_estimate_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""

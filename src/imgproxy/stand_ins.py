@@ -1,0 +1,62 @@
+"""
+Stand-ins: a larger variant that is already there, for when the one asked for cannot be made in time.
+
+Two plans that differ in nothing but their width are the same picture in two sizes, and a browser scales what it gets to
+the size the page gives it. So while every render process is busy, a reader sees the picture and not an error; the
+answer is short-lived, and the right size is made when there is room again.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from imgproxy.params.plan import Fit, Px
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgproxy.params.plan import RenderPlan
+
+# Families remembered: about 1 kB each.
+FAMILIES_MAX = 20_000
+# A stand-in more than this many times as wide would cost the reader more than the wait.
+WIDEST_RATIO = 4.0
+
+
+class StandIns:
+    """The widths of each picture that were made lately."""
+
+    def __init__(self) -> None:
+        self._families: LRUCache[tuple[str, str], list[tuple[int, str]]] = LRUCache(FAMILIES_MAX)
+
+    def made(self, key_hash: str, plan: RenderPlan) -> None:
+        """Remember that this plan's variant exists."""
+        family = _family_of(plan)
+        if family is None:
+            return
+        width_px, name = family
+        widths = self._families.setdefault((key_hash, name), [])
+        if (width_px, plan.digest) not in widths:
+            insort(widths, (width_px, plan.digest))
+
+    def larger(self, key_hash: str, plan: RenderPlan) -> Iterator[str]:
+        """The digests of plans for the same picture in larger sizes, the nearest first."""
+        family = _family_of(plan)
+        if family is None:
+            return
+        width_px, name = family
+        for found_px, digest in self._families.get((key_hash, name), ()):
+            if width_px < found_px <= width_px * WIDEST_RATIO:
+                yield digest
+
+
+def _family_of(plan: RenderPlan) -> tuple[int, str] | None:
+    """The width of a plan, and a name for all plans that differ from it in nothing else; None where there is none."""
+    size = plan.resize
+    if not isinstance(size.width, Px) or size.height is not None or size.fit not in (Fit.CLIP, Fit.MAX):
+        return None
+    return size.width.value, replace(plan, resize=replace(size, width=None)).digest
