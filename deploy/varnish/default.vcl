@@ -38,7 +38,8 @@ sub vcl_recv {
         if (client.ip !~ purgers) {
             return (synth(403, "Forbidden"));
         }
-        if (std.getenv("IMGPROXY_PURGE_TOKEN") != ""
+        # Matched, not compared: what is not set is no empty string.
+        if (std.getenv("IMGPROXY_PURGE_TOKEN") ~ "."
             && req.http.Authorization != "Bearer " + std.getenv("IMGPROXY_PURGE_TOKEN")) {
             return (synth(403, "Forbidden"));
         }

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from imgproxy.config import FreshnessSettings
 from tests.downstream.front import fronted
-from tests.support.frontends import PURGE_TOKEN
+from tests.support.cdn import cdn
+from tests.support.frontends import PURGE_TOKEN, varnish
 from tests.support.site import KEY
 
 
@@ -47,6 +49,21 @@ async def test_it_tells_three_accept_headers_apart(tmp_path: Path) -> None:
         assert await front.has_hit(target, Accept="image/avif;q=0, */*")
         await front.get(f"/{KEY}?w=50&fm=png", Accept="image/webp")
         assert await front.has_hit(f"/{KEY}?w=50&fm=png", Accept="image/avif")
+
+
+@pytest.mark.slow
+async def test_without_a_token_it_lets_in_by_address(tmp_path: Path) -> None:
+    """A purge from the loopback needs none where Varnish was given none."""
+    async with (
+        cdn() as backend,
+        varnish(tmp_path, backend.port, purge_token=None) as url,
+        aiohttp.ClientSession() as there,
+    ):
+        async with there.request("PURGE", url, headers={"xkey-purge": "k-1 e-2"}) as response:
+            assert (response.status, response.reason) == (200, "Purged 0")
+        async with there.request("PURGE", url) as response:
+            assert response.status == 400
+        assert backend.asked == []
 
 
 async def test_only_who_has_the_token_may_purge(tmp_path: Path) -> None:

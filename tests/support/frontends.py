@@ -82,7 +82,12 @@ async def _accepting(port: int, process: asyncio.subprocess.Process, output: asy
 
 @asynccontextmanager
 async def varnish(
-    directory: Path, backend_port: int, *, vcl: str | None = None, port: int | None = None
+    directory: Path,
+    backend_port: int,
+    *,
+    vcl: str | None = None,
+    port: int | None = None,
+    purge_token: str | None = PURGE_TOKEN,
 ) -> AsyncIterator[str]:
     """Varnish before a backend on the loopback, with the VCL in deploy/ unless another is given; its URL."""
     program = binary("varnishd")
@@ -94,7 +99,7 @@ async def varnish(
     command = [program, "-F", "-j", "none", "-n", str(directory / "varnish"), "-a", f"127.0.0.1:{port}"]
     # A small node: two pools of threads for a hundred requests, and memory that is not the machine's.
     command += ["-T", "none", "-f", str(path), "-s", "malloc,64m", "-p", "thread_pool_min=10", "-p", "vsl_space=8m"]
-    async with running(command, port, environment={"IMGPROXY_PURGE_TOKEN": PURGE_TOKEN}):
+    async with running(command, port, environment={} if purge_token is None else {"IMGPROXY_PURGE_TOKEN": purge_token}):
         yield f"http://127.0.0.1:{port}"
 
 

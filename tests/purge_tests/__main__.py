@@ -1,0 +1,91 @@
+"""The command line; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import __doc__ as about
+from .origin import origin
+from .scenarios import SCENARIOS, Outcome, run
+from .start import STARTERS, NotInstalled
+from .table import as_json, markdown, page
+from .targets import Target
+
+Results = list[tuple[Target, dict[str, Outcome]]]
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="purge_tests", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    started = parser.add_argument_group("proxies started here")
+    started.add_argument("--start", nargs="+", choices=list(STARTERS), metavar="NAME", help=f"of {', '.join(STARTERS)}")
+    running = parser.add_argument_group("a proxy that runs already")
+    running.add_argument("--target", metavar="URL", help="where it listens; it must fetch from this suite's origin")
+    running.add_argument("--name", default="target", help="its name in the table")
+    running.add_argument("--origin-port", type=int, default=9191, help="the port the origin listens on (%(default)s)")
+    running.add_argument("--origin-host", default="127.0.0.1", help="the address it listens on (%(default)s)")
+    running.add_argument("--purge", choices=["PURGE", "BAN", "xkey", "none"], default="PURGE", help="how it is purged")
+    running.add_argument("--purge-url", metavar="URL", help="where purges go, if not to the target")
+    running.add_argument("--purge-header", action="append", default=[], metavar="NAME:VALUE", help="sent with purges")
+    parser.add_argument("--only", metavar="TEXT", help="only scenarios whose title has this in it")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parser.add_argument("--page", metavar="FILE", type=Path, help="also write the table as a page of the documentation")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and end")
+    return parser.parse_args(arguments)
+
+
+async def run_started(names: list[str], only: str | None) -> Results:
+    """Start each proxy in front of its own origin, and run the scenarios; says what is not installed."""
+    results: Results = []
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="purge-tests-") as directory:
+            async with origin() as there:
+                try:
+                    async with STARTERS[name](Path(directory) / name, there.port) as target:
+                        sys.stderr.write(f"{target.name} {target.version}\n")
+                        results.append((target, await run(target, there, only)))
+                except NotInstalled as missing:
+                    sys.stderr.write(f"{name}: {missing} is not installed; left out\n")
+    return results
+
+
+async def run_running(chosen: argparse.Namespace) -> Results:
+    """Run the scenarios on a proxy that was started by someone else."""
+    headers = dict(item.split(":", 1) for item in chosen.purge_header)
+    target = Target(
+        chosen.name,
+        chosen.target,
+        chosen.purge,
+        chosen.purge_url,
+        {name.strip(): value.strip() for name, value in headers.items()},
+    )
+    async with origin(chosen.origin_port, chosen.origin_host) as there:
+        return [(target, await run(target, there, chosen.only))]
+
+
+def main() -> int:
+    """Run, print, and tell by the exit code whether everything held that was asked."""
+    chosen = parse(sys.argv[1:])
+    scenarios = {title: (scenario.__doc__ or "").strip() for title, scenario in SCENARIOS}
+    if chosen.list:
+        sys.stdout.writelines(f"{title}: {text}\n" for title, text in scenarios.items())
+        return 0
+    if chosen.target:
+        results = asyncio.run(run_running(chosen))
+    else:
+        results = asyncio.run(run_started(chosen.start or list(STARTERS), chosen.only))
+    sys.stdout.write(as_json(results) if chosen.json else markdown(results))
+    if chosen.page is not None:
+        chosen.page.write_text(page(results, scenarios=scenarios, date=datetime.now(UTC).date().isoformat()), "utf-8")
+    return 0 if all(item.holds is not False for _, outcomes in results for item in outcomes.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,339 @@
+"""
+The scenarios. Each has a picture of its own, and ends with what a proxy that purges for good must answer.
+
+"Old" and "new" are told by comparison: two reference pictures, one that was always old and one that was always new, are
+asked for in the same way through the same proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+from .origin import PATIENCE_S, SUFFIX, Origin, Picture, Point
+from .pictures import NEW
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .targets import Target
+
+Verdict = bool | None  # None: does not apply
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scenario came to; `note` says what was seen."""
+
+    holds: Verdict
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, as far as two can be compared. Status 0: the connection broke or nothing came."""
+
+    status: int
+    etag: str | None
+    body: bytes
+
+
+NOTHING = Answer(0, None, b"")
+
+
+class Stage:
+    """One scenario's picture, and everything that can be done with it."""
+
+    def __init__(self, target: Target, origin: Origin, session: aiohttp.ClientSession, name: str) -> None:
+        self.target = target
+        self.origin = origin
+        self.session = session
+        self.name = name
+        self.purges: list[int | None] = []
+
+    @property
+    def picture(self) -> Picture:
+        """The picture at the origin."""
+        return self.origin.picture(self.name)
+
+    async def get(self, query: str = "", *, method: str = "GET", of: str | None = None, **headers: str) -> Answer:
+        """Ask the proxy for this picture, or another; underscores in header names become dashes."""
+        target = f"/{of or self.name}" + (f"?{query}" if query else "")
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        url = URL(self.target.url.rstrip("/") + target, encoded=True)
+        try:
+            async with asyncio.timeout(PATIENCE_S), self.session.request(method, url, headers=named) as response:
+                return Answer(response.status, response.headers.get("ETag"), await response.read())
+        except (aiohttp.ClientError, TimeoutError):
+            return NOTHING
+
+    def begin(self, query: str = "", **headers: str) -> asyncio.Task[Answer]:
+        """Ask, without waiting for the answer."""
+        return asyncio.create_task(self.get(query, **headers))
+
+    async def purge(self, query: str = "") -> int | None:
+        """Have the proxy purge the picture; the status."""
+        self.purges.append(await self.target.purge(self.session, self.name, query))
+        return self.purges[-1]
+
+    async def seen(self, answer: Answer, query: str = "", *, method: str = "GET", **headers: str) -> str:
+        """Whether an answer is `old` or `new`, or else its status."""
+        if answer.status not in (200, 206):
+            return str(answer.status or "broken off")
+        for word in ("old", "new"):
+            reference = await self.get(query, method=method, of=f"reference/{word}{SUFFIX}", **headers)
+            if (reference.etag, reference.body) == (answer.etag, answer.body):
+                return word
+        return "neither old nor new"
+
+    async def ask(self, query: str = "", *, method: str = "GET", **headers: str) -> str:
+        """Ask, and say what was seen."""
+        return await self.seen(await self.get(query, method=method, **headers), query, method=method, **headers)
+
+    def replace(self) -> None:
+        """The newsroom replaces the picture at the origin."""
+        self.picture.version = NEW
+
+
+def expect(seen: str | list[str], wanted: str) -> Outcome:
+    """It holds if everything that was seen is what was wanted."""
+    words = [seen] if isinstance(seen, str) else seen
+    return Outcome(all(word == wanted for word in words), ", ".join(dict.fromkeys(words)))
+
+
+async def cached(stage: Stage) -> Outcome:
+    """A cached picture is new after the purge."""
+    await stage.get()
+    stage.replace()
+    await stage.purge()
+    return expect(await stage.ask(), "new")
+
+
+async def twice(stage: Stage) -> Outcome:
+    """The same purge again is no error, and changes nothing."""
+    await stage.get()
+    stage.replace()
+    statuses = [await stage.purge(), await stage.purge()]
+    seen = await stage.ask()
+    if any(status is not None and status >= 300 for status in statuses):
+        return Outcome(False, f"purge answered {statuses}")
+    return expect(seen, "new")
+
+
+async def unknown(stage: Stage) -> Outcome:
+    """A purge of what the proxy never saw is no error."""
+    status = await stage.purge()
+    return Outcome(
+        None if status is None else status < 300, "no purge" if status is None else f"purge answered {status}"
+    )
+
+
+async def sizes(stage: Stage) -> Outcome:
+    """One purge takes every size of the picture."""
+    queries = ("w=40", "w=60", "")
+    for query in queries:
+        await stage.get(query)
+    stage.replace()
+    await stage.purge()
+    return expect([await stage.ask(query) for query in queries], "new")
+
+
+async def formats(stage: Stage) -> Outcome:
+    """One purge takes every variant that Vary tells apart."""
+    accepts = ("image/webp", "image/png")
+    for accept in accepts:
+        await stage.get("auto=format", Accept=accept)
+    stage.replace()
+    await stage.purge("auto=format")
+    return expect([await stage.ask("auto=format", Accept=accept) for accept in accepts], "new")
+
+
+async def head(stage: Stage) -> Outcome:
+    """HEAD says nothing of the old picture."""
+    await stage.get()
+    await stage.get(method="HEAD")
+    stage.replace()
+    await stage.purge()
+    return expect(await stage.ask(method="HEAD"), "new")
+
+
+async def part(stage: Stage) -> Outcome:
+    """A range holds no byte of the old picture."""
+    await stage.get()
+    await stage.get(Range="bytes=100-199")
+    stage.replace()
+    await stage.purge()
+    return expect(await stage.ask(Range="bytes=100-199"), "new")
+
+
+async def condition(stage: Stage) -> Outcome:
+    """A browser that still has the old picture is not told that it is current."""
+    old = await stage.get()
+    stage.replace()
+    await stage.purge()
+    if old.etag is None:
+        return Outcome(None, "no ETag")
+    answer = await stage.get(If_None_Match=old.etag)
+    return expect(await stage.seen(answer), "new")
+
+
+async def in_flight(stage: Stage, point: Point) -> Outcome:
+    """A fetch that is on its way when the purge comes is not what the next client gets."""
+    stage.origin.hold(stage.name, point)
+    first = stage.begin()
+    await stage.origin.arrived(stage.name, point)
+    stage.replace()
+    await stage.purge()
+    stage.origin.release(stage.name, point)
+    await first
+    return expect(await stage.ask(), "new")
+
+
+async def held_before_headers(stage: Stage) -> Outcome:
+    """The origin has not begun to answer."""
+    return await in_flight(stage, "headers")
+
+
+async def held_in_the_body(stage: Stage) -> Outcome:
+    """The origin has sent half of it."""
+    return await in_flight(stage, "body")
+
+
+async def waiters(stage: Stage) -> Outcome:
+    """Clients that wait for a fetch while the purge comes, and whose answers begin after it, get the new picture."""
+    stage.origin.hold(stage.name, "headers")
+    waiting = [stage.begin() for _ in range(5)]
+    await stage.origin.arrived(stage.name, "headers")
+    stage.replace()
+    await stage.purge()
+    stage.origin.release(stage.name, "headers")
+    answers = await asyncio.gather(*waiting)
+    return expect([await stage.seen(answer) for answer in answers], "new")
+
+
+async def newcomer(stage: Stage) -> Outcome:
+    """Who comes after the purge, while the old fetch is still held, does not get it; waiting for it is no sin."""
+    stage.origin.hold(stage.name, "headers")
+    first = stage.begin()
+    await stage.origin.arrived(stage.name, "headers")
+    stage.replace()
+    await stage.purge()
+    gate = stage.picture.gates.pop("headers")
+    late = stage.begin()
+    done, _ = await asyncio.wait([late], timeout=3.0)
+    gate.set()
+    await asyncio.gather(first, late)
+    seen = await stage.seen(late.result())
+    return Outcome(seen == "new", seen if done else f"{seen}, after waiting for that fetch")
+
+
+async def revalidation(stage: Stage) -> Outcome:
+    """A 304 that is on its way when the purge comes does not revive the old picture."""
+    stage.picture.max_age_s = 1
+    await stage.get()
+    stage.origin.hold(stage.name, "headers")
+    asked: list[asyncio.Task[Answer]] = []
+    for _ in range(60):
+        # Once it has run out, a request makes the proxy ask the origin; some answer meanwhile, some wait.
+        asked.append(stage.begin())
+        await asyncio.sleep(0.1)
+        if stage.picture.held["headers"]:
+            break
+    is_conditional = stage.picture.asked_if_modified > 0
+    stage.replace()
+    await stage.purge()
+    stage.picture.max_age_s = 3600
+    stage.origin.release(stage.name, "headers")
+    await asyncio.gather(*asked)
+    seen = await stage.ask()
+    if not is_conditional:
+        return Outcome(None, "never asks with a condition")
+    return expect(seen, "new")
+
+
+async def refusal_in_flight(stage: Stage) -> Outcome:
+    """A 404 that is on its way when the purge comes is not remembered."""
+    stage.picture.status = 404
+    stage.origin.hold(stage.name, "headers")
+    first = stage.begin()
+    await stage.origin.arrived(stage.name, "headers")
+    stage.picture.status = 200
+    stage.replace()
+    await stage.purge()
+    stage.origin.release(stage.name, "headers")
+    await first
+    return expect(await stage.ask(), "new")
+
+
+async def refusal(stage: Stage) -> Outcome:
+    """A remembered 404 is forgotten by the purge."""
+    stage.picture.status = 404
+    await stage.get()
+    stage.picture.status = 200
+    stage.replace()
+    await stage.purge()
+    return expect(await stage.ask(), "new")
+
+
+async def revoked(stage: Stage) -> Outcome:
+    """A picture that the origin refuses after the purge is refused."""
+    await stage.get()
+    stage.picture.status = 403
+    await stage.purge()
+    return expect(await stage.ask(), "403")
+
+
+async def origin_down(stage: Stage) -> Outcome:
+    """A purged picture does not come back because the origin fails."""
+    await stage.get()
+    stage.picture.status = 500
+    await stage.purge()
+    seen = await stage.ask()
+    return Outcome(seen not in ("old", "new"), seen)
+
+
+SCENARIOS: tuple[tuple[str, Callable[[Stage], Awaitable[Outcome]]], ...] = (
+    ("cached", cached),
+    ("every size (query)", sizes),
+    ("every format (Vary)", formats),
+    ("HEAD", head),
+    ("Range", part),
+    ("If-None-Match of the old", condition),
+    ("fetch in flight, before its headers", held_before_headers),
+    ("fetch in flight, in its body", held_in_the_body),
+    ("clients waiting for that fetch", waiters),
+    ("newcomer while that fetch is held", newcomer),
+    ("304 of a revalidation in flight", revalidation),
+    ("404 remembered", refusal),
+    ("404 in flight", refusal_in_flight),
+    ("revoked: 403 after the purge", revoked),
+    ("origin fails after the purge", origin_down),
+    ("purge repeated", twice),
+    ("purge of the unknown", unknown),
+)
+
+
+async def run(target: Target, origin: Origin, only: str | None = None) -> dict[str, Outcome]:
+    """Every scenario on one target, one after the other."""
+    found: dict[str, Outcome] = {}
+    # A proxy that is tested again has the pictures of the last time.
+    folder = secrets.token_hex(4)
+    connector = aiohttp.TCPConnector(limit=50, force_close=True)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        for number, (title, scenario) in enumerate(SCENARIOS):
+            if only is not None and only not in title:
+                continue
+            stage = Stage(target, origin, session, f"{folder}/{number:02}{SUFFIX}")
+            try:
+                outcome = await scenario(stage)
+                if any(status not in (None, 200, 204) for status in stage.purges):
+                    outcome = replace(outcome, note=f"{outcome.note} (purge answered {stage.purges})")
+                found[title] = outcome
+            except (TimeoutError, aiohttp.ClientError) as exc:
+                found[title] = Outcome(False, f"gave up: {type(exc).__name__}")
+    return found

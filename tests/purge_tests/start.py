@@ -1,0 +1,237 @@
+"""Starting the proxies that are installed here, each in front of its own origin, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import re
+import shutil
+import socket
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+ADMIN_TOKEN = "purge-tests"
+START_PATIENCE_S = 40.0
+
+
+class NotInstalled(Exception):
+    """A program is missing; the text names it."""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _binary(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise NotInstalled(name)
+    return found
+
+
+async def _version(command: Sequence[str]) -> str:
+    """The first version number that a program prints."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    match = re.search(rb"\d+\.\d+(\.\d+)?", output)
+    return match.group(0).decode() if match else ""
+
+
+@asynccontextmanager
+async def _running(command: Sequence[str], port: int, log: Path) -> AsyncIterator[None]:
+    """Run a program until the block ends; it is up when its port takes connections."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=log.parent,
+        )
+    try:
+        async with asyncio.timeout(START_PATIENCE_S):
+            while True:
+                if process.returncode is not None:
+                    raise RuntimeError(log.read_text("utf-8", "replace"))
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                    continue
+                writer.close()
+                break
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 15)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+@asynccontextmanager
+async def _imgproxy(directory: Path, origin_port: int, *, more: str = "") -> AsyncIterator[Target]:
+    """The edge of this repository, as a process; an original is asked for again after two seconds."""
+    port = _free_port()
+    directory.mkdir(parents=True)
+    config = directory / "imgproxy.toml"
+    config.write_text(
+        f'[server]\nport = {port}\n[origin]\nurl = "http://127.0.0.1:{origin_port}"\n'
+        f'[admin]\ntoken = "{ADMIN_TOKEN}"\n[cache]\ndir = "{directory}/cache"\nmin_free_bytes = 0\n'
+        f"[freshness]\nrevalidate_after_s = 2\n[render]\nprocesses = 1\n{more}",
+        "utf-8",
+    )
+    program = [sys.executable, "-P", "-m", "imgproxy.cli"]
+    version = await _version([sys.executable, "-P", "-c", "import imgproxy; print(imgproxy.__version__)"])
+    async with _running([*program, "serve", "-c", str(config)], port, directory / "log"):
+        yield Target(
+            "imgproxy",
+            f"http://127.0.0.1:{port}",
+            purge_headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
+            version=version,
+        )
+
+
+@asynccontextmanager
+async def _varnish(directory: Path, vcl: str, port: int) -> AsyncIterator[str]:
+    """Varnish with this VCL; its version."""
+    program = _binary("varnishd")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "test.vcl"
+    path.write_text(vcl, "utf-8")
+    command = [program, "-F", "-j", "none", "-n", str(directory / "varnish"), "-a", f"127.0.0.1:{port}", "-T", "none"]
+    command += ["-f", str(path), "-s", "malloc,64m", "-p", "thread_pool_min=20", "-p", "vsl_space=8m"]
+    async with _running(command, port, directory / "log"):
+        yield await _version([program, "-V"])
+
+
+@asynccontextmanager
+async def _nginx(directory: Path, text: str, port: int) -> AsyncIterator[str]:
+    """Nginx with this part of its http block; its version."""
+    program = _binary("nginx")
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi"))
+    temporary += "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in ("uwsgi", "scgi"))
+    path = directory / "nginx.conf"
+    path.write_text(
+        f"daemon off;\nuser {pwd.getpwuid(os.getuid()).pw_name};\nworker_processes 1;\npid {directory}/pid;\n"
+        f"error_log stderr warn;\nevents {{ worker_connections 256; }}\n"
+        f"http {{\naccess_log off;\n{temporary}{text}\n}}\n",
+        "utf-8",
+    )
+    async with _running([program, "-p", str(directory), "-c", str(path)], port, directory / "log"):
+        yield await _version([program, "-v"])
+
+
+@asynccontextmanager
+async def imgproxy(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """The edge alone."""
+    async with _imgproxy(directory / "edge", origin_port) as target:
+        yield target
+
+
+@asynccontextmanager
+async def imgproxy_varnish(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """The edge with Varnish in front, by deploy/varnish; purges go to the edge."""
+    _binary("varnishd")
+    port = _free_port()
+    more = f'[[downstream]]\nkind = "varnish"\nurl = "http://127.0.0.1:{port}/"\nwait_s = 10\n'
+    async with _imgproxy(directory / "edge", origin_port, more=more) as edge:
+        vcl = (REPOSITORY / "deploy/varnish/default.vcl").read_text("utf-8")
+        vcl = vcl.replace('.port = "8080"', f'.port = "{edge.url.rsplit(":", 1)[1]}"')
+        async with _varnish(directory / "front", vcl, port) as version:
+            yield Target(
+                "imgproxy + Varnish",
+                f"http://127.0.0.1:{port}",
+                purge_url=edge.url,
+                purge_headers=edge.purge_headers,
+                version=f"{edge.version} + {version}",
+            )
+
+
+@asynccontextmanager
+async def imgproxy_nginx(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """The edge with nginx in front, by deploy/nginx; purges go to the edge, nginx asks it before each use."""
+    _binary("nginx")
+    port = _free_port()
+    async with _imgproxy(directory / "edge", origin_port) as edge:
+        text = (REPOSITORY / "deploy/nginx/imgproxy.conf").read_text("utf-8")
+        text = text.replace("127.0.0.1:8080", f"127.0.0.1:{edge.url.rsplit(':', 1)[1]}")
+        text = text.replace("listen 80;", f"listen 127.0.0.1:{port};")
+        text = text.replace("/run/nginx-imgproxy.sock", f"{directory}/inner.sock")
+        text = text.replace("/var/cache/nginx/imgproxy", f"{directory}/cache")
+        async with _nginx(directory / "front", text, port) as version:
+            yield Target(
+                "imgproxy + nginx",
+                f"http://127.0.0.1:{port}",
+                purge_url=edge.url,
+                purge_headers=edge.purge_headers,
+                version=f"{edge.version} + {version}",
+            )
+
+
+@asynccontextmanager
+async def varnish_purge(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """Varnish, purged by URL."""
+    async with _plain_varnish(directory, origin_port) as (url, version):
+        yield Target("Varnish PURGE", url, "PURGE", version=version)
+
+
+@asynccontextmanager
+async def varnish_ban(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """Varnish, purged by a ban on the path."""
+    async with _plain_varnish(directory, origin_port) as (url, version):
+        yield Target("Varnish BAN", url, "BAN", version=version)
+
+
+@asynccontextmanager
+async def varnish_xkey(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """Varnish, purged by tag."""
+    async with _plain_varnish(directory, origin_port) as (url, version):
+        yield Target("Varnish xkey", url, "xkey", version=version)
+
+
+@asynccontextmanager
+async def _plain_varnish(directory: Path, origin_port: int) -> AsyncIterator[tuple[str, str]]:
+    port = _free_port()
+    vcl = (HERE / "configs" / "varnish.vcl").read_text("utf-8").replace("@ORIGIN_PORT@", str(origin_port))
+    async with _varnish(directory, vcl, port) as version:
+        yield f"http://127.0.0.1:{port}", version
+
+
+@asynccontextmanager
+async def nginx(directory: Path, origin_port: int) -> AsyncIterator[Target]:
+    """Nginx' proxy_cache, which open-source nginx cannot purge."""
+    port = _free_port()
+    text = (HERE / "configs" / "nginx.conf").read_text("utf-8").replace("@ORIGIN_PORT@", str(origin_port))
+    text = text.replace("@PORT@", str(port)).replace("@DIRECTORY@", str(directory))
+    async with _nginx(directory, text, port) as version:
+        yield Target("nginx (no purge)", f"http://127.0.0.1:{port}", "none", version=version)
+
+
+STARTERS: dict[str, Callable[[Path, int], AbstractAsyncContextManager[Target]]] = {
+    "imgproxy": imgproxy,
+    "imgproxy-varnish": imgproxy_varnish,
+    "imgproxy-nginx": imgproxy_nginx,
+    "varnish-purge": varnish_purge,
+    "varnish-ban": varnish_ban,
+    "varnish-xkey": varnish_xkey,
+    "nginx": nginx,
+}

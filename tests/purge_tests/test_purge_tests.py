@@ -1,0 +1,142 @@
+"""The black-box suite: what it finds in our edge, in Varnish and in nginx, and that it finds a proxy that forgets nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from tests.purge_tests.origin import Origin, origin
+from tests.purge_tests.scenarios import SCENARIOS, Outcome, run
+from tests.purge_tests.table import as_json, markdown
+from tests.purge_tests.targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+TESTS = Path(__file__).parents[1]
+IN_FLIGHT = ("fetch in flight, before its headers", "clients waiting for that fetch", "404 in flight")
+
+
+class NeverForgets:
+    """A proxy that keeps the first answer to each request, says yes to every purge, and forgets nothing."""
+
+    def __init__(self, session: aiohttp.ClientSession, origin_port: int) -> None:
+        self._session = session
+        self._origin = f"http://127.0.0.1:{origin_port}"
+        self._kept: dict[tuple[str, str, str, str], tuple[int, dict[str, str], bytes]] = {}
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "PURGE":
+            return web.Response()
+        headers = request.headers
+        key = (request.method, request.raw_path, headers.get("Accept", ""), headers.get("Range", ""))
+        if key not in self._kept:
+            url = URL(self._origin + request.raw_path, encoded=True)
+            async with self._session.request(request.method, url, headers={"Accept": key[2]}) as answer:
+                found = answer.status, {"ETag": answer.headers.get("ETag", "")}, await answer.read()
+                self._kept.setdefault(key, found)
+        status, kept, body = self._kept[key]
+        return web.Response(status=status, headers=kept, body=body)
+
+
+async def outcomes_of_never_forgets(there: Origin, only: str | None = None) -> tuple[Target, dict[str, Outcome]]:
+    async with aiohttp.ClientSession() as session:
+        proxy = NeverForgets(session, there.port)
+        runner = web.ServerRunner(web.Server(proxy.handle, access_log=None), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        target = Target("never forgets", f"http://127.0.0.1:{runner.addresses[0][1]}")
+        try:
+            return target, await run(target, there, only)
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "only", ["cached", "size", "format", "HEAD", "Range", "before its headers", "revoked", "fails"]
+)
+async def test_a_proxy_that_forgets_nothing_is_found_out(only: str) -> None:
+    """Every kind of scenario sees the old picture where it is kept; otherwise a green row would mean nothing."""
+    async with origin() as there:
+        _, outcomes = await outcomes_of_never_forgets(there, only)
+
+        assert [outcome.holds for outcome in outcomes.values()] == [False] * len(outcomes)
+        assert all("old" in outcome.note for outcome in outcomes.values())
+
+
+async def test_the_table_has_a_row_a_scenario_and_says_what_was_kept() -> None:
+    """In Markdown for people, in JSON for scripts."""
+    async with origin() as there:
+        result = await outcomes_of_never_forgets(there, "cached")
+
+        assert markdown([result]).splitlines() == [
+            "| the purge meets | never forgets |",
+            "| --- | --- |",
+            "| cached | **kept** |",
+            "| **holds** | **0 of 1** |",
+        ]
+        (found,) = json.loads(as_json([result]))
+        assert found["outcomes"] == {"cached": {"holds": False, "seen": "old"}}
+
+
+async def run_suite(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the suite as people do, from tests/."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "purge_tests",
+        "--json",
+        *arguments,
+        cwd=TESTS,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 240)
+    assert process.returncode in (0, 1), errors.decode()
+    return process.returncode, json.loads(output)
+
+
+def failed(outcomes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {title: outcome["seen"] for title, outcome in outcomes.items() if outcome["holds"] is False}
+
+
+def installed(names: Iterable[str]) -> bool:
+    return all(shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/sbin:/usr/local/bin") for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "programs"),
+    [("imgproxy", ()), ("imgproxy-varnish", ("varnishd",)), ("imgproxy-nginx", ("nginx",))],
+)
+async def test_every_scenario_holds_for_us(start: str, programs: tuple[str, ...]) -> None:
+    """Alone, behind Varnish and behind nginx, by the configurations in deploy/."""
+    if not installed(programs):
+        pytest.skip(f"{', '.join(programs)} is not installed")
+    code, (ours,) = await run_suite("--start", start)
+
+    assert (code, failed(ours["outcomes"])) == (0, {})
+    assert set(ours["outcomes"]) == {title for title, _ in SCENARIOS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["varnish-purge", "varnish-ban", "varnish-xkey", "nginx"])
+async def test_what_others_keep_is_recorded(start: str, record_property: Callable[[str, object], None]) -> None:
+    """The control: a cached picture goes, a fetch in flight stays. Only what the table claims is checked."""
+    if not installed(["nginx" if start == "nginx" else "varnishd"]):
+        pytest.skip(f"{start}: not installed")
+    _, (found,) = await run_suite("--start", start)
+    record_property(start, json.dumps(found))
+    kept = failed(found["outcomes"])
+
+    assert set(IN_FLIGHT) <= set(kept), "it does better now: run the suite again and correct docs/purge-comparison.md"
+    assert ("cached" in kept) == (start == "nginx")
