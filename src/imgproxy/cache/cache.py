@@ -324,6 +324,8 @@ class Cache:
         while True:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RECORD_AGAIN_MAX_S)
+            if named and not any(self.epochs.is_closed(hashed) for hashed, _ in named):
+                return  # whoever asked has asked again, with success
             try:
                 seq = await record()
             except CacheUnavailable:

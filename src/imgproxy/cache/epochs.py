@@ -48,6 +48,10 @@ class Epochs:
         """Let nothing of this key hold, whenever it was fetched: its purge could not be written down yet."""
         self._closed.add(key_hash)
 
+    def is_closed(self, key_hash: str) -> bool:
+        """Whether the key waits for its purge to be written down."""
+        return key_hash in self._closed
+
     def reopen(self, key_hash: str) -> None:
         """The purge is written down, and its epoch raised."""
         self._closed.discard(key_hash)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.answers import Answers
-    from imgproxy.cache.cache import Cache
+    from imgproxy.cache.cache import Cache, PurgedKeys
     from imgproxy.cache.journal import PendingPurge
     from imgproxy.cache.outbox import OutboxLine
     from imgproxy.config import FreshnessSettings, PurgeSettings
@@ -117,13 +117,22 @@ class PurgeService:
         """Forget these keys. When this returns, no answer holds anything fetched of them before it was called."""
         started_s = time.monotonic()
         settle_at_s = self._settle_at_s()
-        purged = await self._cache.purge(
-            keys,
-            reason=reason,
-            entry=entry,
-            settle_at_s=settle_at_s,
-            outbox=self._downstream.lines(keys, entry=entry),
-        )
+
+        async def purge() -> PurgedKeys:
+            return await self._cache.purge(
+                keys,
+                reason=reason,
+                entry=entry,
+                settle_at_s=settle_at_s,
+                outbox=self._downstream.lines(keys, entry=entry),
+            )
+
+        try:
+            purged = await purge()
+        except CacheUnavailable:
+            # The keys are closed. Answers under way end with them, and with those the files that they keep on the disk.
+            await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
+            purged = await purge()
         self._settle_behind(purged.keys, settle_at_s)
         receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
         return await self._acknowledge(receipt, reason, started_s)
@@ -153,14 +162,17 @@ class PurgeService:
         started_s = time.monotonic()
         settle_at_s = self._settle_at_s()
         known = await self._entries.last_seen(entry)
-        purged = await self._cache.purge(
-            known,
-            reason=reason,
-            entry=entry,
-            is_pending=True,
-            settle_at_s=settle_at_s,
-            outbox=self._downstream.lines(known, entry=entry),
-        )
+        try:
+            purged = await self._cache.purge(
+                known,
+                reason=reason,
+                entry=entry,
+                is_pending=True,
+                settle_at_s=settle_at_s,
+                outbox=self._downstream.lines(known, entry=entry),
+            )
+        except CacheUnavailable:
+            return await self._purge_on_refusing_disk(entry, known, reason)
         receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
         try:
             receipt = await self._expand(entry, receipt, reason, settle_at_s)
@@ -174,6 +186,24 @@ class PurgeService:
             self._later.begin(self._expand_later, entry, None)
         self._settle_behind(receipt.keys, settle_at_s)
         return await self._acknowledge(receipt, reason, started_s)
+
+    async def _purge_on_refusing_disk(self, entry: str, known: Sequence[str], reason: str) -> Receipt:
+        """
+        Find the keys all the same: purging them closes them, and deleting their files may make room for the record.
+
+        Raises:
+            CacheUnavailable: it did not, so that this is no promise yet; or the keys are not to be had.
+        """
+        try:
+            async with asyncio.timeout(self._settings.expand_timeout_s):
+                listed = await self._entries.ask(entry)
+        except NotFound:
+            listed = ()
+        except (ImgproxyError, TimeoutError) as error:
+            raise CacheUnavailable from error
+        receipt = await self.purge_keys(list(dict.fromkeys((*known, *listed))), reason=reason, entry=entry)
+        await self._entries.remember(entry, listed)
+        return receipt
 
     async def _expand(self, entry: str, receipt: Receipt, reason: str, settle_at_s: float | None) -> Receipt:
         """Purge the keys of the entry that were not known before."""
