@@ -17,7 +17,7 @@ demo: $(READY) ## the Media Library and the edge in front of it, with URLs to op
 	$(BIN)/imgproxy demo $(FOLDER)
 
 test: $(READY) ## every test a developer waits for
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-slow: $(READY) ## the tests that take longer
 	$(BIN)/pytest -m slow
