@@ -153,12 +153,18 @@ class Outbox:
 
         await self._journal.write(write)
 
-    async def drop_other_targets(self, targets: Iterable[str]) -> int:
-        """Forget lines of targets that are not configured any more; how many there were."""
+    async def take_up(self, targets: Iterable[str]) -> int:
+        """
+        Begin a run: first rounds are due at once, for answers of before it are under way no more.
+
+        Lines of targets that are not configured any more are forgotten; returns how many there were.
+        """
         kept = list(targets)
 
         def write(database: sqlite3.Connection) -> int:
             marks = ", ".join("?" * len(kept))
-            return database.execute(f"DELETE FROM outbox WHERE target NOT IN ({marks})", kept).rowcount  # noqa: S608 only question marks
+            dropped = database.execute(f"DELETE FROM outbox WHERE target NOT IN ({marks})", kept).rowcount  # noqa: S608 only question marks
+            database.execute("UPDATE outbox SET due_at_s = min(due_at_s, ?) WHERE round = 1", (time.time(),))
+            return dropped
 
         return await self._journal.write(write)

@@ -70,7 +70,7 @@ class Downstreams:
                 "purge everything there",
                 ", ".join(item.label for item in self._settings),
             )
-        dropped = await self._outbox.drop_other_targets(item.label for item in self._settings)
+        dropped = await self._outbox.take_up(item.label for item in self._settings)
         if dropped:
             log.warning("%d purges of caches that are not configured any more were dropped from the outbox", dropped)
         if not self._settings:
