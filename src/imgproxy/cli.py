@@ -22,7 +22,7 @@ from imgproxy.cli_library import library
 from imgproxy.cli_media import app as media
 from imgproxy.config import LogSettings
 from imgproxy.errors import CacheUnavailable, ConfigError, ImgproxyError
-from imgproxy.settings import Settings, example_toml, load, signing_tokens
+from imgproxy.settings import Settings, example_toml, load, secret_lines, signing_tokens, webhook_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -140,6 +140,8 @@ async def _check(settings: Settings) -> int:
         code = 1
     try:
         signing_tokens(settings.signing)
+        webhook_secrets(settings.webhook)
+        secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
         async with library_client(settings.origin) as library:
             await library.get_entries(ids=(PROBE_ENTRY,))
     except ConfigError as error:
@@ -154,7 +156,7 @@ async def _check(settings: Settings) -> int:
         console.print("[yellow]![/yellow] \\[signing] required = false: anyone may ask for any size")
     if settings.admin.token is None and settings.admin.token_file is None:
         console.print("[yellow]![/yellow] \\[admin] token is not set: nobody can purge by hand")
-    if not settings.webhook.secrets:
+    if not (settings.webhook.secrets or settings.webhook.secrets_file):
         console.print("[yellow]![/yellow] \\[webhook] secrets is empty: the Livingdocs webhook is closed")
     return code
 

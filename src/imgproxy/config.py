@@ -204,6 +204,7 @@ class WebhookSettings(Section):
     secrets: tuple[SecretStr, ...] = Field(
         (), description="webhook secrets; any of them signs. Without one it is closed"
     )
+    secrets_file: Path | None = Field(None, description="file with one secret a line, instead of or beside `secrets`")
     max_body_bytes: int = Field(1 * MB, ge=1, description="a larger webhook body is refused: 413")
 
 

@@ -129,6 +129,12 @@ def signing_tokens(settings: SigningSettings) -> tuple[str, ...]:
     return literal + secret_lines(None, settings.tokens_file, name="[signing] tokens_file")
 
 
+def webhook_secrets(settings: WebhookSettings) -> tuple[str, ...]:
+    """The webhook's secrets of the configuration and of its file, in this order. Raises ConfigError."""
+    literal = tuple(secret.get_secret_value() for secret in settings.secrets)
+    return literal + secret_lines(None, settings.secrets_file, name="[webhook] secrets_file")
+
+
 def example_toml() -> str:
     """The file `config.example.toml`: every setting with its default and one line of why."""
     lines = [

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from imgproxy.errors import ConfigError
-from imgproxy.settings import Settings, example_toml, load, secret_lines, signing_tokens
+from imgproxy.settings import Settings, example_toml, load, secret_lines, signing_tokens, webhook_secrets
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -114,6 +114,16 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         secret_lines(None, path, name="[admin] token_file")
     with pytest.raises(ConfigError, match="cannot be read"):
         secret_lines(None, tmp_path / "nothing", name="[admin] token_file")
+
+
+def test_a_list_of_secrets_comes_from_its_file_too(tmp_path: Path) -> None:
+    """Tokens and webhook secrets of a file are added to those of the configuration."""
+    path = tmp_path / "secrets"
+    path.write_text("two\nthree\n")
+    environ = {"IMGPROXY_WEBHOOK__SECRETS": '["one"]', "IMGPROXY_WEBHOOK__SECRETS_FILE": str(path)}
+
+    assert webhook_secrets(load(None, environ).webhook) == ("one", "two", "three")
+    assert signing_tokens(load(None, {"IMGPROXY_SIGNING__TOKENS_FILE": str(path)}).signing) == ("two", "three")
 
 
 def test_secrets_do_not_show_when_settings_are_printed() -> None:

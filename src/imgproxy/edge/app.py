@@ -39,7 +39,7 @@ from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
 from imgproxy.render.pool import RenderPool
 from imgproxy.renders import Renders
-from imgproxy.settings import Settings, secret_lines, signing_tokens
+from imgproxy.settings import Settings, secret_lines, signing_tokens, webhook_secrets
 from imgproxy.warming import Warming
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Edge:
         self.warming = Warming(settings, self.cache, self.originals, self.renders)
         self.background = Background("edge")
         self.webhooks = Webhooks(
-            [secret.get_secret_value() for secret in settings.webhook.secrets],
+            webhook_secrets(settings.webhook),
             self.purges,
             self.entries,
             self.cache.journal,
