@@ -155,6 +155,17 @@ async def test_a_cdn_that_is_purged_may_keep_answers_for_a_day(tmp_path: Path) -
         assert tag(KEY) in refused.headers["Surrogate-Key"]
 
 
+async def test_a_picture_carries_the_tag_of_its_watermark_too(tmp_path: Path) -> None:
+    """When the watermark is revoked, what a CDN keeps of every picture with it is purged by that tag."""
+    mark = "brand/mark.png"
+    async with site(tmp_path, pictures={KEY: jpeg(200), mark: jpeg(20, (40, 40))}) as here:
+        for _ in range(3):
+            reply = await here.get(f"/{KEY}?w=50&mark=/{mark}")
+            assert reply.status == 200
+            assert reply.headers["xkey"].split() == [tag(KEY), tag(mark)]
+            assert reply.headers["Cache-Tag"] == f"{tag(KEY)},{tag(mark)}"
+
+
 # --- when ------------------------------------------------------------------------------------------------------------
 
 

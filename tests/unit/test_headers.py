@@ -117,6 +117,7 @@ def test_the_end_of_a_url_bounds_every_lifetime() -> None:
 def test_tags_are_short_and_clean() -> None:
     """One tag a key, one an entry; what a CDN would take for a separator is replaced."""
     assert tags("0123456789abcdef" * 2, "PNIi08x4UdEA") == "k-0123456789ab e-PNIi08x4UdEA"
+    assert tags("0123456789abcdef" * 2, None, ["f" * 32]) == "k-0123456789ab k-ffffffffffff"
     assert entry_tag("a b,c\n") == "e-a_b_c_"
     assert tag_headers(("xkey", "Cache-Tag"), "k-1 e-2") == {"xkey": "k-1 e-2", "Cache-Tag": "k-1,e-2"}
 

@@ -124,9 +124,13 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
     }
 
 
-def tags(key_hash: str, entry: str | None) -> str:
-    """The cache tags of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for its entry if known."""
-    return " ".join(filter(None, (key_tag(key_hash), entry_tag(entry) if entry else None)))
+def tags(key_hash: str, entry: str | None, also: Iterable[str] = ()) -> str:
+    """
+    The cache tags of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for its entry if known.
+
+    `also` are the hashes of other keys that went into it, its watermark's: it is purged with them as well.
+    """
+    return " ".join([key_tag(key_hash), *([entry_tag(entry)] if entry else []), *map(key_tag, also)])
 
 
 def tag_headers(names: Iterable[str], found: str) -> dict[str, str]:

@@ -253,12 +253,14 @@ class ImageRoute:
         facts = delivered.original.facts
         content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
         at_most_s = self._at_most_s(wanted, delivered, now_s)
+        proofs = delivered.variant.also if delivered.variant is not None else delivered.also
+        found = tags(delivered.original.key_hash, self._entry_of(facts.key), [hashed for hashed, _ in proofs])
         headers = {
             "Content-Type": content_type,
             "ETag": delivered.etag,
             "Last-Modified": facts.last_modified or formatdate(facts.fetched_at_s, usegmt=True),
             **caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s),
-            **tag_headers(self._settings.tags.headers, tags(delivered.original.key_hash, self._entry_of(facts.key))),
+            **tag_headers(self._settings.tags.headers, found),
             "Cache-Status": self._cache_status(delivered, now_s),
             "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
             "X-Content-Type-Options": "nosniff",
