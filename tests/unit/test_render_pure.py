@@ -167,10 +167,10 @@ def test_measured_qualities_are_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "shrink"), [(0.5, 1), (1.0, 1), (2.9, 1), (3.0, 2), (5.9, 2), (6.0, 4), (12.0, 8), (99.0, 8)]
+    ("factor", "shrink"), [(0.5, 1), (1.0, 1), (2.7, 1), (2.8, 2), (6.9, 2), (7.0, 4), (14.0, 8), (99.0, 8)]
 )
 def test_jpeg_shrinks_leave_room_for_the_filter(factor: float, shrink: int) -> None:
-    """A JPEG is shrunk by the largest power of two that leaves a factor of one and a half."""
+    """A JPEG is shrunk early by two, and by more once enough is left."""
     assert jpeg_shrink(factor) == shrink
 
 

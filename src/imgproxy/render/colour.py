@@ -56,7 +56,16 @@ def convert(image: Any, wanted: ColorSpace) -> Coloured:
 
 
 def to_srgb(image: Any) -> Any:
-    """Convert to 8-bit sRGB; a grey picture without a profile stays grey. The result carries no profile."""
+    """
+    Convert to 8-bit sRGB; a grey picture stays grey. The result carries no profile.
+
+    Of more than one band beside the colours (spot colours of a TIFF) the first counts as alpha, the others go.
+    """
+    converted = _to_srgb(image)
+    return converted.extract_band(0, n=4) if converted.bands > 4 else converted
+
+
+def _to_srgb(image: Any) -> Any:
     if image.get_typeof(PROFILE_FIELD):
         with contextlib.suppress(pyvips.Error):
             return _without_profile(_through_profile(image, "srgb"))

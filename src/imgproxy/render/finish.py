@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING
 
 import pyvips
@@ -113,7 +112,6 @@ def _written(
         rest = memoryview(data)
         while rest:
             rest = rest[file.write(rest) :]
-    os.chmod(aim.target.path, 0o640)
     return Rendered(
         path=aim.target.path,
         content_type=content_type,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyvips
 
-from imgproxy.errors import DecodeFailed
+from imgproxy.errors import DecodeFailed, NotAnImage
 from imgproxy.params.plan import Adjust, Format, RenderPlan
 from imgproxy.render import finish, formats, load, trim
 from imgproxy.render.aim import Aim
@@ -22,7 +22,7 @@ from imgproxy.render.levels import Levels
 from imgproxy.render.orient import turn_upright
 from imgproxy.render.resample import crop
 from imgproxy.render.shapes import Box
-from imgproxy.render.steps import STEPS
+from imgproxy.render.steps import STEPS, scale
 from imgproxy.render.work import Work
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
         for group in _groups(aims):
             _make_group(group, source, job, limits, on_done)
     except pyvips.Error as exc:
-        raise DecodeFailed from exc
+        # HEIC is HEVC inside, whose decoder is not free and not in every libvips: the file is whole, we cannot read it.
+        raise (NotAnImage if "nsupported codec" in str(exc) else DecodeFailed) from exc
     return opened_s, source.facts()
 
 
@@ -126,10 +127,12 @@ def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, Path], limi
         geometry=geometry,
         limits=limits,
         marks=marks,
-        is_in_memory=_needs_memory(aim.plan, geometry, source),
+        is_in_memory=levels.is_shared or _needs_memory(aim.plan, geometry, source),
     )
     for step in STEPS:
         work = step(work)
+        if step is scale:
+            levels.keep(aim, work)
     return finish.write_picture(aim, work)
 
 
