@@ -68,7 +68,7 @@ async def test_one_picture_has_one_variant_however_it_is_asked_for(tmp_path: Pat
         ]
 
         assert len({reply.headers["ETag"] for reply in replies}) == 1
-        assert here.metric("imgproxy_renders_total", lane="visitor", outcome="ok") == 1
+        assert await here.renders() == 1
 
 
 async def test_a_304_costs_no_pixel_even_for_an_evicted_variant(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ async def test_a_304_costs_no_pixel_even_for_an_evicted_variant(tmp_path: Path) 
         assert again.headers["ETag"] == first.headers["ETag"]
         assert "Cache-Control" in again.headers
         assert "Content-Type" not in again.headers
-        assert here.metric("imgproxy_renders_total", lane="visitor", outcome="ok") == 1
+        assert await here.renders() == 1
 
 
 async def test_another_plan_has_another_tag(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_without_parameters_the_original_is_passed_on(tmp_path: Path) -> N
             reply = await here.get(f"/{KEY}{query}")
             assert reply.body == data
             assert reply.headers["Content-Type"] == "image/jpeg"
-        assert here.metric("imgproxy_renders_total", lane="visitor", outcome="ok") == 0
+        assert await here.renders() == 0
 
 
 async def test_originals_are_served_in_parts(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_three_hundred_requests_at_once_are_one_fetch_and_one_render(tmp_p
         assert {reply.status for reply in replies} == {200}
         assert len({reply.body for reply in replies}) == 1
         assert here.probe.count("serveImage", KEY) == 1
-        assert here.metric("imgproxy_renders_total", lane="visitor", outcome="ok") == 1
+        assert await here.renders() == 1
         assert any("collapsed" in reply.cache_status for reply in replies)
 
 

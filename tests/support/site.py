@@ -134,6 +134,11 @@ class Site:
         """Purge an entry as an operator does."""
         return await self.send("POST", f"/-/purge/entries/{entry}{query}", headers=ADMIN)
 
+    async def renders(self) -> float:
+        """How many render jobs of visitors ended well; waits until those under way have ended."""
+        await until(lambda: not self.edge.pool.busy)
+        return self.metric("imgproxy_renders_total", lane="visitor", outcome="ok")
+
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric, 0 where there is none yet."""
         return self.edge.metrics.registry.get_sample_value(name, labels) or 0.0
