@@ -114,6 +114,16 @@ def test_hostile_svg_is_refused(text: str) -> None:
         svg.sanitise(text.encode())
 
 
+def test_drawings_that_use_themselves_beyond_measure_are_refused() -> None:
+    """Parts that use one another tenfold are an attack; a part that uses itself, or is used often, is not."""
+    levels = "".join(f'<g id="l{n}">' + f'<use href="#l{n - 1}"/>' * 10 + "</g>" for n in range(1, 9))
+    with pytest.raises(MarkupError):
+        clean(f'<rect id="l0"/>{levels}<use xlink:href="#l8"/>')
+    with pytest.raises(MarkupError):
+        clean("".join(f'<g id="l{n}"><use href="#l{n + 1}"/></g>' for n in range(5000)))
+    assert "<use" in clean('<g id="a"><use href="#a"/></g><rect id="b"/>' + '<use href="#b"/>' * 1000)
+
+
 def test_a_plain_doctype_is_harmless() -> None:
     """The document type that drawing programs write is ignored; nothing is fetched for it."""
     text = f'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://evil/svg11.dtd"><svg {NS}><rect/></svg>'

@@ -17,6 +17,10 @@ from imgproxy.render.markup import Element, MarkupError, parse
 # Drawings of a newsroom have kilobytes; a map has a few megabytes.
 MAX_BYTES: Final = 10_000_000
 
+# Elements that are drawn when every <use> has been followed. Ten lines that use one another ten times each are 10^10
+# of them (a "billion laughs" without entities), which would keep a process busy until its time is up.
+MAX_DRAWN: Final = 500_000
+
 _SVG: Final = "http://www.w3.org/2000/svg"
 _XLINK: Final = "http://www.w3.org/1999/xlink"
 _XML: Final = "http://www.w3.org/XML/1998/namespace"
@@ -46,14 +50,41 @@ def sanitise(data: bytes) -> bytes:
     """
     Return the drawing with only its harmless parts, as UTF-8.
 
-    Raises MarkupError where it is no SVG, is too large, or declares entities.
+    Raises MarkupError where it is no SVG, is too large, declares entities, or uses its own parts beyond measure.
     """
     root = parse(data, max_bytes=MAX_BYTES)
     if root.local != "svg" or root.namespace not in (_SVG, ""):
         raise MarkupError("not an SVG")
+    try:
+        drawn = _drawn(root, _by_id(root), {})
+    except RecursionError as exc:
+        raise MarkupError("parts use one another too deeply") from exc
+    if drawn > MAX_DRAWN:
+        raise MarkupError("too much to draw")
     parts: list[str] = []
     _write(root, parts, is_root=True)
     return "".join(parts).encode()
+
+
+def _by_id(element: Element) -> dict[str, Element]:
+    found = {element.attributes["id"]: element} if "id" in element.attributes else {}
+    for child in element.elements():
+        found |= _by_id(child)
+    return found
+
+
+def _drawn(element: Element, by_id: dict[str, Element], known: dict[int, int]) -> int:
+    """How many elements are drawn for this one; a part that uses itself is drawn once, as renderers do."""
+    if id(element) in known:
+        return known[id(element)]
+    known[id(element)] = 0
+    count = 1 + sum(_drawn(child, by_id, known) for child in element.elements())
+    target = element.attributes.get("href") or element.attributes.get(f"{_XLINK} href") or ""
+    if element.local == "use" and target.strip().startswith("#"):
+        used = by_id.get(target.strip()[1:])
+        count += _drawn(used, by_id, known) if used is not None else 0
+    known[id(element)] = count
+    return count
 
 
 def _write(element: Element, parts: list[str], *, is_root: bool = False) -> None:
