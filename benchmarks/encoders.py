@@ -86,7 +86,7 @@ def dssim(original, other):
         for _ in range(SCALES):
             total += band_weight * ssim(x, y) / SCALES
             x, y = halve(x), halve(y)
-    return 1 / total - 1
+    return max(0.0, 1 / total - 1)
 
 
 # --- encoders -------------------------------------------------------------------------------------------------

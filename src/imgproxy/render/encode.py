@@ -26,14 +26,14 @@ DEFAULT_QUALITY: Final = 75
 _MM_PER_INCH: Final = 25.4
 _WEB_DPI: Final = 72
 
-# Reasons, at q=75 (PNG8 and GIF have none), per megapixel on one core:
-# JPEG   progressive as the plan says: 2 % smaller for 15 ms more. Quantisation table 3 (Robidoux) is 8 % smaller and
-#        nearer to the original at once. Trellis quantisation: 10 % smaller but further off, for 60 ms more: no.
-#        Chroma is halved below q=100 as imgix documents (`chromasub`); libvips alone would stop at 90.
-# PNG    all filters: 22 % smaller for 55 ms more; compression 9 another 1 % for 340 ms: no.
-# PNG8   effort 4: 513 ms; 7 is 10 % smaller for 1,240 ms. The same for GIF.
-# WebP   effort 2: 67 ms; 4 is 4 % smaller for 142 ms, 6 10 % for 335 ms. smart_subsample doubles the time for nothing.
-# AVIF   see avif_effort. libvips' own 4 takes 5,400 ms; 10 bits and tune=iq gain next to nothing, tune=ssim loses.
+# Reasons, for the six photos at q=75 and per megapixel on one core (PNG8 and GIF have no q):
+# JPEG   progressive as the plan says: 2 % smaller for 15 ms more. Quantisation table 3 (Robidoux) is 8 % smaller for a
+#        DSSIM 3 % higher, at no cost. Trellis quantisation as well: 10 % smaller, 10 % further off, 66 ms more: no.
+#        Chroma is halved unless the plan says otherwise, as imgix documents; libvips alone would stop at 90.
+# PNG    all filters: 22 % smaller for 60 ms more; compression 9 another 1 % for 370 ms: no.
+# PNG8   effort 4: 560 ms; 7 is 10 % smaller for 1,340 ms. The same for GIF, where every frame pays.
+# WebP   effort 2: 66 ms; 4 is 4 % smaller for 144 ms, 6 10 % for 323 ms. smart_subsample: 3 % nearer for 115 ms.
+# AVIF   see avif_effort. libvips' own 4 takes 4,700 ms; 10 bits and tune=iq gain next to nothing, tune=ssim loses.
 SETTINGS: Final[dict[Format, dict[str, Any]]] = {
     Format.JPEG: {"optimize_coding": True, "quant_table": 3},
     Format.PNG: {"compression": 6, "filter": "all"},
@@ -51,9 +51,9 @@ def avif_effort(pixels: int) -> int:
     """
     Return libvips' effort for an AVIF of this many pixels.
 
-    At equal quality effort 1 is 9 % smaller than 0 and takes 350 ms a megapixel instead of 92, which is about what a
-    WebP takes: so a large picture, which somebody waits for, gets 0, and a small one can afford 1. Both are a fifth
-    smaller than WebP.
+    At equal quality effort 1 is 6 % smaller than 0 and takes 330 ms a megapixel instead of 92, which is about what a
+    WebP takes: so a large picture, which somebody waits for, gets 0, and a small one can afford 1. Either is a fifth
+    smaller than a WebP or JPEG as good.
     """
     return 1 if pixels <= _AVIF_EFFORT_PX else 0
 
