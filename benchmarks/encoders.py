@@ -347,7 +347,8 @@ def plot(curves):
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in points]
-        parts.append(f'<text x="{points[0][0] + 8:.1f}" y="{points[0][1]:.1f}" fill="{color}">{name}</text>')
+        row = 40 + 18 * len([part for part in parts if part.startswith("<polyline")])
+        parts.append(f'<text x="{width - 140}" y="{row}" fill="{color}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
