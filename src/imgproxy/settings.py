@@ -12,7 +12,7 @@ import os
 import tomllib
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
@@ -313,6 +313,8 @@ def _allowed(setting: FieldInfo) -> str:
 
 def _type_words(annotation: Any) -> str:
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_words(get_args(annotation)[0])
     if origin is Literal:
         return "one of " + ", ".join(json.dumps(value) for value in get_args(annotation))
     if origin is tuple:
