@@ -317,6 +317,7 @@ def test_no_other_message_is_believed(payload: dict[str, Any]) -> None:
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.recursive(LEAVES, lambda child: st.lists(child) | st.dictionaries(st.text(), child)))
 def test_any_json_is_a_message_or_refused(value: Any) -> None:
     """Nothing that is no message gets through, and nothing else than BadMessageError comes out."""
