@@ -78,6 +78,11 @@ class Row:
     requests: int = 1
     freshness: FreshnessSettings = NOT_SETTLING
 
+    @property
+    def status(self) -> int:
+        """The status of a good answer."""
+        return 206 if "Range" in self.headers else 200
+
     def __str__(self) -> str:
         return self.name
 
