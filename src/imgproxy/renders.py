@@ -178,7 +178,7 @@ class Renders:
         body = _read(temp) if self._cache.hot.accepts(rendered.size_bytes) else None
         self._cache.store.seal_variant(temp, facts)
         await self._barriers.reach(Point.BEFORE_COMMIT, original.facts.key)
-        path = self._cache.commit_variant(temp, facts, seq=original.facts.seq)
+        path = self._cache.commit_variant(temp, facts, seq=original.facts.seq, also=source.also)
         if path is None:
             self._metrics.overtaken.labels(point="commit").inc()
             raise Overtaken

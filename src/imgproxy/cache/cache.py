@@ -201,11 +201,18 @@ class Cache:
             self.make_room(exc)
         return True
 
-    def commit_variant(self, temp: Path, facts: VariantFacts, *, seq: int) -> Path | None:
-        """Keep a rendered variant, unless a purge has overtaken its original; then None, and the file is gone."""
+    def commit_variant(
+        self, temp: Path, facts: VariantFacts, *, seq: int, also: Sequence[tuple[str, int]] = ()
+    ) -> Path | None:
+        """
+        Keep a rendered variant, unless a purge has overtaken one of its originals; then None, and the file is gone.
+
+        `seq` and `also` are those of its Variant.
+        """
         hashed = key_hash(facts.key)
         current = self.store.facts(hashed)
-        if not self.epochs.holds(hashed, seq) or current is None or current.digest != facts.original.partition("+")[0]:
+        is_overtaken = not all(self.epochs.holds(name, at) for name, at in ((hashed, seq), *also))
+        if is_overtaken or current is None or current.digest != facts.original.partition("+")[0]:
             self.store.discard(temp)
             return None
         try:

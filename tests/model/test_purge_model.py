@@ -1,0 +1,177 @@
+"""
+The guarantee as a model: in whatever order things happen, no answer begun after an acknowledged purge holds old bytes.
+
+Hypothesis chooses the order: requests held at any point and let go in any order, purges held between their record and
+their effect, pictures replaced and revoked, evictions, crashes, restarts, a clock that jumps.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from imgproxy.barriers import Point
+from imgproxy.cache.epochs import Epochs
+from tests.model.world import KEY, MARK, PLANS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgproxy.params.plan import RenderPlan
+
+KEYS = (KEY, MARK)
+# Where a piece of work stands from now on: nowhere in one case of four or so.
+POINTS = ("origin", "render", "recorded", *(str(point) for point in Point if point is not Point.MID_RESPONSE))
+HELD = st.one_of(st.none(), st.sampled_from(POINTS))
+# A purge costs two syncs of the journal: on a memory disk where there is one, as nothing here is about power.
+MEMORY_DISK = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+
+
+class PurgeMachine(RuleBasedStateMachine):
+    """The service, driven by whatever hypothesis thinks of."""
+
+    @initialize()
+    def start(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(dir=MEMORY_DISK)
+        self.world = World(Path(self._directory.name))
+        self._patch = patch("imgproxy.originals.time", self.world.fake_time())
+        self._patch.start()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self._patch.stop()
+            self.world.close()
+            self._directory.cleanup()
+
+    # --- readers ---------------------------------------------------------------------------------------------------
+
+    @rule(plan=st.sampled_from(PLANS), hold_at=HELD)
+    def request(self, plan: RenderPlan | None, hold_at: str | None) -> None:
+        self.world.request(plan, hold_at=hold_at)
+
+    @rule(plan=st.sampled_from(PLANS[:2]), hold_at=HELD)
+    def request_if_modified(self, plan: RenderPlan | None, hold_at: str | None) -> None:
+        self.world.request(plan, hold_at=hold_at, is_conditional=True)
+
+    @precondition(lambda self: self.world.run.gates.standing)
+    @rule(index=st.integers(0, 20))
+    def let_go(self, index: int) -> None:
+        self.world.run.gates.let_go(index)
+        self.world.run.loop.settle()
+
+    # --- the newsroom ----------------------------------------------------------------------------------------------
+
+    @rule(key=st.sampled_from(KEYS), keeps_etag=st.booleans())
+    def replace(self, key: str, keeps_etag: bool) -> None:
+        found = self.world.origin.pictures[key]
+        found.version += 1
+        if not keeps_etag:
+            found.etag = f'"{found.version}"'
+
+    @rule(key=st.sampled_from(KEYS), is_revoked=st.booleans())
+    def revoke(self, key: str, is_revoked: bool) -> None:
+        self.world.origin.pictures[key].is_revoked = is_revoked
+
+    @rule(key=st.sampled_from(KEYS), hold_at=st.sampled_from([None, None, "recorded"]))
+    def purge(self, key: str, hold_at: str | None) -> None:
+        self.world.purge(key, hold_at=hold_at)
+
+    @rule(key=st.sampled_from(KEYS), hold_at=HELD)
+    def check_after_settling(self, key: str, hold_at: str | None) -> None:
+        self.world.revalidate(key, hold_at=hold_at)
+
+    # --- misfortune ------------------------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 6))
+    def evict(self, count: int) -> None:
+        self.world.evict(count)
+
+    @rule()
+    def crash(self) -> None:
+        self.world.crash()
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    @rule(is_down=st.booleans())
+    def origin_down(self, is_down: bool) -> None:
+        self.world.origin.is_down = is_down
+
+    @rule(seconds=st.sampled_from([5.0, 70.0, 700.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.pass_time(seconds, is_clock_stepped=False)
+
+    @rule(seconds=st.sampled_from([-5.0, -4_000.0, 4_000.0]))
+    def step_the_clock(self, seconds: float) -> None:
+        self.world.pass_time(seconds, is_clock_stepped=True)
+
+    # --- what must hold --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def no_old_byte_after_a_purge(self) -> None:
+        if hasattr(self, "world"):
+            assert self.world.witness.violations == []
+
+
+class BlindEpochs(Epochs):
+    """The planted violation: the check of the epoch is switched off."""
+
+    def holds(self, key_hash: str, seq: int) -> bool:
+        del key_hash, seq
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def play(examples: int, steps: int, *, is_derandomized: bool = True, is_shrunk: bool = True) -> None:
+    run_state_machine_as_test(
+        PurgeMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=is_derandomized,
+            database=None,
+            report_multiple_bugs=False,
+            phases=[Phase.generate, Phase.shrink] if is_shrunk else [Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_no_order_of_events_lets_old_bytes_past_a_purge() -> None:
+    """The fast part: the same orders at every run."""
+    play(40, 40)
+
+
+@pytest.mark.slow
+def test_no_order_of_events_lets_old_bytes_past_a_purge_in_many_more() -> None:
+    """New orders at every run, and longer ones."""
+    play(3_000, 60, is_derandomized=False)
+
+
+def test_the_model_finds_a_planted_violation() -> None:
+    """With the check of the epoch switched off, the same machine finds an answer with old bytes."""
+    with patch("imgproxy.cache.cache.Epochs", BlindEpochs), pytest.raises(AssertionError, match="was purged at"):
+        play(200, 40, is_shrunk=False)
