@@ -255,3 +255,12 @@ def test_a_token_never_shows_in_the_settings() -> None:
     with pytest.raises(ValidationError) as caught:
         DownstreamSettings(kind="fastly", token=SecretStr("hunter2"))
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_documented_settings_are_valid(tmp_path: Path) -> None:
+    """What docs/cdn.md shows can be copied."""
+    text = (Path(__file__).parents[2] / "docs" / "cdn.md").read_text("utf-8")
+    path = tmp_path / "config.toml"
+    path.write_text(text.split("```toml\n")[1].split("```")[0], "utf-8")
+
+    assert [item.kind for item in load(path, {}).downstream] == ["varnish", "fastly", "cloudflare", "http"]
