@@ -164,7 +164,7 @@ class Product(Server):
         port = free_port()
         settings: dict[str, dict[str, object]] = {
             "server": {"port": port, "shutdown_timeout_s": 2},
-            "origin": {"url": origin_url, "token": "bench-token", "timeout_s": 60},
+            "origin": {"url": origin_url, "token": "bench-token"},
             "admin": {"token": self.ADMIN},
             "cache": {"dir": str(folder / "cache")},
             "log": {"access": "none"},
