@@ -82,7 +82,11 @@ class LimitsSettings(Section):
     """What is refused, and what is scaled down."""
 
     source_bytes: int = Field(100 * MB, ge=1, description="largest original in bytes: 413 beyond")
-    source_pixels: int = Field(60_000_000, ge=1, description="most pixels of an original, frames summed: 413 beyond")
+    source_pixels: int = Field(
+        60_000_000,
+        ge=1,
+        description="most pixels of an original, frames summed: 413 beyond; of an animation its first frame is served",
+    )
     frames: int = Field(256, ge=1, description="most frames of an animation; beyond, its first frame is served")
     output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; larger is scaled down")
 

@@ -297,7 +297,7 @@ class NotAnImage(ImageRefused):
     code: ClassVar[str] = "not_an_image"
     title: ClassVar[str] = "Not an image"
     text: ClassVar[str] = (
-        "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, HEIC, TIFF, SVG)."
+        "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, SVG)."
     )
 
 
