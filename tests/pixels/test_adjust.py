@@ -52,6 +52,14 @@ def blurred(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     return found
 
 
+def item_name(item: object) -> str:
+    """A test's name: what the adjustment changes; a formula has none that would be the same in two processes."""
+    if not isinstance(item, Adjust):
+        return ""
+    changed = [name for name in Adjust.__slots__ if getattr(item, name) != getattr(Adjust(), name)]
+    return ",".join(f"{name}={getattr(item, name)}" for name in changed)
+
+
 @pytest.mark.parametrize(
     ("adjust", "formula"),
     [
@@ -68,7 +76,7 @@ def blurred(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
         (Adjust(invert=True), lambda v: 1 - v),
         (Adjust(brightness=20, contrast=20), lambda v: (v + 0.1 - 0.5) * 1.2 + 0.5),
     ],
-    ids=str,
+    ids=item_name,
 )
 def test_curves(adjust: Adjust, formula: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
     """Each curve gives its formula's value, to one level of 255."""
@@ -197,7 +205,7 @@ def test_enhance_stretches_a_flat_picture() -> None:
         Adjust(monochrome=Color(200, 0, 0)),
         Adjust(enhance=True),
     ],
-    ids=str,
+    ids=item_name,
 )
 def test_alpha_is_never_adjusted(adjust: Adjust) -> None:
     """Whatever changes the colours leaves the transparency as it was."""
