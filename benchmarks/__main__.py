@@ -11,6 +11,7 @@ import datetime as dt
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -48,6 +49,8 @@ def main() -> int:
         return 2
     folder = Path(tempfile.mkdtemp(prefix="imgproxy-bench-", dir=options.work))
     os.environ["VIPS_CONCURRENCY"] = "1"
+    # A run that is ended ends its servers, too: by way of every `with` on the stack.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         bench = Bench(
             folder=folder,
