@@ -309,6 +309,28 @@ async def test_a_cdn_that_hangs_does_not_hold_up_the_receipt(tmp_path: Path) -> 
         assert len(server.asked) == 1
 
 
+async def test_a_connection_that_was_closed_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    """Servers close connections that nobody uses; the call goes out again on a new one, at once."""
+    connections = 0
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await reader.read(1)
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    settings = DownstreamSettings(kind="varnish", url=url, wait_s=10)
+    async with server, site(tmp_path, downstream=(settings,), freshness=ONCE) as here:
+        receipts = [await purge_keys(here, KEY) for _ in range(3)]
+
+        assert [receipt["pending"] for receipt in receipts] == [False] * 3
+        assert connections == 3
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 async def test_what_is_not_confirmed_survives_a_restart(tmp_path: Path, is_there: bool) -> None:
     """Whether the CDN refused or could not be reached."""

@@ -27,6 +27,8 @@ ANSWER_MAX_BYTES = 64 * 1024
 # Nobody's Retry-After keeps a revoked picture up for longer without another try.
 RETRY_AFTER_MAX_S = 600.0
 DETAIL_MAX_CHARS = 200
+# Below the 5 s after which Varnish, and others, close a connection that nobody uses.
+KEEPALIVE_EXPIRY_S = 4.0
 # It lies in what was sent, not in the target: trying another part of it makes sense.
 _REJECTED = frozenset({400, 413, 414, 422, 431})
 
@@ -109,7 +111,11 @@ class PurgeHttp:
     def __init__(self) -> None:
         # trust_env would let .netrc and proxy variables decide where tokens go; a redirect is never followed with one.
         self._http = httpx.AsyncClient(
-            verify=system_trust(), headers={"user-agent": "imgproxy"}, trust_env=False, follow_redirects=False
+            verify=system_trust(),
+            headers={"user-agent": "imgproxy"},
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S),
+            trust_env=False,
+            follow_redirects=False,
         )
 
     async def send(self, adapter: Adapter, subjects: Sequence[Subject], *, timeout_s: float) -> Verdict:
@@ -117,7 +123,12 @@ class PurgeHttp:
         try:
             call = adapter.call(subjects)
             async with asyncio.timeout(timeout_s):
-                return adapter.judge(await self._exchange(call, timeout_s))
+                try:
+                    answer = await self._exchange(call, timeout_s)
+                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                    # Closed by the other side just as it was used again: a purge may be sent twice.
+                    answer = await self._exchange(call, timeout_s)
+                return adapter.judge(answer)
         except TimeoutError:
             return Verdict(Result.FAILED, f"no answer within {timeout_s:g} s")
         except httpx.TimeoutException:
