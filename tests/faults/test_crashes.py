@@ -1,0 +1,175 @@
+"""
+The edge dies by SIGKILL: at every place of the purge matrix, and at every step of a commit and of a purge.
+
+A kill spares the kernel, so what was written is there; the order of the journal's record before everything else is
+what a power cut needs beyond that, and SQLite's syncs are its business.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from imgproxy.barriers import Point
+from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
+from imgproxy.medialibrary.server.probe import Probe
+from tests.faults.rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, Pictures, Row, Stage, Standing, noisy_png, poll
+from tests.support.edge_process import EdgeProcess
+from tests.support.site import KEY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+PICTURES = Pictures((noisy_png(OLD),), noisy_png(NEW))
+
+
+@dataclass(frozen=True)
+class Newsroom:
+    """A library with one picture, and a client."""
+
+    library: EmbeddedLibrary
+    probe: Probe
+    session: aiohttp.ClientSession
+
+    def stage(self, edge: EdgeProcess) -> Stage:
+        return Stage(self.library, self.probe, edge, edge.url, edge.pid, self.session)
+
+
+@asynccontextmanager
+async def newsroom(tmp_path: Path) -> AsyncIterator[Newsroom]:
+    picture = tmp_path / "photos" / KEY
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(noisy_png(OLD))
+    probe = Probe()
+    async with (
+        EmbeddedLibrary(
+            tmp_path / "photos", probe=probe, tokens=[AccessToken("library-token")], scan_interval_s=3600
+        ) as library,
+        aiohttp.ClientSession(auto_decompress=False) as session,
+    ):
+        yield Newsroom(library, probe, session)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+async def test_a_purge_then_a_kill(tmp_path: Path, row: Row) -> None:
+    """The edge dies while the request stands at its place, just after the acknowledgement."""
+    async with newsroom(tmp_path) as room:
+        async with EdgeProcess(room.library, tmp_path / "cache", row.freshness) as edge:
+            standing = Standing(room.stage(edge), row)
+            await standing.begin()
+            await room.library.put(KEY, noisy_png(NEW))
+            assert (await room.stage(edge).purge()).status == 200
+            await edge.kill()
+            if not isinstance(row.place, Point):
+                await standing.let_go()
+            replies = await standing.replies()
+
+        async with EdgeProcess(room.library, tmp_path / "cache", row.freshness) as edge:
+            await PICTURES.assert_only_new(room.stage(edge), row, *replies)
+
+
+COMMIT_STEPS = ("begin-file", "commit-original", "commit-facts", "seal-variant", "commit-variant")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", COMMIT_STEPS)
+async def test_a_kill_at_a_step_of_a_commit(tmp_path: Path, step: str, when: str) -> None:
+    """Whatever is half done is not served, nothing of it stays, and the picture is made anew."""
+    async with newsroom(tmp_path) as room:
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as edge:
+            await edge.die(step, when)
+            with pytest.raises(aiohttp.ClientError):
+                await room.stage(edge).send("GET", SMALL)
+            assert await edge.gone() == -9
+
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as edge:
+            stage = room.stage(edge)
+            reply = await stage.send("GET", SMALL)
+            assert (reply.status, replace(PICTURES, now=noisy_png(OLD)).is_old(reply)) == (200, False)
+            await poll(lambda: temporary_files(tmp_path), lambda found: found == [])
+            await room.library.put(KEY, noisy_png(NEW))
+            assert (await stage.purge()).status == 200
+            await PICTURES.assert_only_new(stage, ROWS[0])
+
+
+def temporary_files(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "cache" / "keys").glob("*/*/t-*"))
+
+
+@dataclass(frozen=True)
+class PurgeStep:
+    """A step of a purge, and what may be expected after a death there."""
+
+    name: str
+    when: str
+    is_recorded: bool = True
+    is_acknowledged: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.when}-{self.name}"
+
+
+PURGE_STEPS = (
+    PurgeStep("record", "before", is_recorded=False),
+    PurgeStep("record", "after"),
+    PurgeStep("rename-away", "before"),
+    PurgeStep("rename-away", "after"),
+    PurgeStep("remember-keys", "before"),
+    PurgeStep("finish-pending", "before"),
+    PurgeStep("finish-pending", "after"),
+    PurgeStep("drain", "before"),
+    PurgeStep("drain", "after"),
+    PurgeStep("delete", "before", is_acknowledged=True),
+    PurgeStep("delete", "after", is_acknowledged=True),
+    PurgeStep("sync", "after", is_acknowledged=True),
+    PurgeStep("collected", "before", is_acknowledged=True),
+    PurgeStep("collected", "after", is_acknowledged=True),
+)
+
+
+@pytest.mark.parametrize("step", PURGE_STEPS, ids=str)
+async def test_a_kill_at_a_step_of_a_purge(tmp_path: Path, step: PurgeStep) -> None:
+    """
+    From the record on the purge is in force, acknowledged or not; before it the caller knows that it is not.
+
+    The keys of the entry are known, as from a purge before, so that the record names them.
+    """
+    async with newsroom(tmp_path) as room:
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as edge:
+            stage = room.stage(edge)
+            assert (await stage.purge()).status == 200
+            assert (await stage.send("GET", SMALL)).status == 200
+            assert (await stage.send("GET", f"/{KEY}")).status == 200
+            await poll(lambda: list((tmp_path / "cache" / "trash").iterdir()), lambda found: found == [])
+            await room.library.put(KEY, noisy_png(NEW))
+            await edge.die(step.name, step.when)
+            try:
+                is_acknowledged = (await stage.purge()).status == 200
+            except aiohttp.ClientError:
+                is_acknowledged = False
+            assert await edge.gone() == -9
+            assert step.is_acknowledged or not is_acknowledged
+
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as edge:
+            stage = room.stage(edge)
+            if not step.is_recorded:
+                assert (await stage.purge()).status == 200
+            await PICTURES.assert_only_new(stage, ROWS[0])
+
+
+async def test_two_processes_do_not_share_a_cache(tmp_path: Path) -> None:
+    """A second edge over the directory does not start: it would not hear of the first one's purges."""
+    async with newsroom(tmp_path) as room:
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING):
+            second = EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING)
+            with pytest.raises(AssertionError, match="another imgproxy is using this directory"):
+                await second.__aenter__()
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as third:
+            assert (await room.stage(third).send("GET", SMALL)).status == 200

@@ -1,0 +1,114 @@
+"""
+An edge in a process of its own, whose requests can be held and which can be made to die at a step: `python -m` this.
+
+It is configured by the environment, takes commands on standard input, one a line, and answers on standard output:
+
+    hold POINT | release POINT | arrived POINT COUNT     the barriers; `arrived` is answered when they stand there
+    die STEP before|after                                end by SIGKILL, at the next call of the step
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from imgproxy.barriers import Point
+from imgproxy.cache import housekeeping
+from imgproxy.edge.app import Edge
+from imgproxy.settings import load
+from tests.support.site import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
+    """The steps of a commit and of a purge: where the function is that takes it."""
+    cache = edge.cache
+    return {
+        "begin-file": (cache.store, "temp_path"),
+        "commit-original": (cache.store, "commit_original"),
+        "commit-facts": (cache.store, "commit_facts"),
+        "seal-variant": (cache.store, "seal_variant"),
+        "commit-variant": (cache.store, "commit_variant"),
+        "record": (cache.journal, "record_purge"),
+        "rename-away": (cache.store, "detach"),
+        "remember-keys": (cache.journal, "remember_keys"),
+        "finish-pending": (cache.journal, "finish_pending"),
+        "drain": (edge.answers, "drain"),
+        "delete": (housekeeping, "delete_directories"),
+        "sync": (housekeeping, "sync_directories"),
+        "collected": (cache.journal, "mark_collected"),
+    }
+
+
+def die() -> None:
+    """End at once, as in a power cut that spares the kernel."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(owner: Any, name: str, when: str) -> None:
+    """Put death before or after a function."""
+    function: Callable[..., Any] = getattr(owner, name)
+
+    async def awaited(*args: Any, **named: Any) -> Any:
+        if when == "before":
+            die()
+        result = await function(*args, **named)
+        die()
+        return result
+
+    def called(*args: Any, **named: Any) -> Any:
+        if when == "before":
+            die()
+        result = function(*args, **named)
+        die()
+        return result
+
+    setattr(owner, name, awaited if inspect.iscoroutinefunction(function) else called)
+
+
+async def obey(edge: Edge, held: Held) -> None:
+    """Do what standard input says until it ends."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    waits: set[asyncio.Task[None]] = set()
+    while line := (await reader.readline()).decode().split():
+        if line[0] == "die":
+            die_at(*steps_of(edge)[line[1]], line[2])
+        elif line[0] == "hold":
+            held.hold(Point(line[1]))
+        elif line[0] == "release":
+            held.release(Point(line[1]))
+        else:
+            waits.add(asyncio.create_task(say_arrived(held, Point(line[1]), int(line[2]))))
+            continue
+        say("done")
+
+
+async def say_arrived(held: Held, point: Point, count: int) -> None:
+    """Answer `arrived`."""
+    await held.arrived(point, count)
+    say(f"arrived {point}")
+
+
+def say(text: str) -> None:
+    """Write one line."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+async def main() -> None:
+    """Serve until standard input ends."""
+    held = Held()
+    async with Edge(load(None), barriers=held) as edge:
+        say(f"url {edge.url}")
+        await obey(edge, held)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
