@@ -45,17 +45,19 @@ class Answers:
         self._ask_for_late = ask
 
     @contextmanager
-    def sending(self, hashed: str, cut: Callable[[], None]) -> Iterator[None]:
-        """Count an answer with this key's bytes while the block runs; `cut` ends its connection."""
+    def sending(self, hashes: Collection[str], cut: Callable[[], None]) -> Iterator[None]:
+        """Count an answer with bytes of these keys (a picture's, its watermark's) while the block runs."""
         answer = _Sending(cut)
-        self._sending[hashed].add(answer)
+        for hashed in hashes:
+            self._sending[hashed].add(answer)
         try:
             yield
         finally:
             answer.is_ended = True
-            self._sending[hashed].discard(answer)
-            if not self._sending[hashed]:
-                del self._sending[hashed]
+            for hashed in hashes:
+                self._sending[hashed].discard(answer)
+                if not self._sending[hashed]:
+                    del self._sending[hashed]
 
     def overtake(self, hashed: str) -> None:
         """A purge of this key happens now: the answers under way hold old bytes, those to come do not."""

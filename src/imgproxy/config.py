@@ -50,6 +50,8 @@ class OriginSettings(Section):
         description="file with the token instead; read again when it changes. Two lines: new and old token",
     )
     timeout_s: float = Field(10.0, gt=0, le=300, description="time for one original or API call, retries included")
+    fetches_max: int = Field(16, ge=1, le=1000, description="originals fetched at the same time")
+    fetch_queue_max: int = Field(64, ge=0, le=100_000, description="fetches that may wait; one more is shed: 503")
 
 
 class RenderSettings(Section):

@@ -7,6 +7,7 @@ and the request that wanted it starts over.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -27,6 +28,7 @@ from imgproxy.errors import (
     OriginDenied,
     OriginStatus,
     OriginUnreachable,
+    Overloaded,
     Revoked,
     SourceTooLarge,
 )
@@ -136,6 +138,8 @@ class Originals:
         limits: LimitsSettings,
         metrics: Metrics,
         barriers: Barriers,
+        fetches_max: int = 16,
+        fetch_queue_max: int = 64,
     ) -> None:
         self._cache = cache
         self._origin = origin
@@ -145,6 +149,10 @@ class Originals:
         self._metrics = metrics
         self._barriers = barriers
         self._fetches: Flights[Original] = Flights()
+        # So many fetches at a time keep origin and loop busy; more of them would only slow each other down.
+        self._gate = asyncio.Semaphore(fetches_max)
+        self._waiting = 0
+        self._waiting_max = fetch_queue_max
         self._negatives: TTLCache[str, Negative] = TTLCache(NEGATIVES_MAX, max(freshness.negative_ttl_s, 0.001))
         self._retry_at_s: TTLCache[str, float] = TTLCache(NEGATIVES_MAX, RETRY_BEHIND_S)
         # Originals answered with beyond their time and not proved since, with the Unix time of their last proof.
@@ -274,6 +282,19 @@ class Originals:
 
     async def _fetch_now(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         """One trip to the origin. `known` makes it conditional, if its bytes are still here."""
+        if self._gate.locked() and self._waiting >= self._waiting_max:
+            raise Overloaded  # more than this would only wait here for a render that cannot be made in time
+        self._waiting += 1
+        try:
+            await self._gate.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._fetch_in_turn(hashed, key, known)
+        finally:
+            self._gate.release()
+
+    async def _fetch_in_turn(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         with self._cache.epochs.at_work() as began_seq:
             return await self._fetch_at(began_seq, hashed, key, known)
 

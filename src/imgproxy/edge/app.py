@@ -89,6 +89,8 @@ class Edge:
             limits=settings.limits,
             metrics=self.metrics,
             barriers=barriers,
+            fetches_max=settings.origin.fetches_max,
+            fetch_queue_max=settings.origin.fetch_queue_max,
         )
         self.pool = RenderPool(settings.render, settings.limits, observer=RenderObserver(self.metrics))
         self.renders = Renders(

@@ -91,7 +91,7 @@ class FastServer(web.Server):
             Late(connection.is_flushed, connection.cut)
             for connection in self.connections
             if isinstance(connection, FastHandler)
-            and connection.last_key_hash in hashes
+            and not connection.last_key_hashes.isdisjoint(hashes)
             and not connection.is_flushed()
         ]
 
@@ -99,7 +99,7 @@ class FastServer(web.Server):
 class FastHandler(RequestHandler):
     """A connection of the fast path."""
 
-    __slots__ = ("_memo", "_on_hit", "last_key_hash")
+    __slots__ = ("_memo", "_on_hit", "last_key_hashes")
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class FastHandler(RequestHandler):
         super().__init__(manager, **options)
         self._memo = memo
         self._on_hit = on_hit
-        self.last_key_hash = ""
+        self.last_key_hashes: frozenset[str] = frozenset()
 
     def is_flushed(self) -> bool:
         """Whether the kernel has everything that was written."""
@@ -182,7 +182,7 @@ class FastHandler(RequestHandler):
         assert parser is not None
         parser.message_consumed()
         self._request_count += 1
-        self.last_key_hash = found.key_hash
+        self.last_key_hashes = found.key_hashes
         transport.writelines((found.head, found.body) if found.body else (found.head,))
         close_at = loop.time() + self._keepalive_timeout
         self._next_keepalive_close_time = close_at

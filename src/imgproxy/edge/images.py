@@ -167,7 +167,7 @@ class ImageRoute:
         self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str], body: bytes
     ) -> Served:
         response = web.Response(body=body, headers=headers)
-        with self._answers.sending(delivered.original.key_hash, _cutter(request)):
+        with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
             await response.write_eof()
             # Sent means that the kernel has it all: what waits in this process could still be sent after a purge.
@@ -227,7 +227,7 @@ class ImageRoute:
         try:
             response = web.StreamResponse(status=status, headers=headers)
             response.content_length = count
-            with self._answers.sending(delivered.original.key_hash, _cutter(request)):
+            with self._answers.sending(_hashes(delivered), _cutter(request)):
                 await response.prepare(request)
                 if request.method != "HEAD":
                     await self._stream(response, descriptor, start, count, wanted.key)
@@ -335,6 +335,12 @@ class ImageRoute:
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
         return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+
+
+def _hashes(delivered: Delivered) -> tuple[str, ...]:
+    """The keys whose bytes an answer holds: the picture's, and its watermark's."""
+    also = delivered.variant.also if delivered.variant is not None else ()
+    return (delivered.original.key_hash, *(hashed for hashed, _ in also))
 
 
 def _client(request: web.BaseRequest) -> ClientHeaders:

@@ -38,7 +38,7 @@ class HotAnswer:
     status: int
     head: bytes
     body: bytes
-    key_hash: str
+    key_hashes: frozenset[str]
 
 
 class _Entry:
@@ -50,6 +50,7 @@ class _Entry:
         "fresh_until_s",
         "head",
         "key_hash",
+        "key_hashes",
         "not_modified",
         "original",
         "plan",
@@ -60,6 +61,7 @@ class _Entry:
 
     def __init__(self, variant: Variant, etag: str, headers: Mapping[str, str], fresh_until_s: float) -> None:
         self.key_hash = variant.key_hash
+        self.key_hashes = frozenset((variant.key_hash, *(hashed for hashed, _ in variant.also)))
         self.plan = variant.facts.plan
         self.original = variant.facts.original
         self.etag = etag
@@ -123,8 +125,8 @@ class AnswerMemo:
         if entry.second != int(now_s):
             entry.freshen(now_s)
         if if_none_match is not None and etag_matches(if_none_match, entry.etag):
-            return HotAnswer(304, entry.not_modified, b"", entry.key_hash)
-        return HotAnswer(200, entry.head, variant.body, entry.key_hash)
+            return HotAnswer(304, entry.not_modified, b"", entry.key_hashes)
+        return HotAnswer(200, entry.head, variant.body, entry.key_hashes)
 
     def __len__(self) -> int:
         return len(self._entries)

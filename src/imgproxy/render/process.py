@@ -110,6 +110,7 @@ class RenderProcess(asyncio.Protocol):
             with theirs:
                 self._child = await asyncio.create_subprocess_exec(
                     sys.executable,
+                    "-P",  # a folder here that is named as a module of the library would be imported in its place
                     "-m",
                     "imgproxy.render.child",
                     str(theirs.fileno()),
