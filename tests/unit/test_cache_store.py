@@ -9,7 +9,7 @@ import pytest
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.housekeeping import delete_files, measure, scan
-from imgproxy.cache.ledger import Ledger, name_of_file, original_name, split_name, variant_name
+from imgproxy.cache.ledger import Ledger, marked, name_of_file, original_name, split_name, variant_name
 from imgproxy.cache.store import CacheStore, matches_digest
 from imgproxy.errors import CacheUnavailable
 
@@ -258,7 +258,7 @@ def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
     ledger = Ledger()
     ledger.add(b"new", 1, is_verified=True)
 
-    ledger.adopt_older({b"old": 2, b"new": 99, b"older": 3}, 104)
+    ledger.adopt_older({b"old": marked(2), b"new": marked(99), b"older": marked(3)}, 104)
 
     assert [name for name, _ in ledger.oldest(10)] == [b"old", b"older", b"new"]
     assert ledger.used_bytes == 6

@@ -34,8 +34,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# SQLite's words for a file that is damaged, or is none of ours. Others (full, read-only, locked) say nothing of it.
-_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
+# SQLite's words for a file that is damaged, or is none of ours. Others (full, locked) say nothing of it. "Read-only" is
+# also what it calls a file of a version it does not know; the directory itself was found to be writable before.
+_DAMAGE = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 # Livingdocs repeats a delivery for hours at most; a month is far beyond.
 DELIVERIES_KEPT_S = 30 * 86_400
 
@@ -169,6 +178,8 @@ class Journal:
             if found != "ok":
                 raise sqlite3.DatabaseError(str(found))
             database.executescript(_SCHEMA + OUTBOX_SCHEMA)
+            # Also to see whether it can be written at all.
+            database.execute("INSERT OR REPLACE INTO facts VALUES ('opened_at_s', ?)", (str(time.time()),))
         except sqlite3.Error:
             database.close()
             raise

@@ -45,50 +45,54 @@ def split_name(name: bytes) -> tuple[str, str | None]:
     return name[:_HASH_BYTES].hex(), None if rest == _ORIGINAL else rest.hex()
 
 
+def marked(size_bytes: int) -> int:
+    """The form in which the ledger keeps the size of a file whose checksum nobody has seen hold yet."""
+    return size_bytes << 1
+
+
 class Ledger:
     """File sizes in the order of use, oldest first."""
 
     def __init__(self) -> None:
-        self._sizes: dict[bytes, int] = {}
-        self._verified: set[bytes] = set()
+        # Twice the size, and one more where the checksum was seen to hold: a set of those costs half as much again.
+        self._marked_sizes: dict[bytes, int] = {}
         self._touched: set[bytes] = set()
         self._gone: set[bytes] | None = None  # removed while the scan was looking
         self.used_bytes = 0
 
     def add(self, name: bytes, size_bytes: int, *, is_verified: bool) -> None:
         """A file was written: it is the most recently used one. Only `is_verified` files skip the checksum."""
-        self.used_bytes += size_bytes - self._sizes.pop(name, 0)
-        self._sizes[name] = size_bytes
-        if is_verified:
-            self._verified.add(name)
+        before_bytes = self._marked_sizes.pop(name, 0) >> 1
+        self.used_bytes += size_bytes - before_bytes
+        self._marked_sizes[name] = (size_bytes << 1) | is_verified
 
     def touch(self, name: bytes) -> None:
         """A file was used."""
-        if (size_bytes := self._sizes.pop(name, None)) is not None:
-            self._sizes[name] = size_bytes
+        if (marked := self._marked_sizes.pop(name, None)) is not None:
+            self._marked_sizes[name] = marked
             self._touched.add(name)
 
     def is_verified(self, name: bytes) -> bool:
         """Whether this process has seen the file's checksum hold, or wrote it itself."""
-        return name in self._verified
+        return bool(self._marked_sizes.get(name, 0) & 1)
 
     def verify(self, name: bytes, size_bytes: int) -> None:
         """The file's checksum held just now."""
-        if name not in self._sizes:
+        if name in self._marked_sizes:
+            self._marked_sizes[name] |= 1
+        else:
             self.add(name, size_bytes, is_verified=True)
-        self._verified.add(name)
 
     def remove(self, name: bytes) -> None:
         """A file is gone."""
-        self.used_bytes -= self._sizes.pop(name, 0)
-        self._verified.discard(name)
+        self.used_bytes -= self._marked_sizes.pop(name, 0) >> 1
         self._touched.discard(name)
         if self._gone is not None:
             self._gone.add(name)
 
     def oldest(self, count: int) -> list[tuple[bytes, int]]:
         """The files used longest ago, with their sizes."""
-        return list(islice(self._sizes.items(), count))
+        return [(name, marked >> 1) for name, marked in islice(self._marked_sizes.items(), count)]
 
     def take_touched(self) -> set[bytes]:
         """The files used since the last call, for writing their time of use to disk in one batch."""
@@ -103,18 +107,20 @@ class Ledger:
         """
         Put files found by the scan at start before all that was used since, in the given order (oldest first).
 
+        `found` maps names to marked sizes (`marked`), `found_bytes` is the sum of the sizes.
+
         Files that the ledger knows already keep their place, and those removed since `begin_scan` stay away. The
         dictionary becomes the ledger's own: this takes time for what is known, not for what was found.
         """
-        for name in (*self._sizes, *(self._gone or ())):
-            found_bytes -= found.pop(name, 0)
+        for name in (*self._marked_sizes, *(self._gone or ())):
+            found_bytes -= found.pop(name, 0) >> 1
         self._gone = None
         self.used_bytes += found_bytes
-        found.update(self._sizes)
-        self._sizes = found
+        found.update(self._marked_sizes)
+        self._marked_sizes = found
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self._marked_sizes)
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._sizes
+        return name in self._marked_sizes

@@ -169,7 +169,7 @@ class CacheStore:
         try:
             with _as_cache_unavailable():
                 temp.write_bytes(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
-                os.rename(temp, self.key_dir(hashed) / "facts")
+                self._put_in_place(temp, self.key_dir(hashed) / "facts")
         finally:
             self.discard(temp)
         self._facts[hashed] = facts
@@ -187,7 +187,7 @@ class CacheStore:
         """
         hashed = key_hash(facts.key)
         with _as_cache_unavailable():
-            os.rename(temp, self.key_dir(hashed) / "original")
+            self._put_in_place(temp, self.key_dir(hashed) / "original")
         self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
         self.commit_facts(facts)
 
@@ -281,9 +281,17 @@ class CacheStore:
         hashed = key_hash(facts.key)
         path = self.variant_path(hashed, facts.plan)
         with _as_cache_unavailable():
-            os.rename(temp, path)
+            self._put_in_place(temp, path)
         self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
         return path
+
+    def _put_in_place(self, temp: Path, path: Path) -> None:
+        """Rename a file over whatever is there, if need be a directory that somebody else made."""
+        try:
+            os.rename(temp, path)
+        except IsADirectoryError:
+            os.rename(path, self.trash_dir / f"foreign-{self.run_id}-{next(self._numbers)}")
+            os.rename(temp, path)
 
     # --- purge -------------------------------------------------------------------------------------------------
 

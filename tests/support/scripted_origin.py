@@ -1,0 +1,118 @@
+"""A Media Library that serves one picture, until it is told to behave badly: raw bytes over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Mode = Literal[
+    "ok",
+    "hangs",
+    "resets",
+    "truncates",
+    "announces too little",
+    "announces too much",
+    "serves HTML with 200",
+    "answers 500",
+    "answers 404 without the API's form",
+    "refuses the token: 401",
+    "refuses everything: 403 in the API's form",
+    "refuses everything: 403 of a proxy",
+]
+REVOKED = "The requested image is revoked or marked as invalid"
+
+
+class ScriptedOrigin:
+    """Answers serve-image and every other call by its mode."""
+
+    def __init__(self, picture: bytes) -> None:
+        self.picture = picture
+        self.mode: Mode = "ok"
+        self.calls = 0
+        self.url = ""
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, one request."""
+        self._writers.add(writer)
+        try:
+            request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            self.calls += 1
+            await self._answer(request, writer)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            self._writers.discard(writer)
+
+    async def _answer(self, request: str, writer: asyncio.StreamWriter) -> None:
+        is_image = "/serve-image/" in request.split("\r\n", 1)[0]
+        etag = f'"{hashlib.sha256(self.picture).hexdigest()[:16]}"'
+        head = {"ETag": etag, "Content-Type": "image/png"}
+        size = len(self.picture)
+        if self.mode == "hangs":
+            await asyncio.sleep(3600)
+        elif self.mode == "resets":
+            writer.transport.abort()
+        elif self.mode == "truncates":
+            writer.write(response(200, head, self.picture[: size // 2], announced=size))
+        elif self.mode.startswith("announces"):
+            announced = size // 2 if self.mode == "announces too little" else size + 100
+            writer.write(response(200, head, self.picture, announced=announced))
+        elif self.mode != "ok":
+            writer.write(REFUSALS[self.mode])
+        elif not is_image:
+            writer.write(response(200, {"Content-Type": "application/json"}, b'{"results": []}'))
+        elif f"if-none-match: {etag}" in request.lower():
+            writer.write(response(304, head, b""))
+        else:
+            writer.write(response(200, head, self.picture))
+
+    def hang_up(self) -> None:
+        """Cut the connections that hang."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+
+def response(status: int, headers: dict[str, str], body: bytes, announced: int | None = None) -> bytes:
+    """An HTTP/1.1 answer, whatever length it announces."""
+    lines = [f"HTTP/1.1 {status} Because", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body) if announced is None else announced}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def api_error(status: int, error: str, message: str) -> bytes:
+    """An error body in the API's form."""
+    return json.dumps({"status": status, "error": error, "error_details": {"message": message}}).encode()
+
+
+REFUSALS: dict[str, bytes] = {
+    "serves HTML with 200": response(200, {"Content-Type": "text/html"}, b"<html>Please log in</html>"),
+    "answers 500": response(500, {}, b"oops"),
+    "answers 404 without the API's form": response(404, {"Content-Type": "text/html"}, b"<html>no such vhost</html>"),
+    "refuses the token: 401": response(401, {}, api_error(401, "Unauthorized", "invalid token")),
+    "refuses everything: 403 in the API's form": response(403, {}, api_error(403, "Forbidden", REVOKED)),
+    "refuses everything: 403 of a proxy": response(403, {}, b"blocked"),
+}
+
+
+@asynccontextmanager
+async def scripted_origin(picture: bytes) -> AsyncIterator[ScriptedOrigin]:
+    """Serve until the block ends."""
+    origin = ScriptedOrigin(picture)
+    server = await asyncio.start_server(origin.answer, "127.0.0.1", 0)
+    origin.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield origin
+    finally:
+        server.close()
+        origin.hang_up()
+        await asyncio.sleep(0)
