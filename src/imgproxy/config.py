@@ -104,6 +104,10 @@ class SigningSettings(Section):
         False,
         description="refuse URLs without a valid signature: 403. Turn it on wherever strangers can reach the edge",
     )
+    allow_decoded_path: bool = Field(
+        False,
+        description="also accept a signature over the percent-decoded path, as a CMS that signs before it encodes makes it",
+    )
     mount_prefix: str = Field(
         "",
         pattern=r"^(/[^?#]*[^/?#])?$",

@@ -3,8 +3,9 @@ Every error that can reach a client, in one tree.
 
     ImgproxyError                  status, code, title; `public` is the only text a client sees
       BadRequest                   BadUrl, BadPurge
-      BadParameter, UriTooLong, PayloadTooLarge, BadSignature, Expired, Unauthorized, BadWebhookSignature,
-      RouteNotFound, MethodNotAllowed, EntryNotFound
+      NotHttp, HeadersTooLarge, RequestTooSlow, UriTooLong, PayloadTooLarge, UnsatisfiableRange,
+      BadParameter, BadSignature, Expired, Unauthorized, BadWebhookSignature, RouteNotFound, MethodNotAllowed,
+      EntryNotFound
       OriginError                  NotFound, Revoked, OriginDenied, OriginUnreachable, OriginTimeout, OriginStatus
       ImageRefused                 NotAnImage, DecodeFailed, SourceTooLarge, TooManyPixels, RenderTimeout,
                                    RenderOutOfMemory, RenderCrashed
@@ -18,7 +19,7 @@ Errors cross process borders, so each can be pickled from its fields alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 def _rebuild(cls: type[ImgproxyError], facts: dict[str, Any]) -> ImgproxyError:
@@ -47,6 +48,14 @@ class ImgproxyError(Exception):
     def facts(self) -> dict[str, Any]:
         """The instance's fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def again(self) -> Self:
+        """
+        The same error as a new instance, for who remembers errors and raises them more than once.
+
+        Raising an instance adds frames to its traceback, which keep every local of every raise alive.
+        """
+        return type(self)(**self.facts())
 
     def __str__(self) -> str:
         return f"{self.code}: {self.public}"
@@ -123,6 +132,50 @@ class UriTooLong(ImgproxyError):
 
     length: int
     limit: int
+
+
+@dataclass(eq=False)
+class NotHttp(ImgproxyError):
+    """Bytes that are no request: a broken head, an unknown method, another protocol."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "not_http"
+    title: ClassVar[str] = "Not a request"
+    text: ClassVar[str] = "This is not a request that can be read: expected a method of HTTP, a path, and HTTP/1.1."
+
+
+@dataclass(eq=False)
+class HeadersTooLarge(ImgproxyError):
+    """A request line or headers over their limits."""
+
+    status: ClassVar[int] = 431
+    code: ClassVar[str] = "headers_too_large"
+    title: ClassVar[str] = "Headers too large"
+    text: ClassVar[str] = "The request's first line or its headers are larger than is accepted here."
+
+
+@dataclass(eq=False)
+class RequestTooSlow(ImgproxyError):
+    """A request whose body did not come in time."""
+
+    status: ClassVar[int] = 408
+    code: ClassVar[str] = "request_too_slow"
+    title: ClassVar[str] = "Request too slow"
+    text: ClassVar[str] = "The request's body did not arrive within {timeout_s:g} s."
+
+    timeout_s: float
+
+
+@dataclass(eq=False)
+class UnsatisfiableRange(ImgproxyError):
+    """A Range behind the end of the original."""
+
+    status: ClassVar[int] = 416
+    code: ClassVar[str] = "unsatisfiable_range"
+    title: ClassVar[str] = "Range not satisfiable"
+    text: ClassVar[str] = "The original has {size_bytes} bytes; the range begins behind them."
+
+    size_bytes: int
 
 
 @dataclass(eq=False)

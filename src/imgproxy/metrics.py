@@ -30,7 +30,7 @@ class Metrics:
         )
         self.request_duration_s = Histogram(
             "imgproxy_request_duration_seconds",
-            "image requests from first byte in to last byte handed to the kernel",
+            "image requests from first byte in to last byte handed to the kernel; hits of the fast path are not in it",
             ("outcome",),
             buckets=_DURATION_BUCKETS_S,
             registry=self.registry,

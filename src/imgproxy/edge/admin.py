@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from dataclasses import dataclass
@@ -9,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
+from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
 from imgproxy import metrics as metrics_page
 from imgproxy.edge.headers import SERVER
 from imgproxy.errors import (
     BadPurge,
+    BadUrl,
     EntryNotFound,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    RequestTooSlow,
     RouteNotFound,
     Unauthorized,
 )
-from imgproxy.params.parse import parse_target
+from imgproxy.params.parse import check_path, parse_target
 from imgproxy.purge.service import TAKEDOWNS
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 
 MAX_KEYS = 10_000
+# A body of purges or an event is a few kilobytes.
+BODY_S = 30.0
 REASON_MAX_CHARS = 40
 
 
@@ -120,7 +126,8 @@ class AdminRoutes:
             Unauthorized: it is missing or wrong, or none is configured.
         """
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        is_right = [hmac.compare_digest(given.strip().encode(), token.encode()) for token in self._tokens]
+        raw = given.strip().encode("utf-8", "surrogateescape")
+        is_right = [hmac.compare_digest(raw, token.encode()) for token in self._tokens]
         if scheme.lower() != "bearer" or not any(is_right):
             raise Unauthorized
 
@@ -177,7 +184,7 @@ class AdminRoutes:
             raise BadPurge('The body must be {"keys": ["2025/03/14/picture.jpeg", …]} with at least one key.')
         if len(keys) > MAX_KEYS:
             raise BadPurge(f"{len(keys)} keys; at most {MAX_KEYS} are accepted in one request.")
-        return [key.lstrip("/") for key in keys]
+        return [_checked_key(key) for key in keys]
 
     # --- warming -----------------------------------------------------------------------------------------------
 
@@ -205,7 +212,8 @@ class AdminRoutes:
         body = await read_json(request, self._settings.purge.max_body_bytes)
         try:
             url = body["data"]["attributes"]["url"]
-            path = urlsplit(url).path
+            path = urlsplit(url).path if isinstance(url, str) else ""
+            path.encode()
         except (TypeError, KeyError, ValueError):
             path = ""
         if not path.startswith("/"):
@@ -242,12 +250,29 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     """
     if request.content_length is not None and request.content_length > max_bytes:
         raise PayloadTooLarge(max_bytes)
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110 10.1.1
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > max_bytes:
-            raise PayloadTooLarge(max_bytes)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise PayloadTooLarge(max_bytes)
+    except TimeoutError:
+        raise RequestTooSlow(BODY_S) from None
+    except (PayloadAccessError, RequestPayloadError):
+        raise BadPurge("The body cannot be read.") from None
     return bytes(body)
+
+
+def _checked_key(key: str) -> str:
+    """A key as a request for its picture would name it. Raises BadUrl."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise BadUrl("A key is not UTF-8 text.") from None
+    return check_path(key)
 
 
 async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from contextlib import AsyncExitStack
 from http import HTTPStatus
@@ -153,6 +154,7 @@ class Edge:
             metrics=self.metrics,
         )
         self.memo = AnswerMemo(self.cache)
+        self.entries.watch(self.memo.forget)
         # Bound once: looking a label up costs more than the whole count.
         self._hot_hits = self.metrics.requests.labels(outcome=Outcome.HIT, status="200")
         self._hot_not_modified = self.metrics.requests.labels(outcome=Outcome.HIT, status="304")
@@ -169,6 +171,7 @@ class Edge:
             entry_of=self.entries.entry_of,
             has_downstream=bool(settings.downstream),
         )
+        self._admin_work: set[asyncio.Future[web.StreamResponse]] = set()
         self._stack = AsyncExitStack()
         self._runner: web.ServerRunner | None = None
 
@@ -214,11 +217,17 @@ class Edge:
 
     def _server(self) -> web.Server:
         """The server, with the fast path where this aiohttp allows it."""
-        options: dict[str, Any] = {"access_log": None, "max_line_size": 64 * 1024, "max_field_size": 32 * 1024}
+        options: dict[str, Any] = {
+            "access_log": None,
+            "max_line_size": 64 * 1024,
+            "max_field_size": 32 * 1024,
+            "auto_decompress": False,  # a webhook's signature is over the bytes as they came
+            "handler_cancellation": True,  # who leaves gives up what nobody else waits for
+        }
         if not fastpath.is_supported():
             log.warning("this version of aiohttp has no place for the fast path; hits go the usual way")
             return web.Server(self._handle, **options)
-        server = fastpath.FastServer(self._handle, self.memo, self._on_hot_hit, **options)
+        server = fastpath.FastServer(self._handle, self.memo, self._on_hot_hit, self._on_bad_request, **options)
         self.answers.ask_for_late(server.unfinished)
         return server
 
@@ -226,9 +235,26 @@ class Edge:
         """Stop accepting, finish what is in flight within `shutdown_timeout_s`, close everything."""
         self.state.is_draining = True
         if self._runner is not None:
-            await self._runner.cleanup()
+            await self._finish_connections(self._runner)
             self._runner = None
         await self._stack.aclose()
+
+    async def _finish_connections(self, runner: web.ServerRunner) -> None:
+        """
+        Let requests in flight finish until the deadline, then end their connections.
+
+        aiohttp's own deadline is taken twice: once for the handler, and once more for its cancellation.
+        """
+        server = runner.server
+        cleanup = asyncio.ensure_future(runner.cleanup())
+        await asyncio.wait((cleanup,), timeout=self.settings.server.shutdown_timeout_s)
+        if not cleanup.done() and server is not None:
+            log.warning("shutdown_timeout_s is over: %d connections are closed", len(server.connections))
+            for connection in server.connections:
+                connection.force_close()
+                if connection.transport is not None:
+                    connection.transport.abort()
+        await cleanup
 
     @property
     def url(self) -> str:
@@ -253,10 +279,12 @@ class Edge:
         """Every request: admin routes by their path, everything else is an image."""
         target = origin_form(request.raw_path)
         started_s = time.perf_counter()
-        if AdminRoutes.covers(target.split("?", 1)[0]):
-            return await self._handle_admin(request, target, started_s)
-        if request.method == "PURGE":
-            return await self._handle_admin(request, target, started_s)
+        if request.method == "PURGE" or AdminRoutes.covers(target.split("?", 1)[0]):
+            # What an operator or a webhook asked for goes on when they hang up.
+            work = asyncio.ensure_future(self._handle_admin(request, target, started_s))
+            self._admin_work.add(work)
+            work.add_done_callback(self._admin_work.discard)
+            return await asyncio.shield(work)
         self.metrics.in_flight.inc()
         try:
             served = await self.images.handle(request, target)
@@ -276,7 +304,7 @@ class Edge:
     async def _handle_admin(self, request: web.BaseRequest, target: str, started_s: float) -> web.StreamResponse:
         code = None
         try:
-            if request.method == "PURGE" and not AdminRoutes.covers(target):
+            if request.method == "PURGE" and not AdminRoutes.covers(target.split("?", 1)[0]):
                 response = await self.admin.purge_key(request, target)
             else:
                 response = await self.admin.handle(request, target)
@@ -291,6 +319,14 @@ class Edge:
             code = ImgproxyError.code
             response = problem_response(ImgproxyError(), freshness=self.settings.freshness)
         self._log(request, target, response.status, started_s, Served(response, Outcome.PASS, code=code))
+        return response
+
+    def _on_bad_request(self, request: web.BaseRequest, error: ImgproxyError) -> web.StreamResponse:
+        """Answer, count and log what could not be read as a request."""
+        response = problem_response(error, freshness=self.settings.freshness)
+        served = Served(response, Outcome.ERROR, 0, error.code)
+        self._count(served, time.perf_counter())
+        self._log(request, "-", response.status, time.perf_counter(), served)
         return response
 
     def _on_hot_hit(self, connection: fastpath.FastHandler, target: str, found: HotAnswer) -> None:
@@ -364,5 +400,6 @@ def origin_form(raw_target: str) -> str:
     _, separator, rest = raw_target.partition("://")
     if not separator:
         return raw_target
-    path_at = rest.find("/")
-    return rest[path_at:] if path_at >= 0 else "/"
+    authority = re.match(r"[^/?#]*", rest)
+    path = rest[authority.end() :] if authority else ""
+    return path if path.startswith("/") else f"/{path}"

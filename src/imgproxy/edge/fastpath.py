@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from imgproxy.answers import Late
+from imgproxy.errors import HeadersTooLarge, ImgproxyError, NotHttp
 from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _SLOW_HEADERS = (
     "Expect",
     "Upgrade",
 )
+# A client that has not sent its first head by then is gone, or means no good.
+FIRST_HEAD_S = 30.0
 _NEEDED = (
     "_waiter",
     "_messages",
@@ -75,15 +78,17 @@ class FastServer(web.Server):
         handler: Callable[[web.BaseRequest], Any],
         memo: AnswerMemo,
         on_hit: Callable[[FastHandler, str, HotAnswer], None],
+        on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse],
         **options: Any,
     ) -> None:
         super().__init__(handler, **options)
         self._memo = memo
         self._on_hit = on_hit
+        self._on_bad_request = on_bad_request
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of a new connection."""
-        return FastHandler(self, self._memo, self._on_hit, loop=self._loop, **self._kwargs)
+        return FastHandler(self, self._memo, self._on_hit, self._on_bad_request, loop=self._loop, **self._kwargs)
 
     def unfinished(self, hashes: set[str]) -> list[Late]:
         """Connections whose last hit was of one of these keys and is not wholly handed to the kernel yet."""
@@ -99,18 +104,21 @@ class FastServer(web.Server):
 class FastHandler(RequestHandler):
     """A connection of the fast path."""
 
-    __slots__ = ("_memo", "_on_hit", "last_key_hashes")
+    __slots__ = ("_first_head_timer", "_memo", "_on_bad_request", "_on_hit", "last_key_hashes")
 
     def __init__(
         self,
         manager: FastServer,
         memo: AnswerMemo,
         on_hit: Callable[[FastHandler, str, HotAnswer], None],
+        on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse],
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
         self._memo = memo
         self._on_hit = on_hit
+        self._on_bad_request = on_bad_request
+        self._first_head_timer: asyncio.TimerHandle | None = None
         self.last_key_hashes: frozenset[str] = frozenset()
 
     def is_flushed(self) -> bool:
@@ -127,6 +135,35 @@ class FastHandler(RequestHandler):
         """Have `drain` wait until the kernel has everything, so that an answer counts as sent no earlier."""
         super().connection_made(transport)
         cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
+        self._first_head_timer = self._loop.call_later(FIRST_HEAD_S, self._give_up_waiting)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._first_head_timer is not None:
+            self._first_head_timer.cancel()
+            self._first_head_timer = None
+
+    def _give_up_waiting(self) -> None:
+        self._first_head_timer = None
+        if not self._request_count:
+            self.cut()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no request, in our form and without its bytes: they may hold a token."""
+        del status, message
+        response = self._on_bad_request(request, HeadersTooLarge() if isinstance(exc, LineTooLong) else NotHttp())
+        response.force_close()
+        return response
 
     def data_received(self, data: bytes) -> None:
         """Answer a hit here and now; hand everything else on as aiohttp's own handler does."""
@@ -158,6 +195,8 @@ class FastHandler(RequestHandler):
             if found is not None:
                 self._write(messages[0][0].path, found)
                 return
+        if messages:
+            self._stop_waiting()
         self._request_count += len(messages)
         self._messages.extend(messages)
         if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
@@ -181,6 +220,7 @@ class FastHandler(RequestHandler):
         assert transport is not None
         assert parser is not None
         parser.message_consumed()
+        self._stop_waiting()
         self._request_count += 1
         self.last_key_hashes = found.key_hashes
         transport.writelines((found.head, found.body) if found.body else (found.head,))

@@ -27,7 +27,7 @@ from imgproxy.edge.headers import (
     tags,
 )
 from imgproxy.edge.problems import problem_response
-from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
+from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed, OriginError, UnsatisfiableRange
 from imgproxy.originals import State
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
 from imgproxy.params.plan import Format, ImageRequest, Metadata, RenderPlan
@@ -50,6 +50,8 @@ CHUNK_BYTES = 256 * 1024
 INTERIM_TTL_S = 10
 # Parsed requests that are remembered: about 3 kB each.
 PLANS_MAX = 8192
+# A longer target is read anew each time: those of pages are a tenth of this, and memory must not be a stranger's.
+REMEMBERED_CHARS = 1024
 _ACCEPT_OF_CLASS = {
     AcceptClass.AVIF: "image/avif,image/webp",
     AcceptClass.WEBP: "image/webp",
@@ -121,9 +123,15 @@ class ImageRoute:
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed(request.method, ALLOWED_METHODS)
         signing = self._settings.signing
-        if signing.required and not verify(target, self._tokens, mount_prefix=signing.mount_prefix):
+        if signing.required and not verify(
+            target,
+            self._tokens,
+            mount_prefix=signing.mount_prefix,
+            allow_decoded_path=signing.allow_decoded_path,
+        ):
             raise BadSignature
-        wanted = self._plan(target, _client(request))
+        read = self._plan if len(target) <= REMEMBERED_CHARS else self._build
+        wanted = read(target, _client(request))
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired
         return wanted
@@ -152,7 +160,8 @@ class ImageRoute:
         """Send the answer. Nothing is awaited before its first byte is handed to the transport."""
         headers = self._headers(wanted, delivered, started_s)
         variant = delivered.variant
-        if variant is None:
+        # `*` matches whatever there is; that there is something is known only now (RFC 9110 13.1.2).
+        if variant is None or request.headers.get("If-None-Match", "").strip() == "*":
             for name in ("Content-Type", "Content-Disposition", "Accept-Ranges"):
                 headers.pop(name, None)
             response: web.StreamResponse = web.Response(status=304, headers=headers)
@@ -174,15 +183,19 @@ class ImageRoute:
             await request.writer.drain()
         self._remember(request, wanted, delivered, headers)
         self._metrics.hits.labels(tier=delivered.tier).inc()
-        return Served(response, delivered.outcome, len(body), key=wanted.key)
+        return Served(response, delivered.outcome, _sent(request, len(body)), key=wanted.key)
 
     def _remember(
         self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str]
     ) -> None:
         """Prepare this answer for the next who asks the same, where it depends on nothing but target and Accept."""
-        is_plain = request.method == "GET" and wanted.expires_at_s is None and set(wanted.vary) <= {"Accept"}
+        is_short = len(request.raw_path) <= REMEMBERED_CHARS
+        is_plain = (
+            is_short and request.method == "GET" and wanted.expires_at_s is None and set(wanted.vary) <= {"Accept"}
+        )
         is_usual = delivered.outcome in (Outcome.HIT, Outcome.MISS) and self._at_most_s(wanted, delivered, 0.0) is None
-        if not (is_plain and is_usual) or delivered.variant is None:
+        # A watermark has a freshness of its own, which only the usual way looks at.
+        if not (is_plain and is_usual) or delivered.variant is None or delivered.variant.also:
             return
         self._memo.put(
             request.raw_path,
@@ -208,18 +221,15 @@ class ImageRoute:
         if delivered.outcome is Outcome.PASS:
             headers["Accept-Ranges"] = "bytes"
             try:
+                # Range is defined for GET alone (RFC 9110 14.2).
                 part = requested_range(
-                    request.headers.get("Range"),
+                    request.headers.get("Range") if request.method == "GET" else None,
                     request.headers.get("If-Range"),
                     size_bytes=size_bytes,
                     etag=delivered.etag,
                 )
             except RangeNotSatisfiable:
-                headers["Content-Range"] = f"bytes */{size_bytes}"
-                response: web.StreamResponse = web.Response(status=416, headers=headers)
-                await response.prepare(request)
-                await response.write_eof()
-                return Served(response, delivered.outcome, 0, key=wanted.key)
+                raise UnsatisfiableRange(size_bytes) from None
             if part is not None:
                 status, start, count = 206, part.start, part.count
                 headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size_bytes}"
@@ -235,7 +245,7 @@ class ImageRoute:
                 await request.writer.drain()
         finally:
             os.close(descriptor)
-        return Served(response, delivered.outcome, count, key=wanted.key)
+        return Served(response, delivered.outcome, _sent(request, count), key=wanted.key)
 
     async def _stream(self, response: web.StreamResponse, descriptor: int, start: int, count: int, key: str) -> None:
         """Send bytes of an open file. A chunk is read from the page cache: a thread would cost more than the read."""
@@ -321,20 +331,28 @@ class ImageRoute:
             is_head=request.method == "HEAD",
         )
         is_remembered = negative is not None and negative.since_s < started_s
+        is_asked = negative is not None or isinstance(error, OriginError)
         response.headers["Cache-Status"] = cache_status(
             is_hit=is_remembered,
-            fwd="uri-miss" if wanted is not None else None,
+            fwd="uri-miss" if is_asked else None,
             fwd_status=getattr(error, "origin_status", error.status if negative is not None else None),
             ttl_s=negative.ttl_s if negative is not None else None,
             detail=error.code,
         )
         response.headers["Server-Timing"] = server_timing(time.monotonic() - started_s, None)
+        if isinstance(error, UnsatisfiableRange):
+            response.headers["Content-Range"] = f"bytes */{error.size_bytes}"
         if wanted is not None:
             found = tags(key_hash(wanted.key), self._entry_of(wanted.key))
             response.headers.update(tag_headers(self._settings.tags.headers, found))
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
         return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+
+
+def _sent(request: web.BaseRequest, size_bytes: int) -> int:
+    """The bytes of a body that really went out."""
+    return 0 if request.method == "HEAD" else size_bytes
 
 
 def _hashes(delivered: Delivered) -> tuple[str, ...]:
@@ -358,7 +376,8 @@ def _conditions(request: web.BaseRequest) -> Callable[[str, str | None], bool]:
     """Whether the client's copy is current, given an entity tag and a modification date."""
     if_none_match = request.headers.get("If-None-Match")
     if_modified_since = request.headers.get("If-Modified-Since")
-    if if_none_match is None and if_modified_since is None:
+    is_any = if_none_match is not None and if_none_match.strip() == "*"
+    if is_any or (if_none_match is None and if_modified_since is None):
         return lambda _etag, _last_modified: False
     return lambda etag, last_modified: is_not_modified(
         if_none_match, if_modified_since, etag=etag, last_modified=last_modified

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from imgproxy.cache.entry import key_hash
 from imgproxy.edge.headers import NOT_MODIFIED_HEADERS, cache_status, etag_matches
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Entry:
         "head",
         "key_hash",
         "key_hashes",
+        "made_at_s",
         "not_modified",
         "original",
         "plan",
@@ -65,7 +67,8 @@ class _Entry:
         self.plan = variant.facts.plan
         self.original = variant.facts.original
         self.etag = etag
-        self.fresh_since_s = time.time() - 1.0  # Unix time, as is the end
+        self.made_at_s = time.time()  # Unix time, as are the two others
+        self.fresh_since_s = self.made_at_s - 1.0
         self.fresh_until_s = fresh_until_s
         lines = [(name, value) for name, value in headers.items() if name.lower() not in _LIVELY]
         body_bytes = variant.facts.size_bytes
@@ -90,6 +93,7 @@ class AnswerMemo:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._entries: LRUCache[tuple[str, AcceptClass], _Entry] = LRUCache(ENTRIES_MAX)
+        self._forgotten_at_s: LRUCache[str, float] = LRUCache(ENTRIES_MAX)
 
     def put(
         self,
@@ -103,6 +107,10 @@ class AnswerMemo:
     ) -> None:
         """Remember an answer whose variant is in the hot tier."""
         self._entries[target, accept] = _Entry(variant, etag, headers, fresh_until_s)
+
+    def forget(self, key: str) -> None:
+        """What is prepared for this key is no longer complete: its entry has become known, and so has a tag."""
+        self._forgotten_at_s[key_hash(key)] = time.time()
 
     def find(self, target: str, accept: AcceptClass, if_none_match: str | None) -> HotAnswer | None:
         """The bytes that answer this request, if it is a hit that was answered before and still stands."""
@@ -118,6 +126,7 @@ class AnswerMemo:
             or variant.body is None
             or variant.facts.original != entry.original
             or not is_timely
+            or entry.made_at_s <= self._forgotten_at_s.get(entry.key_hash, 0.0)
             or not self._cache.is_answerable(variant)
         ):
             self._entries.pop((target, accept), None)

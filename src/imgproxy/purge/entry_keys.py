@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from cachetools import LRUCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from imgproxy.cache.cache import Cache
 
@@ -41,6 +41,11 @@ class EntryKeys:
         self._library = library
         self._entries: LRUCache[str, str] = LRUCache(KNOWN_MAX)
         self._purge: PurgeKeysOf = cache.purge
+        self._on_learnt: Callable[[str], None] = lambda _key: None
+
+    def watch(self, on_learnt: Callable[[str], None]) -> None:
+        """Have `on_learnt(key)` called when a key's entry becomes known, as its answers then carry another tag."""
+        self._on_learnt = on_learnt
 
     def purge_with(self, purge: PurgeKeysOf) -> None:
         """Have purges that begin here, because a key was learnt late, done by the purge service."""
@@ -71,6 +76,8 @@ class EntryKeys:
         """Remember keys of an entry; returns those that were new."""
         new = await self._cache.journal.remember_keys(entry, keys)
         self._entries.update(dict.fromkeys(new, entry))
+        for key in new:
+            self._on_learnt(key)
         return new
 
     async def learn(self, entry: str) -> tuple[str, ...]:
