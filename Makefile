@@ -14,7 +14,7 @@ $(READY): pyproject.toml requirements-build.lock requirements-dev.lock
 	@touch $@
 
 demo: $(READY) ## the Media Library and the edge in front of it, with URLs to open
-	$(BIN)/imgproxy demo $(FOLDER)
+	$(BIN)/imgproxy demo $(if $(FOLDER),"$(FOLDER)")
 
 test: $(READY) ## every test a developer waits for
 	$(BIN)/pytest -n auto
@@ -32,7 +32,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
-	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos $(PHOTOS)) $(ARGS)
+	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 lock: ## resolve the dependencies anew and pin them with their hashes
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"

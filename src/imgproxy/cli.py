@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from imgproxy import __version__, logs
 from imgproxy.cli_edge import purge, warm
 from imgproxy.cli_library import library
 from imgproxy.cli_media import app as media
 from imgproxy.config import LogSettings
-from imgproxy.errors import CacheUnavailable, ConfigError, ImgproxyError
+from imgproxy.errors import CacheUnavailable, ConfigError, ImgproxyError, OriginDenied
 from imgproxy.settings import Settings, example_toml, load, secret_lines, signing_tokens, webhook_secrets
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ ConfigOption = Annotated[
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """End with one line on standard error."""
-    errors.print(f"[red]imgproxy:[/red] {message}", soft_wrap=True, markup=True)
+    fail_line(message)
     raise typer.Exit(code)
 
 
@@ -53,7 +55,7 @@ def load_or_fail(config: Path | None) -> Settings:
         return load(config)
     except ConfigError as error:
         for problem in error.problems:
-            errors.print(f"[red]imgproxy:[/red] {problem}".replace("[[", r"\[["), soft_wrap=True, markup=False)
+            fail_line(problem)
         raise typer.Exit(2) from None
 
 
@@ -78,8 +80,13 @@ def serve(config: ConfigOption = None) -> None:
 
 def fail_line(message: str) -> int:
     """Print one line on standard error; the exit code that goes with it."""
-    errors.print(f"imgproxy: {message}", soft_wrap=True, markup=False)
+    errors.print(_marked("imgproxy:", "red", message), soft_wrap=True)
     return 1
+
+
+def _marked(mark: str, color: str, message: str) -> Text:
+    """A coloured mark before words that are printed as they are: [section], a file name, what the origin said."""
+    return Text.assemble((mark, color), " ", message)
 
 
 def demo(
@@ -101,15 +108,13 @@ def sign(
     token: Annotated[str | None, typer.Option(help="Sign with this token, not the first configured one.")] = None,
 ) -> None:
     """Print the URL with its signature `s`."""
-    from imgproxy.params.signature import sign as sign_target  # noqa: PLC0415 see run
+    from imgproxy.params import signature  # noqa: PLC0415 see run
 
     tokens = (token,) if token else signing_tokens(load_or_fail(config).signing)
     if not tokens:
         fail("no signing token: give --token, or set [signing] tokens", 2)
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/") if separator else ("", "/", url.removeprefix("/"))
-    signed = sign_target(f"{slash or '/'}{path}", tokens[0])
-    typer.echo(f"{scheme}://{host}{signed}" if separator else signed)
+    target = url if "://" in url.partition("?")[0] or url.startswith("/") else f"/{url}"
+    typer.echo(signature.sign(signature.as_browsers_send(target), tokens[0]))
 
 
 def check(
@@ -127,17 +132,34 @@ def check(
 
 
 async def _check(settings: Settings) -> int:
+    _good(f"the configuration is valid (imgproxy {__version__})")
+    code = max(_check_cache(settings.cache.dir), await _check_secrets_and_origin(settings))
+    if not settings.signing.required:
+        _notice("[signing] required = false: anyone may ask for any size")
+    if settings.admin.token is None and settings.admin.token_file is None:
+        _notice("[admin] token is not set: nobody can purge by hand")
+    if not (settings.webhook.secrets or settings.webhook.secrets_file):
+        _notice("[webhook] secrets is empty: the Livingdocs webhook is closed")
+    return code
+
+
+def _check_cache(directory: Path) -> int:
+    """Make and remove a file in the directory, or in its nearest parent that exists."""
+    existing = next((item for item in (directory, *directory.absolute().parents) if os.path.lexists(item)), Path("/"))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        _bad(f"[cache] dir = {directory}: cannot be written ({error.strerror}: {existing})")
+        return 1
+    _good(f"the cache directory {directory} can be written")
+    return 0
+
+
+async def _check_secrets_and_origin(settings: Settings) -> int:
+    """Read every file of secrets, and ask the origin with its token."""
     from imgproxy.edge.app import PROBE_ENTRY, library_client  # noqa: PLC0415 see run
 
-    console.print(f"[green]✓[/green] the configuration is valid (imgproxy {__version__})")
-    code = 0
-    directory = settings.cache.dir
-    parent = next((item for item in (directory, *directory.absolute().parents) if item.exists()), Path("/"))
-    if os.access(parent, os.W_OK):
-        console.print(f"[green]✓[/green] the cache directory {directory} can be written")
-    else:
-        console.print(f"[red]✗[/red] \\[cache] dir = {directory}: cannot be written by this user")
-        code = 1
     try:
         signing_tokens(settings.signing)
         webhook_secrets(settings.webhook)
@@ -145,20 +167,32 @@ async def _check(settings: Settings) -> int:
         async with library_client(settings.origin) as library:
             await library.get_entries(ids=(PROBE_ENTRY,))
     except ConfigError as error:
-        console.print(f"[red]✗[/red] {error}", markup=True)
-        code = 2
+        for problem in error.problems:
+            _bad(problem)
+        return 2
+    except OriginDenied:
+        _bad(
+            f"[origin] {settings.origin.url}: the Media Library does not accept the token; "
+            "it needs the scope public-api:read"
+        )
+        return 1
     except ImgproxyError as error:
-        console.print(f"[red]✗[/red] \\[origin] {settings.origin.url}: {error.public}")
-        code = 1
-    else:
-        console.print(f"[green]✓[/green] the Media Library at {settings.origin.url} accepts the token")
-    if not (settings.signing.required):
-        console.print("[yellow]![/yellow] \\[signing] required = false: anyone may ask for any size")
-    if settings.admin.token is None and settings.admin.token_file is None:
-        console.print("[yellow]![/yellow] \\[admin] token is not set: nobody can purge by hand")
-    if not (settings.webhook.secrets or settings.webhook.secrets_file):
-        console.print("[yellow]![/yellow] \\[webhook] secrets is empty: the Livingdocs webhook is closed")
-    return code
+        _bad(f"[origin] {settings.origin.url}: {error.public}")
+        return 1
+    _good(f"the Media Library at {settings.origin.url} accepts the token")
+    return 0
+
+
+def _good(message: str) -> None:
+    console.print(_marked("✓", "green", message), soft_wrap=True)
+
+
+def _bad(message: str) -> None:
+    console.print(_marked("✗", "red", message), soft_wrap=True)
+
+
+def _notice(message: str) -> None:
+    console.print(_marked("!", "yellow", message), soft_wrap=True)
 
 
 for command in (demo, serve, library, purge, warm, sign, check):
@@ -171,7 +205,7 @@ def main() -> None:
     try:
         app()
     except (ConfigError, CacheUnavailable) as error:
-        errors.print(f"imgproxy: {error}", markup=False, soft_wrap=True)
+        fail_line(str(error))
         raise SystemExit(2) from None
 
 

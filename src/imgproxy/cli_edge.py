@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import httpx
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from imgproxy.errors import ConfigError
 from imgproxy.settings import load, secret_lines
@@ -33,6 +34,8 @@ errors = Console(stderr=True, highlight=False)
 # A purge waits for the keys API and for answers under way; a warm-up for its renders.
 CALL_TIMEOUT_S = 120.0
 PARALLEL = 8
+# RFC 6750 section 2.1 allows fewer; what is no visible ASCII cannot stand in a header at all.
+_TOKEN = re.compile(r"[!-~]+")
 
 Ids = Annotated[
     list[str], typer.Argument(help="Entry ids; with --keys, keys. `-` reads one a line from standard input.")
@@ -68,11 +71,17 @@ def purge(
     token: TokenOption = None,
     keys: KeysOption = False,
     soft: Annotated[bool, typer.Option(help="Serve the old picture once more while it is asked for.")] = False,
-    reason: Annotated[str, typer.Option(help="One word for the receipt and the log.")] = "manual",
+    reason: Annotated[
+        str | None, typer.Option(help="One word for the receipt and the log; manual if not given.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Forget pictures, here and in the CDNs: by entry id, or by key."""
-    query = {"reason": reason, **({"soft": "1"} if soft else {})}
+    if keys and soft:
+        _fail("--soft is for entry ids, not for --keys: a purge by key is always a hard one", 2)
+    if keys and reason is not None:
+        _fail("--reason is for entry ids, not for --keys: the reason of a purge by key is always manual", 2)
+    query = {"reason": reason or "manual", **({"soft": "1"} if soft else {})}
     results = _call_edge(_read_ids(ids), "purge", config, edge, token, is_keys=keys, query=query, is_json=json_)
     if not json_:
         _print_receipts(results)
@@ -124,6 +133,8 @@ def _call_edge(
         _fail(str(error), 2)
     if not tokens:
         _fail("no admin token: give --token, IMGPROXY_ADMIN__TOKEN, or a configuration with [admin] token", 2)
+    if not _TOKEN.fullmatch(tokens[0]):
+        _fail("the admin token cannot be sent in a header: expected visible ASCII characters, without spaces", 2)
     host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::") else settings.server.host  # noqa: S104 not binding
     base = (edge or f"http://{host}:{settings.server.port}").rstrip("/")
     return asyncio.run(_call_all(ids, verb, base, tokens[0], is_keys=is_keys, query=query, is_json=is_json))
@@ -165,6 +176,8 @@ async def _call_one(client: httpx.AsyncClient, verb: str, name: str, *, is_keys:
         else:
             response = await client.post(f"/-/{verb}/entries/{httpx.URL(path=name).raw_path.decode()}", params=query)
         answer = response.json()
+    except httpx.InvalidURL as error:
+        return Result(name, 0, {"detail": f"this id cannot stand in a URL: {error}"})
     except httpx.HTTPError as error:
         return Result(name, 0, {"detail": f"the edge at {client.base_url} cannot be reached: {error}"})
     except ValueError:
@@ -172,36 +185,45 @@ async def _call_one(client: httpx.AsyncClient, verb: str, name: str, *, is_keys:
     return Result(name, response.status_code, answer)
 
 
+def _table(*columns: str) -> Table:
+    """A table whose first column is the id, whole however long it is: it is there to be copied."""
+    return Table(Column("id", overflow="fold"), *columns, box=None, header_style="bold")
+
+
 def _print_receipts(results: Sequence[Result]) -> None:
-    table = Table("id", "keys", "variants", "bytes", "ms", "CDNs", "state", box=None, header_style="bold")
+    table = Table(
+        Column("id", overflow="fold"), "keys", "variants", "bytes", "ms", "CDNs", "state", box=None, header_style="bold"
+    )
     for result in results:
         answer = result.answer
         if "keys" not in answer:
-            table.add_row(result.name, "", "", "", "", "", _failure(result))
+            table.add_row(Text(result.name), "", "", "", "", "", _failure(result))
             continue
         downstream = ", ".join(f"{item['name']}: {item['state']}" for item in answer["downstream"]) or "-"
         state = "[yellow]pending[/yellow]" if answer["pending"] else "[green]gone[/green]"
         state = "[cyan]stale[/cyan]" if answer.get("soft") else state
         counts = (str(len(answer["keys"])), str(answer["variants"]), f"{answer['bytes']:,}", str(answer["ms"]))
-        table.add_row(result.name, *counts, downstream, state)
+        table.add_row(Text(result.name), *counts, Text(downstream), state)
     console.print(table)
 
 
-def _failure(result: Result) -> str:
-    """The edge's words for what went wrong, as markup."""
-    return f"[red]{escape(str(result.answer.get('detail', result.status)))}[/red]"
+def _failure(result: Result) -> Text:
+    """The edge's words for what went wrong."""
+    return Text(str(result.answer.get("detail", result.status)), style="red")
 
 
 def _print_warmed(results: Sequence[Result]) -> None:
-    table = Table("id", "keys", "made", "had", "failed", "state", box=None, header_style="bold")
+    table = Table(
+        Column("id", overflow="fold"), "keys", "made", "had", "failed", "state", box=None, header_style="bold"
+    )
     for result in results:
         answer = result.answer
         if "made" not in answer:
-            table.add_row(result.name, "", "", "", "", _failure(result))
+            table.add_row(Text(result.name), "", "", "", "", _failure(result))
             continue
         state = "[red]failed[/red]" if answer["failed"] else "[green]warm[/green]"
         counts = (str(len(answer["keys"])), str(answer["made"]), str(answer["had"]), str(len(answer["failed"])))
-        table.add_row(result.name, *counts, state)
+        table.add_row(Text(result.name), *counts, state)
     console.print(table)
 
 

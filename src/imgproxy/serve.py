@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], i
     except ConfigError as error:
         return on_error(str(error))
     except CacheUnavailable as error:
-        return on_error(f"[cache] dir = {settings.cache.dir}: cannot be written ({error.__cause__})")
+        return on_error(f"[cache] dir = {settings.cache.dir}: {why_unavailable(error)}")
     except ProcessStartError as error:
         return on_error(f"a render process did not start: {error}")
     except OSError as error:
@@ -42,6 +43,15 @@ async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], i
     log.info("stopping: finishing what is in flight")
     await edge.stop()
     return 0
+
+
+def why_unavailable(error: CacheUnavailable) -> str:
+    """Say in a few words why the cache cannot be used: another edge has it, or the system's reason."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno == errno.EBUSY:
+        return "another imgproxy is using this directory"
+    reason = cause.strerror if isinstance(cause, OSError) else None
+    return f"cannot be written ({reason or cause})"
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgproxy.params.signature import sign, verify
+from imgproxy.params.signature import as_browsers_send, sign, verify
 
 # token, path and query without s, s. Rows 1-6 imgix-blueprint, 7-10 imgix-rb, 11 js-core, 12 imgix-python.
 VECTORS = [
@@ -148,6 +148,26 @@ def test_sign_takes_whole_urls_and_replaces_an_old_signature() -> None:
     assert sign(url, "FOO123bar") == url
     assert sign("/users/1.png?", "FOO123bar") == "/users/1.png?s=6797c24146142d5b40bde3141fd3600c"
     assert sign("https://img.example", "T") == "https://img.example/?s=" + md5(b"T/").hexdigest()
+    assert sign("https://img.example?w=8", "T") == "https://img.example/?w=8&s=" + md5(b"T/?w=8").hexdigest()
+    assert sign("https://img.example?u=a/b", "T") == "https://img.example/?u=a/b&s=" + md5(b"T/?u=a/b").hexdigest()
+    assert sign("/a.jpg?u=x://y", "T") == "/a.jpg?u=x://y&s=" + md5(b"T/a.jpg?u=x://y").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("https://h/ein bild.jpg?txt=ü b", "https://h/ein%20bild.jpg?txt=%C3%BC%20b"),
+        ("/a%20b+c(1)!*~,;=:@$&[x].jpg?rect=1,2&t=%41'x", "/a%20b+c(1)!*~,;=:@$&[x].jpg?rect=1,2&t=%41%27x"),
+        ("/it's`{x}`|^.jpg?a=`{x}`|^", "/it's%60%7Bx%7D%60|%5E.jpg?a=`{x}`|^"),
+        ('/<"a">?<"b">', "/%3C%22a%22%3E?%3C%22b%22%3E"),
+        ("https://h?w=8#ä", "https://h/?w=8#ä"),
+        ("/a.jpg?u=x://y z", "/a.jpg?u=x://y%20z"),
+    ],
+)
+def test_a_url_as_typed_becomes_what_a_browser_sends(typed: str, sent: str) -> None:
+    """Only what cannot stand in a request line is encoded, and never twice."""
+    assert as_browsers_send(typed) == sent
+    assert as_browsers_send(sent) == sent
 
 
 _TARGET_TEXT = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="?#"), max_size=30)

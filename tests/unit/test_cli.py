@@ -1,0 +1,206 @@
+"""The commands in this process: what they print is what was given, whatever characters it has."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from imgproxy.cli import app
+from imgproxy.errors import CacheUnavailable
+from imgproxy.params.signature import verify
+from imgproxy.serve import why_unavailable
+from tests.support.library import TOKEN, fill_folder, running_library
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = "http://127.0.0.1:1"
+# Whatever the developer has set must not reach a test.
+CLEAN = {name: None for name in os.environ if name.startswith("IMGPROXY_")}
+
+
+def run(*arguments: str, stdin: str | None = None, **environ: str) -> tuple[int, str, str]:
+    """Run a command: exit code, standard output, standard error. An exception that is no exit is a failed test."""
+    result = CliRunner(env={**CLEAN, **environ}).invoke(app, list(arguments), input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result.exit_code, result.stdout, result.stderr
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def test_problems_of_the_configuration_are_printed_as_they_are(tmp_path: Path) -> None:
+    """One line each, with its [section] in it, and nothing of the terminal's markup."""
+    config = tmp_path / "config.toml"
+    config.write_text("[[downstream]]\nkind = 'varnish'\n[server]\nport = '[red]'\n")
+
+    code, out, err = run("check", "-c", str(config))
+
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("imgproxy: [server] port = '[red]': expected integer")
+    assert lines[1] == "imgproxy: [[downstream]] number 1: kind = 'varnish' needs url"
+
+
+def test_a_missing_token_names_its_section(tmp_path: Path) -> None:
+    """`sign` without a token says where one is set."""
+    code, _, err = run("sign", "/a.jpg", IMGPROXY_CACHE__DIR=str(tmp_path))
+
+    assert (code, err) == (2, "imgproxy: no signing token: give --token, or set [signing] tokens\n")
+
+
+def test_check_names_section_and_key_of_a_secret_that_cannot_be_read(tmp_path: Path) -> None:
+    """The line begins with the mark and the place."""
+    code, out, _ = run("check", IMGPROXY_ORIGIN__TOKEN_FILE=str(tmp_path / "none"), IMGPROXY_CACHE__DIR=str(tmp_path))
+
+    assert code == 2
+    assert f"✗ [origin] token_file: the file {tmp_path}/none cannot be read" in out
+    assert "! [admin] token is not set" in out
+
+
+@pytest.mark.parametrize("case", ["a file", "below a file", "a dangling link"])
+def test_check_refuses_a_cache_that_serve_would_refuse(tmp_path: Path, case: str) -> None:
+    """A directory that is none, or cannot be made, is said before the service starts."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "nowhere")
+    directory = {"a file": "file", "below a file": "file/cache", "a dangling link": "link"}[case]
+
+    code, out, _ = run("check", IMGPROXY_CACHE__DIR=str(tmp_path / directory), IMGPROXY_ORIGIN__URL=NOBODY)
+
+    assert code == 1
+    assert f"✗ [cache] dir = {tmp_path / directory}: cannot be written" in out
+
+
+def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The directory is tried where it would be made, and is not made."""
+    _, out, _ = run("check", IMGPROXY_CACHE__DIR=str(tmp_path / "a" / "b"), IMGPROXY_ORIGIN__URL=NOBODY)
+
+    assert f"✓ the cache directory {tmp_path}/a/b can be written" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_check_speaks_to_the_operator(tmp_path: Path) -> None:
+    """A refused token is told to whom it concerns, not that somebody else was told."""
+    fill_folder(tmp_path / "photos", "a.png")
+    async with running_library(tmp_path / "photos") as library:
+        code, out, _ = await asyncio.to_thread(
+            run,
+            "check",
+            IMGPROXY_ORIGIN__URL=library.url,
+            IMGPROXY_ORIGIN__TOKEN="wrong",
+            IMGPROXY_CACHE__DIR=str(tmp_path),
+        )
+
+    assert code == 1
+    assert f"✗ [origin] {library.url}: the Media Library does not accept the token" in out
+    assert "operator" not in out
+
+
+def test_a_directory_in_use_is_said_so_and_nothing_else() -> None:
+    """Two edges on one directory are no question of permissions."""
+    taken, full = CacheUnavailable(), CacheUnavailable()
+    taken.__cause__ = OSError(errno.EBUSY, "another imgproxy is using this directory")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+
+    assert why_unavailable(taken) == "another imgproxy is using this directory"
+    assert why_unavailable(full) == "cannot be written (No space left on device)"
+
+
+# --- purge -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_with_brackets_are_printed_whole() -> None:
+    """A key may look like the terminal's markup; the table shows it as it is."""
+    names = ("a[/b].jpg", "x[red]y.jpg", "[bold]")
+
+    code, out, _ = run("purge", "--keys", *names, "--edge", NOBODY, "--token", "x")
+
+    assert code == 1
+    assert all(name in out for name in names)
+
+
+@pytest.mark.parametrize("option", [("--soft",), ("--reason", "edited")])
+def test_what_a_purge_by_key_cannot_do_is_refused(option: tuple[str, ...]) -> None:
+    """Nothing is purged harder than asked, and no reason is dropped without a word."""
+    code, out, err = run("purge", "--keys", "a.jpg", *option, "--edge", NOBODY, "--token", "x")
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"imgproxy: {option[0]} is for entry ids, not for --keys")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_token_that_no_header_can_hold_is_refused_in_one_line() -> None:
+    """A pasted typographic character ends in words, not in a traceback; the token is not repeated."""
+    for token in ("gehe\u00efm", "two words"):
+        code, out, err = run("purge", "a", "--edge", NOBODY, "--token", token)
+        assert (code, out) == (2, "")
+        assert "visible ASCII" in err
+        assert token not in err
+        assert len(err.splitlines()) == 1
+
+
+def test_an_id_that_no_url_can_hold_is_one_row() -> None:
+    """The others are purged all the same."""
+    code, out, _ = run("purge", "a\x01b", "fine", "--edge", NOBODY, "--token", "x", "--json")
+
+    assert code == 1
+    assert len(out.splitlines()) == 2
+
+
+# --- sign ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("https://h?w=800", "https://h/?w=800&s="),
+        ("https://h?u=a/b", "https://h/?u=a/b&s="),
+        ("https://h/ein bild.jpg?txt=\u00fc b", "https://h/ein%20bild.jpg?txt=%C3%BC%20b&s="),
+        ("https://h/a%20b.jpg#top", "https://h/a%20b.jpg?s="),
+        ("a.jpg?w=1", "/a.jpg?w=1&s="),
+        ("a.jpg?blend=http://x/y", "/a.jpg?blend=http://x/y&s="),
+    ],
+)
+def test_sign_prints_the_url_as_a_browser_sends_it(given: str, expected: str) -> None:
+    """What is printed can be pasted anywhere, and its signature is the one of what goes over the wire."""
+    code, out, _ = run("sign", given, "--token", "T")
+
+    url = out.rstrip("\n")
+    assert code == 0
+    assert url.startswith(expected)
+    assert verify(re.sub(r"^https://h|#.*$", "", url), ["T"])
+
+
+# --- what the README and the Makefile tell to run --------------------------------------------------------------------
+
+
+async def test_the_media_command_of_the_readme_works(tmp_path: Path) -> None:
+    """With an address, a token and an id that exist in place of those it names."""
+    match = re.search(r"`imgproxy (media --url \S+ --token T [^`]+)`", (REPOSITORY / "README.md").read_text("utf-8"))
+    assert match
+    fill_folder(tmp_path / "photos", "a.png")
+    async with running_library(tmp_path / "photos") as running:
+        (entry,) = running.library.store.all_entries()
+        here = {"http://127.0.0.1:9090": running.url, "T": TOKEN, "ID": entry.id}
+        code, out, err = await asyncio.to_thread(run, *[here.get(word, word) for word in shlex.split(match[1])])
+
+    assert (code, err) == (0, "")
+    assert entry.id in out
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_demo_target_takes_a_folder_with_a_space(tmp_path: Path) -> None:
+    """`make demo FOLDER="my pictures"` hands one folder on."""
+    command = ["make", "-n", "-o", ".venv/.ready", "demo", "FOLDER=my pictures"]
+    said = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    line = next(line for line in said.splitlines() if "imgproxy demo" in line)
+    assert shlex.split(line)[1:] == ["demo", "my pictures"]
