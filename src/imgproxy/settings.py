@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from imgproxy.config import (
     AdminSettings,
@@ -92,13 +98,19 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     """
     tree = _read_toml(path) if path is not None else {}
     environment = dict(os.environ if environ is None else environ)
-    problems = list(_unknown_environment(environment))
-    _merge(tree, _read_environment(environment))
+    unknown = dict(_unknown_environment(environment))
+    from_environment, unreadable = _read_environment(
+        {name: value for name, value in environment.items() if name not in unknown}
+    )
+    problems = [*unknown.values(), *unreadable]
+    _merge(tree, from_environment)
     try:
         settings = Settings(**tree)
     except ValidationError as exc:
-        problems += [_explain(error) for error in exc.errors()]
-        raise ConfigError(tuple(problems)) from None
+        wrong = exc.errors()
+        problems += [_explain(error) for error in wrong]
+        # What contradicts itself in the sections that are valid is said now, not after these are mended.
+        settings = Settings(**{name: tree[name] for name in tree.keys() - {str(error["loc"][0]) for error in wrong}})
     problems += _contradictions(settings)
     if problems:
         raise ConfigError(tuple(problems))
@@ -170,15 +182,35 @@ def _reason(exc: OSError | UnicodeDecodeError) -> str:
     return (exc.strerror or "unknown reason") if isinstance(exc, OSError) else "it is not UTF-8 text"
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Let pydantic-settings read IMGPROXY_SECTION__KEY out of this mapping, lists and tables as JSON."""
-    source = _MappingSource(Settings, environ)
-    try:
-        return source()
-    except Exception as exc:
-        name = str(exc).split('"')[1] if '"' in str(exc) else "?"
-        problem = f'environment {ENV_PREFIX}{name.upper()}: not JSON; lists are written as JSON, e.g. ["a", "b"]'
-        raise ConfigError((problem,)) from None
+def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """
+    Let pydantic-settings read IMGPROXY_SECTION__KEY out of this mapping, lists and tables as JSON.
+
+    Returns what it found, and a line for each variable that cannot be read; its value may be a secret and is left out.
+    """
+    readable, problems = {}, []
+    for name, value in sorted(environ.items()):
+        try:
+            _MappingSource(Settings, {name: value})()
+        except SettingsError:
+            problems.append(f"environment {name}: not JSON; {_json_words(name)}")
+        else:
+            readable[name] = value
+    return _MappingSource(Settings, readable)(), problems
+
+
+def _json_words(name: str) -> str:
+    """How a list or a table is written in this variable."""
+    section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
+    info = Settings.model_fields[section]
+    model = _section_class(info)
+    setting = model.model_fields.get(key) if model is not None else None
+    if setting is not None:
+        words = _type_words(setting.annotation)
+        return f"expected {words}, written as JSON, e.g. " + ('{"name": "text"}' if words == "table" else '["a", "b"]')
+    if get_origin(info.annotation) is tuple:
+        return 'expected list of tables, written as JSON, e.g. [{"kind": "varnish", "url": "http://127.0.0.1:6081"}]'
+    return f"a whole section is written as a JSON object; one setting of it: {ENV_PREFIX}{section.upper()}__KEY"
 
 
 class _MappingSource(EnvSettingsSource):
@@ -192,19 +224,33 @@ class _MappingSource(EnvSettingsSource):
         return {name.lower(): value for name, value in self._environ.items()}
 
 
-def _unknown_environment(environ: Mapping[str, str]) -> Iterator[str]:
+def _unknown_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Find variables that look like ours and name no section or key, so that a typo is not a silent default."""
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or "__" not in name:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        if "__" not in name:
+            if (meant := _meant_by(name)) is not None:
+                yield name, f"environment {name}: two underscores part section and key: {meant}"
             continue
         section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
         info = Settings.model_fields.get(section)
         if info is None:
-            yield f"environment {name}: unknown section{_suggest(section, Settings.model_fields)}"
+            yield name, f"environment {name}: unknown section{_suggest(section, Settings.model_fields)}"
             continue
         model = _section_class(info)
         if model is not None and key.split("__")[0] not in model.model_fields:
-            yield f"environment {name}: unknown key{_suggest(key, model.model_fields)}"
+            yield name, f"environment {name}: unknown key{_suggest(key, model.model_fields)}"
+
+
+def _meant_by(name: str) -> str | None:
+    """The variable of the setting that this name would be with two underscores, if there is such a setting."""
+    section, _, key = name[len(ENV_PREFIX) :].lower().partition("_")
+    info = Settings.model_fields.get(section)
+    model = _section_class(info) if info is not None else None
+    if model is None or key not in model.model_fields:
+        return None
+    return f"{ENV_PREFIX}{section.upper()}__{key.upper()}"
 
 
 def _merge(tree: dict[str, Any], over: dict[str, Any]) -> None:
@@ -225,7 +271,7 @@ def _explain(error: ErrorDetails) -> str:
     model = _section_class(info)
     named = [str(part) for part in where[1:] if isinstance(part, str)]
     if model is None or not named:
-        return f"{_place(where)}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{_place(where)}: {_section_words(error, info)}"
     key = named[0]
     place = f"{_place(where)} {key}"
     if error["type"] == "extra_forbidden" and key not in model.model_fields:
@@ -237,6 +283,16 @@ def _explain(error: ErrorDetails) -> str:
         return f"{place}: missing; expected {_allowed(setting)}: {setting.description}"
     found = "a secret that is not text" if _is_secret(setting) else f"{error['input']!r}"
     return f"{place} = {found}: expected {_allowed(setting)} ({setting.description})"
+
+
+def _section_words(error: ErrorDetails, info: FieldInfo) -> str:
+    """What is wrong with a section as a whole. It may hold secrets, so it is not repeated."""
+    name = error["loc"][0]
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    if get_origin(info.annotation) is tuple:
+        return f"expected tables: [[{name}]] and lines of key = value, as many times as there are"
+    return f"expected a table: [{name}] and lines of key = value"
 
 
 def _place(where: tuple[int | str, ...]) -> str:

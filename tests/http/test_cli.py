@@ -90,6 +90,9 @@ async def test_the_demo_prints_urls_that_open_and_a_revocation_that_works() -> N
             status, kind, body = await fetch(url, Accept="image/webp")
             assert status == 200, (url, body)
             assert kind.startswith(("image/", "application/json")), url
+        async with aiohttp.ClientSession() as session, session.get(urls[0]) as response:
+            kept = response.headers["Cache-Control"]
+        assert "max-age=0" in kept, "a browser would show its own copy after the revocation"
         best = next(url for url in urls if "auto=format" in url)
         assert (await fetch(best, Accept="image/webp"))[1] == "image/webp"
 

@@ -42,13 +42,88 @@ def test_lists_in_the_environment_are_json() -> None:
     assert signing_tokens(settings.signing) == ("a", "b")
 
 
-def test_a_list_that_is_not_json_is_named() -> None:
-    """The variable and the expected form are in the message."""
+def environment_problems(environ: dict[str, str]) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        load(None, {"IMGPROXY_SIGNING__TOKENS": "a,b"})
+        load(None, environ)
+    return caught.value.problems
 
-    assert "IMGPROXY_SIGNING" in str(caught.value)
-    assert "JSON" in str(caught.value)
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("IMGPROXY_SIGNING__TOKENS", 'not JSON; expected list of text, written as JSON, e.g. ["a", "b"]'),
+        ("IMGPROXY_URL__DEFAULTS", 'not JSON; expected table, written as JSON, e.g. {"name": "text"}'),
+        ("IMGPROXY_DOWNSTREAM", 'not JSON; expected list of tables, written as JSON, e.g. [{"kind": "varnish", '),
+        ("IMGPROXY_SIGNING", "not JSON; a whole section is written as a JSON object; one setting of it: IMGPROXY_SIG"),
+    ],
+)
+def test_a_list_that_is_not_json_is_named(name: str, words: str) -> None:
+    """The variable and the expected form are in the message; the value, which may be a secret, is not."""
+    (line,) = environment_problems({name: "s3cr3t,b"})
+
+    assert line.startswith(f"environment {name}: {words}")
+    assert "s3cr3t" not in line
+
+
+def test_a_list_that_is_not_json_hides_no_other_problem(tmp_path: Path) -> None:
+    """Typos, wrong values and the other lists are named in the same run."""
+    environ = {
+        "IMGPROXY_SIGNING__TOKENS": "a,b",
+        "IMGPROXY_WEBHOOK__SECRETS": "c",
+        "IMGPROXY_CACHE__DRI": "x",
+        "IMGPROXY_SERVER__PORT": "70000",
+    }
+
+    lines = problems("[limits]\nframes = 0\n", tmp_path, environ)
+
+    for part in (
+        "SIGNING__TOKENS: not JSON",
+        "WEBHOOK__SECRETS: not JSON",
+        "CACHE__DRI",
+        "[server] port",
+        "[limits] fr",
+    ):
+        assert [part in line for line in lines].count(True) == 1, part
+    assert len(lines) == 5
+
+
+def test_one_underscore_where_two_belong_is_an_error() -> None:
+    """A variable that is exactly a setting of ours, but for an underscore, is not a silent default."""
+    lines = environment_problems({"IMGPROXY_SERVER_PORT": "9", "IMGPROXY_CACHE_MAX_BYTES": "1"})
+
+    assert lines == (
+        "environment IMGPROXY_CACHE_MAX_BYTES: two underscores part section and key: IMGPROXY_CACHE__MAX_BYTES",
+        "environment IMGPROXY_SERVER_PORT: two underscores part section and key: IMGPROXY_SERVER__PORT",
+    )
+    assert load(None, {"IMGPROXY_SERVER_NAME": "of another program", "IMGPROXY_SERVER": "{}"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("server = 5\n", "[server]: expected a table: [server] and lines of key = value"),
+        ("admin = 's3cr3t'\n", "[admin]: expected a table: [admin] and lines of key = value"),
+        (
+            "[downstream]\nkind = 'http'\n",
+            "[downstream]: expected tables: [[downstream]] and lines of key = value, as many times as there are",
+        ),
+        (
+            "downstream = [5]\n",
+            "[[downstream]] number 1: expected tables: [[downstream]] and lines of key = value, as many times as there are",
+        ),
+    ],
+)
+def test_a_section_that_is_no_table_says_what_it_is_to_be(text: str, line: str, tmp_path: Path) -> None:
+    """In words of a configuration file, not of the program."""
+    assert problems(text, tmp_path) == (line,)
+
+
+def test_a_contradiction_is_listed_beside_a_wrong_value(tmp_path: Path) -> None:
+    """Sections that are valid by themselves are checked against each other even if another one is wrong."""
+    lines = problems("[signing]\nrequired = true\n[server]\nport = 'x'\n", tmp_path)
+
+    assert [line.split(" = ")[0] for line in lines] == ["[server] port", "[signing] required"]
+    assert len(problems("[signing]\nrequired = true\ntokens = 5\n", tmp_path)) == 1
 
 
 def test_an_unknown_key_names_section_key_and_the_likely_one(tmp_path: Path) -> None:

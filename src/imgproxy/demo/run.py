@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 from rich.markup import escape
 
-from imgproxy.config import AdminSettings, CacheSettings, LogSettings, OriginSettings, ServerSettings, WebhookSettings
-from imgproxy.demo.tour import Picture, purge_command, revoke_command, stops, unrevoke_command
+from imgproxy.config import (
+    AdminSettings,
+    CacheSettings,
+    FreshnessSettings,
+    LogSettings,
+    OriginSettings,
+    ServerSettings,
+    WebhookSettings,
+)
+from imgproxy.demo.tour import Picture, largest_of, purge_command, revoke_command, stops, unrevoke_command, within
 from imgproxy.edge.app import Edge
 from imgproxy.errors import CacheUnavailable, ConfigError
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Webhook
-from imgproxy.serve import stop_on_signals
+from imgproxy.serve import stop_on_signals, why_unavailable
 from imgproxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ async def run_demo(options: DemoOptions, console: Console, *, on_error: Callable
             except ConfigError as error:
                 return on_error("; ".join(error.problems))
             except CacheUnavailable as error:
-                return on_error(f"the cache directory {work} cannot be written ({error.__cause__})")
+                return on_error(f"the cache directory {work}: {why_unavailable(error)}")
             except OSError as error:
                 return on_error(f"cannot listen on {HOST}:{options.port}: {error.strerror} (choose another --port)")
             pictures = _pictures(library)
@@ -88,6 +96,8 @@ async def _start(
         admin=AdminSettings(token=SecretStr(secrets.token_urlsafe(9))),
         cache=CacheSettings(dir=work / "cache", min_free_bytes=0),
         webhook=WebhookSettings(secrets=(SecretStr(secret),)),
+        # A browser's own copy would go on showing a picture after it was revoked, which is what the tour is about.
+        freshness=FreshnessSettings(browser_ttl_s=0),
         log=LogSettings(access="none"),
     )
     return library, await stack.enter_async_context(Edge(settings))
@@ -95,14 +105,16 @@ async def _start(
 
 def _pictures(library: EmbeddedLibrary) -> list[Picture]:
     return [
-        Picture(entry.id, entry.asset.key, entry.asset.mime_type, entry.asset.width_px, entry.asset.height_px)
+        Picture(entry.id, asset.key, asset.mime_type, asset.width_px, asset.height_px, asset.size_bytes)
         for entry in library.store.all_entries()
-        if entry.asset.width_px > 0
+        if (asset := entry.asset).width_px > 0
     ]
 
 
 def _print_tour(console: Console, library: EmbeddedLibrary, edge: Edge, pictures: list[Picture], folder: Path) -> None:
-    largest = max(pictures, key=lambda picture: picture.width_px * picture.height_px)
+    limits = edge.settings.limits
+    toured = within(pictures, pixels_max=limits.source_pixels, bytes_max=limits.source_bytes)
+    largest = largest_of(toured)
     version = edge.settings.origin.api_version
     admin = edge.settings.admin.token
     shown = f"{len(pictures)} picture{'s' if len(pictures) != 1 else ''}"
@@ -110,7 +122,7 @@ def _print_tour(console: Console, library: EmbeddedLibrary, edge: Edge, pictures
     console.print(f"  Media Library  {library.url}    token [bold]{library.token}[/]")
     console.print(f"  edge           {edge.url}    admin token [bold]{admin.get_secret_value() if admin else ''}[/]\n")
     console.print("[bold]Open[/]")
-    for stop in stops(edge.url, pictures):
+    for stop in stops(edge.url, toured):
         console.print(f"  [cyan]{stop.title:<14}[/]", end=" ")
         _print_copyable(console, stop.url)
     console.print(f"\n[bold]Revoke[/] [cyan]{escape(largest.key)}[/] in the library:")

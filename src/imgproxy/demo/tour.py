@@ -15,13 +15,19 @@ WIDE = 16 / 9
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of the library: its entry, key, media type and stored size in pixels."""
+    """A picture of the library: its entry, key, media type, stored size in pixels and size in bytes."""
 
     entry: str
     key: str
     mime_type: str
     width_px: int
     height_px: int
+    size_bytes: int
+
+    @property
+    def pixels(self) -> int:
+        """Width times height, as the file says."""
+        return self.width_px * self.height_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +38,20 @@ class Stop:
     url: str
 
 
+def within(pictures: Sequence[Picture], *, pixels_max: int, bytes_max: int) -> list[Picture]:
+    """The pictures that an edge with these limits takes; where it takes none, the smallest, whose answer says why."""
+    taken = [item for item in pictures if item.pixels <= pixels_max and item.size_bytes <= bytes_max]
+    return taken or [min(pictures, key=lambda item: item.pixels)]
+
+
+def largest_of(pictures: Sequence[Picture]) -> Picture:
+    """The picture with the most pixels: the one the tour shows most of."""
+    return max(pictures, key=lambda item: item.pixels)
+
+
 def stops(edge_url: str, pictures: Sequence[Picture]) -> list[Stop]:
     """URLs for these pictures; what there is no fitting picture for is left out."""
-    largest = max(pictures, key=lambda picture: picture.width_px * picture.height_px)
+    largest = largest_of(pictures)
     found = [
         Stop("resize", image_url(edge_url, largest, "w=800")),
         Stop("crop by rect", image_url(edge_url, largest, f"rect={_rect(largest)}&w=1024")),
