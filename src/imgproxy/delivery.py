@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.cache import Cache
     from imgproxy.metrics import Metrics
-    from imgproxy.renders import Renders
 
 log = logging.getLogger(__name__)
 

@@ -43,27 +43,13 @@ TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 
 
 class Downstream(Protocol):
-    """The caches in front, if any: `Downstreams`."""
+    """The caches in front, none or many: `Downstreams`."""
 
     def lines(self, keys: Sequence[str], *, entry: str | None) -> Sequence[OutboxLine]:
         """What has to be recorded together with a purge of these keys, so that no crash loses it."""
 
     async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
         """Purge what was recorded up to `seq`; what does not succeed now is tried again by itself."""
-
-
-class NoDownstream:
-    """No cache in front is purged."""
-
-    def lines(self, keys: Sequence[str], *, entry: str | None) -> Sequence[OutboxLine]:
-        """Nothing to record."""
-        del keys, entry
-        return ()
-
-    async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
-        """Nothing to purge."""
-        del keys, entry, seq
-        return ()
 
 
 class PurgeService:
@@ -79,7 +65,7 @@ class PurgeService:
         settings: PurgeSettings,
         freshness: FreshnessSettings,
         metrics: Metrics,
-        downstream: Downstream | None = None,
+        downstream: Downstream,
     ) -> None:
         self._cache = cache
         self._entries = entries
@@ -88,7 +74,7 @@ class PurgeService:
         self._settings = settings
         self._freshness = freshness
         self._metrics = metrics
-        self._downstream: Downstream = downstream or NoDownstream()
+        self._downstream = downstream
         self._queued: Flights[Receipt] = Flights()
         # A lock lives as long as a purge of its entry holds it or waits for it.
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
