@@ -99,14 +99,16 @@ class SigningSettings(Section):
     tokens: tuple[SecretStr, ...] = Field(
         (), description="secure tokens; any of them signs, so that they can be rotated"
     )
-    tokens_file: Path | None = Field(None, description="file with one token a line, instead of or beside `tokens`")
+    tokens_file: Path | None = Field(
+        None, description="file with one token a line, instead of or beside `tokens`; read once, at start"
+    )
     required: bool = Field(
         False,
         description="refuse URLs without a valid signature: 403. Turn it on wherever strangers can reach the edge",
     )
     allow_decoded_path: bool = Field(
         False,
-        description="also accept a signature over the percent-decoded path, as a CMS that signs before it encodes makes it",
+        description="also accept a signature over the decoded path, as a CMS makes it that signs before it encodes",
     )
     mount_prefix: str = Field(
         "",
@@ -119,7 +121,7 @@ class AdminSettings(Section):
     """Who may purge, warm and read the state."""
 
     token: SecretStr | None = Field(None, description="bearer token of the admin routes; without one they are closed")
-    token_file: Path | None = Field(None, description="file with the admin token instead")
+    token_file: Path | None = Field(None, description="file with the admin token instead; read once, at start")
 
 
 class CacheSettings(Section):
@@ -214,7 +216,9 @@ class WebhookSettings(Section):
     secrets: tuple[SecretStr, ...] = Field(
         (), description="webhook secrets; any of them signs. Without one it is closed"
     )
-    secrets_file: Path | None = Field(None, description="file with one secret a line, instead of or beside `secrets`")
+    secrets_file: Path | None = Field(
+        None, description="file with one secret a line, instead of or beside `secrets`; read once, at start"
+    )
     max_body_bytes: int = Field(1 * MB, ge=1, description="a larger webhook body is refused: 413")
 
 

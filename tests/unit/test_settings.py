@@ -230,3 +230,17 @@ def test_the_example_explains_every_setting() -> None:
             assert setting.description, f"{section}.{key}"
             assert any(setting.description in lines[at - 1] for at in found), f"{section}.{key}"
     tomllib.loads(text)
+
+
+def test_each_file_of_secrets_says_when_it_is_read() -> None:
+    """Who rotates a secret has to know whether the service must be started again."""
+    said = {
+        f"{section}.{key}": setting.description or ""
+        for section, value in Settings()
+        for key, setting in getattr(type(value), "model_fields", {}).items()
+        if key.endswith("_file")
+    }
+
+    assert len(said) >= 4
+    for name, words in said.items():
+        assert ("read again when it changes" if name.startswith("origin.") else "read once, at start") in words, name
