@@ -223,6 +223,8 @@ class Delivery:
             if stand_in is None:
                 raise
             return stand_in
+        # The watermark's file may have been lost meanwhile: the tag must say what the picture was made from.
+        etag = etag_of(made.variant.facts.original, plan.digest)
         delivered = self._delivered(etag, original, made.variant, Tier.ORIGIN)
         return replace(
             delivered,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -183,7 +184,7 @@ class Originals:
         """
         hashed = key_hash(key)
         if (negative := self._negatives.get(hashed)) is not None:
-            raise negative.error
+            raise negative.error.again()
         facts = self._cache.facts(hashed)
         if facts is None:
             return await self._fetch(hashed, key, None)
@@ -304,9 +305,8 @@ class Originals:
         asked_at_s = time.time()
         if known is not None and self._cache.store.original_path(known) is None:
             known = None
-        temp: Path | None = None
+        temp = self._destination(hashed)
         try:
-            temp = self._cache.store.temp_path(hashed)
             await self._barriers.reach(Point.BEFORE_FETCH, key)
             served = await self._ask(key, temp, known)
             await self._barriers.reach(Point.AFTER_FETCH, key)
@@ -321,12 +321,26 @@ class Originals:
             self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:
-            if temp is not None:
-                self._cache.store.discard(temp)
+            self._cache.store.discard(temp)
         self._unproved.pop(hashed, None)
         fetch_s = time.monotonic() - started_s
         self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
         return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)
+
+    def _destination(self, hashed: str) -> Path:
+        """
+        Where an image of this key may be written to.
+
+        A disk that takes no new file must not keep us from asking: a 403, a 404 and a 304 need none, and a revoked
+        picture would stay up. Only where an image comes is the refusal one, as the client then opens the file itself.
+        """
+        store = self._cache.store
+        try:
+            return store.temp_path(hashed)
+        except CacheUnavailable as exc:
+            log.warning("no file can be made for %s; the origin is asked all the same: %s", hashed, exc.__cause__)
+            self._cache.make_room(exc)
+            return store.key_dir(hashed) / f"t-{store.run_id}-{secrets.token_hex(4)}"
 
     async def _ask(self, key: str, temp: Path, known: OriginalFacts | None) -> ServedImage:
         validators = Validators(known.etag, known.last_modified) if known is not None else None
@@ -409,4 +423,4 @@ class Originals:
             began_seq = (await self._purge([key], reason=error.code)).seq
         if self._cache.epochs.holds(hashed, began_seq):
             now_s = time.monotonic()
-            self._negatives[hashed] = Negative(error, now_s, now_s + self._freshness.negative_ttl_s)
+            self._negatives[hashed] = Negative(error.again(), now_s, now_s + self._freshness.negative_ttl_s)

@@ -2,21 +2,26 @@
 Plans of one original that are wanted at the same time go to a render process together, and share a decode.
 
 A page's srcset asks for seven widths within a few milliseconds. The first opens a batch, which gathers what comes for
-the same original until it closes; each plan is answered as soon as its own file is whole.
+the same original until it closes; each plan is answered as soon as its own file is whole. A decode that is shared
+saves less than a second process at work: where the plans are many, or slow to encode, they are dealt out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import CacheUnavailable, ImageRefused
+from imgproxy.errors import CacheUnavailable, ImageRefused, ImgproxyError, RenderCrashed
+from imgproxy.originals import Overtaken
+from imgproxy.params.plan import Format
 from imgproxy.render.job import Lane, MarkFile, Rendered, RenderJob, RenderTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from imgproxy.cache.cache import Cache
@@ -26,14 +31,21 @@ if TYPE_CHECKING:
 
 # A browser sends the requests of one srcset, or of one page, within this time; a single render takes ten times as long.
 GATHER_S = 0.003
+# A srcset of usual length stays together. More plans than this in one job would keep a process from everyone else.
+TOGETHER_MAX = 8
+# An AVIF takes about eight times as long to encode as to decode (render/cost.py): little is saved by sharing.
+DEAR_TOGETHER_MAX = 4
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A rendered file, still under a temporary name, and what it took."""
+    """A rendered file, still under a temporary name, the originals it was made from, and what it took."""
 
     rendered: Rendered
     source: Original
+    mark: Original | None
     fetch_s: float
     queue_s: float
     render_s: float
@@ -54,6 +66,18 @@ class _Batch:
     lane: Lane
     wants: list[_Want] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Hand:
+    """Plans of a batch that become one job."""
+
+    lane: Lane
+    source: Original
+    path: Path
+    fetch_s: float
+    wants: list[_Want]
+    has_crashed: bool = False
 
 
 class RenderBatches:
@@ -88,6 +112,7 @@ class RenderBatches:
             return await want.done
         except asyncio.CancelledError:
             if batch.task is not None and all(item.done.done() for item in batch.wants):
+                self._shut(name, batch)  # a task that was never begun would not
                 batch.task.cancel()
             raise
 
@@ -104,29 +129,58 @@ class RenderBatches:
             try:
                 await asyncio.sleep(GATHER_S)
             finally:
-                self._open.pop(name, None)
+                self._shut(name, batch)
             source, path = await self._originals.file(batch.original)
             fetch_s = asyncio.get_running_loop().time() - started_s if source is not batch.original else 0.0
-            await self._render(batch, [want for want in batch.wants if not want.done.done()], source, path, fetch_s)
+            wants = [want for want in batch.wants if not want.done.done()]
+            hands = dealt(wants, free=self._pool.free(batch.lane))
+            jobs = [self._render(_Hand(batch.lane, source, path, fetch_s, hand)) for hand in hands]
+            await asyncio.gather(*jobs)
         except asyncio.CancelledError:
             _give_up(batch.wants, None)
             raise
         except Exception as error:
             _give_up(batch.wants, error)
 
-    async def _render(self, batch: _Batch, wants: list[_Want], source: Original, path: Path, fetch_s: float) -> None:
-        if not wants:
-            return
+    def _shut(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
+        """Take no more plans into this batch; another may be open under its name already."""
+        if self._open.get(name) is batch:
+            del self._open[name]
+
+    async def _render(self, hand: _Hand) -> None:
+        """Render these plans in one job. Whatever goes wrong is theirs alone; only a cancellation is raised."""
+        try:
+            marks = await self._mark_files(hand.wants)
+            hand.wants = [want for want in hand.wants if not want.done.done()]
+            if hand.wants:
+                await self._render_with(hand, marks)
+        except Exception as error:
+            _give_up(hand.wants, error)
+
+    async def _render_with(self, hand: _Hand, marks: tuple[MarkFile, ...]) -> None:
+        targets: list[RenderTarget] = []
+        store, hashed = self._cache.store, hand.source.key_hash
+        try:
+            for want in hand.wants:
+                targets.append(RenderTarget(want.plan, store.temp_path(hashed)))  # noqa: PERF401 each must be discarded
+            await self._pool.render(
+                RenderJob(hand.path, tuple(targets), marks), lane=hand.lane, on_rendered=self._on_rendered(hand)
+            )
+        except ImageRefused as error:
+            await self._try_again(hand, error)
+        finally:
+            for target in targets:
+                store.discard(target.path)
+
+    def _on_rendered(self, hand: _Hand) -> Callable[[int, Rendered, float], None]:
         started_s = asyncio.get_running_loop().time()
-        store = self._cache.store
-        targets = tuple(RenderTarget(want.plan, store.temp_path(source.key_hash)) for want in wants)
-        marks = await self._mark_files(wants)
+        store, hashed = self._cache.store, hand.source.key_hash
 
         def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
             """Take the file out of the pool's hands, which removes those of a job that fails later."""
-            want = wants[index]
+            want = hand.wants[index]
             try:
-                kept = self._take_over(rendered.path, source.key_hash)
+                kept = self._take_over(rendered.path, hashed)
             except (OSError, CacheUnavailable) as error:
                 if not want.done.done():
                     want.done.set_exception(error)
@@ -135,20 +189,24 @@ class RenderBatches:
                 store.discard(kept)
                 return
             render_s = asyncio.get_running_loop().time() - started_s - queue_s
-            want.done.set_result(Finished(replace(rendered, path=kept), source, fetch_s, queue_s, render_s))
+            made = replace(rendered, path=kept)
+            want.done.set_result(Finished(made, hand.source, want.mark, hand.fetch_s, queue_s, render_s))
 
-        try:
-            await self._pool.render(RenderJob(path, targets, marks), lane=batch.lane, on_rendered=on_rendered)
-        except ImageRefused as error:
-            left = [want for want in wants if not want.done.done()]
-            if len(wants) == 1:
-                _give_up(left, error)
-            # One plan may be too much where the others are not: each gets a job of its own.
-            for want in left if len(wants) > 1 else ():
-                await self._render(batch, [want], source, path, fetch_s)
-        finally:
-            for target in targets:
-                store.discard(target.path)
+        return on_rendered
+
+    async def _try_again(self, hand: _Hand, error: ImageRefused) -> None:
+        """
+        After a refusal: one plan may be too much where the others are not, so each gets a job of its own.
+
+        A process that died may have been killed by somebody (kill -9, the kernel when memory runs out), so a crash is
+        believed the second time. Raises the refusal where nothing is left to try.
+        """
+        is_crash = isinstance(error, RenderCrashed)
+        if len(hand.wants) == 1 and (hand.has_crashed or not is_crash):
+            raise error
+        for want in hand.wants:
+            if not want.done.done():
+                await self._render(replace(hand, wants=[want], has_crashed=hand.has_crashed or is_crash))
 
     def _take_over(self, path: Path, hashed: str) -> Path:
         """Give a file a new temporary name."""
@@ -161,9 +219,44 @@ class RenderBatches:
         return kept
 
     async def _mark_files(self, wants: list[_Want]) -> tuple[MarkFile, ...]:
-        """The files of the watermarks that these plans have, each once."""
+        """
+        The files of the watermarks that these plans have, each once.
+
+        A watermark that cannot be had does not keep the picture back: its plans lose it. One that a purge overtook
+        gives up its plans, and no others.
+        """
         marks = {want.plan.mark.source: want.mark for want in wants if want.plan.mark is not None and want.mark}
-        return tuple([MarkFile(name, (await self._originals.file(mark))[1]) for name, mark in marks.items()])
+        files = []
+        for name, mark in marks.items():
+            its_wants = [want for want in wants if want.plan.mark is not None and want.plan.mark.source == name]
+            try:
+                current, path = await self._originals.file(mark)
+            except Overtaken as overtaken:
+                _give_up(its_wants, overtaken)
+                continue
+            except ImgproxyError as error:
+                log.warning("the file of the watermark %s cannot be had: %s", name, error)
+                for want in its_wants:
+                    want.mark = None
+                continue
+            files.append(MarkFile(name, path))
+            for want in its_wants:
+                want.mark = current  # what is painted is what the variant has to be proved by
+        return tuple(files)
+
+
+def dealt(wants: list[_Want], *, free: int) -> list[list[_Want]]:
+    """
+    Deal plans out to jobs: few and quick ones stay together, others go to as many processes as are free.
+
+    Dealt in turn, like cards: neighbours in a srcset are of similar size, so each job gets a bit of everything.
+    """
+    is_dear = any(want.plan.output.format is Format.AVIF for want in wants)
+    together_max = DEAR_TOGETHER_MAX if is_dear else TOGETHER_MAX
+    hands = -(-len(wants) // together_max)
+    if is_dear or len(wants) > TOGETHER_MAX:
+        hands = max(hands, min(free, len(wants)))
+    return [wants[start::hands] for start in range(hands)]
 
 
 def _give_up(wants: list[_Want], error: Exception | None) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from imgproxy.render.pool import RenderPool
 
 REFUSALS_MAX = 10_000
+# A second timeout within this time is one in a row.
+TIMED_OUT_TTL_S = 600.0
 # What makes a picture unfit is its bytes: trying again soon only costs another process.
 _REFUSALS = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
 
@@ -83,6 +85,7 @@ class Renders:
         self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
         self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
+        self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, TIMED_OUT_TTL_S)
         self._pool = pool
         self.stand_ins = StandIns()
         cache.watch_purges(self._forget)
@@ -104,7 +107,7 @@ class Renders:
         digest = sources.provenance.digest
         refused = self._refusals.get((digest, plan.digest))
         if refused is not None:
-            raise refused
+            raise refused.again()
         if lane is Lane.VISITOR and sources.original.facts.content_type == "image/gif":
             lane = Lane.ANIMATION
         name = (sources.original.key_hash, digest, plan.digest)
@@ -138,10 +141,12 @@ class Renders:
             self._metrics.stage_duration_s.labels(stage="render").observe(finished.render_s)
             await self._barriers.reach(Point.AFTER_RENDER, original.facts.key)
             # The batch may have had to fetch the original again: then its proof is the newer one.
-            variant = await self._commit(replace(sources, original=finished.source), plan, finished.rendered)
+            proved = replace(sources, original=finished.source, mark=finished.mark)
+            variant = await self._commit(proved, plan, finished.rendered)
+            self._timed_out.pop((sources.provenance.digest, plan.digest), None)
         except _REFUSALS as error:
             self._raise_if_overtaken(original)
-            self._refusals[sources.provenance.digest, plan.digest] = error
+            self._note_refusal((sources.provenance.digest, plan.digest), error)
             raise
         except (OSError, CacheUnavailable) as exc:
             # A purge takes the directory away under the render: that is no fault of the disk.
@@ -153,6 +158,17 @@ class Renders:
                 self._cache.store.discard(temp)
         await self._barriers.reach(Point.AFTER_RENAME, original.facts.key)
         return Made(variant, finished.fetch_s, finished.queue_s, finished.render_s)
+
+    def _note_refusal(self, name: tuple[str, str], error: ImageRefused) -> None:
+        """
+        Remember why a picture cannot be rendered.
+
+        A timeout may be the machine's fault: it counts the second time in a row. A crash has had its second try.
+        """
+        if isinstance(error, RenderTimeout) and name not in self._timed_out:
+            self._timed_out[name] = True
+            return
+        self._refusals[name] = error.again()
 
     def _raise_if_overtaken(self, original: Original) -> None:
         if not self._cache.epochs.holds(original.key_hash, original.facts.seq):

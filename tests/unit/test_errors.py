@@ -50,3 +50,16 @@ def test_codes_are_not_used_twice() -> None:
     codes = [error.code for error in every_error()]
 
     assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.code)
+def test_an_error_can_be_had_again_without_its_past(error: ImgproxyError) -> None:
+    """A new instance with the same facts, and nothing of where the first was raised."""
+    try:
+        raise error
+    except ImgproxyError as raised:
+        again = raised.again()
+
+    assert type(again) is type(error)
+    assert again.facts() == error.facts()
+    assert again.__traceback__ is None

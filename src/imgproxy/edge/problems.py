@@ -19,6 +19,8 @@ from imgproxy.errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    RenderCrashed,
+    RenderTimeout,
     Revoked,
     Unauthorized,
     UriTooLong,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 TYPE_PREFIX = "urn:imgproxy:problem:"
 # Lies in the URL or in the picture: the same request gets the same answer for a while.
 _CACHEABLE = (BadParameter, BadUrl, DecodeFailed, Expired, ImageRefused, UriTooLong)
+# What may as well lie in the machine: a process that was killed, a machine that was busy.
+_DOUBTFUL = (RenderCrashed, RenderTimeout)
 # Clients that are all told the same second come back in the same second.
 RETRY_JITTER = 0.5
 
@@ -79,6 +83,6 @@ def _cache_control(error: ImgproxyError, freshness: FreshnessSettings, negative_
     if isinstance(error, Revoked | NotFound):
         ttl_s = int(freshness.negative_ttl_s) if negative_ttl_s is None else negative_ttl_s
         return f"public, max-age={ttl_s}" if ttl_s > 0 else "no-store"
-    if isinstance(error, _CACHEABLE) and freshness.error_ttl_s > 0:
+    if isinstance(error, _CACHEABLE) and not isinstance(error, _DOUBTFUL) and freshness.error_ttl_s > 0:
         return f"public, max-age={freshness.error_ttl_s}"
     return "no-store"

@@ -102,8 +102,8 @@ class RenderPool:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for a process, in all lanes."""
-        return sum(len(lane) for lane in self._waiting.values())
+        """How many variants wait for a process, in all lanes: a job may hold many, and each is a render to wait for."""
+        return sum(map(_variants_in, self._waiting.values()))
 
     @property
     def restarts(self) -> int:
@@ -114,9 +114,15 @@ class RenderPool:
     def is_saturated(self) -> bool:
         """Whether one more job of a visitor would be shed."""
         return not self._idle and (
-            len(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
+            _variants_in(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
+
+    def free(self, lane: Lane) -> int:
+        """How many jobs of this lane would begin at once."""
+        if self._waiting[lane]:
+            return 0
+        return max(0, min(len(self._idle), self._share(lane) - self._running_in(lane)))
 
     @property
     def expected_wait_s(self) -> float:
@@ -211,7 +217,9 @@ class RenderPool:
         waiting = self._waiting[ticket.lane]
         can_begin = self._idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
         # Too many, or too much: a job that would time out in the queue is told so at once.
-        has_room = len(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
+        has_room = (
+            _variants_in(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
+        )
         if not self._is_open or not (can_begin or has_room):
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
             raise errors.Overloaded(self._wait_estimate_s())
@@ -419,8 +427,13 @@ class RenderPool:
 
     def _wait_estimate_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
-        drain_s = (self.waiting + 1) * self._mean_job_s / self._size
+        jobs = sum(len(lane) for lane in self._waiting.values())
+        drain_s = (jobs + 1) * self._mean_job_s / self._size
         return min(RETRY_AFTER_MAX_S, max(1, math.ceil(drain_s * random.uniform(1.0, 2.0))))
+
+
+def _variants_in(waiting: deque[Ticket]) -> int:
+    return sum(len(ticket.job.targets) for ticket in waiting)
 
 
 def remove_files(job: RenderJob) -> None:

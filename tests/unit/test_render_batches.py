@@ -1,0 +1,93 @@
+"""How plans of one picture become jobs, how many may wait, and which widths are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgproxy.errors import Overloaded
+from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
+from imgproxy.render.job import Lane
+from imgproxy.render_batches import TOGETHER_MAX, _Want, dealt
+from imgproxy.stand_ins import WIDTHS_MAX, StandIns
+from tests.support import images
+from tests.unit.test_render_pool import SMALL, job, pool_of, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def wants(count: int, kind: Format) -> list[_Want]:
+    """Plans of growing width that nobody waits for."""
+    loop = asyncio.get_running_loop()
+    plans = [RenderPlan(resize=Resize(width=Px(100 + n)), output=Output(format=kind)) for n in range(count)]
+    return [_Want(plan, None, loop.create_future()) for plan in plans]
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "free", "sizes"),
+    [
+        (1, Format.AVIF, 2, [1]),
+        (7, Format.WEBP, 4, [7]),
+        (8, Format.JPEG, 4, [8]),
+        (9, Format.JPEG, 0, [5, 4]),
+        (9, Format.JPEG, 3, [3, 3, 3]),
+        (10, Format.AVIF, 2, [4, 3, 3]),
+        (2, Format.AVIF, 2, [1, 1]),
+        (3, Format.AVIF, 0, [3]),
+        (100, Format.JPEG, 2, [8] * 9 + [7] * 4),
+    ],
+)
+async def test_plans_are_dealt_out(count: int, kind: Format, free: int, sizes: list[int]) -> None:
+    """A srcset of usual length shares a decode; AVIFs, and more than a srcset has, go to every process that is free."""
+    given = wants(count, kind)
+
+    hands = dealt(given, free=free)
+
+    assert [len(hand) for hand in hands] == sizes
+    assert {id(want) for hand in hands for want in hand} == {id(want) for want in given}
+    assert max(map(len, hands)) <= TOGETHER_MAX
+
+
+async def test_every_variant_of_a_job_counts_as_waiting(tmp_path: Path) -> None:
+    """Three variants in one job fill a queue of three: the next job is shed."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(images.cached_photo())
+    async with pool_of(queue_max=3) as pool:
+        process = pool.pids[0]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            running = asyncio.create_task(pool.render(job(photo, SMALL)))
+            await until(lambda pool: pool.busy == 1, pool)
+            three = asyncio.create_task(pool.render(job(photo, SMALL, SMALL, SMALL, name="b")))
+            await until(lambda pool: pool.waiting == 3, pool)
+            assert pool.is_saturated
+            with pytest.raises(Overloaded):
+                await pool.render(job(photo, SMALL, name="c"))
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert len((await three).rendered) == 3
+        await running
+
+
+async def test_the_pool_knows_how_many_jobs_would_begin_at_once() -> None:
+    """Idle processes, but for the one that work behind the answers may not take."""
+    async with pool_of(processes=2) as pool:
+        assert pool.free(Lane.VISITOR) == 2
+        assert pool.free(Lane.BACKGROUND) == 1
+
+
+def test_a_family_remembers_so_many_widths() -> None:
+    """Whoever counts the widths of a picture up does not fill the memory; what was made lately stays, nearest first."""
+    found = StandIns()
+    plans = [RenderPlan(resize=Resize(width=Px(width))) for width in range(100, 300)]
+    for plan in reversed(plans):
+        found.made("hash", plan)
+
+    digests = list(found.larger("hash", RenderPlan(resize=Resize(width=Px(99)))))
+
+    assert digests == [plan.digest for plan in plans[:WIDTHS_MAX]]
