@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from imgproxy.render.pool import RenderPool
     from imgproxy.renders import Renders
 
+# Without a floor, or with a very low one, a disk with less than both of these left is full all the same.
+FREE_LEAST_BYTES = 16_000_000
+FREE_LEAST_SHARE = 0.005
+
 
 class ServiceState:
     """Reads the parts of a running service."""
@@ -52,20 +56,20 @@ class ServiceState:
             "draining": self.is_draining,
             "origin_token_dead": self._health.is_token_dead,
             "render_queue_full": self._pool.is_saturated,
-            "cache_not_writable": not os.access(self._cache.store.keys_dir, os.W_OK | os.X_OK),
+            "cache_not_writable": not self._takes_new_files(),
             "disk_full": self._is_disk_full(),
         }
         return [reason for reason, holds in reasons.items() if holds]
 
     def as_json(self) -> dict[str, Any]:
         """The figures of the moment."""
-        ledger = self._cache.store.ledger
+        ledger, reasons = self._cache.store.ledger, self.not_ready()
         return {
             "version": __version__,
             "libvips": self._pool.libvips_version,
             "uptime_s": round(time.monotonic() - self._started_s, 1),
-            "ready": not self.not_ready(),
-            "reasons": self.not_ready(),
+            "ready": not reasons,
+            "reasons": reasons,
             "cache": {
                 "disk_bytes": ledger.used_bytes,
                 "disk_files": len(ledger),
@@ -88,10 +92,26 @@ class ServiceState:
             "under_way": {"fetches": self._originals.under_way, "renders": self._renders.under_way},
         }
 
+    def _takes_new_files(self) -> bool:
+        """Whether a file can be made: permissions, a read-only disk and used up inodes all show in nothing else."""
+        store = self._cache.store
+        probe = store.keys_dir / f".ready-{store.run_id}"
+        try:
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            probe.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
     def _is_disk_full(self) -> bool:
-        """Less than a twentieth of the floor is left: eviction does not keep up, or others fill the disk."""
-        disk = os.statvfs(self._cache.store.directory)
-        return disk.f_bavail * disk.f_frsize < self._cache.settings.min_free_bytes / 20
+        """Less is left than a twentieth of the floor, or than a few files need: eviction lags, or others fill it."""
+        try:
+            disk = os.statvfs(self._cache.store.directory)
+        except OSError:
+            return False  # then it takes no new files either, and that is said
+        size_bytes, free_bytes = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        needed_bytes = min(FREE_LEAST_BYTES, size_bytes * FREE_LEAST_SHARE)
+        return free_bytes < max(self._cache.settings.min_free_bytes / 20, needed_bytes)
 
     def _watch(self) -> None:
         """Declare the gauges that are read when the metrics page is."""
@@ -107,7 +127,7 @@ class ServiceState:
         watch("imgproxy_journal_damaged", "1 if the journal was damaged at start", lambda: cache.is_journal_damaged)
         watch("imgproxy_render_processes", "render processes kept", lambda: pool.processes)
         watch("imgproxy_render_busy", "render processes with a job", lambda: pool.busy)
-        watch("imgproxy_render_waiting", "render jobs waiting", lambda: pool.waiting)
+        watch("imgproxy_render_waiting", "variants waiting for a render process", lambda: pool.waiting)
         watch("imgproxy_render_restarts", "render processes replaced since the start", lambda: pool.restarts)
         watch("imgproxy_fetches_under_way", "fetches and revalidations", lambda: self._originals.under_way)
         watch("imgproxy_purges_pending", "expansions and checks still to come", lambda: self._purges.pending)
