@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# From so many refusals on, without an answer of another kind in between, they are more likely one fault than as many
+# revocations.
+SUSPICIOUS_RUN = 3
+
 
 class OriginHealth:
     """Counts what the origin says. `probe` makes one API call that needs the token and names no picture."""
@@ -26,6 +30,7 @@ class OriginHealth:
         self._probe = probe
         self._probing = asyncio.Lock()
         self._probes_begun = 0
+        self._refused_in_a_row = 0
         self.is_token_dead = False
         self.is_down = False
 
@@ -35,6 +40,7 @@ class OriginHealth:
             log.warning("the Media Library accepts the token again")
         self.is_token_dead = False
         self.is_down = False
+        self._refused_in_a_row = 0
 
     def denied(self) -> None:
         """The origin refused the token."""
@@ -52,14 +58,19 @@ class OriginHealth:
         Whether the 403 that just came is due to the token, by trying that on something that cannot be revoked.
 
         Every 403 is tried, as believing one deletes a picture. Those that come at the same time share one try, which
-        began after all of them.
+        began after all of them. Where the try comes to nothing (a 503, a timeout), a single refusal is believed, as a
+        takedown must not wait for the API; a run of them is not, as it would purge the cache picture by picture.
         """
+        self._refused_in_a_row += 1
         begun = self._probes_begun
         async with self._probing:
             if self._probes_begun == begun:
                 self._probes_begun += 1
                 await self.check()
-        return self.is_token_dead
+        if self.is_token_dead or self._refused_in_a_row < SUSPICIOUS_RUN:
+            return self.is_token_dead
+        log.error("%d refusals in a row, and the token cannot be tried: not believed", self._refused_in_a_row)
+        return True
 
     async def check(self) -> ImgproxyError | None:
         """Try the token on an API call; what came of it is returned, and noted."""
