@@ -8,7 +8,6 @@ answer is short-lived, and the right size is made when there is room again.
 
 from __future__ import annotations
 
-from bisect import insort
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,17 +20,19 @@ if TYPE_CHECKING:
 
     from imgproxy.params.plan import RenderPlan
 
-# Families remembered: about 1 kB each.
+# Families remembered: about 1 kB each, 5 kB at most.
 FAMILIES_MAX = 20_000
+# Widths remembered of a family: a srcset has about ten, and whoever counts widths up must not fill the memory.
+WIDTHS_MAX = 32
 # A stand-in more than this many times as wide would cost the reader more than the wait.
 WIDEST_RATIO = 4.0
 
 
 class StandIns:
-    """The widths of each picture that were made lately."""
+    """The widths of each picture that were made lately, in the order of their making."""
 
     def __init__(self) -> None:
-        self._families: LRUCache[tuple[str, str], list[tuple[int, str]]] = LRUCache(FAMILIES_MAX)
+        self._families: LRUCache[tuple[str, str], dict[str, int]] = LRUCache(FAMILIES_MAX)
 
     def made(self, key_hash: str, plan: RenderPlan) -> None:
         """Remember that this plan's variant exists."""
@@ -39,9 +40,11 @@ class StandIns:
         if family is None:
             return
         width_px, name = family
-        widths = self._families.setdefault((key_hash, name), [])
-        if (width_px, plan.digest) not in widths:
-            insort(widths, (width_px, plan.digest))
+        widths = self._families.setdefault((key_hash, name), {})
+        widths.pop(plan.digest, None)  # what is made again counts as new
+        widths[plan.digest] = width_px
+        if len(widths) > WIDTHS_MAX:
+            del widths[next(iter(widths))]
 
     def larger(self, key_hash: str, plan: RenderPlan) -> Iterator[str]:
         """The digests of plans for the same picture in larger sizes, the nearest first."""
@@ -49,7 +52,8 @@ class StandIns:
         if family is None:
             return
         width_px, name = family
-        for found_px, digest in self._families.get((key_hash, name), ()):
+        widths = self._families.get((key_hash, name), {})
+        for digest, found_px in sorted(widths.items(), key=lambda item: item[1]):
             if width_px < found_px <= width_px * WIDEST_RATIO:
                 yield digest
 

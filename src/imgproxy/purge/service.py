@@ -19,7 +19,15 @@ from weakref import WeakValueDictionary
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
-from imgproxy.errors import CacheUnavailable, EntryNotFound, ImgproxyError, NotFound
+from imgproxy.errors import (
+    CacheUnavailable,
+    EntryNotFound,
+    ImgproxyError,
+    NotAnImage,
+    NotFound,
+    Revoked,
+    SourceTooLarge,
+)
 from imgproxy.flights import Flights
 from imgproxy.purge.receipt import DownstreamState, Receipt
 
@@ -40,6 +48,13 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 # Reasons after which not one more answer may show the picture, so that a soft purge would be a contradiction.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
+# The reasons that are told apart in the metric: events, routes, and findings of our own. Any other word is a caller's,
+# and each label value is kept for ever.
+COUNTED_REASONS = (
+    TAKEDOWNS
+    | {"archive", "update", "active", "manual", "imgix", "expanded", "learnt", "changed"}
+    | {error.code for error in (NotFound, Revoked, NotAnImage, SourceTooLarge)}
+)
 
 
 class Downstream(Protocol):
@@ -220,7 +235,7 @@ class PurgeService:
         cut = await self._answers.drain([key_hash(key) for key in receipt.keys], self._settings.drain_s)
         downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq)
         duration_s = time.monotonic() - started_s
-        self._metrics.purges.labels(reason=reason).inc()
+        self._metrics.purges.labels(reason=reason if reason in COUNTED_REASONS else "other").inc()
         self._metrics.purged_variants.inc(receipt.variants)
         self._metrics.purged_bytes.inc(receipt.size_bytes)
         self._metrics.purge_duration_s.observe(duration_s)
