@@ -53,6 +53,13 @@ def fill(directory: Path) -> Path:
     return filler
 
 
+def use_up_inodes(directory: Path) -> None:
+    """Leave a small disk all its space, and room for not one more file."""
+    disk = os.statvfs(directory)
+    if _mount(directory, MS_REMOUNT, f"nr_inodes={disk.f_files - disk.f_ffree}") != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
