@@ -246,6 +246,8 @@ class Edge:
         aiohttp's own deadline is taken twice: once for the handler, and once more for its cancellation.
         """
         server = runner.server
+        if isinstance(server, fastpath.FastServer):
+            server.is_draining = True
         cleanup = asyncio.ensure_future(runner.cleanup())
         await asyncio.wait((cleanup,), timeout=self.settings.server.shutdown_timeout_s)
         if not cleanup.done() and server is not None:

@@ -85,6 +85,7 @@ class FastServer(web.Server):
         self._memo = memo
         self._on_hit = on_hit
         self._on_bad_request = on_bad_request
+        self.is_draining = False
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of a new connection."""
@@ -135,7 +136,24 @@ class FastHandler(RequestHandler):
         """Have `drain` wait until the kernel has everything, so that an answer counts as sent no earlier."""
         super().connection_made(transport)
         cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
+        if self._is_draining():
+            self.cut()  # accepted in the moment in which the port was closed
+            return
         self._first_head_timer = self._loop.call_later(FIRST_HEAD_S, self._give_up_waiting)
+
+    def close(self) -> None:
+        """
+        Take no more requests, and end as soon as the one in hand is answered.
+
+        A connection so new that it does not wait for its first request yet would hear nothing of this, and neither be
+        answered nor ended until the deadline: it is ended here.
+        """
+        super().close()
+        if self._waiter is None and not self._request_in_progress and not self._messages:
+            self.cut()
+
+    def _is_draining(self) -> bool:
+        return isinstance(self._manager, FastServer) and self._manager.is_draining
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
