@@ -97,6 +97,6 @@ def test_params_and_geometry_are_pure() -> None:
 
 def test_modules_stay_readable() -> None:
     """Past 450 lines a module asks to be split; the error tree is one list and may be longer."""
-    long = {path.name: length for path in modules() if (length := len(path.read_text("utf-8").splitlines())) > 450}
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in modules()}
 
-    assert not long
+    assert not {name: length for name, length in lengths.items() if length > 450 and name != "errors.py"}
