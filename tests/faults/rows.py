@@ -12,7 +12,7 @@ import io
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -181,16 +181,32 @@ class Standing:
         """Send the row's request, and return when it stands at its place."""
         stage, row = self._stage, self._row
         if row.is_cached:
-            assert (await stage.send("GET", row.target)).status == 200
+            await self._warm()
         await self._hold()
         tasks = [asyncio.create_task(stage.send(row.method, row.target, **row.headers)) for _ in range(row.requests)]
         await self._arrived()
-        if row.requests > 1:
+        if row.requests > 1 and stage.front_url is None:  # a cache in front lets one of them through
             await poll(lambda: stage.metric("imgproxy_requests_in_flight"), lambda count: count >= row.requests)
         if row.is_behind:
             await asyncio.gather(*tasks)  # answered from the cache before the purge, which is right
         else:
             self.requests = tasks
+
+    async def _warm(self) -> None:
+        """
+        Put the row's variant in the edge's cache.
+
+        A cache in front gets another variant, to lose it; the row's own it must not have, or the request would end
+        there. Nor must the edge have it in memory where it is to be held before its answer: that goes too fast.
+        """
+        stage, row = self._stage, self._row
+        if stage.front_url is None:
+            assert (await stage.send("GET", row.target)).status == 200
+            return
+        for _ in range(0 if row.is_behind else 2):  # what is to go on behind one answer must not have gone on before
+            assert (await stage.send("GET", WHOLE if row.target != WHOLE else SMALL)).status == 200
+        if row.place is not Point.BEFORE_RESPONSE:
+            assert (await replace(stage, front_url=None).send("GET", row.target)).status == 200
 
     async def begin_again(self) -> bool:
         """Let go, and hold the request once more if it comes by again; False if it has ended."""

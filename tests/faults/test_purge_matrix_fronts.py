@@ -1,0 +1,45 @@
+"""The purge matrix with a real cache in front: what Varnish or nginx kept, or was just being given, is gone as well."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgproxy.config import PurgeSettings
+from tests.downstream.front import Kind, fronted
+from tests.faults.rows import NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png
+from tests.support.site import KEY, Held
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("kind", ["varnish", "nginx"])
+async def test_a_purge_behind(tmp_path: Path, kind: Kind, row: Row) -> None:
+    """A reader's request goes through the cache in front, and is held behind it while the purge goes by."""
+    held = Held()
+    async with fronted(
+        tmp_path,
+        kind,
+        barriers=held,
+        pictures={KEY: noisy_png(OLD)},
+        freshness=row.freshness,
+        purge=PurgeSettings(drain_s=0.05),
+    ) as front:
+        here = front.here
+        stage = Stage(
+            here.library, here.probe, OwnPoints(held), here.edge.url, os.getpid(), here.session, front_url=front.url
+        )
+        standing = Standing(stage, row)
+        await standing.begin()
+        await here.library.put(KEY, noisy_png(NEW))
+        assert (await stage.purge()).status == 200
+        await standing.let_go()
+
+        replies = await standing.replies()
+        await Pictures((noisy_png(OLD),), noisy_png(NEW)).assert_only_new(stage, row, *replies)
