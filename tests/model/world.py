@@ -157,6 +157,11 @@ class FakePool:
 
     is_saturated = False
 
+    def free(self, lane: object) -> int:
+        """One process is always free."""
+        del lane
+        return 1
+
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
 
@@ -236,6 +241,7 @@ class World:
         self._root = directory
         self._runs = 0
         self.witness = Witness()
+        self.failures: list[BaseException] = []
         self.clock = Clock()
         self._pictures: dict[str, Picture] | None = None
         self.run = self._start(directory / "cache-0")
@@ -378,10 +384,17 @@ class World:
             task = asyncio.ensure_future(work)
             run.tasks.add(task)
             task.add_done_callback(run.tasks.discard)
+            task.add_done_callback(self._note_failure)
 
         run.loop.run(begin())
         run.loop.settle()
         run.gates.held = None
+
+    def _note_failure(self, task: asyncio.Future[None]) -> None:
+        """A piece of work that ends with an error nobody foresaw: then nothing of this model means anything."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ImgproxyError):
+            self.failures.append(error)
 
     def pass_time(self, seconds: float, *, is_clock_stepped: bool) -> None:
         """Let time pass, or set the wall clock."""
