@@ -38,7 +38,6 @@ def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
         "record": (cache.journal, "record_purge"),
         "rename-away": (cache.store, "detach"),
         "remember-keys": (cache.journal, "remember_keys"),
-        "finish-pending": (cache.journal, "finish_pending"),
         "drain": (edge.answers, "drain"),
         "delete": (housekeeping, "delete_directories"),
         "sync": (housekeeping, "sync_directories"),

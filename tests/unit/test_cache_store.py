@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.housekeeping import delete_files, measure, scan
+from imgproxy.cache.housekeeping import delete_files, look_into, scan
 from imgproxy.cache.ledger import Ledger, marked, name_of_file, original_name, split_name, variant_name
 from imgproxy.cache.store import CacheStore, matches_digest
 from imgproxy.errors import CacheUnavailable
@@ -140,7 +140,8 @@ def test_detaching_takes_the_directory_out_of_reach_at_once(store: CacheStore) -
     assert store.facts(HASHED) is None
     assert read_variant(store) is None
     assert store.ledger.used_bytes == 0
-    assert measure([detached]).variants == 1
+    assert (detached.variants, detached.size_bytes) == (1, len(b"original") + len(b"variant"))
+    assert look_into([detached]).variants == 1
     assert store.detach(HASHED) is None
 
 

@@ -280,7 +280,7 @@ class Cache:
     async def _finish(self, named: Sequence[tuple[str, str]], seq: int, already: Measured) -> PurgedKeys:
         """The record is durable: make it true here."""
         detached, gone = self._overtake([hashed for hashed, _ in named], seq)
-        sizes = await asyncio.to_thread(measure, detached)
+        sizes = await measure(detached)
         self.housekeeping.collect(detached, [PurgedKey(hashed, key, seq) for hashed, key in named if hashed in gone])
         keys = tuple(key for _, key in named)
         return PurgedKeys(seq, keys, sizes.variants + already.variants, sizes.size_bytes + already.size_bytes)
@@ -322,7 +322,7 @@ class Cache:
             self.epochs.close(hashed)
             self._forget(hashed)
             self._detach(hashed, detached)
-        sizes = await asyncio.to_thread(measure, detached)
+        sizes = await measure(detached)
         await self.housekeeping.delete_now(detached)
         return sizes
 

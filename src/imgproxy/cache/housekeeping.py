@@ -211,8 +211,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def measure(detached: Iterable[Detached]) -> Measured:
-    """Count the variants and bytes of detached directories."""
+async def measure(detached: Sequence[Detached]) -> Measured:
+    """The variants and bytes of detached directories: what the ledger knew of them, or what a look finds."""
+    unknown = [item for item in detached if item.variants is None]
+    found = await asyncio.to_thread(look_into, unknown) if unknown else Measured(0, 0)
+    return Measured(
+        found.variants + sum(item.variants or 0 for item in detached),
+        found.size_bytes + sum(item.size_bytes for item in detached),
+    )
+
+
+def look_into(detached: Iterable[Detached]) -> Measured:
+    """Count the variants and bytes of detached directories on the disk."""
     variants = size_bytes = 0
     for item in detached:
         with contextlib.suppress(OSError), os.scandir(item.path) as files:

@@ -241,13 +241,7 @@ class Journal:
 
     async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
         """The entry was expanded, or is known to be gone: its pending purges up to this number are done."""
-
-        def write(database: sqlite3.Connection) -> None:
-            database.execute(
-                "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?", (entry, up_to_seq)
-            )
-
-        await self.write(write)
+        await self.write(lambda database: _finish_pending(database, entry, up_to_seq))
 
     async def pending_purges(self) -> tuple[PendingPurge, ...]:
         """Purges still to be expanded, oldest first."""
@@ -272,8 +266,14 @@ class Journal:
 
     # --- entries and their keys --------------------------------------------------------------------------------
 
-    async def remember_keys(self, entry: str, keys: Iterable[str]) -> tuple[str, ...]:
-        """Note the keys seen for an entry; returns those that were not known for it before."""
+    async def remember_keys(
+        self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None
+    ) -> tuple[str, ...]:
+        """
+        Note the keys seen for an entry; returns those that were not known for it before.
+
+        With `finished_seq` the entry was expanded by them: its pending purges up to this number are done.
+        """
         seen = list(dict.fromkeys(keys))
 
         def write(database: sqlite3.Connection) -> tuple[str, ...]:
@@ -281,6 +281,8 @@ class Journal:
             database.executemany(
                 "INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)", [(entry, key, time.time()) for key in seen]
             )
+            if finished_seq is not None:
+                _finish_pending(database, entry, finished_seq)
             return tuple(key for key in seen if key not in known)
 
         return await self.write(write)
@@ -370,6 +372,10 @@ class Journal:
     async def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one query. Raises CacheUnavailable."""
         return await self._run(lambda database: database.execute(query, values).fetchall())
+
+
+def _finish_pending(database: sqlite3.Connection, entry: str, up_to_seq: int) -> None:
+    database.execute("UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?", (entry, up_to_seq))
 
 
 def _sync_directory(directory: Path) -> None:

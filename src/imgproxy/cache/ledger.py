@@ -83,12 +83,14 @@ class Ledger:
         else:
             self.add(name, size_bytes, is_verified=True)
 
-    def remove(self, name: bytes) -> None:
-        """A file is gone."""
-        self.used_bytes -= self._marked_sizes.pop(name, 0) >> 1
+    def remove(self, name: bytes) -> int:
+        """A file is gone. Returns the size it had, 0 if it was not known."""
+        size_bytes = self._marked_sizes.pop(name, 0) >> 1
+        self.used_bytes -= size_bytes
         self._touched.discard(name)
         if self._gone is not None:
             self._gone.add(name)
+        return size_bytes
 
     def oldest(self, count: int) -> list[tuple[bytes, int]]:
         """The files used longest ago, with their sizes."""

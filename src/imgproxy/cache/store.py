@@ -46,10 +46,16 @@ _HASH_CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """A key's directory after its purge: no longer reachable, still to be deleted."""
+    """
+    A key's directory after its purge: no longer reachable, still to be deleted.
+
+    The figures are the ledger's; a directory with files that it does not know yet, early after a start, has none.
+    """
 
     key_hash: str
     path: Path
+    variants: int | None = None
+    size_bytes: int = 0
 
 
 class CacheStore:
@@ -314,19 +320,20 @@ class CacheStore:
                     return None
                 self.trash_dir.mkdir(parents=True, exist_ok=True)
                 os.rename(source, target)
-        self._take_off_ledger(hashed, target)
-        return Detached(hashed, target)
+        return self._take_off_ledger(hashed, target)
 
-    def _take_off_ledger(self, hashed: str, target: Path) -> None:
+    def _take_off_ledger(self, hashed: str, target: Path) -> Detached:
         """Do it at once: by the time the files are deleted, new ones may have taken these names."""
         try:
             file_names = os.listdir(target)
         except OSError:
             log.warning("the files of a purged key cannot be listed; they stay in the ledger until evicted")
-            return
-        for file_name in file_names:
-            if (name := name_of_file(hashed, file_name)) is not None:
-                self.ledger.remove(name)
+            return Detached(hashed, target)
+        names = [name for file_name in file_names if (name := name_of_file(hashed, file_name)) is not None]
+        is_known = all(name in self.ledger for name in names)
+        size_bytes = sum(self.ledger.remove(name) for name in names)
+        variants = sum(file_name.startswith("v-") for file_name in file_names)
+        return Detached(hashed, target, variants, size_bytes) if is_known else Detached(hashed, target)
 
     def discard(self, temp: Path) -> None:
         """Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone."""

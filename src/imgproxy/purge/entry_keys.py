@@ -72,9 +72,9 @@ class EntryKeys:
         """
         return await self._library.keys(entry)
 
-    async def remember(self, entry: str, keys: Iterable[str]) -> tuple[str, ...]:
-        """Remember keys of an entry; returns those that were new."""
-        new = await self._cache.journal.remember_keys(entry, keys)
+    async def remember(self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None) -> tuple[str, ...]:
+        """Remember keys of an entry; returns those that were new. `finished_seq` as in `Journal.remember_keys`."""
+        new = await self._cache.journal.remember_keys(entry, keys, finished_seq=finished_seq)
         self._entries.update(dict.fromkeys(new, entry))
         for key in new:
             self._on_learnt(key)

@@ -226,8 +226,7 @@ class PurgeService:
                 size_bytes=receipt.size_bytes + more.size_bytes,
                 seq=more.seq,
             )
-        await self._entries.remember(entry, listed)
-        await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
+        await self._entries.remember(entry, listed, finished_seq=receipt.seq)
         return receipt
 
     async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float) -> Receipt:
