@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.housekeeping import delete_files, look_into, scan
+from imgproxy.cache.housekeeping import delete_files, look_into
 from imgproxy.cache.ledger import Ledger, marked, name_of_file, original_name, split_name, variant_name
+from imgproxy.cache.scan import scan
 from imgproxy.cache.store import CacheStore, matches_digest
 from imgproxy.errors import CacheUnavailable
 

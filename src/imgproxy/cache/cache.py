@@ -64,9 +64,12 @@ class Cache:
         self._purges: set[asyncio.Task[PurgedKeys]] = set()
         self._unrecorded = Background("purge that could not be recorded")
 
-    async def start(self) -> None:
+    async def start(self, *, is_housekeeping: bool = True) -> None:
         """
         Open the directory, replay the journal, and only then start the housekeeping.
+
+        Its scan of a large cache takes a while, and a processor: a service that is not up yet may want to start it
+        later, by `housekeeping.start`.
 
         Raises:
             CacheUnavailable: the directory cannot be made or written, or another process uses it.
@@ -80,7 +83,8 @@ class Cache:
         self.is_journal_damaged = state.is_doubtful
         self.epochs = Epochs(state.journal_id, state.seq, {item.key_hash: item.seq for item in state.purged})
         self._replay(state.purged)
-        self.housekeeping.start()
+        if is_housekeeping:
+            self.housekeeping.start()
 
     def _replay(self, purged: Sequence[PurgedKey]) -> None:
         """Take away what a crash left of purged keys. What was fetched after the purge stays."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import heapq
 import logging
 import math
 import os
 import shutil
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +20,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
-from imgproxy.cache.ledger import marked, name_of_file, split_name
+from imgproxy.cache.ledger import split_name
+from imgproxy.cache.scan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,12 +38,6 @@ EVICT_TO_RATIO = 0.95
 EVICT_BATCH = 256
 # Times of last use are written out this often; a crash loses at most this much of the order of eviction.
 TOUCH_EVERY_S = 30.0
-_HASH_HEX = 32
-# The scan sorts so many files at once: a few milliseconds.
-SORT_BATCH = 10_000
-# A file found, as one text that sorts by time of last use: that and the size, then the name. Tuples would lie among the
-# names in memory and leave holes there, a hundred bytes a file.
-_FOUND = struct.Struct(">qQ")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Where nobody knows the reason of a refused write, so little free space is taken for it.
 NEARLY_FULL_BYTES = 4_000_000
@@ -58,15 +51,6 @@ class Measured:
 
     variants: int
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """What the scan at start found: marked sizes of files, oldest first, and directories whose facts are missing."""
-
-    files: dict[bytes, int]
-    size_bytes: int
-    orphans: list[str]
 
 
 class Housekeeping:
@@ -273,50 +257,3 @@ def sync_directories(paths: Iterable[Path]) -> bool:
         finally:
             os.close(descriptor)
     return True
-
-
-def scan(keys_dir: Path, run_id: str) -> Scanned:
-    """Walk the key directories: sizes by time of last use; temporary files of other runs are deleted on the way."""
-    batches: list[list[bytes]] = []
-    found: list[bytes] = []
-    orphans: list[str] = []
-    for shard in _subdirectories(keys_dir):
-        if len(found) >= SORT_BATCH:
-            found.sort()
-            batches.append(found)
-            found = []
-        for directory in _subdirectories(shard.path):
-            if len(directory.name) != _HASH_HEX:
-                continue
-            names = set()
-            with contextlib.suppress(OSError), os.scandir(directory.path) as files:
-                for file in files:
-                    names.add(file.name)
-                    if file.name.startswith("t-"):
-                        _delete_foreign_temp(file, run_id)
-                    elif (name := name_of_file(directory.name, file.name)) is not None:
-                        status = file.stat()
-                        found.append(_FOUND.pack(status.st_mtime_ns, status.st_size) + name)
-            is_being_written = any(name.startswith(f"t-{run_id}-") for name in names)
-            if "facts" not in names and not is_being_written:
-                orphans.append(directory.name)
-    found.sort()
-    sizes: dict[bytes, int] = {}
-    total_bytes = 0
-    # One sort of a million would keep the interpreter to itself for most of a second, and every hit waiting.
-    for line in heapq.merge(*batches, found):
-        _, size_bytes = _FOUND.unpack_from(line)
-        sizes[line[_FOUND.size :]] = marked(size_bytes)
-        total_bytes += size_bytes
-    return Scanned(sizes, total_bytes, orphans)
-
-
-def _subdirectories(path: str | Path) -> Iterator[os.DirEntry[str]]:
-    with contextlib.suppress(OSError), os.scandir(path) as entries:
-        yield from (item for item in entries if item.is_dir(follow_symlinks=False))
-
-
-def _delete_foreign_temp(file: os.DirEntry[str], run_id: str) -> None:
-    if not file.name.startswith(f"t-{run_id}-"):
-        with contextlib.suppress(OSError):
-            os.unlink(file.path)

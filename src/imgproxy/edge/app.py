@@ -192,7 +192,7 @@ class Edge:
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self.library.aclose)
-        await self.cache.start()
+        await self.cache.start(is_housekeeping=False)
         self._stack.push_async_callback(self.cache.close)
         await self.pool.start()
         self._stack.push_async_callback(self.pool.close, 0.0)
@@ -213,6 +213,7 @@ class Edge:
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.settings.server.host, self.settings.server.port, backlog=1024)
         await site.start()
+        self.cache.housekeeping.start()
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
 
     def _server(self) -> web.Server:
