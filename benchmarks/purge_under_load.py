@@ -222,7 +222,7 @@ async def without_load(work: Path) -> list[float]:
         for key in keys:
             await asyncio.to_thread(fill, edge.cache_dir, key, journal_id)
         async with edge, aiohttp.ClientSession() as session:
-            while not await is_scanned(session, edge):  # noqa: ASYNC110 another process does it
+            while not await is_scanned(session, edge):
                 await asyncio.sleep(0.05)
             durations_ms = []
             for key in keys:
@@ -230,7 +230,7 @@ async def without_load(work: Path) -> list[float]:
                 assert variants == LARGE_VARIANTS, f"{variants} variants were there"
                 durations_ms.append(duration_ms)
                 # The clean-up of one is not the load of the next.
-                while os.listdir(edge.cache_dir / "trash"):  # noqa: ASYNC110 another process does it
+                while os.listdir(edge.cache_dir / "trash"):
                     await asyncio.sleep(0.01)
             return durations_ms
 
