@@ -9,13 +9,14 @@ import pytest
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.housekeeping import delete_files, look_into
-from imgproxy.cache.ledger import Ledger, marked, name_of_file, original_name, split_name, variant_name
-from imgproxy.cache.scan import scan
+from imgproxy.cache.ledger import Ledger, found, name_of_file, original_name, split_name, variant_name
+from imgproxy.cache.scan import scan, shards
 from imgproxy.cache.store import CacheStore, matches_digest
 from imgproxy.errors import CacheUnavailable
 
 KEY = "2026/03/14/a.jpg"
 HASHED = key_hash(KEY)
+SHARD = int(HASHED[:2], 16)
 PLAN = "ab" * 16
 
 
@@ -174,11 +175,11 @@ def test_the_scan_finds_files_by_time_of_use_and_collects_orphans(store: CacheSt
     os.utime(store.key_dir(HASHED) / "original", (20, 20))
     foreign = store.key_dir(HASHED) / "t-00000000-1"
     foreign.write_bytes(b"half")
-    orphan = key_hash("orphan.jpg")
+    orphan = HASHED[:2] + "0" * 30
     store.key_dir(orphan).mkdir(parents=True)
     (store.key_dir(orphan) / "original").write_bytes(b"who knows")
 
-    found = scan(store.keys_dir, store.run_id)
+    found = scan(store.keys_dir, SHARD, store.run_id)
 
     assert [name for name in found.files if name[:16].hex() == HASHED] == [
         variant_name(HASHED, PLAN),
@@ -186,6 +187,21 @@ def test_the_scan_finds_files_by_time_of_use_and_collects_orphans(store: CacheSt
     ]
     assert found.orphans == [orphan]
     assert not foreign.exists()
+    assert shards(store.keys_dir) == [SHARD]
+
+
+def test_the_scan_passes_over_what_is_in_the_wrong_place(store: CacheStore) -> None:
+    """A directory that no lookup would find is not counted either, nor is one of a foreign name."""
+    put_original(store)
+    (store.keys_dir / HASHED[:2] / key_hash("other.jpg")).mkdir()
+    (store.keys_dir / HASHED[:2] / key_hash("other.jpg") / "original").write_bytes(b"who knows")
+    (store.keys_dir / "lost+found").mkdir()
+
+    found = scan(store.keys_dir, SHARD, store.run_id)
+
+    assert list(found.files) == [original_name(HASHED)]
+    assert found.orphans == []
+    assert shards(store.keys_dir) == [SHARD]
 
 
 def test_the_scan_leaves_this_runs_temporary_files(store: CacheStore) -> None:
@@ -193,7 +209,7 @@ def test_the_scan_leaves_this_runs_temporary_files(store: CacheStore) -> None:
     temp = store.temp_path(HASHED)
     temp.write_bytes(b"half")
 
-    found = scan(store.keys_dir, store.run_id)
+    found = scan(store.keys_dir, SHARD, store.run_id)
 
     assert temp.exists()
     assert found.orphans == []
@@ -256,14 +272,35 @@ def test_the_ledger_counts_bytes_through_every_change() -> None:
 
 
 def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
-    """The scan's finds are older than everything used since the start, and are not counted twice."""
+    """The scan's files are adopted in the order of their last use, whatever dict they are in; a known name stays."""
     ledger = Ledger()
-    ledger.add(b"new", 1, is_verified=True)
+    ledger.add(b"a-new", 1, is_verified=True)
+    ledger.begin_scan()
+    ledger.remove(b"a-gone")
+    day_ns = 86_400 * 10**9
 
-    ledger.adopt_older({b"old": marked(2), b"new": marked(99), b"older": marked(3)}, 104)
+    oldest_first = {b"a-older": found(day_ns, 3), b"a-old": found(3 * day_ns, 2)}
+    ledger.adopt_older(ord("a"), {**oldest_first, b"a-new": found(9, 99), b"a-gone": found(9, 7)}, 111)
+    ledger.begin_scan()
+    ledger.adopt_older(ord("b"), {b"b-between": found(2 * day_ns, 5), b"b-of-tomorrow": found(1 << 70, 4)}, 9)
 
-    assert [name for name, _ in ledger.oldest(10)] == [b"old", b"older", b"new"]
-    assert ledger.used_bytes == 6
+    assert [name for name, _ in ledger.oldest(10)] == [b"a-older", b"b-between", b"a-old", b"b-of-tomorrow", b"a-new"]
+    assert ledger.used_bytes == 15
+    assert not ledger.is_verified(b"a-old")
+
+
+def test_a_touch_orders_names_of_different_dicts() -> None:
+    """The order of use is one order, and neither size nor checksum is lost by a touch."""
+    ledger = Ledger()
+    names = [bytes([number]) + b"name" for number in (7, 200, 0, 255)]
+    for name in names:
+        ledger.add(name, 1 << 40, is_verified=name[0] == 200)
+    ledger.touch(names[1])
+    ledger.touch(names[0])
+
+    assert ledger.oldest(10) == [(name, 1 << 40) for name in (names[2], names[3], names[1], names[0])]
+    assert [ledger.is_verified(name) for name in names] == [False, True, False, False]
+    assert len(ledger) == 4
 
 
 @pytest.mark.parametrize("file_name", ["facts", "t-12345678-1", "v-short", "v-" + "g" * 32, "v-" + "a" * 34, "other"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.cache.ledger import split_name
-from imgproxy.cache.scan import scan
+from imgproxy.cache.scan import scan, shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,7 +83,7 @@ class Housekeeping:
     async def close(self) -> None:
         """Stop the periodic work, let deletions finish their present step, write out the last times of use."""
         await self.background.close()
-        await self._in_thread(write_touches, self._touched_paths())
+        await self._write_touches()
         self._thread.shutdown()
 
     def after_commit(self) -> None:
@@ -132,17 +132,21 @@ class Housekeeping:
         started_s = time.monotonic()
         trash = [self._store.trash_dir / name for name in os.listdir(self._store.trash_dir)]
         await self._in_thread(delete_directories, trash)
-        self._store.ledger.begin_scan()
-        found = await self._in_thread(scan, self._store.keys_dir, self._store.run_id)
-        self._store.ledger.adopt_older(found.files, found.size_bytes)
-        detached = [item for hashed in found.orphans if (item := self._detach_orphan(hashed)) is not None]
-        self.collect(detached, [])
+        orphans = 0
+        for shard in await self._in_thread(shards, self._store.keys_dir):
+            self._store.ledger.begin_scan()
+            found = await self._in_thread(scan, self._store.keys_dir, shard, self._store.run_id)
+            self._store.ledger.adopt_older(shard, found.files, found.size_bytes)
+            detached = [item for hashed in found.orphans if (item := self._detach_orphan(hashed)) is not None]
+            if detached:
+                self.collect(detached, [])
+            orphans += len(detached)
         self.is_scanned = True
         log.info(
             "cache scanned: %d files, %d bytes, %d orphans in %.1f s",
             len(self._store.ledger),
             self._store.ledger.used_bytes,
-            len(detached),
+            orphans,
             time.monotonic() - started_s,
         )
         self.after_commit()
@@ -179,10 +183,11 @@ class Housekeeping:
     async def _write_touches_forever(self) -> None:
         while True:
             await asyncio.sleep(TOUCH_EVERY_S)
-            await self._in_thread(write_touches, self._touched_paths())
+            await self._write_touches()
 
-    def _touched_paths(self) -> list[Path]:
-        return [self._path_of(name) for name in self._store.ledger.take_touched()]
+    async def _write_touches(self) -> None:
+        # Their paths are made in the thread as well: there may be a few hundred thousand.
+        await self._in_thread(write_touches, map(self._path_of, self._store.ledger.take_touched()))
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()

@@ -2,65 +2,67 @@
 The scan at start: what is on the disk, in the order of last use.
 
 It runs in a thread behind the first answers, over a million files or more, so it must neither keep the interpreter to
-itself for long nor leave holes in the memory where the ledger's names then live.
+itself for long nor leave holes in the memory where the ledger's names then live. It goes directory by directory of
+keys/: each is a few thousand files, and one of the ledger's dicts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgproxy.cache.ledger import marked, name_of_file
+from imgproxy.cache.ledger import found, name_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _HASH_HEX = 32
-# The scan sorts so many files at once: a few milliseconds.
-SORT_BATCH = 10_000
 # A file found, as one text that sorts by time of last use: that and the size, then the name. Tuples would lie among the
 # names in memory and leave holes there, a hundred bytes a file.
-_FOUND = struct.Struct(">qQ")
+_FOUND = struct.Struct(">QQ")
+_LATEST_NS = (1 << 64) - 1  # some file systems know times beyond the year 2554
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What the scan at start found: marked sizes of files, oldest first, and directories whose facts are missing."""
+    """What was found in a shard: the ledger's values of files, oldest first, and directories without facts."""
 
     files: dict[bytes, int]
     size_bytes: int
     orphans: list[str]
 
 
-def scan(keys_dir: Path, run_id: str) -> Scanned:
-    """Walk the key directories: sizes by time of last use; temporary files of other runs are deleted on the way."""
-    batches: list[list[bytes]] = [[]]
-    orphans: list[str] = []
-    for shard in _subdirectories(keys_dir):
-        if len(batches[-1]) >= SORT_BATCH:
-            batches[-1].sort()
-            batches.append([])
-        keys = [item for item in _subdirectories(shard.path) if len(item.name) == _HASH_HEX]
-        orphans += [item.name for item in keys if _is_orphan(item, run_id, batches[-1])]
-    batches[-1].sort()
-    sizes: dict[bytes, int] = {}
+def shards(keys_dir: Path) -> list[int]:
+    """The first bytes of the key hashes that there are directories for."""
+    names = [item.name for item in _subdirectories(keys_dir)]
+    return [number for number in range(256) if f"{number:02x}" in names]
+
+
+def scan(keys_dir: Path, shard: int, run_id: str) -> Scanned:
+    """Walk the key directories of a shard; temporary files of other runs are deleted on the way."""
+    lines: list[bytes] = []
+    prefix = f"{shard:02x}"
+    keys = [item for item in _subdirectories(keys_dir / prefix) if _is_key(item.name, prefix)]
+    orphans = [item.name for item in keys if _is_orphan(item, run_id, lines)]
+    lines.sort()
+    files: dict[bytes, int] = {}
     total_bytes = 0
-    # One sort of a million would keep the interpreter to itself for most of a second, and every hit waiting.
-    for line in heapq.merge(*batches):
-        _, size_bytes = _FOUND.unpack_from(line)
-        sizes[line[_FOUND.size :]] = marked(size_bytes)
+    for line in lines:
+        used_at_ns, size_bytes = _FOUND.unpack_from(line)
+        files[line[_FOUND.size :]] = found(used_at_ns, size_bytes)
         total_bytes += size_bytes
-    for batch in batches:
-        batch.clear()  # one after the other, so that others get their turn between
-    return Scanned(sizes, total_bytes, orphans)
+    return Scanned(files, total_bytes, orphans)
 
 
-def _is_orphan(directory: os.DirEntry[str], run_id: str, found: list[bytes]) -> bool:
+def _is_key(name: str, prefix: str) -> bool:
+    return len(name) == _HASH_HEX and name.startswith(prefix)
+
+
+def _is_orphan(directory: os.DirEntry[str], run_id: str, lines: list[bytes]) -> bool:
     """Add the directory's files to those found; whether nothing vouches for them, and nobody is writing there now."""
     names = set()
     with contextlib.suppress(OSError), os.scandir(directory.path) as files:
@@ -69,8 +71,9 @@ def _is_orphan(directory: os.DirEntry[str], run_id: str, found: list[bytes]) -> 
             if file.name.startswith("t-"):
                 _delete_foreign_temp(file, run_id)
             elif (name := name_of_file(directory.name, file.name)) is not None:
-                status = file.stat()
-                found.append(_FOUND.pack(status.st_mtime_ns, status.st_size) + name)
+                with contextlib.suppress(OSError):  # evicted meanwhile
+                    status = file.stat()
+                    lines.append(_FOUND.pack(min(max(0, status.st_mtime_ns), _LATEST_NS), status.st_size) + name)
     return "facts" not in names and not any(name.startswith(f"t-{run_id}-") for name in names)
 
 
