@@ -408,6 +408,11 @@ class UrlSettings(Section):
         (), description="widths that are made; others are snapped up to the next one. Empty: every width"
     )
     auto_avif: bool = Field(True, description="auto=format may choose AVIF")
+    avif_max_pixels: int = Field(
+        4_000_000,
+        ge=0,
+        description="an AVIF that auto=format chose and that comes out larger leaves as WebP; 0: no AVIF is too large",
+    )
     max_url_chars: int = Field(8000, ge=100, le=100_000, description="longest path and query: 414 beyond")
 
     @field_validator("width_ladder_px")

@@ -151,6 +151,18 @@ def test_q_means_the_same_quality_in_every_format(q: int) -> None:
         assert 0.7 < found[wanted] / found[Format.JPEG] < 1.4, found
 
 
+@pytest.mark.parametrize(
+    ("cap_pixels", "content_type"),
+    [(160 * 120, "image/avif"), (160 * 120 - 1, "image/webp"), (None, "image/avif")],
+)
+def test_an_avif_above_the_cap_is_a_webp(cap_pixels: int | None, content_type: str) -> None:
+    """A negotiated AVIF of more pixels than its cap leaves as WebP, and shows the same picture."""
+    plan = RenderPlan(output=Output(Format.AVIF, is_negotiated=True, avif_max_pixels=cap_pixels))
+    result = render(SOURCE, plan)
+    assert result.rendered.content_type == content_type
+    assert images.mean_difference(np.asarray(opened(result.data).convert("RGB")), PIXELS) < 6
+
+
 def test_large_avifs_are_encoded_faster() -> None:
     """The effort falls where a picture is so large that somebody would wait."""
     assert avif_effort(640 * 480) == 1

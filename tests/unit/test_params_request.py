@@ -266,12 +266,12 @@ OUTPUTS: list[tuple[str, ClientHeaders, Output]] = [
     ("cs=strip", CHROME, Output(color_space=ColorSpace.STRIP)),
     ("iptc=allow", CHROME, Output()),
     ("iptc=block", CHROME, Output(metadata=Metadata.NONE)),
-    ("auto=format", CHROME, Output(Format.AVIF, is_negotiated=True)),
+    ("auto=format", CHROME, Output(Format.AVIF, is_negotiated=True, avif_max_pixels=4_000_000)),
     ("auto=format", SAFARI, Output(Format.WEBP, is_negotiated=True)),
     ("auto=format", LEGACY, Output()),
     ("auto=format&fm=png", LEGACY, Output(Format.PNG)),
-    ("auto=format&fm=png", CHROME, Output(Format.AVIF)),
-    ("auto=format&fm=gif", CHROME, Output(Format.AVIF)),
+    ("auto=format&fm=png", CHROME, Output(Format.AVIF, avif_max_pixels=4_000_000)),
+    ("auto=format&fm=gif", CHROME, Output(Format.AVIF, avif_max_pixels=4_000_000)),
     (
         "auto=compress",
         CHROME,
@@ -303,6 +303,22 @@ OUTPUTS: list[tuple[str, ClientHeaders, Output]] = [
     ("palette=css", CHROME, Output(Format.PALETTE_CSS, colors=6)),
     ("palette=css&prefix=x", CHROME, Output(Format.PALETTE_CSS, colors=6, palette_prefix="x")),
 ]
+
+
+@pytest.mark.parametrize(
+    ("query", "cap_pixels", "expected"),
+    [
+        ("auto=format", 900_000, 900_000),
+        ("auto=format&fm=jpg", 900_000, 900_000),
+        ("auto=format", 0, None),
+        ("fm=avif", 900_000, None),
+    ],
+)
+def test_the_size_cap_of_avif(query: str, cap_pixels: int, expected: int | None) -> None:
+    """The cap goes with an AVIF that was chosen for the client, not with one the URL asks for by name."""
+    request = build_request(f"/k.jpg?{query}", CHROME, UrlSettings(avif_max_pixels=cap_pixels))
+    assert request.plan is not None
+    assert (request.plan.output.format, request.plan.output.avif_max_pixels) == (Format.AVIF, expected)
 
 
 @pytest.mark.parametrize(("query", "headers", "output"), OUTPUTS)

@@ -75,6 +75,7 @@ class Client:
     accept: AcceptClass = AcceptClass.LEGACY
     saves_data: bool = False
     metadata: Metadata = Metadata.CREDIT
+    avif_max_pixels: int = 0  # of an AVIF chosen for it; 0 is any
 
 
 def plan_of(values: Values, sizing: sized.Sizing, client: Client, key: str) -> tuple[RenderPlan, tuple[str, ...]]:
@@ -247,6 +248,7 @@ def _output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]
     found = Output(
         format=chosen,
         is_negotiated=VARY_ACCEPT in vary and chosen in (Format.AVIF, Format.WEBP) and asked is None,
+        avif_max_pixels=(client.avif_max_pixels or None) if chosen is Format.AVIF and VARY_ACCEPT in vary else None,
         quality=quality,
         is_lossless=chosen in _MAYBE_WEBP and values.take(output.LOSSLESS, default=False),
         is_progressive=not is_jpeg or word == "pjpg" or values.take(output.JPG_PROGRESSIVE, default=True),

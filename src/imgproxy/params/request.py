@@ -72,7 +72,9 @@ def build_request(
         notes = tuple(strictness.notes)
         return ImageRequest(target.key, None, (), expires_at_s, download_name, notes)
     sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
-    client = Client(_accepted(headers.accept, settings), wants_less_data(headers.save_data), metadata)
+    client = Client(
+        _accepted(headers.accept, settings), wants_less_data(headers.save_data), metadata, settings.avif_max_pixels
+    )
     plan, vary = plan_of(values, sizing, client, target.key)
     notes = tuple(strictness.notes)
     return ImageRequest(target.key, plan, vary + vary_size, expires_at_s, download_name, notes)

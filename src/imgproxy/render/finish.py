@@ -32,6 +32,7 @@ def write_picture(aim: Aim, work: Work) -> Rendered:
         return _describe(aim, work)
     is_animated = aim.selection.is_animated and aim.animated is not None
     wanted = formats.still_format(output.format, work.source.kind, has_alpha=has_alpha)
+    wanted = formats.within_cap(wanted, output, work.first.width * work.first.height)
     if is_animated:
         assert aim.animated is not None
         wanted = aim.animated

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from imgproxy.params.plan import Format
 from imgproxy.render.sniff import SourceKind
+
+if TYPE_CHECKING:
+    from imgproxy.params.plan import Output
 
 CONTENT_TYPES: Final = {
     Format.JPEG: "image/jpeg",
@@ -60,6 +63,17 @@ def still_format(wanted: Format, kind: SourceKind, *, has_alpha: bool) -> Format
     if wanted is Format.COMPRESSED8:
         return Format.PNG8 if has_alpha else Format.JPEG
     return wanted
+
+
+def within_cap(wanted: Format, output: Output, pixels: int) -> Format:
+    """
+    Return the format of a still of this many pixels: a very large AVIF, which nobody asked for by name, is a WebP.
+
+    An AVIF takes as long as a WebP (see `encode`) only as long as both are of a size that pages use; its memory and,
+    on phones, its decoding grow faster. The SaaS vendors cap theirs as well.
+    """
+    is_too_large = output.avif_max_pixels is not None and pixels > output.avif_max_pixels
+    return Format.WEBP if wanted is Format.AVIF and is_too_large else wanted
 
 
 def takes_alpha(wanted: Format) -> bool:
