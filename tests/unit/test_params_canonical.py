@@ -147,7 +147,7 @@ PAIRS = [
     ("w=400&ar=16:9&fit=crop", "w=400&ar=32:18&fit=crop"),
     ("w=500&max-w=400&h=9&fit=crop", "w=400&h=9&fit=crop"),
     ("auto=compress&auto=format", "auto=format,compress"),
-    ("auto=format&fm=gif", "fm=avif"),
+    ("auto=format&fm=gif", "auto=format&fm=png"),
     ("auto=compress", "auto=compress&q=45"),
     ("auto=compress", "auto=compress&fm=png&cs=strip"),
     ("fm=webp&lossless=true", "fm=webp&lossless=1&q=30"),

@@ -295,7 +295,7 @@ class Output:
     format: Format = Format.SOURCE
     # AVIF or WebP was chosen for the client (auto=format without fm), so an SVG stays an SVG.
     is_negotiated: bool = False
-    # AVIF was chosen for the client, whatever fm says: a picture of more pixels leaves as WebP. None: it may be any size.
+    # AVIF was chosen for the client, whatever fm says: with more pixels it leaves as WebP. None: it may be any size.
     avif_max_pixels: int | None = None
     quality: int | None = None  # None is the format's default; unset where the format has no quality
     is_lossless: bool = False
