@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from imgproxy.config import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
 from imgproxy.edge import fastpath
-from tests.support.site import KEY, Site, jpeg, red_of, site, until
+from tests.support.site import KEY, Reply, Site, jpeg, red_of, site, until
 
 REQUEST = "GET {target} HTTP/1.1\r\nHost: edge\r\n{more}\r\n"
 
@@ -97,13 +98,50 @@ async def test_conditions_are_answered_from_the_memo(tmp_path: Path) -> None:
         assert (other.status, is_fast(other.headers)) == (200, True)
 
 
-@pytest.mark.parametrize("name", ["Range", "If-Modified-Since", "Save-Data", "DPR"])
-async def test_requests_with_other_conditions_go_the_usual_way(tmp_path: Path, name: str) -> None:
-    """What the memo does not know of must not be ignored."""
+async def test_a_condition_by_date_goes_the_usual_way(tmp_path: Path) -> None:
+    """The memo knows entity tags; a date counts only where no tag is given (RFC 9110 13.2.2)."""
     async with site(tmp_path) as here:
-        await warm(here, f"/{KEY}?w=50")
+        target = f"/{KEY}?w=50"
+        await warm(here, target)
+        known = (await here.get(target)).headers
+        by_date = await here.get(target, If_Modified_Since=known["Last-Modified"])
+        by_both = await here.get(target, If_Modified_Since=known["Last-Modified"], If_None_Match='"other"')
 
-        assert not is_fast((await here.get(f"/{KEY}?w=50", **{name: "on"})).headers)
+        assert (by_date.status, is_fast(by_date.headers)) == (304, False)
+        assert (by_both.status, is_fast(by_both.headers)) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "value"),
+    [("w=50&ch=save-data", "Save-Data", "on"), ("w=50&ch=dpr", "DPR", "2"), ("w=50&ch=width", "Width", "20")],
+)
+async def test_what_depends_on_other_headers_is_never_prepared(
+    tmp_path: Path, query: str, name: str, value: str
+) -> None:
+    """With the header, without it, and with it again: each gets its own picture, by the usual way."""
+    async with site(tmp_path) as here:
+        target = f"/{KEY}?{query}"
+        await warm(here, target)
+        without = await here.get(target)
+        answers = [await here.send("GET", target, headers={name: value}) for _ in range(3)]
+
+        assert name in without.headers["Vary"]
+        assert not any(is_fast(answer.headers) for answer in (without, *answers))
+        assert {answer.headers["ETag"] for answer in answers}.isdisjoint({without.headers["ETag"]})
+
+
+@pytest.mark.parametrize(("name", "value"), [("Range", "bytes=0-1"), ("Save-Data", "on"), ("DPR", "2")])
+async def test_headers_that_do_not_matter_change_nothing(tmp_path: Path, name: str, value: str) -> None:
+    """A picture that depends on none of them is the same with each of them, prepared or not."""
+    async with site(tmp_path) as here:
+        target = f"/{KEY}?w=50"
+        usual = await here.send("GET", target, headers={name: value})
+        await warm(here, target)
+        fast = await here.send("GET", target, headers={name: value})
+
+        assert (usual.status, is_fast(usual.headers)) == (200, False)
+        assert (fast.status, is_fast(fast.headers)) == (200, True)
+        assert fast.body == usual.body
 
 
 async def test_a_purge_ends_what_the_memo_knows(tmp_path: Path) -> None:
@@ -125,14 +163,104 @@ async def test_a_stale_original_is_asked_for_again_through_the_memo_too(tmp_path
         await until(lambda: here.metric("imgproxy_origin_answers_total", answer="not_modified") >= 1)
 
 
-async def test_an_evicted_variant_is_found_on_disk(tmp_path: Path) -> None:
-    """The memo holds no bytes of its own."""
-    settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=12_000)
-    async with site(tmp_path, cache=settings) as here:
-        for _ in range(2):
-            for width in range(50, 60):
-                assert (await here.get(f"/{KEY}?w={width}")).status == 200
-        assert here.edge.cache.hot.used_bytes <= 12_000
+def cold_memory(tmp_path: Path) -> CacheSettings:
+    """A cache whose memory holds about six small variants."""
+    return CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=12_000)
+
+
+async def known_from_disk(here: Site) -> Reply:
+    """Have `/KEY?w=50` prepared, read from disk once, and then pushed out of memory."""
+    target = f"/{KEY}?w=50"
+    await warm(here, target)
+    for width in (*range(60, 70), 50, *range(60, 70)):
+        answer = await here.get(f"/{KEY}?w={width}")
+        assert answer.status == 200
+        if width == 50:
+            reply = answer
+    assert here.edge.cache.hot.used_bytes <= 12_000
+    return reply
+
+
+def file_of(here: Site, tmp_path: Path) -> Path:
+    """The file of the variant of `/KEY?w=50`, told apart by its size."""
+    files = (tmp_path / "cache").glob("keys/*/*/v-*")
+    return min(files, key=lambda path: path.stat().st_size)
+
+
+async def test_an_evicted_variant_is_read_from_disk_and_answered_by_the_memo(tmp_path: Path) -> None:
+    """The memo holds no bytes of its own; it knows the file that it has seen, and notes that it was used."""
+    async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
+        usual = await known_from_disk(here)
+        here.edge.cache.store.ledger.take_touched()
+        fast = await here.get(f"/{KEY}?w=50")
+        again = await here.get(f"/{KEY}?w=50")
+
+        assert usual.cache_status.endswith("detail=disk")
+        assert (fast.headers["Server-Timing"], fast.body) == ("disk", usual.body)
+        assert fast.cache_status.endswith("detail=disk")
+        assert len(here.edge.cache.store.ledger.take_touched()) == 1
+        assert is_fast(again.headers)
+        assert here.metric("imgproxy_cache_hits_total", tier="disk") >= 2
+
+
+async def test_a_condition_needs_no_file(tmp_path: Path) -> None:
+    """A 304 of the memo costs no read, even where the variant has left memory and disk."""
+    async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
+        usual = await known_from_disk(here)
+        for path in (tmp_path / "cache").glob("keys/*/*/v-*"):
+            path.unlink()
+        answer = await here.get(f"/{KEY}?w=50", If_None_Match=usual.headers["ETag"])
+
+        assert (answer.status, is_fast(answer.headers)) == (304, True)
+
+
+@pytest.mark.parametrize("way", ["written over", "replaced", "gone"])
+async def test_a_file_that_is_not_the_one_that_was_seen_is_a_miss(tmp_path: Path, way: str) -> None:
+    """Other bytes under the variant's name are never answered, whatever wrote them and whatever time it gave them."""
+    async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
+        usual = await known_from_disk(here)
+        path = file_of(here, tmp_path)
+        status = path.stat()
+        foreign = bytes(status.st_size)
+        if way == "written over":
+            path.write_bytes(foreign)
+        else:
+            path.unlink()
+        if way == "replaced":
+            path.write_bytes(foreign)
+        if way != "gone":
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        answer = await here.get(f"/{KEY}?w=50")
+
+        assert (answer.status, answer.body) == (200, usual.body)
+        assert answer.headers["Server-Timing"] not in ("memory", "disk")
+
+
+async def test_a_purge_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> None:
+    """Even after the purge is collected and its epoch forgotten, and were the old file back under its name."""
+    freshness = FreshnessSettings(settle_s=0)
+    async with site(tmp_path, cache=cold_memory(tmp_path), freshness=freshness) as here:
+        await known_from_disk(here)
+        path = file_of(here, tmp_path)
+        os.link(path, tmp_path / "kept")
+        await here.library.put(KEY, jpeg(20))
+        await here.purge(here.library.entry_id(KEY))
+        await until(lambda: not len(here.edge.cache.epochs))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(tmp_path / "kept", path)
+
+        assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
+
+
+async def test_another_proof_of_the_original_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> None:
+    """A soft purge counts for variants that have left memory, too: the next answer is said to be stale."""
+    async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
+        await known_from_disk(here)
+        await here.purge(here.library.entry_id(KEY), "?soft=1")
+        answer = await here.get(f"/{KEY}?w=50")
+
+        assert answer.headers["Server-Timing"] not in ("memory", "disk")
+        await until(lambda: here.metric("imgproxy_origin_answers_total", answer="not_modified") >= 1)
 
 
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:

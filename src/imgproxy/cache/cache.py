@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
@@ -20,6 +20,7 @@ from imgproxy.cache.framed import digest_of
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping, Measured, measure
 from imgproxy.cache.journal import Journal, PurgedKey
+from imgproxy.cache.reading import read_at_once, stamp_of
 from imgproxy.cache.store import CacheStore, Detached, matches_digest
 from imgproxy.errors import CacheUnavailable
 
@@ -155,7 +156,11 @@ class Cache:
                     if not is_intact:
                         return None
                 return Variant(facts, hashed, seq, path=path, also=source.also)
-            body = os.pread(descriptor, facts.size_bytes, 0)
+            stamp = stamp_of(os.fstat(descriptor))
+            try:
+                body = read_at_once(descriptor, facts.size_bytes)
+            except BlockingIOError:
+                body = await asyncio.to_thread(os.pread, descriptor, facts.size_bytes, 0)
         except OSError:
             return None
         finally:
@@ -166,7 +171,19 @@ class Cache:
             if not is_intact:
                 log.warning("a variant of %s failed its checksum and was removed", facts.key)
                 return None
-        return Variant(facts, hashed, seq, body=body, also=source.also)
+        return Variant(facts, hashed, seq, body=body, also=source.also, stamp=stamp)
+
+    def read_again(self, variant: Variant) -> Variant | None:
+        """
+        The variant with its body, read anew from the file that it once came from; None if that is not as it was.
+
+        It does not wait for a disk: what is not in the page cache is None, too. Epochs are the caller's business.
+        """
+        facts, stamp = variant.facts, variant.stamp
+        if stamp is None:
+            return None
+        body = self.store.read_unchanged(variant.key_hash, facts.plan, stamp, facts.size_bytes)
+        return replace(variant, body=body) if body is not None else None
 
     async def verified_original(self, facts: OriginalFacts) -> Path | None:
         """The original's file, its bytes known to be right; None where it is missing or damaged."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgproxy.cache.reading import FileStamp
+
 DIGEST_BYTES = 16
 
 
@@ -88,7 +90,8 @@ class Variant:
     A variant ready to be served: its facts, and the body in memory or an open place on disk.
 
     `seq` is the proof of the original it comes from; the answer may begin only while no later purge of the key exists.
-    `also` are the proofs of what else went into it, its watermark: (key hash, seq).
+    `also` are the proofs of what else went into it, its watermark: (key hash, seq). A body that was read from disk has
+    the stamp of its file, by which that is known again.
     """
 
     facts: VariantFacts
@@ -97,3 +100,4 @@ class Variant:
     body: bytes | None = None
     path: Path | None = None
     also: tuple[tuple[str, int], ...] = ()
+    stamp: FileStamp | None = None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING
-
-from cachetools import LRUCache
 
 if TYPE_CHECKING:
     from imgproxy.cache.entry import Variant
@@ -14,65 +12,95 @@ if TYPE_CHECKING:
 ENTRY_OVERHEAD_BYTES = 1500
 
 
+class HotPlace:
+    """
+    A variant's place in memory, emptied for good when the variant is evicted, replaced or dropped.
+
+    Whoever holds a place sees at a glance whether its variant is still there, and keeps no byte of it alive.
+    """
+
+    __slots__ = ("name", "variant")
+
+    def __init__(self, variant: Variant) -> None:
+        self.name = (variant.key_hash, variant.facts.plan)
+        self.variant: Variant | None = variant
+
+
 class HotTier:
     """Variants by (key hash, plan digest)."""
 
     def __init__(self, max_bytes: int, item_max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._item_max_bytes = min(item_max_bytes, max_bytes)
+        # An OrderedDict of our own, as a hit must cost no more than a look and a move to the end.
+        self._places: OrderedDict[tuple[str, str], HotPlace] = OrderedDict()
         # What a purge of a key takes away: its variants, and those of other keys that it went into as a watermark.
         self._names: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-        self._variants = _ForgettingLRU(max_bytes, self._names)
+        self._used_bytes = 0
 
     def get(self, key_hash: str, plan: str) -> Variant | None:
         """The variant, which is now the most recently used one."""
-        return self._variants.get((key_hash, plan))
+        place = self.place(key_hash, plan)
+        return place.variant if place is not None else None
+
+    def place(self, key_hash: str, plan: str) -> HotPlace | None:
+        """The place of a variant, which is now the most recently used one."""
+        place = self._places.get((key_hash, plan))
+        if place is not None:
+            self._places.move_to_end(place.name)
+        return place
+
+    def used(self, place: HotPlace) -> None:
+        """The variant of this place, which is not empty, was used."""
+        self._places.move_to_end(place.name)
 
     def accepts(self, size_bytes: int) -> bool:
         """Whether a body of this size belongs in memory."""
         return size_bytes + ENTRY_OVERHEAD_BYTES <= self._item_max_bytes
 
-    def put(self, variant: Variant) -> None:
-        """Keep a variant whose body is in memory; one that is too large is not kept."""
+    def put(self, variant: Variant) -> HotPlace | None:
+        """Keep a variant whose body is in memory; one that is too large is not kept, and has no place."""
         if variant.body is None or not self.accepts(len(variant.body)):
-            return
-        name = (variant.key_hash, variant.facts.plan)
-        self._variants[name] = variant
+            return None
+        self._remove((variant.key_hash, variant.facts.plan))
+        self._used_bytes += _cost_bytes(variant)
+        while self._used_bytes > self._max_bytes:
+            self._remove(next(iter(self._places)))
+        place = self._places[variant.key_hash, variant.facts.plan] = HotPlace(variant)
         for source in _sources(variant):
-            self._names[source].add(name)
+            self._names[source].add(place.name)
+        return place
 
     def drop(self, key_hash: str) -> int:
         """Forget every variant that a key has a part in; how many there were."""
-        names = self._names.pop(key_hash, set())
-        return sum(self._variants.pop(name, None) is not None for name in names)
+        names = list(self._names.get(key_hash, ()))
+        for name in names:
+            self._remove(name)
+        return len(names)
+
+    def _remove(self, name: tuple[str, str]) -> None:
+        place = self._places.pop(name, None)
+        if place is None or place.variant is None:
+            return
+        self._used_bytes -= _cost_bytes(place.variant)
+        for source in _sources(place.variant):
+            self._names[source].discard(name)
+            if not self._names[source]:
+                del self._names[source]
+        place.variant = None
 
     @property
     def used_bytes(self) -> int:
         """Bytes in use, overhead counted."""
-        return int(self._variants.currsize)
+        return self._used_bytes
 
     def __len__(self) -> int:
-        return len(self._variants)
-
-
-class _ForgettingLRU(LRUCache[tuple[str, str], "Variant"]):
-    """An LRU that also takes an evicted variant off the lists of its keys."""
-
-    def __init__(self, max_bytes: int, names: defaultdict[str, set[tuple[str, str]]]) -> None:
-        super().__init__(max_bytes, getsizeof=_cost_bytes)
-        self._names = names
-
-    def popitem(self) -> tuple[tuple[str, str], Variant]:
-        name, variant = super().popitem()
-        for source in _sources(variant):
-            self._names[source].discard(name)
-            if not self._names[source]:
-                del self._names[source]
-        return name, variant
+        return len(self._places)
 
 
 def _sources(variant: Variant) -> list[str]:
     """The hashes of the keys that a variant was made from."""
-    return [variant.key_hash, *(hashed for hashed, _ in getattr(variant, "also", ()))]
+    return [variant.key_hash, *(hashed for hashed, _ in variant.also)]
 
 
 def _cost_bytes(variant: Variant) -> int:

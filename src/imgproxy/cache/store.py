@@ -31,11 +31,14 @@ from cachetools import LRUCache
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.framed import digest_of, read_frame, trailer
 from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
+from imgproxy.cache.reading import read_at_once, stamp_of
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from imgproxy.cache.reading import FileStamp
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class CacheStore:
         self.directory = directory
         self.keys_dir = directory / "keys"
         self.trash_dir = directory / "trash"
+        self._keys_prefix = f"{self.keys_dir}/"  # for paths that are made per request: a Path costs as much as a read
         self.ledger = Ledger()
         # Distinguishes this run's temporary files from those a crash left behind.
         self.run_id = secrets.token_hex(4)
@@ -253,6 +257,27 @@ class CacheStore:
             return None
         self.ledger.touch(variant_name(hashed, plan))
         return facts, descriptor
+
+    def read_unchanged(self, hashed: str, plan: str, stamp: FileStamp, body_bytes: int) -> bytes | None:
+        """The body of a variant whose file still has this stamp; None if it has not, or is not in the page cache."""
+        try:
+            descriptor = os.open(f"{self._keys_prefix}{hashed[:2]}/{hashed}/v-{plan}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            if stamp_of(os.fstat(descriptor)) != stamp:
+                return None
+            body = read_at_once(descriptor, body_bytes)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        self.ledger.touch(variant_name(hashed, plan))
+        return body
+
+    def known_facts(self, hashed: str) -> OriginalFacts | None:
+        """The facts of a key's original that this run has in memory."""
+        return self._facts.get(hashed)
 
     def is_variant_verified(self, hashed: str, plan: str) -> bool:
         """Whether this run has seen the variant's checksum hold."""

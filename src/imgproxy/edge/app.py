@@ -12,7 +12,6 @@ import logging
 import re
 import time
 from contextlib import AsyncExitStack
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -22,7 +21,7 @@ from imgproxy.answers import Answers
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers
 from imgproxy.cache.cache import Cache
-from imgproxy.delivery import Delivery, Outcome, Tier
+from imgproxy.delivery import Delivery, Outcome
 from imgproxy.edge import fastpath
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.images import ImageRoute, Served
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from imgproxy.config import OriginSettings
-    from imgproxy.edge.memo import HotAnswer
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("imgproxy.access")
@@ -155,10 +153,6 @@ class Edge:
         )
         self.memo = AnswerMemo(self.cache)
         self.entries.watch(self.memo.forget)
-        # Bound once: looking a label up costs more than the whole count.
-        self._hot_hits = self.metrics.requests.labels(outcome=Outcome.HIT, status="200")
-        self._hot_not_modified = self.metrics.requests.labels(outcome=Outcome.HIT, status="304")
-        self._memory_hits = self.metrics.hits.labels(tier=Tier.MEMORY)
         self.images = ImageRoute(
             settings,
             signing_tokens=signing_tokens(settings.signing),
@@ -228,7 +222,10 @@ class Edge:
         if not fastpath.is_supported():
             log.warning("this version of aiohttp has no place for the fast path; hits go the usual way")
             return web.Server(self._handle, **options)
-        server = fastpath.FastServer(self._handle, self.memo, self._on_hot_hit, self._on_bad_request, **options)
+        on_hit = self._log_hit if self.settings.log.access == "all" else None
+        server = fastpath.FastServer(
+            self._handle, self.memo, self.metrics.tally, on_hit, self._on_bad_request, **options
+        )
         self.answers.ask_for_late(server.unfinished)
         return server
 
@@ -332,25 +329,18 @@ class Edge:
         self._log(request, "-", response.status, time.perf_counter(), served)
         return response
 
-    def _on_hot_hit(self, connection: fastpath.FastHandler, target: str, found: HotAnswer) -> None:
-        """Count and log an answer of the fast path."""
-        if found.status == HTTPStatus.OK:
-            self._hot_hits.inc()
-            self._memory_hits.inc()
-            self.metrics.sent_bytes.inc(len(found.body))
-        else:
-            self._hot_not_modified.inc()
-        if self.settings.log.access == "all":
-            peer = connection.peername
-            facts = {
-                "method": "GET",
-                "target": target,
-                "status": found.status,
-                "outcome": str(Outcome.HIT),
-                "bytes": len(found.body),
-                "client": peer[0] if peer else None,
-            }
-            access_log.info("GET %s %d", target, found.status, extra={"facts": facts})
+    def _log_hit(self, connection: fastpath.FastHandler, target: str, status: int, sent_bytes: int) -> None:
+        """Log an answer of the fast path."""
+        peer = connection.peername
+        facts = {
+            "method": "GET",
+            "target": target,
+            "status": status,
+            "outcome": str(Outcome.HIT),
+            "bytes": sent_bytes,
+            "client": peer[0] if peer else None,
+        }
+        access_log.info("GET %s %d", target, status, extra={"facts": facts})
 
     def _count(self, served: Served, started_s: float) -> None:
         status = served.response.status

@@ -201,6 +201,7 @@ class ImageRoute:
             request.raw_path,
             accept_class(request.headers.get("Accept")),
             delivered.variant,
+            facts=delivered.original.facts,
             etag=delivered.etag,
             headers=headers,
             fresh_until_s=delivered.original.facts.validated_at_s + self._settings.freshness.revalidate_after_s,

@@ -1,52 +1,49 @@
 """
 The memo of prepared answers: from a raw target and an Accept class to bytes that only need to be written.
 
-An entry holds the head of an answer and where its body is in the hot tier, never the body: memory stays bounded there,
-and what a purge drops there is gone here. An entry is good while its variant is hot and its original fresh; the epoch
-is checked at each use.
+An entry holds the head of an answer and where its body is, in the hot tier or on disk, never the body: memory stays
+bounded there, and what a purge drops there is gone here. An entry is good while its original is fresh and no purge has
+come; beyond the hot tier it also wants the very facts and the very file that it was prepared from.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import replace
 from email.utils import formatdate
-from typing import TYPE_CHECKING
-
-from cachetools import LRUCache
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from imgproxy.cache.entry import key_hash
+from imgproxy.delivery import Tier
 from imgproxy.edge.headers import NOT_MODIFIED_HEADERS, cache_status, etag_matches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.entry import Variant
+    from imgproxy.cache.entry import OriginalFacts, Variant
+    from imgproxy.cache.hot import HotPlace
     from imgproxy.params.negotiate import AcceptClass
 
-# An entry is about 1.5 kB: two heads and their keys.
+# An entry is about 2.5 kB: two heads, their keys, and the variant's facts.
 ENTRIES_MAX = 20_000
 # Headers that change from second to second; the rest of a head is joined once.
 _LIVELY = frozenset({"date", "cache-status", "server-timing"})
-_TIMING = "memory"
+# Bound once: in this path a look into an enumeration counts.
+_MEMORY: Final = Tier.MEMORY
+_DISK: Final = Tier.DISK
+
+# An entry, where its body was found, head and body; for a 304 the body is empty.
+Found: TypeAlias = "tuple[PreparedAnswer, Tier, bytes, bytes]"
 
 
-@dataclass(frozen=True, slots=True)
-class HotAnswer:
-    """Bytes to write for a hit: the head, and the body (empty for a 304)."""
-
-    status: int
-    head: bytes
-    body: bytes
-    key_hashes: frozenset[str]
-
-
-class _Entry:
-    """A prepared answer; its heads are rebuilt when the second changes."""
+class PreparedAnswer:
+    """An answer whose head is ready but for what changes with each second."""
 
     __slots__ = (
         "etag",
+        "facts",
         "fresh_since_s",
         "fresh_until_s",
         "head",
@@ -54,19 +51,24 @@ class _Entry:
         "key_hashes",
         "made_at_s",
         "not_modified",
-        "original",
-        "plan",
+        "place",
         "second",
+        "seq",
         "static",
         "static_304",
+        "variant",
     )
 
-    def __init__(self, variant: Variant, etag: str, headers: Mapping[str, str], fresh_until_s: float) -> None:
+    def __init__(
+        self, variant: Variant, facts: OriginalFacts, etag: str, headers: Mapping[str, str], fresh_until_s: float
+    ) -> None:
+        self.variant = replace(variant, body=None)
+        self.facts = facts
         self.key_hash = variant.key_hash
         self.key_hashes = frozenset((variant.key_hash, *(hashed for hashed, _ in variant.also)))
-        self.plan = variant.facts.plan
-        self.original = variant.facts.original
+        self.seq = variant.seq
         self.etag = etag
+        self.place: HotPlace | None = None
         self.made_at_s = time.time()  # Unix time, as are the two others
         self.fresh_since_s = self.made_at_s - 1.0
         self.fresh_until_s = fresh_until_s
@@ -78,13 +80,17 @@ class _Entry:
         self.second = -1
         self.head = self.not_modified = b""
 
-    def freshen(self, now_s: float) -> None:
-        """Write Date and Cache-Status for this second."""
-        self.second = int(now_s)
-        status = cache_status(is_hit=True, ttl_s=int(self.fresh_until_s - now_s), detail="memory")
-        lively = f"Date: {formatdate(now_s, usegmt=True)}\r\nServer-Timing: {_TIMING}\r\nCache-Status: {status}\r\n\r\n"
-        self.head = self.static + lively.encode("latin-1")
-        self.not_modified = self.static_304 + lively.encode("latin-1")
+    def head_with(self, date: str, *, status: str, timing: str) -> bytes:
+        """The head of a 200 with these lively headers."""
+        return self.static + _lively(date, status, timing)
+
+    def freshen(self, second: int, date: str) -> None:
+        """Write the heads of a hit from memory for this second."""
+        status = cache_status(is_hit=True, ttl_s=int(self.fresh_until_s - second), detail=_MEMORY)
+        lively = _lively(date, status, _MEMORY)
+        self.second = second
+        self.head = self.static + lively
+        self.not_modified = self.static_304 + lively
 
 
 class AnswerMemo:
@@ -92,8 +98,12 @@ class AnswerMemo:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._entries: LRUCache[tuple[str, AcceptClass], _Entry] = LRUCache(ENTRIES_MAX)
-        self._forgotten_at_s: LRUCache[str, float] = LRUCache(ENTRIES_MAX)
+        # Both are least recently used first; a library's cache would cost a hit as much as all the rest of it.
+        self._entries: OrderedDict[tuple[str, AcceptClass], PreparedAnswer] = OrderedDict()
+        self._forgotten_at_s: OrderedDict[str, float] = OrderedDict()
+        self._last_forgotten_at_s = 0.0
+        self._second = -1
+        self._date = ""
 
     def put(
         self,
@@ -101,44 +111,109 @@ class AnswerMemo:
         accept: AcceptClass,
         variant: Variant,
         *,
+        facts: OriginalFacts,
         etag: str,
         headers: Mapping[str, str],
         fresh_until_s: float,
-    ) -> None:
-        """Remember an answer whose variant is in the hot tier."""
-        self._entries[target, accept] = _Entry(variant, etag, headers, fresh_until_s)
+    ) -> PreparedAnswer:
+        """Remember an answer whose variant is in the hot tier, or came from disk; `facts` are its original's."""
+        entry = PreparedAnswer(variant, facts, etag, headers, fresh_until_s)
+        entry.place = self._place_of(variant)
+        self._entries[target, accept] = entry
+        self._entries.move_to_end((target, accept))
+        if len(self._entries) > ENTRIES_MAX:
+            self._entries.popitem(last=False)
+        return entry
 
     def forget(self, key: str) -> None:
         """What is prepared for this key is no longer complete: its entry has become known, and so has a tag."""
-        self._forgotten_at_s[key_hash(key)] = time.time()
+        hashed = key_hash(key)
+        self._last_forgotten_at_s = self._forgotten_at_s[hashed] = time.time()
+        self._forgotten_at_s.move_to_end(hashed)
+        if len(self._forgotten_at_s) > ENTRIES_MAX:
+            self._forgotten_at_s.popitem(last=False)
 
-    def find(self, target: str, accept: AcceptClass, if_none_match: str | None) -> HotAnswer | None:
-        """The bytes that answer this request, if it is a hit that was answered before and still stands."""
-        entry = self._entries.get((target, accept))
+    def find(self, target: str, accept: AcceptClass, if_none_match: str | None) -> Found | None:
+        """What answers this request, if it is a hit that was answered before and still stands."""
+        name = (target, accept)
+        entry = self._entries.get(name)
         if entry is None:
             return None
         now_s = time.time()
-        variant = self._cache.hot.get(entry.key_hash, entry.plan)
-        # Before its own beginning an entry is of no use: then the clock has jumped.
-        is_timely = entry.fresh_since_s <= now_s < entry.fresh_until_s
-        if (
-            variant is None
-            or variant.body is None
-            or variant.facts.original != entry.original
-            or not is_timely
-            or entry.made_at_s <= self._forgotten_at_s.get(entry.key_hash, 0.0)
-            or not self._cache.is_answerable(variant)
-        ):
-            self._entries.pop((target, accept), None)
+        if not self._stands(entry, now_s):
+            del self._entries[name]
             return None
-        if entry.second != int(now_s):
-            entry.freshen(now_s)
+        place = entry.place
+        variant = place.variant if place is not None else None
+        if place is None or variant is None or variant.body is None:
+            found = self._find_beyond(entry, if_none_match, now_s)
+            if found is None:
+                del self._entries[name]
+            return found
+        self._cache.hot.used(place)
+        self._entries.move_to_end(name)
+        second = int(now_s)
+        if entry.second != second:
+            entry.freshen(second, self.date(now_s))
+        # Equal text is the rule; what else matches is worth a closer look only then.
+        if if_none_match is not None and (if_none_match == entry.etag or etag_matches(if_none_match, entry.etag)):
+            return entry, _MEMORY, entry.not_modified, b""
+        return entry, _MEMORY, entry.head, variant.body
+
+    def _stands(self, entry: PreparedAnswer, now_s: float) -> bool:
+        """Whether the entry is fresh, complete, and not overtaken by a purge."""
+        # Before its own beginning an entry is of no use: then the clock has jumped.
+        if not entry.fresh_since_s <= now_s < entry.fresh_until_s:
+            return False
+        if entry.made_at_s <= self._last_forgotten_at_s and entry.made_at_s <= self._forgotten_at_s.get(
+            entry.key_hash, 0.0
+        ):
+            return False
+        return self._cache.epochs.holds(entry.key_hash, entry.seq)
+
+    def _find_beyond(self, entry: PreparedAnswer, if_none_match: str | None, now_s: float) -> Found | None:
+        """
+        The answer where the variant has left memory: a 304 needs no body, which else is read from its file.
+
+        A purge is forgotten once nothing is left of its key on disk, so the epoch says too little here; but whatever
+        happens to an original, a purge, a change or a proof, gives it other facts than these.
+        """
+        if self._cache.store.known_facts(entry.key_hash) is not entry.facts:
+            return None
         if if_none_match is not None and etag_matches(if_none_match, entry.etag):
-            return HotAnswer(304, entry.not_modified, b"", entry.key_hashes)
-        return HotAnswer(200, entry.head, variant.body, entry.key_hashes)
+            entry.freshen(int(now_s), self.date(now_s))
+            return entry, _MEMORY, entry.not_modified, b""
+        entry.place = self._place_of(entry.variant)
+        if entry.place is not None and (again := entry.place.variant) is not None and again.body is not None:
+            entry.freshen(int(now_s), self.date(now_s))
+            return entry, _MEMORY, entry.head, again.body
+        variant = self._cache.read_again(entry.variant)
+        if variant is None or variant.body is None:
+            return None
+        entry.place = self._cache.hot.put(variant)
+        status = cache_status(is_hit=True, ttl_s=int(entry.fresh_until_s - now_s), detail=_DISK)
+        return entry, _DISK, entry.head_with(self.date(now_s), status=status, timing=_DISK), variant.body
+
+    def _place_of(self, variant: Variant) -> HotPlace | None:
+        """Where the hot tier has this variant, made from the same original."""
+        place = self._cache.hot.place(variant.key_hash, variant.facts.plan)
+        kept = place.variant if place is not None else None
+        return place if kept is not None and kept.facts.original == variant.facts.original else None
+
+    def date(self, now_s: float) -> str:
+        """The value of Date, made once a second for all."""
+        second = int(now_s)
+        if second != self._second:
+            self._second = second
+            self._date = formatdate(second, usegmt=True)
+        return self._date
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _lively(date: str, status: str, timing: str) -> bytes:
+    return f"Date: {date}\r\nServer-Timing: {timing}\r\nCache-Status: {status}\r\n\r\n".encode("latin-1")
 
 
 def _lines(status_line: str, headers: list[tuple[str, str]]) -> bytes:

@@ -1,0 +1,54 @@
+"""
+Reads that do not wait for a disk, and stamps that tell whether a file is still the one that was checked.
+
+The event loop reads small files itself where they are in the page cache: a thread would cost more than the read. What
+is not there would hold every connection up, so such a read says so instead (`RWF_NOWAIT`, preadv2(2), Linux 4.14).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from os import stat_result
+
+# Device, inode, length in bytes, and the times of the last change of content and of inode, in nanoseconds. A file that
+# is replaced or written to has another stamp: the last of these cannot be set back.
+FileStamp: TypeAlias = tuple[int, int, int, int, int]
+
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+# What a file system, or a kernel, says that has no such reads.
+_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+def stamp_of(status: stat_result) -> FileStamp:
+    """The stamp of a file, from `os.fstat`."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def read_at_once(descriptor: int, count: int) -> bytes:
+    """
+    The first `count` bytes of a file, fewer where it is shorter.
+
+    Where the system knows no such reads the page cache is trusted to have them.
+
+    Raises:
+        BlockingIOError: they are not, or not all, in the page cache.
+        OSError: the file cannot be read.
+    """
+    if not _NOWAIT:
+        return os.pread(descriptor, count, 0)
+    buffer = bytearray(count)
+    try:
+        got = os.preadv(descriptor, [buffer], 0, _NOWAIT)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return os.pread(descriptor, count, 0)
+    if got == count:
+        return bytes(buffer)
+    if got < os.fstat(descriptor).st_size:
+        raise BlockingIOError(errno.EAGAIN, "not all of it is in the page cache")
+    return bytes(memoryview(buffer)[:got])
