@@ -151,6 +151,8 @@ class Renders:
         except (OSError, CacheUnavailable) as exc:
             # A purge takes the directory away under the render: that is no fault of the disk.
             self._raise_if_overtaken(original)
+            if self._cache.store.original_path(original.facts) is None:
+                raise Overtaken from None  # by an eviction: whoever starts over fetches it again
             self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:

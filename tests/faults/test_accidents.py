@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.cache.entry import key_hash
+from imgproxy.cache.housekeeping import delete_files
 from imgproxy.config import FreshnessSettings, RenderSettings
 from imgproxy.errors import NotFound, Revoked
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.job import Lane
+from tests.faults.rows import children_of, command_of, go_on, stop
 from tests.http.test_render_features import LOGO, pixel, png
 from tests.support.images import cached_photo
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
@@ -30,6 +32,26 @@ WIDTH_50 = RenderPlan(resize=Resize(width=Px(50)), output=Output(format=Format.J
 def temporary(tmp_path: Path) -> list[Path]:
     """Files in the cache that are still being written, or were forgotten."""
     return list((tmp_path / "cache" / "keys").glob("*/*/t-*"))
+
+
+# --- originals that go --------------------------------------------------------------------------------------------
+
+
+async def test_an_original_evicted_under_its_render_is_fetched_again(tmp_path: Path) -> None:
+    """The render process finds no file; the client gets its picture all the same, from a second fetch."""
+    async with site(tmp_path) as here:
+        assert (await here.get(f"/{KEY}?w=40")).status == 200
+        pids = [pid for pid in children_of(os.getpid()) if "imgproxy.render.child" in command_of(pid)]
+        for pid in pids:
+            stop(pid)
+        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await until(lambda: here.metric("imgproxy_render_busy") == 1)
+        delete_files([here.edge.cache.store.key_dir(key_hash(KEY)) / "original"])
+        for pid in pids:
+            go_on(pid)
+
+        assert (await request).status == 200
+        assert here.metric("imgproxy_origin_answers_total", answer="image") == 2
 
 
 # --- remembered refusals ---------------------------------------------------------------------------------------------

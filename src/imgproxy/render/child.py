@@ -79,6 +79,9 @@ def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:
             # For the operator's log alone: libvips' words may hold paths, and may be very long.
             print(f"render: {exc.code}: {str(exc.__cause__)[:300]!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(Failed(exc, _settle()))
+    except FileNotFoundError:
+        # A purge or an eviction took the directory away under the job. That is usual; the edge starts over.
+        link.send(Failed(errors.CacheUnavailable(), _settle()))
     except OSError as exc:
         print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(Failed(errors.CacheUnavailable(), _settle()))
