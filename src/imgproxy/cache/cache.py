@@ -259,6 +259,7 @@ class Cache:
         is_pending: bool = False,
         settle_at_s: float | None = None,
         outbox: Sequence[OutboxLine] = (),
+        expanded: Sequence[str] = (),
     ) -> PurgedKeys:
         """
         Forget these keys, for good. When this returns, no answer can begin with anything fetched before it was called.
@@ -274,7 +275,13 @@ class Cache:
 
         async def record() -> int:
             return await self.journal.record_purge(
-                named, entry=entry, reason=reason, is_pending=is_pending, settle_at_s=settle_at_s, outbox=outbox
+                named,
+                entry=entry,
+                reason=reason,
+                is_pending=is_pending,
+                settle_at_s=settle_at_s,
+                outbox=outbox,
+                expanded=expanded,
             )
 
         task = asyncio.ensure_future(self._purge(named, record))

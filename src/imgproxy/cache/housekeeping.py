@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 # Eviction frees down to this share of max_bytes, so that it runs now and then and not at every commit.
 EVICT_TO_RATIO = 0.95
 EVICT_BATCH = 256
+# Purged keys whose files are gone are noted in the journal together, this long after the first: each note is two syncs
+# of the disk, for which the record of the next purge would have to wait.
+NOTE_COLLECTED_AFTER_S = 0.25
 # Times of last use are written out this often; a crash loses at most this much of the order of eviction.
 TOUCH_EVERY_S = 30.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -72,6 +75,7 @@ class Housekeeping:
         self._thread = ThreadPoolExecutor(1, "housekeeping")
         self.background = Background("housekeeping")
         self._is_evicting = False
+        self._collected: list[PurgedKey] = []
         self.is_scanned = False
         self.evicted_files = 0
 
@@ -83,6 +87,7 @@ class Housekeeping:
     async def close(self) -> None:
         """Stop the periodic work, let deletions finish their present step, write out the last times of use."""
         await self.background.close()
+        await self._note_collected()
         await self._write_touches()
         self._thread.shutdown()
 
@@ -117,6 +122,14 @@ class Housekeeping:
 
     async def _collect(self, paths: Sequence[Path], purged: Sequence[PurgedKey]) -> None:
         await self._in_thread(delete_directories, paths)
+        is_first = not self._collected
+        self._collected += purged
+        if is_first and purged:
+            await asyncio.sleep(NOTE_COLLECTED_AFTER_S)
+            await self._note_collected()
+
+    async def _note_collected(self) -> None:
+        purged, self._collected = self._collected, []
         if not purged:
             return
         if not await self._in_thread(sync_directories, self._parents_of(purged)):

@@ -7,7 +7,7 @@ time ends, and downstream purges not yet acknowledged (outbox.py). Every write i
 synchronous=FULL: when it returns, it is on disk (https://sqlite.org/pragma.html#pragma_synchronous). It is never on the
 way of a hit.
 
-One thread runs all of it; the event loop awaits.
+One thread writes, another reads, so that a question does not wait for a sync; the event loop awaits.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Journal:
         self._directory = directory
         self._path = directory / "journal.sqlite"
         self._thread = ThreadPoolExecutor(1, "journal")
+        self._reading_thread = ThreadPoolExecutor(1, "journal reader")
         self._database: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
 
     async def open(self) -> JournalState:
         """
@@ -139,6 +141,8 @@ class Journal:
         elif has_content and set_aside is None:
             log.critical("the purge journal is gone: every original is asked for again before it is used")
         _sync_directory(self._directory)
+        self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._reader.execute("PRAGMA query_only = ON")
         rows = self._database.execute("SELECT key_hash, key, seq FROM purged_key").fetchall()
         return JournalState(
             journal_id=self._fact("journal_id", secrets.token_hex(4)),
@@ -207,6 +211,7 @@ class Journal:
         is_pending: bool = False,
         settle_at_s: float | None = None,
         outbox: Sequence[OutboxLine] = (),
+        expanded: Sequence[str] = (),
     ) -> int:
         """
         Write a purge of these (key hash, key) pairs; its number. On disk when this returns.
@@ -218,6 +223,8 @@ class Journal:
             is_pending: the entry is still to be expanded by the keys API.
             settle_at_s: Unix time at which originals fetched since are to be checked again.
             outbox: what the caches in front have to be told; see outbox.py.
+            expanded: all keys of the entry as the keys API lists them: they are remembered, and its purges up to this
+                one are not pending any more.
         """
 
         def write(database: sqlite3.Connection) -> int:
@@ -235,6 +242,9 @@ class Journal:
                     "INSERT OR REPLACE INTO settling VALUES (?, ?)", [(key, settle_at_s) for _, key in keys]
                 )
             record_lines(database, seq, outbox)
+            if entry is not None and expanded:
+                _remember_keys(database, entry, expanded)
+                _finish_pending(database, entry, seq)
             return seq
 
         return await self.write(write)
@@ -278,9 +288,7 @@ class Journal:
 
         def write(database: sqlite3.Connection) -> tuple[str, ...]:
             known = {row[0] for row in database.execute("SELECT key FROM entry_key WHERE entry = ?", (entry,))}
-            database.executemany(
-                "INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)", [(entry, key, time.time()) for key in seen]
-            )
+            _remember_keys(database, entry, seen)
             if finished_seq is not None:
                 _finish_pending(database, entry, finished_seq)
             return tuple(key for key in seen if key not in known)
@@ -329,24 +337,27 @@ class Journal:
 
     async def close(self) -> None:
         """Close the database and end the thread."""
-        if self._database is not None:
-            await self._run(lambda database: database.close())
-            self._database = None
-        self._thread.shutdown()
+        loop = asyncio.get_running_loop()
+        # The writer last: who closes last copies the write-ahead log into the database.
+        for thread, database in ((self._reading_thread, self._reader), (self._thread, self._database)):
+            if database is not None:
+                await loop.run_in_executor(thread, database.close)
+            thread.shutdown()
+        self._database = self._reader = None
 
     def _require(self) -> sqlite3.Connection:
         assert self._database is not None, "the journal is open from start to close"
         return self._database
 
-    async def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         def call() -> Result:
             try:
-                return work(self._require())
+                return work()
             except sqlite3.Error as exc:
                 log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's words say it all
                 raise CacheUnavailable from exc
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        return await asyncio.get_running_loop().run_in_executor(thread, call)
 
     async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """
@@ -356,7 +367,8 @@ class Journal:
             CacheUnavailable: the disk refuses; nothing of the transaction was written.
         """
 
-        def call(database: sqlite3.Connection) -> Result:
+        def call() -> Result:
+            database = self._require()
             database.execute("BEGIN IMMEDIATE")
             try:
                 result = work(database)
@@ -367,11 +379,21 @@ class Journal:
                 raise
             return result
 
-        return await asyncio.shield(asyncio.ensure_future(self._run(call)))
+        return await asyncio.shield(asyncio.ensure_future(self._run(self._thread, call)))
 
     async def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run one query. Raises CacheUnavailable."""
-        return await self._run(lambda database: database.execute(query, values).fetchall())
+        """Run one query; it sees every write that has returned. Raises CacheUnavailable."""
+
+        def call() -> list[tuple[Any, ...]]:
+            assert self._reader is not None, "the journal is open from start to close"
+            return self._reader.execute(query, values).fetchall()
+
+        return await self._run(self._reading_thread, call)
+
+
+def _remember_keys(database: sqlite3.Connection, entry: str, keys: Iterable[str]) -> None:
+    now_s = time.time()
+    database.executemany("INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)", [(entry, key, now_s) for key in keys])
 
 
 def _finish_pending(database: sqlite3.Connection, entry: str, up_to_seq: int) -> None:

@@ -75,10 +75,14 @@ class EntryKeys:
     async def remember(self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None) -> tuple[str, ...]:
         """Remember keys of an entry; returns those that were new. `finished_seq` as in `Journal.remember_keys`."""
         new = await self._cache.journal.remember_keys(entry, keys, finished_seq=finished_seq)
-        self._entries.update(dict.fromkeys(new, entry))
-        for key in new:
-            self._on_learnt(key)
+        self.note(entry, new)
         return new
+
+    def note(self, entry: str, new: Iterable[str]) -> None:
+        """These keys of an entry are in the journal now, and were not before."""
+        for key in new:
+            self._entries[key] = entry
+            self._on_learnt(key)
 
     async def learn(self, entry: str) -> tuple[str, ...]:
         """

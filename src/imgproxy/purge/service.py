@@ -160,6 +160,19 @@ class PurgeService:
             return await self._purge_entry(entry, reason)
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
+        # The keys API is asked while the keys last seen are recorded: a sync may take as long as its answer.
+        listing = asyncio.create_task(self._list(entry))
+        try:
+            return await self._purge_while_listing(entry, reason, listing)
+        finally:
+            listing.cancel()
+            await asyncio.gather(listing, return_exceptions=True)
+
+    async def _list(self, entry: str) -> tuple[str, ...]:
+        async with asyncio.timeout(self._settings.expand_timeout_s):
+            return await self._entries.ask(entry)
+
+    async def _purge_while_listing(self, entry: str, reason: str, listing: asyncio.Task[tuple[str, ...]]) -> Receipt:
         started_s = time.monotonic()
         settle_at_s = self._settle_at_s()
         known = await self._entries.last_seen(entry)
@@ -173,10 +186,10 @@ class PurgeService:
                 outbox=self._downstream.lines(known, entry=entry),
             )
         except CacheUnavailable:
-            return await self._purge_on_refusing_disk(entry, known, reason)
+            return await self._purge_on_refusing_disk(entry, known, reason, listing)
         receipt = Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
         try:
-            receipt = await self._expand(entry, receipt, reason, settle_at_s)
+            receipt = await self._expand(entry, await listing, receipt, reason, settle_at_s)
         except NotFound:
             await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
             if not known:
@@ -188,7 +201,9 @@ class PurgeService:
         self._settle_behind(receipt.keys, settle_at_s)
         return await self._acknowledge(receipt, reason, started_s)
 
-    async def _purge_on_refusing_disk(self, entry: str, known: Sequence[str], reason: str) -> Receipt:
+    async def _purge_on_refusing_disk(
+        self, entry: str, known: Sequence[str], reason: str, listing: asyncio.Task[tuple[str, ...]]
+    ) -> Receipt:
         """
         Find the keys all the same: purging them closes them, and deleting their files may make room for the record.
 
@@ -196,8 +211,7 @@ class PurgeService:
             CacheUnavailable: it did not, so that this is no promise yet; or the keys are not to be had.
         """
         try:
-            async with asyncio.timeout(self._settings.expand_timeout_s):
-                listed = await self._entries.ask(entry)
+            listed = await listing
         except NotFound:
             listed = ()
         except (ImgproxyError, TimeoutError) as error:
@@ -206,28 +220,30 @@ class PurgeService:
         await self._entries.remember(entry, listed)
         return receipt
 
-    async def _expand(self, entry: str, receipt: Receipt, reason: str, settle_at_s: float | None) -> Receipt:
+    async def _expand(
+        self, entry: str, listed: Sequence[str], receipt: Receipt, reason: str, settle_at_s: float | None
+    ) -> Receipt:
         """Purge the keys of the entry that were not known before."""
-        async with asyncio.timeout(self._settings.expand_timeout_s):
-            listed = await self._entries.ask(entry)
         new = [key for key in listed if key not in receipt.keys]
-        if new:
-            more = await self._cache.purge(
-                new,
-                reason=reason,
-                entry=entry,
-                settle_at_s=settle_at_s,
-                outbox=self._downstream.lines(new, entry=None),
-            )
-            receipt = replace(
-                receipt,
-                keys=receipt.keys + more.keys,
-                variants=receipt.variants + more.variants,
-                size_bytes=receipt.size_bytes + more.size_bytes,
-                seq=more.seq,
-            )
-        await self._entries.remember(entry, listed, finished_seq=receipt.seq)
-        return receipt
+        if not new:
+            await self._entries.remember(entry, listed, finished_seq=receipt.seq)
+            return receipt
+        more = await self._cache.purge(
+            new,
+            reason=reason,
+            entry=entry,
+            settle_at_s=settle_at_s,
+            outbox=self._downstream.lines(new, entry=None),
+            expanded=listed,
+        )
+        self._entries.note(entry, new)
+        return replace(
+            receipt,
+            keys=receipt.keys + more.keys,
+            variants=receipt.variants + more.variants,
+            size_bytes=receipt.size_bytes + more.size_bytes,
+            seq=more.seq,
+        )
 
     async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float) -> Receipt:
         """Wait for answers under way, tell the caches in front, count, and complete the receipt."""
