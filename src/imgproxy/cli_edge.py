@@ -12,10 +12,10 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import httpx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +27,8 @@ from imgproxy.settings import load, secret_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import httpx
 
 console = Console()
 errors = Console(stderr=True, highlight=False)
@@ -60,7 +62,7 @@ class Result:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do for it."""
-        return self.status == httpx.codes.OK
+        return self.status == HTTPStatus.OK
 
 
 def purge(
@@ -143,6 +145,8 @@ def _call_edge(
 async def _call_all(
     ids: Sequence[str], verb: str, base: str, token: str, *, is_keys: bool, query: dict[str, str], is_json: bool
 ) -> list[Result]:
+    import httpx  # noqa: PLC0415 other commands, and the help, start faster without it
+
     gate = asyncio.Semaphore(PARALLEL)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -170,6 +174,8 @@ async def _call_all(
 
 
 async def _call_one(client: httpx.AsyncClient, verb: str, name: str, *, is_keys: bool, query: dict[str, str]) -> Result:
+    import httpx  # noqa: PLC0415 see _call_all
+
     try:
         if is_keys:
             response = await client.post(f"/-/{verb}/keys", json={"keys": [name]})

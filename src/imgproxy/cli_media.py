@@ -23,13 +23,13 @@ from rich.table import Table
 from imgproxy.errors import BadUrl, ConfigError, ImgproxyError
 from imgproxy.medialibrary import errors as library_errors
 from imgproxy.medialibrary import operations
-from imgproxy.medialibrary.client import MediaLibraryClient
 from imgproxy.medialibrary.tokens import TokenSource
 from imgproxy.medialibrary.versions import API_VERSIONS, NEWEST, ApiVersion
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from imgproxy.medialibrary.client import MediaLibraryClient
     from imgproxy.medialibrary.models import Entry
 
 EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
@@ -68,6 +68,8 @@ class Target:
             source = TokenSource.file(self.token_file)
         else:
             source = TokenSource.literal(self.token) if self.token else TokenSource.none()
+        from imgproxy.medialibrary.client import MediaLibraryClient  # noqa: PLC0415 others start faster
+
         return MediaLibraryClient(self.url, token=source, api_version=self.api_version, timeout_s=self.timeout_s)
 
 

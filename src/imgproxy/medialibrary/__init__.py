@@ -1,6 +1,9 @@
 """The Media Library API: a typed client, and in `server` a library of one's own to develop and test against."""
 
-from imgproxy.medialibrary.client import ImageStream, MediaLibraryClient
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from imgproxy.medialibrary.models import (
     Asset,
     DocumentReferences,
@@ -14,6 +17,9 @@ from imgproxy.medialibrary.models import (
 )
 from imgproxy.medialibrary.tokens import TokenSource
 from imgproxy.medialibrary.versions import API_VERSIONS, ApiVersion
+
+if TYPE_CHECKING:
+    from imgproxy.medialibrary.client import ImageStream, MediaLibraryClient
 
 __all__ = [
     "API_VERSIONS",
@@ -31,3 +37,12 @@ __all__ = [
     "Usage",
     "Validators",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The client, when somebody wants it: its HTTP libraries are half of the start of a command that does not."""
+    if name not in {"ImageStream", "MediaLibraryClient"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from imgproxy.medialibrary import client  # noqa: PLC0415 see above
+
+    return getattr(client, name)
