@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
+    from types import TracebackType
 
 # How often connections that answer without being counted are looked at while a purge waits for them.
 LOOK_EVERY_S = 0.005
@@ -37,27 +37,16 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        self._sending: defaultdict[str, set[_Sending]] = defaultdict(set)
+        self._sending: defaultdict[str, set[Sending]] = defaultdict(set)
         self._ask_for_late: Callable[[set[str]], list[Late]] = lambda _: []
 
     def ask_for_late(self, ask: Callable[[set[str]], list[Late]]) -> None:
         """Have `ask(key hashes)` name the uncounted answers with bytes of these keys that are not wholly sent."""
         self._ask_for_late = ask
 
-    @contextmanager
-    def sending(self, hashes: Collection[str], cut: Callable[[], None]) -> Iterator[None]:
-        """Count an answer with bytes of these keys (a picture's, its watermark's) while the block runs."""
-        answer = _Sending(cut)
-        for hashed in hashes:
-            self._sending[hashed].add(answer)
-        try:
-            yield
-        finally:
-            answer.is_ended = True
-            for hashed in hashes:
-                self._sending[hashed].discard(answer)
-                if not self._sending[hashed]:
-                    del self._sending[hashed]
+    def sending(self, hashes: Collection[str], cut: Callable[[], None]) -> Sending:
+        """An answer with bytes of these keys (a picture's, its watermark's), counted from its `begin` to its `end`."""
+        return Sending(self._sending, hashes, cut)
 
     def overtake(self, hashed: str) -> None:
         """A purge of this key happens now: the answers under way hold old bytes, those to come do not."""
@@ -86,15 +75,47 @@ class Answers:
         return sum(len(answers) for answers in self._sending.values())
 
 
-class _Sending:
-    """One answer: how to end its connection, whether it has ended, and whether a purge has overtaken it."""
+class Sending:
+    """
+    One answer: how to end its connection, whether it has ended, and whether a purge has overtaken it.
 
-    __slots__ = ("cut", "is_ended", "is_old")
+    As a context manager it is counted while the block runs. Written out, as `contextlib` takes longer than the count.
+    """
 
-    def __init__(self, cut: Callable[[], None]) -> None:
+    __slots__ = ("_all", "_hashes", "cut", "is_ended", "is_old")
+
+    def __init__(
+        self, all_sending: defaultdict[str, set[Sending]], hashes: Collection[str], cut: Callable[[], None]
+    ) -> None:
+        self._all = all_sending
+        self._hashes = hashes
         self.cut = cut
         self.is_ended = False
         self.is_old = False
 
+    def begin(self) -> None:
+        """Count it."""
+        for hashed in self._hashes:
+            self._all[hashed].add(self)
+
+    def end(self) -> None:
+        """It has ended; to say so twice does no harm."""
+        self.is_ended = True
+        for hashed in self._hashes:
+            answers = self._all.get(hashed)
+            if answers is not None:
+                answers.discard(self)
+                if not answers:
+                    del self._all[hashed]
+
+    def __enter__(self) -> None:
+        self.begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
     def has_ended(self) -> bool:
+        """Whether the kernel has all of it, or its connection is gone."""
         return self.is_ended

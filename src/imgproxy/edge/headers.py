@@ -167,15 +167,17 @@ def cache_status(
     return "; ".join(parts)
 
 
-def server_timing(total_s: float, timings: Timings | None) -> str:
-    """Server-Timing: the stages this request went through, and all of it, in milliseconds."""
+def server_timing(total_s: float | None, timings: Timings | None) -> str:
+    """Server-Timing: the stages this request went through, and all of it where that is given, in milliseconds."""
     stages = (
         [("fetch", timings.fetch_s), ("queue", timings.queue_s), ("render", timings.render_s)]
         if timings is not None
         else []
     )
     shown = [f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages if seconds]
-    return ", ".join([*shown, f"total;dur={total_s * 1000:.1f}"])
+    if total_s is not None:
+        shown.append(f"total;dur={total_s * 1000:.1f}")
+    return ", ".join(shown)
 
 
 def content_disposition(name: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass, replace
-from email.utils import formatdate
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,20 +15,18 @@ from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.delivery import Delivered, Delivery, Outcome
 from imgproxy.edge.headers import (
-    SERVER,
     RangeNotSatisfiable,
     cache_status,
-    caching,
-    content_disposition,
     is_not_modified,
     requested_range,
     server_timing,
     tag_headers,
     tags,
 )
+from imgproxy.edge.image_headers import ImageHeaders
 from imgproxy.edge.problems import problem_response
+from imgproxy.edge.waiting import Waiter, Waiters, Written
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed, OriginError, UnsatisfiableRange
-from imgproxy.originals import State
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
 from imgproxy.params.plan import Format, ImageRequest, Metadata, RenderPlan
 from imgproxy.params.request import build_request
@@ -37,17 +35,15 @@ from imgproxy.params.signature import verify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.answers import Answers
+    from imgproxy.answers import Answers, Sending
     from imgproxy.cache.entry import Variant
-    from imgproxy.edge.memo import AnswerMemo
+    from imgproxy.edge.memo import AnswerMemo, PreparedAnswer
     from imgproxy.metrics import Metrics
     from imgproxy.originals import Originals
     from imgproxy.settings import Settings
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
 CHUNK_BYTES = 256 * 1024
-# An interim answer is asked for again after this time; by then an AVIF of any size is there.
-INTERIM_TTL_S = 10
 # Parsed requests that are remembered: about 3 kB each.
 PLANS_MAX = 8192
 # A longer target is read anew each time: those of pages are a tenth of this, and memory must not be a stranger's.
@@ -57,8 +53,6 @@ _ACCEPT_OF_CLASS = {
     AcceptClass.WEBP: "image/webp",
     AcceptClass.LEGACY: None,
 }
-# A sanitised SVG is still a document where a browser opens it: it runs nothing and loads nothing.
-SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +94,36 @@ class ImageRoute:
         self._memo = memo
         self._entry_of = entry_of
         self._plan = lru_cache(PLANS_MAX)(self._build)
-        self._has_downstream = has_downstream
+        self._waiters = Waiters()
+        self._headers = ImageHeaders(settings, entry_of=entry_of, has_downstream=has_downstream)
 
     async def handle(self, request: web.BaseRequest, target: str) -> Served:
         """Answer an image request; `target` is its raw path and query. Errors become problem details here."""
         started_s = time.monotonic()
-        wanted = None
+        wanted = waiter = None
         try:
             wanted = self._read(request, target)
+            if _is_for_all(request, wanted):
+                waiter = self._waiters.enter(request)
             return await self._delivery.answer(
                 wanted.key,
                 wanted.plan,
-                lambda delivered: self._begin(request, wanted, delivered, started_s),
+                lambda delivered: self._begin(request, wanted, delivered, started_s, waiter),
                 client_has=_conditions(request),
                 interim=self._interim(request, wanted, target),
             )
-        except ImgproxyError as error:
-            return self._refuse(request, wanted, error, started_s)
+        except BaseException as error:
+            if wanted is not None and waiter is not None and waiter.outcome is not None:
+                # Its answer was written before its turn came; if it left then, it did not give up.
+                if isinstance(error, asyncio.CancelledError) and not waiter.is_sent:
+                    raise
+                return await _written(wanted, waiter, waiter.outcome)
+            if isinstance(error, ImgproxyError):
+                return self._refuse(request, wanted, error, started_s)
+            raise
+        finally:
+            if waiter is not None:
+                self._waiters.leave(waiter)
 
     def _read(self, request: web.BaseRequest, target: str) -> ImageRequest:
         """The request as a plan. Raises BadSignature, Expired, BadUrl, BadParameter, UriTooLong, MethodNotAllowed."""
@@ -155,10 +162,17 @@ class ImageRoute:
     # --- answers -----------------------------------------------------------------------------------------------
 
     async def _begin(
-        self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, started_s: float
+        self,
+        request: web.BaseRequest,
+        wanted: ImageRequest,
+        delivered: Delivered,
+        started_s: float,
+        waiter: Waiter | None,
     ) -> Served:
         """Send the answer. Nothing is awaited before its first byte is handed to the transport."""
-        headers = self._headers(wanted, delivered, started_s)
+        if waiter is not None and waiter.outcome is not None:
+            return await _written(wanted, waiter, waiter.outcome)
+        headers = self._headers.of(wanted, delivered, started_s)
         variant = delivered.variant
         # `*` matches whatever there is; that there is something is known only now (RFC 9110 13.1.2).
         if variant is None or request.headers.get("If-None-Match", "").strip() == "*":
@@ -169,35 +183,65 @@ class ImageRoute:
             await response.write_eof()
             return Served(response, delivered.outcome, 0, key=wanted.key)
         if variant.body is not None:
-            return await self._send_body(request, wanted, delivered, headers, variant.body)
+            return await self._send_body(request, wanted, delivered, headers, variant.body, waiter)
         return await self._send_file(request, wanted, delivered, headers, variant)
 
-    async def _send_body(
-        self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str], body: bytes
+    async def _send_body(  # noqa: PLR0917 - all of one request
+        self,
+        request: web.BaseRequest,
+        wanted: ImageRequest,
+        delivered: Delivered,
+        headers: dict[str, str],
+        body: bytes,
+        waiter: Waiter | None,
     ) -> Served:
+        self._metrics.hits.labels(tier=delivered.tier).inc()
+        prepared = self._remember(request, wanted, delivered, headers)
+        if prepared is not None and waiter is not None:
+            self._write_to_all(prepared, delivered, headers, body, waiter)
+            return await _written(wanted, waiter, delivered.outcome)
         response = web.Response(body=body, headers=headers)
         with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
             await response.write_eof()
             # Sent means that the kernel has it all: what waits in this process could still be sent after a purge.
             await request.writer.drain()
-        self._remember(request, wanted, delivered, headers)
-        self._metrics.hits.labels(tier=delivered.tier).inc()
         return Served(response, delivered.outcome, _sent(request, len(body)), key=wanted.key)
+
+    def _write_to_all(
+        self, prepared: PreparedAnswer, delivered: Delivered, headers: dict[str, str], body: bytes, waiter: Waiter
+    ) -> None:
+        """Write an answer to who has it first, and then to all who wait for the same; the epoch was looked at now."""
+
+        def sending(cut: Callable[[], None]) -> Sending:
+            return self._answers.sending(prepared.key_hashes, cut)
+
+        now_s = time.time()
+        date = self._memo.date(now_s)
+        head = prepared.head_with(date, status=headers["Cache-Status"], timing=headers["Server-Timing"])
+        if not waiter.write((head, body), len(body), delivered.outcome, sending):
+            raise ConnectionResetError("the client left")
+        if delivered.outcome is not Outcome.MISS:
+            return
+        # One piece for all, to the byte: so a waiter costs little more than the system's part in it.
+        status = self._headers.cache_status(replace(delivered, is_collapsed=True), now_s)
+        timing = server_timing(None, delivered.timings)
+        whole = prepared.head_with(date, status=status, timing=timing) + body
+        others = self._waiters.unanswered(waiter.name)
+        written = sum(other.write((whole,), len(body), Outcome.MISS, sending) for other in others)
+        self._metrics.hits.labels(tier=delivered.tier).inc(written)
 
     def _remember(
         self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str]
-    ) -> None:
+    ) -> PreparedAnswer | None:
         """Prepare this answer for the next who asks the same, where it depends on nothing but target and Accept."""
-        is_short = len(request.raw_path) <= REMEMBERED_CHARS
-        is_plain = (
-            is_short and request.method == "GET" and wanted.expires_at_s is None and set(wanted.vary) <= {"Accept"}
+        is_usual = (
+            delivered.outcome in (Outcome.HIT, Outcome.MISS) and self._headers.at_most_s(wanted, delivered, 0.0) is None
         )
-        is_usual = delivered.outcome in (Outcome.HIT, Outcome.MISS) and self._at_most_s(wanted, delivered, 0.0) is None
         # A watermark has a freshness of its own, which only the usual way looks at.
-        if not (is_plain and is_usual) or delivered.variant is None or delivered.variant.also:
-            return
-        self._memo.put(
+        if not (is_usual and _is_for_all(request, wanted)) or delivered.variant is None or delivered.variant.also:
+            return None
+        return self._memo.put(
             request.raw_path,
             accept_class(request.headers.get("Accept")),
             delivered.variant,
@@ -259,68 +303,6 @@ class ImageRoute:
             sent += len(chunk)
             await self._barriers.reach(Point.MID_RESPONSE, key)
 
-    def _headers(self, wanted: ImageRequest, delivered: Delivered, started_s: float) -> dict[str, str]:
-        now_s = time.time()
-        facts = delivered.original.facts
-        content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
-        at_most_s = self._at_most_s(wanted, delivered, now_s)
-        proofs = delivered.variant.also if delivered.variant is not None else delivered.also
-        found = tags(delivered.original.key_hash, self._entry_of(facts.key), [hashed for hashed, _ in proofs])
-        headers = {
-            "Content-Type": content_type,
-            "ETag": delivered.etag,
-            "Last-Modified": facts.last_modified or formatdate(facts.fetched_at_s, usegmt=True),
-            **caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s),
-            **tag_headers(self._settings.tags.headers, found),
-            "Cache-Status": self._cache_status(delivered, now_s),
-            "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
-            "X-Content-Type-Options": "nosniff",
-            "Access-Control-Allow-Origin": "*",
-            "Timing-Allow-Origin": "*",
-            **SERVER,
-        }
-        if wanted.vary:
-            headers["Vary"] = ", ".join(wanted.vary)
-        if wanted.download_name is not None:
-            headers["Content-Disposition"] = content_disposition(wanted.download_name)
-        if content_type.startswith("image/svg"):
-            headers["Content-Security-Policy"] = SVG_POLICY
-        if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
-            headers["X-Imgproxy-Animation"] = "first-frame-only"
-        return headers
-
-    def _at_most_s(self, wanted: ImageRequest, delivered: Delivered, now_s: float) -> int | None:
-        """How long the answer may be kept at most, where there is a reason to keep it for less than usual."""
-        bounds = []
-        if wanted.expires_at_s is not None:
-            bounds.append(int(wanted.expires_at_s - now_s))
-        if delivered.is_interim:
-            bounds.append(INTERIM_TTL_S)
-        if delivered.variant is not None and delivered.variant.facts.is_mark_missing:
-            bounds.append(self._settings.freshness.error_ttl_s)
-        return min(bounds) if bounds else None
-
-    def _cache_status(self, delivered: Delivered, now_s: float) -> str:
-        facts = delivered.original.facts
-        freshness = self._settings.freshness
-        ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)
-        is_fetched = delivered.original.state is State.FETCHED
-        if delivered.outcome is Outcome.MISS or (delivered.outcome is Outcome.PASS and is_fetched):
-            return cache_status(
-                is_hit=False,
-                fwd="uri-miss" if is_fetched else "miss",
-                fwd_status=200 if is_fetched else None,
-                is_stored=True,
-                is_collapsed=delivered.is_collapsed,
-                ttl_s=ttl_s,
-            )
-        if delivered.outcome is Outcome.REVALIDATED:
-            return cache_status(
-                is_hit=False, fwd="stale", fwd_status=304, is_collapsed=delivered.is_collapsed, ttl_s=ttl_s
-            )
-        detail = "not-modified" if delivered.variant is None else str(delivered.tier)
-        return cache_status(is_hit=True, ttl_s=ttl_s, detail=detail)
-
     def _refuse(
         self, request: web.BaseRequest, wanted: ImageRequest | None, error: ImgproxyError, started_s: float
     ) -> Served:
@@ -349,6 +331,18 @@ class ImageRoute:
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
         return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+
+
+def _is_for_all(request: web.BaseRequest, wanted: ImageRequest) -> bool:
+    """Whether the answer is that of everyone who asks for this target with this class of Accept."""
+    is_short = len(request.raw_path) <= REMEMBERED_CHARS
+    return is_short and request.method == "GET" and wanted.expires_at_s is None and set(wanted.vary) <= {"Accept"}
+
+
+async def _written(wanted: ImageRequest, waiter: Waiter, outcome: Outcome) -> Served:
+    """What an answer came to that was written already, when it has been sent."""
+    await waiter.sent()
+    return Served(Written(), outcome, waiter.sent_bytes, key=wanted.key)
 
 
 def _sent(request: web.BaseRequest, size_bytes: int) -> int:

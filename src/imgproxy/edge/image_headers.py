@@ -1,0 +1,99 @@
+"""The headers of an image's answer: what is told of the picture, of caching, and of how it came about."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from imgproxy.delivery import Delivered, Outcome
+from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing, tag_headers, tags
+from imgproxy.originals import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.params.plan import ImageRequest
+    from imgproxy.settings import Settings
+
+# An interim answer is asked for again after this time; by then an AVIF of any size is there.
+INTERIM_TTL_S = 10
+# A sanitised SVG is still a document where a browser opens it: it runs nothing and loads nothing.
+SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+
+
+class ImageHeaders:
+    """Makes the headers of images, as the settings have them."""
+
+    def __init__(self, settings: Settings, *, entry_of: Callable[[str], str | None], has_downstream: bool) -> None:
+        self._settings = settings
+        self._entry_of = entry_of
+        self._has_downstream = has_downstream
+        self._usual_caching = self._caching(None)
+
+    def _caching(self, at_most_s: int | None) -> dict[str, str]:
+        return caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s)
+
+    def of(self, wanted: ImageRequest, delivered: Delivered, started_s: float) -> dict[str, str]:
+        """Every header of an answer but those that aiohttp adds; `started_s` is of the monotonic clock."""
+        now_s = time.time()
+        facts = delivered.original.facts
+        content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
+        at_most_s = self.at_most_s(wanted, delivered, now_s)
+        proofs = delivered.variant.also if delivered.variant is not None else delivered.also
+        found = tags(delivered.original.key_hash, self._entry_of(facts.key), [hashed for hashed, _ in proofs])
+        headers = {
+            "Content-Type": content_type,
+            "ETag": delivered.etag,
+            "Last-Modified": facts.last_modified or formatdate(facts.fetched_at_s, usegmt=True),
+            **(self._usual_caching if at_most_s is None else self._caching(at_most_s)),
+            **tag_headers(self._settings.tags.headers, found),
+            "Cache-Status": self.cache_status(delivered, now_s),
+            "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
+            "X-Content-Type-Options": "nosniff",
+            "Access-Control-Allow-Origin": "*",
+            "Timing-Allow-Origin": "*",
+            **SERVER,
+        }
+        if wanted.vary:
+            headers["Vary"] = ", ".join(wanted.vary)
+        if wanted.download_name is not None:
+            headers["Content-Disposition"] = content_disposition(wanted.download_name)
+        if content_type.startswith("image/svg"):
+            headers["Content-Security-Policy"] = SVG_POLICY
+        if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
+            headers["X-Imgproxy-Animation"] = "first-frame-only"
+        return headers
+
+    def at_most_s(self, wanted: ImageRequest, delivered: Delivered, now_s: float) -> int | None:
+        """How long the answer may be kept at most, where there is a reason to keep it for less than usual."""
+        bounds = []
+        if wanted.expires_at_s is not None:
+            bounds.append(int(wanted.expires_at_s - now_s))
+        if delivered.is_interim:
+            bounds.append(INTERIM_TTL_S)
+        if delivered.variant is not None and delivered.variant.facts.is_mark_missing:
+            bounds.append(self._settings.freshness.error_ttl_s)
+        return min(bounds) if bounds else None
+
+    def cache_status(self, delivered: Delivered, now_s: float) -> str:
+        """Cache-Status (RFC 9211): what this answer cost us."""
+        facts = delivered.original.facts
+        freshness = self._settings.freshness
+        ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)
+        is_fetched = delivered.original.state is State.FETCHED
+        if delivered.outcome is Outcome.MISS or (delivered.outcome is Outcome.PASS and is_fetched):
+            return cache_status(
+                is_hit=False,
+                fwd="uri-miss" if is_fetched else "miss",
+                fwd_status=200 if is_fetched else None,
+                is_stored=True,
+                is_collapsed=delivered.is_collapsed,
+                ttl_s=ttl_s,
+            )
+        if delivered.outcome is Outcome.REVALIDATED:
+            return cache_status(
+                is_hit=False, fwd="stale", fwd_status=304, is_collapsed=delivered.is_collapsed, ttl_s=ttl_s
+            )
+        detail = "not-modified" if delivered.variant is None else str(delivered.tier)
+        return cache_status(is_hit=True, ttl_s=ttl_s, detail=detail)
