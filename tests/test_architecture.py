@@ -32,6 +32,7 @@ LIBRARIES = {
     "pyvips": ("render/",),
     "aiohttp": ("edge/", "medialibrary/server/"),
     "httpx": ("medialibrary/", "purge/", "cli_edge.py"),
+    "urllib3": ("medialibrary/",),
     "sqlite3": ("cache/", "medialibrary/server/"),
     "prometheus_client": ("metrics.py",),
     "typer": ("cli",),

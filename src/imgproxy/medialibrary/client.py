@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 
 from imgproxy.errors import BadUrl
 from imgproxy.medialibrary import versions
-from imgproxy.medialibrary.download import announced_bytes, checked_chunks, write_image
+from imgproxy.medialibrary.download import announced_bytes, checked_chunks
 from imgproxy.medialibrary.errors import UnexpectedAnswer
+from imgproxy.medialibrary.fetcher import ImageFetcher, Order
 from imgproxy.medialibrary.models import (
     DocumentReferences,
     Entry,
@@ -33,7 +34,7 @@ from imgproxy.medialibrary.models import (
     Validators,
 )
 from imgproxy.medialibrary.operations import Operation, require, to_json
-from imgproxy.medialibrary.transport import Call, Transport
+from imgproxy.medialibrary.transport import Call, Transport, system_trust
 
 if TYPE_CHECKING:
     import ssl
@@ -102,6 +103,14 @@ class MediaLibraryClient:
             max_connections=max_connections,
             ssl_context=ssl_context,
         )
+        self._url = url.rstrip("/")
+        self._fetcher = ImageFetcher(
+            timeout_s=timeout_s,
+            connect_timeout_s=self._transport.connect_timeout_s,
+            max_connections=max_connections,
+            ssl_context=ssl_context or system_trust(),
+            on_token=self._transport.accept,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,6 +122,7 @@ class MediaLibraryClient:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._fetcher.aclose()
         await self._transport.aclose()
 
     # --- entries -----------------------------------------------------------------------------------------------
@@ -233,19 +243,21 @@ class MediaLibraryClient:
         """
         call = self._image_call(key, validators)
 
-        async def consume(response: httpx.Response) -> ServedImage:
-            if response.status_code == 304:
-                return ServedImage(
-                    is_modified=False,
-                    content_type=response.headers.get("content-type"),
-                    etag=response.headers.get("etag"),
-                    last_modified=response.headers.get("last-modified"),
-                    size_bytes=0,
-                    digest=None,
+        async def attempt() -> ServedImage:
+            return await self._fetcher.fetch(
+                Order(
+                    url=self._url + call.path,
+                    where=call.where,
+                    headers=call.headers,
+                    accepted=call.accepted,
+                    tokens=self._transport.tokens_in_order(),
+                    destination=destination,
+                    max_bytes=max_bytes,
+                    api_version=self.api_version,
                 )
-            return await write_image(response, destination, max_bytes=max_bytes, where=call.where)
+            )
 
-        return await self._transport.run(call, consume)
+        return await self._transport.repeat(call, attempt)
 
     @asynccontextmanager
     async def serve_image_stream(

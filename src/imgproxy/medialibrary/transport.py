@@ -26,6 +26,8 @@ from imgproxy.medialibrary.errors import (
     OriginUnavailable,
     UnexpectedAnswer,
 )
+from imgproxy.medialibrary.fetcher import ERROR_BODY_MAX_BYTES, REDIRECTS_MAX
+from imgproxy.medialibrary.wire import KEEPALIVE_EXPIRY_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
 
 BACKOFF_BASE_S = 0.1
 BACKOFF_MAX_S = 2.0
-REDIRECTS_MAX = 5
-ERROR_BODY_MAX_BYTES = 64 * 1024
-KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s of Node's servers, whose close would race with our next request
 
 T = TypeVar("T")
 
@@ -81,6 +80,8 @@ class Transport:
         self._token = token
         self._accepted_token: str | None = None
         self.timeout_s = timeout_s
+        # The deadline bounds the call; a connect that hangs must leave time for another try.
+        self.connect_timeout_s = max(0.25, timeout_s / 2)
         self._max_attempts = max(1, max_attempts)
         # trust_env would let .netrc and proxy variables decide where the token goes.
         self._http = httpx.AsyncClient(
@@ -91,8 +92,7 @@ class Transport:
                 max_keepalive_connections=max_connections,
                 keepalive_expiry=KEEPALIVE_EXPIRY_S,
             ),
-            # The deadline bounds the call; a connect that hangs must leave time for another try.
-            timeout=httpx.Timeout(timeout_s, connect=max(0.25, timeout_s / 2)),
+            timeout=httpx.Timeout(timeout_s, connect=self.connect_timeout_s),
             max_redirects=REDIRECTS_MAX,
             headers={"user-agent": "imgproxy", "accept-encoding": "identity"},
             trust_env=False,
@@ -115,6 +115,10 @@ class Transport:
                 with converted(call.where):
                     return await consume(response)
 
+        return await self.repeat(call, attempt)
+
+    async def repeat(self, call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until one attempt succeeds, within the call's deadline. Raises as `run` does."""
         async with self.deadline(call) as remaining_s:
             return await self._until_it_works(call, attempt, remaining_s)
 
@@ -166,7 +170,7 @@ class Transport:
     @asynccontextmanager
     async def _answer(self, call: Call) -> AsyncIterator[httpx.Response]:
         """One try: the tokens in turn, until one is not answered by 401; then an accepted answer, or its error."""
-        tokens: tuple[str | None, ...] = self._tokens_in_order()
+        tokens = self.tokens_in_order()
         for position, token in enumerate(tokens, start=1):
             with converted(call.where):
                 request = self._http.build_request(
@@ -181,7 +185,7 @@ class Transport:
                 if response.status_code == 401 and position < len(tokens):
                     continue
                 if response.status_code != 401:
-                    self._accepted_token = token
+                    self.accept(token)
                 if response.status_code not in call.accepted:
                     raise await self._error(call, response)
                 yield response
@@ -189,8 +193,12 @@ class Transport:
             finally:
                 await response.aclose()
 
-    def _tokens_in_order(self) -> tuple[str | None, ...]:
-        # During a rotation the token that was accepted last goes first, so that each call costs one round trip.
+    def accept(self, token: str | None) -> None:
+        """This token was not answered by 401: during a rotation it goes first, so that a call costs one round trip."""
+        self._accepted_token = token
+
+    def tokens_in_order(self) -> tuple[str | None, ...]:
+        """Return the tokens to try, at least one; None means no Authorization header."""
         tokens = self._token.tokens()
         if self._accepted_token in tokens[1:]:
             tokens = tuple(sorted(tokens, key=lambda token: token != self._accepted_token))

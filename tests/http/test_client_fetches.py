@@ -1,0 +1,215 @@
+"""Fetches run in threads: they end when they are given up, and http.client's habits do no harm. Over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
+from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
+
+
+class Watched:
+    """A reply that begins as it is told, hangs, and notes when the client's end of the connection is closed."""
+
+    def __init__(self, begin: bytes = b"") -> None:
+        self._begin = begin
+        self.has_begun = asyncio.Event()
+        self.is_gone = asyncio.Event()
+
+    async def __call__(self, _: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._begin)
+        await writer.drain()
+        self.has_begun.set()
+        protocol = writer.transport.get_protocol()
+        assert isinstance(protocol, asyncio.StreamReaderProtocol)
+        reader = protocol._stream_reader  # type: ignore[attr-defined]
+        assert await reader.read() == b""
+        self.is_gone.set()
+        raise ConnectionAbortedError
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"],
+    ids=["before the answer", "in its head", "in its body"],
+)
+async def test_a_fetch_that_is_given_up_ends_its_connection(tmp_path: Path, begin: bytes) -> None:
+    """The origin sees the end of the connection at once, not when a timeout of the thread has passed."""
+    reply = Watched(begin)
+    async with origin(reply) as server, client_of(server) as client, asyncio.timeout(10):
+        fetch = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
+        await reply.has_begun.wait()
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        await reply.is_gone.wait()
+
+    assert not (tmp_path / "out").exists()
+
+
+async def test_closing_the_client_ends_its_fetches(tmp_path: Path) -> None:
+    """Nobody waits for an origin that hangs when the service stops."""
+    reply = Watched()
+    async with origin(reply) as server, asyncio.timeout(10):
+        async with client_of(server, max_attempts=1) as client:
+            fetch = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
+            await reply.has_begun.wait()
+        with pytest.raises(errors.OriginUnavailable):
+            await fetch
+        await reply.is_gone.wait()
+
+
+async def test_the_loop_is_free_while_origins_hang(tmp_path: Path) -> None:
+    """More fetches than the machine has processors can hang; another one is answered, and all can be given up."""
+    async with (
+        origin(hangs) as slow,
+        origin(GOOD) as quick,
+        client_of(slow) as slow_client,
+        client_of(quick) as client,
+        asyncio.timeout(20),
+    ):
+        waiting = [asyncio.create_task(slow_client.serve_image("a.jpg", tmp_path / str(n))) for n in range(60)]
+        while len(slow.requests) < len(waiting):
+            await asyncio.sleep(0.01)
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+        for fetch in waiting:
+            fetch.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert image.size_bytes == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("size_bytes", [5, 70_000, 600_000])
+@pytest.mark.parametrize("ending", ["", "\r\nconnection: close"])
+async def test_more_than_announced_of_any_size(tmp_path: Path, size_bytes: int, ending: str) -> None:
+    """What comes behind the announced length is an error, whether it was read with the body or lies in the kernel."""
+    body = bytes(size_bytes)
+    lying = says(f"200 OK\r\ncontent-length: {size_bytes}{ending}", body + b"more")
+    async with origin(lying) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
+
+
+async def test_connections_are_used_again(tmp_path: Path) -> None:
+    """One after another, fetches of pictures, confirmations and refusals take one connection."""
+    unchanged = says('304 Not Modified\r\netag: "e"')
+    missing = says("404 Not Found\r\ncontent-length: 2", b"{}")
+    used: list[object] = []
+
+    def noting(reply: Reply) -> Reply:
+        async def noted(request: Request, writer: asyncio.StreamWriter) -> None:
+            used.append(writer.get_extra_info("peername"))
+            await reply(request, writer)
+
+        return noted
+
+    async with (
+        origin(noting(GOOD), noting(unchanged), noting(missing), noting(GOOD)) as server,
+        client_of(server) as client,
+    ):
+        await client.serve_image("a.jpg", tmp_path / "out")
+        await client.serve_image("a.jpg", tmp_path / "out", validators=Validators('"e"'))
+        with pytest.raises(errors.NotFound):
+            await client.serve_image("b.jpg", tmp_path / "out")
+        await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert len(used) == 4
+    assert len(set(used)) == 1
+
+
+async def test_interim_answers_are_skipped(tmp_path: Path) -> None:
+    """103 Early Hints, which a CDN in front of the library may send, is not the answer."""
+    hinted = says("103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5", b"hello")
+    async with origin(hinted) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert (image.size_bytes, (tmp_path / "out").read_bytes()) == (5, b"hello")
+
+
+@pytest.mark.parametrize("length", ["five", "-5", "5, 7"])
+async def test_a_length_that_is_none(tmp_path: Path, length: str) -> None:
+    """A body whose length cannot be known is not taken for whole."""
+    lying = says(f"200 OK\r\ncontent-length: {length}", b"hello", is_last=True)
+    async with origin(lying) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+
+async def test_headers_are_one_line_each_way(tmp_path: Path) -> None:
+    """A folded header becomes one line, as it goes into our own answers; a validator in any letters can be sent."""
+    folded = says("200 OK\r\nlast-modified: Mon,\r\n 01 Jan 2024 00:00:00 GMT\r\ncontent-length: 5", b"hello")
+    async with origin(folded) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", validators=Validators('"€"'))
+
+        assert server.requests[0].headers["if-none-match"] == '"?"'
+    assert image.last_modified == "Mon, 01 Jan 2024 00:00:00 GMT"
+
+
+@asynccontextmanager
+async def secure_origin(*replies: Reply) -> AsyncIterator[Origin]:
+    """The same over TLS, as localhost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    scripted = Origin(list(replies))
+    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=context)
+    scripted.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield scripted
+    finally:
+        server.close()
+        for task in list(scripted.connections):
+            task.cancel()
+        await asyncio.gather(*scripted.connections, return_exceptions=True)
+        await server.wait_closed()
+
+
+def secure_client(url: str, *, trusts: bool = True) -> MediaLibraryClient:
+    context = ssl.create_default_context(cafile=str(CERTIFICATE) if trusts else None)
+    return MediaLibraryClient(url, token=TokenSource.literal("T"), timeout_s=20, max_attempts=1, ssl_context=context)
+
+
+async def test_tls_by_the_given_authority(tmp_path: Path) -> None:
+    """Over TLS an image comes from whom the authority vouches for, under the name it vouches for, and from no other."""
+    async with secure_origin(GOOD) as server:
+        async with secure_client(server.url) as client:
+            image = await client.serve_image("a.jpg", tmp_path / "out")
+        async with secure_client(server.url, trusts=False) as stranger:
+            with pytest.raises(errors.OriginUnavailable):
+                await stranger.serve_image("a.jpg", tmp_path / "no")
+        async with secure_client(server.url.replace("localhost", "127.0.0.1")) as misnamed:
+            with pytest.raises(errors.OriginUnavailable):
+                await misnamed.serve_image("a.jpg", tmp_path / "no")
+
+        assert len(server.requests) == 1
+    assert image.size_bytes == 5
+
+
+async def test_a_fetch_over_tls_is_given_up_as_well(tmp_path: Path) -> None:
+    """A body that hangs inside TLS ends with its caller; one that is too long is an error there, too."""
+    surplus = says("200 OK\r\ncontent-length: 5", b"hello and more")
+    reply = Watched(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    async with secure_origin(surplus, reply) as server, secure_client(server.url) as client, asyncio.timeout(10):
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+        fetch = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
+        await reply.has_begun.wait()
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        await reply.is_gone.wait()
+
+    assert not (tmp_path / "out").exists()
