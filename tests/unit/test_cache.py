@@ -343,3 +343,21 @@ async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:
         assert 0 < on_disk <= 110_000
         assert cache.store.variant_path(HASHED, f"{29:032x}").exists()
         assert not cache.store.variant_path(HASHED, f"{0:032x}").exists()
+
+
+async def test_a_picture_that_is_always_in_memory_is_not_idle_on_disk(tmp_path: Path) -> None:
+    """Hits in memory never touch the file; an eviction counts them all the same, as does the order kept for later."""
+    async with opened(tmp_path, max_bytes=100_000) as cache:
+        facts = commit(cache)
+        assert facts is not None
+        popular = commit_variant(cache, b"x" * 10_000, seq=facts.seq)
+        assert popular is not None
+        cache.hot.put(variant(b"x" * 10_000))
+        for number in range(30):
+            commit_variant(cache, b"x" * 10_000, seq=facts.seq, plan=f"{number:032x}")
+            await settled(cache)
+        assert cache.housekeeping.evicted_files > 0
+        assert popular.exists()
+        os.utime(popular, (10, 10))
+
+    assert popular.stat().st_mtime > 10

@@ -58,7 +58,14 @@ class Cache:
         self.hot = HotTier(settings.hot_max_bytes, settings.hot_item_max_bytes)
         self.journal = Journal(settings.dir)
         self.epochs = Epochs("", 0)
-        self.housekeeping = Housekeeping(self.store, self.journal, settings, self._detach_orphan, self._collected)
+        self.housekeeping = Housekeeping(
+            self.store,
+            self.journal,
+            settings,
+            detach_orphan=self._detach_orphan,
+            on_collected=self._collected,
+            in_memory=self.hot.names,
+        )
         self.is_journal_damaged = False
         self._watchers: list[Callable[[str], None]] = []
         # Purges under way, which nobody may cancel, and those that could not be written down yet.

@@ -89,6 +89,10 @@ class HotTier:
                 del self._names[source]
         place.variant = None
 
+    def names(self) -> list[tuple[str, str]]:
+        """Key hash and plan digest of every variant here, the one used longest ago first."""
+        return list(self._places)
+
     @property
     def used_bytes(self) -> int:
         """Bytes in use, overhead counted."""

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
-from imgproxy.cache.ledger import split_name
+from imgproxy.cache.ledger import split_name, variant_name
 from imgproxy.cache.scan import scan, shards
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 # Eviction frees down to this share of max_bytes, so that it runs now and then and not at every commit.
 EVICT_TO_RATIO = 0.95
 EVICT_BATCH = 256
+# So many touches are made in one go: a millisecond.
+TOUCH_BATCH = 1_000
 # Purged keys whose files are gone are noted in the journal together, this long after the first: each note is two syncs
 # of the disk, for which the record of the next purge would have to wait.
 NOTE_COLLECTED_AFTER_S = 0.25
@@ -64,14 +66,17 @@ class Housekeeping:
         store: CacheStore,
         journal: Journal,
         settings: CacheSettings,
+        *,
         detach_orphan: Callable[[str], Detached | None],
-        on_collected: Callable[[Sequence[PurgedKey]], None] = lambda _purged: None,
+        on_collected: Callable[[Sequence[PurgedKey]], None],
+        in_memory: Callable[[], Sequence[tuple[str, str]]],
     ) -> None:
         self._store = store
         self._journal = journal
         self._settings = settings
         self._detach_orphan = detach_orphan
         self._on_collected = on_collected
+        self._in_memory = in_memory
         self._thread = ThreadPoolExecutor(1, "housekeeping")
         self.background = Background("housekeeping")
         self._is_evicting = False
@@ -88,6 +93,7 @@ class Housekeeping:
         """Stop the periodic work, let deletions finish their present step, write out the last times of use."""
         await self.background.close()
         await self._note_collected()
+        await self._touch_what_is_in_memory()
         await self._write_touches()
         self._thread.shutdown()
 
@@ -178,16 +184,27 @@ class Housekeeping:
 
     async def _evict(self, *, is_urgent: bool = False) -> None:
         try:
+            await self._touch_what_is_in_memory()
             slack_bytes = int(self._settings.max_bytes * (1 - EVICT_TO_RATIO))
-            while len(self._store.ledger) and (is_urgent or self._excess_bytes() + slack_bytes > 0):
+            while len(self._store.ledger):
+                needed_bytes = math.inf if is_urgent else self._excess_bytes() + slack_bytes
+                if needed_bytes <= 0:
+                    break
                 is_urgent = False
-                oldest = self._store.ledger.oldest(EVICT_BATCH)
-                for name, _ in oldest:
+                chosen = _enough(self._store.ledger.oldest(EVICT_BATCH), needed_bytes)
+                for name in chosen:
                     self._store.ledger.remove(name)
-                await self._in_thread(delete_files, [self._path_of(name) for name, _ in oldest])
-                self.evicted_files += len(oldest)
+                await self._in_thread(delete_files, [self._path_of(name) for name in chosen])
+                self.evicted_files += len(chosen)
         finally:
             self._is_evicting = False
+
+    async def _touch_what_is_in_memory(self) -> None:
+        """Hits in memory do not tell the ledger, which would take the files of the pictures asked for most for idle."""
+        for number, (hashed, plan) in enumerate(self._in_memory(), start=1):
+            self._store.ledger.touch(variant_name(hashed, plan))
+            if number % TOUCH_BATCH == 0:
+                await asyncio.sleep(0)
 
     def _path_of(self, name: bytes) -> Path:
         hashed, plan = split_name(name)
@@ -205,6 +222,17 @@ class Housekeeping:
     async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *arguments))
+
+
+def _enough(oldest: Sequence[tuple[bytes, int]], needed_bytes: float) -> list[bytes]:
+    """The first of these files that make so many bytes together; all of them where they do not."""
+    chosen = []
+    for name, size_bytes in oldest:
+        if needed_bytes <= 0:
+            break
+        chosen.append(name)
+        needed_bytes -= size_bytes
+    return chosen
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
