@@ -1,10 +1,15 @@
 """Log lines for machines and for people."""
 
+import asyncio
+import io
 import json
 import logging
 import sys
 
-from imgproxy.logs import JsonFormatter, TextFormatter
+import pytest
+
+from imgproxy import logs
+from imgproxy.logs import JsonFormatter, TextFormatter, TurnHandler
 
 
 def record(message: str, *, facts: dict[str, object] | None = None, level: int = logging.INFO) -> logging.LogRecord:
@@ -42,3 +47,67 @@ def test_text_is_short_and_names_the_level_where_it_matters() -> None:
     """A person reads time, message and facts; the level only when something is wrong."""
     assert TextFormatter().format(record("served", facts={"ms": 3})).endswith(" served  ms=3")
     assert "WARNING careful" in TextFormatter().format(record("careful", level=logging.WARNING))
+
+
+class Stream(io.StringIO):
+    """Counts how often it is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+async def test_lines_of_one_turn_of_the_loop_are_written_together() -> None:
+    """In their order, and no later than the end of the turn."""
+    stream = Stream()
+    handler = TurnHandler(stream)
+    for number in range(3):
+        handler.handle(record(f"line {number}"))
+    assert stream.getvalue() == ""
+
+    await asyncio.sleep(0)
+
+    assert stream.getvalue() == "line 0\nline 1\nline 2\n"
+    assert stream.writes == 1
+
+
+async def test_a_warning_is_written_at_once_behind_what_came_before_it() -> None:
+    """If the process ends in the same moment, the reason is on paper."""
+    stream = Stream()
+    handler = TurnHandler(stream)
+    handler.handle(record("before"))
+    handler.handle(record("careful", level=logging.WARNING))
+
+    assert stream.getvalue() == "before\ncareful\n"
+
+
+def test_without_a_loop_every_line_is_written_at_once() -> None:
+    """Commands and other threads have no turns."""
+    stream = Stream()
+    handler = TurnHandler(stream)
+    handler.handle(record("one"))
+
+    assert stream.getvalue() == "one\n"
+
+
+def test_a_stream_that_is_gone_harms_nobody() -> None:
+    """A log that nobody reads any more is no reason to fail a request."""
+    stream = Stream()
+    handler = TurnHandler(stream)
+    stream.close()
+    handler.handle(record("one"))
+
+
+def test_an_access_line_is_a_record_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    """With its message and facts, and subject to the logger's level."""
+    logger = logging.getLogger("imgproxy.test.access")
+    caplog.set_level("WARNING", logger.name)
+    logs.access(logger, "%s %d", ("GET", 200), {"bytes": 5})
+    caplog.set_level("INFO", logger.name)
+    logs.access(logger, "%s %d", ("GET", 404), {"bytes": 7})
+
+    assert [(found.getMessage(), vars(found)["facts"]) for found in caplog.records] == [("GET 404", {"bytes": 7})]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from imgproxy import __version__
+from imgproxy import __version__, logs
 from imgproxy.answers import Answers
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers
@@ -332,7 +332,7 @@ class Edge:
     def _log_hit(self, connection: fastpath.FastHandler, target: str, status: int, sent_bytes: int) -> None:
         """Log an answer of the fast path."""
         peer = connection.peername
-        facts = {
+        facts: dict[str, object] = {
             "method": "GET",
             "target": target,
             "status": status,
@@ -340,7 +340,7 @@ class Edge:
             "bytes": sent_bytes,
             "client": peer[0] if peer else None,
         }
-        access_log.info("GET %s %d", target, status, extra={"facts": facts})
+        logs.access(access_log, "GET %s %d", (target, status), facts)
 
     def _count(self, served: Served, started_s: float) -> None:
         status = served.response.status
@@ -363,7 +363,7 @@ class Edge:
         }
         if served.code is not None:
             facts["code"] = served.code
-        access_log.info("%s %s %d", request.method, target, status, extra={"facts": facts})
+        logs.access(access_log, "%s %s %d", (request.method, target, status), facts)
 
 
 class RenderObserver:
