@@ -303,6 +303,18 @@ async def test_a_delete_event_purges_the_keys_learnt_at_its_creation(tmp_path: P
         assert (await here.get(f"/{KEY}?w=50")).status == 404
 
 
+async def test_a_create_event_comes_again_until_its_keys_are_known(tmp_path: Path) -> None:
+    """It is not acknowledged while the keys API gives no answer, nor is its delivery remembered."""
+    async with site(tmp_path, purge=PurgeSettings(expand_timeout_s=0.5)) as here:
+        entry = here.library.entry_id(KEY)
+        await here.library.stop()
+        assert (await deliver(here, "mediaLibraryEntry.create", entry)).status == 502
+        await here.library.start()
+
+        assert (await deliver(here, "mediaLibraryEntry.create", entry)).status == 204
+        assert await here.edge.cache.journal.keys_of(entry) == (KEY,)
+
+
 async def test_an_active_event_forgets_the_refusal(tmp_path: Path) -> None:
     """A picture that is allowed again is served at once, not when the remembered 403 runs out."""
     async with site(tmp_path) as here:

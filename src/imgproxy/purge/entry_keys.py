@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from cachetools import LRUCache
 
+from imgproxy.errors import OriginStatus
+from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -68,9 +71,15 @@ class EntryKeys:
         The keys of an entry by the keys API.
 
         Raises:
-            ImgproxyError: NotFound for an entry that does not exist (any more), or why the API gave no answer.
+            ImgproxyError: NotFound for an entry that does not exist (any more), or why the API gave no answer. The 404
+                of something in between (a load balancer whose backend is gone) says nothing of the entry.
         """
-        return await self._library.keys(entry)
+        try:
+            return await self._library.keys(entry)
+        except LibraryNotFound as error:
+            if error.is_api_answer:
+                raise
+            raise OriginStatus(404) from error
 
     async def remember(self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None) -> tuple[str, ...]:
         """Remember keys of an entry; returns those that were new. `finished_seq` as in `Journal.remember_keys`."""

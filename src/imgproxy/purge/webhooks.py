@@ -13,7 +13,7 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, ImgproxyError
+from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +60,7 @@ class Webhooks:
         Raises:
             BadWebhookSignature: none of the secrets made this signature over these bytes.
             BadPurge: the body is no event.
+            ImgproxyError: what the event asks for is not done, and the delivery has to come again.
         """
         if not is_signed(raw, signature, self._secrets):
             raise BadWebhookSignature
@@ -82,13 +83,16 @@ class Webhooks:
         if kind == CREATE:
             try:
                 self._created(entry, await self._entries.learn(entry))
-            except ImgproxyError as error:
-                log.info("the keys of new entry %s are not known yet: %s", entry, error)
+            except NotFound:
+                log.info("new entry %s has no keys yet", entry)
             return None
         try:
             return await self._purges.purge_entry(entry, reason=kind)
         except EntryNotFound:
-            return None  # never seen here, and gone there: nothing to purge
+            # Its keys were never seen here, and cannot be asked for there. What is cached of them ends when it is next
+            # asked for at the origin.
+            log.warning("%s: entry %s is gone and its keys are not known; nothing was purged", kind, entry)
+            return None
 
 
 def is_signed(raw: bytes, signature: str | None, secrets: Sequence[str]) -> bool:
