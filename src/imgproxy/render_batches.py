@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import CacheUnavailable, ImageRefused, ImgproxyError, RenderCrashed
+from imgproxy.errors import ImageRefused, ImgproxyError, RenderCrashed
 from imgproxy.originals import Overtaken
 from imgproxy.params.plan import Format
 from imgproxy.render.job import Lane, MarkFile, Rendered, RenderJob, RenderTarget
@@ -114,6 +113,8 @@ class RenderBatches:
             if batch.task is not None and all(item.done.done() for item in batch.wants):
                 self._shut(name, batch)  # a task that was never begun would not
                 batch.task.cancel()
+            if not want.done.cancelled() and want.done.done() and want.done.exception() is None:
+                self._cache.store.discard(want.done.result().rendered.path)  # it came as its caller left
             raise
 
     async def close(self) -> None:
@@ -159,38 +160,35 @@ class RenderBatches:
 
     async def _render_with(self, hand: _Hand, marks: tuple[MarkFile, ...]) -> None:
         targets: list[RenderTarget] = []
+        announced: set[int] = set()
         store, hashed = self._cache.store, hand.source.key_hash
         try:
             for want in hand.wants:
                 targets.append(RenderTarget(want.plan, store.temp_path(hashed)))  # noqa: PERF401 each must be discarded
             await self._pool.render(
-                RenderJob(hand.path, tuple(targets), marks), lane=hand.lane, on_rendered=self._on_rendered(hand)
+                RenderJob(hand.path, tuple(targets), marks),
+                lane=hand.lane,
+                on_rendered=self._on_rendered(hand, announced),
             )
         except ImageRefused as error:
             await self._try_again(hand, error)
         finally:
-            for target in targets:
-                store.discard(target.path)
+            for index, target in enumerate(targets):
+                if index not in announced:
+                    store.discard(target.path)
 
-    def _on_rendered(self, hand: _Hand) -> Callable[[int, Rendered, float], None]:
+    def _on_rendered(self, hand: _Hand, announced: set[int]) -> Callable[[int, Rendered, float], None]:
         started_s = asyncio.get_running_loop().time()
-        store, hashed = self._cache.store, hand.source.key_hash
 
         def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
-            """Take the file out of the pool's hands, which removes those of a job that fails later."""
+            """Hand a file on to whoever waits for it; from here on it is theirs, whatever becomes of the job."""
+            announced.add(index)
             want = hand.wants[index]
-            try:
-                kept = self._take_over(rendered.path, hashed)
-            except (OSError, CacheUnavailable) as error:
-                if not want.done.done():
-                    want.done.set_exception(error)
-                return
             if want.done.done():
-                store.discard(kept)
+                self._cache.store.discard(rendered.path)
                 return
             render_s = asyncio.get_running_loop().time() - started_s - queue_s
-            made = replace(rendered, path=kept)
-            want.done.set_result(Finished(made, hand.source, want.mark, hand.fetch_s, queue_s, render_s))
+            want.done.set_result(Finished(rendered, hand.source, want.mark, hand.fetch_s, queue_s, render_s))
 
         return on_rendered
 
@@ -207,16 +205,6 @@ class RenderBatches:
         for want in hand.wants:
             if not want.done.done():
                 await self._render(replace(hand, wants=[want], has_crashed=hand.has_crashed or is_crash))
-
-    def _take_over(self, path: Path, hashed: str) -> Path:
-        """Give a file a new temporary name."""
-        kept = self._cache.store.temp_path(hashed)
-        try:
-            os.rename(path, kept)
-        except OSError:
-            self._cache.store.discard(kept)
-            raise
-        return kept
 
     async def _mark_files(self, wants: list[_Want]) -> tuple[MarkFile, ...]:
         """

@@ -61,7 +61,7 @@ def main() -> None:
     vips.warm_up()
     link.send(Ready(vips.version()))
     while (payload := channel.receive(link.socket)) is not None:
-        _serve(pipeline.run, pickle.loads(payload), limits, link)  # noqa: S301 - from the edge, as above
+        _serve(pipeline.run, channel.unpack_job(payload), limits, link)
 
 
 def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:

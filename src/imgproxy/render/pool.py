@@ -195,7 +195,7 @@ class RenderPool:
         `on_rendered(index, rendered, queue_s)` is called on the loop as soon as that target's file is whole; each
         target has `render.timeout_s` of its own. Cancelling takes a waiting job out of the queue; a running one gets
         a quarter of a second to finish, then its process is ended. Whenever this raises, the targets' files are
-        removed, after the process can no longer write them; who wants to keep one that was announced renames it.
+        removed, after the process can no longer write them, but for those that were announced: they are the listener's.
 
         Raises NotAnImage, DecodeFailed, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed, BadParameter,
         CacheUnavailable, Overloaded.
@@ -289,6 +289,7 @@ class RenderPool:
             if not ticket.is_abandoned:
                 self._set_deadline(process, ticket)
                 if ticket.on_rendered is not None:
+                    ticket.announced.add(message.index)
                     ticket.on_rendered(message.index, message.rendered, ticket.started_at - ticket.queued_at)
         elif isinstance(message, Failed):
             if not isinstance(message.error, errors.RenderOutOfMemory):
@@ -326,14 +327,14 @@ class RenderPool:
         )
         self._count(ticket, "cancelled" if ticket.is_abandoned else "ok", report)
         if ticket.done.done():
-            remove_files(ticket.job)
+            ticket.remove_files()
         else:
             ticket.done.set_result(report)
 
     def _fail(self, ticket: Ticket, error: errors.ImgproxyError) -> None:
         ticket.stop_timer()
         ticket.is_over = True
-        remove_files(ticket.job)
+        ticket.remove_files()
         self._count(ticket, "cancelled" if ticket.is_abandoned else error.code)
         if not ticket.done.done():
             ticket.done.set_exception(error)
@@ -368,7 +369,7 @@ class RenderPool:
 
     def _fail_ended(self, ticket: Ticket, reason: str) -> None:
         if ticket.is_over:
-            remove_files(ticket.job)  # it said why before it ended
+            ticket.remove_files()  # it said why before it ended
             return
         elapsed_s = asyncio.get_running_loop().time() - ticket.started_at
         limits = self._settings
@@ -434,10 +435,3 @@ class RenderPool:
 
 def _variants_in(waiting: deque[Ticket]) -> int:
     return sum(len(ticket.job.targets) for ticket in waiting)
-
-
-def remove_files(job: RenderJob) -> None:
-    """Remove what a job may have written; a file that is not there is as good."""
-    for target in job.targets:
-        with contextlib.suppress(OSError):
-            os.unlink(target.path)

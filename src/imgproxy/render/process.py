@@ -139,7 +139,7 @@ class RenderProcess(asyncio.Protocol):
     def give(self, job: RenderJob) -> None:
         """Hand over a job. The process must be idle."""
         self._targets = job.targets
-        self._send(pickle.dumps(job))
+        self._send(channel.pack_job(job))
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""

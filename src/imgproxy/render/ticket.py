@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +13,8 @@ from imgproxy.render.job import Lane, Rendered, RenderJob, RenderReport
 if TYPE_CHECKING:
     import asyncio
 
-# Index of the target, what was rendered, and how long the job had waited for a process, in seconds.
+# Index of the target, what was rendered, and how long the job had waited for a process, in seconds. The file is the
+# listener's from then on.
 OnRendered = Callable[[int, Rendered, float], None]
 
 
@@ -48,9 +51,17 @@ class Ticket:
     started_at: float = 0.0
     timer: asyncio.TimerHandle | None = None
     rendered: dict[int, Rendered] = field(default_factory=dict)
+    announced: set[int] = field(default_factory=set)
     is_abandoned: bool = False
     is_over: bool = False
     end_reason: str = ""  # why we ended the process, where we did
+
+    def remove_files(self) -> None:
+        """Remove what the job may have written and was not announced; a file that is not there is as good."""
+        for index, target in enumerate(self.job.targets):
+            if index not in self.announced:
+                with suppress(OSError):
+                    os.unlink(target.path)
 
     def stop_timer(self) -> None:
         """Cancel whatever deadline the job is under."""
