@@ -151,8 +151,6 @@ class Renders:
         except (OSError, CacheUnavailable) as exc:
             # A purge takes the directory away under the render: that is no fault of the disk.
             self._raise_if_overtaken(original)
-            if self._cache.store.original_path(original.facts) is None:
-                raise Overtaken from None  # by an eviction: whoever starts over fetches it again
             self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:
@@ -173,7 +171,9 @@ class Renders:
         self._refusals[name] = error.again()
 
     def _raise_if_overtaken(self, original: Original) -> None:
-        if not self._cache.epochs.holds(original.key_hash, original.facts.seq):
+        """By a purge, or by an eviction that took the file away: whoever starts over fetches it again."""
+        is_purged = not self._cache.epochs.holds(original.key_hash, original.facts.seq)
+        if is_purged or self._cache.store.original_path(original.facts) is None:
             raise Overtaken from None
 
     async def _commit(self, sources: Sources, plan: RenderPlan, rendered: Rendered) -> Variant:

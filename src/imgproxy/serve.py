@@ -7,6 +7,7 @@ import errno
 import gc
 import logging
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 from imgproxy.edge.app import Edge
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# How long a thread may keep the interpreter from another one that wants it. By default 5 ms: the loop would wait so
+# long for the scan of the cache, and a purge, whose record is written in a thread, several times for a busy loop.
+SWITCH_S = 0.000_5
+
 
 async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], int]) -> int:
     """
@@ -27,6 +32,7 @@ async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], i
 
     `on_error` is told in one line why the service could not start, and gives the code for it.
     """
+    sys.setswitchinterval(SWITCH_S)
     stop = stop_on_signals()
     try:
         edge = Edge(settings)

@@ -75,12 +75,13 @@ def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:
     try:
         opened_s, source = run(job, limits, on_done)
     except errors.ImgproxyError as exc:
-        if exc.__cause__ is not None:
+        # A purge or an eviction takes the original away under the job; that is usual, and the edge starts over.
+        if exc.__cause__ is not None and job.original.exists():
             # For the operator's log alone: libvips' words may hold paths, and may be very long.
             print(f"render: {exc.code}: {str(exc.__cause__)[:300]!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(Failed(exc, _settle()))
     except FileNotFoundError:
-        # A purge or an eviction took the directory away under the job. That is usual; the edge starts over.
+        # As above, before the decoder saw it.
         link.send(Failed(errors.CacheUnavailable(), _settle()))
     except OSError as exc:
         print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
