@@ -35,6 +35,7 @@ from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Provenance, VariantFacts, key_hash
 from imgproxy.cache.framed import digest_of, trailer
 from imgproxy.config import CacheSettings
+from imgproxy.serve import SWITCH_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +187,8 @@ async def measure(directory: Path) -> dict[str, float]:
     """Open the cache in this process, look things up while it scans and evicts, and count memory."""
     cache = Cache(CacheSettings(dir=directory, min_free_bytes=0, hot_max_bytes=0))
     before_bytes = resident_bytes()
-    gc.freeze()  # as the service does when it is up
+    gc.freeze()  # this and the next as the service does
+    sys.setswitchinterval(SWITCH_S)
     quiet_until_s = time.perf_counter() + 2
     noise_s = await longest_wait(lambda: time.perf_counter() > quiet_until_s)
     started_s = time.perf_counter()

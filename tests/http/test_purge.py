@@ -91,6 +91,21 @@ async def test_a_purge_again_is_a_purge_of_nothing(tmp_path: Path) -> None:
         assert second.json()["keys"] == [KEY]
 
 
+async def test_the_journal_keeps_what_a_purge_did(tmp_path: Path) -> None:
+    """Each receipt, as it was given and with its reason, is there after a restart."""
+    async with site(tmp_path) as here:
+        entry = here.library.entry_id(KEY)
+        await here.get(f"/{KEY}?w=50")
+        receipts = [(await here.purge(entry, "?reason=revoke")).json(), (await here.purge(entry)).json()]
+
+    async with site(tmp_path) as here:
+        rows = await here.edge.cache.journal.read("SELECT receipt FROM receipt ORDER BY seq")
+
+    kept = [json.loads(row[0]) for row in rows]
+    assert kept == [{"reason": "revoke", **receipts[0]}, {"reason": "manual", **receipts[1]}]
+    assert (kept[0]["keys"], kept[0]["variants"]) == ([KEY], 1)
+
+
 async def test_an_edited_picture_is_new_after_its_purge(tmp_path: Path) -> None:
     """Other bytes under the same key are fetched, and have another entity tag."""
     async with site(tmp_path) as here:

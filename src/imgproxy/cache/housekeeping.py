@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from imgproxy.background import Background
 from imgproxy.cache.ledger import split_name, variant_name
 from imgproxy.cache.scan import scan, shards
+from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -141,7 +142,11 @@ class Housekeeping:
         if not await self._in_thread(sync_directories, self._parents_of(purged)):
             log.error("the cache directory cannot be synced; %d purges stay in the journal", len(purged))
             return
-        await self._journal.mark_collected(purged)
+        try:
+            await self._journal.mark_collected(purged)
+        except CacheUnavailable:
+            log.warning("%d purges stay in the journal until the next start", len(purged))
+            return
         self._on_collected(purged)
 
     def _parents_of(self, purged: Sequence[PurgedKey]) -> list[Path]:

@@ -47,6 +47,7 @@ _DAMAGE = frozenset(
 )
 # Livingdocs repeats a delivery for hours at most; a month is far beyond.
 DELIVERIES_KEPT_S = 30 * 86_400
+RECEIPTS_KEPT_S = 366 * 86_400
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -61,6 +62,8 @@ CREATE TABLE IF NOT EXISTS entry_key (
     entry TEXT NOT NULL, key TEXT NOT NULL, seen_at_s REAL NOT NULL, PRIMARY KEY (entry, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS entry_key_seen ON entry_key (seen_at_s);
 CREATE TABLE IF NOT EXISTS delivery (id TEXT PRIMARY KEY, at_s REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipt (seq INTEGER PRIMARY KEY, at_s REAL NOT NULL, receipt TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS receipt_at ON receipt (at_s);
 CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
 """
 
@@ -264,6 +267,15 @@ class Journal:
         """The number of the entry's last purge, 0 if it was never purged."""
         rows = await self.read("SELECT max(seq) FROM purge WHERE entry = ?", (entry,))
         return int(rows[0][0] or 0)
+
+    async def keep_receipts(self, receipts: Sequence[tuple[int, float, str]]) -> None:
+        """Keep what purges did: their number, the Unix time, the receipt as JSON; forgets those a year old."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT OR REPLACE INTO receipt VALUES (?, ?, ?)", receipts)
+            database.execute("DELETE FROM receipt WHERE at_s < ?", (time.time() - RECEIPTS_KEPT_S,))
+
+        await self.write(write)
 
     async def mark_collected(self, purged: Iterable[PurgedKey]) -> None:
         """These keys' files of before their purge are gone for good (the directories were synced)."""
