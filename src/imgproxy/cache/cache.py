@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
@@ -165,7 +165,7 @@ class Cache:
                 return Variant(facts, hashed, seq, path=path, also=source.also)
             stamp = stamp_of(os.fstat(descriptor))
             try:
-                body = read_at_once(descriptor, facts.size_bytes)
+                body = bytes(read_at_once(descriptor, facts.size_bytes))
             except BlockingIOError:
                 body = await asyncio.to_thread(os.pread, descriptor, facts.size_bytes, 0)
         except OSError:
@@ -178,19 +178,8 @@ class Cache:
             if not is_intact:
                 log.warning("a variant of %s failed its checksum and was removed", facts.key)
                 return None
-        return Variant(facts, hashed, seq, body=body, also=source.also, stamp=stamp)
-
-    def read_again(self, variant: Variant) -> Variant | None:
-        """
-        The variant with its body, read anew from the file that it once came from; None if that is not as it was.
-
-        It does not wait for a disk: what is not in the page cache is None, too. Epochs are the caller's business.
-        """
-        facts, stamp = variant.facts, variant.stamp
-        if stamp is None:
-            return None
-        body = self.store.read_unchanged(variant.key_hash, facts.plan, stamp, facts.size_bytes)
-        return replace(variant, body=body) if body is not None else None
+        file = self.store.seen(hashed, plan, stamp, facts.size_bytes)
+        return Variant(facts, hashed, seq, body=body, also=source.also, file=file)
 
     async def verified_original(self, facts: OriginalFacts) -> Path | None:
         """The original's file, its bytes known to be right; None where it is missing or damaged."""

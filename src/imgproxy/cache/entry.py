@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgproxy.cache.reading import FileStamp
+    from imgproxy.cache.reading import SeenFile
 
 DIGEST_BYTES = 16
 
@@ -90,8 +90,8 @@ class Variant:
     A variant ready to be served: its facts, and the body in memory or an open place on disk.
 
     `seq` is the proof of the original it comes from; the answer may begin only while no later purge of the key exists.
-    `also` are the proofs of what else went into it, its watermark: (key hash, seq). A body that was read from disk has
-    the stamp of its file, by which that is known again.
+    `also` are the proofs of what else went into it, its watermark: (key hash, seq). With a body that was read from
+    disk comes its file, to be known again.
     """
 
     facts: VariantFacts
@@ -100,4 +100,4 @@ class Variant:
     body: bytes | None = None
     path: Path | None = None
     also: tuple[tuple[str, int], ...] = ()
-    stamp: FileStamp | None = None
+    file: SeenFile | None = None

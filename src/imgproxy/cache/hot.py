@@ -58,6 +58,10 @@ class HotTier:
         """Whether a body of this size belongs in memory."""
         return size_bytes + ENTRY_OVERHEAD_BYTES <= self._item_max_bytes
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether a body of this size could be kept without another one leaving."""
+        return self._used_bytes + size_bytes + ENTRY_OVERHEAD_BYTES <= self._max_bytes
+
     def put(self, variant: Variant) -> HotPlace | None:
         """Keep a variant whose body is in memory; one that is too large is not kept, and has no place."""
         if variant.body is None or not self.accepts(len(variant.body)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -28,9 +29,19 @@ def stamp_of(status: stat_result) -> FileStamp:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def read_at_once(descriptor: int, count: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class SeenFile:
+    """A variant's file whose checksum held: its path, its name in the ledger, its stamp, and how long its body is."""
+
+    path: str
+    name: bytes
+    stamp: FileStamp
+    body_bytes: int
+
+
+def read_at_once(descriptor: int, count: int) -> bytes | bytearray:
     """
-    The first `count` bytes of a file, fewer where it is shorter.
+    The first `count` bytes of a file, fewer where it is shorter; an array that nobody else has.
 
     Where the system knows no such reads the page cache is trusted to have them.
 
@@ -47,8 +58,7 @@ def read_at_once(descriptor: int, count: int) -> bytes:
         if error.errno not in _UNSUPPORTED:
             raise
         return os.pread(descriptor, count, 0)
-    if got == count:
-        return bytes(buffer)
-    if got < os.fstat(descriptor).st_size:
+    if got < count and got < os.fstat(descriptor).st_size:
         raise BlockingIOError(errno.EAGAIN, "not all of it is in the page cache")
-    return bytes(memoryview(buffer)[:got])
+    del buffer[got:]
+    return buffer

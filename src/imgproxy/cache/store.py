@@ -21,17 +21,15 @@ import itertools
 import logging
 import os
 import secrets
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
-
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.framed import digest_of, read_frame, trailer
 from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
-from imgproxy.cache.reading import read_at_once, stamp_of
+from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
@@ -68,7 +66,6 @@ class CacheStore:
         self.directory = directory
         self.keys_dir = directory / "keys"
         self.trash_dir = directory / "trash"
-        self._keys_prefix = f"{self.keys_dir}/"  # for paths that are made per request: a Path costs as much as a read
         self.ledger = Ledger()
         # Distinguishes this run's temporary files from those a crash left behind.
         self.run_id = secrets.token_hex(4)
@@ -76,7 +73,8 @@ class CacheStore:
         # Files being written, by key: their directory must stay, even while it is empty.
         self._being_written: defaultdict[str, set[Path]] = defaultdict(set)
         self._lock: int | None = None
-        self._facts: LRUCache[str, OriginalFacts] = LRUCache(FACTS_IN_MEMORY)
+        # The least recently read or written first; a look at it alone (`known_facts`) does not count.
+        self._facts: OrderedDict[str, OriginalFacts] = OrderedDict()
 
     def open(self) -> None:
         """
@@ -147,11 +145,18 @@ class CacheStore:
     def facts(self, hashed: str) -> OriginalFacts | None:
         """The facts of a key's original, from memory or disk; None where there are none, or no valid ones."""
         if (known := self._facts.get(hashed)) is not None:
+            self._facts.move_to_end(hashed)
             return known
         found = self._read_facts(hashed)
         if found is not None:
-            self._facts[hashed] = found
+            self._keep_facts(hashed, found)
         return found
+
+    def _keep_facts(self, hashed: str, facts: OriginalFacts) -> None:
+        self._facts[hashed] = facts
+        self._facts.move_to_end(hashed)
+        if len(self._facts) > FACTS_IN_MEMORY:
+            self._facts.popitem(last=False)
 
     def _read_facts(self, hashed: str) -> OriginalFacts | None:
         try:
@@ -182,11 +187,11 @@ class CacheStore:
                 self._put_in_place(temp, self.key_dir(hashed) / "facts")
         finally:
             self.discard(temp)
-        self._facts[hashed] = facts
+        self._keep_facts(hashed, facts)
 
     def hold_facts(self, facts: OriginalFacts) -> None:
         """Make these the facts of the key's original for this run alone; a disk that is full does not matter here."""
-        self._facts[key_hash(facts.key)] = facts
+        self._keep_facts(key_hash(facts.key), facts)
 
     def commit_original(self, temp: Path, facts: OriginalFacts) -> None:
         """
@@ -258,21 +263,25 @@ class CacheStore:
         self.ledger.touch(variant_name(hashed, plan))
         return facts, descriptor
 
-    def read_unchanged(self, hashed: str, plan: str, stamp: FileStamp, body_bytes: int) -> bytes | None:
-        """The body of a variant whose file still has this stamp; None if it has not, or is not in the page cache."""
+    def seen(self, hashed: str, plan: str, stamp: FileStamp, body_bytes: int) -> SeenFile:
+        """What `read_unchanged` needs to know a variant's file again."""
+        return SeenFile(str(self.variant_path(hashed, plan)), variant_name(hashed, plan), stamp, body_bytes)
+
+    def read_unchanged(self, file: SeenFile) -> bytes | bytearray | None:
+        """The body of a variant whose file is still as it was; None if it is not, or is not in the page cache."""
         try:
-            descriptor = os.open(f"{self._keys_prefix}{hashed[:2]}/{hashed}/v-{plan}", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
-            if stamp_of(os.fstat(descriptor)) != stamp:
+            if stamp_of(os.fstat(descriptor)) != file.stamp:
                 return None
-            body = read_at_once(descriptor, body_bytes)
+            body = read_at_once(descriptor, file.body_bytes)
         except OSError:
             return None
         finally:
             os.close(descriptor)
-        self.ledger.touch(variant_name(hashed, plan))
+        self.ledger.touch(file.name)
         return body
 
     def known_facts(self, hashed: str) -> OriginalFacts | None:

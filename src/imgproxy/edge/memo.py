@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # An entry is about 2.5 kB: two heads, their keys, and the variant's facts.
 ENTRIES_MAX = 20_000
+# Longer ago than any number of reads.
+NEVER_READ = -(1 << 62)
 # Headers that change from second to second; the rest of a head is joined once.
 _LIVELY = frozenset({"date", "cache-status", "server-timing"})
 # Bound once: in this path a look into an enumeration counts.
@@ -35,7 +37,7 @@ _MEMORY: Final = Tier.MEMORY
 _DISK: Final = Tier.DISK
 
 # An entry, where its body was found, head and body; for a 304 the body is empty.
-Found: TypeAlias = "tuple[PreparedAnswer, Tier, bytes, bytes]"
+Found: TypeAlias = "tuple[PreparedAnswer, Tier, bytes, bytes | bytearray]"
 
 
 class PreparedAnswer:
@@ -52,6 +54,7 @@ class PreparedAnswer:
         "made_at_s",
         "not_modified",
         "place",
+        "read_number",
         "second",
         "seq",
         "static",
@@ -77,6 +80,7 @@ class PreparedAnswer:
         self.static = _lines("HTTP/1.1 200 OK", [*lines, ("Content-Length", str(body_bytes))])
         kept = [(name, value) for name, value in lines if _is_in_304(name)]
         self.static_304 = _lines("HTTP/1.1 304 Not Modified", kept)
+        self.read_number = NEVER_READ
         self.second = -1
         self.head = self.not_modified = b""
 
@@ -102,6 +106,7 @@ class AnswerMemo:
         self._entries: OrderedDict[tuple[str, AcceptClass], PreparedAnswer] = OrderedDict()
         self._forgotten_at_s: OrderedDict[str, float] = OrderedDict()
         self._last_forgotten_at_s = 0.0
+        self._reads = 0
         self._second = -1
         self._date = ""
 
@@ -187,12 +192,25 @@ class AnswerMemo:
         if entry.place is not None and (again := entry.place.variant) is not None and again.body is not None:
             entry.freshen(int(now_s), self.date(now_s))
             return entry, _MEMORY, entry.head, again.body
-        variant = self._cache.read_again(entry.variant)
-        if variant is None or variant.body is None:
+        body = self._cache.store.read_unchanged(entry.variant.file) if entry.variant.file is not None else None
+        if body is None:
             return None
-        entry.place = self._cache.hot.put(variant)
+        self._consider(entry, body)
         status = cache_status(is_hit=True, ttl_s=int(entry.fresh_until_s - now_s), detail=_DISK)
-        return entry, _DISK, entry.head_with(self.date(now_s), status=status, timing=_DISK), variant.body
+        return entry, _DISK, entry.head_with(self.date(now_s), status=status, timing=_DISK), body
+
+    def _consider(self, entry: PreparedAnswer, body: bytes | bytearray) -> None:
+        """
+        Take a body that was read from disk into memory, if it was read twice within as many reads as fit there.
+
+        What is asked for less often would be gone before the next time, and only push others out.
+        """
+        hot = self._cache.hot
+        self._reads += 1
+        distance = self._reads - entry.read_number
+        if hot.has_room(len(body)) or distance <= len(hot):
+            entry.place = hot.put(replace(entry.variant, body=bytes(body)))
+        entry.read_number = self._reads
 
     def _place_of(self, variant: Variant) -> HotPlace | None:
         """Where the hot tier has this variant, made from the same original."""
