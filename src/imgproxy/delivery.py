@@ -169,8 +169,8 @@ class Delivery:
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
         """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
-        if plan is not None and self._renders.is_full and not self._originals.knows(key):
-            raise Overloaded  # shed before the fetch: its original could not be rendered
+        if plan is not None and not self._originals.knows(key):
+            self._renders.shed_if_full(self._originals.fetching)
         original = await self._originals.current(key)
         if plan is None and original.facts.content_type == SVG:
             plan = RenderPlan()  # an SVG can carry scripts: it is never passed on as it is

@@ -89,6 +89,10 @@ class Flights(Generic[Result]):
         if self._flights.get(name) is flight:
             del self._flights[name]
 
+    def __contains__(self, name: Hashable) -> bool:
+        """Whether a flight of this name is on that can be joined."""
+        return name in self._flights
+
     def __len__(self) -> int:
         return len(self._flights)
 

@@ -40,7 +40,7 @@ from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
 from imgproxy.render.sniff import HEAD_BYTES, sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from imgproxy.cache.cache import Cache
@@ -153,6 +153,8 @@ class Originals:
         # So many fetches at a time keep origin and loop busy; more of them would only slow each other down.
         self._gate = asyncio.Semaphore(fetches_max)
         self._waiting = 0
+        self._fetching = 0
+        self._is_late: Callable[[float], bool] = lambda _waited_s: False
         self._waiting_max = fetch_queue_max
         self._negatives: TTLCache[str, Negative] = TTLCache(NEGATIVES_MAX, max(freshness.negative_ttl_s, 0.001))
         self._retry_at_s: TTLCache[str, float] = TTLCache(NEGATIVES_MAX, RETRY_BEHIND_S)
@@ -165,14 +167,18 @@ class Originals:
         """Have purges that begin here, because the origin refused or changed a picture, done by the purge service."""
         self._purge = purge
 
+    def refuse_late_by(self, is_late: Callable[[float], bool]) -> None:
+        """Have fetches given up that waited so many seconds for their turn that no render would follow in time."""
+        self._is_late = is_late
+
     def negative(self, key: str) -> Negative | None:
         """The remembered refusal of this key."""
         return self._negatives.get(key_hash(key))
 
     def knows(self, key: str) -> bool:
-        """Whether a request for this key can be answered without the origin, if only by a refusal."""
+        """Whether a request for this key needs no fetch of its own: it is known, refused, or being fetched."""
         hashed = key_hash(key)
-        return hashed in self._negatives or self._cache.facts(hashed) is not None
+        return hashed in self._negatives or (hashed, False) in self._fetches or self._cache.facts(hashed) is not None
 
     async def current(self, key: str) -> Original:
         """
@@ -243,6 +249,11 @@ class Originals:
         return len(self._fetches)
 
     @property
+    def fetching(self) -> int:
+        """Originals being fetched, or waiting for their turn, that are not known yet."""
+        return self._fetching
+
+    @property
     def oldest_unproved_s(self) -> float:
         """
         The takedown bound as it stands: seconds since the oldest proof that an answer still had to rely on.
@@ -263,9 +274,13 @@ class Originals:
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         # A conditional and an unconditional fetch are different flights: the first may come back without bytes.
-        original, joined = await self._fetches.join(
-            (hashed, known is not None), lambda: self._fetch_now(hashed, key, known)
-        )
+        name = (hashed, known is not None)
+        is_new = known is None and name not in self._fetches
+        self._fetching += is_new  # at once: whoever is handled in the same turn of the loop is to see it
+        try:
+            original, joined = await self._fetches.join(name, lambda: self._fetch_now(hashed, key, known))
+        finally:
+            self._fetching -= is_new
         return replace(original, is_collapsed=True) if joined else original
 
     def _revalidate_behind(self, hashed: str, facts: OriginalFacts) -> None:
@@ -286,11 +301,14 @@ class Originals:
         if self._gate.locked() and self._waiting >= self._waiting_max:
             raise Overloaded  # more than this would only wait here for a render that cannot be made in time
         self._waiting += 1
+        came_s = time.monotonic()
         try:
             await self._gate.acquire()
         finally:
             self._waiting -= 1
         try:
+            if known is None and self._is_late(time.monotonic() - came_s):
+                raise Overloaded
             return await self._fetch_in_turn(hashed, key, known)
         finally:
             self._gate.release()

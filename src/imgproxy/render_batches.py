@@ -88,6 +88,7 @@ class RenderBatches:
         self._pool = pool
         self._open: dict[tuple[str, str, Lane], _Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.for_visitors = 0  # batches under way that visitors wait for
 
     async def render(self, original: Original, plan: RenderPlan, mark: Original | None, lane: Lane) -> Finished:
         """
@@ -104,7 +105,8 @@ class RenderBatches:
             batch = self._open[name] = _Batch(original, lane)
             batch.task = asyncio.get_running_loop().create_task(self._run(name, batch))
             self._tasks.add(batch.task)
-            batch.task.add_done_callback(self._tasks.discard)
+            self.for_visitors += lane is not Lane.BACKGROUND
+            batch.task.add_done_callback(lambda task: self._end(task, lane))
         want = _Want(plan, mark, asyncio.get_running_loop().create_future())
         batch.wants.append(want)
         try:
@@ -116,6 +118,10 @@ class RenderBatches:
             if not want.done.cancelled() and want.done.done() and want.done.exception() is None:
                 self._cache.store.discard(want.done.result().rendered.path)  # it came as its caller left
             raise
+
+    def _end(self, task: asyncio.Task[None], lane: Lane) -> None:
+        self._tasks.discard(task)
+        self.for_visitors -= lane is not Lane.BACKGROUND
 
     async def close(self) -> None:
         """Cancel what is under way."""

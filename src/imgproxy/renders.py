@@ -14,6 +14,7 @@ from imgproxy.errors import (
     DecodeFailed,
     ImageRefused,
     NotAnImage,
+    Overloaded,
     RenderCrashed,
     RenderOutOfMemory,
     RenderTimeout,
@@ -87,13 +88,19 @@ class Renders:
         self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
         self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, TIMED_OUT_TTL_S)
         self._pool = pool
+        originals.refuse_late_by(pool.is_late)
         self.stand_ins = StandIns()
         cache.watch_purges(self._forget)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a render of a visitor would be shed now."""
-        return self._pool.is_saturated
+    def shed_if_full(self, fetching: int) -> None:
+        """
+        Refuse a visitor whose picture would have to be fetched first; `fetching` others are being fetched now.
+
+        Raises:
+            Overloaded: it could not be rendered in time.
+        """
+        if self._pool.sheds(fetching + self._batches.for_visitors):
+            raise Overloaded(self._pool.retry_after_s())
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """

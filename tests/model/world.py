@@ -157,6 +157,20 @@ class FakePool:
 
     is_saturated = False
 
+    def retry_after_s(self) -> int:
+        """Nobody is told."""
+        return 1
+
+    def is_late(self, waited_s: float) -> bool:
+        """Nobody waits for it."""
+        del waited_s
+        return False
+
+    def sheds(self, coming: int) -> bool:
+        """There is always room."""
+        del coming
+        return False
+
     def free(self, lane: object) -> int:
         """One process is always free."""
         del lane

@@ -7,7 +7,10 @@ seconds one unit takes is learnt from the jobs that end, so a slower machine, or
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
+
+from cachetools import LRUCache
 
 from imgproxy.params.plan import Format
 
@@ -33,6 +36,8 @@ _PIXELS_A_BYTE: Final = 4.0
 _LEAST_MEGAPIXELS: Final = 0.25
 _FIRST_GUESS_S: Final = 0.01
 _LEARNING_RATE: Final = 0.1
+# Sizes of sources, for the cost of their next job.
+_SIZES_REMEMBERED: Final = 50_000
 
 
 def units(job: RenderJob, megapixels: float) -> float:
@@ -57,6 +62,25 @@ class CostModel:
 
     def __init__(self) -> None:
         self._seconds_a_unit = _FIRST_GUESS_S
+        self._megapixels: LRUCache[str, float] = LRUCache(_SIZES_REMEMBERED)
+        # What a job takes one process, of whatever size.
+        self.mean_job_s = 0.1
+
+    def units_of(self, job: RenderJob) -> float:
+        """The cost of a job; the size of its source is as an earlier job found it, or as its bytes suggest."""
+        known = self._megapixels.get(str(job.original))
+        if known is None:
+            try:
+                known = guessed_megapixels(os.stat(job.original).st_size)
+            except OSError:
+                known = 0.0
+        return units(job, known)
+
+    def job_ended(self, job: RenderJob, source: SourceFacts, seconds: float) -> None:
+        """A job on this source took one process this long."""
+        self.mean_job_s += _LEARNING_RATE * (seconds - self.mean_job_s)
+        self._megapixels[str(job.original)] = megapixels = megapixels_of(source)
+        self.learn(units(job, megapixels), seconds)
 
     def seconds(self, cost_units: float) -> float:
         """The time this much work is expected to take one process."""

@@ -15,18 +15,16 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import random
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from cachetools import LRUCache
-
 from imgproxy import errors
 from imgproxy.render.capacity import usable_cores
 from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
-from imgproxy.render.cost import CostModel, guessed_megapixels, megapixels_of, units
+from imgproxy.render.cost import CostModel
 from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
+from imgproxy.render.pressure import Pressure
 from imgproxy.render.process import ProcessStartError, RenderProcess
 from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket
 
@@ -44,9 +42,6 @@ RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
 
 RETRY_AFTER_MAX_S: Final = 30
-
-# Sizes of sources, for the cost of their next job.
-SIZES_REMEMBERED: Final = 50_000
 
 
 class RenderPool:
@@ -79,9 +74,8 @@ class RenderPool:
         self._is_open = False
         self._restarts = 0
         self._libvips_version = ""
-        self._mean_job_s = 0.1
         self._costs = CostModel()
-        self._megapixels: LRUCache[str, float] = LRUCache(SIZES_REMEMBERED)
+        self._pressure = Pressure()
 
     # --- what it is doing now ---
 
@@ -117,6 +111,26 @@ class RenderPool:
             _variants_in(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
+
+    def sheds(self, coming: int) -> bool:
+        """
+        Whether to refuse a visitor whose picture would have to be fetched first.
+
+        `coming` are the jobs of visitors under way, from their fetch to their end. Asked once a visitor, for the
+        answers are what tells a burst from an overload.
+        """
+        # By number, as the sizes of what is still being fetched are not known.
+        wait_s = max(0, coming - self._size + 1) * self._costs.mean_job_s / self._size
+        now_s = asyncio.get_running_loop().time()
+        is_admitted = self._pressure.admits(wait_s, now_s, patience_s=self._settings.queue_timeout_s)
+        if is_admitted and not self.is_saturated:
+            return False
+        self._observer.job_ended(Lane.VISITOR, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
+        return True
+
+    def is_late(self, waited_s: float) -> bool:
+        """Whether a visitor who has waited this long for a fetch is to be refused rather than fetched for."""
+        return self._pressure.is_late(waited_s, asyncio.get_running_loop().time())
 
     def free(self, lane: Lane) -> int:
         """How many jobs of this lane would begin at once."""
@@ -163,7 +177,7 @@ class RenderPool:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_done.wait(), timeout_s)
         for ticket in [ticket for lane in self._waiting.values() for ticket in lane]:
-            self._fail(ticket, errors.Overloaded(self._wait_estimate_s()))
+            self._fail(ticket, errors.Overloaded(self.retry_after_s()))
         for launch in self._launches:
             launch.cancel()
         ending = [*self._running, *self._idle, *self._retiring]
@@ -202,7 +216,7 @@ class RenderPool:
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(job, lane, loop.create_future(), on_rendered, queued_at=loop.time())
-        ticket.cost_units = units(job, self._megapixels_of(job))
+        ticket.cost_units = self._costs.units_of(job)
         self._admit(ticket)
         self._dispatch()
         if ticket.timer is None:
@@ -222,7 +236,7 @@ class RenderPool:
         )
         if not self._is_open or not (can_begin or has_room):
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
-            raise errors.Overloaded(self._wait_estimate_s())
+            raise errors.Overloaded(self.retry_after_s())
         waiting.append(ticket)
 
     def _dispatch(self) -> None:
@@ -231,10 +245,18 @@ class RenderPool:
             self._begin(self._idle.pop(), ticket)
 
     def _next_ticket(self) -> Ticket | None:
+        self._drop_late()
         for lane, waiting in self._waiting.items():
             if waiting and self._running_in(lane) < self._share(lane):
                 return waiting.popleft()
         return None
+
+    def _drop_late(self) -> None:
+        """Where the queue stands, those that came in while it looked like a burst have waited long enough."""
+        now_s = asyncio.get_running_loop().time()
+        waiting = self._waiting[Lane.VISITOR]
+        while waiting and self._pressure.is_late(now_s - waiting[0].queued_at, now_s):
+            self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
 
     def _share(self, lane: Lane) -> int:
         """How many processes a lane may hold at once: all but one, at least one, unless visitors wait in it."""
@@ -262,7 +284,7 @@ class RenderPool:
     def _give_up(self, ticket: Ticket) -> None:
         """The job has waited too long: shed it."""
         self._waiting[ticket.lane].remove(ticket)
-        self._fail(ticket, errors.Overloaded(self._wait_estimate_s()))
+        self._fail(ticket, errors.Overloaded(self.retry_after_s()))
 
     def _abandon(self, ticket: Ticket) -> None:
         """Nobody waits for this job any more."""
@@ -314,9 +336,7 @@ class RenderPool:
 
     def _succeed(self, ticket: Ticket, finished: Finished) -> None:
         now = asyncio.get_running_loop().time()
-        self._mean_job_s += 0.1 * (now - ticket.started_at - self._mean_job_s)
-        self._megapixels[str(ticket.job.original)] = megapixels = megapixels_of(finished.source)
-        self._costs.learn(units(ticket.job, megapixels), now - ticket.started_at)
+        self._costs.job_ended(ticket.job, finished.source, now - ticket.started_at)
         report = RenderReport(
             rendered=tuple(ticket.rendered[index] for index in sorted(ticket.rendered)),
             source=finished.source,
@@ -379,7 +399,7 @@ class RenderPool:
         elif reason == "out_of_memory":
             error = errors.RenderOutOfMemory(limits.memory_bytes, limits.memory_bytes)
         elif reason == "closed":
-            error = errors.Overloaded(self._wait_estimate_s())
+            error = errors.Overloaded(self.retry_after_s())
         self._fail(ticket, error)
 
     # --- processes come and go ---
@@ -416,20 +436,10 @@ class RenderPool:
         if not self._running and not self.waiting:
             self._all_done.set()
 
-    def _megapixels_of(self, job: RenderJob) -> float:
-        """The size of a job's source, as an earlier job found it, or as its bytes suggest."""
-        known = self._megapixels.get(str(job.original))
-        if known is not None:
-            return known
-        try:
-            return guessed_megapixels(os.stat(job.original).st_size)
-        except OSError:
-            return 0.0
-
-    def _wait_estimate_s(self) -> int:
+    def retry_after_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
         jobs = sum(len(lane) for lane in self._waiting.values())
-        drain_s = (jobs + 1) * self._mean_job_s / self._size
+        drain_s = (jobs + 1) * self._costs.mean_job_s / self._size
         return min(RETRY_AFTER_MAX_S, max(1, math.ceil(drain_s * random.uniform(1.0, 2.0))))
 
 
