@@ -258,8 +258,11 @@ async def test_a_purge_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> N
 async def test_another_proof_of_the_original_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> None:
     """A soft purge counts for variants that have left memory, too: the next answer is said to be stale."""
     async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
+        entry = here.library.entry_id(KEY)
+        await here.edge.entries.learn(entry)  # that an entry becomes known ends what was prepared, too
         await known_from_disk(here)
-        await here.purge(here.library.entry_id(KEY), "?soft=1")
+        assert (await here.get(f"/{KEY}?w=50")).headers["Server-Timing"] == "disk"
+        await here.purge(entry, "?soft=1")
         answer = await here.get(f"/{KEY}?w=50")
 
         assert answer.headers["Server-Timing"] not in ("memory", "disk")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgproxy.barriers import Point
+from imgproxy.barriers import Barriers, Point
 from imgproxy.config import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
 from tests.http.test_fastpath import REQUEST, Wire
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
@@ -111,21 +111,52 @@ async def test_a_waiter_that_left_is_left_out(tmp_path: Path) -> None:
         assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT - 10
 
 
+class LastPasses(Barriers):
+    """Holds all but the last of `COUNT` answers before they begin, so that they are written before their turn."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self._came = 0
+
+    async def reach(self, point: Point, key: str) -> None:
+        """Wait, or be the last."""
+        del key
+        if point is Point.BEFORE_RESPONSE:
+            self._came += 1
+            if self._came < COUNT:
+                await self.gate.wait()
+
+
 async def test_who_leaves_with_its_answer_in_hand_is_counted_as_answered(tmp_path: Path) -> None:
-    """A client that hangs up as soon as it has everything has given up nothing."""
-    async with site(tmp_path) as here:
-        here.probe.hold("headers")
+    """A client that hangs up as soon as it has everything, before its turn has come, has given up nothing."""
+    async with site(tmp_path, barriers=LastPasses()) as here:
         wires = await ask(here, COUNT)
-        await until(lambda: here.metric("imgproxy_requests_in_flight") == COUNT)
-        here.probe.release("headers")
-
-        async def take_and_leave(wire: Wire) -> int:
-            status, _, _ = await wire.read_answer()
-            wire.writer.transport.abort()
-            return status
-
-        assert set(await asyncio.gather(*map(take_and_leave, wires))) == {200}
+        answers = await read(wires)
+        assert here.metric("imgproxy_requests_in_flight") >= COUNT - 1
+        await close(wires)
         await until(lambda: here.metric("imgproxy_requests_in_flight") == 0)
+
+        assert {status for status, _, _ in answers} == {200}
+        assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT
+
+
+async def test_an_answer_is_given_once_whatever_comes_between(tmp_path: Path) -> None:
+    """A purge between the answer that all were given and the turn of each: none is given another one."""
+    barriers = LastPasses()
+    async with site(tmp_path, barriers=barriers, freshness=FreshnessSettings(settle_s=0)) as here:
+        wires = await ask(here, COUNT)
+        answers = await read(wires)
+        entry = here.library.entry_id(KEY)
+        await here.library.remove(KEY)
+        await here.purge(entry)
+        barriers.gate.set()
+        for wire in wires:
+            wire.writer.write(REQUEST.format(target="/-/health", more="").encode())
+        health = await read(wires)
+        await close(wires)
+
+        assert {status for status, _, _ in answers} == {200}
+        assert {headers["Content-Type"].split(";")[0] for _, headers, _ in health} == {"application/json"}
         assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT
 
 
