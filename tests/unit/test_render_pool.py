@@ -200,6 +200,16 @@ async def test_a_job_that_waits_too_long_is_shed(photo: Path) -> None:
         running.cancel()
 
 
+async def test_what_is_being_fetched_counts_as_waiting() -> None:
+    """A visitor whose picture has to be fetched is refused while more is on its way here than can be made in time."""
+    ear = Ear()
+    async with pool_of(ear) as pool:
+        assert not pool.sheds(0)
+        assert not pool.sheds(2)
+        assert pool.sheds(1000)
+        assert ear.jobs == [(Lane.VISITOR, "overloaded")]
+
+
 async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -> None:
     """A job whose caller left while it waited is never begun."""
     ear = Ear()
