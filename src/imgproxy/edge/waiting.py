@@ -8,6 +8,7 @@ their bytes in their sockets. Each still goes its own way afterwards, finds its 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from imgproxy.answers import Sending
     from imgproxy.delivery import Outcome
+
+
+# Answers written in one go, at some 30 microseconds each: so long does everyone else wait.
+TOGETHER_MAX = 1000
 
 
 class Written(web.StreamResponse):
@@ -121,8 +126,9 @@ class Waiters:
                 del self._waiting[waiter.name]
 
     def unanswered(self, name: tuple[str, AcceptClass]) -> list[Waiter]:
-        """Who waits under this name and has no answer yet."""
-        return [waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None]
+        """Who waits under this name and has no answer yet, the first of them; the next turn is for the rest."""
+        waiting = (waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None)
+        return list(islice(waiting, TOGETHER_MAX))
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
