@@ -122,7 +122,9 @@ class RenderPool:
         # By number, as the sizes of what is still being fetched are not known.
         wait_s = max(0, coming - self._size + 1) * self._costs.mean_job_s / self._size
         now_s = asyncio.get_running_loop().time()
-        is_admitted = self._pressure.admits(wait_s, now_s, patience_s=self._settings.queue_timeout_s)
+        is_admitted = self._pressure.admits(
+            wait_s, now_s, patience_s=self._settings.queue_timeout_s, job_s=self._costs.mean_job_s
+        )
         if is_admitted and not self.is_saturated:
             return False
         self._observer.job_ended(Lane.VISITOR, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
@@ -130,7 +132,7 @@ class RenderPool:
 
     def is_late(self, waited_s: float) -> bool:
         """Whether a visitor who has waited this long for a fetch is to be refused rather than fetched for."""
-        return self._pressure.is_late(waited_s, asyncio.get_running_loop().time())
+        return self._pressure.is_late(waited_s, asyncio.get_running_loop().time(), job_s=self._costs.mean_job_s)
 
     def free(self, lane: Lane) -> int:
         """How many jobs of this lane would begin at once."""
@@ -255,7 +257,7 @@ class RenderPool:
         """Where the queue stands, those that came in while it looked like a burst have waited long enough."""
         now_s = asyncio.get_running_loop().time()
         waiting = self._waiting[Lane.VISITOR]
-        while waiting and self._pressure.is_late(now_s - waiting[0].queued_at, now_s):
+        while waiting and self.is_late(now_s - waiting[0].queued_at):
             self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
 
     def _share(self, lane: Lane) -> int:

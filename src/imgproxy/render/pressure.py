@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from typing import Final
 
-# What a queue that stands may cost: a few renders, so that no process is ever without one.
+# What a queue that stands may cost, or this many jobs where they are slow: no process is ever without one.
 SHORT_WAIT_S: Final = 0.2
-# What came in while the queue looked like a burst, and has waited this long, is refused once it stands.
-LATE_S: Final = 2 * SHORT_WAIT_S
+SHORT_JOBS: Final = 4
 # A queue that has been longer than that for this time stands.
 BURST_S: Final = 0.2
 # It goes on standing until nobody was refused for this time.
 CALM_S: Final = 1.0
+
+
+def short_wait_s(job_s: float) -> float:
+    """Return what is a short wait where a job takes this long."""
+    return max(SHORT_WAIT_S, SHORT_JOBS * job_s)
 
 
 class Pressure:
@@ -30,16 +34,20 @@ class Pressure:
         self._stands_until_s = 0.0
 
     def stands(self, now_s: float) -> bool:
-        """Whether one that would wait longer than SHORT_WAIT_S is to be refused."""
+        """Whether one that would wait longer than a short time is to be refused."""
         return now_s < self._stands_until_s
 
-    def is_late(self, waited_s: float, now_s: float) -> bool:
-        """Whether one that has waited this long is to be refused now."""
-        return waited_s > LATE_S and self.stands(now_s)
+    def is_late(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
+        """Whether one that came in with a burst, and has waited twice the short time since, is to be refused now."""
+        return waited_s > 2 * short_wait_s(job_s) and self.stands(now_s)
 
-    def admits(self, wait_s: float, now_s: float, *, patience_s: float) -> bool:
-        """Whether one that is expected to wait this long may come in; `patience_s` is the longest wait of a burst."""
-        if wait_s <= min(SHORT_WAIT_S, patience_s):
+    def admits(self, wait_s: float, now_s: float, *, patience_s: float, job_s: float) -> bool:
+        """
+        Whether one that is expected to wait this long may come in.
+
+        `patience_s` is the longest wait of a burst, `job_s` what a job takes.
+        """
+        if wait_s <= min(short_wait_s(job_s), patience_s):
             self._long_since_s = None
             return True
         if self._long_since_s is None:
