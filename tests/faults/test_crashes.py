@@ -7,6 +7,9 @@ what a power cut needs beyond that, and SQLite's syncs are its business.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -73,6 +76,37 @@ async def test_a_purge_then_a_kill(tmp_path: Path, row: Row) -> None:
 
         async with EdgeProcess(room.library, tmp_path / "cache", row.freshness) as edge:
             await PICTURES.assert_only_new(room.stage(edge), row, *replies)
+
+
+async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
+    """The webhook's purge is in force after the restart, and the same delivery is not taken a second time."""
+    secret = "webhook-secret"
+    async with newsroom(tmp_path) as room:
+        body = json.dumps(
+            {
+                "event": "mediaLibraryEntry.update",
+                "deliveryId": "delivery-1",
+                "mediaId": room.library.entry_id(KEY),
+                "projectId": 1,
+            }
+        ).encode()
+        signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+        async def deliver(edge: EdgeProcess) -> int:
+            headers = {"x-livingdocs-signature": signature}
+            async with room.session.post(f"{edge.url}/-/webhooks/livingdocs", data=body, headers=headers) as answer:
+                return answer.status
+
+        secrets = {"IMGPROXY_WEBHOOK__SECRETS": json.dumps([secret])}
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING, **secrets) as edge:
+            assert (await room.stage(edge).send("GET", SMALL)).status == 200
+            await room.library.put(KEY, noisy_png(NEW))
+            assert await deliver(edge) == 200
+            await edge.kill()
+
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING, **secrets) as edge:
+            await PICTURES.assert_only_new(room.stage(edge), ROWS[0])
+            assert await deliver(edge) == 204  # known: nothing is purged again
 
 
 COMMIT_STEPS = ("begin-file", "commit-original", "commit-facts", "seal-variant", "commit-variant")
