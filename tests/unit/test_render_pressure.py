@@ -36,12 +36,30 @@ def test_it_is_over_when_nobody_was_refused_for_a_while() -> None:
     """A second without a refusal ends the overload; the next burst may wait again."""
     pressure = Pressure()
     pressure.admits(LONG_S, 10.0, patience_s=PATIENCE_S, job_s=JOB_S)
-    pressure.admits(LONG_S, 11.0, patience_s=PATIENCE_S, job_s=JOB_S)
+    refused_at_s = 10.0 + BURST_S * 1.5
+    assert not pressure.admits(LONG_S, refused_at_s, patience_s=PATIENCE_S, job_s=JOB_S)
 
-    assert pressure.stands(11.0 + CALM_S * 0.9)
-    assert not pressure.stands(11.0 + CALM_S)
-    assert pressure.admits(0.0, 13.0, patience_s=PATIENCE_S, job_s=JOB_S)
-    assert pressure.admits(LONG_S, 13.0, patience_s=PATIENCE_S, job_s=JOB_S)
+    assert pressure.stands(refused_at_s + CALM_S * 0.9)
+    assert not pressure.stands(refused_at_s + CALM_S)
+    later_s = refused_at_s + CALM_S * 2
+    assert pressure.admits(0.0, later_s, patience_s=PATIENCE_S, job_s=JOB_S)
+    assert pressure.admits(LONG_S, later_s, patience_s=PATIENCE_S, job_s=JOB_S)
+
+
+def test_a_new_front_page_is_served_whole() -> None:
+    """Thirty new pictures at once, and what scrolls into view while they are made, come in on two processes."""
+    pressure = Pressure()
+    job_s, processes = 0.05, 2
+
+    ahead_s = 0.0
+    for _ in range(30):
+        assert pressure.admits(ahead_s / processes, 10.0, patience_s=PATIENCE_S, job_s=job_s)
+        ahead_s += job_s
+    for at_s in (0.2, 0.4, 0.6):
+        left_s = ahead_s / processes - at_s
+        assert pressure.admits(left_s, 10.0 + at_s, patience_s=PATIENCE_S, job_s=job_s)
+        assert not pressure.is_late(at_s, 10.0 + at_s, job_s=job_s)
+        ahead_s += job_s
 
 
 def test_the_patience_may_be_shorter() -> None:
