@@ -16,7 +16,7 @@ from typing import Final
 SHORT_WAIT_S: Final = 0.2
 SHORT_JOBS: Final = 4
 # A queue that has been longer than that for this time stands. A front page whose pictures are all new fills a small
-# machine for most of a second, and what scrolls into view meanwhile must not be refused: a browser shows a broken image.
+# machine for most of a second, and what scrolls into view meanwhile must not be refused: a browser would show a gap.
 BURST_S: Final = 1.0
 # It goes on standing until nobody was refused for this time.
 CALM_S: Final = 1.0
