@@ -53,7 +53,7 @@ done
 # --- 1. the base -------------------------------------------------------------------------------------------------
 mkdir -p "$state"
 if ! build inspect --type image "$base" >/dev/null 2>&1; then
-  mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' | grep -v security | head -1)}
+  mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' | grep -v security | sed -n 1p)}
   say "debootstrap $suite"
   debootstrap --variant=minbase "$suite" "$work/base" "$mirror" >"$work/debootstrap.log" ||
     { tail -5 "$work/debootstrap.log" >&2; exit 1; }
