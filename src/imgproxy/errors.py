@@ -5,7 +5,7 @@ Every error that can reach a client, in one tree.
       BadRequest                   BadUrl, BadPurge
       NotHttp, HeadersTooLarge, RequestTooSlow, UriTooLong, PayloadTooLarge, UnsatisfiableRange,
       BadParameter, BadSignature, Expired, Unauthorized, BadWebhookSignature, RouteNotFound, MethodNotAllowed,
-      EntryNotFound
+      EntryNotFound, ReceiptNotFound
       OriginError                  NotFound, Revoked, OriginDenied, OriginUnreachable, OriginTimeout, OriginStatus
       ImageRefused                 NotAnImage, DecodeFailed, SourceTooLarge, TooManyPixels, RenderTimeout,
                                    RenderOutOfMemory, RenderCrashed
@@ -119,6 +119,18 @@ class EntryNotFound(ImgproxyError):
     text: ClassVar[str] = "The Media Library has no entry {entry!r}, and no key of it was ever seen here."
 
     entry: str
+
+
+@dataclass(eq=False)
+class ReceiptNotFound(ImgproxyError):
+    """No purge of this number was acknowledged here within the last year."""
+
+    status: ClassVar[int] = 404
+    code: ClassVar[str] = "receipt_not_found"
+    title: ClassVar[str] = "No such receipt"
+    text: ClassVar[str] = "There is no receipt {seq}. Expected: the seq of a receipt of the last year."
+
+    seq: int
 
 
 @dataclass(eq=False)

@@ -284,6 +284,25 @@ async def test_a_cdn_that_fails_is_asked_until_it_confirms(tmp_path: Path) -> No
         assert here.metric("imgproxy_downstream_purges_total", target="fastly", result="done") == 1
 
 
+async def test_a_kept_receipt_says_what_the_cdn_has_confirmed_since(tmp_path: Path) -> None:
+    """Pending while the purge of one of its keys waits in the outbox, whatever else waits there; then done."""
+    async with cdn() as server, site(tmp_path, downstream=(at_fastly(server),), freshness=ONCE) as here:
+        server.answer = lambda asked: Told(500)
+        receipt = await purge_keys(here, KEY)
+
+        async def kept() -> tuple[bool, str, str | None]:
+            found = (await here.get(f"/-/purges/{receipt['seq']}", **ADMIN)).json()
+            return found["pending"], found["downstream"][0]["state"], found["downstream"][0]["detail"]
+
+        assert await kept() == (True, "pending", "HTTP 500")
+        server.answer = fastly
+        await until_empty(here)
+        assert await kept() == (False, "done", None)
+        server.answer = lambda asked: Told(500)
+        await purge_keys(here, "another.jpg")
+        assert await kept() == (False, "done", None)
+
+
 async def test_the_first_success_sends_what_waits_at_once(tmp_path: Path) -> None:
     """Purges of an outage do not wait for their next try once a new one has come through."""
     async with cdn() as server:

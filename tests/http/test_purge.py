@@ -6,6 +6,7 @@ import hmac
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,19 +92,55 @@ async def test_a_purge_again_is_a_purge_of_nothing(tmp_path: Path) -> None:
         assert second.json()["keys"] == [KEY]
 
 
-async def test_the_journal_keeps_what_a_purge_did(tmp_path: Path) -> None:
-    """Each receipt, as it was given and with its reason, is there after a restart."""
-    async with site(tmp_path) as here:
+async def test_receipts_outlive_a_restart_and_can_be_asked_for(tmp_path: Path) -> None:
+    """Each as it was given, with its reason and time: of an entry, of a key, by number; the newest first."""
+    async with site(tmp_path, pictures={KEY: jpeg(1), OTHER: jpeg(2)}) as here:
         entry = here.library.entry_id(KEY)
         await here.get(f"/{KEY}?w=50")
-        receipts = [(await here.purge(entry, "?reason=revoke")).json(), (await here.purge(entry)).json()]
+        revoked = (await here.purge(entry, "?reason=revoke")).json()
+        again = (await here.purge(entry)).json()
+        other = (await here.send("PURGE", f"/{OTHER}", headers=ADMIN)).json()
 
     async with site(tmp_path) as here:
-        rows = await here.edge.cache.journal.read("SELECT receipt FROM receipt ORDER BY seq")
 
-    kept = [json.loads(row[0]) for row in rows]
-    assert kept == [{"reason": "revoke", **receipts[0]}, {"reason": "manual", **receipts[1]}]
-    assert (kept[0]["keys"], kept[0]["variants"]) == ([KEY], 1)
+        async def asked(query: str) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = (await here.get(f"/-/purges{query}", **ADMIN)).json()["purges"]
+            return found
+
+        of_all, of_entry, of_other = await asked(""), await asked(f"?entry={entry}"), await asked(f"?key={OTHER}")
+        latest, of_none = await asked("?limit=1"), await asked("?entry=nobody")
+        one = await here.get(f"/-/purges/{revoked['seq']}", **ADMIN)
+
+    assert [item["seq"] for item in of_all] == [other["seq"], again["seq"], revoked["seq"]]
+    assert (of_entry, of_other, latest, of_none) == (of_all[1:], of_all[:1], of_all[:1], [])
+    assert one.json() == of_all[2]
+    assert of_all[2].pop("at").startswith("20")
+    assert of_all[2] == {**revoked, "reason": "revoke"}
+    assert (revoked["keys"], revoked["variants"]) == ([KEY], 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("/-/purges/9", 404, "receipt-not-found"),
+        ("/-/purges/nine", 400, "bad-purge"),
+        ("/-/purges/" + 30 * "9", 400, "bad-purge"),
+        ("/-/purges?limit=0", 400, "bad-purge"),
+        ("/-/purges?limit=1001", 400, "bad-purge"),
+        ("/-/purges?entries=x", 400, "bad-purge"),
+        ("/-/purges?key=a%2F..%2Fb", 400, "bad-url"),
+    ],
+)
+async def test_a_question_for_receipts_that_is_none_says_what_was_expected(
+    tmp_path: Path, path: str, status: int, kind: str
+) -> None:
+    """A number that was never given is 404, what is no number or no such filter is 400; all need the token."""
+    async with site(tmp_path) as here:
+        answer = await here.get(path, **ADMIN)
+        open_answer = await here.get(path)
+
+    assert (answer.status, answer.json()["type"]) == (status, f"urn:imgproxy:problem:{kind}")
+    assert open_answer.status == 401
 
 
 async def test_an_edited_picture_is_new_after_its_purge(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from imgproxy.barriers import Point
 from imgproxy.config import LogSettings, ServerSettings, SigningSettings
-from imgproxy.edge import admin, fastpath
+from imgproxy.edge import bodies, fastpath
 from imgproxy.edge.app import origin_form
 from imgproxy.params.signature import sign
 from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, site, until
@@ -126,7 +126,7 @@ async def test_a_client_that_waits_for_100_is_told_to_continue(tmp_path: Path) -
 async def test_a_client_that_sends_nothing_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a head, or none, ends with the connection; so does half a body, with a 408."""
     monkeypatch.setattr(fastpath, "FIRST_HEAD_S", 0.2)
-    monkeypatch.setattr(admin, "BODY_S", 0.2)
+    monkeypatch.setattr(bodies, "BODY_S", 0.2)
     async with site(tmp_path) as here:
         host, port = here.edge.url.removeprefix("http://").split(":")
         for start in (b"", b"GET /a.jpg HT"):

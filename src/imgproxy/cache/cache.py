@@ -19,7 +19,8 @@ from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.framed import digest_of
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping, Measured, measure
-from imgproxy.cache.journal import Journal, PurgedKey
+from imgproxy.cache.journal import Journal
+from imgproxy.cache.journal_file import PurgedKey
 from imgproxy.cache.reading import read_at_once, stamp_of
 from imgproxy.cache.store import CacheStore, Detached, matches_digest
 from imgproxy.errors import CacheUnavailable

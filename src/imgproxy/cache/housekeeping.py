@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from imgproxy.cache.journal import Journal, PurgedKey
+    from imgproxy.cache.journal import Journal
+    from imgproxy.cache.journal_file import PurgedKey
     from imgproxy.cache.store import CacheStore, Detached
     from imgproxy.config import CacheSettings
 

@@ -109,6 +109,13 @@ class Outbox:
         )
         return OutboxFigures(*rows[0])
 
+    async def unconfirmed(self, seq: int) -> tuple[tuple[str, Subject], ...]:
+        """Which target has not confirmed the purge of what, of all that purge `seq` and later ones asked for."""
+        rows = await self._journal.read(
+            "SELECT target, name, is_entry FROM outbox WHERE round = 1 AND seq >= ?", (seq,)
+        )
+        return tuple((target, Subject(name, bool(is_entry))) for target, name, is_entry in rows)
+
     async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
         """The target has purged these; a line that a later purge has taken over stays."""
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
-from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
 from imgproxy import metrics as metrics_page
+from imgproxy.edge.bodies import read_body, read_json
 from imgproxy.edge.headers import SERVER
 from imgproxy.errors import (
     BadPurge,
@@ -20,8 +19,7 @@ from imgproxy.errors import (
     EntryNotFound,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
-    RequestTooSlow,
+    ReceiptNotFound,
     RouteNotFound,
     Unauthorized,
 )
@@ -42,9 +40,10 @@ if TYPE_CHECKING:
 
 
 MAX_KEYS = 10_000
-# A body of purges or an event is a few kilobytes.
-BODY_S = 30.0
 REASON_MAX_CHARS = 40
+RECEIPTS_LISTED = 20
+RECEIPTS_LISTED_MAX = 1000
+NUMBER_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,8 @@ class AdminRoutes:
             "/-/status": Route("GET", False, self._status),
             "/-/purge/entries/": Route("POST", False, self._purge_entry),
             "/-/purge/keys": Route("POST", False, self._purge_keys),
+            "/-/purges": Route("GET", False, self._receipts),
+            "/-/purges/": Route("GET", False, self._receipt_of),
             "/-/warm/entries/": Route("POST", False, self._warm_entry),
             "/-/warm/keys": Route("POST", False, self._warm_keys),
             "/-/webhooks/livingdocs": Route("POST", True, self._webhook),
@@ -186,6 +187,28 @@ class AdminRoutes:
             raise BadPurge(f"{len(keys)} keys; at most {MAX_KEYS} are accepted in one request.")
         return [_checked_key(key) for key in keys]
 
+    async def _receipts(self, request: web.BaseRequest, rest: str) -> web.Response:
+        """The latest receipts, of all or of one entry or key."""
+        del rest
+        unknown = request.query.keys() - {"entry", "key", "limit"}
+        limit = request.query.get("limit", str(RECEIPTS_LISTED))
+        if unknown or not _is_number(limit) or not 0 < int(limit) <= RECEIPTS_LISTED_MAX:
+            raise BadPurge(f"Expected at most: entry=ID or key=KEY, and limit=1 to {RECEIPTS_LISTED_MAX}.")
+        key = request.query.get("key")
+        entry = request.query.get("entry")
+        if key is not None:
+            key = _checked_key(key)
+        return _json({"purges": await self._purges.record.latest(entry=entry, key=key, count=int(limit))})
+
+    async def _receipt_of(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del request
+        if not _is_number(rest):
+            raise BadPurge("The path must end in the seq of a receipt, e.g. /-/purges/17.")
+        found = await self._purges.record.latest(seq=int(rest))
+        if not found:
+            raise ReceiptNotFound(int(rest))
+        return _json(found[0])
+
     # --- warming -----------------------------------------------------------------------------------------------
 
     async def _warm_entry(self, request: web.BaseRequest, rest: str) -> web.Response:
@@ -241,29 +264,9 @@ def _entry_of(rest: str) -> str:
     return entry
 
 
-async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
-    """
-    The request's body.
-
-    Raises:
-        PayloadTooLarge: it is longer than `max_bytes`; no more than that is read.
-    """
-    if request.content_length is not None and request.content_length > max_bytes:
-        raise PayloadTooLarge(max_bytes)
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110 10.1.1
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise PayloadTooLarge(max_bytes)
-    except TimeoutError:
-        raise RequestTooSlow(BODY_S) from None
-    except (PayloadAccessError, RequestPayloadError):
-        raise BadPurge("The body cannot be read.") from None
-    return bytes(body)
+def _is_number(text: str) -> bool:
+    """Whether a text is a number that SQLite can hold."""
+    return text.isascii() and text.isdecimal() and len(text) <= NUMBER_MAX_DIGITS
 
 
 def _checked_key(key: str) -> str:
@@ -273,20 +276,6 @@ def _checked_key(key: str) -> str:
     except UnicodeEncodeError:
         raise BadUrl("A key is not UTF-8 text.") from None
     return check_path(key)
-
-
-async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:
-    """
-    The request's body as JSON, whatever its Content-Type says.
-
-    Raises:
-        BadPurge: it is not JSON.
-        PayloadTooLarge: it is longer than `max_bytes`.
-    """
-    try:
-        return json.loads(await read_body(request, max_bytes))
-    except (ValueError, RecursionError):
-        raise BadPurge("The body is not JSON.") from None
 
 
 def _receipt(receipt: Receipt) -> web.Response:

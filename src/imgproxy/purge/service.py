@@ -95,7 +95,7 @@ class PurgeService:
         # A lock lives as long as a purge of its entry holds it or waits for it.
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._later = Background("purge")
-        self._record = PurgeRecord(cache.journal)
+        self.record = PurgeRecord(cache.journal)
         cache.watch_purges(answers.overtake)
 
     async def start(self) -> None:
@@ -108,7 +108,7 @@ class PurgeService:
     async def close(self) -> None:
         """Leave what is pending to the next run; the journal has it."""
         await self._later.close()
-        await self._record.close()
+        await self.record.close()
 
     @property
     def pending(self) -> int:
@@ -258,7 +258,7 @@ class PurgeService:
         self._metrics.purged_bytes.inc(receipt.size_bytes)
         self._metrics.purge_duration_s.observe(duration_s)
         receipt = replace(receipt, cut=cut, downstream=downstream, duration_s=duration_s)
-        self._record.keep(receipt, reason=reason)
+        self.record.keep(receipt, reason=reason)
         log.info("purged", extra={"facts": {"reason": reason, **receipt.as_json()}})
         return receipt
 

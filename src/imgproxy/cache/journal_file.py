@@ -1,0 +1,239 @@
+"""
+The journal's file: an SQLite database that is opened with distrust, written by one thread and read by another.
+
+Every write is one transaction in WAL mode with synchronous=FULL: when it returns, it is on disk
+(https://sqlite.org/pragma.html#pragma_synchronous). A question does not wait for a sync; the event loop awaits both.
+A damaged file is set aside and a new one begun, which whoever opens it is told. What the tables mean is for journal.py
+and outbox.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imgproxy.cache.wal import has_damaged_tail
+from imgproxy.errors import CacheUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+log = logging.getLogger(__name__)
+
+# SQLite's words for a file that is damaged, or is none of ours. Others (full, locked) say nothing of it. "Read-only" is
+# also what it calls a file of a version it does not know; the directory itself was found to be writable before.
+_DAMAGE = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class PurgedKey:
+    """A key whose files of before purge `seq` may still be on disk."""
+
+    key_hash: str
+    key: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """What is read once, before the port opens."""
+
+    journal_id: str
+    seq: int
+    purged: tuple[PurgedKey, ...]  # not yet collected
+    is_new: bool  # it has another id than the cache's facts may have: none of them is proved
+    set_aside: Path | None  # the damaged journal this one replaces
+    is_doubtful: bool  # purges may have been lost
+
+
+class JournalFile:
+    """The database in one cache directory; `schema` makes the tables that are missing."""
+
+    def __init__(self, directory: Path, schema: str) -> None:
+        self._directory = directory
+        self._schema = schema
+        self._path = directory / "journal.sqlite"
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._reading_thread = ThreadPoolExecutor(1, "journal reader")
+        self._database: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+
+    async def open(self) -> JournalState:
+        """
+        Open or create the journal; a damaged one is set aside and replaced, which the state says.
+
+        Raises:
+            CacheUnavailable: it cannot be read or written, which is no sign of damage.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        except (sqlite3.Error, OSError) as exc:
+            await self.close()
+            raise CacheUnavailable from exc
+
+    def _open(self) -> JournalState:
+        set_aside = None
+        is_tail_lost = has_damaged_tail(Path(f"{self._path}-wal"))
+        try:
+            self._database = self._connect()
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
+                raise
+            set_aside = self._set_aside(exc)
+            self._database = self._connect()
+        is_new = not self._has_id()
+        has_content = is_new and _has_subdirectory(self._directory / "keys")
+        if is_tail_lost and not is_new:
+            log.critical("the end of the purge journal is damaged: every original is asked for again before it is used")
+            self._forget_id()
+            is_new = True
+        elif has_content and set_aside is None:
+            log.critical("the purge journal is gone: every original is asked for again before it is used")
+        _sync_directory(self._directory)
+        self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._reader.execute("PRAGMA query_only = ON")
+        rows = self._database.execute("SELECT key_hash, key, seq FROM purged_key").fetchall()
+        return JournalState(
+            journal_id=self._fact("journal_id", secrets.token_hex(4)),
+            seq=self._sequence(),
+            purged=tuple(PurgedKey(*row) for row in rows),
+            is_new=is_new,
+            set_aside=set_aside,
+            is_doubtful=set_aside is not None or is_tail_lost or has_content,
+        )
+
+    def _set_aside(self, reason: Exception) -> Path:
+        set_aside = self._path.with_name(f"journal.damaged-{int(time.time())}-{secrets.token_hex(2)}")
+        log.critical(
+            "the purge journal is damaged (%s); it is set aside as %s, and every original is asked for again",
+            reason,
+            set_aside.name,
+        )
+        for suffix in ("", "-wal", "-shm"):
+            damaged = Path(f"{self._path}{suffix}")
+            if damaged.exists():
+                os.rename(damaged, f"{set_aside}{suffix}")
+        return set_aside
+
+    def _has_id(self) -> bool:
+        return self._require().execute("SELECT 1 FROM facts WHERE name = 'journal_id'").fetchone() is not None
+
+    def _forget_id(self) -> None:
+        self._require().execute("DELETE FROM facts WHERE name = 'journal_id'")
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            # quick_check reads every page; a journal is small, and an answer built on a damaged one is worse.
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(str(found))
+            database.executescript(self._schema)
+            # Also to see whether it can be written at all.
+            database.execute("INSERT OR REPLACE INTO facts VALUES ('opened_at_s', ?)", (str(time.time()),))
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _fact(self, name: str, default: str) -> str:
+        database = self._require()
+        database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, default))
+        row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(row[0])
+
+    def _sequence(self) -> int:
+        """The highest number ever given; AUTOINCREMENT never gives one twice, even after rows are deleted."""
+        row = self._require().execute("SELECT seq FROM sqlite_sequence WHERE name = 'purge'").fetchone()
+        return int(row[0]) if row else 0
+
+    async def close(self) -> None:
+        """Close the database and end the thread."""
+        loop = asyncio.get_running_loop()
+        # The writer last: who closes last copies the write-ahead log into the database.
+        for thread, database in ((self._reading_thread, self._reader), (self._thread, self._database)):
+            if database is not None:
+                await loop.run_in_executor(thread, database.close)
+            thread.shutdown()
+        self._database = self._reader = None
+
+    def _require(self) -> sqlite3.Connection:
+        assert self._database is not None, "the journal is open from start to close"
+        return self._database
+
+    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+        def call() -> Result:
+            try:
+                return work()
+            except sqlite3.Error as exc:
+                log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's words say it all
+                raise CacheUnavailable from exc
+
+        return await asyncio.get_running_loop().run_in_executor(thread, call)
+
+    async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """
+        Run one transaction; it is shielded, so that a client that leaves does not leave it half awaited.
+
+        Raises:
+            CacheUnavailable: the disk refuses; nothing of the transaction was written.
+        """
+
+        def call() -> Result:
+            database = self._require()
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(database)
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:  # SQLite itself rolls back where the disk is full
+                    database.execute("ROLLBACK")
+                raise
+            return result
+
+        return await asyncio.shield(asyncio.ensure_future(self._run(self._thread, call)))
+
+    async def read(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+        """Run one query; it sees every write that has returned. Raises CacheUnavailable."""
+
+        def call() -> list[tuple[Any, ...]]:
+            assert self._reader is not None, "the journal is open from start to close"
+            return self._reader.execute(query, values).fetchall()
+
+        return await self._run(self._reading_thread, call)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable; SQLite syncs its files, the new file's name is ours to sync."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _has_subdirectory(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as found:
+            return any(item.is_dir() for item in found)
+    except OSError:
+        return False
