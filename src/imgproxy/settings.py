@@ -7,14 +7,12 @@ Order of precedence: environment (`IMGPROXY_CACHE__MAX_BYTES=1000`, lists as JSO
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 from pydantic_settings import (
     BaseSettings,
@@ -27,7 +25,6 @@ from pydantic_settings import (
 from imgproxy.config import (
     AdminSettings,
     CacheSettings,
-    DownstreamSettings,
     FreshnessSettings,
     LimitsSettings,
     LogSettings,
@@ -41,7 +38,9 @@ from imgproxy.config import (
     WarmSettings,
     WebhookSettings,
 )
+from imgproxy.config_downstream import DownstreamSettings
 from imgproxy.errors import ConfigError
+from imgproxy.settings_words import allowed, as_toml, is_secret, section_class, type_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -155,17 +154,17 @@ def example_toml() -> str:
         "# Check a file with: imgproxy check -c FILE",
     ]
     for name, info in Settings.model_fields.items():
-        section = _section_class(info)
+        section = section_class(info)
         if section is None:
             continue
         is_list = get_origin(info.annotation) is tuple
         lines += ["", f"# {(section.__doc__ or '').strip().splitlines()[0]}"]
         lines.append(f"# [[{name}]]  # as many as there are" if is_list else f"[{name}]")
         for key, setting in section.model_fields.items():
-            lines += [f"# {setting.description} ({_allowed(setting)})"]
+            lines += [f"# {setting.description} ({allowed(setting)})"]
             default = setting.get_default(call_default_factory=True)
             is_set = not is_list and default is not None and default is not PydanticUndefined
-            lines.append(f"{key} = {_toml(default)}" if is_set else f"# {key} = {_toml(default)}")
+            lines.append(f"{key} = {as_toml(default)}" if is_set else f"# {key} = {as_toml(default)}")
     return "\n".join(lines) + "\n"
 
 
@@ -203,10 +202,10 @@ def _json_words(name: str) -> str:
     """How a list or a table is written in this variable."""
     section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
     info = Settings.model_fields[section]
-    model = _section_class(info)
+    model = section_class(info)
     setting = model.model_fields.get(key) if model is not None else None
     if setting is not None:
-        words = _type_words(setting.annotation)
+        words = type_words(setting.annotation)
         return f"expected {words}, written as JSON, e.g. " + ('{"name": "text"}' if words == "table" else '["a", "b"]')
     if get_origin(info.annotation) is tuple:
         return 'expected list of tables, written as JSON, e.g. [{"kind": "varnish", "url": "http://127.0.0.1:6081"}]'
@@ -238,7 +237,7 @@ def _unknown_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]
         if info is None:
             yield name, f"environment {name}: unknown section{_suggest(section, Settings.model_fields)}"
             continue
-        model = _section_class(info)
+        model = section_class(info)
         if model is not None and key.split("__")[0] not in model.model_fields:
             yield name, f"environment {name}: unknown key{_suggest(key, model.model_fields)}"
 
@@ -247,7 +246,7 @@ def _meant_by(name: str) -> str | None:
     """The variable of the setting that this name would be with two underscores, if there is such a setting."""
     section, _, key = name[len(ENV_PREFIX) :].lower().partition("_")
     info = Settings.model_fields.get(section)
-    model = _section_class(info) if info is not None else None
+    model = section_class(info) if info is not None else None
     if model is None or key not in model.model_fields:
         return None
     return f"{ENV_PREFIX}{section.upper()}__{key.upper()}"
@@ -268,7 +267,7 @@ def _explain(error: ErrorDetails) -> str:
     info = Settings.model_fields.get(section_name)
     if info is None:
         return f"[{section_name}]: unknown section{_suggest(section_name, Settings.model_fields)}"
-    model = _section_class(info)
+    model = section_class(info)
     named = [str(part) for part in where[1:] if isinstance(part, str)]
     if model is None or not named:
         return f"{_place(where)}: {_section_words(error, info)}"
@@ -280,9 +279,9 @@ def _explain(error: ErrorDetails) -> str:
     if setting is None:
         return f"{place}: {error['msg']}"
     if error["type"] == "missing":
-        return f"{place}: missing; expected {_allowed(setting)}: {setting.description}"
-    found = "a secret that is not text" if _is_secret(setting) else f"{error['input']!r}"
-    return f"{place} = {found}: expected {_allowed(setting)} ({setting.description})"
+        return f"{place}: missing; expected {allowed(setting)}: {setting.description}"
+    found = "a secret that is not text" if is_secret(setting) else f"{error['input']!r}"
+    return f"{place} = {found}: expected {allowed(setting)} ({setting.description})"
 
 
 def _section_words(error: ErrorDetails, info: FieldInfo) -> str:
@@ -329,70 +328,3 @@ def _contradictions(settings: Settings) -> list[str]:
         if labels.count(label) > 1
     ]
     return problems
-
-
-def _section_class(info: FieldInfo) -> type[BaseModel] | None:
-    """The class of a section, also of a list of them."""
-    candidates = (info.annotation, *get_args(info.annotation))
-    for item in candidates:
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            return item
-    return None
-
-
-def _is_secret(setting: FieldInfo) -> bool:
-    return "Secret" in str(setting.annotation)
-
-
-_TYPE_NAMES = {
-    int: "integer",
-    float: "number",
-    str: "text",
-    bool: "true or false",
-    Path: "path",
-    SecretStr: "text",
-}
-
-
-def _allowed(setting: FieldInfo) -> str:
-    """What a value may be, in words: its type and bounds."""
-    words = _type_words(setting.annotation)
-    bounds = []
-    for rule in setting.metadata:
-        for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-            if (bound := getattr(rule, attribute, None)) is not None:
-                bounds.append(f"{sign} {bound:,}".replace(",", "_"))
-        if (pattern := getattr(rule, "pattern", None)) is not None:
-            bounds.append(f"like {pattern}")
-    return " ".join([words, *bounds])
-
-
-def _type_words(annotation: Any) -> str:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _type_words(get_args(annotation)[0])
-    if origin is Literal:
-        return "one of " + ", ".join(json.dumps(value) for value in get_args(annotation))
-    if origin is tuple:
-        return f"list of {_type_words(get_args(annotation)[0])}"
-    if origin is dict:
-        return "table"
-    if origin is Union or str(origin) == "<class 'types.UnionType'>":
-        return " or ".join(_type_words(item) for item in get_args(annotation) if item is not NoneType)
-    return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
-
-
-def _toml(value: Any) -> str:
-    if value is None or value is PydanticUndefined:
-        return '""' if value is None else "…"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return f"{value:_}"
-    if isinstance(value, float):
-        return f"{value:_}"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(name)} = {_toml(item)}" for name, item in value.items()) + "}"
-    return json.dumps(str(value), ensure_ascii=False)

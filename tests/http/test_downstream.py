@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.outbox import Outbox, Subject
-from imgproxy.config import CacheSettings, DownstreamSettings, FreshnessSettings, PurgeSettings
+from imgproxy.config import CacheSettings, FreshnessSettings, PurgeSettings
+from imgproxy.config_downstream import DownstreamSettings
 from imgproxy.medialibrary.operations import RevokeAsset
 from tests.support.cdn import Asked, Cdn, Told, cdn, cloudflare, fastly
 from tests.support.site import ADMIN, KEY, Held, Site, jpeg, site, until

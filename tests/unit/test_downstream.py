@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.outbox import Subject
-from imgproxy.config import DownstreamSettings
+from imgproxy.config_downstream import DownstreamSettings
 from imgproxy.errors import ConfigError
 from imgproxy.purge.downstream import adapter_of
 from imgproxy.purge.downstream_http import PurgeAnswer, Result

@@ -1,0 +1,83 @@
+"""A setting's declaration in words: what it may be, for errors and for `config.example.toml`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic_core import PydanticUndefined
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+_TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    SecretStr: "text",
+}
+
+
+def section_class(info: FieldInfo) -> type[BaseModel] | None:
+    """The class of a section, also of a list of them."""
+    candidates = (info.annotation, *get_args(info.annotation))
+    for item in candidates:
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item
+    return None
+
+
+def is_secret(setting: FieldInfo) -> bool:
+    """Whether its value must never be repeated."""
+    return "Secret" in str(setting.annotation)
+
+
+def allowed(setting: FieldInfo) -> str:
+    """What a value may be, in words: its type and bounds."""
+    words = type_words(setting.annotation)
+    bounds = []
+    for rule in setting.metadata:
+        for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+            if (bound := getattr(rule, attribute, None)) is not None:
+                bounds.append(f"{sign} {bound:,}".replace(",", "_"))
+        if (pattern := getattr(rule, "pattern", None)) is not None:
+            bounds.append(f"like {pattern}")
+    return " ".join([words, *bounds])
+
+
+def type_words(annotation: Any) -> str:
+    """A type in the words of whoever writes a configuration."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return type_words(get_args(annotation)[0])
+    if origin is Literal:
+        return "one of " + ", ".join(json.dumps(value) for value in get_args(annotation))
+    if origin is tuple:
+        return f"list of {type_words(get_args(annotation)[0])}"
+    if origin is dict:
+        return "table"
+    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+        return " or ".join(type_words(item) for item in get_args(annotation) if item is not NoneType)
+    return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def as_toml(value: Any) -> str:
+    """A default as it stands in a TOML file."""
+    if value is None or value is PydanticUndefined:
+        return '""' if value is None else "…"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:_}"
+    if isinstance(value, float):
+        return f"{value:_}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(as_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{as_toml(name)} = {as_toml(item)}" for name, item in value.items()) + "}"
+    return json.dumps(str(value), ensure_ascii=False)
