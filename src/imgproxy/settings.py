@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
 from pydantic import SecretStr, ValidationError
@@ -44,6 +43,7 @@ from imgproxy.settings_words import allowed, as_toml, is_secret, section_class, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
