@@ -16,6 +16,7 @@ from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, e
 from imgproxy.medialibrary.operations import Archive
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
 Reply = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
@@ -60,10 +61,12 @@ class Origin:
 
 
 @asynccontextmanager
-async def origin(*replies: Reply) -> AsyncIterator[Origin]:
+async def origin(*replies: Reply, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
+    """An origin that answers with these, one after the other; with `tls` as https://localhost."""
     scripted = Origin(list(replies))
-    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
-    scripted.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=tls)
+    base = "http://127.0.0.1" if tls is None else "https://localhost"
+    scripted.url = f"{base}:{server.sockets[0].getsockname()[1]}"
     try:
         yield scripted
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, e
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
 
@@ -41,6 +41,17 @@ class Watched:
         raise ConnectionAbortedError
 
 
+async def give_up(client: MediaLibraryClient, reply: Watched, path: Path) -> None:
+    """Begin a fetch, leave it when its answer hangs, and wait until the origin sees that."""
+    fetch = asyncio.create_task(client.serve_image("a.jpg", path))
+    await reply.has_begun.wait()
+    fetch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetch
+    await reply.is_gone.wait()
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     "begin",
     [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"],
@@ -50,14 +61,7 @@ async def test_a_fetch_that_is_given_up_ends_its_connection(tmp_path: Path, begi
     """The origin sees the end of the connection at once, not when a timeout of the thread has passed."""
     reply = Watched(begin)
     async with origin(reply) as server, client_of(server) as client, asyncio.timeout(10):
-        fetch = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
-        await reply.has_begun.wait()
-        fetch.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await fetch
-        await reply.is_gone.wait()
-
-    assert not (tmp_path / "out").exists()
+        await give_up(client, reply, tmp_path / "out")
 
 
 async def test_closing_the_client_ends_its_fetches(tmp_path: Path) -> None:
@@ -161,22 +165,11 @@ async def test_headers_are_one_line_each_way(tmp_path: Path) -> None:
     assert image.last_modified == "Mon, 01 Jan 2024 00:00:00 GMT"
 
 
-@asynccontextmanager
-async def secure_origin(*replies: Reply) -> AsyncIterator[Origin]:
+def secure_origin(*replies: Reply) -> AbstractAsyncContextManager[Origin]:
     """The same over TLS, as localhost."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
-    scripted = Origin(list(replies))
-    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=context)
-    scripted.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield scripted
-    finally:
-        server.close()
-        for task in list(scripted.connections):
-            task.cancel()
-        await asyncio.gather(*scripted.connections, return_exceptions=True)
-        await server.wait_closed()
+    return origin(*replies, tls=context)
 
 
 def secure_client(url: str, *, trusts: bool = True) -> MediaLibraryClient:
@@ -207,11 +200,4 @@ async def test_a_fetch_over_tls_is_given_up_as_well(tmp_path: Path) -> None:
     async with secure_origin(surplus, reply) as server, secure_client(server.url) as client, asyncio.timeout(10):
         with pytest.raises(errors.OriginUnavailable):
             await client.serve_image("a.jpg", tmp_path / "out")
-        fetch = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
-        await reply.has_begun.wait()
-        fetch.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await fetch
-        await reply.is_gone.wait()
-
-    assert not (tmp_path / "out").exists()
+        await give_up(client, reply, tmp_path / "out")
