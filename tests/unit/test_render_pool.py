@@ -117,6 +117,16 @@ async def test_facts_about_the_pool(photo: Path) -> None:
     assert pool.pids == ()
 
 
+async def test_render_processes_give_way_to_the_edge() -> None:
+    """They are less urgent, in the session within which that counts, and out of reach of its terminal's signals."""
+    least_urgent = 19
+    async with pool_of(processes=2) as pool:
+        for pid in pool.pids:
+            assert os.getpriority(os.PRIO_PROCESS, pid) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, least_urgent)
+            assert os.getsid(pid) == os.getsid(0)
+            assert os.getpgid(pid) == pid
+
+
 def test_the_edge_never_loads_libvips() -> None:
     """Importing the pool, and what it needs, does not bring pyvips into the process that serves requests."""
     code = "import imgproxy.render.pool, sys; sys.exit('pyvips' in sys.modules)"

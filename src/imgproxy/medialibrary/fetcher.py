@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 ERROR_BODY_MAX_BYTES: Final = 64 * 1024
 # Threads that do not end by then, as they wait for a name or a connection, end by their own timeouts.
 CLOSE_WAIT_S: Final = 1.0
+# Behind the event loop, which hands a fetch on in less time than it takes, and before the render processes.
+NICENESS: Final = 5
 _HEADERS: Final = {"user-agent": "imgproxy", "accept": "*/*", "accept-encoding": "identity"}
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -73,7 +77,7 @@ class ImageFetcher:
         self._connections = connections(max_idle=max_connections, ssl_context=ssl_context)
         # The caller's deadline bounds a fetch; these end a thread that nobody can reach any more.
         self._timeout = Timeout(connect=connect_timeout_s, read=timeout_s)
-        self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="fetch")
+        self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="fetch", initializer=_step_back)
         self._under_way: dict[Future[ServedImage], Lifeline] = {}
         self._on_token = on_token
 
@@ -167,6 +171,12 @@ class ImageFetcher:
                 timeout=self._timeout,
                 preload_content=False,
             )
+
+
+def _step_back() -> None:
+    """Let the event loop go first. On Linux a thread has a niceness of its own; elsewhere there is no such thread."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _image(response: urllib3.BaseHTTPResponse, order: Order, lifeline: Lifeline) -> ServedImage:

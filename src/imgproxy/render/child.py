@@ -46,7 +46,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(NICENESS)
+    step_back()
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     first = channel.receive(link.socket)
     if first is None:
@@ -62,6 +62,18 @@ def main() -> None:
     link.send(Ready(vips.version()))
     while (payload := channel.receive(link.socket)) is not None:
         _serve(pipeline.run, channel.unpack_job(payload), limits, link)
+
+
+def step_back() -> None:
+    """
+    Let the edge go first, in its session but in a process group of our own, where a terminal's signals do not come.
+
+    Where the kernel groups processes for scheduling by session, and most desktops and servers do, niceness counts
+    within a session alone: from one of its own a render process would take as much of a core as the edge is given.
+    Source: sched(7), "The autogroup feature".
+    """
+    os.setpgid(0, 0)
+    os.nice(NICENESS)
 
 
 def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:

@@ -118,7 +118,7 @@ class RenderProcess(asyncio.Protocol):
                     stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env=child_environment(),
-                    start_new_session=True,
+                    # In our session, or its niceness would mean nothing: see `child.step_back`.
                 )
         except BaseException:
             ours.close()
