@@ -8,12 +8,9 @@ answer is short-lived, and the right size is made when there is room again.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
-
-from imgproxy.params.plan import Fit, Px
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +33,7 @@ class StandIns:
 
     def made(self, key_hash: str, plan: RenderPlan) -> None:
         """Remember that this plan's variant exists."""
-        family = _family_of(plan)
+        family = plan.family
         if family is None:
             return
         width_px, name = family
@@ -48,7 +45,7 @@ class StandIns:
 
     def larger(self, key_hash: str, plan: RenderPlan) -> Iterator[str]:
         """The digests of plans for the same picture in larger sizes, the nearest first."""
-        family = _family_of(plan)
+        family = plan.family
         if family is None:
             return
         width_px, name = family
@@ -56,11 +53,3 @@ class StandIns:
         for digest, found_px in sorted(widths.items(), key=lambda item: item[1]):
             if width_px < found_px <= width_px * WIDEST_RATIO:
                 yield digest
-
-
-def _family_of(plan: RenderPlan) -> tuple[int, str] | None:
-    """The width of a plan, and a name for all plans that differ from it in nothing else; None where there is none."""
-    size = plan.resize
-    if not isinstance(size.width, Px) or size.height is not None or size.fit not in (Fit.CLIP, Fit.MAX):
-        return None
-    return size.width.value, replace(plan, resize=replace(size, width=None)).digest

@@ -29,7 +29,7 @@ from imgproxy.edge.waiting import Waiter, Waiters, Written
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed, OriginError, UnsatisfiableRange
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
 from imgproxy.params.plan import Format, ImageRequest, Metadata, RenderPlan
-from imgproxy.params.request import build_request
+from imgproxy.params.request import RequestReader
 from imgproxy.params.signature import verify
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
 CHUNK_BYTES = 256 * 1024
-# Parsed requests that are remembered: about 3 kB each.
+# Parsed requests that are remembered: their keys, and plans that they share.
 PLANS_MAX = 8192
 # A longer target is read anew each time: those of pages are a tenth of this, and memory must not be a stranger's.
 REMEMBERED_CHARS = 1024
@@ -85,7 +85,9 @@ class ImageRoute:
     ) -> None:
         self._settings = settings
         self._tokens = signing_tokens
-        self._metadata = Metadata(settings.render.metadata)
+        self._reader = RequestReader(
+            settings.url, mount_prefix=settings.signing.mount_prefix, metadata=Metadata(settings.render.metadata)
+        )
         self._delivery = delivery
         self._originals = originals
         self._answers = answers
@@ -93,7 +95,7 @@ class ImageRoute:
         self._barriers = barriers
         self._memo = memo
         self._entry_of = entry_of
-        self._plan = lru_cache(PLANS_MAX)(self._build)
+        self._plan = lru_cache(PLANS_MAX)(self._reader.read)
         self._waiters = Waiters()
         self._headers = ImageHeaders(settings, entry_of=entry_of, has_downstream=has_downstream)
 
@@ -137,17 +139,12 @@ class ImageRoute:
             allow_decoded_path=signing.allow_decoded_path,
         ):
             raise BadSignature
-        read = self._plan if len(target) <= REMEMBERED_CHARS else self._build
-        wanted = read(target, _client(request))
+        client = _client(request)
+        is_short = len(target) <= REMEMBERED_CHARS
+        wanted = self._plan(target, client) if is_short else self._reader.read(target, client, is_remembered=False)
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired
         return wanted
-
-    def _build(self, target: str, client: ClientHeaders) -> ImageRequest:
-        """Parse, negotiate and plan: a tenth of a millisecond, so what was asked for lately is remembered."""
-        settings = self._settings
-        prefix = settings.signing.mount_prefix
-        return build_request(target, client, settings.url, mount_prefix=prefix, metadata=self._metadata)
 
     def _interim(
         self, request: web.BaseRequest, wanted: ImageRequest, target: str

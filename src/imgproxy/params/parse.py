@@ -95,6 +95,20 @@ def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 80
         BadUrl: the path is no key.
         BadParameter: a base64 value that is none.
     """
+    key, crop, raw_query = split_target(raw_target, mount_prefix=mount_prefix, max_chars=max_chars)
+    texts, unknown = parse_query(raw_query)
+    if crop is not None:
+        texts.setdefault("rect", crop)
+    return ParsedTarget(key, texts, unknown)
+
+
+def split_target(raw_target: str, *, mount_prefix: str, max_chars: int) -> tuple[str, str | None, str]:
+    """
+    Return the key, the legacy crop as the text of a rect, and the query, which is not read yet.
+
+    Raises:
+        UriTooLong, BadUrl: as `parse_target`.
+    """
     if len(raw_target) > max_chars:
         raise UriTooLong(len(raw_target), max_chars)
     raw_path, _, raw_query = raw_target.partition("?")
@@ -102,10 +116,7 @@ def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 80
         raw_path = raw_path[len(mount_prefix) :]
     key, crop = _split_crop(_decode_path(raw_path))
     _check_key(key)
-    texts, unknown = parse_query(raw_query)
-    if crop is not None:
-        texts.setdefault("rect", crop)
-    return ParsedTarget(key, texts, unknown)
+    return key, crop, raw_query
 
 
 def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:

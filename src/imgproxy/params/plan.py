@@ -12,7 +12,7 @@ Units: `_px` are device pixels; ratios are of the source's (or the rect's) side;
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache, cached_property
 from typing import Any
@@ -329,6 +329,10 @@ class RenderPlan:
     frames: Frames = Frames()
     output: Output = Output()
 
+    def __hash__(self) -> int:
+        """By its digest, which is made once: to go through all fields takes longer than a look into a dictionary."""
+        return hash(self.digest)
+
     def canonical(self) -> str:
         """The plan as text: only what differs from the defaults, in a fixed order. Equal plans, equal text."""
         return _describe(self)
@@ -337,6 +341,18 @@ class RenderPlan:
     def digest(self) -> str:
         """32 hex digits that name the variant: of the plan's text and PLAN_VERSION."""
         return hashlib.sha256(f"{PLAN_VERSION}:{self.canonical()}".encode()).hexdigest()[:32]
+
+    @cached_property
+    def family(self) -> tuple[int, str] | None:
+        """
+        The width, and a name for all plans that differ from this one in nothing else.
+
+        None where the width alone does not make the size: then no other plan is the same picture, larger.
+        """
+        size = self.resize
+        if not isinstance(size.width, Px) or size.height is not None or size.fit not in (Fit.CLIP, Fit.MAX):
+            return None
+        return size.width.value, replace(self, resize=replace(size, width=None)).digest
 
 
 def _describe(value: Any) -> str:

@@ -8,6 +8,7 @@ hints it allows, negotiate the format, and assemble the canonical plan.
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.errors import Expired
@@ -25,18 +26,63 @@ from imgproxy.params.negotiate import (
     hinted_width_px,
     wants_less_data,
 )
-from imgproxy.params.parse import Strictness, Values, object_to_unknown, parse_target, read_values
+from imgproxy.params.parse import (
+    ParsedTarget,
+    Strictness,
+    Values,
+    object_to_unknown,
+    parse_query,
+    parse_target,
+    read_values,
+    split_target,
+)
 from imgproxy.params.plan import ImageRequest, Metadata, Px
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgproxy.config import UrlSettings
-    from imgproxy.params.parse import ParsedTarget
 
 _MAX_NAME_BYTES: Final = 200
 # Beyond any year a URL could mean; keeps the arithmetic with it small.
 _MAX_EXPIRES_DIGITS: Final = 15
+# Queries whose meaning is remembered: about 3 kB each. A site asks for the same few of every picture.
+_QUERIES_MAX: Final = 2048
+# Stands for every picture while a query alone is read: no picture has it.
+_ANY_KEY: Final = ""
+
+
+class RequestReader:
+    """
+    Reads image URLs as `build_request` does, but each query of one kind of client only once.
+
+    A picture that was never asked for comes with a query that was: its plan, and with it the plan's digest, is there.
+    """
+
+    def __init__(self, settings: UrlSettings, *, mount_prefix: str = "", metadata: Metadata = Metadata.CREDIT) -> None:
+        self._settings = settings
+        self._mount_prefix = mount_prefix
+        self._metadata = metadata
+        self._meaning = lru_cache(_QUERIES_MAX)(self._read_query)
+
+    def read(self, raw_target: str, headers: ClientHeaders, *, is_remembered: bool = True) -> ImageRequest:
+        """Return what an image URL asks for; its query is not remembered on request. Raises as `build_request`."""
+        # The path first: where both are wrong, it is what is complained of.
+        key, crop, raw_query = split_target(
+            raw_target, mount_prefix=self._mount_prefix, max_chars=self._settings.max_url_chars
+        )
+        if is_remembered and crop is None:
+            found = self._meaning(raw_query, headers)
+            # What a watermark may be depends on the key.
+            if found.plan is None or found.plan.mark is None:
+                return ImageRequest(key, found.plan, found.vary, found.expires_at_s, found.download_name, found.notes)
+        return build_request(
+            raw_target, headers, self._settings, mount_prefix=self._mount_prefix, metadata=self._metadata
+        )
+
+    def _read_query(self, raw_query: str, headers: ClientHeaders) -> ImageRequest:
+        texts, unknown = parse_query(raw_query)
+        return _understood(ParsedTarget(_ANY_KEY, texts, unknown), headers, self._settings, self._metadata)
 
 
 def build_request(
@@ -63,6 +109,13 @@ def build_request(
         Expired: `expires` is not a time. Whether it has passed is for the caller to say, who has a clock.
     """
     target = parse_target(raw_target, mount_prefix=mount_prefix, max_chars=settings.max_url_chars)
+    return _understood(target, headers, settings, metadata)
+
+
+def _understood(
+    target: ParsedTarget, headers: ClientHeaders, settings: UrlSettings, metadata: Metadata
+) -> ImageRequest:
+    """From the texts of the parameters on, as `build_request`."""
     strictness = Strictness(is_strict=settings.strict)
     object_to_unknown(target.unknown, strictness)
     values = read_values(_merge(target, settings, strictness), strictness)
