@@ -7,6 +7,7 @@ import json
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -29,7 +30,11 @@ def files_of(tmp_path: Path) -> list[str]:
 async def deliver(here: Site, event: str, entry: str | None, *, delivery: str = "d-1", secret: str = SECRET) -> Reply:
     """Deliver a webhook, signed."""
     body = json.dumps({"event": event, "deliveryId": delivery, "mediaId": entry, "projectId": 1}).encode()
-    signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return await deliver_raw(here, body, "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest())
+
+
+async def deliver_raw(here: Site, body: bytes, signature: str) -> Reply:
+    """Deliver these bytes with this signature."""
     return await here.send("POST", "/-/webhooks/livingdocs", data=body, headers={"x-livingdocs-signature": signature})
 
 
@@ -187,7 +192,10 @@ async def test_imgixs_purge_api_answers_200_on_repeats(tmp_path: Path) -> None:
             data=json.dumps(body).encode(),
         )
 
-        assert (first.status, second.status) == (200, 200)
+        odd = json.dumps(body).replace("s=abc", "s=\\ud800")
+        third = await here.send("POST", "/api/v1/purge", headers=ADMIN, data=odd.encode())
+
+        assert (first.status, second.status, third.status) == (200, 200, 400)
         assert first.json()["meta"]["variants"] == 1
         assert "fwd=uri-miss" in (await here.get(f"/{KEY}?w=50")).cache_status
 
@@ -300,7 +308,7 @@ async def test_a_soft_purge_serves_once_more_and_asks_behind(tmp_path: Path) -> 
         assert abs(red_of(fresh.body) - 20) <= 2
 
 
-@pytest.mark.parametrize("reason", ["revoke", "invalid", "delete"])
+@pytest.mark.parametrize("reason", ["revoke", "invalid", "delete", "Revoke"])
 async def test_a_takedown_is_never_soft(tmp_path: Path, reason: str) -> None:
     """A picture that must go is not served once more."""
     async with site(tmp_path) as here:
@@ -410,7 +418,28 @@ async def test_a_webhook_needs_a_signature_by_a_configured_secret(tmp_path: Path
         assert (await deliver(here, "mediaLibraryEntry.revoke", entry, secret="guess")).status == 401
         bare = await here.send("POST", "/-/webhooks/livingdocs", data=b"{}")
         assert (bare.status, bare.json()["type"]) == (401, "urn:imgproxy:problem:bad-webhook-signature")
+        assert (await deliver_raw(here, b"{}", "sha256=\udce4\udcff")).status == 401
         assert here.edge.cache.epochs.seq == 0
+
+
+@pytest.mark.parametrize("entry", ["", ".", "..", "a/b", "a\0b", "\ud800"], ids=ascii)
+async def test_an_event_or_a_purge_of_what_is_no_entry_is_400(tmp_path: Path, entry: str) -> None:
+    """It could never be expanded, and would be tried for ever."""
+    async with site(tmp_path) as here:
+        event = await deliver(here, "mediaLibraryEntry.revoke", entry)
+        purge = await here.purge(quote(entry, safe="", errors="surrogatepass").replace(".", "%2E"))
+
+        assert event.status == 400
+        assert purge.status == (400 if entry not in ("", "\ud800") else 404)
+        assert (here.edge.cache.epochs.seq, here.edge.purges.pending) == (0, 0)
+
+
+async def test_a_delivery_id_that_is_no_text_is_400(tmp_path: Path) -> None:
+    """Half of a surrogate pair cannot be remembered."""
+    async with site(tmp_path) as here:
+        reply = await deliver(here, "mediaLibraryEntry.update", here.library.entry_id(KEY), delivery="\ud800")
+
+        assert (reply.status, here.edge.cache.epochs.seq) == (400, 0)
 
 
 async def test_the_librarys_own_webhook_takes_a_revoked_picture_down(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_if_modified_since_counts_only_alone() -> None:
     assert not is_not_modified(None, then, etag=ETAG, last_modified=later)
     assert not is_not_modified('"other"', later, etag=ETAG, last_modified=then)
     assert not is_not_modified(None, "yesterday", etag=ETAG, last_modified=then)
+    assert not is_not_modified(None, "Sun, 01 Mar 99999999999 10:00:00 GMT", etag=ETAG, last_modified=then)
     assert not is_not_modified(None, then, etag=ETAG, last_modified=None)
 
 

@@ -24,6 +24,7 @@ from imgproxy.errors import (
     Unauthorized,
 )
 from imgproxy.params.parse import check_path, parse_target
+from imgproxy.purge.entry_keys import is_entry_id
 from imgproxy.purge.service import TAKEDOWNS
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class AdminRoutes:
         if len(reason) > REASON_MAX_CHARS or not reason.isidentifier():
             raise BadPurge(f"reason: expected one word of at most {REASON_MAX_CHARS} letters.")
         is_soft = request.query.get("soft", "0") in ("1", "true")
-        if is_soft and reason in TAKEDOWNS:
+        if is_soft and reason.lower() in TAKEDOWNS:
             raise BadPurge(f"A soft purge serves the picture once more; for {reason!r} only a hard purge is right.")
         return _receipt(await self._purges.purge_entry(entry, reason=reason, is_soft=is_soft))
 
@@ -235,8 +236,8 @@ class AdminRoutes:
         body = await read_json(request, self._settings.purge.max_body_bytes)
         try:
             url = body["data"]["attributes"]["url"]
+            str(url).encode()  # it is repeated in the answer
             path = urlsplit(url).path if isinstance(url, str) else ""
-            path.encode()
         except (TypeError, KeyError, ValueError):
             path = ""
         if not path.startswith("/"):
@@ -259,7 +260,7 @@ class AdminRoutes:
 def _entry_of(rest: str) -> str:
     """The entry's id at the end of a path. Raises BadPurge."""
     entry = unquote(rest)
-    if not entry or "/" in entry or not entry.isprintable():
+    if not is_entry_id(entry):
         raise BadPurge("The path must end in the id of one entry, e.g. /-/purge/entries/PNIi08x4UdEA.")
     return entry
 

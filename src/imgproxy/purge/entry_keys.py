@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 KNOWN_MAX = 200_000
 
 
+def is_entry_id(text: str) -> bool:
+    """Whether a text may be the id of an entry: what the keys API cannot be asked about would stay pending for ever."""
+    return text.isprintable() and "/" not in text and text not in {"", ".", ".."}
+
+
 class KeysApi(Protocol):
     """The Media Library, as far as it expands entries: a MediaLibraryClient."""
 

@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, NotFound
+from imgproxy.purge.entry_keys import is_entry_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,8 +71,8 @@ class Webhooks:
         self._metrics.webhooks.labels(event=kind if is_ours else "other").inc()
         if not is_ours:
             return None
-        if not entry:
-            raise BadPurge("The event has no mediaId.")
+        if not is_entry_id(entry):
+            raise BadPurge("The event has no mediaId, or one that is no id of an entry.")
         if delivery_id and await self._journal.has_delivery(delivery_id):
             return None
         receipt = await self._act(kind, entry)
@@ -97,11 +98,12 @@ class Webhooks:
 
 def is_signed(raw: bytes, signature: str | None, secrets: Sequence[str]) -> bool:
     """Whether one of the secrets made `sha256=<hex HMAC-SHA256 of the raw body>`; compared in constant time."""
-    given = (signature or "").removeprefix("sha256=").strip().lower()
+    # What is not ASCII came as surrogates, and is no signature anyway.
+    given = (signature or "").removeprefix("sha256=").strip().lower().encode(errors="replace")
     found = False
     for secret in secrets:
         expected = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
-        found |= hmac.compare_digest(given.encode(), expected.encode())
+        found |= hmac.compare_digest(given, expected.encode())
     return found
 
 
@@ -112,6 +114,6 @@ def _read(raw: bytes) -> tuple[str, str, str]:
         event, entry, delivery_id = body["event"], body.get("mediaId") or "", body.get("deliveryId") or ""
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BadPurge("The body must be a JSON object with `event`, `mediaId` and `deliveryId`.") from None
-    if not all(isinstance(item, str) for item in (event, entry, delivery_id)):
-        raise BadPurge("`event`, `mediaId` and `deliveryId` must be strings.")
+    if not all(isinstance(item, str) and item.isprintable() for item in (event, entry, delivery_id)):
+        raise BadPurge("`event`, `mediaId` and `deliveryId` must be strings of printable characters.")
     return event, entry, delivery_id
