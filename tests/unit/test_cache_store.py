@@ -314,3 +314,39 @@ def test_ledger_names_can_be_taken_apart() -> None:
     assert split_name(original_name(HASHED)) == (HASHED, None)
     assert split_name(variant_name(HASHED, PLAN)) == (HASHED, PLAN)
     assert name_of_file(HASHED, f"v-{PLAN}") == variant_name(HASHED, PLAN)
+
+
+def test_sealing_gives_the_body_that_was_rendered(store: CacheStore) -> None:
+    """A body that is to be kept in memory comes with the seal, whole and without the record behind it."""
+    put_original(store)
+    facts, temp = variant_facts(b"variant"), store.temp_path(HASHED)
+    temp.write_bytes(b"variant")
+
+    body = store.seal_variant(temp, facts, with_body=True)
+    store.commit_variant(temp, facts)
+
+    assert body == b"variant"
+    assert read_variant(store) == (facts, b"variant")
+
+
+def test_a_rendered_file_that_is_too_short_is_refused(store: CacheStore) -> None:
+    """A file that does not hold what was said of it is never answered with."""
+    put_original(store)
+    temp = store.temp_path(HASHED)
+    temp.write_bytes(b"vari")
+
+    with pytest.raises(CacheUnavailable):
+        store.seal_variant(temp, variant_facts(b"variant"), with_body=True)
+
+
+def test_a_file_in_its_place_is_no_longer_being_written(store: CacheStore) -> None:
+    """A directory is kept for a file only until that has its name, also where nobody discards it afterwards."""
+    put_original(store)
+    assert not store.is_being_written(HASHED)
+    put_variant(store)
+    assert not store.is_being_written(HASHED)
+    first, second = store.temp_path(HASHED), store.temp_path(HASHED)
+    store.discard(first)
+    assert store.is_being_written(HASHED)
+    store.discard(second)
+    assert not store.is_being_written(HASHED)

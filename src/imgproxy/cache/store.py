@@ -24,6 +24,7 @@ import secrets
 from collections import OrderedDict, defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
@@ -34,7 +35,6 @@ from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from imgproxy.cache.reading import FileStamp
 
@@ -66,6 +66,8 @@ class CacheStore:
         self.directory = directory
         self.keys_dir = directory / "keys"
         self.trash_dir = directory / "trash"
+        # Paths are put together as text: to do it by pathlib takes longer than what most calls here do with the file.
+        self._keys = str(self.keys_dir)
         self.ledger = Ledger()
         # Distinguishes this run's temporary files from those a crash left behind.
         self.run_id = secrets.token_hex(4)
@@ -112,7 +114,11 @@ class CacheStore:
 
     def key_dir(self, hashed: str) -> Path:
         """The directory of a key, which may not exist."""
-        return self.keys_dir / hashed[:2] / hashed
+        return Path(f"{self._keys}/{hashed[:2]}/{hashed}")
+
+    def _path(self, hashed: str, name: str) -> str:
+        """A file in the directory of a key."""
+        return f"{self._keys}/{hashed[:2]}/{hashed}/{name}"
 
     def temp_path(self, hashed: str) -> Path:
         """
@@ -121,18 +127,18 @@ class CacheStore:
         Raises:
             CacheUnavailable: the directory or the file cannot be made.
         """
-        directory = self.key_dir(hashed)
-        temp = directory / f"t-{self.run_id}-{next(self._numbers)}"
+        path = self._path(hashed, f"t-{self.run_id}-{next(self._numbers)}")
         with _as_cache_unavailable():
-            for is_last in (False, True):
-                directory.mkdir(parents=True, exist_ok=True)
+            for is_last in (False, False, True):
                 try:
-                    os.close(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
                 except FileNotFoundError:
                     if is_last:
                         raise  # an eviction may take the empty directory away once, hardly twice
+                    self.key_dir(hashed).mkdir(parents=True, exist_ok=True)
                 else:
                     break
+        temp = Path(path)
         self._being_written[hashed].add(temp)
         return temp
 
@@ -160,7 +166,7 @@ class CacheStore:
 
     def _read_facts(self, hashed: str) -> OriginalFacts | None:
         try:
-            descriptor = os.open(self.key_dir(hashed) / "facts", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path(hashed, "facts"), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -184,9 +190,10 @@ class CacheStore:
         try:
             with _as_cache_unavailable():
                 temp.write_bytes(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
-                self._put_in_place(temp, self.key_dir(hashed) / "facts")
-        finally:
+                self._put_in_place(hashed, temp, "facts")
+        except BaseException:
             self.discard(temp)
+            raise
         self._keep_facts(hashed, facts)
 
     def hold_facts(self, facts: OriginalFacts) -> None:
@@ -202,23 +209,23 @@ class CacheStore:
         """
         hashed = key_hash(facts.key)
         with _as_cache_unavailable():
-            self._put_in_place(temp, self.key_dir(hashed) / "original")
+            self._put_in_place(hashed, temp, "original")
         self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
         self.commit_facts(facts)
 
     def original_path(self, facts: OriginalFacts) -> Path | None:
         """The original's file, where it is there in its full length; whether its bytes are right is `verify`'s word."""
         hashed = key_hash(facts.key)
-        path = self.key_dir(hashed) / "original"
+        path = self._path(hashed, "original")
         try:
-            size_bytes = path.stat().st_size
+            size_bytes = os.stat(path).st_size
         except OSError:
             size_bytes = -1
         if size_bytes != facts.size_bytes:
             self.ledger.remove(original_name(hashed))
             return None
         self.ledger.touch(original_name(hashed))
-        return path
+        return Path(path)
 
     def is_original_verified(self, hashed: str) -> bool:
         """Whether this run knows the original's bytes to match their facts."""
@@ -232,13 +239,13 @@ class CacheStore:
             return
         self.ledger.remove(original_name(hashed))
         with suppress(OSError):
-            (self.key_dir(hashed) / "original").unlink()
+            os.unlink(self._path(hashed, "original"))
 
     # --- variants ----------------------------------------------------------------------------------------------
 
     def variant_path(self, hashed: str, plan: str) -> Path:
         """Where a variant is, if it is."""
-        return self.key_dir(hashed) / f"v-{plan}"
+        return Path(self._path(hashed, f"v-{plan}"))
 
     def open_variant(self, hashed: str, plan: str, original: str) -> tuple[VariantFacts, int] | None:
         """
@@ -247,7 +254,7 @@ class CacheStore:
         The record and the length are checked here; the body's checksum is the caller's business (`is_verified`).
         """
         try:
-            descriptor = os.open(self.variant_path(hashed, plan), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path(hashed, f"v-{plan}"), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self.ledger.remove(variant_name(hashed, plan))
             return None
@@ -265,7 +272,7 @@ class CacheStore:
 
     def seen(self, hashed: str, plan: str, stamp: FileStamp, body_bytes: int) -> SeenFile:
         """What `read_unchanged` needs to know a variant's file again."""
-        return SeenFile(str(self.variant_path(hashed, plan)), variant_name(hashed, plan), stamp, body_bytes)
+        return SeenFile(self._path(hashed, f"v-{plan}"), variant_name(hashed, plan), stamp, body_bytes)
 
     def read_unchanged(self, file: SeenFile) -> bytes | bytearray | None:
         """The body of a variant whose file is still as it was; None if it is not, or is not in the page cache."""
@@ -299,17 +306,28 @@ class CacheStore:
             return
         self.ledger.remove(variant_name(hashed, facts.plan))
         with suppress(OSError):
-            self.variant_path(hashed, facts.plan).unlink()
+            os.unlink(self._path(hashed, f"v-{facts.plan}"))
 
-    def seal_variant(self, temp: Path, facts: VariantFacts) -> None:
+    def seal_variant(self, temp: Path, facts: VariantFacts, *, with_body: bool = False) -> bytes | None:
         """
-        Append record and trailer to a rendered file.
+        Append record and trailer to a rendered file; return its body where that is wanted.
 
         Raises:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
-        with _as_cache_unavailable(), temp.open("ab") as file:
-            file.write(trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest)))
+        end = trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest))
+        with _as_cache_unavailable():
+            descriptor = os.open(temp, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                # It was written just now, and so is in the page cache.
+                body = os.pread(descriptor, facts.size_bytes, 0) if with_body else None
+                if body is not None and len(body) != facts.size_bytes:
+                    raise OSError(errno.EIO, "a rendered file is shorter than it was said to be")
+                while end:
+                    end = end[os.write(descriptor, end) :]
+            finally:
+                os.close(descriptor)
+        return body
 
     def commit_variant(self, temp: Path, facts: VariantFacts) -> Path:
         """
@@ -319,19 +337,30 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        path = self.variant_path(hashed, facts.plan)
         with _as_cache_unavailable():
-            self._put_in_place(temp, path)
+            self._put_in_place(hashed, temp, f"v-{facts.plan}")
         self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
-        return path
+        return self.variant_path(hashed, facts.plan)
 
-    def _put_in_place(self, temp: Path, path: Path) -> None:
-        """Rename a file over whatever is there, if need be a directory that somebody else made."""
+    def _put_in_place(self, hashed: str, temp: Path, name: str) -> None:
+        """Rename a file over whatever has its name, if need be a directory that somebody else made."""
+        path = self._path(hashed, name)
         try:
             os.rename(temp, path)
         except IsADirectoryError:
             os.rename(path, self.trash_dir / f"foreign-{self.run_id}-{next(self._numbers)}")
             os.rename(temp, path)
+        self._is_written(hashed, temp)
+
+    def _is_written(self, hashed: str, temp: Path) -> bool:
+        """A temporary file is one no more; whether none is left in its directory."""
+        being_written = self._being_written.get(hashed)
+        if being_written is not None:
+            being_written.discard(temp)
+            if being_written:
+                return False
+            del self._being_written[hashed]
+        return True
 
     # --- purge -------------------------------------------------------------------------------------------------
 
@@ -372,12 +401,10 @@ class CacheStore:
     def discard(self, temp: Path) -> None:
         """Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone."""
         hashed = temp.parent.name
-        self._being_written[hashed].discard(temp)
-        if not self._being_written[hashed]:
-            del self._being_written[hashed]
+        is_last = self._is_written(hashed, temp)
         with suppress(OSError):
             temp.unlink(missing_ok=True)
-            if hashed not in self._being_written:
+            if is_last:
                 temp.parent.rmdir()
 
 
