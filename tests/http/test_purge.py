@@ -133,6 +133,8 @@ async def test_receipts_outlive_a_restart_and_can_be_asked_for(tmp_path: Path) -
         ("/-/purges?limit=0", 400, "bad-purge"),
         ("/-/purges?limit=1001", 400, "bad-purge"),
         ("/-/purges?entries=x", 400, "bad-purge"),
+        ("/-/purges?entry=a%2Fb", 400, "bad-purge"),
+        ("/-/purges?entry=%FF%00", 400, "bad-purge"),
         ("/-/purges?key=a%2F..%2Fb", 400, "bad-url"),
     ],
 )

@@ -191,12 +191,11 @@ class AdminRoutes:
     async def _receipts(self, request: web.BaseRequest, rest: str) -> web.Response:
         """The latest receipts, of all or of one entry or key."""
         del rest
-        unknown = request.query.keys() - {"entry", "key", "limit"}
-        limit = request.query.get("limit", str(RECEIPTS_LISTED))
-        if unknown or not _is_number(limit) or not 0 < int(limit) <= RECEIPTS_LISTED_MAX:
+        asked = request.query
+        entry, key, limit = asked.get("entry"), asked.get("key"), asked.get("limit", str(RECEIPTS_LISTED))
+        is_limit = _is_number(limit) and 0 < int(limit) <= RECEIPTS_LISTED_MAX
+        if asked.keys() - {"entry", "key", "limit"} or not is_limit or not (entry is None or is_entry_id(entry)):
             raise BadPurge(f"Expected at most: entry=ID or key=KEY, and limit=1 to {RECEIPTS_LISTED_MAX}.")
-        key = request.query.get("key")
-        entry = request.query.get("entry")
         if key is not None:
             key = _checked_key(key)
         return _json({"purges": await self._purges.record.latest(entry=entry, key=key, count=int(limit))})
