@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy import errors
-from imgproxy.render.job import Rendered, RenderJob, RenderTarget, SourceFacts
+from imgproxy.render.job import MarkFile, Rendered, RenderJob, RenderTarget, SourceFacts
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
     from imgproxy.params.plan import RenderPlan
 
@@ -51,6 +52,8 @@ CONTENT_TYPES: Final = frozenset(
         "text/css; charset=utf-8",
     }
 )
+
+_DIGEST: Final = re.compile("[0-9a-f]{32}")
 
 # A site asks for the same few plans of every picture.
 PLANS_REMEMBERED: Final = 512
@@ -109,6 +112,10 @@ class Failed:
 
 Message = Ready | Done | Finished | Failed
 
+_RENDERED: Final = frozenset(field.name for field in fields(Rendered))
+_SOURCE: Final = frozenset(field.name for field in fields(SourceFacts))
+_FINISHED: Final = frozenset(field.name for field in fields(Finished))
+
 
 def frame(payload: bytes) -> bytes:
     """Prefix a payload with its length."""
@@ -140,14 +147,19 @@ def pack_job(job: RenderJob) -> bytes:
     A plan is a tree of a dozen dataclasses, an eighth of a millisecond to pickle and as much to read; so each is
     pickled by itself, and remembered on both sides.
     """
-    targets = tuple((_packed_plan(target.plan), target.path) for target in job.targets)
-    return pickle.dumps((job.original, targets, job.marks))
+    targets = [(_packed_plan(target.plan), str(target.path)) for target in job.targets]
+    marks = [(mark.source, str(mark.path)) for mark in job.marks]
+    return pickle.dumps((str(job.original), targets, marks))
 
 
 def unpack_job(payload: bytes) -> RenderJob:
     """Read a job. Inside a render process alone: its words come from the edge that started it."""
     original, targets, marks = pickle.loads(payload)  # noqa: S301 - as above
-    return RenderJob(original, tuple(RenderTarget(_unpacked_plan(plan), path) for plan, path in targets), marks)
+    return RenderJob(
+        Path(original),
+        tuple(RenderTarget(_unpacked_plan(plan), Path(path)) for plan, path in targets),
+        tuple(MarkFile(source, Path(path)) for source, path in marks),
+    )
 
 
 @lru_cache(PLANS_REMEMBERED)
@@ -166,10 +178,12 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Ready):
         return json.dumps({"ready": asdict(message)}).encode()
     if isinstance(message, Done):
-        facts = {k: v for k, v in asdict(message.rendered).items() if k != "path"}
+        facts = {name: getattr(message.rendered, name) for name in _RENDERED if name != "path"}
         return json.dumps({"done": message.index, "rendered": facts}).encode()
     if isinstance(message, Finished):
-        return json.dumps({"report": asdict(message)}).encode()
+        report = {name: getattr(message, name) for name in _FINISHED}
+        report["source"] = {name: getattr(message.source, name) for name in _SOURCE}
+        return json.dumps({"report": report}).encode()
     reply = {"error": message.error.code, "facts": message.error.facts(), "resident_bytes": message.resident_bytes}
     return json.dumps(reply).encode()
 
@@ -209,19 +223,18 @@ def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message
 
 def _rendered(found: dict[str, Any], path: Path) -> Rendered:
     digest = found["digest"]
-    if len(digest) != 32 or not set(digest) <= set("0123456789abcdef"):
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise BadMessageError("a digest that is none")
-    facts = _checked(Rendered, {key: value for key, value in found.items() if key != "digest"})
+    facts = _checked(_RENDERED, {key: value for key, value in found.items() if key != "digest"})
     return Rendered(path=path, digest=digest, **facts)
 
 
 def _source(found: dict[str, Any]) -> SourceFacts:
-    return SourceFacts(**_checked(SourceFacts, found))
+    return SourceFacts(**_checked(_SOURCE, found))
 
 
-def _checked(cls: type[Rendered | SourceFacts], found: dict[str, Any]) -> dict[str, Any]:
-    """The fields by name, each of the one kind its name tells: a content type, a yes or no, a number."""
-    names = {field.name for field in fields(cls)}
+def _checked(names: frozenset[str], found: dict[str, Any]) -> dict[str, Any]:
+    """Fields that have these names, each of the one kind its name tells: a content type, a yes or no, a number."""
     if not found.keys() <= names:
         raise BadMessageError("an unknown field")
     for name, value in found.items():

@@ -13,6 +13,7 @@ import contextlib
 import gc
 import os
 import pickle
+import re
 import resource
 import signal
 import socket
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
 
     Run = Callable[[RenderJob, ProcessLimits, Callable[[int, Rendered], None]], tuple[float, SourceFacts]]
 
-# Between two looks a decoder can allocate and touch about 20 ms x 5 GB/s = 100 MB: the overshoot of the limit.
-WATCH_EVERY_S: Final = 0.02
+# So fast can a decoder allocate and touch memory. The next look is due when it could have reached the limit, but not
+# sooner than in 20 ms, in which it overshoots by at most 100 MB; and the parent is looked at now and then.
+GROWTH_BYTES_PER_S: Final = 5e9
+WATCH_LEAST_S: Final = 0.02
+WATCH_MOST_S: Final = 0.25
 
 # Below the event loop, so that hits and health stay quick while renders take every core.
 NICENESS: Final = 10
 
 PAGE_BYTES: Final = resource.getpagesize()
+_PEAK: Final = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
 
 
 def main() -> None:
@@ -52,7 +57,8 @@ def main() -> None:
     if first is None:
         return
     limits: ProcessLimits = pickle.loads(first)  # noqa: S301 - from the edge that started this process
-    watchdog = Watchdog(limits.memory_bytes, link)
+    memory = Memory()
+    watchdog = Watchdog(limits.memory_bytes, link, memory)
     watchdog.start()
 
     from imgproxy.render import pipeline, vips  # noqa: PLC0415 - libvips may crash or grow only under the watchdog
@@ -61,7 +67,7 @@ def main() -> None:
     vips.warm_up()
     link.send(Ready(vips.version()))
     while (payload := channel.receive(link.socket)) is not None:
-        _serve(pipeline.run, channel.unpack_job(payload), limits, link)
+        _serve(pipeline.run, channel.unpack_job(payload), limits, link, memory)
 
 
 def step_back() -> None:
@@ -76,13 +82,20 @@ def step_back() -> None:
     os.nice(NICENESS)
 
 
-def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:
+def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link, memory: Memory) -> None:
     """Run one job and say how it ended. What is no error of ours ends the process, as a crash does."""
-    reset_peak()
+    memory.reset_peak()
     started = time.perf_counter()
+    left = len(job.targets)
+    last: list[channel.Message] = []
 
     def on_done(index: int, rendered: Rendered) -> None:
-        link.send(Done(index, rendered))
+        nonlocal left
+        left -= 1
+        if left:
+            link.send(Done(index, rendered))
+        else:
+            last.append(Done(index, rendered))  # it goes with the report, which follows at once: the edge wakes once
 
     try:
         opened_s, source = run(job, limits, on_done)
@@ -91,23 +104,24 @@ def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:
         if exc.__cause__ is not None and job.original.exists():
             # For the operator's log alone: libvips' words may hold paths, and may be very long.
             print(f"render: {exc.code}: {str(exc.__cause__)[:300]!r}", file=sys.stderr, flush=True)  # noqa: T201
-        link.send(Failed(exc, _settle()))
+        link.send(*last, Failed(exc, _settle(memory)))
     except FileNotFoundError:
         # As above, before the decoder saw it.
-        link.send(Failed(errors.CacheUnavailable(), _settle()))
+        link.send(*last, Failed(errors.CacheUnavailable(), _settle(memory)))
     except OSError as exc:
         print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
-        link.send(Failed(errors.CacheUnavailable(), _settle()))
+        link.send(*last, Failed(errors.CacheUnavailable(), _settle(memory)))
     else:
         render_s = time.perf_counter() - started - opened_s
-        peak_bytes = max(peak_resident_bytes(), resident_bytes())
-        link.send(Finished(source, opened_s, render_s, peak_bytes, _settle()))
+        peak_bytes = memory.peak_bytes()
+        resident_bytes = _settle(memory)
+        link.send(*last, Finished(source, opened_s, render_s, max(peak_bytes, resident_bytes), resident_bytes))
 
 
-def _settle() -> int:
+def _settle(memory: Memory) -> int:
     """Give memory back where a job left much of it, and return what stays resident."""
     gc.collect(0)
-    return resident_bytes()
+    return memory.resident_bytes()
 
 
 class Link:
@@ -117,55 +131,78 @@ class Link:
         self.socket = link
         self._lock = threading.Lock()
 
-    def send(self, message: channel.Message) -> None:
-        """Send one message; a closed socket is the edge's wish to end."""
+    def send(self, *messages: channel.Message) -> None:
+        """Send messages in one go; a closed socket is the edge's wish to end."""
+        words = b"".join(channel.frame(channel.encode(message)) for message in messages)
         with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.socket.sendall(channel.frame(channel.encode(message)))
+            self.socket.sendall(words)
 
 
 class Watchdog(threading.Thread):
     """Ends the process when it grows past the limit, or when the edge that started it is gone."""
 
-    def __init__(self, limit_bytes: int, link: Link) -> None:
+    def __init__(self, limit_bytes: int, link: Link, memory: Memory) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._limit_bytes = limit_bytes
         self._link = link
+        self._memory = memory
         self._parent = os.getppid()
 
     def run(self) -> None:
         """Look at the resident size and the parent until the process ends."""
         while True:
-            used_bytes = resident_bytes()
+            used_bytes = self._memory.resident_bytes()
             if used_bytes > self._limit_bytes:
                 self._link.send(Failed(errors.RenderOutOfMemory(self._limit_bytes, used_bytes), used_bytes))
                 os._exit(channel.EXIT_OUT_OF_MEMORY)
             if os.getppid() != self._parent:
                 os._exit(channel.EXIT_PARENT_GONE)
-            time.sleep(WATCH_EVERY_S)
+            time.sleep(pause_s(self._limit_bytes - used_bytes))
 
 
-def resident_bytes() -> int:
-    """The process's resident size now. Source: proc(5), /proc/pid/statm, second field."""
+def pause_s(left_bytes: int) -> float:
+    """How long the watchdog may look away from a process that has so much memory left."""
+    return min(WATCH_MOST_S, max(WATCH_LEAST_S, left_bytes / GROWTH_BYTES_PER_S))
+
+
+class Memory:
+    """
+    The process's resident size, now and at its largest, in bytes.
+
+    From files of /proc that stay open, read without moving in them: to open one takes longer than to read it.
+    """
+
+    def __init__(self) -> None:
+        self._now = _opened("statm", os.O_RDONLY)
+        self._status = _opened("status", os.O_RDONLY)
+        self._reset = _opened("clear_refs", os.O_WRONLY)
+
+    def resident_bytes(self) -> int:
+        """The resident size now. Source: proc(5), /proc/pid/statm, second field."""
+        if self._now is None:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return int(os.pread(self._now, 256, 0).split()[1]) * PAGE_BYTES
+
+    def reset_peak(self) -> None:
+        """Begin a new peak of the resident size. Source: proc(5), /proc/pid/clear_refs, value 5."""
+        if self._reset is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._reset, b"5")
+
+    def peak_bytes(self) -> int:
+        """The largest resident size since `reset_peak`. Source: proc(5), VmHWM."""
+        if self._status is None:
+            return self.resident_bytes()
+        found = _PEAK.search(os.pread(self._status, 8192, 0))
+        return int(found[1]) * 1024 if found is not None else self.resident_bytes()
+
+
+def _opened(name: str, flags: int) -> int | None:
+    """A file of this process in /proc, or None where there is none."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * PAGE_BYTES
+        return os.open(f"/proc/self/{name}", flags | os.O_CLOEXEC)
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def reset_peak() -> None:
-    """Begin a new peak of the resident size. Source: proc(5), /proc/pid/clear_refs, value 5."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-
-
-def peak_resident_bytes() -> int:
-    """The largest resident size since `reset_peak`. Source: proc(5), VmHWM."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+        return None
 
 
 if __name__ == "__main__":

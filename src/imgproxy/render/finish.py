@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 import pyvips
@@ -109,10 +110,13 @@ def _written(
     has_alpha: bool = False,
     is_mark_missing: bool = False,
 ) -> Rendered:
-    with open(aim.target.path, "wb", buffering=0) as file:
+    descriptor = os.open(aim.target.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
         rest = memoryview(data)
         while rest:
-            rest = rest[file.write(rest) :]
+            rest = rest[os.write(descriptor, rest) :]
+    finally:
+        os.close(descriptor)
     return Rendered(
         path=aim.target.path,
         content_type=content_type,

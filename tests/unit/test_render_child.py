@@ -1,0 +1,86 @@
+"""A render process from the inside: what it measures, how it watches, and what it says when."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from typing import TYPE_CHECKING
+
+from imgproxy.params.plan import RenderPlan
+from imgproxy.render import channel, child
+from imgproxy.render.channel import Done, Finished
+from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMITS = ProcessLimits(memory_bytes=10**9, source_pixels=10**8, frames=10, output_px=8192)
+BLOCK_BYTES = 50_000_000
+
+
+def test_the_watchdog_looks_again_before_the_limit_can_be_reached() -> None:
+    """However fast a decoder allocates, it overshoots by no more than it can in the shortest pause."""
+    for left_bytes in (-5, 0, 10**6, 10**8, 5 * 10**8, 10**9, 10**12):
+        pause_s = child.pause_s(left_bytes)
+        assert child.WATCH_LEAST_S <= pause_s <= child.WATCH_MOST_S
+        grown_bytes = pause_s * child.GROWTH_BYTES_PER_S
+        assert grown_bytes <= max(left_bytes, child.WATCH_LEAST_S * child.GROWTH_BYTES_PER_S)
+
+
+def test_memory_is_measured_now_and_at_its_peak() -> None:
+    """What was given back is in the peak, and not in the size now; a new peak begins where it is asked to."""
+    memory = child.Memory()
+    memory.reset_peak()
+    before_bytes = memory.resident_bytes()
+    block = b"x" * BLOCK_BYTES
+    assert memory.resident_bytes() - before_bytes > BLOCK_BYTES * 0.9
+    del block
+    assert memory.resident_bytes() - before_bytes < BLOCK_BYTES * 0.1
+    assert memory.peak_bytes() - before_bytes > BLOCK_BYTES * 0.9
+    memory.reset_peak()
+    assert memory.peak_bytes() - before_bytes < BLOCK_BYTES * 0.1
+
+
+def test_each_variant_is_announced_as_it_is_whole_and_the_last_with_the_report(tmp_path: Path) -> None:
+    """Who waits for the first of two variants does not wait for the second; the edge is woken once for the last."""
+    ours, theirs = socket.socketpair()
+    targets = tuple(RenderTarget(RenderPlan(), tmp_path / name) for name in ("a", "b"))
+    heard: list[list[channel.Message]] = []
+
+    def listen() -> None:
+        messages: list[channel.Message] = []
+        ours.setblocking(False)
+        try:
+            data = ours.recv(1 << 16)
+        except BlockingIOError:
+            data = b""
+        while data:
+            (size_bytes,) = channel.LENGTH.unpack_from(data)
+            end = channel.LENGTH.size + size_bytes
+            messages.append(channel.decode(data[channel.LENGTH.size : end], targets))
+            data = data[end:]
+        heard.append(messages)
+
+    def run(job: RenderJob, _limits: ProcessLimits, on_done: object) -> tuple[float, SourceFacts]:
+        assert callable(on_done)
+        for index, target in enumerate(job.targets):
+            on_done(index, Rendered(target.path, "image/webp", 1, "0" * 32, 1, 1))
+            listen()
+        return 0.0, SourceFacts("image/jpeg", 8, 6)
+
+    with ours, theirs:
+        child._serve(run, RenderJob(tmp_path / "original", targets), LIMITS, child.Link(theirs), child.Memory())
+        listen()
+
+    assert [[type(message) for message in messages] for messages in heard] == [[Done], [], [Done, Finished]]
+    assert [message.index for messages in heard for message in messages if isinstance(message, Done)] == [0, 1]
+
+
+def test_a_job_arrives_as_it_was_sent(tmp_path: Path) -> None:
+    """Paths cross as text, which is quicker to read; on the other side they are paths again."""
+    plan = RenderPlan(rotation=90.0)
+    job = RenderJob(tmp_path / "original", (RenderTarget(plan, tmp_path / "out"), RenderTarget(plan, tmp_path / "two")))
+    packed = channel.pack_job(job)
+    assert channel.unpack_job(packed) == job
+    assert b"pathlib" not in packed
+    assert pickle.loads(packed)[0] == str(tmp_path / "original")
