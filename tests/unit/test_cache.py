@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
@@ -50,12 +52,14 @@ def commit(cache: Cache, data: bytes = b"o", key: str = KEY, seq: int | None = N
     return facts if cache.commit_original(temp, facts) else None
 
 
-def commit_variant(cache: Cache, body: bytes, *, seq: int, key: str = KEY, plan: str = PLAN) -> Path | None:
-    facts = VariantFacts(key, plan, digest(b"o"), "image/webp", len(body), digest(body), 1, 1)
-    temp = cache.store.temp_path(key_hash(key))
+def commit_variant(
+    cache: Cache, body: bytes, *, seq: int, plan: str = PLAN, also: tuple[tuple[str, int], ...] = ()
+) -> Path | None:
+    facts = VariantFacts(KEY, plan, digest(b"o"), "image/webp", len(body), digest(body), 1, 1)
+    temp = cache.store.temp_path(HASHED)
     temp.write_bytes(body)
     cache.store.seal_variant(temp, facts)
-    return cache.commit_variant(temp, facts, seq=seq)
+    return cache.commit_variant(temp, facts, seq=seq, also=also)
 
 
 # --- hot tier --------------------------------------------------------------------------------------------------------
@@ -133,6 +137,27 @@ def test_an_older_purge_that_arrives_late_lowers_nothing() -> None:
 
 
 # --- journal ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_write_of_the_journal_is_synced_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite syncs each transaction (synchronous = FULL is 2); the name of the file is synced as it is opened."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    journal = Journal(tmp_path)
+    await journal.open()
+    try:
+        assert await journal.write(lambda database: database.execute("PRAGMA synchronous").fetchone()) == (2,)
+        assert str(tmp_path) in synced
+    finally:
+        await journal.close()
 
 
 async def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
@@ -260,6 +285,19 @@ async def test_what_was_fetched_before_a_purge_cannot_be_committed_after_it(tmp_
         assert not cache.commit_facts(facts)
         assert commit_variant(cache, b"body", seq=began) is None
         assert cache.facts(HASHED) is None
+
+
+async def test_a_variant_of_before_a_purge_is_not_kept_for_the_same_bytes_fetched_again(tmp_path: Path) -> None:
+    """What counts is when its original was fetched, and that of its watermark, not that they look the same."""
+    async with opened(tmp_path) as cache:
+        with cache.epochs.at_work() as began:
+            await cache.purge([KEY, "mark.png"], reason="test")
+            again = commit(cache)
+            assert again is not None
+
+            assert commit_variant(cache, b"body", seq=began) is None
+            assert commit_variant(cache, b"body", seq=again.seq, also=((key_hash("mark.png"), began),)) is None
+            assert commit_variant(cache, b"body", seq=again.seq) is not None
 
 
 async def test_a_variant_of_a_replaced_original_cannot_be_committed(tmp_path: Path) -> None:
