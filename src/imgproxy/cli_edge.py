@@ -99,7 +99,7 @@ def warm(
     keys: KeysOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make the configured variants ([warm] queries) of pictures before anyone asks for them."""
+    """Make the variants that the edge is configured to warm, before anyone asks for them."""
     results = _call_edge(_read_ids(ids), "warm", config, edge, token, is_keys=keys, query={}, is_json=json_)
     if not json_:
         _print_warmed(results)

@@ -224,7 +224,7 @@ class WebhookSettings(Section):
 class TagSettings(Section):
     """Cache tags for the CDN in front."""
 
-    headers: tuple[str, ...] = Field(
+    headers: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], ...] = Field(
         ("Surrogate-Key", "Cache-Tag", "xkey"),
         description="headers that carry the tags of a picture's key and entry",
     )

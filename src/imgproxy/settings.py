@@ -280,6 +280,10 @@ def _explain(error: ErrorDetails) -> str:
         return f"{place}: {error['msg']}"
     if error["type"] == "missing":
         return f"{place}: missing; expected {allowed(setting)}: {setting.description}"
+    if error["type"] == "value_error":
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "string_pattern_mismatch" and where[-1] != key:  # an item of a list, or a name in a table
+        return f"{place}: {error['input']!r}: expected text like {error['ctx']['pattern']} ({setting.description})"
     found = "a secret that is not text" if is_secret(setting) else f"{error['input']!r}"
     return f"{place} = {found}: expected {allowed(setting)} ({setting.description})"
 

@@ -148,6 +148,9 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         ("[render]\nmetadata = 'zip'\n", ("[render] metadata = 'zip'", '"none", "credit", "all"')),
         ("[origin]\nurl = 'ftp://x'\n", ("[origin] url = 'ftp://x'", "^https?://")),
         ("[signing]\nrequired = true\n", ("[signing] required", "at least one token")),
+        ("[url]\ndefaults = { w = 'wide' }\n", ("[url] defaults: w='wide': expected a whole number",)),
+        ("[url.presets.'a b']\nw = 1\n", ("[url] presets: 'a b': expected text like ^[",)),
+        ("[tags]\nheaders = ['Cache Tag']\n", ("[tags] headers: 'Cache Tag': expected text like ^[",)),
     ],
 )
 def test_a_wrong_value_says_what_is_allowed(text: str, parts: tuple[str, ...], tmp_path: Path) -> None:
