@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers, Point
-from imgproxy.cache.entry import Variant, VariantFacts
+from imgproxy.cache.entry import Variant, VariantFacts, key_hash
 from imgproxy.errors import ImgproxyError, Overloaded, PurgedMeanwhile
 from imgproxy.originals import Original, Originals, Overtaken, State
 from imgproxy.params.plan import RenderPlan
@@ -169,8 +169,18 @@ class Delivery:
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
         """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
-        if plan is not None and not self._originals.knows(key):
-            self._renders.shed_if_full(self._originals.fetching)
+        if plan is None or self._originals.knows(key):
+            return await self._get(key, plan, client_has, interim)
+        with self._renders.expecting(key_hash(key)):
+            return await self._get(key, plan, client_has, interim)
+
+    async def _get(
+        self,
+        key: str,
+        plan: RenderPlan | None,
+        client_has: ClientHas,
+        interim: Callable[[], RenderPlan | None] | None,
+    ) -> Delivered:
         original = await self._originals.current(key)
         if plan is None and original.facts.content_type == SVG:
             plan = RenderPlan()  # an SVG can carry scripts: it is never passed on as it is
@@ -225,10 +235,13 @@ class Delivery:
             return stand_in
         # The watermark's file may have been lost meanwhile: the tag must say what the picture was made from.
         etag = etag_of(made.variant.facts.original, plan.digest)
-        delivered = self._delivered(etag, original, made.variant, Tier.ORIGIN)
-        return replace(
-            delivered,
-            is_collapsed=delivered.is_collapsed or made.is_collapsed,
+        return Delivered(
+            etag=etag,
+            original=original,
+            variant=made.variant,
+            outcome=Outcome.MISS,
+            tier=Tier.ORIGIN,
+            is_collapsed=original.is_collapsed or made.is_collapsed,
             timings=Timings(original.fetch_s + made.fetch_s, made.queue_s, made.render_s),
         )
 

@@ -7,7 +7,6 @@ and the request that wanted it starts over.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import secrets
@@ -33,6 +32,7 @@ from imgproxy.errors import (
     Revoked,
     SourceTooLarge,
 )
+from imgproxy.fetch_gate import FetchGate
 from imgproxy.flights import Flights
 from imgproxy.freshness import Freshness, judge
 from imgproxy.medialibrary import Validators
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NEGATIVES_MAX = 100_000
+# How fast the time of a fetch is learnt. Under load each takes longer, and to fetch more at once would only add to it.
+LEARN_SLOWER = 0.05
+LEARN_QUICKER = 0.5
 # While the origin fails, a key is not asked for again behind an answer before this many seconds have passed.
 RETRY_BEHIND_S = 5.0
 
@@ -151,11 +154,9 @@ class Originals:
         self._barriers = barriers
         self._fetches: Flights[Original] = Flights()
         # So many fetches at a time keep origin and loop busy; more of them would only slow each other down.
-        self._gate = asyncio.Semaphore(fetches_max)
-        self._waiting = 0
-        self._fetching = 0
+        self.gate = FetchGate(fetches_max, fetch_queue_max)
         self._is_late: Callable[[float], bool] = lambda _waited_s: False
-        self._waiting_max = fetch_queue_max
+        self._fetch_s = 0.0
         self._negatives: TTLCache[str, Negative] = TTLCache(NEGATIVES_MAX, max(freshness.negative_ttl_s, 0.001))
         self._retry_at_s: TTLCache[str, float] = TTLCache(NEGATIVES_MAX, RETRY_BEHIND_S)
         # Originals answered with beyond their time and not proved since, with the Unix time of their last proof.
@@ -249,9 +250,9 @@ class Originals:
         return len(self._fetches)
 
     @property
-    def fetching(self) -> int:
-        """Originals being fetched, or waiting for their turn, that are not known yet."""
-        return self._fetching
+    def fetch_s(self) -> float:
+        """Seconds a fetch takes where nothing is in its way: slow ones are believed reluctantly."""
+        return self._fetch_s
 
     @property
     def oldest_unproved_s(self) -> float:
@@ -275,12 +276,7 @@ class Originals:
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         # A conditional and an unconditional fetch are different flights: the first may come back without bytes.
         name = (hashed, known is not None)
-        is_new = known is None and name not in self._fetches
-        self._fetching += is_new  # at once: whoever is handled in the same turn of the loop is to see it
-        try:
-            original, joined = await self._fetches.join(name, lambda: self._fetch_now(hashed, key, known))
-        finally:
-            self._fetching -= is_new
+        original, joined = await self._fetches.join(name, lambda: self._fetch_now(hashed, key, known))
         return replace(original, is_collapsed=True) if joined else original
 
     def _revalidate_behind(self, hashed: str, facts: OriginalFacts) -> None:
@@ -298,20 +294,14 @@ class Originals:
 
     async def _fetch_now(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         """One trip to the origin. `known` makes it conditional, if its bytes are still here."""
-        if self._gate.locked() and self._waiting >= self._waiting_max:
-            raise Overloaded  # more than this would only wait here for a render that cannot be made in time
-        self._waiting += 1
         came_s = time.monotonic()
-        try:
-            await self._gate.acquire()
-        finally:
-            self._waiting -= 1
+        await self.gate.enter()
         try:
             if known is None and self._is_late(time.monotonic() - came_s):
                 raise Overloaded
             return await self._fetch_in_turn(hashed, key, known)
         finally:
-            self._gate.release()
+            self.gate.leave()
 
     async def _fetch_in_turn(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         with self._cache.epochs.at_work() as began_seq:
@@ -342,6 +332,7 @@ class Originals:
             self._cache.store.discard(temp)
         self._unproved.pop(hashed, None)
         fetch_s = time.monotonic() - started_s
+        self._fetch_s += (fetch_s - self._fetch_s) * (LEARN_SLOWER if fetch_s > self._fetch_s else LEARN_QUICKER)
         self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
         return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from imgproxy.render_batches import RenderBatches
 from imgproxy.stand_ins import StandIns
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from imgproxy.cache.cache import Cache
     from imgproxy.metrics import Metrics
@@ -81,26 +82,51 @@ class Renders:
         refusal_ttl_s: float,
     ) -> None:
         self._cache = cache
+        self._originals = originals
         self._metrics = metrics
+        self._queue_s = metrics.stage_duration_s.labels(stage="queue")
+        self._render_s = metrics.stage_duration_s.labels(stage="render")
         self._barriers = barriers
         self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
         self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
         self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, TIMED_OUT_TTL_S)
+        # Key hashes of pictures that visitors wait for and that had to be fetched; those in no render job yet.
+        self._cold: set[str] = set()
+        self._coming: set[str] = set()
         self._pool = pool
         originals.refuse_late_by(pool.is_late)
+        originals.gate.narrow_to(self._fetches_of_use)
         self.stand_ins = StandIns()
         cache.watch_purges(self._forget)
 
-    def shed_if_full(self, fetching: int) -> None:
+    @contextmanager
+    def expecting(self, hashed: str) -> Iterator[None]:
         """
-        Refuse a visitor whose picture would have to be fetched first; `fetching` others are being fetched now.
+        Count a visitor's picture that has to be fetched first as work to come, until its render is, or the block ends.
 
         Raises:
             Overloaded: it could not be rendered in time.
         """
-        if self._pool.sheds(fetching + self._batches.for_visitors):
+        if self.sheds():
             raise Overloaded(self._pool.retry_after_s())
+        self._coming.add(hashed)
+        self._cold.add(hashed)
+        try:
+            yield
+        finally:
+            self._coming.discard(hashed)
+            self._cold.discard(hashed)
+            self._originals.gate.look()
+
+    def sheds(self) -> bool:
+        """Whether a visitor whose picture has to be fetched first is refused now."""
+        return self._pool.sheds(len(self._coming) + self._batches.for_visitors, self._originals.fetch_s)
+
+    def _fetches_of_use(self) -> int:
+        """How many fetches keep every process busy: what is fetched earlier would only wait, perhaps in vain."""
+        fetched = len(self._cold) - len(self._originals.gate)
+        return self._pool.enough(self._originals.fetch_s) - max(0, fetched)
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
@@ -142,14 +168,16 @@ class Renders:
         original = sources.original
         temp = None
         try:
+            self._coming.discard(original.key_hash)  # from here on the batch counts
             finished = await self._batches.render(original, plan, sources.mark, lane)
             temp = finished.rendered.path
-            self._metrics.stage_duration_s.labels(stage="queue").observe(finished.queue_s)
-            self._metrics.stage_duration_s.labels(stage="render").observe(finished.render_s)
+            self._queue_s.observe(finished.queue_s)
+            self._render_s.observe(finished.render_s)
             await self._barriers.reach(Point.AFTER_RENDER, original.facts.key)
             # The batch may have had to fetch the original again: then its proof is the newer one.
-            proved = replace(sources, original=finished.source, mark=finished.mark)
+            proved = Sources(finished.source, finished.mark, sources.wants_mark)
             variant = await self._commit(proved, plan, finished.rendered)
+            temp = None
             self._timed_out.pop((sources.provenance.digest, plan.digest), None)
         except _REFUSALS as error:
             self._raise_if_overtaken(original)
@@ -200,8 +228,8 @@ class Renders:
             is_mark_missing=rendered.is_mark_missing,
         )
         temp = rendered.path
-        body = _read(temp) if self._cache.hot.accepts(rendered.size_bytes) else None
-        self._cache.store.seal_variant(temp, facts)
+        is_hot = self._cache.hot.accepts(rendered.size_bytes)
+        body = self._cache.store.seal_variant(temp, facts, with_body=is_hot)
         await self._barriers.reach(Point.BEFORE_COMMIT, original.facts.key)
         path = self._cache.commit_variant(temp, facts, seq=original.facts.seq, also=source.also)
         if path is None:
@@ -212,8 +240,3 @@ class Renders:
         self._cache.hot.put(variant)
         self.stand_ins.made(original.key_hash, plan)
         return variant
-
-
-def _read(path: Path) -> bytes:
-    """Read a small file that was written just now, and so is in the page cache."""
-    return path.read_bytes()

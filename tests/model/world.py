@@ -166,10 +166,15 @@ class FakePool:
         del waited_s
         return False
 
-    def sheds(self, coming: int) -> bool:
+    def sheds(self, coming: int, fetch_s: float) -> bool:
         """There is always room."""
-        del coming
+        del coming, fetch_s
         return False
+
+    def enough(self, fetch_s: float) -> int:
+        """More than anybody fetches."""
+        del fetch_s
+        return 1000
 
     def free(self, lane: object) -> int:
         """One process is always free."""

@@ -220,6 +220,16 @@ async def test_what_is_being_fetched_counts_as_waiting() -> None:
         assert ear.jobs == [(Lane.VISITOR, "overloaded")]
 
 
+async def test_an_overloaded_pool_takes_what_keeps_it_busy() -> None:
+    """One picture at work and one behind it for each process; where fetches are slow, what is on the wire besides."""
+    async with pool_of(processes=2) as pool:
+        assert pool.sheds(1000)  # from now on the queue stands
+        for fetch_s, enough in ((0.0, 4), (10.0, 4 + 64)):
+            assert pool.enough(fetch_s) == enough
+            assert not pool.sheds(enough - 1, fetch_s)
+            assert pool.sheds(enough, fetch_s)
+
+
 async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -> None:
     """A job whose caller left while it waited is never begun."""
     ear = Ear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgproxy.render.pressure import BURST_S, CALM_S, SHORT_JOBS, SHORT_WAIT_S, Pressure
+from imgproxy.render.pressure import BURST_S, CALM_S, LONG_JOBS, LONG_WAIT_S, SHORT_JOBS, Pressure
 
 PATIENCE_S = 5.0
 LONG_S = 2.0
@@ -26,10 +26,32 @@ def test_a_queue_that_stands_is_cut_short() -> None:
     now_s = 10.0 + BURST_S * 1.5
 
     assert not pressure.admits(LONG_S, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
-    assert pressure.admits(SHORT_WAIT_S, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
+    assert pressure.admits(SHORT_JOBS * JOB_S, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
+    assert not pressure.admits(SHORT_JOBS * JOB_S * 1.1, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
     assert not pressure.admits(LONG_S, now_s + CALM_S / 2, patience_s=PATIENCE_S, job_s=JOB_S)
-    assert pressure.is_late(SHORT_WAIT_S * 2.1, now_s, job_s=JOB_S)
-    assert not pressure.is_late(SHORT_WAIT_S * 1.9, now_s, job_s=JOB_S)
+    assert pressure.is_late(SHORT_JOBS * JOB_S * 2.1, now_s, job_s=JOB_S)
+    assert not pressure.is_late(SHORT_JOBS * JOB_S * 1.9, now_s, job_s=JOB_S)
+
+
+def test_what_was_fetched_already_may_wait_longer() -> None:
+    """It is refused in an overload alone, and only when it has waited for what is a long queue in itself."""
+    pressure = Pressure()
+    assert not pressure.is_hopeless(LONG_S, 10.0, job_s=JOB_S)
+    assert not pressure.admits(LONG_S, 10.0, patience_s=PATIENCE_S, job_s=JOB_S, is_full=True)
+
+    assert pressure.is_late(LONG_WAIT_S * 0.9, 10.0, job_s=JOB_S)
+    assert not pressure.is_hopeless(LONG_WAIT_S * 0.9, 10.0, job_s=JOB_S)
+    assert pressure.is_hopeless(LONG_WAIT_S * 1.1, 10.0, job_s=JOB_S)
+    assert not pressure.is_hopeless(LONG_JOBS * 0.9, 10.0, job_s=1.0)
+
+
+def test_a_full_queue_stands_at_once() -> None:
+    """More than any page brings is no burst: the queue is cut without waiting for what becomes of it."""
+    pressure = Pressure()
+
+    assert not pressure.admits(LONG_S, 10.0, patience_s=PATIENCE_S, job_s=JOB_S, is_full=True)
+    assert pressure.stands(10.0)
+    assert not pressure.admits(LONG_WAIT_S, 10.0, patience_s=PATIENCE_S, job_s=JOB_S)
 
 
 def test_it_is_over_when_nobody_was_refused_for_a_while() -> None:
@@ -66,7 +88,7 @@ def test_the_patience_may_be_shorter() -> None:
     """A configured wait below the short one holds for every state of the queue."""
     pressure = Pressure()
 
-    assert not pressure.admits(SHORT_WAIT_S / 2, 10.0, patience_s=SHORT_WAIT_S / 4, job_s=JOB_S)
+    assert not pressure.admits(LONG_WAIT_S / 2, 10.0, patience_s=LONG_WAIT_S / 4, job_s=JOB_S)
 
 
 def test_slow_jobs_may_queue_all_the_same() -> None:
@@ -74,4 +96,4 @@ def test_slow_jobs_may_queue_all_the_same() -> None:
     pressure = Pressure()
 
     for second in range(10):
-        assert pressure.admits(SHORT_JOBS * 3.0, 10.0 + second, patience_s=60.0, job_s=3.0)
+        assert pressure.admits(LONG_JOBS * 3.0, 10.0 + second, patience_s=60.0, job_s=3.0)

@@ -42,6 +42,8 @@ RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
 
 RETRY_AFTER_MAX_S: Final = 30
+# However slow the origin is, not more pictures than this are admitted because they are still on their way.
+FETCHES_AHEAD_MAX: Final = 64
 
 
 class RenderPool:
@@ -112,23 +114,35 @@ class RenderPool:
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
 
-    def sheds(self, coming: int) -> bool:
+    def sheds(self, coming: int, fetch_s: float = 0.0) -> bool:
         """
         Whether to refuse a visitor whose picture would have to be fetched first.
 
-        `coming` are the jobs of visitors under way, from their fetch to their end. Asked once a visitor, for the
+        `coming` are the jobs of visitors under way, from their fetch to their end, `fetch_s` what a fetch takes. The
         answers are what tells a burst from an overload.
         """
         # By number, as the sizes of what is still being fetched are not known.
-        wait_s = max(0, coming - self._size + 1) * self._costs.mean_job_s / self._size
-        now_s = asyncio.get_running_loop().time()
+        job_s = self._costs.mean_job_s
+        before = max(0, coming - self._on_the_wire(fetch_s) - self._size + 1)
         is_admitted = self._pressure.admits(
-            wait_s, now_s, patience_s=self._settings.queue_timeout_s, job_s=self._costs.mean_job_s
+            before * job_s / self._size,
+            asyncio.get_running_loop().time(),
+            patience_s=self._settings.queue_timeout_s,
+            job_s=job_s,
+            is_full=before > self._settings.queue_max,
         )
         if is_admitted and not self.is_saturated:
             return False
         self._observer.job_ended(Lane.VISITOR, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
         return True
+
+    def enough(self, fetch_s: float) -> int:
+        """How many pictures under way keep every process busy, where a fetch takes `fetch_s`."""
+        return 2 * self._size + self._on_the_wire(fetch_s)
+
+    def _on_the_wire(self, fetch_s: float) -> int:
+        """How many are being fetched where as many come as are made (Little's law)."""
+        return min(FETCHES_AHEAD_MAX, round(self._size * fetch_s / self._costs.mean_job_s))
 
     def is_late(self, waited_s: float) -> bool:
         """Whether a visitor who has waited this long for a fetch is to be refused rather than fetched for."""
@@ -257,7 +271,7 @@ class RenderPool:
         """Where the queue stands, those that came in while it looked like a burst have waited long enough."""
         now_s = asyncio.get_running_loop().time()
         waiting = self._waiting[Lane.VISITOR]
-        while waiting and self.is_late(now_s - waiting[0].queued_at):
+        while waiting and self._pressure.is_hopeless(now_s - waiting[0].queued_at, now_s, job_s=self._costs.mean_job_s):
             self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
 
     def _share(self, lane: Lane) -> int:

@@ -1,34 +1,34 @@
 """
-Telling a burst from an overload, by how long the queue has stood. Pure: the caller gives the time.
+Telling a burst from an overload, by how long the queue is and has been. Pure: the caller gives the time.
 
 A page that is new asks for thirty pictures at once: they may wait, for soon there is nothing behind them. Where more
-comes than can be made, every wait only makes those behind it wait as long. So a queue may be long while it drains;
-one that has stood for a while is cut to a short wait, and what would wait longer is refused before anything is done
-for it. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue 2012), in the form of "Fail at Scale" (Maurer,
-ACM Queue 2015), which cuts the time that a request may wait rather than dropping some of them.
+comes than can be made, every wait only makes those behind it wait as long. So a queue may be long while it drains. It
+stands when it has been long for a while, or at once when it is full, as no page fills it; then it is cut to what keeps
+every process at work, and the others are refused before anything is done for them. So what is accepted in an overload
+waits for about one job, a burst for its own length. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue
+2012), in the form of "Fail at Scale" (Maurer, ACM Queue 2015), which cuts the time that a request may wait rather
+than dropping some of them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# What a queue that stands may cost, or this many jobs where they are slow: no process is ever without one.
-SHORT_WAIT_S: Final = 0.2
-SHORT_JOBS: Final = 4
+# A queue of less than this time, or of so many jobs a process where they are slow, is no sign of anything: a crawler
+# with a few connections keeps it as long for hours.
+LONG_WAIT_S: Final = 0.2
+LONG_JOBS: Final = 4
 # A queue that has been longer than that for this time stands. A front page whose pictures are all new fills a small
 # machine for most of a second, and what scrolls into view meanwhile must not be refused: a browser would show a gap.
 BURST_S: Final = 1.0
+# Where it stands: one job a process at work and one behind it, so that none is ever without.
+SHORT_JOBS: Final = 1
 # It goes on standing until nobody was refused for this time.
 CALM_S: Final = 1.0
 
 
-def short_wait_s(job_s: float) -> float:
-    """Return what is a short wait where a job takes this long."""
-    return max(SHORT_WAIT_S, SHORT_JOBS * job_s)
-
-
 class Pressure:
-    """Whether the queue stands. Times are monotonic seconds."""
+    """Whether the queue stands. Times are monotonic seconds; `job_s` is what a job takes one process."""
 
     def __init__(self) -> None:
         self._long_since_s: float | None = None
@@ -40,20 +40,31 @@ class Pressure:
 
     def is_late(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
         """Whether one that came in with a burst, and has waited twice the short time since, is to be refused now."""
-        return waited_s > 2 * short_wait_s(job_s) and self.stands(now_s)
+        return waited_s > 2 * SHORT_JOBS * job_s and self.stands(now_s)
 
-    def admits(self, wait_s: float, now_s: float, *, patience_s: float, job_s: float) -> bool:
+    def is_hopeless(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
+        """The same of one that was fetched already: it has cost more, and may wait longer."""
+        return waited_s > max(LONG_WAIT_S, LONG_JOBS * job_s) and self.stands(now_s)
+
+    def admits(self, wait_s: float, now_s: float, *, patience_s: float, job_s: float, is_full: bool = False) -> bool:
         """
         Whether one that is expected to wait this long may come in.
 
-        `patience_s` is the longest wait of a burst, `job_s` what a job takes.
+        `patience_s` is the longest wait of a burst; `is_full` says that more wait than any burst brings.
         """
-        if wait_s <= min(short_wait_s(job_s), patience_s):
+        if self.stands(now_s):
+            return wait_s <= min(SHORT_JOBS * job_s, patience_s) or self._refuse(now_s)
+        if wait_s <= max(LONG_WAIT_S, LONG_JOBS * job_s):
             self._long_since_s = None
-            return True
+            return wait_s <= patience_s
         if self._long_since_s is None:
             self._long_since_s = now_s
-        if self.stands(now_s) or now_s - self._long_since_s > BURST_S:
-            self._stands_until_s = now_s + CALM_S
-            return False
+        if is_full or now_s - self._long_since_s > BURST_S:
+            return self._refuse(now_s)
         return wait_s <= patience_s
+
+    def _refuse(self, now_s: float) -> bool:
+        """Refuse one, and go on standing; always false."""
+        self._stands_until_s = now_s + CALM_S
+        self._long_since_s = None
+        return False
