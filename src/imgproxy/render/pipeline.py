@@ -22,7 +22,7 @@ from imgproxy.render.levels import Levels
 from imgproxy.render.orient import turn_upright
 from imgproxy.render.resample import crop
 from imgproxy.render.shapes import Box
-from imgproxy.render.steps import STEPS, scale
+from imgproxy.render.steps import STEPS
 from imgproxy.render.work import Work
 
 if TYPE_CHECKING:
@@ -127,12 +127,10 @@ def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, Path], limi
         geometry=geometry,
         limits=limits,
         marks=marks,
-        is_in_memory=levels.is_shared or _needs_memory(aim.plan, geometry, source),
+        is_in_memory=_needs_memory(aim.plan, geometry, source),
     )
     for step in STEPS:
         work = step(work)
-        if step is scale:
-            levels.keep(aim, work)
     return finish.write_picture(aim, work)
 
 

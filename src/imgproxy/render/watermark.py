@@ -44,7 +44,7 @@ def _scaled(path: Path, mark: Mark, base: Size, limits: ProcessLimits, limit_sca
     upright = upright_size(source.width_px, source.height_px, source.orientation)
     geometry = size_of(mark, upright, base, limit_scale)
     factor = min(upright.width_px / geometry.scaled.width_px, upright.height_px / geometry.scaled.height_px)
-    image = decode(source, factor=factor, is_sequential=True)
+    image = decode(source, factor=factor)
     ratio = (image.width / source.width_px, image.height / source.height_px)
     decoded = Decoded((image,), upright, source.orientation, ratio)
     scaled = resample(image, geometry.window, geometry.scaled, decoded=decoded, in_memory=True)

@@ -1,0 +1,174 @@
+"""Variants that share a decode: each looks like the one that is made alone, whatever the original is."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image
+
+from imgproxy.params.plan import WHITE, Crop, Fit, Format, Output, Px, Rect, RenderPlan, Resize, Trim
+from imgproxy.render.resample import halve
+from tests.support import images
+from tests.support.rendering import PNG, render, render_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Odd sides: no halving of them comes out even.
+PHOTO = images.photo(1203, 899)
+WIDTHS_PX = (400, 300, 250, 170, 120, 80, 40)
+HARBOUR = Path(__file__).parents[2] / "src/imgproxy/demo/photos/2026/03/14/harbour-at-dusk.jpg"
+SRCSET_PX = (320, 480, 768, 1920)
+
+
+def widths(output: Output = PNG, sizes_px: tuple[int, ...] = WIDTHS_PX) -> list[RenderPlan]:
+    """A srcset's plans."""
+    return [RenderPlan(resize=Resize(width=Px(width)), output=output) for width in sizes_px]
+
+
+def cmyk_jpeg() -> bytes:
+    """The photo as a press would have it, untagged."""
+    return images.encode(np.asarray(Image.fromarray(PHOTO).convert("CMYK")), "JPEG", mode="CMYK", quality=95)
+
+
+def tiff(pixels: np.ndarray) -> bytes:
+    """A TIFF of these pixels."""
+    return images.encode(pixels, "TIFF")
+
+
+ORIGINALS: dict[str, Callable[[], bytes]] = {
+    "JPEG": lambda: images.jpeg(PHOTO),
+    "JPEG 4:2:0": lambda: images.encode(PHOTO, "JPEG", quality=90, subsampling=2),
+    "JPEG on its side": lambda: images.jpeg(PHOTO, exif=images.exif(6)),
+    "grey JPEG": lambda: images.encode(PHOTO[..., 1], "JPEG", quality=95),
+    "CMYK JPEG": cmyk_jpeg,
+    "PNG": lambda: images.png(PHOTO),
+    "WebP": lambda: images.encode(PHOTO, "WEBP", quality=95),
+    "TIFF": lambda: tiff(PHOTO),
+}
+
+
+@pytest.mark.parametrize("kind", ORIGINALS)
+def test_a_srcset_made_together_is_the_one_made_apart(kind: str) -> None:
+    """Seven widths from one decode are those of seven decodes: of a JPEG but for rounding, else as near as SSIM 0.995."""
+    data = ORIGINALS[kind]()
+    for plan, result in zip(widths(), render_all(data, *widths()), strict=True):
+        alone = render(data, plan).pixels
+        assert result.pixels.shape == alone.shape
+        assert images.ssim(result.pixels, alone) > 0.995
+        if "JPEG" in kind:
+            assert images.mean_difference(result.pixels, alone) < 0.5
+            assert images.largest_difference(result.pixels, alone) <= 5
+        else:  # libvips' own box filter, which alone takes several halvings in one, rounds up
+            assert images.mean_difference(result.pixels, alone) < 1.0
+
+
+def test_targets_of_one_level_are_the_very_same() -> None:
+    """A target that needs what was decoded, or shares its place with nobody, comes out bit by bit as it does alone."""
+    data = images.jpeg(PHOTO)
+    together = render_all(data, *widths(sizes_px=(400, 300, 80)))
+    for plan, result in zip(widths(sizes_px=(400, 300)), together[:2], strict=True):
+        assert np.array_equal(result.pixels, render(data, plan).pixels)
+    assert not np.array_equal(together[2].pixels, render(data, widths(sizes_px=(80,))[0]).pixels)
+
+
+def test_hidden_colours_stay_hidden_in_every_size() -> None:
+    """The magenta under transparent pixels bleeds into none of a srcset's sizes; alpha is the one made alone."""
+    data = images.png(images.with_alpha(PHOTO))
+    for plan, result in zip(widths(), render_all(data, *widths()), strict=True):
+        alone = render(data, plan).pixels
+        assert images.mean_difference(result.pixels[..., 3], alone[..., 3]) < 1.0
+        assert images.mean_difference(_as_seen(result.pixels), _as_seen(alone)) < 1.0
+        assert images.ssim(_as_seen(result.pixels), _as_seen(alone)) > 0.995
+
+
+def _as_seen(pixels: np.ndarray) -> np.ndarray:
+    """The picture on black."""
+    found: np.ndarray = pixels[..., :3].astype(np.float64) * pixels[..., 3:] / 255
+    return found
+
+
+def test_frames_of_an_animation_keep_their_places() -> None:
+    """Every frame of an animation made in several sizes at once is the frame made alone."""
+    frames = [images.photo(402, 300, seed=n) for n in range(3)]
+    frames[1][:150] = (200, 30, 30)
+    frames[2][150:] = (30, 30, 200)
+    data = images.animation("WEBP", frames, [100, 100, 100])
+    output = Output(format=Format.WEBP, is_lossless=True)
+    plans = widths(output, (200, 90, 40))
+    for plan, result in zip(plans, render_all(data, *plans), strict=True):
+        alone = render(data, plan)
+        assert result.rendered.frames == alone.rendered.frames == 3
+        for found, wanted in zip(_frames(result.data), _frames(alone.data), strict=True):
+            assert images.mean_difference(found, wanted) < 1.5
+
+
+def _frames(data: bytes) -> list[np.ndarray]:
+    with Image.open(io.BytesIO(data)) as picture:
+        found = []
+        for number in range(3):
+            picture.seek(number)
+            found.append(np.asarray(picture.convert("RGB")))
+        return found
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG on its side", "PNG"])
+def test_cuts_and_crops_share_a_decode_without_a_shift(kind: str) -> None:
+    """Windows anywhere in the picture, of any scale, lie where they lie alone."""
+    data = ORIGINALS[kind]()
+    square = Resize(width=Px(60), height=Px(60), fit=Fit.CROP, crop=(Crop.LEFT, Crop.TOP))
+    plans = [
+        *widths(sizes_px=(400,)),
+        RenderPlan(resize=square, output=PNG),
+        RenderPlan(rect=Rect(Px(101), Px(203), Px(701), Px(601)), resize=Resize(width=Px(70)), output=PNG),
+        RenderPlan(rect=Rect(Px(555), Px(333), Px(333), Px(555)), resize=Resize(width=Px(40)), output=PNG),
+    ]
+    for plan, result in zip(plans, render_all(data, *plans), strict=True):
+        alone = render(data, plan)
+        assert result.pixels.shape == alone.pixels.shape
+        assert images.mean_difference(result.pixels, alone.pixels) < 1.0
+        assert images.ssim(result.pixels, alone.pixels) > 0.995
+
+
+def test_a_trimmed_srcset_finds_the_same_edges() -> None:
+    """A trim looks at whole pixels, alone or together, and cuts the same."""
+    framed = np.full((700, 900, 3), 255, np.uint8)
+    framed[100:600, 150:750] = images.photo(600, 500)
+    plans = [replace(plan, trim=Trim("color", color=WHITE, tolerance=0.1)) for plan in widths(sizes_px=(300, 100, 50))]
+    for plan, result in zip(plans, render_all(images.png(framed), *plans), strict=True):
+        assert np.array_equal(result.pixels, render(images.png(framed), plan).pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 900), (900, 1), (3, 901)])
+def test_a_strip_is_never_halved_away(size: tuple[int, int]) -> None:
+    """A picture of one pixel across, or down, keeps it in every size."""
+    data = images.png(images.photo(*size))
+    plans = [RenderPlan(resize=Resize(width=Px(1), height=Px(n), fit=Fit.SCALE), output=PNG) for n in (400, 90, 20)]
+    for plan, result in zip(plans, render_all(data, *plans), strict=True):
+        assert images.mean_difference(result.pixels, render(data, plan).pixels) < 6
+
+
+def test_halving_makes_nothing_lighter() -> None:
+    """Three halvings of noise, rounded to 8 bits each time, keep its mean to a tenth of a level."""
+    noise = np.random.default_rng(5).integers(0, 256, (512, 512, 3)).astype(np.uint8)
+    image = pyvips.Image.new_from_array(noise)
+    for _ in range(3):
+        image = halve(image)
+    assert (image.width, image.height) == (64, 64)
+    assert abs(image.avg() - noise.mean()) < 0.1
+
+
+@pytest.mark.slow
+def test_a_srcset_of_24_megapixels_is_as_good_as_renders_apart() -> None:
+    """JPEGs of a page's widths are each within SSIM 0.99 of their own render; before encoding within 0.998."""
+    data = HARBOUR.read_bytes()
+    for output, least in ((Output(format=Format.JPEG, quality=75), 0.99), (PNG, 0.998)):
+        plans = widths(output, SRCSET_PX)
+        for plan, result in zip(plans, render_all(data, *plans), strict=True):
+            assert images.ssim(result.pixels, render(data, plan).pixels) >= least
