@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -28,7 +29,8 @@ from imgproxy.edge.images import ImageRoute, Served
 from imgproxy.edge.memo import AnswerMemo
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.state import ServiceState
-from imgproxy.errors import ImgproxyError
+from imgproxy.edge.turning_away import TurningAway
+from imgproxy.errors import ImgproxyError, Overloaded
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 from imgproxy.metrics import Metrics
 from imgproxy.origin_health import OriginHealth
@@ -45,11 +47,15 @@ from imgproxy.warming import Warming
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from prometheus_client import Counter, Histogram
+
     from imgproxy.config import OriginSettings
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("imgproxy.access")
 
+# Pairs of an outcome and a status are a few dozen.
+COUNTERS_MAX = 128
 # No entry has this id; asking for it needs the token and names no picture.
 PROBE_ENTRY = "imgproxy-probe"
 
@@ -165,6 +171,8 @@ class Edge:
             entry_of=self.entries.entry_of,
             has_downstream=bool(settings.downstream),
         )
+        # To look a counter up by its labels takes longer than to count.
+        self._counters = lru_cache(COUNTERS_MAX)(self._counters_of)
         self._admin_work: set[asyncio.Future[web.StreamResponse]] = set()
         self._stack = AsyncExitStack()
         self._runner: web.ServerRunner | None = None
@@ -222,9 +230,10 @@ class Edge:
         if not fastpath.is_supported():
             log.warning("this version of aiohttp has no place for the fast path; hits go the usual way")
             return web.Server(self._handle, **options)
-        on_hit = self._log_hit if self.settings.log.access == "all" else None
+        turning_away = TurningAway(self.images, self.delivery, self.memo, self.settings.freshness)
+        on_answer = {"all": self._log_quick, "errors": self._log_quick_error}.get(self.settings.log.access)
         server = fastpath.FastServer(
-            self._handle, self.memo, self.metrics.tally, on_hit, self._on_bad_request, **options
+            self._handle, self.memo, turning_away, self.metrics.tally, on_answer, self._on_bad_request, **options
         )
         self.answers.ask_for_late(server.unfinished)
         return server
@@ -329,24 +338,36 @@ class Edge:
         self._log(request, "-", response.status, time.perf_counter(), served)
         return response
 
-    def _log_hit(self, connection: fastpath.FastHandler, target: str, status: int, sent_bytes: int) -> None:
+    def _log_quick_error(self, connection: fastpath.FastHandler, target: str, status: int, sent_bytes: int) -> None:
+        """Log an answer of the fast path that is no hit."""
+        if status >= 400:
+            self._log_quick(connection, target, status, sent_bytes)
+
+    def _log_quick(self, connection: fastpath.FastHandler, target: str, status: int, sent_bytes: int) -> None:
         """Log an answer of the fast path."""
         peer = connection.peername
+        is_shed = status == Overloaded.status
         facts: dict[str, object] = {
             "method": "GET",
             "target": target,
             "status": status,
-            "outcome": str(Outcome.HIT),
-            "bytes": sent_bytes,
+            "outcome": str(Outcome.ERROR if is_shed else Outcome.HIT),
+            "bytes": 0 if is_shed else sent_bytes,
             "client": peer[0] if peer else None,
         }
+        if is_shed:
+            facts["code"] = Overloaded.code
         logs.access(access_log, "GET %s %d", (target, status), facts)
 
     def _count(self, served: Served, started_s: float) -> None:
-        status = served.response.status
-        self.metrics.requests.labels(outcome=served.outcome, status=str(status)).inc()
-        self.metrics.request_duration_s.labels(outcome=served.outcome).observe(time.perf_counter() - started_s)
+        requests, duration_s = self._counters(served.outcome, served.response.status)
+        requests.inc()
+        duration_s.observe(time.perf_counter() - started_s)
         self.metrics.sent_bytes.inc(served.sent_bytes)
+
+    def _counters_of(self, outcome: Outcome, status: int) -> tuple[Counter, Histogram]:
+        metrics = self.metrics
+        return metrics.requests.labels(outcome, str(status)), metrics.request_duration_s.labels(outcome)
 
     def _log(self, request: web.BaseRequest, target: str, status: int, started_s: float, served: Served) -> None:
         wanted = self.settings.log.access

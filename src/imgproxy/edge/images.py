@@ -13,7 +13,7 @@ from aiohttp import web
 
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import key_hash
-from imgproxy.delivery import Delivered, Delivery, Outcome
+from imgproxy.delivery import Delivered, Delivery, Outcome, Tier
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
@@ -34,6 +34,8 @@ from imgproxy.params.signature import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiohttp.http_parser import RawRequestMessage
 
     from imgproxy.answers import Answers, Sending
     from imgproxy.cache.entry import Variant
@@ -91,7 +93,7 @@ class ImageRoute:
         self._delivery = delivery
         self._originals = originals
         self._answers = answers
-        self._metrics = metrics
+        self._hits = {tier: metrics.hits.labels(tier) for tier in Tier}
         self._barriers = barriers
         self._memo = memo
         self._entry_of = entry_of
@@ -104,7 +106,7 @@ class ImageRoute:
         started_s = time.monotonic()
         wanted = waiter = None
         try:
-            wanted = self._read(request, target)
+            wanted = self.read(request, target)
             if _is_for_all(request, wanted):
                 waiter = self._waiters.enter(request)
             return await self._delivery.answer(
@@ -127,7 +129,7 @@ class ImageRoute:
             if waiter is not None:
                 self._waiters.leave(waiter)
 
-    def _read(self, request: web.BaseRequest, target: str) -> ImageRequest:
+    def read(self, request: web.BaseRequest | RawRequestMessage, target: str) -> ImageRequest:
         """The request as a plan. Raises BadSignature, Expired, BadUrl, BadParameter, UriTooLong, MethodNotAllowed."""
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed(request.method, ALLOWED_METHODS)
@@ -192,7 +194,7 @@ class ImageRoute:
         body: bytes,
         waiter: Waiter | None,
     ) -> Served:
-        self._metrics.hits.labels(tier=delivered.tier).inc()
+        self._hits[delivered.tier].inc()
         prepared = self._remember(request, wanted, delivered, headers)
         if prepared is not None and waiter is not None:
             self._write_to_all(prepared, delivered, headers, body, waiter)
@@ -218,15 +220,15 @@ class ImageRoute:
         head = prepared.head_with(date, status=headers["Cache-Status"], timing=headers["Server-Timing"])
         if not waiter.write((head, body), len(body), delivered.outcome, sending):
             raise ConnectionResetError("the client left")
-        if delivered.outcome is not Outcome.MISS:
+        others = self._waiters.unanswered(waiter.name) if delivered.outcome is Outcome.MISS else []
+        if not others:
             return
         # One piece for all, to the byte: so a waiter costs little more than the system's part in it.
         status = self._headers.cache_status(replace(delivered, is_collapsed=True), now_s)
         timing = server_timing(None, delivered.timings)
         whole = prepared.head_with(date, status=status, timing=timing) + body
-        others = self._waiters.unanswered(waiter.name)
         written = sum(other.write((whole,), len(body), Outcome.MISS, sending) for other in others)
-        self._metrics.hits.labels(tier=delivered.tier).inc(written)
+        self._hits[delivered.tier].inc(written)
 
     def _remember(
         self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str]
@@ -353,7 +355,7 @@ def _hashes(delivered: Delivered) -> tuple[str, ...]:
     return (delivered.original.key_hash, *(hashed for hashed, _ in also))
 
 
-def _client(request: web.BaseRequest) -> ClientHeaders:
+def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
     """The headers that a rendering may depend on; of Accept its class alone, in words that mean just that class."""
     headers = request.headers
     return ClientHeaders(

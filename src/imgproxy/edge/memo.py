@@ -75,11 +75,10 @@ class PreparedAnswer:
         self.made_at_s = time.time()  # Unix time, as are the two others
         self.fresh_since_s = self.made_at_s - 1.0
         self.fresh_until_s = fresh_until_s
-        lines = [(name, value) for name, value in headers.items() if name.lower() not in _LIVELY]
-        body_bytes = variant.facts.size_bytes
-        self.static = _lines("HTTP/1.1 200 OK", [*lines, ("Content-Length", str(body_bytes))])
-        kept = [(name, value) for name, value in lines if _is_in_304(name)]
-        self.static_304 = _lines("HTTP/1.1 304 Not Modified", kept)
+        lines = [f"{name}: {value}" for name, value in headers.items() if name.lower() not in _LIVELY]
+        lines.append(f"Content-Length: {variant.facts.size_bytes}\r\n")
+        self.static = "\r\n".join(("HTTP/1.1 200 OK", *lines)).encode("latin-1")
+        self.static_304 = b""  # of use to those alone who ask again
         self.read_number = NEVER_READ
         self.second = -1
         self.head = self.not_modified = b""
@@ -92,6 +91,9 @@ class PreparedAnswer:
         """Write the heads of a hit from memory for this second."""
         status = cache_status(is_hit=True, ttl_s=int(self.fresh_until_s - second), detail=_MEMORY)
         lively = _lively(date, status, _MEMORY)
+        if not self.static_304:
+            kept = [line for line in self.static.split(b"\r\n")[1:] if _is_in_304(line.partition(b":")[0].decode())]
+            self.static_304 = b"\r\n".join((b"HTTP/1.1 304 Not Modified", *kept))
         self.second = second
         self.head = self.static + lively
         self.not_modified = self.static_304 + lively
@@ -232,10 +234,6 @@ class AnswerMemo:
 
 def _lively(date: str, status: str, timing: str) -> bytes:
     return f"Date: {date}\r\nServer-Timing: {timing}\r\nCache-Status: {status}\r\n\r\n".encode("latin-1")
-
-
-def _lines(status_line: str, headers: list[tuple[str, str]]) -> bytes:
-    return (status_line + "\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)).encode("latin-1")
 
 
 def _is_in_304(name: str) -> bool:
