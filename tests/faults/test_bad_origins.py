@@ -60,7 +60,7 @@ async def before(tmp_path: Path, freshness: FreshnessSettings) -> AsyncIterator[
     async with scripted_origin(jpeg(200)) as origin:
         sections: dict[str, Any] = {
             "server": Server(port=0, shutdown_timeout_s=1),
-            "origin": OriginSettings(url=origin.url, token=SecretStr("t"), timeout_s=0.5),
+            "origin": OriginSettings(url=origin.url, token=SecretStr("t"), timeout_s=2),
             "admin": AdminSettings(token=SecretStr("admin-token")),
             "cache": CacheSettings(dir=tmp_path / "cache", min_free_bytes=0),
             "render": RenderSettings(processes=1),

@@ -208,7 +208,7 @@ async def test_a_cdn_is_told_when_no_old_answer_is_under_way_any_more(tmp_path: 
 
 async def test_a_cdn_is_told_again_after_the_settle_time(tmp_path: Path) -> None:
     """What was on its way to it at the first purge is gone after the second."""
-    again = FreshnessSettings(settle_s=0.3)
+    again = FreshnessSettings(settle_s=3)
     async with cdn() as server, site(tmp_path, downstream=(at_fastly(server),), freshness=again, purge=QUICK) as here:
         receipt = await purge_keys(here, KEY)
         assert receipt["downstream"][0]["detail"].startswith("again ")
@@ -408,7 +408,7 @@ async def test_a_line_from_a_clock_that_was_ahead_is_due(tmp_path: Path) -> None
 async def test_a_limit_is_waited_out_and_what_came_meanwhile_goes_along(tmp_path: Path) -> None:
     """After 429 not one call more before Retry-After is over, whoever purges; then one call for all."""
     async with cdn() as server, site(tmp_path, downstream=(at_fastly(server, wait_s=0.1),), freshness=ONCE) as here:
-        server.answer = lambda asked: Told(429, headers=(("Retry-After", "1"),))
+        server.answer = lambda asked: Told(429, headers=(("Retry-After", "3"),))
         first = await purge_keys(here, "a.jpg")
         server.answer = fastly
         second = await purge_keys(here, "b.jpg")
