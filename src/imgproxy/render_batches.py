@@ -142,7 +142,10 @@ class RenderBatches:
             wants = [want for want in batch.wants if not want.done.done()]
             hands = dealt(wants, free=self._pool.free(batch.lane))
             jobs = [self._render(_Hand(batch.lane, source, path, fetch_s, hand)) for hand in hands]
-            await asyncio.gather(*jobs)
+            if len(jobs) == 1:
+                await jobs[0]  # as it is nearly always: then it needs no task of its own
+            else:
+                await asyncio.gather(*jobs)
         except asyncio.CancelledError:
             _give_up(batch.wants, None)
             raise
