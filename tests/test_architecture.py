@@ -10,7 +10,17 @@ ROOT = "imgproxy"
 
 # What a room may import of our own, beside itself. `errors`, `config`, `metrics`, `barriers`, `background`, `flights`
 # and `freshness` are everybody's; `params` is pure and so may be read by everyone.
-EVERYBODYS = {"errors", "config", "metrics", "barriers", "background", "flights", "freshness", "params"}
+EVERYBODYS = {
+    "errors",
+    "config",
+    "config_downstream",
+    "metrics",
+    "barriers",
+    "background",
+    "flights",
+    "freshness",
+    "params",
+}
 ROOMS = {
     "params": set(),
     "cache": set(),
