@@ -17,6 +17,7 @@ import pyvips
 
 from imgproxy.params.plan import ColorSpace
 from imgproxy.render import profiles
+from imgproxy.render.srgb import is_srgb
 
 PROFILE_FIELD: Final = "icc-profile-data"
 
@@ -66,12 +67,17 @@ def to_srgb(image: Any) -> Any:
 
 
 def _to_srgb(image: Any) -> Any:
-    if image.get_typeof(PROFILE_FIELD):
+    if image.get_typeof(PROFILE_FIELD) and not _is_srgb_already(image):
         with contextlib.suppress(pyvips.Error):
             return _without_profile(_through_profile(image, "srgb"))
     if image.interpretation == _CMYK:
         return _without_profile(image.icc_transform("srgb", input_profile="cmyk", **_TRANSFORM))
     return _without_profile(_to_8_bit(image))
+
+
+def _is_srgb_already(image: Any) -> bool:
+    is_plain = image.interpretation == "srgb" and image.format == "uchar" and image.bands in (3, 4)
+    return is_plain and is_srgb(bytes(image.get(PROFILE_FIELD)))
 
 
 def as_rgb(image: Any) -> Any:

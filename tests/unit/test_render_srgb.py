@@ -1,0 +1,91 @@
+"""Which profiles say no more than sRGB, held against what LittleCMS makes of pixels by them."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import pyvips
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ImageCms
+
+from imgproxy.params.plan import ColorSpace
+from imgproxy.render import colour, profiles
+from imgproxy.render.srgb import is_srgb
+from tests.support import images
+
+SRGB = images.vips_profile("srgb")
+SRGB_PRIMARIES = ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))
+D65 = (0.3127, 0.3290)
+
+
+def with_table(entries: int, power: float = 2.4) -> bytes:
+    """Profile of sRGB whose curve is a table, as the one of 1998 that cameras and programs embed; or of another power."""
+    values = np.linspace(0, 1, entries)
+    light = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** power)
+    table = struct.pack(f">I{entries}H", entries, *(light * 65535).round().astype(int))
+    curve = b"curv" + bytes(4) + table + bytes(-len(table) % 4)
+    plain = profiles.matrix_profile("sRGB", SRGB_PRIMARIES, D65, 2.2)
+    (count,) = struct.unpack_from(">I", plain, 128)
+    found = bytearray(plain + curve)
+    for at in range(132, 132 + 12 * count, 12):
+        if plain[at : at + 4] in (b"rTRC", b"gTRC", b"bTRC"):
+            found[at + 4 : at + 12] = struct.pack(">II", len(plain), len(curve))
+    found[:4] = struct.pack(">I", len(found))
+    return bytes(found)
+
+
+def changed_by(profile: bytes) -> int:
+    """The most that a conversion to sRGB by libvips changes any value, over every level of noise."""
+    noise = np.random.default_rng(7).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    image = pyvips.Image.new_from_array(noise, interpretation="srgb").copy()
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    found = image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True)
+    return int(np.abs(found.numpy().astype(int) - noise).max())
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [SRGB, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), with_table(1024), with_table(4096)],
+    ids=["libvips'", "LittleCMS'", "table of 1024", "table of 4096"],
+)
+def test_profiles_of_srgb_are_known_and_need_no_conversion(profile: bytes) -> None:
+    """Formula or table, LittleCMS changes no value by more than one level; so the pixels are left as they are."""
+    assert is_srgb(profile)
+    assert changed_by(profile) <= 1
+    pixels = images.photo(40, 30)
+    image = pyvips.Image.new_from_array(pixels, interpretation="srgb").copy()
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    converted = colour.convert(image, ColorSpace.SRGB)
+    assert np.array_equal(converted.image.numpy(), pixels)
+    assert converted.profile == SRGB
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        images.vips_profile("p3"),
+        profiles.adobe_rgb(),
+        profiles.matrix_profile("gamma", SRGB_PRIMARIES, D65, 2.2),
+        profiles.matrix_profile("white", SRGB_PRIMARIES, (0.3457, 0.3585), 2.2),
+        with_table(1024, power=2.3),
+        SRGB.replace(b"rTRC", b"A2B0", 1),
+        SRGB.replace(b"wtpt", b"A2B0", 1),
+        SRGB.replace(b"RGB XYZ ", b"RGB Lab ", 1),
+        SRGB[:200],
+        b"",
+    ],
+    ids=["P3", "Adobe", "gamma", "white", "power", "no curve", "tables", "Lab", "cut", "empty"],
+)
+def test_other_profiles_are_not_taken_for_srgb(profile: bytes) -> None:
+    """Other primaries, curves and kinds are converted; what is broken is left to LittleCMS."""
+    assert not is_srgb(profile)
+
+
+@given(st.binary(max_size=300), st.integers(0, len(SRGB)), st.binary(max_size=16))
+def test_no_profile_is_too_broken_to_be_looked_at(anything: bytes, at: int, patch: bytes) -> None:
+    """Bytes of any kind, and a profile damaged anywhere, are answered with yes or no."""
+    assert is_srgb(anything) is False
+    assert is_srgb(SRGB[:at] + patch + SRGB[at + len(patch) :]) in (True, False)
