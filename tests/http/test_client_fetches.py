@@ -201,3 +201,15 @@ async def test_a_fetch_over_tls_is_given_up_as_well(tmp_path: Path) -> None:
         with pytest.raises(errors.OriginUnavailable):
             await client.serve_image("a.jpg", tmp_path / "out")
         await give_up(client, reply, tmp_path / "out")
+
+
+@pytest.mark.parametrize("before", [b"", b"x", bytes(1000)], ids=["empty", "shorter", "longer"])
+async def test_what_a_file_held_before_is_not_in_it_afterwards(tmp_path: Path, before: bytes) -> None:
+    """An image is written into the file it is meant for, whether that is there, empty or not."""
+    path = tmp_path / "out"
+    path.write_bytes(before)
+    async with origin(GOOD) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", path)
+
+    assert path.stat().st_size == image.size_bytes
+    assert not path.read_bytes().startswith(b"x")

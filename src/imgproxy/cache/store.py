@@ -189,7 +189,8 @@ class CacheStore:
         temp = self.temp_path(hashed)
         try:
             with _as_cache_unavailable():
-                temp.write_bytes(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+                with temp.open("ab") as file:  # "wb" would send it to the disk at once (ext4(5), auto_da_alloc)
+                    file.write(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
                 self._put_in_place(hashed, temp, "facts")
         except BaseException:
             self.discard(temp)

@@ -206,7 +206,9 @@ def _written(response: urllib3.BaseHTTPResponse, order: Order, lifeline: Lifelin
     lifeline.has_file = True
     try:
         # Small chunks are gathered; those of READ_BYTES pass the buffer by.
-        with order.destination.open("wb", buffering=READ_BYTES) as file:
+        with order.destination.open("ab", buffering=READ_BYTES) as file:
+            if file.tell():
+                file.truncate(0)  # not always: ext4 sends what was emptied to the disk as it is closed (auto_da_alloc)
             lifeline.raise_if_cut()  # whoever cut it may have looked for the file before it was there
             return _copied(response, file, order)
     except BaseException:

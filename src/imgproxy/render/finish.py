@@ -110,7 +110,9 @@ def _written(
     has_alpha: bool = False,
     is_mark_missing: bool = False,
 ) -> Rendered:
-    descriptor = os.open(aim.target.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    # The file is there, and empty. Were it emptied again, ext4 would send it to the disk as it is closed (ext4(5),
+    # auto_da_alloc): 95 us instead of 40 for 50 kB, and the disk busy with what may be purged before it is written.
+    descriptor = os.open(aim.target.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         rest = memoryview(data)
         while rest:
