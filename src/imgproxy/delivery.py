@@ -154,6 +154,19 @@ class Delivery:
             self._metrics.overtaken.labels(point="response").inc()
         raise PurgedMeanwhile
 
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether pictures that have to be fetched first may be refused."""
+        return self._renders.is_overloaded
+
+    def turns_away(self, key: str) -> bool:
+        """Whether a request for a rendering of this key is refused before anything is done for it."""
+        return not self._originals.knows(key) and self._renders.sheds()
+
+    def retry_after_s(self) -> int:
+        """What those who are refused are told."""
+        return self._renders.retry_after_s()
+
     def may_begin(self, delivered: Delivered) -> bool:
         """Whether no purge has come since the originals behind this answer were proved."""
         if delivered.variant is not None:

@@ -38,13 +38,14 @@ class FetchGate:
         Raises:
             Overloaded: too many wait already.
         """
-        if not self._waiting and self._has_room():
-            self._inside += 1
-            return
-        if len(self._waiting) >= self._waiting_max:
-            raise Overloaded
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
+        self.look()  # also for those before: the limit may count who comes here
+        if turn.done():
+            return
+        if len(self._waiting) > self._waiting_max:
+            self._waiting.remove(turn)
+            raise Overloaded
         try:
             await turn
         except asyncio.CancelledError:

@@ -25,7 +25,7 @@ _DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 class HitTally(Collector):
     """
-    Hits of the fast path, counted as plain numbers: three counters would cost a hit more than finding it does.
+    Answers of the fast path, counted as plain numbers: three counters would cost a hit more than finding it does.
 
     It is the registry's first collector and has no metric of its own: whenever the metrics are read, it first adds
     what it holds to the counters that every answer is in.
@@ -33,13 +33,16 @@ class HitTally(Collector):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self.memory = self.disk = self.not_modified = self.sent_bytes = 0
+        self.memory = self.disk = self.not_modified = self.turned_away = self.sent_bytes = 0
 
     def collect(self) -> Iterator[Metric]:
         """Move the numbers into the counters; yields nothing."""
         counters = self._metrics
         memory, disk, not_modified, sent_bytes = self.memory, self.disk, self.not_modified, self.sent_bytes
+        turned_away, self.turned_away = self.turned_away, 0
         self.memory = self.disk = self.not_modified = self.sent_bytes = 0
+        if turned_away:
+            counters.requests.labels(outcome="error", status="503").inc(turned_away)
         for amount, status in ((memory + disk, "200"), (not_modified, "304")):
             if amount:
                 counters.requests.labels(outcome="hit", status=status).inc(amount)

@@ -119,14 +119,28 @@ class Renders:
             self._cold.discard(hashed)
             self._originals.gate.look()
 
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether the queue stands."""
+        return self._pool.is_overloaded
+
+    def retry_after_s(self) -> int:
+        """Seconds until there may be room again."""
+        return self._pool.retry_after_s()
+
     def sheds(self) -> bool:
         """Whether a visitor whose picture has to be fetched first is refused now."""
         return self._pool.sheds(len(self._coming) + self._batches.for_visitors, self._originals.fetch_s)
 
     def _fetches_of_use(self) -> int:
-        """How many fetches keep every process busy: what is fetched earlier would only wait, perhaps in vain."""
+        """
+        How many fetches keep every process busy: what is fetched earlier would only wait, perhaps in vain.
+
+        While no render waits one fetch is always of use: those that were fetched may all wait for a watermark's.
+        """
         fetched = len(self._cold) - len(self._originals.gate)
-        return self._pool.enough(self._originals.fetch_s) - max(0, fetched)
+        of_use = self._pool.enough(self._originals.fetch_s) - max(0, fetched)
+        return of_use if self._pool.waiting else max(1, of_use)
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
@@ -161,8 +175,11 @@ class Renders:
         self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
-        with self._cache.epochs.at_work():
-            return await self._make_at_work(sources, plan, lane)
+        try:
+            with self._cache.epochs.at_work():
+                return await self._make_at_work(sources, plan, lane)
+        finally:
+            self._originals.gate.look()
 
     async def _make_at_work(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         original = sources.original

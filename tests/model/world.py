@@ -156,6 +156,8 @@ class FakePool:
     """Renders by copying: plan, original and watermark one after the other."""
 
     is_saturated = False
+    is_overloaded = False
+    waiting = 0
 
     def retry_after_s(self) -> int:
         """Nobody is told."""

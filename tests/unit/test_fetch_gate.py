@@ -71,6 +71,15 @@ async def test_the_gate_opens_as_wide_as_is_of_use() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_who_comes_may_be_what_opens_it() -> None:
+    """A limit that counts who is at the gate is asked again with each that comes, for all that wait."""
+    gate = FetchGate(10, 10)
+    gate.narrow_to(lambda: 2 if len(gate) == 3 else 0)
+    tasks = await entered(gate, 3)
+    assert [task.done() for task in tasks] == [True, True, False]
+    tasks[2].cancel()
+
+
 async def test_who_gives_up_waiting_takes_nobodys_turn() -> None:
     """Neither before its turn nor in the very moment in which it comes."""
     gate = FetchGate(1, 10)

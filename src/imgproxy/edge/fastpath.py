@@ -1,8 +1,9 @@
 """
-Hits answered where their bytes arrive: between aiohttp's parser and its request handling.
+Hits answered where their bytes arrive, between aiohttp's parser and its request handling; and what is shed.
 
-For a request that the memo can answer there is no request object, no task and no response object; its bytes are
-parsed by aiohttp's own parser and the prepared answer is written to the transport. Everything else goes the usual way.
+For a request that the memo can answer, or that is turned away in an overload, there is no request object, no task and
+no response object; its bytes are parsed by aiohttp's own parser and the prepared answer is written to the transport.
+Everything else goes the usual way.
 Of the request's headers only Accept and conditions matter here: a variant that depends on another is never prepared,
 and a part (Range) is given of originals alone, which are not prepared either.
 
@@ -12,6 +13,7 @@ request goes the usual way.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiohttp.http_parser import RawRequestMessage
+    from multidict import CIMultiDictProxy
 
     from imgproxy.edge.memo import AnswerMemo, Found
+    from imgproxy.edge.turning_away import TurningAway
     from imgproxy.metrics import HitTally
 
 # A client that has not sent its first head by then is gone, or means no good.
@@ -65,28 +69,30 @@ class FastServer(web.Server):
     """
     A server whose connections answer hits from the memo.
 
-    `tally` counts them; `on_hit(connection, target, status, sent_bytes)`, where there is one, is told of each.
+    `tally` counts them; `on_answer(connection, target, status, sent_bytes)`, where there is one, is told of each.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what every connection is given
         self,
         handler: Callable[[web.BaseRequest], Any],
         memo: AnswerMemo,
+        turning_away: TurningAway,
         tally: HitTally,
-        on_hit: Callable[[FastHandler, str, int, int], None] | None,
+        on_answer: Callable[[FastHandler, str, int, int], None] | None,
         on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse],
         **options: Any,
     ) -> None:
         super().__init__(handler, **options)
         self._memo = memo
+        self._turning_away = turning_away
         self._tally = tally
-        self._on_hit = on_hit
+        self._on_answer = on_answer
         self._on_bad_request = on_bad_request
         self.is_draining = False
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of a new connection."""
-        parts = (self._memo, self._tally, self._on_hit, self._on_bad_request)
+        parts = (self._memo, self._turning_away, self._tally, self._on_answer, self._on_bad_request)
         return FastHandler(self, *parts, loop=self._loop, **self._kwargs)
 
     def unfinished(self, hashes: set[str]) -> list[Late]:
@@ -103,21 +109,31 @@ class FastServer(web.Server):
 class FastHandler(RequestHandler):
     """A connection of the fast path."""
 
-    __slots__ = ("_first_head_timer", "_memo", "_on_bad_request", "_on_hit", "_tally", "last_key_hashes")
+    __slots__ = (
+        "_first_head_timer",
+        "_memo",
+        "_on_answer",
+        "_on_bad_request",
+        "_tally",
+        "_turning_away",
+        "last_key_hashes",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - as the server has them
         self,
         manager: FastServer,
         memo: AnswerMemo,
+        turning_away: TurningAway,
         tally: HitTally,
-        on_hit: Callable[[FastHandler, str, int, int], None] | None,
+        on_answer: Callable[[FastHandler, str, int, int], None] | None,
         on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse],
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
         self._memo = memo
+        self._turning_away = turning_away
         self._tally = tally
-        self._on_hit = on_hit
+        self._on_answer = on_answer
         self._on_bad_request = on_bad_request
         self._first_head_timer: asyncio.TimerHandle | None = None
         self.last_key_hashes: frozenset[str] = frozenset()
@@ -206,10 +222,8 @@ class FastHandler(RequestHandler):
             messages, upgraded, tail = [(refusal, EMPTY_PAYLOAD)], False, b""
         if len(messages) == 1 and not upgraded:
             message, payload = messages[0]
-            found = self._find(message) if payload is EMPTY_PAYLOAD else None
-            if found is not None:
+            if payload is EMPTY_PAYLOAD and self._answers(transport, message):
                 parser.message_consumed()
-                self._write(transport, message.path, found)
                 return
         if messages:
             self._stop_waiting()
@@ -233,22 +247,33 @@ class FastHandler(RequestHandler):
             or self._close
         )
 
-    def _find(self, message: RawRequestMessage | _ErrInfo) -> Found | None:
+    def _answers(self, transport: asyncio.Transport, message: RawRequestMessage | _ErrInfo) -> bool:
+        """Answer a plain GET that needs no more than bytes; whether that was done."""
         if isinstance(message, _ErrInfo) or message.method != "GET":
-            return None
+            return False
         if message.version != HttpVersion11 or message.should_close:
-            return None
-        headers = message.headers
+            return False
+        found = self._find(message.path, message.headers)
+        if found is not None:
+            self._write(transport, message.path, found)
+            return True
+        refusal = self._turning_away.answer(message, time.time())
+        if refusal is None:
+            return False
+        answer, body_bytes = refusal
+        transport.write(answer)
+        self._tally.turned_away += 1
+        self._end(message.path, 503, body_bytes)
+        return True
+
+    def _find(self, target: str, headers: CIMultiDictProxy[str]) -> Found | None:
         if_none_match = headers.get(hdrs.IF_NONE_MATCH)
         if if_none_match is None and hdrs.IF_MODIFIED_SINCE in headers:
             return None
-        return self._memo.find(message.path, accept_class(headers.get(hdrs.ACCEPT)), if_none_match)
+        return self._memo.find(target, accept_class(headers.get(hdrs.ACCEPT)), if_none_match)
 
     def _write(self, transport: asyncio.Transport, target: str, found: Found) -> None:
         entry, tier, head, body = found
-        if self._first_head_timer is not None:
-            self._stop_waiting()
-        self._request_count += 1
         self.last_key_hashes = entry.key_hashes
         tally = self._tally
         if body:
@@ -261,9 +286,16 @@ class FastHandler(RequestHandler):
         else:
             transport.write(head)
             tally.not_modified += 1
+        self._end(target, 200 if body else 304, len(body))
+
+    def _end(self, target: str, status: int, body_bytes: int) -> None:
+        """An answer is written: wait for the next request, for a while."""
+        if self._first_head_timer is not None:
+            self._stop_waiting()
+        self._request_count += 1
         loop = self._loop
         self._next_keepalive_close_time = close_at = loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = loop.call_at(close_at, self._process_keepalive)
-        if self._on_hit is not None:
-            self._on_hit(self, target, 200 if body else 304, len(body))
+        if self._on_answer is not None:
+            self._on_answer(self, target, status, body_bytes)

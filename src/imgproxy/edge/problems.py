@@ -61,7 +61,7 @@ def problem_response(
     if error.retry_after_s is not None:
         wait_s = error.retry_after_s
         if isinstance(error, Overloaded):
-            wait_s += round(random.uniform(0, RETRY_JITTER) * max(wait_s, 2))
+            wait_s = jittered_s(wait_s)
         headers["Retry-After"] = str(wait_s)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="imgproxy"'
@@ -77,6 +77,11 @@ def problem_response(
     if is_head:
         response.headers["Content-Length"] = str(len(text))
     return response
+
+
+def jittered_s(wait_s: int) -> int:
+    """A Retry-After of at least this many seconds, another one each time."""
+    return wait_s + round(random.uniform(0, RETRY_JITTER) * max(wait_s, 2))
 
 
 def _cache_control(error: ImgproxyError, freshness: FreshnessSettings, negative_ttl_s: int | None) -> str:

@@ -114,6 +114,11 @@ class RenderPool:
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
 
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether the queue stands: more has come for a while than can be made."""
+        return self._pressure.stands(asyncio.get_running_loop().time())
+
     def sheds(self, coming: int, fetch_s: float = 0.0) -> bool:
         """
         Whether to refuse a visitor whose picture would have to be fetched first.

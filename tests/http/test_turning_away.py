@@ -1,0 +1,128 @@
+"""What is refused in an overload is refused where its bytes arrive: in the usual words, and only what must be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from imgproxy.config import LogSettings, SigningSettings
+from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import pytest
+
+NAMES = ("first.jpg", "second.jpg", "third.jpg", "fourth.jpg")
+PICTURES = {KEY: jpeg(200)} | {name: jpeg(100) for name in NAMES}
+
+
+@contextlib.asynccontextmanager
+async def overloaded(here: Site) -> AsyncIterator[None]:
+    """One picture at work that does not end, one behind it, and a queue that was found full a moment ago."""
+    process = here.edge.pool.pids[0]
+    os.kill(process, signal.SIGSTOP)
+    tasks = [asyncio.create_task(here.get(f"/{name}?w=10")) for name in NAMES[:2]]
+    try:
+        await until(lambda: here.edge.pool.busy == 1 and here.edge.pool.waiting == 1)
+        assert here.edge.pool.sheds(1000)
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert [reply.status for reply in await asyncio.gather(*tasks)] == [200, 200]
+
+
+async def test_a_picture_that_had_to_be_fetched_is_refused_in_the_usual_words(tmp_path: Path) -> None:
+    """The same answer as from the usual way, which HEAD goes; nobody may keep it, and nothing was fetched."""
+    async with site(tmp_path, pictures=PICTURES) as here, overloaded(here):
+        quick = await here.get("/third.jpg?w=10")
+        usual = await here.send("HEAD", "/third.jpg?w=10")
+
+        assert (quick.status, usual.status) == (503, 503)
+        assert here.probe.count("serveImage", "third.jpg") == 0
+        for name in ("Content-Type", "Cache-Control", "Cache-Status", "X-Content-Type-Options", "Server"):
+            assert quick.headers[name] == usual.headers[name]
+        assert "Server-Timing" in usual.headers
+        assert "Server-Timing" not in quick.headers  # it took the quick way
+        assert int(quick.headers["Retry-After"]) >= 1
+        assert "Date" in quick.headers
+        assert json.loads(quick.body)["type"] == "urn:imgproxy:problem:overloaded"
+        assert len(quick.body) == int(usual.headers["Content-Length"])
+
+
+async def test_all_others_are_answered_as_ever(tmp_path: Path) -> None:
+    """Hits, known pictures, originals, mistakes and the admin routes are no part of the overload."""
+    async with site(tmp_path, pictures=PICTURES) as here:
+        first = await here.get(f"/{KEY}?w=20")
+        async with overloaded(here):
+            hit = await here.get(f"/{KEY}?w=20")
+            original = await here.get("/fourth.jpg")
+            mistake = await here.get("/third.jpg?w64=%21")
+            health = await here.get("/-/health")
+            known = asyncio.create_task(here.get(f"/{KEY}?w=30"))
+            await until(lambda: here.edge.pool.waiting == 2)
+
+        assert hit.body == first.body
+        assert (hit.status, original.status, mistake.status, health.status) == (200, 200, 400, 200)
+        assert (await known).status == 200
+
+
+async def test_a_signature_is_looked_at_first(tmp_path: Path) -> None:
+    """Who may not ask is told that, overload or not."""
+    async with site(tmp_path, pictures=PICTURES) as here, overloaded(here):
+        here.edge.images._settings = here.edge.settings.model_copy(update={"signing": SigningSettings(required=True)})
+        try:
+            reply = await here.get("/third.jpg?w=10")
+        finally:
+            here.edge.images._settings = here.edge.settings
+
+        assert reply.status == 403
+
+
+async def test_it_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each that is turned away is in the metrics and, where errors are logged, in the access log."""
+    async with site(tmp_path, pictures=PICTURES, log=LogSettings(access="errors")) as here:
+        with caplog.at_level(logging.INFO, logger="imgproxy.access"):
+            async with overloaded(here):
+                await here.get("/third.jpg?w=10")
+                page = (await here.get("/-/metrics", **ADMIN)).body.decode()
+
+        assert 'imgproxy_requests_total{outcome="error",status="503"} 1.0' in page
+        lines = [record.facts for record in caplog.records if hasattr(record, "facts")]
+        shed = [line for line in lines if line["status"] == 503]
+        assert [(line["target"], line["code"], line["outcome"]) for line in shed] == [
+            ("/third.jpg?w=10", "overloaded", "error")
+        ]
+
+
+async def test_the_connection_stays_good(tmp_path: Path) -> None:
+    """After a refusal the next request over the same connection is answered."""
+    async with site(tmp_path, pictures=PICTURES) as here:
+        await here.get(f"/{KEY}?w=20")
+        async with overloaded(here):
+            host, port = here.edge.url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            for target, status in (("/third.jpg?w=10", b"503"), ("/fourth.jpg?w=10", b"503"), (f"/{KEY}?w=20", b"200")):
+                writer.write(f"GET {target} HTTP/1.1\r\nHost: edge\r\n\r\n".encode())
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+                assert head.split()[1] == status
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_many_new_pictures_at_once_are_all_served(tmp_path: Path) -> None:
+    """More than are fetched ahead, all with a watermark that is new as well: each waits for another, none for ever."""
+    pictures = {f"{number}.jpg": jpeg(number) for number in range(30)} | {"mark.jpg": jpeg(9, (20, 20))}
+    async with site(tmp_path, pictures=pictures) as here, asyncio.timeout(60):
+        replies = await asyncio.gather(*(here.get(f"/{number}.jpg?w=10&mark=/mark.jpg") for number in range(30)))
+
+        assert {reply.status for reply in replies} == {200}
+        assert here.probe.count("serveImage", "mark.jpg") == 1
