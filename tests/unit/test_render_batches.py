@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from imgproxy.cache.cache import Cache
+from imgproxy.cache.entry import OriginalFacts, key_hash
+from imgproxy.config import CacheSettings
 from imgproxy.errors import Overloaded
+from imgproxy.originals import Original, Originals, State
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.job import Lane
-from imgproxy.render_batches import TOGETHER_MAX, _Want, dealt
+from imgproxy.render.job import Lane, Rendered, RenderJob
+from imgproxy.render_batches import TOGETHER_MAX, Finished, RenderBatches, _Want, dealt
 from imgproxy.stand_ins import WIDTHS_MAX, StandIns
 from tests.support import images
 from tests.unit.test_render_pool import SMALL, job, pool_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgproxy.render.pool import RenderPool
+    from imgproxy.render.ticket import OnRendered
 
 
 def wants(count: int, kind: Format) -> list[_Want]:
@@ -79,6 +86,67 @@ async def test_the_pool_knows_how_many_jobs_would_begin_at_once() -> None:
     async with pool_of(processes=2) as pool:
         assert pool.free(Lane.VISITOR) == 2
         assert pool.free(Lane.BACKGROUND) == 1
+
+
+class _Announces:
+    """A pool that makes every file at once, then turns to its next job as the real one does: in the loop's next turn."""
+
+    def __init__(self) -> None:
+        self.waiter: asyncio.Task[None] | None = None
+        self.order: list[str] = []
+
+    def free(self, _lane: Lane) -> int:
+        return 1
+
+    async def render(self, job: RenderJob, *, lane: Lane, on_rendered: OnRendered) -> None:
+        del lane
+        for index, target in enumerate(job.targets):
+            target.path.write_bytes(b"picture")
+            on_rendered(index, Rendered(target.path, "image/webp", 7, "0" * 32, 1, 1), 0.0)
+            asyncio.get_running_loop().call_soon(self.order.append, "next job")
+            if job.original.name == "left":
+                assert self.waiter is not None
+                self.waiter.cancel()
+
+
+class _Here:
+    """Originals whose file is always there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def file(self, original: Original) -> tuple[Original, Path]:
+        return original, self._path
+
+
+@pytest.mark.parametrize("name", ["original", "left"])
+async def test_a_file_is_handed_over_once_the_pool_is_through(tmp_path: Path, name: str) -> None:
+    """The pool gives out its next job before anybody commits; a file whose caller leaves meanwhile is removed."""
+    cache = Cache(CacheSettings(dir=tmp_path / "cache"))
+    cache.store.open()
+    pool = _Announces()
+    batches = RenderBatches(cache, cast("Originals", _Here(tmp_path / name)), cast("RenderPool", pool))
+    facts = OriginalFacts("a.jpg", "0" * 32, 1, "image/jpeg", None, None, "journal", 0, 1.0, 2.0)
+    original = Original(facts, key_hash("a.jpg"), State.FRESH)
+    found: list[Finished] = []
+
+    async def wait() -> None:
+        found.append(await batches.render(original, RenderPlan(), None, Lane.VISITOR))
+        pool.order.append("commit")
+
+    pool.waiter = asyncio.create_task(wait())
+    await asyncio.wait([pool.waiter])
+    await batches.close()
+    cache.store.close()
+
+    if name == "left":
+        assert pool.waiter.cancelled()
+    else:
+        assert pool.order == ["next job", "commit"]
+        assert found[0].rendered.path.read_bytes() == b"picture"
+        cache.store.discard(found[0].rendered.path)
+    assert not cache.store.is_being_written(original.key_hash)
+    assert not cache.store.key_dir(original.key_hash).exists()
 
 
 def test_a_family_remembers_so_many_widths() -> None:

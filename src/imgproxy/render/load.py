@@ -7,6 +7,7 @@ source's colours), for a JPEG, WebP or SVG already near the size they are needed
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -114,9 +115,12 @@ def open_source(path: Path, limits: ProcessLimits) -> Source:
     Raises NotAnImage, DecodeFailed where even the header is damaged, TooManyPixels where one page alone is beyond
     the limit (an animation whose frames are too many together is cut later, see `frames`).
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    kind = sniff(head)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kind = sniff(os.pread(descriptor, HEAD_BYTES, 0))
+        size_bytes = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
     if kind is None:
         raise NotAnImage
     drawing = _sanitise(path) if kind is SourceKind.SVG else None
@@ -138,7 +142,7 @@ def open_source(path: Path, limits: ProcessLimits) -> Source:
         pages=int(header.get("n-pages")) if kind in _PAGED and header.get_typeof("n-pages") else 1,
         orientation=orientation if 1 <= orientation <= 8 else 1,
         has_alpha=bool(header.hasalpha()),
-        size_bytes=path.stat().st_size,
+        size_bytes=size_bytes,
         drawing=drawing,
         lab_file=lab_file,
     )
