@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import secrets
 import time
 from contextlib import suppress
@@ -393,8 +394,7 @@ class Originals:
                 self._metrics.overtaken.labels(point="revalidation").inc()
                 raise Overtaken
             return facts
-        with temp.open("rb") as file:
-            kind = sniff(file.read(HEAD_BYTES))
+        kind = sniff(_head_of(temp))
         before = self._cache.facts(key_hash(key))
         if kind is None:
             if before is not None and self._cache.is_proved(before):
@@ -433,3 +433,12 @@ class Originals:
         if self._cache.epochs.holds(hashed, began_seq):
             now_s = time.monotonic()
             self._negatives[hashed] = Negative(error.again(), now_s, now_s + self._freshness.negative_ttl_s)
+
+
+def _head_of(path: Path) -> bytes:
+    """The first bytes of a file that was written just now."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, HEAD_BYTES, 0)
+    finally:
+        os.close(descriptor)

@@ -127,11 +127,17 @@ class CacheStore:
         Raises:
             CacheUnavailable: the directory or the file cannot be made.
         """
+        temp, descriptor = self._new_file(hashed)
+        os.close(descriptor)
+        return temp
+
+    def _new_file(self, hashed: str) -> tuple[Path, int]:
+        """As `temp_path`, with a descriptor to write to."""
         path = self._path(hashed, f"t-{self.run_id}-{next(self._numbers)}")
         with _as_cache_unavailable():
             for is_last in (False, False, True):
                 try:
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+                    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 except FileNotFoundError:
                     if is_last:
                         raise  # an eviction may take the empty directory away once, hardly twice
@@ -140,7 +146,7 @@ class CacheStore:
                     break
         temp = Path(path)
         self._being_written[hashed].add(temp)
-        return temp
+        return temp, descriptor
 
     def is_being_written(self, hashed: str) -> bool:
         """Whether this run is writing a file in the key's directory."""
@@ -186,11 +192,13 @@ class CacheStore:
             CacheUnavailable: the disk refuses.
         """
         hashed = key_hash(facts.key)
-        temp = self.temp_path(hashed)
+        temp, descriptor = self._new_file(hashed)
         try:
             with _as_cache_unavailable():
-                with temp.open("ab") as file:  # "wb" would send it to the disk at once (ext4(5), auto_da_alloc)
-                    file.write(trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+                try:
+                    _write(descriptor, trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+                finally:
+                    os.close(descriptor)
                 self._put_in_place(hashed, temp, "facts")
         except BaseException:
             self.discard(temp)
@@ -324,8 +332,7 @@ class CacheStore:
                 body = os.pread(descriptor, facts.size_bytes, 0) if with_body else None
                 if body is not None and len(body) != facts.size_bytes:
                     raise OSError(errno.EIO, "a rendered file is shorter than it was said to be")
-                while end:
-                    end = end[os.write(descriptor, end) :]
+                _write(descriptor, end)
             finally:
                 os.close(descriptor)
         return body
@@ -421,6 +428,12 @@ def matches_digest(path: Path, digest: str, size_bytes: int) -> bool:
     except OSError:
         return False
     return left == 0 and hasher.hexdigest() == digest
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all of it: a disk that has room for a part takes that, and refuses the rest."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 @contextmanager
