@@ -210,3 +210,52 @@ async def test_head_and_range_and_304_are_checked_as_well(tmp_path: Path) -> Non
         assert head.headers["ETag"] != old.headers["ETag"]
         assert part.headers["ETag"] != old.headers["ETag"]
         assert (conditional.status, is_new(conditional.body)) == (200, True)
+
+
+async def test_a_purge_that_comes_while_another_is_at_work_is_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched after the first had begun is old to the second."""
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+    patient = PurgeSettings(expand_timeout_s=60)
+    async with site(tmp_path, freshness=NO_SETTLING, purge=patient) as here:
+        entry, ask = here.library.entry_id(KEY), here.edge.entries.ask
+        assert (await here.purge(entry)).status == 200  # its key is known from now on
+
+        async def ask_in_time(entry: str) -> tuple[str, ...]:
+            asked.set()
+            await may_answer.wait()
+            return await ask(entry)
+
+        monkeypatch.setattr(here.edge.entries, "ask", ask_in_time)
+        first = asyncio.create_task(here.purge(entry))
+        await asked.wait()
+        await until(lambda: here.edge.cache.epochs.seq == 2)
+        assert not is_new((await here.get(f"/{KEY}?w=50")).body)
+        await here.library.put(KEY, jpeg(NEW))
+        second = asyncio.create_task(here.purge(entry))
+        await until(lambda: len(here.edge._admin_work) == 2)
+        for _ in range(10):  # it waits for nothing but the first
+            await asyncio.sleep(0)
+        may_answer.set()
+
+        assert [reply.status for reply in await asyncio.gather(first, second)] == [200, 200]
+        assert is_new((await here.get(f"/{KEY}?w=50")).body)
+
+
+async def test_a_check_asks_anew_though_somebody_is_asking(tmp_path: Path) -> None:
+    """Whoever asks already may have asked too early: the check at the end of a settle time is one of its own."""
+    held = Held()
+    stale_at_once = FreshnessSettings(revalidate_after_s=0, settle_s=0)
+    async with site(tmp_path, barriers=held, freshness=stale_at_once) as here:
+        await here.get(f"/{KEY}?w=50")
+        held.hold(Point.AFTER_FETCH)
+        await here.get(f"/{KEY}?w=50")  # and behind it the origin is asked
+        await held.arrived(Point.AFTER_FETCH)
+        await here.library.put(KEY, jpeg(NEW))
+        check = asyncio.create_task(here.edge.originals.revalidate(KEY))
+        await held.arrived(Point.AFTER_FETCH, 2)
+        held.release(Point.AFTER_FETCH)
+        await check
+
+        assert is_new((await here.get(f"/{KEY}?w=50")).body)
