@@ -220,6 +220,14 @@ async def test_what_is_being_fetched_counts_as_waiting() -> None:
         assert ear.jobs == [(Lane.VISITOR, "overloaded")]
 
 
+async def test_a_new_front_page_is_no_overload() -> None:
+    """Thirty pictures at once, and a dozen more that scroll into view; half as many again are more than a page brings."""
+    async with pool_of(processes=2) as pool:
+        assert not any(pool.sheds(coming) for coming in range(42))
+        assert pool.sheds(63)
+        assert pool.is_overloaded
+
+
 async def test_an_overloaded_pool_takes_what_keeps_it_busy() -> None:
     """One picture at work and one behind it for each process; where fetches are slow, what is on the wire besides."""
     async with pool_of(processes=2) as pool:

@@ -29,8 +29,8 @@ def test_a_queue_that_stands_is_cut_short() -> None:
     assert pressure.admits(SHORT_JOBS * JOB_S, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
     assert not pressure.admits(SHORT_JOBS * JOB_S * 1.1, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
     assert not pressure.admits(LONG_S, now_s + CALM_S / 2, patience_s=PATIENCE_S, job_s=JOB_S)
-    assert pressure.is_late(SHORT_JOBS * JOB_S * 2.1, now_s, job_s=JOB_S)
-    assert not pressure.is_late(SHORT_JOBS * JOB_S * 1.9, now_s, job_s=JOB_S)
+    assert pressure.is_late(SHORT_JOBS * JOB_S * 1.1, now_s, job_s=JOB_S)
+    assert not pressure.is_late(SHORT_JOBS * JOB_S * 0.9, now_s, job_s=JOB_S)
 
 
 def test_what_was_fetched_already_may_wait_longer() -> None:

@@ -24,7 +24,7 @@ from imgproxy.render.capacity import usable_cores
 from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
 from imgproxy.render.cost import CostModel
 from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
-from imgproxy.render.pressure import Pressure
+from imgproxy.render.pressure import BURST_JOBS, Pressure
 from imgproxy.render.process import ProcessStartError, RenderProcess
 from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket
 
@@ -134,7 +134,7 @@ class RenderPool:
             asyncio.get_running_loop().time(),
             patience_s=self._settings.queue_timeout_s,
             job_s=job_s,
-            is_full=before > self._settings.queue_max,
+            is_full=before > min(BURST_JOBS, self._settings.queue_max),
         )
         if is_admitted and not self.is_saturated:
             return False

@@ -21,6 +21,9 @@ LONG_JOBS: Final = 4
 # A queue that has been longer than that for this time stands. A front page whose pictures are all new fills a small
 # machine for most of a second, and what scrolls into view meanwhile must not be refused: a browser would show a gap.
 BURST_S: Final = 1.0
+# Nor does any such page bring more pictures than this at once, where that many make a long queue. At ten times what can
+# be made they are here before the sixth is done: so few are accepted after a wait that a standing queue never has.
+BURST_JOBS: Final = 48
 # Where it stands: one job a process at work and one behind it, so that none is ever without.
 SHORT_JOBS: Final = 1
 # It goes on standing until nobody was refused for this time.
@@ -39,8 +42,8 @@ class Pressure:
         return now_s < self._stands_until_s
 
     def is_late(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
-        """Whether one that came in with a burst, and has waited twice the short time since, is to be refused now."""
-        return waited_s > 2 * SHORT_JOBS * job_s and self.stands(now_s)
+        """Whether one that came in with a burst, and has waited a short time since, is to be refused now."""
+        return waited_s > SHORT_JOBS * job_s and self.stands(now_s)
 
     def is_hopeless(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
         """The same of one that was fetched already: it has cost more, and may wait longer."""
