@@ -7,7 +7,7 @@ Label values are the words of the code and the logs: outcomes `hit`, `stale`, `r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.registry import Collector
@@ -21,6 +21,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # From a memory hit (tens of microseconds) to a slow AVIF (seconds).
 _DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+# What counts the answers of one outcome and status, and their time.
+Counting: TypeAlias = tuple[Counter, Histogram]
 
 
 class HitTally(Collector):

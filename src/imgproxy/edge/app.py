@@ -32,7 +32,7 @@ from imgproxy.edge.state import ServiceState
 from imgproxy.edge.turning_away import TurningAway
 from imgproxy.errors import ImgproxyError, Overloaded
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource
-from imgproxy.metrics import Metrics
+from imgproxy.metrics import Counting, Metrics
 from imgproxy.origin_health import OriginHealth
 from imgproxy.originals import Originals
 from imgproxy.purge.downstream import Downstreams
@@ -46,8 +46,6 @@ from imgproxy.warming import Warming
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from prometheus_client import Counter, Histogram
 
     from imgproxy.config import OriginSettings
 
@@ -365,7 +363,7 @@ class Edge:
         duration_s.observe(time.perf_counter() - started_s)
         self.metrics.sent_bytes.inc(served.sent_bytes)
 
-    def _counters_of(self, outcome: Outcome, status: int) -> tuple[Counter, Histogram]:
+    def _counters_of(self, outcome: Outcome, status: int) -> Counting:
         metrics = self.metrics
         return metrics.requests.labels(outcome, str(status)), metrics.request_duration_s.labels(outcome)
 
