@@ -14,17 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from imgproxy import errors
+from imgproxy.render.admission import Admission
 from imgproxy.render.capacity import usable_cores
 from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
 from imgproxy.render.cost import CostModel
 from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
-from imgproxy.render.pressure import BURST_JOBS, Pressure
 from imgproxy.render.process import ProcessStartError, RenderProcess
 from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket
 
@@ -40,10 +38,6 @@ ABANDON_GRACE_S: Final = 0.25
 # A process that cannot be started is tried again after this time, doubling up to the maximum.
 RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
-
-RETRY_AFTER_MAX_S: Final = 30
-# However slow the origin is, not more pictures than this are admitted because they are still on their way.
-FETCHES_AHEAD_MAX: Final = 64
 
 
 class RenderPool:
@@ -77,7 +71,7 @@ class RenderPool:
         self._restarts = 0
         self._libvips_version = ""
         self._costs = CostModel()
-        self._pressure = Pressure()
+        self._admission = Admission(settings, self._costs, self._size)
 
     # --- what it is doing now ---
 
@@ -117,7 +111,7 @@ class RenderPool:
     @property
     def is_overloaded(self) -> bool:
         """Whether the queue stands: more has come for a while than can be made."""
-        return self._pressure.stands(asyncio.get_running_loop().time())
+        return self._admission.stands(asyncio.get_running_loop().time())
 
     def sheds(self, coming: int, fetch_s: float = 0.0) -> bool:
         """
@@ -126,16 +120,7 @@ class RenderPool:
         `coming` are the jobs of visitors under way, from their fetch to their end, `fetch_s` what a fetch takes. The
         answers are what tells a burst from an overload.
         """
-        # By number, as the sizes of what is still being fetched are not known.
-        job_s = self._costs.mean_job_s
-        before = max(0, coming - self._on_the_wire(fetch_s) - self._size + 1)
-        is_admitted = self._pressure.admits(
-            before * job_s / self._size,
-            asyncio.get_running_loop().time(),
-            patience_s=self._settings.queue_timeout_s,
-            job_s=job_s,
-            is_full=before > min(BURST_JOBS, self._settings.queue_max),
-        )
+        is_admitted = self._admission.admits(coming, fetch_s, asyncio.get_running_loop().time())
         if is_admitted and not self.is_saturated:
             return False
         self._observer.job_ended(Lane.VISITOR, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
@@ -143,15 +128,11 @@ class RenderPool:
 
     def enough(self, fetch_s: float) -> int:
         """How many pictures under way keep every process busy, where a fetch takes `fetch_s`."""
-        return 2 * self._size + self._on_the_wire(fetch_s)
-
-    def _on_the_wire(self, fetch_s: float) -> int:
-        """How many are being fetched where as many come as are made (Little's law)."""
-        return min(FETCHES_AHEAD_MAX, round(self._size * fetch_s / self._costs.mean_job_s))
+        return self._admission.enough(fetch_s)
 
     def is_late(self, waited_s: float) -> bool:
         """Whether a visitor who has waited this long for a fetch is to be refused rather than fetched for."""
-        return self._pressure.is_late(waited_s, asyncio.get_running_loop().time(), job_s=self._costs.mean_job_s)
+        return self._admission.is_late(waited_s, asyncio.get_running_loop().time())
 
     def free(self, lane: Lane) -> int:
         """How many jobs of this lane would begin at once."""
@@ -276,7 +257,7 @@ class RenderPool:
         """Where the queue stands, those that came in while it looked like a burst have waited long enough."""
         now_s = asyncio.get_running_loop().time()
         waiting = self._waiting[Lane.VISITOR]
-        while waiting and self._pressure.is_hopeless(now_s - waiting[0].queued_at, now_s, job_s=self._costs.mean_job_s):
+        while waiting and self._admission.is_hopeless(now_s - waiting[0].queued_at, now_s):
             self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
 
     def _share(self, lane: Lane) -> int:
@@ -459,9 +440,7 @@ class RenderPool:
 
     def retry_after_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
-        jobs = sum(len(lane) for lane in self._waiting.values())
-        drain_s = (jobs + 1) * self._costs.mean_job_s / self._size
-        return min(RETRY_AFTER_MAX_S, max(1, math.ceil(drain_s * random.uniform(1.0, 2.0))))
+        return self._admission.retry_after_s(sum(len(lane) for lane in self._waiting.values()))
 
 
 def _variants_in(waiting: deque[Ticket]) -> int:
