@@ -56,26 +56,24 @@ ORIGINALS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", ORIGINALS)
 def test_a_srcset_made_together_is_the_one_made_apart(kind: str) -> None:
-    """Seven widths from one decode are those of seven decodes: of a JPEG but for rounding, else as near as SSIM 0.995."""
+    """Seven widths made at once are those made alone: of a JPEG to the last bit, else as near as SSIM 0.995."""
     data = ORIGINALS[kind]()
     for plan, result in zip(widths(), render_all(data, *widths()), strict=True):
         alone = render(data, plan).pixels
         assert result.pixels.shape == alone.shape
-        assert images.ssim(result.pixels, alone) > 0.995
         if "JPEG" in kind:
-            assert images.mean_difference(result.pixels, alone) < 0.5
-            assert images.largest_difference(result.pixels, alone) <= 5
+            assert np.array_equal(result.pixels, alone)
         else:  # libvips' own box filter, which alone takes several halvings in one, rounds up
+            assert images.ssim(result.pixels, alone) > 0.995
             assert images.mean_difference(result.pixels, alone) < 1.0
 
 
-def test_targets_of_one_level_are_the_very_same() -> None:
-    """A target that needs what was decoded, or shares its place with nobody, comes out bit by bit as it does alone."""
+@pytest.mark.parametrize("output", [Output(format=Format.JPEG), Output(format=Format.WEBP), Output(format=Format.AVIF)])
+def test_the_bytes_of_a_variant_do_not_depend_on_who_else_asked(output: Output) -> None:
+    """A strong entity tag names one sequence of bytes, however often the variant is made anew."""
     data = images.jpeg(PHOTO)
-    together = render_all(data, *widths(sizes_px=(400, 300, 80)))
-    for plan, result in zip(widths(sizes_px=(400, 300)), together[:2], strict=True):
-        assert np.array_equal(result.pixels, render(data, plan).pixels)
-    assert not np.array_equal(together[2].pixels, render(data, widths(sizes_px=(80,))[0]).pixels)
+    for plan, result in zip(widths(output), render_all(data, *widths(output)), strict=True):
+        assert result.data == render(data, plan).data
 
 
 def test_hidden_colours_stay_hidden_in_every_size() -> None:
@@ -159,16 +157,14 @@ def test_halving_makes_nothing_lighter() -> None:
     noise = np.random.default_rng(5).integers(0, 256, (512, 512, 3)).astype(np.uint8)
     image = pyvips.Image.new_from_array(noise)
     for _ in range(3):
-        image = halve(image, is_cut=False)
+        image = halve(image)
     assert (image.width, image.height) == (64, 64)
     assert abs(image.avg() - noise.mean()) < 0.1
 
 
-@pytest.mark.slow
-def test_a_srcset_of_24_megapixels_is_as_good_as_renders_apart() -> None:
-    """JPEGs of a page's widths are each within SSIM 0.99 of their own render; before encoding within 0.998."""
+def test_a_srcset_of_24_megapixels_is_that_of_renders_apart() -> None:
+    """The widths of a page, of a photo of a real camera's size, are to the last byte those made alone."""
     data = HARBOUR.read_bytes()
-    for output, least in ((Output(format=Format.JPEG, quality=75), 0.99), (PNG, 0.998)):
-        plans = widths(output, SRCSET_PX)
-        for plan, result in zip(plans, render_all(data, *plans), strict=True):
-            assert images.ssim(result.pixels, render(data, plan).pixels) >= least
+    plans = widths(Output(format=Format.WEBP, quality=75), SRCSET_PX)
+    for plan, result in zip(plans, render_all(data, *plans), strict=True):
+        assert result.data == render(data, plan).data

@@ -23,9 +23,8 @@ class Levels:
     """
     The decoded frames at the size that the largest target needs, and their halves, quarters, eighths.
 
-    Targets that share a decode are made from the smallest level that leaves HEADROOM; of a JPEG, from what libjpeg
-    would have given them alone, which is averages of 2 x 2, 4 x 4 or 8 x 8 pixels, as a level is. So a picture looks
-    the same, asked for alone or in a srcset, and seven widths of a photo cost one decode and a few small filters.
+    Targets that share a decode are made from the smallest level that leaves HEADROOM. Those of a JPEG all need what
+    libjpeg gives at one shrink (see pipeline), and are made from just that.
     """
 
     def __init__(self, source: Source, aims: list[Aim], limits: ProcessLimits) -> None:
@@ -52,37 +51,24 @@ class Levels:
             if selection.is_animated
             else (roll,)
         )
-        self._shrink = load.jpeg_shrink(factor) if source.kind is SourceKind.JPEG else 0
-        self._ratio = (
-            (1 / self._shrink, 1 / self._shrink)
-            if self._shrink
-            else (roll.width / source.width_px, height / source.height_px)
-        )
-        self._is_shared = is_shared
+        self._ratio = (roll.width / source.width_px, height / source.height_px)
+        if source.kind is SourceKind.JPEG:  # libvips cuts what is left over of an odd side
+            self._ratio = (1 / load.jpeg_shrink(factor),) * 2
+        self._is_halved = is_shared and source.kind is not SourceKind.JPEG
         self._levels: list[tuple[Any, ...]] = [stored]
 
     def decoded_for(self, aim: Aim) -> Decoded:
         """Return the smallest frames that leave enough to the filter for this target."""
         halvings = self._halvings(aim)
         while len(self._levels) <= halvings:
-            self._levels.append(tuple(self._halve(frame) for frame in self._levels[-1]))
+            self._levels.append(tuple(resample.halve(frame) for frame in self._levels[-1]))
         across, down = self._ratio
         ratio = (across / 2**halvings, down / 2**halvings)
         return Decoded(self._levels[halvings], aim.upright, aim.orientation, ratio)
 
     def _halvings(self, aim: Aim) -> int:
         """How often the decoded frames are halved for a target; those of one target alone never."""
-        if not self._is_shared or aim.geometry is None:
+        if not self._is_halved or aim.geometry is None:
             return 0
-        by_loader = load.jpeg_shrink(aim.factor) // self._shrink if self._shrink else 1
-        left = aim.factor * min(self._ratio) / by_loader
-        return _log2(by_loader) + _log2(max(1, int(left / HEADROOM)))
-
-    def _halve(self, frame: Any) -> Any:
-        # Of an odd side libvips keeps what is left over, but not where it shrinks a JPEG as it loads.
-        return resample.halve(frame, is_cut=self._shrink > 0).copy_memory()
-
-
-def _log2(number: int) -> int:
-    """The exponent of the largest power of two in a positive number."""
-    return number.bit_length() - 1
+        left = aim.factor * min(self._ratio)
+        return max(1, int(left / HEADROOM)).bit_length() - 1

@@ -68,26 +68,15 @@ def scale(image: Any, size: Size, across: float, down: float) -> Any:
     return _fitted(scaled, size)
 
 
-def halve(image: Any, *, is_cut: bool) -> Any:
-    """
-    Average 2 x 2 pixels, as libjpeg does where it decodes to half the size.
-
-    Of an odd side, what is left over is cut off, as libvips cuts it off a JPEG that it shrinks on load, or repeated.
-    Source: libjpeg-turbo, jidctred.c ("averages of two adjacent outputs").
-    """
-    if is_cut:
-        image = crop(image, Box(0, 0, _even(image.width), _even(image.height)))
-    return _premultiplied(image, _halved) if image.hasalpha() else _halved(image)
+def halve(image: Any) -> Any:
+    """Average 2 x 2 pixels, in memory; of an odd side the last row or column is repeated, as by libvips' own resize."""
+    return (_premultiplied(image, _halved) if image.hasalpha() else _halved(image)).copy_memory()
 
 
 def _halved(image: Any) -> Any:
     # libvips rounds halves up, twice a halving, which makes a picture lighter by a level in two or three of them. So
     # the second time it rounds the negative. Columns first, as they are quicker to halve: rows then have half as many.
     return image.shrinkh(2, ceil=True).invert().shrinkv(2, ceil=True).invert()
-
-
-def _even(side_px: int) -> int:
-    return max(1, side_px - side_px % 2)
 
 
 def _premultiplied(image: Any, change: Callable[[Any], Any]) -> Any:
