@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import pytest
 
 from imgproxy.config import LogSettings, SigningSettings
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
@@ -16,8 +18,6 @@ from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    import pytest
 
 NAMES = ("first.jpg", "second.jpg", "third.jpg", "fourth.jpg")
 PICTURES = {KEY: jpeg(200)} | {name: jpeg(100) for name in NAMES}
@@ -85,9 +85,12 @@ async def test_a_signature_is_looked_at_first(tmp_path: Path) -> None:
         assert reply.status == 403
 
 
-async def test_it_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each that is turned away is in the metrics and, where errors are logged, in the access log."""
-    async with site(tmp_path, pictures=PICTURES, log=LogSettings(access="errors")) as here:
+@pytest.mark.parametrize("access", ["all", "misses", "errors"])
+async def test_it_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, access: Literal["all", "misses", "errors"]
+) -> None:
+    """Each that is turned away is in the metrics and, unless none is kept, in the access log."""
+    async with site(tmp_path, pictures=PICTURES, log=LogSettings(access=access)) as here:
         with caplog.at_level(logging.INFO, logger="imgproxy.access"):
             async with overloaded(here):
                 await here.get("/third.jpg?w=10")

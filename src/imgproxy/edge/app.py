@@ -229,7 +229,8 @@ class Edge:
             log.warning("this version of aiohttp has no place for the fast path; hits go the usual way")
             return web.Server(self._handle, **options)
         turning_away = TurningAway(self.images, self.delivery, self.memo, self.settings.freshness)
-        on_answer = {"all": self._log_quick, "errors": self._log_quick_error}.get(self.settings.log.access)
+        loggers = {"all": self._log_quick, "misses": self._log_quick_error, "errors": self._log_quick_error}
+        on_answer = loggers.get(self.settings.log.access)
         server = fastpath.FastServer(
             self._handle, self.memo, turning_away, self.metrics.tally, on_answer, self._on_bad_request, **options
         )
