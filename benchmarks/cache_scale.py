@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import machine
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Provenance, VariantFacts, key_hash
-from imgproxy.cache.framed import digest_of, trailer
+from imgproxy.cache.framed import trailer
 from imgproxy.config import CacheSettings
+from imgproxy.digest import digest_of
 from imgproxy.serve import SWITCH_S
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ async def build(directory: Path, variants: int) -> None:
     await cache.start()
     journal_id = cache.epochs.journal_id
     await cache.close()
-    original = digest_of(ORIGINAL).hex()
-    body_digest = digest_of(BODY)
+    original = digest_of(ORIGINAL)
+    body_digest = bytes.fromhex(digest_of(BODY))
     now_s = time.time()
     for number in range(-(-variants // VARIANTS_A_KEY)):
         key = key_of(number)
@@ -151,7 +152,7 @@ async def build(directory: Path, variants: int) -> None:
         where = directory / "keys" / hashed[:2] / hashed
         where.mkdir(parents=True)
         facts = OriginalFacts(key, original, len(ORIGINAL), "image/jpeg", '"e"', None, journal_id, 0, now_s, now_s)
-        write(where / "facts", trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+        write(where / "facts", trailer(facts, body_bytes=0, body_digest=bytes.fromhex(digest_of(b""))))
         write(where / "original", ORIGINAL)
         for index in range(min(VARIANTS_A_KEY, variants - number * VARIANTS_A_KEY)):
             plan = plan_of(index)

@@ -39,7 +39,8 @@ from PIL import Image
 from benchmarks import machine
 from benchmarks.cache_scale import free_port, imgproxy, write
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.framed import digest_of, trailer
+from imgproxy.cache.framed import trailer
+from imgproxy.digest import digest_of
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 
 if TYPE_CHECKING:
@@ -249,9 +250,10 @@ def fill(cache_dir: Path, key: str, journal_id: str) -> None:
     hashed, now_s = key_hash(key), time.time()
     where = cache_dir / "keys" / hashed[:2] / hashed
     where.mkdir(parents=True)
-    original, body_digest = digest_of(BODY).hex(), digest_of(BODY)
+    original = digest_of(BODY)
+    body_digest = bytes.fromhex(original)
     facts = OriginalFacts(key, original, len(BODY), "image/jpeg", '"e"', None, journal_id, 0, now_s, now_s)
-    write(where / "facts", trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+    write(where / "facts", trailer(facts, body_bytes=0, body_digest=bytes.fromhex(digest_of(b""))))
     write(where / "original", BODY)
     for number in range(LARGE_VARIANTS):
         plan = f"{number:032x}"

@@ -8,8 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "imgproxy"
 ROOT = "imgproxy"
 
-# What a room may import of our own, beside itself. `errors`, `config`, `metrics`, `barriers`, `background`, `flights`
-# and `freshness` are everybody's; `params` is pure and so may be read by everyone.
+# What a room may import of our own, beside itself. `errors`, `config`, `metrics`, `barriers`, `background`, `digest`,
+# `flights` and `freshness` are everybody's; `params` is pure and so may be read by everyone.
 EVERYBODYS = {
     "errors",
     "config",
@@ -17,6 +17,7 @@ EVERYBODYS = {
     "metrics",
     "barriers",
     "background",
+    "digest",
     "flights",
     "freshness",
     "params",
@@ -44,6 +45,7 @@ LIBRARIES = {
     "aiohttp": ("edge/", "medialibrary/server/"),
     "httpx": ("medialibrary/", "purge/", "cli_edge.py"),
     "urllib3": ("medialibrary/",),
+    "blake3": ("digest.py",),
     "sqlite3": ("cache/", "medialibrary/server/"),
     "prometheus_client": ("metrics.py",),
     "typer": ("cli",),

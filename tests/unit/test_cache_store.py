@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.housekeeping import delete_files, look_into
 from imgproxy.cache.ledger import Ledger, found, name_of_file, original_name, split_name, variant_name
+from imgproxy.cache.reading import matches_digest
 from imgproxy.cache.scan import scan, shards
-from imgproxy.cache.store import CacheStore, matches_digest
+from imgproxy.cache.store import CacheStore
+from imgproxy.digest import digest_of
 from imgproxy.errors import CacheUnavailable
 
 KEY = "2026/03/14/a.jpg"
@@ -21,7 +24,7 @@ PLAN = "ab" * 16
 
 
 def digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return digest_of(data)
 
 
 def original_facts(data: bytes, key: str = KEY, seq: int = 0) -> OriginalFacts:
@@ -129,6 +132,20 @@ def test_a_damaged_original_is_removed(store: CacheStore) -> None:
     store.settle_original(facts, is_intact=False)
 
     assert store.original_path(facts) is None
+
+
+@pytest.mark.parametrize("name", [digest_of, lambda data: hashlib.blake2b(data, digest_size=16).hexdigest()])
+@pytest.mark.parametrize("behind", [b"", b"a record"])
+def test_contents_are_known_by_their_digest(tmp_path: Path, name: Callable[[bytes], str], behind: bytes) -> None:
+    """A large file too, whatever lies behind the contents, and by the digests that caches of before have."""
+    path, data = tmp_path / "file", os.urandom(300_000)
+    path.write_bytes(data + behind)
+
+    assert matches_digest(path, name(data), len(data))
+    assert not matches_digest(path, name(data), len(data) - 1)
+    assert not matches_digest(path, name(data), len(data) + len(behind) + 1)
+    assert not matches_digest(path, name(b"other"), len(data))
+    assert not matches_digest(tmp_path / "none", name(data), len(data))
 
 
 def test_detaching_takes_the_directory_out_of_reach_at_once(store: CacheStore) -> None:

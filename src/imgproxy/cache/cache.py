@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from imgproxy.background import Background
 from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
-from imgproxy.cache.framed import digest_of
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping, Measured, measure
 from imgproxy.cache.journal import Journal
 from imgproxy.cache.journal_file import PurgedKey
-from imgproxy.cache.reading import read_at_once, stamp_of
-from imgproxy.cache.store import CacheStore, Detached, matches_digest
+from imgproxy.cache.reading import matches_digest, read_at_once, stamp_of
+from imgproxy.cache.store import CacheStore, Detached
+from imgproxy.digest import matches
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Cache:
         finally:
             os.close(descriptor)
         if not self.store.is_variant_verified(hashed, plan):
-            is_intact = digest_of(body).hex() == facts.digest
+            is_intact = matches(facts.digest, lambda: (body,))
             self.store.settle_variant(hashed, facts, is_intact=is_intact)
             if not is_intact:
                 log.warning("a variant of %s failed its checksum and was removed", facts.key)

@@ -48,7 +48,7 @@ class Frame:
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
-    """BLAKE2b-128: about a gigabyte a second, and strong enough to name contents."""
+    """BLAKE2b-128, for records; the body's digest is handed in."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 

@@ -1,5 +1,5 @@
 """
-Reads that do not wait for a disk, and stamps that tell whether a file is still the one that was checked.
+Reads that do not wait for a disk, checks that do, and stamps that tell whether a file is still the one checked.
 
 The event loop reads small files itself where they are in the page cache: a thread would cost more than the read. What
 is not there would hold every connection up, so such a read says so instead (`RWF_NOWAIT`, preadv2(2), Linux 4.14).
@@ -12,14 +12,20 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from imgproxy.digest import matches
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import stat_result
+    from pathlib import Path
 
 # Device, inode, length in bytes, and the times of the last change of content and of inode, in nanoseconds. A file that
 # is replaced or written to has another stamp: the last of these cannot be set back.
 FileStamp: TypeAlias = tuple[int, int, int, int, int]
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+# What is checked is read so much at once, and hashed while it is still in the processor's cache.
+_CHECK_BYTES: Final = 128 * 1024
 # What a file system, or a kernel, says that has no such reads.
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -62,3 +68,21 @@ def read_at_once(descriptor: int, count: int) -> bytes | bytearray:
         raise BlockingIOError(errno.EAGAIN, "not all of it is in the page cache")
     del buffer[got:]
     return buffer
+
+
+def matches_digest(path: Path, digest: str, size_bytes: int) -> bool:
+    """Whether a file has so many bytes, and the first of them have this digest. Reads it all: call it in a thread."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size < size_bytes:
+                return False
+            return matches(digest, lambda: _first_bytes(file.fileno(), size_bytes))
+    except OSError:
+        return False
+
+
+def _first_bytes(descriptor: int, size_bytes: int) -> Iterator[bytes]:
+    offset = 0
+    while chunk := os.pread(descriptor, min(size_bytes - offset, _CHECK_BYTES), offset):
+        offset += len(chunk)
+        yield chunk

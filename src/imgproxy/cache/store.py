@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import itertools
 import logging
 import os
@@ -42,7 +41,6 @@ log = logging.getLogger(__name__)
 
 # Facts kept in memory: about 700 bytes each, so that a disk hit reads one file and not two.
 FACTS_IN_MEMORY = 50_000
-_HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,20 +412,6 @@ class CacheStore:
             temp.unlink(missing_ok=True)
             if is_last:
                 temp.parent.rmdir()
-
-
-def matches_digest(path: Path, digest: str, size_bytes: int) -> bool:
-    """Whether the first `size_bytes` of a file have this BLAKE2b-128 digest. Reads it all: call it in a thread."""
-    hasher = hashlib.blake2b(digest_size=len(digest) // 2)
-    left = size_bytes
-    try:
-        with path.open("rb") as file:
-            while left > 0 and (chunk := file.read(min(left, _HASH_CHUNK_BYTES))):
-                hasher.update(chunk)
-                left -= len(chunk)
-    except OSError:
-        return False
-    return left == 0 and hasher.hexdigest() == digest
 
 
 def _write(descriptor: int, data: bytes) -> None:

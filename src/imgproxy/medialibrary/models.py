@@ -125,7 +125,7 @@ class ServedImage:
     The outcome of serve-image.
 
     Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0
-    and `digest` None. Otherwise `digest` is BLAKE2b of 128 bits, in hex, of the bytes as they were written.
+    and `digest` None. Otherwise `digest` is that of the bytes as they were written (`imgproxy.digest`).
     """
 
     is_modified: bool

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 import pyvips
 
+from imgproxy.digest import digest_of
 from imgproxy.params.plan import WHITE, Format
 from imgproxy.render import blurhash, formats, info, metadata, paint, palette
 from imgproxy.render.encode import Playback, encode
@@ -123,7 +123,7 @@ def _written(
         path=aim.target.path,
         content_type=content_type,
         size_bytes=len(data),
-        digest=hashlib.blake2b(data, digest_size=16).hexdigest(),
+        digest=digest_of(data),
         width_px=size.width_px,
         height_px=size.height_px,
         frames=frames,
