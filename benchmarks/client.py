@@ -1,9 +1,9 @@
 """
 A load generator for what wrk cannot do: bursts, arrivals on a timetable, a list of distinct URLs, answers looked at.
 
-One thread, epoll, ready-made request bytes: about 20 µs of CPU a request, so that on a machine of few cores it takes
-little from what it measures. Latencies in an open run count from the moment a request was due, not from the moment a
-connection was free: a server that stalls cannot hide it (coordinated omission).
+One thread, epoll, ready-made request bytes, and answers that are looked at when the run is over: on a machine of few
+cores it must take little from what it measures. Latencies in an open run count from the moment a request was due, not
+from the moment a connection was free: a server that stalls cannot hide it (coordinated omission).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 RECEIVE_BYTES = 1 << 18
+# In an open run answers wait for this long to be read: the kernel has noted when they came, and to wake up for each of
+# them would take as much of the cores from the server as to send its request did.
+READ_EVERY_S = 0.01
 SAMPLE_TIMEOUT_S = 120.0
 # socket(7): the time of arrival, as a control message with a struct timespec. Python has no name for the option.
 SO_TIMESTAMPNS = 35
@@ -75,9 +78,15 @@ class Sample:
     first_at: float = 0.0
     last_at: float = 0.0
     status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    head: bytes = b""
     size_bytes: int = 0
     body: bytes = b""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers by their names in lower case; taken apart here, not while there is load."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     @property
     def first_s(self) -> float:
@@ -93,27 +102,28 @@ class Sample:
 class Connection:
     """One keep-alive connection and the answer it is receiving."""
 
-    __slots__ = ("_buffer", "_chunked", "_head_end", "_length", "address", "keep_body", "sample", "socket")
+    __slots__ = ("_begun", "_chunked", "_length", "_received", "address", "is_last", "keep_body", "sample", "socket")
 
-    def __init__(self, address: tuple[str, int], *, keep_body: bool) -> None:
+    def __init__(self, address: tuple[str, int], received: memoryview, *, keep_body: bool) -> None:
         self.address = address
+        self._received = received
         self.keep_body = keep_body
         self.socket = socket.create_connection(address, timeout=10.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The kernel notes when bytes came: of three hundred answers at once, this client reads the last much later.
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self.socket.setblocking(False)
         self.sample: Sample | None = None
-        self._buffer = bytearray()
-        self._head_end = -1
+        self._begun = b""
         self._length = 0
         self._chunked = False
+        self.is_last = False
 
     def send(self, sample: Sample, encoded: bytes) -> None:
         """Send the sample's request. A request fits a socket buffer, so one call sends it all."""
         self.sample = sample
-        self._buffer = bytearray()
-        self._head_end = -1
+        self._begun = b""
         self.socket.send(encoded)
 
     def receive(self, now: float) -> bool:
@@ -125,34 +135,43 @@ class Connection:
         sample = self.sample
         assert sample is not None
         try:
-            data, arrival, _, _ = self.socket.recvmsg(RECEIVE_BYTES, ARRIVAL_BYTES)
+            count, arrival, _, _ = self.socket.recvmsg_into((self._received,), ARRIVAL_BYTES)
         except BlockingIOError:
             return False
-        if not data:
+        if not count:
             raise ConnectionResetError("the server hung up")
         arrived_at = _arrived_at(arrival, now)
         sample.first_at = sample.first_at or arrived_at
-        if self._head_end < 0:
-            self._buffer += data
-            if (end := self._buffer.find(b"\r\n\r\n")) < 0:
+        data = self._received[:count]
+        if not sample.head:
+            begun = self._begun + data
+            if (end := begun.find(b"\r\n\r\n")) < 0:
+                self._begun = begun
                 return False
-            self._read_head(sample, end)
-            data = bytes(self._buffer[self._head_end :])
+            self._read_head(sample, begun[:end])
+            data = memoryview(begun)[end + 4 :]
         sample.size_bytes += len(data)
         if self.keep_body or sample.status >= 400:
             sample.body += data
-        is_whole = data.endswith(b"0\r\n\r\n") if self._chunked else sample.size_bytes >= self._length
+        is_whole = bytes(data[-5:]) == b"0\r\n\r\n" if self._chunked else sample.size_bytes >= self._length
         if is_whole:
             sample.last_at = arrived_at
         return is_whole
 
-    def _read_head(self, sample: Sample, end: int) -> None:
-        self._head_end = end + 4
-        lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        sample.status = int(lines[0].split()[1])
-        sample.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        self._length = int(sample.headers.get("content-length", "0")) if sample.status not in (204, 304) else 0
-        self._chunked = "chunked" in sample.headers.get("transfer-encoding", "")
+    def _read_head(self, sample: Sample, head: bytes) -> None:
+        """What is needed to find the end of the answer; the rest has time."""
+        sample.head = head
+        sample.status = int(head[9:12])
+        lower = head.lower()
+        self._length = int(_value(lower, b"content-length") or 0) if sample.status not in (204, 304) else 0
+        self._chunked = b"chunked" in _value(lower, b"transfer-encoding")
+        self.is_last = _value(lower, b"connection") == b"close"
+
+
+def _value(lower: bytes, name: bytes) -> bytes:
+    """A header's value in a head in lower case; empty where it is not there."""
+    _, found, rest = lower.partition(b"\r\n" + name + b":")
+    return rest.partition(b"\r\n")[0].strip() if found else b""
 
 
 class Engine:
@@ -162,6 +181,8 @@ class Engine:
         self._keep_bodies = keep_bodies
         self._connections_max = connections_max
         self._epoll = select.epoll()
+        # One for all that is read: memory of that size would be mapped and unmapped with each read.
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._busy: dict[int, Connection] = {}
         self._idle: dict[tuple[str, int], list[Connection]] = {}
         self.samples: list[Sample] = []
@@ -201,14 +222,20 @@ class Engine:
         """Send each request when it is due, whatever became of the others."""
         begin = len(self.samples)
         waiting = deque(_ready(request) for request in sorted(requests, key=lambda request: request.due_s))
-        started_at = time.monotonic()
+        started_at = read_at = time.monotonic()
         while waiting or self._busy:
-            now = time.monotonic() - started_at
-            while waiting and waiting[0].request.due_s <= now:
+            now = time.monotonic()
+            while waiting and started_at + waiting[0].request.due_s <= now:
                 ready = waiting.popleft()
                 self._begin(ready, started_at + ready.request.due_s)
-            until_next = max(0.0, waiting[0].request.due_s - (time.monotonic() - started_at)) if waiting else 0.2
-            self._turn(min(until_next, 0.2))
+            if not waiting:
+                self._turn(0.2)
+                continue
+            if now >= read_at:
+                self._turn(0.0)
+                read_at = now + READ_EVERY_S
+            until_due_s = started_at + waiting[0].request.due_s - time.monotonic()
+            time.sleep(max(0.0, min(until_due_s, READ_EVERY_S)))
         return self.samples[begin:]
 
     def burst(self, requests: Sequence[Request]) -> list[Sample]:
@@ -227,7 +254,9 @@ class Engine:
     # --- one turn -------------------------------------------------------------------------------------------------
 
     def _connect(self, address: tuple[str, int]) -> Connection:
-        return Connection(address, keep_body=self._keep_bodies)
+        connection = Connection(address, self._received, keep_body=self._keep_bodies)
+        self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
+        return connection
 
     def _begin(self, ready: Ready, due_at: float) -> int:
         """Start a request; 1 if it is on its way, 0 if it failed at once."""
@@ -242,7 +271,6 @@ class Engine:
             self._fail(sample)
             return 0
         self._busy[connection.socket.fileno()] = connection
-        self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
         return 1
 
     def _turn(self, timeout_s: float) -> int:
@@ -251,7 +279,10 @@ class Engine:
         events = self._epoll.poll(timeout_s)
         now = time.monotonic()
         for descriptor, _ in events:
-            connection = self._busy[descriptor]
+            connection = self._busy.get(descriptor)
+            if connection is None:
+                self._forget(descriptor)
+                continue
             try:
                 if not connection.receive(now):
                     continue
@@ -267,17 +298,22 @@ class Engine:
         return ended
 
     def _settle(self, connection: Connection) -> None:
-        self._epoll.unregister(connection.socket.fileno())
         del self._busy[connection.socket.fileno()]
         assert connection.sample is not None
         self.samples.append(connection.sample)
-        if connection.sample.headers.get("connection", "").lower() == "close":
+        if connection.is_last:
             connection.socket.close()
         else:
             self._idle.setdefault(connection.address, []).append(connection)
 
+    def _forget(self, descriptor: int) -> None:
+        """An idle connection was closed by the server."""
+        for several in self._idle.values():
+            for connection in [one for one in several if one.socket.fileno() == descriptor]:
+                several.remove(connection)
+                connection.socket.close()
+
     def _drop(self, connection: Connection) -> None:
-        self._epoll.unregister(connection.socket.fileno())
         del self._busy[connection.socket.fileno()]
         assert connection.sample is not None
         connection.sample.status = 0
