@@ -205,7 +205,7 @@ class Originals:
             return Original(facts, hashed, State.STALE)
         return await self._fetch(hashed, key, facts)
 
-    async def file(self, original: Original) -> tuple[Original, Path]:
+    async def file(self, original: Original) -> tuple[Original, str]:
         """
         The original's bytes as a file, fetched again where they were evicted or damaged.
 

@@ -21,7 +21,6 @@ from imgproxy.render.job import Lane, MarkFile, Rendered, RenderJob, RenderTarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from imgproxy.cache.cache import Cache
     from imgproxy.originals import Original, Originals
@@ -73,7 +72,7 @@ class _Hand:
 
     lane: Lane
     source: Original
-    path: Path
+    path: str
     fetch_s: float
     wants: list[_Want]
     has_crashed: bool = False
@@ -173,7 +172,7 @@ class RenderBatches:
         store, hashed = self._cache.store, hand.source.key_hash
         try:
             for want in hand.wants:
-                targets.append(RenderTarget(want.plan, store.temp_path(hashed)))  # noqa: PERF401 each must be discarded
+                targets.append(RenderTarget(want.plan, store.temp_name(hashed)))  # noqa: PERF401 each must be discarded
             await self._pool.render(
                 RenderJob(hand.path, tuple(targets), marks),
                 lane=hand.lane,

@@ -161,7 +161,7 @@ async def losing_its_mark(here: Site) -> None:
     assert facts is not None
     path = here.edge.cache.store.original_path(facts)
     assert path is not None
-    path.unlink()
+    os.unlink(path)
 
 
 async def test_a_lost_watermark_costs_only_itself(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ async def test_hostile_pictures_are_refused_or_rendered_but_never_fatal(tmp_path
             path = tmp_path / name
             path.write_bytes(data)
             try:
-                report = await pool.render(RenderJob(path, (RenderTarget(SMALL, tmp_path / "out.tmp"),)))
+                report = await pool.render(RenderJob(str(path), (RenderTarget(SMALL, str(tmp_path / "out.tmp")),)))
                 outcomes[name] = report.rendered[0].content_type
             except (NotAnImage, DecodeFailed, TooManyPixels) as error:
                 outcomes[name] = error.code

@@ -12,6 +12,7 @@ import hashlib
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,6 @@ from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from imgproxy.medialibrary import Validators
 
@@ -195,9 +195,9 @@ class FakePool:
         rendered = []
         for index, target in enumerate(job.targets):
             mark = target.plan.mark
-            marked = marks[mark.source].read_bytes() if mark is not None and mark.source in marks else b""
-            body = target.plan.digest.encode() + job.original.read_bytes() + marked
-            target.path.write_bytes(body)
+            marked = Path(marks[mark.source]).read_bytes() if mark is not None and mark.source in marks else b""
+            body = target.plan.digest.encode() + Path(job.original).read_bytes() + marked
+            Path(target.path).write_bytes(body)
             rendered.append(Rendered(target.path, "image/jpeg", len(body), digest_of(body), 1, 1))
             if on_rendered is not None:
                 on_rendered(index, rendered[-1], 0.0)
@@ -349,7 +349,7 @@ class World:
             body = variant.body
             if body is None:
                 assert variant.path is not None
-                body = variant.path.read_bytes()[: variant.facts.size_bytes]
+                body = Path(variant.path).read_bytes()[: variant.facts.size_bytes]
             self.witness.answered(versions_in(body))
 
         async def ask() -> None:
@@ -392,7 +392,7 @@ class World:
             for name, _ in oldest:
                 store.ledger.remove(name)
             for name, _ in oldest:
-                run.cache.housekeeping._path_of(name).unlink(missing_ok=True)
+                Path(run.cache.housekeeping._path_of(name)).unlink(missing_ok=True)
 
         run.loop.run(evict())
 

@@ -43,12 +43,12 @@ def render_all(
         (folder / "original").write_bytes(original)
         files = []
         for number, (source, data) in enumerate((marks or {}).items()):
-            files.append(MarkFile(source, folder / f"mark{number}"))
-            files[-1].path.write_bytes(data)
-        targets = tuple(RenderTarget(plan, folder / f"{number}.tmp") for number, plan in enumerate(plans))
+            files.append(MarkFile(source, str(folder / f"mark{number}")))
+            Path(files[-1].path).write_bytes(data)
+        targets = tuple(RenderTarget(plan, str(folder / f"{number}.tmp")) for number, plan in enumerate(plans))
         done: dict[int, Rendered] = {}
-        pipeline.run(RenderJob(folder / "original", targets, tuple(files)), limits, done.__setitem__)
-        return [Result(done[n], done[n].path.read_bytes()) for n in range(len(plans))]
+        pipeline.run(RenderJob(str(folder / "original"), targets, tuple(files)), limits, done.__setitem__)
+        return [Result(done[n], Path(done[n].path).read_bytes()) for n in range(len(plans))]
 
 
 def render(

@@ -54,7 +54,7 @@ def commit(cache: Cache, data: bytes = b"o", key: str = KEY, seq: int | None = N
 
 def commit_variant(
     cache: Cache, body: bytes, *, seq: int, plan: str = PLAN, also: tuple[tuple[str, int], ...] = ()
-) -> Path | None:
+) -> str | None:
     facts = VariantFacts(KEY, plan, digest(b"o"), "image/webp", len(body), digest(body), 1, 1)
     temp = cache.store.temp_path(HASHED)
     temp.write_bytes(body)
@@ -358,13 +358,13 @@ async def test_a_variant_with_a_flipped_bit_is_a_miss_and_is_removed(tmp_path: P
         assert facts is not None
         path = commit_variant(cache, b"the body", seq=facts.seq)
         assert path is not None
-    data = bytearray(path.read_bytes())
+    data = bytearray(Path(path).read_bytes())
     data[2] ^= 1
-    path.write_bytes(data)
+    Path(path).write_bytes(data)
 
     async with opened(tmp_path) as cache:
         assert await cache.find_on_disk(Provenance(facts, HASHED), PLAN) is None
-        assert not path.exists()
+        assert not os.path.exists(path)
 
 
 async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:
@@ -379,8 +379,8 @@ async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:
         assert cache.store.ledger.used_bytes <= 100_000
         on_disk = sum(path.stat().st_size for path in cache.store.key_dir(HASHED).glob("v-*"))
         assert 0 < on_disk <= 110_000
-        assert cache.store.variant_path(HASHED, f"{29:032x}").exists()
-        assert not cache.store.variant_path(HASHED, f"{0:032x}").exists()
+        assert os.path.exists(cache.store.variant_path(HASHED, f"{29:032x}"))
+        assert not os.path.exists(cache.store.variant_path(HASHED, f"{0:032x}"))
 
 
 async def test_a_picture_that_is_always_in_memory_is_not_idle_on_disk(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ async def test_a_picture_that_is_always_in_memory_is_not_idle_on_disk(tmp_path: 
             commit_variant(cache, b"x" * 10_000, seq=facts.seq, plan=f"{number:032x}")
             await settled(cache)
         assert cache.housekeeping.evicted_files > 0
-        assert popular.exists()
+        assert os.path.exists(popular)
         os.utime(popular, (10, 10))
 
-    assert popular.stat().st_mtime > 10
+    assert os.stat(popular).st_mtime > 10

@@ -79,7 +79,7 @@ def test_an_original_is_found_again_with_its_facts(store: CacheStore) -> None:
     assert again.facts(HASHED) == facts
     path = again.original_path(facts)
     assert path is not None
-    assert path.read_bytes() == b"original"
+    assert Path(path).read_bytes() == b"original"
     assert not again.is_original_verified(HASHED)
 
 

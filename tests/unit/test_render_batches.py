@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -22,8 +23,6 @@ from tests.support import images
 from tests.unit.test_render_pool import SMALL, job, pool_of, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imgproxy.render.pool import RenderPool
     from imgproxy.render.ticket import OnRendered
 
@@ -101,10 +100,11 @@ class _Announces:
     async def render(self, job: RenderJob, *, lane: Lane, on_rendered: OnRendered) -> None:
         del lane
         for index, target in enumerate(job.targets):
-            target.path.write_bytes(b"picture")
+            Path(target.path).parent.mkdir(parents=True, exist_ok=True)  # as the original in it has done
+            Path(target.path).write_bytes(b"picture")
             on_rendered(index, Rendered(target.path, "image/webp", 7, "0" * 32, 1, 1), 0.0)
             asyncio.get_running_loop().call_soon(self.order.append, "next job")
-            if job.original.name == "left":
+            if job.original.endswith("left"):
                 assert self.waiter is not None
                 self.waiter.cancel()
 
@@ -112,10 +112,10 @@ class _Announces:
 class _Here:
     """Originals whose file is always there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
 
-    async def file(self, original: Original) -> tuple[Original, Path]:
+    async def file(self, original: Original) -> tuple[Original, str]:
         return original, self._path
 
 
@@ -125,7 +125,7 @@ async def test_a_file_is_handed_over_once_the_pool_is_through(tmp_path: Path, na
     cache = Cache(CacheSettings(dir=tmp_path / "cache"))
     cache.store.open()
     pool = _Announces()
-    batches = RenderBatches(cache, cast("Originals", _Here(tmp_path / name)), cast("RenderPool", pool))
+    batches = RenderBatches(cache, cast("Originals", _Here(str(tmp_path / name))), cast("RenderPool", pool))
     facts = OriginalFacts("a.jpg", "0" * 32, 1, "image/jpeg", None, None, "journal", 0, 1.0, 2.0)
     original = Original(facts, key_hash("a.jpg"), State.FRESH)
     found: list[Finished] = []
@@ -143,7 +143,7 @@ async def test_a_file_is_handed_over_once_the_pool_is_through(tmp_path: Path, na
         assert pool.waiter.cancelled()
     else:
         assert pool.order == ["next job", "commit"]
-        assert found[0].rendered.path.read_bytes() == b"picture"
+        assert Path(found[0].rendered.path).read_bytes() == b"picture"
         cache.store.discard(found[0].rendered.path)
     assert not cache.store.is_being_written(original.key_hash)
     assert not cache.store.key_dir(original.key_hash).exists()

@@ -1,7 +1,5 @@
 """What a render is expected to cost."""
 
-from pathlib import Path
-
 from imgproxy.params.plan import Fit, Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.cost import CostModel, guessed_megapixels, megapixels_of, units
 from imgproxy.render.job import RenderJob, RenderTarget, SourceFacts
@@ -9,8 +7,8 @@ from imgproxy.stand_ins import StandIns
 
 
 def job(*formats: Format) -> RenderJob:
-    targets = tuple(RenderTarget(RenderPlan(output=Output(format=item)), Path("x")) for item in formats)
-    return RenderJob(Path("original"), targets)
+    targets = tuple(RenderTarget(RenderPlan(output=Output(format=item)), "x") for item in formats)
+    return RenderJob("original", targets)
 
 
 def plan(width: int, **changes: object) -> RenderPlan:

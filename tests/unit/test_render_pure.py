@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from imgproxy.render.sniff import SourceKind, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 # --- sniff ------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_unreadable_quotas_are_none(tmp_path: Path, text: str) -> None:
 
 # --- messages ---------------------------------------------------------------------------------------------------
 
-PATH = Path("/somewhere/a.tmp")
+PATH = "/somewhere/a.tmp"
 TARGETS = (RenderTarget(RenderPlan(), PATH),)
 RENDERED = Rendered(PATH, "image/jpeg", 10, "0" * 32, 3, 4)
 SOURCE = SourceFacts("image/png", 30, 40, 1, 6, has_alpha=True)

@@ -27,9 +27,9 @@ from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
 
     from imgproxy.cache.outbox import OutboxLine
+    from imgproxy.cache.reading import StrPath
     from imgproxy.config import CacheSettings
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class Cache:
         file = self.store.seen(hashed, plan, stamp, facts.size_bytes)
         return Variant(facts, hashed, seq, body=body, also=source.also, file=file)
 
-    async def verified_original(self, facts: OriginalFacts) -> Path | None:
+    async def verified_original(self, facts: OriginalFacts) -> str | None:
         """The original's file, its bytes known to be right; None where it is missing or damaged."""
         path = self.store.original_path(facts)
         hashed = key_hash(facts.key)
@@ -194,7 +194,7 @@ class Cache:
 
     # --- commit ------------------------------------------------------------------------------------------------
 
-    def commit_original(self, temp: Path, facts: OriginalFacts) -> bool:
+    def commit_original(self, temp: StrPath, facts: OriginalFacts) -> bool:
         """Keep a fetched original, unless a purge has overtaken the fetch; then False, and the file is gone."""
         if not self.epochs.holds(key_hash(facts.key), facts.seq):
             self.store.discard(temp)
@@ -220,8 +220,8 @@ class Cache:
         return True
 
     def commit_variant(
-        self, temp: Path, facts: VariantFacts, *, seq: int, also: Sequence[tuple[str, int]] = ()
-    ) -> Path | None:
+        self, temp: StrPath, facts: VariantFacts, *, seq: int, also: Sequence[tuple[str, int]] = ()
+    ) -> str | None:
         """
         Keep a rendered variant, unless a purge has overtaken one of its originals; then None, and the file is gone.
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imgproxy.cache.reading import SeenFile
 
 DIGEST_BYTES = 16
@@ -98,6 +96,6 @@ class Variant:
     key_hash: str
     seq: int
     body: bytes | None = None
-    path: Path | None = None
+    path: str | None = None
     also: tuple[tuple[str, int], ...] = ()
     file: SeenFile | None = None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.journal import Journal
     from imgproxy.cache.journal_file import PurgedKey
+    from imgproxy.cache.reading import StrPath
     from imgproxy.cache.store import CacheStore, Detached
     from imgproxy.config import CacheSettings
 
@@ -212,9 +213,9 @@ class Housekeeping:
             if number % TOUCH_BATCH == 0:
                 await asyncio.sleep(0)
 
-    def _path_of(self, name: bytes) -> Path:
+    def _path_of(self, name: bytes) -> str:
         hashed, plan = split_name(name)
-        return self._store.variant_path(hashed, plan) if plan else self._store.key_dir(hashed) / "original"
+        return self._store.variant_path(hashed, plan) if plan else self._store.name_of_original(hashed)
 
     async def _write_touches_forever(self) -> None:
         while True:
@@ -274,19 +275,19 @@ def delete_directories(paths: Iterable[Path]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def delete_files(paths: Sequence[Path]) -> None:
+def delete_files(paths: Sequence[StrPath]) -> None:
     """Delete files; a key directory that holds nothing but its facts afterwards goes too."""
     for path in paths:
         with contextlib.suppress(OSError):
-            path.unlink()
-    for directory in {path.parent for path in paths}:
+            os.unlink(path)
+    for directory in {os.path.dirname(path) for path in paths}:
         with contextlib.suppress(OSError):
             if os.listdir(directory) == ["facts"]:
-                (directory / "facts").unlink()
-            directory.rmdir()
+                os.unlink(f"{directory}/facts")
+            os.rmdir(directory)
 
 
-def write_touches(paths: Iterable[Path]) -> None:
+def write_touches(paths: Iterable[str]) -> None:
     """Write the time of last use into the files' modification times."""
     for path in paths:
         with contextlib.suppress(OSError):

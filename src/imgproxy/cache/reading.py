@@ -17,11 +17,11 @@ from imgproxy.digest import matches
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import stat_result
-    from pathlib import Path
 
 # Device, inode, length in bytes, and the times of the last change of content and of inode, in nanoseconds. A file that
 # is replaced or written to has another stamp: the last of these cannot be set back.
 FileStamp: TypeAlias = tuple[int, int, int, int, int]
+StrPath: TypeAlias = "str | os.PathLike[str]"
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 # What is checked is read so much at once, and hashed while it is still in the processor's cache.
@@ -70,10 +70,10 @@ def read_at_once(descriptor: int, count: int) -> bytes | bytearray:
     return buffer
 
 
-def matches_digest(path: Path, digest: str, size_bytes: int) -> bool:
+def matches_digest(path: StrPath, digest: str, size_bytes: int) -> bool:
     """Whether a file has so many bytes, and the first of them have this digest. Reads it all: call it in a thread."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size < size_bytes:
                 return False
             return matches(digest, lambda: _first_bytes(file.fileno(), size_bytes))

@@ -21,10 +21,10 @@ import logging
 import os
 import secrets
 from collections import OrderedDict, defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.framed import digest_of, read_frame, trailer
@@ -33,9 +33,9 @@ from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
-    from imgproxy.cache.reading import FileStamp
+    from imgproxy.cache.reading import FileStamp, StrPath
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class CacheStore:
         self.run_id = secrets.token_hex(4)
         self._numbers = itertools.count()
         # Files being written, by key: their directory must stay, even while it is empty.
-        self._being_written: defaultdict[str, set[Path]] = defaultdict(set)
+        self._being_written: defaultdict[str, set[str]] = defaultdict(set)
         self._lock: int | None = None
         # The least recently read or written first; a look at it alone (`known_facts`) does not count.
         self._facts: OrderedDict[str, OriginalFacts] = OrderedDict()
@@ -83,7 +83,7 @@ class CacheStore:
         Raises:
             CacheUnavailable: the directory cannot be made or written, or another process uses it.
         """
-        with _as_cache_unavailable():
+        with _as_cache_unavailable:
             for path in (self.keys_dir, self.trash_dir):
                 path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -118,6 +118,16 @@ class CacheStore:
         """A file in the directory of a key."""
         return f"{self._keys}/{hashed[:2]}/{hashed}/{name}"
 
+    def temp_name(self, hashed: str) -> str:
+        """
+        The name of a file that is about to be written in the key's directory, which is there. `discard` it in the end.
+
+        Who writes the file makes it, too: to do so here and now would cost a miss as much as to name it.
+        """
+        path = self._path(hashed, f"t-{self.run_id}-{next(self._numbers)}")
+        self._being_written[hashed].add(path)
+        return path
+
     def temp_path(self, hashed: str) -> Path:
         """
         A new, empty file to be written in the key's directory, which is made where missing. `discard` it in the end.
@@ -127,12 +137,12 @@ class CacheStore:
         """
         temp, descriptor = self._new_file(hashed)
         os.close(descriptor)
-        return temp
+        return Path(temp)
 
-    def _new_file(self, hashed: str) -> tuple[Path, int]:
+    def _new_file(self, hashed: str) -> tuple[str, int]:
         """As `temp_path`, with a descriptor to write to."""
-        path = self._path(hashed, f"t-{self.run_id}-{next(self._numbers)}")
-        with _as_cache_unavailable():
+        path = self.temp_name(hashed)
+        with _as_cache_unavailable:
             for is_last in (False, False, True):
                 try:
                     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -142,9 +152,7 @@ class CacheStore:
                     self.key_dir(hashed).mkdir(parents=True, exist_ok=True)
                 else:
                     break
-        temp = Path(path)
-        self._being_written[hashed].add(temp)
-        return temp, descriptor
+        return path, descriptor
 
     def is_being_written(self, hashed: str) -> bool:
         """Whether this run is writing a file in the key's directory."""
@@ -192,7 +200,7 @@ class CacheStore:
         hashed = key_hash(facts.key)
         temp, descriptor = self._new_file(hashed)
         try:
-            with _as_cache_unavailable():
+            with _as_cache_unavailable:
                 try:
                     _write(descriptor, trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
                 finally:
@@ -207,7 +215,7 @@ class CacheStore:
         """Make these the facts of the key's original for this run alone; a disk that is full does not matter here."""
         self._keep_facts(key_hash(facts.key), facts)
 
-    def commit_original(self, temp: Path, facts: OriginalFacts) -> None:
+    def commit_original(self, temp: StrPath, facts: OriginalFacts) -> None:
         """
         Make a downloaded file the key's original: the bytes first, then the facts that vouch for them.
 
@@ -215,12 +223,16 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with _as_cache_unavailable():
+        with _as_cache_unavailable:
             self._put_in_place(hashed, temp, "original")
         self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
         self.commit_facts(facts)
 
-    def original_path(self, facts: OriginalFacts) -> Path | None:
+    def name_of_original(self, hashed: str) -> str:
+        """Where a key's original is, if it is."""
+        return self._path(hashed, "original")
+
+    def original_path(self, facts: OriginalFacts) -> str | None:
         """The original's file, where it is there in its full length; whether its bytes are right is `verify`'s word."""
         hashed = key_hash(facts.key)
         path = self._path(hashed, "original")
@@ -232,7 +244,7 @@ class CacheStore:
             self.ledger.remove(original_name(hashed))
             return None
         self.ledger.touch(original_name(hashed))
-        return Path(path)
+        return path
 
     def is_original_verified(self, hashed: str) -> bool:
         """Whether this run knows the original's bytes to match their facts."""
@@ -250,9 +262,9 @@ class CacheStore:
 
     # --- variants ----------------------------------------------------------------------------------------------
 
-    def variant_path(self, hashed: str, plan: str) -> Path:
+    def variant_path(self, hashed: str, plan: str) -> str:
         """Where a variant is, if it is."""
-        return Path(self._path(hashed, f"v-{plan}"))
+        return self._path(hashed, f"v-{plan}")
 
     def open_variant(self, hashed: str, plan: str, original: str) -> tuple[VariantFacts, int] | None:
         """
@@ -315,7 +327,7 @@ class CacheStore:
         with suppress(OSError):
             os.unlink(self._path(hashed, f"v-{facts.plan}"))
 
-    def seal_variant(self, temp: Path, facts: VariantFacts, *, with_body: bool = False) -> bytes | None:
+    def seal_variant(self, temp: StrPath, facts: VariantFacts, *, with_body: bool = False) -> bytes | None:
         """
         Append record and trailer to a rendered file; return its body where that is wanted.
 
@@ -323,7 +335,7 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         end = trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest))
-        with _as_cache_unavailable():
+        with _as_cache_unavailable:
             descriptor = os.open(temp, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             try:
                 # It was written just now, and so is in the page cache.
@@ -335,7 +347,7 @@ class CacheStore:
                 os.close(descriptor)
         return body
 
-    def commit_variant(self, temp: Path, facts: VariantFacts) -> Path:
+    def commit_variant(self, temp: StrPath, facts: VariantFacts) -> str:
         """
         Give a sealed file its name; from then on it is found.
 
@@ -343,12 +355,12 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with _as_cache_unavailable():
-            self._put_in_place(hashed, temp, f"v-{facts.plan}")
+        with _as_cache_unavailable:
+            path = self._put_in_place(hashed, temp, f"v-{facts.plan}")
         self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
-        return self.variant_path(hashed, facts.plan)
+        return path
 
-    def _put_in_place(self, hashed: str, temp: Path, name: str) -> None:
+    def _put_in_place(self, hashed: str, temp: StrPath, name: str) -> str:
         """Rename a file over whatever has its name, if need be a directory that somebody else made."""
         path = self._path(hashed, name)
         try:
@@ -357,12 +369,13 @@ class CacheStore:
             os.rename(path, self.trash_dir / f"foreign-{self.run_id}-{next(self._numbers)}")
             os.rename(temp, path)
         self._is_written(hashed, temp)
+        return path
 
-    def _is_written(self, hashed: str, temp: Path) -> bool:
+    def _is_written(self, hashed: str, temp: StrPath) -> bool:
         """A temporary file is one no more; whether none is left in its directory."""
         being_written = self._being_written.get(hashed)
         if being_written is not None:
-            being_written.discard(temp)
+            being_written.discard(os.fspath(temp))
             if being_written:
                 return False
             del self._being_written[hashed]
@@ -380,7 +393,7 @@ class CacheStore:
         self._facts.pop(hashed, None)
         target = self.trash_dir / f"{hashed}-{self.run_id}-{next(self._numbers)}"
         source = self.key_dir(hashed)
-        with _as_cache_unavailable():
+        with _as_cache_unavailable:
             try:
                 os.rename(source, target)
             except FileNotFoundError:
@@ -404,14 +417,15 @@ class CacheStore:
         variants = sum(file_name.startswith("v-") for file_name in file_names)
         return Detached(hashed, target, variants, size_bytes) if is_known else Detached(hashed, target)
 
-    def discard(self, temp: Path) -> None:
+    def discard(self, temp: StrPath) -> None:
         """Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone."""
-        hashed = temp.parent.name
-        is_last = self._is_written(hashed, temp)
+        directory = os.path.dirname(temp)
+        is_last = self._is_written(os.path.basename(directory), temp)
         with suppress(OSError):
-            temp.unlink(missing_ok=True)
-            if is_last:
-                temp.parent.rmdir()
+            os.unlink(temp)
+        if is_last:
+            with suppress(OSError):
+                os.rmdir(directory)
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -420,9 +434,19 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-@contextmanager
-def _as_cache_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise CacheUnavailable from exc
+class _AsCacheUnavailable:
+    """Turns the disk's errors into CacheUnavailable. Written out, as `contextlib` takes longer than a rename."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(value, OSError):
+            raise CacheUnavailable from value
+
+
+_as_cache_unavailable: Final = _AsCacheUnavailable()

@@ -17,7 +17,6 @@ import re
 import struct
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy import errors
@@ -147,18 +146,18 @@ def pack_job(job: RenderJob) -> bytes:
     A plan is a tree of a dozen dataclasses, an eighth of a millisecond to pickle and as much to read; so each is
     pickled by itself, and remembered on both sides.
     """
-    targets = [(_packed_plan(target.plan), str(target.path)) for target in job.targets]
-    marks = [(mark.source, str(mark.path)) for mark in job.marks]
-    return pickle.dumps((str(job.original), targets, marks))
+    targets = [(_packed_plan(target.plan), target.path) for target in job.targets]
+    marks = [(mark.source, mark.path) for mark in job.marks]
+    return pickle.dumps((job.original, targets, marks))
 
 
 def unpack_job(payload: bytes) -> RenderJob:
     """Read a job. Inside a render process alone: its words come from the edge that started it."""
     original, targets, marks = pickle.loads(payload)  # noqa: S301 - as above
     return RenderJob(
-        Path(original),
-        tuple(RenderTarget(_unpacked_plan(plan), Path(path)) for plan, path in targets),
-        tuple(MarkFile(source, Path(path)) for source, path in marks),
+        original,
+        tuple(RenderTarget(_unpacked_plan(plan), path) for plan, path in targets),
+        tuple(MarkFile(source, path) for source, path in marks),
     )
 
 
@@ -221,7 +220,7 @@ def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message
     return Failed(error, _natural(found["resident_bytes"]))
 
 
-def _rendered(found: dict[str, Any], path: Path) -> Rendered:
+def _rendered(found: dict[str, Any], path: str) -> Rendered:
     digest = found["digest"]
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise BadMessageError("a digest that is none")

@@ -101,7 +101,7 @@ def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link, memory: 
         opened_s, source = run(job, limits, on_done)
     except errors.ImgproxyError as exc:
         # A purge or an eviction takes the original away under the job; that is usual, and the edge starts over.
-        if exc.__cause__ is not None and job.original.exists():
+        if exc.__cause__ is not None and os.path.exists(job.original):
             # For the operator's log alone: libvips' words may hold paths, and may be very long.
             print(f"render: {exc.code}: {str(exc.__cause__)[:300]!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(*last, Failed(exc, _settle(memory)))

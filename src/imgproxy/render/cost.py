@@ -68,7 +68,7 @@ class CostModel:
 
     def units_of(self, job: RenderJob) -> float:
         """The cost of a job; the size of its source is as an earlier job found it, or as its bytes suggest."""
-        known = self._megapixels.get(str(job.original))
+        known = self._megapixels.get(job.original)
         if known is None:
             try:
                 known = guessed_megapixels(os.stat(job.original).st_size)
@@ -79,7 +79,7 @@ class CostModel:
     def job_ended(self, job: RenderJob, source: SourceFacts, seconds: float) -> None:
         """A job on this source took one process this long."""
         self.mean_job_s += _LEARNING_RATE * (seconds - self.mean_job_s)
-        self._megapixels[str(job.original)] = megapixels = megapixels_of(source)
+        self._megapixels[job.original] = megapixels = megapixels_of(source)
         self.learn(units(job, megapixels), seconds)
 
     def seconds(self, cost_units: float) -> float:

@@ -13,8 +13,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imgproxy.params.plan import RenderPlan
 
 
@@ -28,10 +26,10 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RenderTarget:
-    """One variant to make. `path` is written, not renamed: a temporary name beside the final one."""
+    """One variant to make. `path` is written, not renamed: a temporary name beside the final one, of no file yet."""
 
     plan: RenderPlan
-    path: Path
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +37,14 @@ class MarkFile:
     """Where the picture of a watermark lies. `source` is `Mark.source` of the plans that use it."""
 
     source: str
-    path: Path
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class RenderJob:
     """Variants of one original, made in one render process from as few decodes as their plans allow."""
 
-    original: Path
+    original: str
     targets: tuple[RenderTarget, ...]
     marks: tuple[MarkFile, ...] = ()
 
@@ -60,7 +58,7 @@ class Rendered:
     reduced it to its first frame. `is_mark_missing` says that the plan wanted a watermark which could not be painted.
     """
 
-    path: Path
+    path: str
     content_type: str
     size_bytes: int
     digest: str

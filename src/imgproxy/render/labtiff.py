@@ -8,10 +8,7 @@ as what they are: L* of 0-100 in 0-255, a* and b* as signed bytes. Source: TIFF 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Any, Final
 
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
@@ -22,9 +19,9 @@ _SHORT: Final = 3
 _PAGES_MAX: Final = 1000
 
 
-def as_rgb_file(path: Path) -> bytes | None:
+def as_rgb_file(path: str) -> bytes | None:
     """Return an 8-bit Lab TIFF's bytes with its pages declared as RGB; None for any other file."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         head = file.read(8)
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
         if order is None:

@@ -21,8 +21,6 @@ from imgproxy.render.markup import MarkupError
 from imgproxy.render.sniff import HEAD_BYTES, SourceKind, sniff
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imgproxy.render.job import ProcessLimits
 
 # From which factor on a JPEG is shrunk by how much as it is loaded; the rest is left to the Lanczos filter. libvips'
@@ -62,7 +60,7 @@ class Source:
     as stored.
     """
 
-    path: Path
+    path: str
     kind: SourceKind
     header: Any
     width_px: int
@@ -108,7 +106,7 @@ class Source:
         )
 
 
-def open_source(path: Path, limits: ProcessLimits) -> Source:
+def open_source(path: str, limits: ProcessLimits) -> Source:
     """
     Recognise a file and read its header.
 
@@ -148,9 +146,9 @@ def open_source(path: Path, limits: ProcessLimits) -> Source:
     )
 
 
-def _sanitise(path: Path) -> bytes:
+def _sanitise(path: str) -> bytes:
     """Read at most what may be parsed, and one byte, so that too much is seen as too much."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         data = file.read(svg.MAX_BYTES + 1)
     try:
         return svg.sanitise(data)
@@ -158,10 +156,10 @@ def _sanitise(path: Path) -> bytes:
         raise DecodeFailed from exc
 
 
-def _open(kind: SourceKind, path: Path, data: bytes | None, **options: Any) -> Any:
+def _open(kind: SourceKind, path: str, data: bytes | None, **options: Any) -> Any:
     """Call the one loader of this kind, on the file or on the bytes that stand for it."""
     if data is None:
-        return getattr(pyvips.Image, _LOADERS[kind])(str(path), **options)
+        return getattr(pyvips.Image, _LOADERS[kind])(path, **options)
     return getattr(pyvips.Image, f"{_LOADERS[kind]}_buffer")(data, **options)
 
 

@@ -28,7 +28,6 @@ from imgproxy.render.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
     from imgproxy.render.load import Source
@@ -125,7 +124,7 @@ def _make_group(
 # --- one target ---------------------------------------------------------------------------------------------
 
 
-def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, Path], limits: ProcessLimits) -> Rendered:
+def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, str], limits: ProcessLimits) -> Rendered:
     decoded = levels.decoded_for(aim)
     geometry = aim.geometry or _trimmed(aim, decoded, limits)
     work = Work(

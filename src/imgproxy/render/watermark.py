@@ -13,14 +13,12 @@ from imgproxy.render.shapes import Box, Size, round_half_up, round_px
 from imgproxy.render.work import Decoded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imgproxy.params.plan import Length, Mark
     from imgproxy.render.geometry import Geometry
     from imgproxy.render.job import ProcessLimits
 
 
-def layer(path: Path, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float = 1.0) -> Any:
+def layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float = 1.0) -> Any:
     """
     Return a layer to be painted over a picture of size `base` at its top left corner.
 
@@ -39,7 +37,7 @@ def layer(path: Path, mark: Mark, base: Size, limits: ProcessLimits, limit_scale
     return image.embed(left, top, base.width_px, base.height_px, extend="background", background=[0.0] * 4)
 
 
-def _scaled(path: Path, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
+def _scaled(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
     source = open_source(path, limits)
     upright = upright_size(source.width_px, source.height_px, source.orientation)
     geometry = size_of(mark, upright, base, limit_scale)

@@ -9,7 +9,6 @@ from imgproxy.render.orient import is_swapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from imgproxy.params.plan import RenderPlan
     from imgproxy.render.geometry import Geometry
@@ -53,7 +52,7 @@ class Work:
     plan: RenderPlan
     geometry: Geometry
     limits: ProcessLimits
-    marks: Mapping[str, Path]
+    marks: Mapping[str, str]
     is_in_memory: bool
     frames: tuple[Any, ...] = ()
     profile: bytes | None = None
