@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-# Whether the client's copy is current, by entity tag and modification date.
-ClientHas: TypeAlias = "Callable[[str, str | None], bool]"
+# The tag of the client's copy where that is current, by the variant's entity tag and its modification date.
+ClientHas: TypeAlias = "Callable[[str, str | None], str | None]"
 
 # The name of the original itself among its variants: 32 hex digits like a plan's digest, and no plan's.
 ORIGINAL_PLAN = "0" * 32
@@ -83,13 +83,20 @@ class Delivered:
     timings: Timings = Timings()
 
 
-def etag_of(original_digest: str, plan_digest: str) -> str:
+def etag_of(original_digest: str, plan_digest: str, shared_decode: str = "") -> str:
     """
     The strong entity tag of a variant: of its original's bytes and its plan (whose digest counts encoder versions).
 
     It is known before the variant exists, so a 304 costs no pixel even where the variant was evicted (RFC 9110 8.8.3).
+    But for its end: made from a decode that it shared, a variant has other bytes than made alone, and a tag that says
+    so (RFC 9110 8.8.1). A client's copy with either is current, see `edge.headers.current_tag`.
     """
-    return '"' + hashlib.blake2b(f"{original_digest}/{plan_digest}".encode(), digest_size=12).hexdigest() + '"'
+    name = hashlib.blake2b(f"{original_digest}/{plan_digest}".encode(), digest_size=12).hexdigest()
+    return f'"{name}-{shared_decode}"' if shared_decode else f'"{name}"'
+
+
+def _tag(facts: VariantFacts) -> str:
+    return etag_of(facts.original, facts.plan, facts.shared_decode)
 
 
 class Delivery:
@@ -111,7 +118,7 @@ class Delivery:
         plan: RenderPlan | None,
         begin: Callable[[Delivered], Awaitable[Answer]],
         *,
-        client_has: ClientHas = lambda _etag, _last_modified: False,
+        client_has: ClientHas = lambda _etag, _last_modified: None,
         interim: Callable[[], RenderPlan | None] | None = None,
     ) -> Answer:
         """
@@ -122,7 +129,7 @@ class Delivery:
             plan: what to make of it; None for the original itself.
             begin: starts the answer; nothing may be awaited in it before the first byte is written. It raises
                 FileNotFoundError where the variant's file is gone.
-            client_has: whether the client's copy is current, by entity tag and modification date.
+            client_has: gives the tag of the client's copy where that is current, by entity tag and modification date.
             interim: gives the plan to answer with at once where this one is missing and slow to make; this one is
                 then made behind the answer.
 
@@ -200,23 +207,23 @@ class Delivery:
         sources = await self._with_mark(original, plan)
         source = sources.provenance
         plan_digest = plan.digest if plan is not None else ORIGINAL_PLAN
-        etag = etag_of(source.digest, plan_digest)
-        if client_has(etag, original.facts.last_modified):
-            return replace(self._delivered(etag, original, None, Tier.MEMORY), also=source.also)
+        known_tag = client_has(etag_of(source.digest, plan_digest), original.facts.last_modified)
+        if known_tag is not None:
+            return replace(self._delivered(known_tag, original, None, Tier.MEMORY), also=source.also)
         if plan is None:
-            return await self._pass(etag, original)
+            return await self._pass(original)
         variant = self._cache.find_in_memory(source, plan_digest)
         if variant is not None:
-            return self._delivered(etag, original, variant, Tier.MEMORY)
+            return self._delivered(_tag(variant.facts), original, variant, Tier.MEMORY)
         variant = await self._cache.find_on_disk(source, plan_digest)
         if variant is not None:
             self._keep_hot(variant)
-            return self._delivered(etag, original, variant, Tier.DISK)
+            return self._delivered(_tag(variant.facts), original, variant, Tier.DISK)
         quicker = interim() if interim is not None else None
         if quicker is not None:
             self.background.begin(self._make_behind, sources, plan)
             return replace(await self.get(key, quicker, client_has, None), is_interim=True)
-        return await self._miss(etag, sources, plan)
+        return await self._miss(sources, plan)
 
     async def _with_mark(self, original: Original, plan: RenderPlan | None) -> Sources:
         """The originals of a plan; a watermark that cannot be had does not keep the picture back."""
@@ -236,7 +243,7 @@ class Delivery:
         except (ImgproxyError, Overtaken) as error:
             log.info("making %s behind its answer: %s", sources.original.facts.key, error)
 
-    async def _miss(self, etag: str, sources: Sources, plan: RenderPlan) -> Delivered:
+    async def _miss(self, sources: Sources, plan: RenderPlan) -> Delivered:
         """Make the variant, or wait for whoever is making it."""
         original = sources.original
         try:
@@ -246,10 +253,9 @@ class Delivery:
             if stand_in is None:
                 raise
             return stand_in
-        # The watermark's file may have been lost meanwhile: the tag must say what the picture was made from.
-        etag = etag_of(made.variant.facts.original, plan.digest)
         return Delivered(
-            etag=etag,
+            # The watermark's file may have been lost meanwhile: the tag must say what the picture was made from.
+            etag=_tag(made.variant.facts),
             original=original,
             variant=made.variant,
             outcome=Outcome.MISS,
@@ -264,11 +270,11 @@ class Delivery:
         for digest in self._renders.stand_ins.larger(source.key_hash, plan):
             variant = self._cache.find_in_memory(source, digest) or await self._cache.find_on_disk(source, digest)
             if variant is not None:
-                found = self._delivered(etag_of(source.digest, digest), sources.original, variant, Tier.DISK)
+                found = self._delivered(_tag(variant.facts), sources.original, variant, Tier.DISK)
                 return replace(found, is_interim=True)
         return None
 
-    async def _pass(self, etag: str, original: Original) -> Delivered:
+    async def _pass(self, original: Original) -> Delivered:
         """The original's own bytes, from its file."""
         current, path = await self._originals.file(original)
         facts = VariantFacts(
@@ -282,7 +288,7 @@ class Delivery:
             height_px=0,
         )
         variant = Variant(facts, current.key_hash, current.facts.seq, path=path)
-        return replace(self._delivered(etag, current, variant, Tier.DISK), outcome=Outcome.PASS)
+        return replace(self._delivered(_tag(facts), current, variant, Tier.DISK), outcome=Outcome.PASS)
 
     def _keep_hot(self, variant: Variant) -> None:
         """Keep a variant in memory, unless a purge came by while it was read."""

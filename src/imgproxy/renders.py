@@ -243,6 +243,7 @@ class Renders:
             frames=rendered.frames,
             is_first_frame_only=rendered.is_first_frame_only,
             is_mark_missing=rendered.is_mark_missing,
+            shared_decode=rendered.shared_decode,
         )
         temp = rendered.path
         is_hot = self._cache.hot.accepts(rendered.size_bytes)

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from imgproxy.config import CacheSettings, FreshnessSettings, SigningSettings
 from imgproxy.params.signature import sign
+from tests.support import images
 from tests.support.site import ADMIN, KEY, jpeg, red_of, site, until
 
 AVIF = "image/avif,image/webp,image/*,*/*;q=0.8"
@@ -88,6 +89,37 @@ async def test_a_304_costs_no_pixel_even_for_an_evicted_variant(tmp_path: Path) 
         assert "Cache-Control" in again.headers
         assert "Content-Type" not in again.headers
         assert await here.renders() == 1
+
+
+async def test_a_srcset_made_at_once_has_tags_of_its_own_which_are_current_as_long(tmp_path: Path) -> None:
+    """Where a shared decode makes other bytes the tag says so; a copy with it is current when the variant is gone."""
+    widths = (600, 300, 100, 60)
+    async with site(tmp_path, pictures={KEY: images.jpeg(images.photo(1203, 899))}) as here:
+        here.probe.hold("headers")
+        asked = [asyncio.ensure_future(here.get(f"/{KEY}?w={width}")) for width in widths]
+        await until(lambda: here.metric("imgproxy_requests_in_flight") == len(widths))
+        here.probe.release("headers")
+        together = await asyncio.gather(*asked)
+        hits = [await here.get(f"/{KEY}?w={width}") for width in widths]
+        hashed = next((tmp_path / "cache" / "keys").glob("*/*")).name
+        here.edge.cache.hot.drop(hashed)
+        for path in (tmp_path / "cache").glob("keys/*/*/v-*"):
+            path.unlink()
+        current = [
+            await here.get(f"/{KEY}?w={width}", If_None_Match=reply.headers["ETag"])
+            for width, reply in zip(widths, together, strict=True)
+        ]
+        apart = [await here.get(f"/{KEY}?w={width}") for width in widths]
+
+    assert [reply.headers["ETag"] for reply in hits] == [reply.headers["ETag"] for reply in together]
+    assert [(reply.status, reply.headers["ETag"]) for reply in current] == [
+        (304, reply.headers["ETag"]) for reply in together
+    ]
+    tags = [(one.headers["ETag"], other.headers["ETag"]) for one, other in zip(together, apart, strict=True)]
+    assert [one == other for one, other in tags] == [
+        one.body == other.body for one, other in zip(together, apart, strict=True)
+    ]
+    assert any(one != other for one, other in tags)
 
 
 async def test_another_plan_has_another_tag(tmp_path: Path) -> None:

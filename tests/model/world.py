@@ -354,7 +354,7 @@ class World:
 
         async def ask() -> None:
             try:
-                await run.delivery.answer(KEY, plan, begin, client_has=lambda _etag, _modified: is_conditional)
+                await run.delivery.answer(KEY, plan, begin, client_has=lambda etag, _: etag if is_conditional else None)
             except ImgproxyError:
                 return
 

@@ -10,8 +10,8 @@ from imgproxy.edge.headers import (
     cache_status,
     caching,
     content_disposition,
+    current_tag,
     etag_matches,
-    is_not_modified,
     requested_range,
     server_timing,
     tag_headers,
@@ -45,13 +45,33 @@ def test_if_modified_since_counts_only_alone() -> None:
     """If-None-Match decides where both are there; a date that cannot be read decides nothing."""
     then, later = "Sun, 01 Mar 2026 10:00:00 GMT", "Sun, 01 Mar 2026 10:00:01 GMT"
 
-    assert is_not_modified(None, then, etag=ETAG, last_modified=then)
-    assert is_not_modified(None, later, etag=ETAG, last_modified=then)
-    assert not is_not_modified(None, then, etag=ETAG, last_modified=later)
-    assert not is_not_modified('"other"', later, etag=ETAG, last_modified=then)
-    assert not is_not_modified(None, "yesterday", etag=ETAG, last_modified=then)
-    assert not is_not_modified(None, "Sun, 01 Mar 99999999999 10:00:00 GMT", etag=ETAG, last_modified=then)
-    assert not is_not_modified(None, then, etag=ETAG, last_modified=None)
+    assert current_tag(None, then, etag=ETAG, last_modified=then) == ETAG
+    assert current_tag(None, later, etag=ETAG, last_modified=then) == ETAG
+    assert current_tag(None, then, etag=ETAG, last_modified=later) is None
+    assert current_tag('"other"', later, etag=ETAG, last_modified=then) is None
+    assert current_tag(None, "yesterday", etag=ETAG, last_modified=then) is None
+    assert current_tag(None, "Sun, 01 Mar 99999999999 10:00:00 GMT", etag=ETAG, last_modified=then) is None
+    assert current_tag(None, then, etag=ETAG, last_modified=None) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ('"abc"', '"abc"'),
+        ('W/"abc"', '"abc"'),
+        ('"abc-3000-2"', '"abc-3000-2"'),
+        ('"x", W/"abc-750-13"', '"abc-750-13"'),
+        ('"abc-"', None),
+        ('"abc-3000"', None),
+        ('"abc-x-2"', None),
+        ('"abd-3000-2"', None),
+        ('"x-3000-2"', None),
+        ("", None),
+    ],
+)
+def test_a_copy_from_a_shared_decode_is_current_too(header: str, expected: str | None) -> None:
+    """The tag that the client has is found whatever decode its copy came from, for its 304 must repeat it."""
+    assert current_tag(header, None, etag=ETAG, last_modified=None) == expected
 
 
 @pytest.mark.parametrize(
@@ -159,3 +179,9 @@ def test_an_entity_tag_tells_originals_and_plans_apart() -> None:
     assert etag_of("a" * 32, "b" * 32) == etag_of("a" * 32, "b" * 32)
     assert len({etag_of("a", "b"), etag_of("b", "a"), etag_of("a", "c"), etag_of("ab", "")}) == 4
     assert etag_of("a", "b").startswith('"')
+
+
+def test_an_entity_tag_tells_how_a_decode_was_shared() -> None:
+    """Other bytes, another strong tag (RFC 9110 8.8.1); and its beginning is the one that is known before."""
+    alone = etag_of("a", "b")
+    assert etag_of("a", "b", "3000-2") == f'{alone[:-1]}-3000-2"'

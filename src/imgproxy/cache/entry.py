@@ -80,6 +80,7 @@ class VariantFacts:
     frames: int = 1
     is_first_frame_only: bool = False
     is_mark_missing: bool = False
+    shared_decode: str = ""  # what it was made from, if not from a decode of its own: see `render.job.Rendered`
 
 
 @dataclass(frozen=True, slots=True)

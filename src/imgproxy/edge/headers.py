@@ -47,18 +47,26 @@ def etag_matches(if_none_match: str | None, etag: str) -> bool:
     return any(found.removeprefix("W/") == etag for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
 
 
-def is_not_modified(
+def current_tag(
     if_none_match: str | None, if_modified_since: str | None, *, etag: str, last_modified: str | None
-) -> bool:
-    """Whether the client's copy is current. If-Modified-Since counts only without If-None-Match (RFC 9110 13.2.2)."""
+) -> str | None:
+    """
+    The tag of the client's copy where that is current, else None.
+
+    A copy that was made from a shared decode, whose tag ends accordingly, is as good as one with `etag` itself; a 304
+    has to repeat the tag that the client has (RFC 9111 4.3.4). If-Modified-Since counts only without If-None-Match
+    (RFC 9110 13.2.2).
+    """
     if if_none_match is not None:
-        return etag_matches(if_none_match, etag)
+        named = (found.removeprefix("W/") for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
+        return next((tag for tag in named if re.sub(r'-\d+-\d+"$', '"', tag) == etag), None)
     if if_modified_since is None or last_modified is None:
-        return False
+        return None
     try:
-        return parsedate_to_datetime(last_modified) <= parsedate_to_datetime(if_modified_since)
+        is_current = parsedate_to_datetime(last_modified) <= parsedate_to_datetime(if_modified_since)
     except (TypeError, ValueError, OverflowError):
-        return False
+        return None
+    return etag if is_current else None
 
 
 def requested_range(header: str | None, if_range: str | None, *, size_bytes: int, etag: str) -> ByteRange | None:

@@ -17,7 +17,7 @@ from imgproxy.delivery import Delivered, Delivery, Outcome, Tier
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
-    is_not_modified,
+    current_tag,
     requested_range,
     server_timing,
     tag_headers,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from imgproxy.answers import Answers, Sending
     from imgproxy.cache.entry import Variant
+    from imgproxy.delivery import ClientHas
     from imgproxy.edge.memo import AnswerMemo, PreparedAnswer
     from imgproxy.metrics import Metrics
     from imgproxy.originals import Originals
@@ -366,14 +367,14 @@ def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
     )
 
 
-def _conditions(request: web.BaseRequest) -> Callable[[str, str | None], bool]:
-    """Whether the client's copy is current, given an entity tag and a modification date."""
+def _conditions(request: web.BaseRequest) -> ClientHas:
+    """The tag of the client's copy where that is current, given a variant's entity tag and a modification date."""
     if_none_match = request.headers.get("If-None-Match")
     if_modified_since = request.headers.get("If-Modified-Since")
     is_any = if_none_match is not None and if_none_match.strip() == "*"
     if is_any or (if_none_match is None and if_modified_since is None):
-        return lambda _etag, _last_modified: False
-    return lambda etag, last_modified: is_not_modified(
+        return lambda _etag, _last_modified: None
+    return lambda etag, last_modified: current_tag(
         if_none_match, if_modified_since, etag=etag, last_modified=last_modified
     )
 

@@ -53,6 +53,7 @@ CONTENT_TYPES: Final = frozenset(
 )
 
 _DIGEST: Final = re.compile("[0-9a-f]{32}")
+_SHARED_DECODE: Final = re.compile(r"([0-9]{1,5}-[0-9]{1,2})?")
 
 # A site asks for the same few plans of every picture.
 PLANS_REMEMBERED: Final = 512
@@ -233,13 +234,16 @@ def _source(found: dict[str, Any]) -> SourceFacts:
 
 
 def _checked(names: frozenset[str], found: dict[str, Any]) -> dict[str, Any]:
-    """Fields that have these names, each of the one kind its name tells: a content type, a yes or no, a number."""
+    """Fields of these names, each of the one kind its name tells: a content type, a decode, a yes or no, a number."""
     if not found.keys() <= names:
         raise BadMessageError("an unknown field")
     for name, value in found.items():
         if name == "content_type":
             if value not in CONTENT_TYPES:
                 raise BadMessageError("an unknown content type")
+        elif name == "shared_decode":
+            if not isinstance(value, str) or not _SHARED_DECODE.fullmatch(value):
+                raise BadMessageError("a decode that is none")
         elif name.startswith(("is_", "has_")):
             if not isinstance(value, bool):
                 raise BadMessageError("neither yes nor no")

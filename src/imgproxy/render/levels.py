@@ -23,8 +23,8 @@ class Levels:
     """
     The decoded frames at the size that the largest target needs, and their halves, quarters, eighths.
 
-    Targets that share a decode are made from the smallest level that leaves HEADROOM. Those of a JPEG all need what
-    libjpeg gives at one shrink (see pipeline), and are made from just that.
+    Targets that share a decode are made from the smallest level that leaves HEADROOM; of a JPEG from the one that is as
+    large as what libjpeg would give for this target alone.
     """
 
     def __init__(self, source: Source, aims: list[Aim], limits: ProcessLimits) -> None:
@@ -52,9 +52,12 @@ class Levels:
             else (roll,)
         )
         self._ratio = (roll.width / source.width_px, height / source.height_px)
-        if source.kind is SourceKind.JPEG:  # libvips cuts what is left over of an odd side
-            self._ratio = (1 / load.jpeg_shrink(factor),) * 2
-        self._is_halved = is_shared and source.kind is not SourceKind.JPEG
+        self._jpeg_shrink = load.jpeg_shrink(factor) if source.kind is SourceKind.JPEG else None
+        if self._jpeg_shrink is not None:  # libvips cuts what is left over of an odd side
+            self._ratio = (1 / self._jpeg_shrink,) * 2
+        self._is_shared = is_shared
+        self._options = load.shrink_options(source, factor)
+        self._source = source
         self._levels: list[tuple[Any, ...]] = [stored]
 
     def decoded_for(self, aim: Aim) -> Decoded:
@@ -66,9 +69,19 @@ class Levels:
         ratio = (across / 2**halvings, down / 2**halvings)
         return Decoded(self._levels[halvings], aim.upright, aim.orientation, ratio)
 
+    def name_of(self, aim: Aim) -> str:
+        """`Rendered.shared_decode` of this target."""
+        halvings = self._halvings(aim)
+        is_as_alone = halvings == 0 and load.shrink_options(self._source, aim.factor) == self._options
+        if not self._is_shared or is_as_alone:
+            return ""
+        return f"{self._levels[0][0].width}-{halvings}"
+
     def _halvings(self, aim: Aim) -> int:
         """How often the decoded frames are halved for a target; those of one target alone never."""
-        if not self._is_halved or aim.geometry is None:
+        if not self._is_shared or aim.geometry is None:
             return 0
+        if self._jpeg_shrink is not None:
+            return (load.jpeg_shrink(aim.factor) // self._jpeg_shrink).bit_length() - 1
         left = aim.factor * min(self._ratio)
         return max(1, int(left / HEADROOM)).bit_length() - 1

@@ -181,18 +181,24 @@ def decode(source: Source, *, factor: float, page: int = 0, count: int = 1, allo
     """
     fail_on = "none" if allow_truncated else _FAIL_ON.get(source.kind, "truncated")
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on}
-    if source.kind is SourceKind.JPEG:
-        options["shrink"] = jpeg_shrink(factor)
-    elif source.kind is SourceKind.WEBP and factor > WEBP_HEADROOM:
-        options["scale"] = WEBP_HEADROOM / factor
-    elif source.kind is SourceKind.SVG:
-        options["scale"] = 1.0 / factor
+    options |= shrink_options(source, factor)
     if source.kind in _PAGED:
         options["page"] = page
         if source.kind in _ANIMATED:
             options["n"] = count
     image = _open(source.kind, source.path, source.drawing or source.lab_file, **options)
     return image if source.lab_file is None else labtiff.as_lab(image)
+
+
+def shrink_options(source: Source, factor: float) -> dict[str, int | float]:
+    """What a loader is told about the size where `factor` source pixels become one."""
+    if source.kind is SourceKind.JPEG:
+        return {"shrink": jpeg_shrink(factor)}
+    if source.kind is SourceKind.WEBP and factor > WEBP_HEADROOM:
+        return {"scale": WEBP_HEADROOM / factor}
+    if source.kind is SourceKind.SVG:
+        return {"scale": 1.0 / factor}
+    return {}
 
 
 def jpeg_shrink(factor: float) -> int:

@@ -8,6 +8,7 @@ made from the same pixels are made from one decode.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyvips
@@ -22,7 +23,6 @@ from imgproxy.render.levels import Levels
 from imgproxy.render.orient import turn_upright
 from imgproxy.render.resample import crop
 from imgproxy.render.shapes import Box
-from imgproxy.render.sniff import SourceKind
 from imgproxy.render.steps import STEPS
 from imgproxy.render.work import Work
 
@@ -47,7 +47,7 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
         source = load.open_source(job.original, limits)
         aims = [_aim(index, target, source, limits) for index, target in enumerate(job.targets)]
         opened_s = time.perf_counter() - started
-        for group in _groups(aims, source):
+        for group in _groups(aims):
             _make_group(group, source, job, limits, on_done)
     except pyvips.Error as exc:
         # HEIC is HEVC inside, whose decoder is not free and not in every libvips: the file is whole, we cannot read it.
@@ -80,18 +80,11 @@ def _aim(index: int, target: RenderTarget, source: Source, limits: ProcessLimits
     return Aim(index, target, selection, animated, orientation, upright, geometry)
 
 
-def _groups(aims: list[Aim], source: Source) -> list[list[Aim]]:
-    """
-    Targets that can share one decode, the largest first: same frames, both trimmed or both not.
-
-    Of a JPEG only those for which libjpeg shrinks it alike. So a variant has the same bytes whoever else asked, as its
-    strong entity tag promises (RFC 9110 8.8.1); an encoder would make much of the smallest difference. To decode
-    at two shrinks more adds about a tenth to a srcset of seven.
-    """
-    groups: dict[tuple[tuple[int, ...], bool, int], list[Aim]] = {}
+def _groups(aims: list[Aim]) -> list[list[Aim]]:
+    """Targets that can share one decode, the largest first: same frames, both trimmed or both not."""
+    groups: dict[tuple[tuple[int, ...], bool], list[Aim]] = {}
     for aim in sorted(aims, key=lambda aim: aim.factor):
-        shrink = load.jpeg_shrink(aim.factor) if source.kind is SourceKind.JPEG else 1
-        groups.setdefault((aim.selection.order, aim.geometry is None, shrink), []).append(aim)
+        groups.setdefault((aim.selection.order, aim.geometry is None), []).append(aim)
     return list(groups.values())
 
 
@@ -118,7 +111,8 @@ def _make_group(
     levels = Levels(source, pictured, limits)
     marks = {mark.source: mark.path for mark in job.marks}
     for aim in pictured:
-        on_done(aim.index, _make(aim, levels, source, marks, limits))
+        rendered = _make(aim, levels, source, marks, limits)
+        on_done(aim.index, replace(rendered, shared_decode=levels.name_of(aim)))
 
 
 # --- one target ---------------------------------------------------------------------------------------------
