@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
+from imgproxy.digest import digest_of
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors, wire
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 
 if TYPE_CHECKING:
@@ -115,16 +117,8 @@ async def test_connections_are_used_again(tmp_path: Path) -> None:
     unchanged = says('304 Not Modified\r\netag: "e"')
     missing = says("404 Not Found\r\ncontent-length: 2", b"{}")
     used: list[object] = []
-
-    def noting(reply: Reply) -> Reply:
-        async def noted(request: Request, writer: asyncio.StreamWriter) -> None:
-            used.append(writer.get_extra_info("peername"))
-            await reply(request, writer)
-
-        return noted
-
     async with (
-        origin(noting(GOOD), noting(unchanged), noting(missing), noting(GOOD)) as server,
+        origin(*[noting(reply, used) for reply in (GOOD, unchanged, missing, GOOD)]) as server,
         client_of(server) as client,
     ):
         await client.serve_image("a.jpg", tmp_path / "out")
@@ -134,6 +128,115 @@ async def test_connections_are_used_again(tmp_path: Path) -> None:
         await client.serve_image("a.jpg", tmp_path / "out")
 
     assert len(used) == 4
+    assert len(set(used)) == 1
+
+
+def noting(reply: Reply, used: list[object]) -> Reply:
+    """The same reply; where it was asked from goes to `used`."""
+
+    async def noted(request: Request, writer: asyncio.StreamWriter) -> None:
+        used.append(writer.get_extra_info("peername"))
+        await reply(request, writer)
+
+    return noted
+
+
+LARGE = bytes(range(256)) * 2500
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE),
+        says(
+            "200 OK\r\ntransfer-encoding: chunked",
+            b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (LARGE[:7], LARGE[7:300_000], LARGE[300_000:]))
+            + b"0\r\n\r\n",
+        ),
+        says(f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(gzip.compress(LARGE))}", gzip.compress(LARGE)),
+    ],
+    ids=["length", "chunked", "gzip"],
+)
+async def test_large_bodies_come_whole(tmp_path: Path, reply: Reply) -> None:
+    """More than is read at once, however it is sent; the digest is the file's, and the connection is used again."""
+    used: list[object] = []
+    async with origin(noting(reply, used)) as server, client_of(server, max_attempts=1) as client:
+        for name in ("one", "two"):
+            image = await client.serve_image("a.jpg", tmp_path / name)
+            assert (tmp_path / name).read_bytes() == LARGE
+            assert (image.size_bytes, image.digest) == (len(LARGE), digest_of(LARGE))
+
+    assert len(set(used)) == 1
+
+
+async def test_a_body_may_last_as_long_as_its_connection(tmp_path: Path) -> None:
+    """Without any length the end of the connection is the end of the image (RFC 9112 section 6.3)."""
+    async with origin(says("200 OK", LARGE, is_last=True)) as server, client_of(server, max_attempts=1) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert (image.size_bytes, (tmp_path / "out").read_bytes()) == (len(LARGE), LARGE)
+
+
+async def test_what_cannot_be_decoded_is_no_image(tmp_path: Path) -> None:
+    """Bytes that are not what their Content-Encoding says are not stored."""
+    async with origin(says("200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5", b"hello")) as server:
+        async with client_of(server) as client:
+            with pytest.raises(errors.UnexpectedAnswer):
+                await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 1
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_connection_that_the_server_closed_is_not_used_again(tmp_path: Path) -> None:
+    """Nor one that was idle for too long: the next fetch has one of its own, at its first try."""
+    async with (
+        origin(says("200 OK\r\ncontent-length: 5", b"hello", is_last=True)) as server,
+        client_of(server, max_attempts=1) as client,
+        asyncio.timeout(10),
+    ):
+        for name in ("one", "two"):
+            await client.serve_image("a.jpg", tmp_path / name)
+            while client._fetcher._connections._idle[-1].is_usable():
+                await asyncio.sleep(0.01)
+
+        assert len(client._fetcher._connections._idle) == 1
+        assert len(server.requests) == 2
+
+
+async def test_idle_connections_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may be about to close what was idle for as long as it keeps connections."""
+    monkeypatch.setattr(wire, "KEEPALIVE_EXPIRY_S", 0.0)
+    used: list[object] = []
+    async with origin(noting(GOOD, used)) as server, client_of(server, max_attempts=1) as client:
+        for _ in range(3):
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert client._fetcher._connections._idle == []
+    assert len(set(used)) == 3
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/x", "http://a..b/x", "http://[::1/x"])
+async def test_redirects_to_what_is_no_web_server(tmp_path: Path, location: str) -> None:
+    """They are an odd answer, which is not asked for again."""
+    away = says(f"302 Found\r\nlocation: {location}\r\ncontent-length: 0")
+    async with origin(away) as server, client_of(server) as client:
+        with pytest.raises(errors.UnexpectedAnswer):
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        assert len(server.requests) == 1
+
+
+async def test_a_library_may_live_below_a_path(tmp_path: Path) -> None:
+    """The path of its URL stays in front; a redirect there and back keeps the connection."""
+    used: list[object] = []
+    home = says("302 Found\r\nlocation: y\r\ncontent-length: 0")
+    async with origin(noting(home, used), noting(GOOD, used)) as server:
+        async with MediaLibraryClient(f"{server.url}/cms/", token=TokenSource.literal("T")) as client:
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+        prefix = "/cms/api/2026-05/mediaLibrary/serve-image"
+        assert [request.target for request in server.requests] == [f"{prefix}/a.jpg", f"{prefix}/y"]
     assert len(set(used)) == 1
 
 

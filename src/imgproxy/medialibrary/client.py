@@ -103,8 +103,8 @@ class MediaLibraryClient:
             max_connections=max_connections,
             ssl_context=ssl_context,
         )
-        self._url = url.rstrip("/")
         self._fetcher = ImageFetcher(
+            url,
             timeout_s=timeout_s,
             connect_timeout_s=self._transport.connect_timeout_s,
             max_connections=max_connections,
@@ -246,7 +246,7 @@ class MediaLibraryClient:
         async def attempt() -> ServedImage:
             return await self._fetcher.fetch(
                 Order(
-                    url=self._url + call.path,
+                    path=call.path,
                     where=call.where,
                     headers=call.headers,
                     accepted=call.accepted,
