@@ -62,6 +62,7 @@ class _Want:
 class _Batch:
     original: Original
     lane: Lane
+    came_at: float | None
     wants: list[_Want] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
@@ -71,6 +72,7 @@ class _Hand:
     """Plans of a batch that become one job."""
 
     lane: Lane
+    came_at: float | None
     source: Original
     path: str
     fetch_s: float
@@ -89,10 +91,13 @@ class RenderBatches:
         self._tasks: set[asyncio.Task[None]] = set()
         self.for_visitors = 0  # batches under way that visitors wait for
 
-    async def render(self, original: Original, plan: RenderPlan, mark: Original | None, lane: Lane) -> Finished:
+    async def render(
+        self, original: Original, plan: RenderPlan, mark: Original | None, lane: Lane, came_at: float | None = None
+    ) -> Finished:
         """
         Render one plan, together with others of the same original that come at the same time.
 
+        `came_at` is when the visitor came, by the loop's clock, where the original had to be fetched first.
         The file is the caller's to rename or remove. Cancelling gives the plan up; the job goes on for the others.
 
         Raises:
@@ -101,7 +106,7 @@ class RenderBatches:
         name = (original.key_hash, original.facts.digest, lane)
         batch = self._open.get(name)
         if batch is None:
-            batch = self._open[name] = _Batch(original, lane)
+            batch = self._open[name] = _Batch(original, lane, came_at)
             batch.task = asyncio.get_running_loop().create_task(self._run(name, batch))
             self._tasks.add(batch.task)
             self.for_visitors += lane is not Lane.BACKGROUND
@@ -140,7 +145,7 @@ class RenderBatches:
             fetch_s = asyncio.get_running_loop().time() - started_s if source is not batch.original else 0.0
             wants = [want for want in batch.wants if not want.done.done()]
             hands = dealt(wants, free=self._pool.free(batch.lane))
-            jobs = [self._render(_Hand(batch.lane, source, path, fetch_s, hand)) for hand in hands]
+            jobs = [self._render(_Hand(batch.lane, batch.came_at, source, path, fetch_s, hand)) for hand in hands]
             if len(jobs) == 1:
                 await jobs[0]  # as it is nearly always: then it needs no task of its own
             else:
@@ -177,6 +182,7 @@ class RenderBatches:
                 RenderJob(hand.path, tuple(targets), marks),
                 lane=hand.lane,
                 on_rendered=self._on_rendered(hand, announced),
+                came_at=hand.came_at,
             )
         except ImageRefused as error:
             await self._try_again(hand, error)

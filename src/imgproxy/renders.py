@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -91,8 +92,9 @@ class Renders:
         self._flights: Flights[Made] = Flights()
         self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
         self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, TIMED_OUT_TTL_S)
-        # Key hashes of pictures that visitors wait for and that had to be fetched; those in no render job yet.
-        self._cold: set[str] = set()
+        # Key hashes of pictures that visitors wait for and that had to be fetched, with when the visitor came, by the
+        # loop's clock; those in no render job yet.
+        self._cold: dict[str, float] = {}
         self._coming: set[str] = set()
         self._pool = pool
         originals.refuse_late_by(pool.is_late)
@@ -111,12 +113,12 @@ class Renders:
         if self.sheds():
             raise Overloaded(self._pool.retry_after_s())
         self._coming.add(hashed)
-        self._cold.add(hashed)
+        self._cold[hashed] = asyncio.get_running_loop().time()
         try:
             yield
         finally:
             self._coming.discard(hashed)
-            self._cold.discard(hashed)
+            self._cold.pop(hashed, None)
             self._originals.gate.look()
 
     @property
@@ -186,7 +188,8 @@ class Renders:
         temp = None
         try:
             self._coming.discard(original.key_hash)  # from here on the batch counts
-            finished = await self._batches.render(original, plan, sources.mark, lane)
+            came_at = self._cold.get(original.key_hash)
+            finished = await self._batches.render(original, plan, sources.mark, lane, came_at)
             temp = finished.rendered.path
             self._queue_s.observe(finished.queue_s)
             self._render_s.observe(finished.render_s)

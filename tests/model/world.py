@@ -187,9 +187,14 @@ class FakePool:
         self._gates = gates
 
     async def render(
-        self, job: RenderJob, *, lane: object = None, on_rendered: Callable[[int, Rendered, float], None] | None = None
+        self,
+        job: RenderJob,
+        *,
+        lane: object = None,
+        on_rendered: Callable[[int, Rendered, float], None] | None = None,
+        came_at: float | None = None,
     ) -> RenderReport:
-        del lane
+        del lane, came_at
         marks = {mark.source: mark.path for mark in job.marks}
         await self._gates.reach("render", "")
         rendered = []

@@ -97,8 +97,8 @@ class _Announces:
     def free(self, _lane: Lane) -> int:
         return 1
 
-    async def render(self, job: RenderJob, *, lane: Lane, on_rendered: OnRendered) -> None:
-        del lane
+    async def render(self, job: RenderJob, *, lane: Lane, on_rendered: OnRendered, came_at: float | None) -> None:
+        del lane, came_at
         for index, target in enumerate(job.targets):
             Path(target.path).parent.mkdir(parents=True, exist_ok=True)  # as the original in it has done
             Path(target.path).write_bytes(b"picture")

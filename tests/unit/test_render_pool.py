@@ -237,6 +237,29 @@ async def test_an_overloaded_pool_takes_what_keeps_it_busy() -> None:
             assert pool.sheds(enough, fetch_s)
 
 
+async def test_what_came_before_an_overload_was_known_is_not_begun_any_more(photo: Path) -> None:
+    """It has waited longer than any that is let in now; who was not fetched for waits on, and so who came since."""
+    loop = asyncio.get_running_loop()
+    async with pool_of() as pool:
+        pool._costs.mean_job_s = 3.0  # so that no wait of this test is long in itself
+        came_at = loop.time() - 100.0
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        tasks = [
+            asyncio.create_task(pool.render(job(photo, SMALL, name=name), came_at=at))
+            for name, at in (("b", came_at), ("c", None))
+        ]
+        await until(lambda pool: pool.waiting == 2, pool)
+        assert pool.sheds(1000)  # from now on the queue stands
+        tasks.append(asyncio.create_task(pool.render(job(photo, SMALL, name="d"), came_at=loop.time())))
+        running.cancel()
+
+        with pytest.raises(Overloaded):
+            await tasks[0]
+        assert (await tasks[1]).rendered
+        assert (await tasks[2]).rendered
+
+
 async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -> None:
     """A job whose caller left while it waited is never begun."""
     ear = Ear()

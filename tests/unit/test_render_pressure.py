@@ -45,6 +45,19 @@ def test_what_was_fetched_already_may_wait_longer() -> None:
     assert not pressure.is_hopeless(LONG_JOBS * 0.9, 10.0, job_s=1.0)
 
 
+def test_what_came_before_the_queue_stood_is_left_over() -> None:
+    """Fetched or not it is refused after a short wait, once the queue stands; what has come since is not."""
+    pressure = Pressure()
+    assert not pressure.is_left_over(9.8, 10.0, job_s=JOB_S)
+    assert not pressure.admits(LONG_S, 10.0, patience_s=PATIENCE_S, job_s=JOB_S, is_full=True)
+    assert not pressure.admits(LONG_S, 10.1, patience_s=PATIENCE_S, job_s=JOB_S)
+
+    assert pressure.is_left_over(9.99, 9.99 + SHORT_JOBS * JOB_S * 1.1, job_s=JOB_S)
+    assert not pressure.is_left_over(9.99, 9.99 + SHORT_JOBS * JOB_S * 0.9, job_s=JOB_S)
+    assert not pressure.is_left_over(10.05, 10.05 + LONG_WAIT_S, job_s=JOB_S)
+    assert not pressure.is_left_over(9.99, 10.2 + CALM_S, job_s=JOB_S)
+
+
 def test_a_full_queue_stands_at_once() -> None:
     """More than any page brings is no burst: the queue is cut without waiting for what becomes of it."""
     pressure = Pressure()

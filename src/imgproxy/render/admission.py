@@ -58,9 +58,12 @@ class Admission:
         """Whether one that has waited this long to be fetched is refused."""
         return self._pressure.is_late(waited_s, now_s, job_s=self._costs.mean_job_s)
 
-    def is_hopeless(self, waited_s: float, now_s: float) -> bool:
-        """Whether one that was fetched and has waited this long for a process is refused."""
-        return self._pressure.is_hopeless(waited_s, now_s, job_s=self._costs.mean_job_s)
+    def is_hopeless(self, came_s: float | None, queued_s: float, now_s: float) -> bool:
+        """Whether one that waits for a process is refused; `came_s` is when it came, if it had to be fetched first."""
+        job_s = self._costs.mean_job_s
+        if came_s is not None and self._pressure.is_left_over(came_s, now_s, job_s=job_s):
+            return True
+        return self._pressure.is_hopeless(now_s - queued_s, now_s, job_s=job_s)
 
     def retry_after_s(self, jobs: int) -> int:
         """Seconds until so many have been made, with jitter so that those shed together do not return together."""

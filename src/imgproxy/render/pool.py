@@ -24,7 +24,7 @@ from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, 
 from imgproxy.render.cost import CostModel
 from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
 from imgproxy.render.process import ProcessStartError, RenderProcess
-from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket
+from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket, variants_in
 
 if TYPE_CHECKING:
     from imgproxy.config import LimitsSettings, RenderSettings
@@ -93,7 +93,7 @@ class RenderPool:
     @property
     def waiting(self) -> int:
         """How many variants wait for a process, in all lanes: a job may hold many, and each is a render to wait for."""
-        return sum(map(_variants_in, self._waiting.values()))
+        return sum(map(variants_in, self._waiting.values()))
 
     @property
     def restarts(self) -> int:
@@ -104,7 +104,7 @@ class RenderPool:
     def is_saturated(self) -> bool:
         """Whether one more job of a visitor would be shed."""
         return not self._idle and (
-            _variants_in(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
+            variants_in(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
 
@@ -203,10 +203,15 @@ class RenderPool:
     # --- a job ---
 
     async def render(
-        self, job: RenderJob, *, lane: Lane = Lane.VISITOR, on_rendered: OnRendered | None = None
+        self,
+        job: RenderJob,
+        *,
+        lane: Lane = Lane.VISITOR,
+        on_rendered: OnRendered | None = None,
+        came_at: float | None = None,
     ) -> RenderReport:
         """
-        Make the job's variants and return what was made.
+        Make the job's variants and return what was made. `came_at`: see Ticket.
 
         `on_rendered(index, rendered, queue_s)` is called on the loop as soon as that target's file is whole; each
         target has `render.timeout_s` of its own. Cancelling takes a waiting job out of the queue; a running one gets
@@ -217,7 +222,7 @@ class RenderPool:
         CacheUnavailable, Overloaded.
         """
         loop = asyncio.get_running_loop()
-        ticket = Ticket(job, lane, loop.create_future(), on_rendered, queued_at=loop.time())
+        ticket = Ticket(job, lane, loop.create_future(), on_rendered, queued_at=loop.time(), came_at=came_at)
         ticket.cost_units = self._costs.units_of(job)
         self._admit(ticket)
         self._dispatch()
@@ -234,7 +239,7 @@ class RenderPool:
         can_begin = self._idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
         # Too many, or too much: a job that would time out in the queue is told so at once.
         has_room = (
-            _variants_in(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
+            variants_in(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
         )
         if not self._is_open or not (can_begin or has_room):
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
@@ -257,7 +262,7 @@ class RenderPool:
         """Where the queue stands, those that came in while it looked like a burst have waited long enough."""
         now_s = asyncio.get_running_loop().time()
         waiting = self._waiting[Lane.VISITOR]
-        while waiting and self._admission.is_hopeless(now_s - waiting[0].queued_at, now_s):
+        while waiting and self._admission.is_hopeless(waiting[0].came_at, waiting[0].queued_at, now_s):
             self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
 
     def _share(self, lane: Lane) -> int:
@@ -441,7 +446,3 @@ class RenderPool:
     def retry_after_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
         return self._admission.retry_after_s(sum(len(lane) for lane in self._waiting.values()))
-
-
-def _variants_in(waiting: deque[Ticket]) -> int:
-    return sum(len(ticket.job.targets) for ticket in waiting)

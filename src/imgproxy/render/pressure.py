@@ -35,7 +35,7 @@ class Pressure:
 
     def __init__(self) -> None:
         self._long_since_s: float | None = None
-        self._stands_until_s = 0.0
+        self._stands_since_s = self._stands_until_s = 0.0
 
     def stands(self, now_s: float) -> bool:
         """Whether one that would wait longer than a short time is to be refused."""
@@ -45,8 +45,12 @@ class Pressure:
         """Whether one that came in with a burst, and has waited a short time since, is to be refused now."""
         return waited_s > SHORT_JOBS * job_s and self.stands(now_s)
 
+    def is_left_over(self, came_s: float, now_s: float, *, job_s: float) -> bool:
+        """The same of one that came before the queue was known to stand, fetched or not: all behind it would wait."""
+        return came_s < self._stands_since_s and self.is_late(now_s - came_s, now_s, job_s=job_s)
+
     def is_hopeless(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
-        """The same of one that was fetched already: it has cost more, and may wait longer."""
+        """The same of one that has come since and was fetched: it has cost more, and may wait longer."""
         return waited_s > max(LONG_WAIT_S, LONG_JOBS * job_s) and self.stands(now_s)
 
     def admits(self, wait_s: float, now_s: float, *, patience_s: float, job_s: float, is_full: bool = False) -> bool:
@@ -68,6 +72,8 @@ class Pressure:
 
     def _refuse(self, now_s: float) -> bool:
         """Refuse one, and go on standing; always false."""
+        if not self.stands(now_s):
+            self._stands_since_s = now_s
         self._stands_until_s = now_s + CALM_S
         self._long_since_s = None
         return False

@@ -12,6 +12,7 @@ from imgproxy.render.job import Lane, Rendered, RenderJob, RenderReport
 
 if TYPE_CHECKING:
     import asyncio
+    from collections import deque
 
 # Index of the target, what was rendered, and how long the job had waited for a process, in seconds. The file is the
 # listener's from then on.
@@ -47,6 +48,8 @@ class Ticket:
     done: asyncio.Future[RenderReport]
     on_rendered: OnRendered | None
     queued_at: float
+    # When who waits for it came, where its original had to be fetched first.
+    came_at: float | None = None
     cost_units: float = 0.0
     started_at: float = 0.0
     timer: asyncio.TimerHandle | None = None
@@ -68,3 +71,8 @@ class Ticket:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+def variants_in(waiting: deque[Ticket]) -> int:
+    """How many variants these jobs make: each is a render to wait for."""
+    return sum(len(ticket.job.targets) for ticket in waiting)
