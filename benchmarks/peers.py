@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyvips
+
 from benchmarks.bench import Bench, keys
 from benchmarks.client import Engine, Request, get
 from benchmarks.photos import Photos
@@ -34,6 +36,8 @@ INSTALL_TIMEOUT_S = 600
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 CONNECTIONS = 4
+OURS = "imgproxy"
+OURS_BASELINE = "imgproxy, baseline JPEG"
 
 THUMBOR_CONF = """
 LOADER = "{loader}"
@@ -63,7 +67,7 @@ def measure(bench: Bench, result: Result) -> None:
     with contextlib.ExitStack() as stack:
         origin = stack.enter_context(bench.origin())
         product = stack.enter_context(bench.product(origin.url))
-        contestants = [_ours(product.url)]
+        contestants = [_ours(OURS, product.url), _ours(OURS_BASELINE, product.url, "&jpg-progressive=false")]
         for name, start in (("ipx", _ipx), ("thumbor", _thumbor)):
             try:
                 contestants.append(start(bench, origin.url, stack))
@@ -83,35 +87,61 @@ def measure(bench: Bench, result: Result) -> None:
         "turns. imgproxy gets another key for each render and writes every result to its cache; the peers keep "
         "nothing, but "
         "for `the same URL again`, where thumbor has its result storage; ipx has no cache and renders again. "
-        "imgproxy's render processes run at nice 10, so a busy machine takes from it first."
+        "imgproxy's render processes run at nice 10, so a busy machine takes from it first. JPEG like for like: "
+        "progressive, imgproxy's default, against a peer whose answer is progressive, and with `jpg-progressive=false` "
+        "against one whose answer is baseline."
     )
+
+
+@dataclass(slots=True)
+class Racer:
+    """A contestant in one row, with its rates so far; `is_baseline` says that its answer is a baseline JPEG."""
+
+    name: str
+    address: Callable[[str, str], str]
+    is_baseline: bool
+    rates: list[float] = field(default_factory=list)
 
 
 def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple[str, str, str, str]) -> None:
     name, kind, photo, form = row
-    racing: list[tuple[Contestant, Callable[[str, str], str], list[float]]] = []
+    racing: list[Racer] = []
     for contestant in contestants:
         address = getattr(contestant, kind)
-        if address is None:
+        if address is None or (contestant.name == OURS_BASELINE and form != "jpeg"):
             continue
         answer = get(address(photo, form))
         if answer.status == 200 and answer.headers.get("content-type", "").startswith(CONTENT_TYPES[form]):
-            racing.append((contestant, address, []))
-        elif contestant is contestants[0]:
+            racing.append(Racer(contestant.name, address, form == "jpeg" and not _is_progressive(answer.body)))
+        elif contestant.name in (OURS, OURS_BASELINE):
             raise BenchError(f"{answer.status} {answer.headers.get('content-type')} for {address(photo, form)}")
         else:
             result.notes.append(f"{contestant.name} does not have {name}: {answer.status} {answer.body[:80]!r}")
+    ours = {racer.is_baseline: racer for racer in racing if racer.name in (OURS, OURS_BASELINE)}
+    peers = [racer for racer in racing if racer.name not in (OURS, OURS_BASELINE)]
+    if not any(peer.is_baseline for peer in peers):
+        racing = [racer for racer in racing if racer.name != OURS_BASELINE]
     seconds = 1.5 if bench.is_quick else 3.0
     for number in range(bench.rounds + 1):
-        for _, address, rates in racing:
-            rate = _rate(address, photo, form, seconds)
+        for racer in racing:
+            rate = _rate(racer.address, photo, form, seconds)
             if number > 0:
-                rates.append(rate)
-    for contestant, _, rates in racing:
-        result.figure(f"{name}: {contestant.name}", "1/s", rates)
-    for contestant, _, rates in racing[1:]:
-        ratio = result.figure(f"{name}: imgproxy / {contestant.name}", "x", paired_ratios(racing[0][2], rates))
+                racer.rates.append(rate)
+    for racer in racing:
+        result.figure(f"{name}: {racer.name}", "1/s", racer.rates)
+    for peer in peers:
+        alike = ours.get(peer.is_baseline, ours[False])
+        ratio = result.figure(f"{name}: {alike.name} / {peer.name}", "x", paired_ratios(alike.rates, peer.rates))
         result.at_least(ratio.name, ratio.spread.median, 1.0)
+        if alike.name != OURS:
+            unlike = paired_ratios(ours[False].rates, peer.rates)
+            result.figure(f"{name}: {OURS} (progressive) / {peer.name} (baseline)", "x", unlike)
+
+
+def _is_progressive(body: bytes) -> bool:
+    """Whether a JPEG comes in scans, the coarse one first."""
+    image = pyvips.Image.new_from_buffer(body, "")
+    return bool(image.get_typeof("jpeg-multiscan") and image.get("jpeg-multiscan"))
 
 
 def _rate(address: Callable[[str, str], str], photo: str, form: str, seconds: float) -> float:
@@ -131,9 +161,10 @@ def _rate(address: Callable[[str, str], str], photo: str, form: str, seconds: fl
 # --- who takes part -------------------------------------------------------------------------------------------------
 
 
-def _ours(url: str) -> Contestant:
+def _ours(name: str, url: str, more: str = "") -> Contestant:
     """imgproxy: `local` asks for keys whose originals were fetched before, in stock made ahead of time."""
-    fresh = {photo: keys("peers", photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
+    prefix = "baseline" if more else "peers"
+    fresh = {photo: keys(prefix, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
     stock: dict[str, list[str]] = {photo: [] for photo in fresh}
 
     def local(photo: str, form: str) -> str:
@@ -141,13 +172,13 @@ def _ours(url: str) -> Contestant:
             stock[photo] = [next(fresh[photo]) for _ in range(200)]
             with Engine() as engine:
                 engine.closed([Request(f"{url}/{key}") for key in stock[photo]], CONNECTIONS)
-        return f"{url}/{stock[photo].pop()}?{query(form)}"
+        return f"{url}/{stock[photo].pop()}?{query(form)}{more}"
 
     return Contestant(
-        "imgproxy",
+        name,
         local=local,
-        remote=lambda photo, form: f"{url}/{next(fresh[photo])}?{query(form)}",
-        again=lambda photo, form: f"{url}/again/{photo}?{query(form)}",
+        remote=lambda photo, form: f"{url}/{next(fresh[photo])}?{query(form)}{more}",
+        again=lambda photo, form: f"{url}/again/{photo}?{query(form)}{more}",
     )
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEMO_24MP = ROOT / "src/imgproxy/demo/photos/2026/03/14/harbour-at-dusk.jpg"
 DEMO_ANIMATION = ROOT / "src/imgproxy/demo/photos/2026/03/15/rain-radar.gif"
+SHEET_PX = (6000, 4000)
+TILE_LEAST_PX = 250_000
 SIX_MP = (4_500_000, 8_000_000)
 TWENTY_FOUR_MP = (20_000_000, 30_000_000)
 
@@ -28,6 +30,7 @@ class Photos:
 
     SIX = "six.jpg"
     TWENTY_FOUR = "twentyfour.jpg"
+    DRAWING = "drawing.jpg"  # 24 MP, too, but drawn: a fifth of a photo's bytes a pixel, and in Display P3
     SMALL = "small.jpg"  # 1400 px: cheap to render, for rows that need many variants and measure none
     ALPHA = "alpha.png"
     ANIMATION = "radar.gif"
@@ -39,15 +42,26 @@ class Photos:
 
 def prepare(given: Path | None, folder: Path) -> Photos:
     """
-    Collect the photos: from the folder `given` where it has JPEGs of these sizes, else from the product's own.
+    Collect the photos: from the folder `given` where it has JPEGs of these sizes, else from what is there.
 
-    The bundled photo is 24 MP; the 6 MP one is then made from it, at quality 90.
+    Without one of 24 MP the PNGs of the folder, photos too, are laid out on a sheet of that size: so it has the detail
+    and the bytes a pixel of a camera's picture. Without any, the product's own drawing stands for it, and the 6 MP one
+    is made from it, at quality 90.
     """
     folder.mkdir(parents=True)
     notes = []
-    big = _find(given, TWENTY_FOUR_MP) or DEMO_24MP
-    notes.append(f"24 MP: {_describe(big)}")
-    shutil.copyfile(big, folder / Photos.TWENTY_FOUR)
+    shutil.copyfile(DEMO_24MP, folder / Photos.DRAWING)
+    big = _find(given, TWENTY_FOUR_MP)
+    sheet = _sheet(given) if big is None else None
+    if sheet is not None:
+        image, count = sheet
+        image.jpegsave(str(folder / Photos.TWENTY_FOUR), Q=90, keep="none")
+        size_bytes = (folder / Photos.TWENTY_FOUR).stat().st_size
+        notes.append(f"24 MP: a sheet of {count} photos, each many times, quality 90, {size_bytes:,} bytes")
+    else:
+        shutil.copyfile(big or DEMO_24MP, folder / Photos.TWENTY_FOUR)
+        notes.append(f"24 MP: {_describe(big or DEMO_24MP)}")
+    big = folder / Photos.TWENTY_FOUR
     six = _find(given, SIX_MP)
     if six is not None:
         shutil.copyfile(six, folder / Photos.SIX)
@@ -70,6 +84,23 @@ def _find(folder: Path | None, pixels: tuple[int, int]) -> Path | None:
         if pixels[0] <= image.width * image.height <= pixels[1]:
             return path
     return None
+
+
+def _sheet(folder: Path | None) -> tuple[pyvips.Image, int] | None:
+    """The PNG photos of a folder side by side and below each other, and how many they are; None without any."""
+    tiles = []
+    for path in sorted(folder.rglob("*.png")) if folder is not None else []:
+        image = pyvips.Image.new_from_file(str(path))
+        if image.bands == 3 and image.width * image.height >= TILE_LEAST_PX:
+            tiles.append(image if image.width >= image.height else image.rot90())
+    if not tiles:
+        return None
+    width, height = min(tile.width for tile in tiles), min(tile.height for tile in tiles)
+    tiles = [tile.crop(0, 0, width, height).copy_memory() for tile in tiles]
+    across, down = -(-SHEET_PX[0] // width), -(-SHEET_PX[1] // height)
+    laid = [tiles[(number + number // across) % len(tiles)] for number in range(across * down)]
+    laid = [tile.fliphor() if number % 3 == 1 else tile for number, tile in enumerate(laid)]
+    return pyvips.Image.arrayjoin(laid, across=across).crop(0, 0, *SHEET_PX), len(tiles)
 
 
 def _describe(path: Path) -> str:
