@@ -70,7 +70,8 @@ class HotTier:
         self._used_bytes += _cost_bytes(variant)
         while self._used_bytes > self._max_bytes:
             self._remove(next(iter(self._places)))
-        place = self._places[variant.key_hash, variant.facts.plan] = HotPlace(variant)
+        place = HotPlace(variant)
+        self._places[place.name] = place
         for source in _sources(variant):
             self._names[source].add(place.name)
         return place

@@ -26,7 +26,7 @@ from imgproxy.delivery import Delivery, Outcome
 from imgproxy.edge import fastpath
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.images import ImageRoute, Served
-from imgproxy.edge.memo import AnswerMemo
+from imgproxy.edge.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.state import ServiceState
 from imgproxy.edge.turning_away import TurningAway
@@ -155,7 +155,7 @@ class Edge:
             state=self.state,
             metrics=self.metrics,
         )
-        self.memo = AnswerMemo(self.cache)
+        self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
         self.entries.watch(self.memo.forget)
         self.images = ImageRoute(
             settings,

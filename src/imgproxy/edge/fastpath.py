@@ -101,7 +101,7 @@ class FastServer(web.Server):
             Late(connection.is_flushed, connection.cut)
             for connection in self.connections
             if isinstance(connection, FastHandler)
-            and not connection.last_key_hashes.isdisjoint(hashes)
+            and connection.last_key_hash in hashes
             and not connection.is_flushed()
         ]
 
@@ -116,7 +116,7 @@ class FastHandler(RequestHandler):
         "_on_bad_request",
         "_tally",
         "_turning_away",
-        "last_key_hashes",
+        "last_key_hash",
     )
 
     def __init__(  # noqa: PLR0917 - as the server has them
@@ -136,7 +136,7 @@ class FastHandler(RequestHandler):
         self._on_answer = on_answer
         self._on_bad_request = on_bad_request
         self._first_head_timer: asyncio.TimerHandle | None = None
-        self.last_key_hashes: frozenset[str] = frozenset()
+        self.last_key_hash = ""
 
     def is_flushed(self) -> bool:
         """Whether the kernel has everything that was written."""
@@ -274,7 +274,7 @@ class FastHandler(RequestHandler):
 
     def _write(self, transport: asyncio.Transport, target: str, found: Found) -> None:
         entry, tier, head, body = found
-        self.last_key_hashes = entry.key_hashes
+        self.last_key_hash = entry.key_hash
         tally = self._tally
         if body:
             transport.writelines((head, body))

@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
 CHUNK_BYTES = 256 * 1024
-# Parsed requests that are remembered: their keys, and plans that they share.
-PLANS_MAX = 8192
+# Parsed requests that are remembered: those in hand are read more than once, and such as the memo does not take (a
+# variant that depends on a client hint) are asked for again. About 1.3 kB each.
+PLANS_MAX = 1024
 # A longer target is read anew each time: those of pages are a tenth of this, and memory must not be a stranger's.
 REMEMBERED_CHARS = 1024
 _ACCEPT_OF_CLASS = {
@@ -214,7 +215,7 @@ class ImageRoute:
         """Write an answer to who has it first, and then to all who wait for the same; the epoch was looked at now."""
 
         def sending(cut: Callable[[], None]) -> Sending:
-            return self._answers.sending(prepared.key_hashes, cut)
+            return self._answers.sending((prepared.key_hash,), cut)
 
         now_s = time.time()
         date = self._memo.date(now_s)

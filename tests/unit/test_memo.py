@@ -1,0 +1,163 @@
+"""The memo of prepared answers: bounded by its bytes, and each of them counted."""
+
+from __future__ import annotations
+
+import gc
+import time
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgproxy.cache.cache import Cache
+from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
+from imgproxy.config import CacheSettings
+from imgproxy.edge.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
+from imgproxy.params.negotiate import AcceptClass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgproxy.edge.memo import PreparedAnswer
+
+KEY = "2026/03/14/harbour-at-dusk.jpg"
+FOREVER_S = 1e12
+COMMON = {"Content-Type": "image/webp", "Cache-Control": "public, max-age=300, must-revalidate", "Vary": "Accept"}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    """A cache with one original's facts in memory, nothing on disk, and room for a few variants."""
+    cache = Cache(CacheSettings(dir=tmp_path, min_free_bytes=0, hot_max_bytes=2_000_000))
+    cache.store.hold_facts(OriginalFacts(KEY, "0" * 32, 1, "image/jpeg", None, None, "", 0, 0.0, 0.0))
+    yield cache
+    cache.store.close()
+
+
+def target(number: int) -> str:
+    """A target as pages have them; no two share a byte of memory."""
+    return f"/{KEY}?w={number}&q=75&fm=webp&fit=crop&crop=entropy&ar=16:9"
+
+
+def put(
+    memo: AnswerMemo,
+    cache: Cache,
+    number: int,
+    *,
+    body: bytes | None = None,
+    is_from_disk: bool = False,
+    until_s: float = FOREVER_S,
+) -> PreparedAnswer:
+    """Remember the answer to a target; its names and headers are made anew, as they are for a request."""
+    key, hashed, plan = KEY[:1] + KEY[1:], key_hash(KEY), f"{number:032x}"
+    facts = cache.store.known_facts(hashed)
+    assert facts is not None
+    variant_facts = VariantFacts(key, plan, facts.digest, "image/webp", 46_000 + number, f"{number:032x}", 800, 600)
+    stamp = (65_024, 1_000_000 + number, 46_300, 10**18 + 2 * number, 10**18 + 2 * number + 1)
+    file = cache.store.seen(hashed, plan, stamp, variant_facts.size_bytes) if is_from_disk else None
+    variant = Variant(variant_facts, hashed, 0, body=body, file=file)
+    if body is not None:
+        cache.hot.put(variant)
+    etag = f'"{number:024x}"'
+    own = {
+        "ETag": etag,
+        "Last-Modified": "Sat, 14 Mar 2026 10:00:00 GMT",
+        "Surrogate-Key": f"k-{number:012x}",
+        "Cache-Tag": f"k-{number:012x}",
+    }
+    lively = {"Cache-Status": "imgproxy; fwd=miss", "Server-Timing": "total;dur=1"}
+    return memo.put(
+        target(number),
+        AcceptClass.WEBP,
+        variant,
+        facts=facts,
+        etag=etag,
+        headers=COMMON | own | lively,
+        fresh_until_s=until_s,
+    )
+
+
+def test_the_memo_stays_within_its_bytes(cache: Cache) -> None:
+    """However many answers are put in, the oldest go."""
+    memo = AnswerMemo(cache, 50_000)
+    for number in range(500):
+        put(memo, cache, number, body=b"picture")
+        assert memo.used_bytes <= 50_000
+
+    assert 10 < len(memo) < 100
+    assert memo.find(target(499), AcceptClass.WEBP, None) is not None
+    assert memo.find(target(0), AcceptClass.WEBP, None) is None
+
+
+def test_what_leaves_the_memo_is_no_longer_counted(cache: Cache) -> None:
+    """An answer that is prepared again takes its bytes once; one that no longer stands takes none."""
+    memo = AnswerMemo(cache, 50_000)
+    put(memo, cache, 1, body=b"picture")
+    once_bytes = memo.used_bytes
+    put(memo, cache, 1, body=b"picture", until_s=time.time() - 1)
+
+    assert memo.used_bytes == once_bytes
+    assert memo.find(target(1), AcceptClass.WEBP, None) is None
+    assert (memo.used_bytes, len(memo)) == (0, 0)
+
+
+@pytest.mark.parametrize("is_from_disk", [False, True])
+def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool) -> None:
+    """The sum that the bound is held against is, within a tenth, the memory that entries really have."""
+    memo = AnswerMemo(cache, 10**9)
+    put(memo, cache, 0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        counted_before = memo.used_bytes
+        before_bytes, _ = tracemalloc.get_traced_memory()
+        for number in range(1, 5_001):
+            put(memo, cache, number, is_from_disk=is_from_disk)
+        gc.collect()
+        taken_bytes = tracemalloc.get_traced_memory()[0] - before_bytes
+    finally:
+        tracemalloc.stop()
+
+    assert taken_bytes / (memo.used_bytes - counted_before) == pytest.approx(1.0, abs=0.1)
+
+
+def test_pictures_share_the_headers_that_they_have_in_common(cache: Cache) -> None:
+    """A second entry holds the very bytes of the first but for what is its own."""
+    memo = AnswerMemo(cache, 50_000)
+
+    first, second = (put(memo, cache, number) for number in (1, 2))
+
+    assert first.common is second.common
+    assert b"Cache-Control: public" in first.common.ok
+    assert b"Content-Type" not in first.common.not_modified
+    assert first.own != second.own
+
+
+def test_heads_go_with_their_second(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head that was written for one second takes no memory in the next, and is written again when it is asked for."""
+    memo = AnswerMemo(cache, 50_000)
+    entry = put(memo, cache, 1, body=b"picture")
+    start_s = float(int(entry.made_at_s)) + 1
+    monkeypatch.setattr(time, "time", lambda: start_s)
+    found = memo.find(target(1), AcceptClass.WEBP, None)
+    assert found is not None
+    assert entry.head is found[2]
+    first_head = found[2]
+
+    memo.date(start_s + 1)
+    assert (entry.head, entry.not_modified) == (b"", b"")
+
+    monkeypatch.setattr(time, "time", lambda: start_s + 1)
+    again = memo.find(target(1), AcceptClass.WEBP, None)
+    assert again is not None
+    assert again[2] != first_head
+    assert again[2].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert again[2].endswith(b"\r\n\r\n")
+    assert again[2].count(b"\r\nContent-Length: 46001\r\n") == 1
+
+
+def test_a_memo_is_in_proportion_to_the_hot_tier() -> None:
+    """The more variants memory may hold, the more answers may be prepared; some in any case."""
+    assert memo_bytes(256_000_000) == 16_000_000
+    assert memo_bytes(0) == MAX_BYTES_LEAST
