@@ -64,7 +64,8 @@ class _Batch:
     lane: Lane
     came_at: float | None
     wants: list[_Want] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None  # until it begins
+    task: asyncio.Task[None] | None = None  # from then on
 
 
 @dataclass(eq=False, slots=True)
@@ -103,44 +104,59 @@ class RenderBatches:
         Raises:
             ImageRefused, Overloaded, Overtaken, CacheUnavailable, OSError, or why the original cannot be had.
         """
+        loop = asyncio.get_running_loop()
         name = (original.key_hash, original.facts.digest, lane)
         batch = self._open.get(name)
         if batch is None:
             batch = self._open[name] = _Batch(original, lane, came_at)
-            batch.task = asyncio.get_running_loop().create_task(self._run(name, batch))
-            self._tasks.add(batch.task)
+            batch.timer = loop.call_later(GATHER_S, self._begin, name, batch)
             self.for_visitors += lane is not Lane.BACKGROUND
-            batch.task.add_done_callback(lambda task: self._end(task, lane))
-        want = _Want(plan, mark, asyncio.get_running_loop().create_future())
+        want = _Want(plan, mark, loop.create_future())
         batch.wants.append(want)
         try:
             return await want.done
         except asyncio.CancelledError:
-            if batch.task is not None and all(item.done.done() for item in batch.wants):
-                self._shut(name, batch)  # a task that was never begun would not
-                batch.task.cancel()
+            if all(item.done.done() for item in batch.wants):
+                self._cancel(name, batch)
             if not want.done.cancelled() and want.done.done() and want.done.exception() is None:
                 self._cache.store.discard(want.done.result().rendered.path)  # it came as its caller left
             raise
 
-    def _end(self, task: asyncio.Task[None], lane: Lane) -> None:
+    def _begin(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
+        """Take no more plans into this batch, and render those it has."""
+        batch.timer = None
+        del self._open[name]
+        batch.task = task = asyncio.get_running_loop().create_task(self._run(batch))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._end(task, batch))
+
+    def _end(self, task: asyncio.Task[None], batch: _Batch) -> None:
         self._tasks.discard(task)
-        self.for_visitors -= lane is not Lane.BACKGROUND
+        self.for_visitors -= batch.lane is not Lane.BACKGROUND
+
+    def _cancel(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
+        """Give up a batch; another may be open under its name already, if this one has begun."""
+        if batch.timer is not None:
+            batch.timer.cancel()
+            batch.timer = None
+            del self._open[name]
+            self.for_visitors -= batch.lane is not Lane.BACKGROUND
+            _give_up(batch.wants, None)
+        elif batch.task is not None:
+            batch.task.cancel()
 
     async def close(self) -> None:
         """Cancel what is under way."""
+        for name, batch in list(self._open.items()):
+            self._cancel(name, batch)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
+    async def _run(self, batch: _Batch) -> None:
         started_s = asyncio.get_running_loop().time()
         try:
-            try:
-                await asyncio.sleep(GATHER_S)
-            finally:
-                self._shut(name, batch)
             source, path = await self._originals.file(batch.original)
             fetch_s = asyncio.get_running_loop().time() - started_s if source is not batch.original else 0.0
             wants = [want for want in batch.wants if not want.done.done()]
@@ -155,11 +171,6 @@ class RenderBatches:
             raise
         except Exception as error:
             _give_up(batch.wants, error)
-
-    def _shut(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
-        """Take no more plans into this batch; another may be open under its name already."""
-        if self._open.get(name) is batch:
-            del self._open[name]
 
     async def _render(self, hand: _Hand) -> None:
         """Render these plans in one job. Whatever goes wrong is theirs alone; only a cancellation is raised."""
@@ -179,7 +190,7 @@ class RenderBatches:
             for want in hand.wants:
                 targets.append(RenderTarget(want.plan, store.temp_name(hashed)))  # noqa: PERF401 each must be discarded
             await self._pool.render(
-                RenderJob(hand.path, tuple(targets), marks),
+                RenderJob(hand.path, tuple(targets), marks, hand.source.facts.size_bytes),
                 lane=hand.lane,
                 on_rendered=self._on_rendered(hand, announced),
                 came_at=hand.came_at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -50,12 +50,12 @@ class Sources:
     original: Original
     mark: Original | None = None
     wants_mark: bool = False
+    provenance: Provenance = field(init=False)  # what the cache needs to know of them
 
-    @property
-    def provenance(self) -> Provenance:
-        """What the cache needs to know of them."""
+    def __post_init__(self) -> None:
         mark = self.mark.facts if self.mark is not None else None
-        return Provenance(self.original.facts, self.original.key_hash, self.wants_mark, mark)
+        known = Provenance(self.original.facts, self.original.key_hash, self.wants_mark, mark)
+        object.__setattr__(self, "provenance", known)  # the way of a frozen dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,8 @@ class Renders:
             self._render_s.observe(finished.render_s)
             await self._barriers.reach(Point.AFTER_RENDER, original.facts.key)
             # The batch may have had to fetch the original again: then its proof is the newer one.
-            proved = Sources(finished.source, finished.mark, sources.wants_mark)
+            is_same = finished.source is original and finished.mark is sources.mark
+            proved = sources if is_same else Sources(finished.source, finished.mark, sources.wants_mark)
             variant = await self._commit(proved, plan, finished.rendered)
             temp = None
             self._timed_out.pop((sources.provenance.digest, plan.digest), None)

@@ -72,7 +72,7 @@ def test_each_variant_is_announced_as_it_is_whole_and_the_last_with_the_report(t
         while data:
             (size_bytes,) = channel.LENGTH.unpack_from(data)
             end = channel.LENGTH.size + size_bytes
-            messages.append(channel.decode(data[channel.LENGTH.size : end], targets))
+            messages += channel.decode(data[channel.LENGTH.size : end], targets)
             data = data[end:]
         heard.append(messages)
 

@@ -34,6 +34,15 @@ def test_every_frame_counts() -> None:
     assert guessed_megapixels(1_000_000) == 4.0
 
 
+def test_a_job_is_guessed_at_by_the_bytes_of_its_original_until_its_header_was_read() -> None:
+    """A photograph of a megabyte counts as four megapixels, then as what it was found to have."""
+    costs = CostModel()
+    first = RenderJob("original", job(Format.JPEG).targets, original_bytes=1_000_000)
+    assert costs.units_of(first) == 4.0
+    costs.job_ended(first, SourceFacts("image/jpeg", 3000, 2000), 0.05)
+    assert costs.units_of(first) == 6.0
+
+
 def test_the_model_learns_how_fast_this_machine_is() -> None:
     """After jobs that took twice as long as expected, the next is expected to take longer."""
     model = CostModel()

@@ -267,7 +267,7 @@ SOURCE = SourceFacts("image/png", 30, 40, 1, 6, has_alpha=True)
 )
 def test_messages_arrive_as_they_were_sent(message: channel.Message) -> None:
     """A message survives the way out of a render process, path and all."""
-    assert channel.decode(channel.encode(message), TARGETS) == message
+    assert channel.decode(channel.encode(message), TARGETS) == [message]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,8 @@ def test_messages_arrive_as_they_were_sent(message: channel.Message) -> None:
 )
 def test_errors_arrive_with_their_facts(error: errors.ImgproxyError) -> None:
     """An error of ours crosses with its class and its numbers."""
-    found = channel.decode(channel.encode(Failed(error, 7)), TARGETS)
+    done, found = channel.decode(channel.encode(Done(0, RENDERED), Failed(error, 7)), TARGETS)
+    assert done == Done(0, RENDERED)
     assert isinstance(found, Failed)
     assert type(found.error) is type(error)
     assert found.error.facts() == error.facts()
@@ -302,6 +303,7 @@ def good() -> dict[str, Any]:
         {"done": 0, "rendered": good() | {"width_px": True}},
         {"done": 0, "rendered": good() | {"path": "/etc/passwd"}},
         {"done": 0, "rendered": good() | {"has_alpha": 1}},
+        {"done": 0, "rendered": {"content_type": "image/png"}},
         {"error": "internal", "facts": {}, "resident_bytes": 1},
         {"error": "not_an_image", "facts": {"secret": 1}, "resident_bytes": 1},
         {"report": {"source": {}}},
@@ -310,6 +312,8 @@ def good() -> dict[str, Any]:
 )
 def test_no_other_message_is_believed(payload: dict[str, Any]) -> None:
     """A render process that was taken over can send none of this into the edge."""
+    with pytest.raises(BadMessageError):
+        channel.decode(json.dumps([payload]).encode(), TARGETS)
     with pytest.raises(BadMessageError):
         channel.decode(json.dumps(payload).encode(), TARGETS)
 
@@ -323,3 +327,5 @@ def test_any_json_is_a_message_or_refused(value: Any) -> None:
     """Nothing that is no message gets through, and nothing else than BadMessageError comes out."""
     with pytest.raises(BadMessageError):
         channel.decode(json.dumps(value).encode(), TARGETS)
+    with pytest.raises(BadMessageError):
+        channel.decode(json.dumps([value]).encode(), TARGETS)

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imgproxy.cache.reading import SeenFile
 
 DIGEST_BYTES = 16
+# A request asks for its key's hash half a dozen times.
+KEYS_REMEMBERED = 1024
 
 
+@lru_cache(KEYS_REMEMBERED)
 def key_hash(key: str) -> str:
     """The name of a key's directory: 32 hex digits of BLAKE2b-128 over the key's UTF-8 bytes."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()

@@ -10,11 +10,31 @@ Everything here happens on the event loop between two awaits, so check and use c
 from __future__ import annotations
 
 from collections import Counter, deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
+
+
+class AtWork:
+    """A piece of work, counted while its block runs. Written out, as `contextlib` takes longer than the count."""
+
+    __slots__ = ("_all", "_seq")
+
+    def __init__(self, all_at_work: Counter[int], seq: int) -> None:
+        self._all = all_at_work
+        self._seq = seq
+
+    def __enter__(self) -> int:
+        self._all[self._seq] += 1
+        return self._seq
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._all[self._seq] -= 1
+        if not self._all[self._seq]:
+            del self._all[self._seq]
 
 
 class Epochs:
@@ -63,17 +83,9 @@ class Epochs:
 
     # --- forgetting --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def at_work(self) -> Iterator[int]:
+    def at_work(self) -> AtWork:
         """Count a piece of work while the block runs; gives the number that it has to note."""
-        seq = self._seq
-        self._at_work[seq] += 1
-        try:
-            yield seq
-        finally:
-            self._at_work[seq] -= 1
-            if not self._at_work[seq]:
-                del self._at_work[seq]
+        return AtWork(self._at_work, self._seq)
 
     def collected(self, key_hash: str, seq: int) -> None:
         """

@@ -391,12 +391,14 @@ class RenderObserver:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        # As above: lanes are three, outcomes a dozen.
+        self._renders = lru_cache(COUNTERS_MAX)(metrics.renders.labels)
         self._peak_bytes = 0
 
     def job_ended(self, lane: str, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
         """Count a job."""
         del queue_s, render_s
-        self._metrics.renders.labels(lane=str(lane), outcome=outcome).inc()
+        self._renders(lane, outcome).inc()
         if peak_bytes > self._peak_bytes:
             self._peak_bytes = peak_bytes
             self._metrics.render_peak_bytes.set(peak_bytes)

@@ -6,7 +6,8 @@ comes JSON only, bounded in size and checked field by field, so that a process w
 cannot run code in the edge, grow its memory, or put a header of its choice into an answer.
 
     edge -> process    ProcessLimits, once; then a RenderJob at a time
-    process -> edge    {"ready": …} once; for a job {"done": i, …} a target, then {"report": …} or {"error": …}
+    process -> edge    lists of messages: {"ready": …} once; for a job {"done": i, …} a target, then {"report": …} or
+                       {"error": …}. The last target's comes in one list with what follows it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from imgproxy.render.job import MarkFile, Rendered, RenderJob, RenderTarget, Sou
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from imgproxy.params.plan import RenderPlan
 
@@ -52,8 +54,12 @@ CONTENT_TYPES: Final = frozenset(
     }
 )
 
-_DIGEST: Final = re.compile("[0-9a-f]{32}")
-_SHARED_DECODE: Final = re.compile(r"([0-9]{1,5}-[0-9]{1,2})?")
+# What words a render process may say, by the field they stand in.
+_WORDS: Final[dict[str, Callable[[str], object]]] = {
+    "content_type": CONTENT_TYPES.__contains__,
+    "digest": re.compile("[0-9a-f]{32}").fullmatch,
+    "shared_decode": re.compile(r"([0-9]{1,5}-[0-9]{1,2})?").fullmatch,
+}
 
 # A site asks for the same few plans of every picture.
 PLANS_REMEMBERED: Final = 512
@@ -112,9 +118,18 @@ class Failed:
 
 Message = Ready | Done | Finished | Failed
 
-_RENDERED: Final = frozenset(field.name for field in fields(Rendered))
-_SOURCE: Final = frozenset(field.name for field in fields(SourceFacts))
 _FINISHED: Final = frozenset(field.name for field in fields(Finished))
+
+
+def _kinds(facts: type[Rendered | SourceFacts]) -> dict[str, type]:
+    """What is said of a file, each of the one kind that its name tells: words, a yes or no, or a number."""
+    names = [field.name for field in fields(facts) if field.name != "path"]  # where it lies is known to the edge
+    return {name: str if name in _WORDS else bool if name.startswith(("is_", "has_")) else int for name in names}
+
+
+_RENDERED: Final = _kinds(Rendered)
+_SOURCE: Final = _kinds(SourceFacts)
+_read_json: Final = json.JSONDecoder().raw_decode  # `json.loads` looks for blanks and byte order marks first
 
 
 def frame(payload: bytes) -> bytes:
@@ -173,33 +188,42 @@ def _unpacked_plan(payload: bytes) -> RenderPlan:
     return plan
 
 
-def encode(message: Message) -> bytes:
-    """Write a message as JSON. The path of a variant stays behind: the edge knows it."""
+def encode(*messages: Message) -> bytes:
+    """Write messages as JSON. The path of a variant stays behind: the edge knows it."""
+    return json.dumps([_written(message) for message in messages]).encode()
+
+
+def _written(message: Message) -> dict[str, Any]:
     if isinstance(message, Ready):
-        return json.dumps({"ready": asdict(message)}).encode()
+        return {"ready": asdict(message)}
     if isinstance(message, Done):
-        facts = {name: getattr(message.rendered, name) for name in _RENDERED if name != "path"}
-        return json.dumps({"done": message.index, "rendered": facts}).encode()
+        return {"done": message.index, "rendered": {name: getattr(message.rendered, name) for name in _RENDERED}}
     if isinstance(message, Finished):
         report = {name: getattr(message, name) for name in _FINISHED}
         report["source"] = {name: getattr(message.source, name) for name in _SOURCE}
-        return json.dumps({"report": report}).encode()
-    reply = {"error": message.error.code, "facts": message.error.facts(), "resident_bytes": message.resident_bytes}
-    return json.dumps(reply).encode()
+        return {"report": report}
+    return {"error": message.error.code, "facts": message.error.facts(), "resident_bytes": message.resident_bytes}
 
 
-def decode(payload: bytes, targets: tuple[RenderTarget, ...]) -> Message:
+def decode(payload: bytes, targets: tuple[RenderTarget, ...]) -> list[Message]:
     """
-    Read a message about a job with these targets.
+    Read messages about a job with these targets.
 
     Raises BadMessageError for anything that a sound render process would not send.
     """
     try:
-        return _decode(json.loads(payload.decode()), targets)
+        return [_decode(found, targets) for found in _list(payload.decode())]
     except BadMessageError:
         raise
     except Exception as exc:
         raise BadMessageError("malformed") from exc
+
+
+def _list(text: str) -> list[Any]:
+    found, end = _read_json(text)
+    if end != len(text) or not isinstance(found, list) or not found:
+        raise BadMessageError("no list of messages")
+    return found
 
 
 def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message:
@@ -222,33 +246,20 @@ def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message
 
 
 def _rendered(found: dict[str, Any], path: str) -> Rendered:
-    digest = found["digest"]
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise BadMessageError("a digest that is none")
-    facts = _checked(_RENDERED, {key: value for key, value in found.items() if key != "digest"})
-    return Rendered(path=path, digest=digest, **facts)
+    return Rendered(path=path, **_checked(_RENDERED, found))
 
 
 def _source(found: dict[str, Any]) -> SourceFacts:
     return SourceFacts(**_checked(_SOURCE, found))
 
 
-def _checked(names: frozenset[str], found: dict[str, Any]) -> dict[str, Any]:
-    """Fields of these names, each of the one kind its name tells: a content type, a decode, a yes or no, a number."""
-    if not found.keys() <= names:
-        raise BadMessageError("an unknown field")
+def _checked(kinds: dict[str, type], found: dict[str, Any]) -> dict[str, Any]:
+    """Fields that have these names and are of these kinds: words of their own form, no number below 0."""
     for name, value in found.items():
-        if name == "content_type":
-            if value not in CONTENT_TYPES:
-                raise BadMessageError("an unknown content type")
-        elif name == "shared_decode":
-            if not isinstance(value, str) or not _SHARED_DECODE.fullmatch(value):
-                raise BadMessageError("a decode that is none")
-        elif name.startswith(("is_", "has_")):
-            if not isinstance(value, bool):
-                raise BadMessageError("neither yes nor no")
-        else:
-            _natural(value)
+        if kinds.get(name) is not type(value):
+            raise BadMessageError("an unknown field, or one of another kind")
+        if (type(value) is str and not _WORDS[name](value)) or (type(value) is int and value < 0):
+            raise BadMessageError("a word or a number that is none of ours")
     return found
 
 

@@ -133,7 +133,7 @@ class Link:
 
     def send(self, *messages: channel.Message) -> None:
         """Send messages in one go; a closed socket is the edge's wish to end."""
-        words = b"".join(channel.frame(channel.encode(message)) for message in messages)
+        words = channel.frame(channel.encode(*messages))
         with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(words)
 

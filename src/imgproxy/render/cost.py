@@ -7,7 +7,6 @@ seconds one unit takes is learnt from the jobs that end, so a slower machine, or
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
@@ -42,8 +41,9 @@ _SIZES_REMEMBERED: Final = 50_000
 
 def units(job: RenderJob, megapixels: float) -> float:
     """The cost of a job on a source of this size, in units of one megapixel to JPEG."""
-    weights = sorted((_FORMAT_WEIGHT.get(target.plan.output.format, 1.0) for target in job.targets), reverse=True)
-    shared = weights[0] + _FURTHER_TARGET * sum(weights[1:]) if weights else 0.0
+    weights = [_FORMAT_WEIGHT.get(target.plan.output.format, 1.0) for target in job.targets]
+    dearest = max(weights, default=0.0)
+    shared = dearest + _FURTHER_TARGET * (sum(weights) - dearest)
     return max(megapixels, _LEAST_MEGAPIXELS) * shared
 
 
@@ -70,10 +70,7 @@ class CostModel:
         """The cost of a job; the size of its source is as an earlier job found it, or as its bytes suggest."""
         known = self._megapixels.get(job.original)
         if known is None:
-            try:
-                known = guessed_megapixels(os.stat(job.original).st_size)
-            except OSError:
-                known = 0.0
+            known = guessed_megapixels(job.original_bytes)
         return units(job, known)
 
     def job_ended(self, job: RenderJob, source: SourceFacts, seconds: float) -> None:

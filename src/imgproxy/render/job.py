@@ -42,11 +42,16 @@ class MarkFile:
 
 @dataclass(frozen=True, slots=True)
 class RenderJob:
-    """Variants of one original, made in one render process from as few decodes as their plans allow."""
+    """
+    Variants of one original, made in one render process from as few decodes as their plans allow.
+
+    `original_bytes` is the size of the original, by which the edge guesses at the cost; it does not cross.
+    """
 
     original: str
     targets: tuple[RenderTarget, ...]
     marks: tuple[MarkFile, ...] = ()
+    original_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

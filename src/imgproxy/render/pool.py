@@ -316,7 +316,8 @@ class RenderPool:
         if isinstance(message, Done):
             ticket.rendered[message.index] = message.rendered
             if not ticket.is_abandoned:
-                self._set_deadline(process, ticket)
+                if len(ticket.rendered) < len(ticket.job.targets):
+                    self._set_deadline(process, ticket)
                 if ticket.on_rendered is not None:
                     ticket.announced.add(message.index)
                     ticket.on_rendered(message.index, message.rendered, ticket.started_at - ticket.queued_at)
@@ -338,7 +339,7 @@ class RenderPool:
             process.dismiss()
         else:
             self._idle.append(process)
-        asyncio.get_running_loop().call_soon(self._dispatch)
+        self._dispatch()  # before the books are kept: no one waits for those as a process does
         self._note_if_done()
 
     def _succeed(self, ticket: Ticket, finished: Finished) -> None:

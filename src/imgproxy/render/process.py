@@ -186,15 +186,17 @@ class RenderProcess(asyncio.Protocol):
         self._buffer += data
         try:
             while (payload := self._next_payload()) is not None:
-                message = channel.decode(payload, self._targets)
-                if isinstance(message, Ready):
-                    if not self._ready.done():
-                        self._ready.set_result(message.libvips_version)
-                else:
-                    self._on_message(self, message)
+                for message in channel.decode(payload, self._targets):
+                    self._hear(message)
         except BadMessageError:
             self._buffer.clear()
             self.kill()
+
+    def _hear(self, message: Message) -> None:
+        if not isinstance(message, Ready):
+            self._on_message(self, message)
+        elif not self._ready.done():
+            self._ready.set_result(message.libvips_version)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol gives it
         """Both sides have closed, and everything that was said has been heard."""
