@@ -67,17 +67,21 @@ def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -
 
     Returns the picture and the bits of VipsForeignKeep that the encoder must keep.
     """
+    fields = [name for name in image.get_fields() if is_metadata(name)]
+    found = read_credit(source) if policy is Metadata.CREDIT else credit.Credit()
+    if not (fields or found or profile) and policy is not Metadata.ALL:
+        return image, 0
     image = image.copy()
     kept_fields = _exif_fields(source.header) if policy is Metadata.ALL else frozenset[str]()
-    for name in image.get_fields():
-        if is_metadata(name) and name not in kept_fields:
+    for name in fields:
+        if name not in kept_fields:
             image.remove(name)
     keep = 0
     if profile is not None:
         _set_blob(image, PROFILE_FIELD, profile)
         keep |= KEEP_ICC
     if policy is Metadata.CREDIT:
-        keep |= _apply_credit(image, read_credit(source))
+        keep |= _apply_credit(image, found)
     elif policy is Metadata.ALL:
         keep |= _apply_all(image, source, kept_fields)
     return image, keep
