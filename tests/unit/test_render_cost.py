@@ -3,7 +3,7 @@
 from imgproxy.params.plan import Fit, Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.cost import CostModel, guessed_megapixels, megapixels_of, units
 from imgproxy.render.job import RenderJob, RenderTarget, SourceFacts
-from imgproxy.stand_ins import StandIns
+from imgproxy.stand_ins import FAMILIES_MAX, StandIns
 
 
 def job(*formats: Format) -> RenderJob:
@@ -64,3 +64,19 @@ def test_a_stand_in_is_the_same_picture_and_larger() -> None:
     assert list(known.larger("k", plan(150))) == [plan(200).digest, plan(300).digest]
     assert list(known.larger("other", plan(150))) == []
     assert list(known.larger("k", plan(150, height=Px(100), fit=Fit.CROP))) == []
+
+
+def test_of_many_pictures_those_made_or_asked_for_lately_are_known() -> None:
+    """Memory holds so many families; the one that nobody has used for longest goes first."""
+    known = StandIns()
+    for number in range(FAMILIES_MAX):
+        known.made(f"{number:032x}", plan(300))
+    asked, made, unused = (f"{number:032x}" for number in range(3))
+
+    assert list(known.larger(asked, plan(150))) == [plan(300).digest]
+    known.made(made, plan(200))
+    known.made("new", plan(300))
+
+    assert list(known.larger(asked, plan(150))) == [plan(300).digest]
+    assert list(known.larger(made, plan(150))) == [plan(200).digest, plan(300).digest]
+    assert list(known.larger(unused, plan(150))) == []
