@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import platform
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from imgproxy.params.plan import RenderPlan
 from imgproxy.render import channel, child
 from imgproxy.render.channel import Done, Finished
 from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
+from imgproxy.render.process import child_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,3 +103,51 @@ def test_a_job_arrives_as_it_was_sent() -> None:
     assert channel.unpack_job(packed) == job
     assert b"pathlib" not in packed
     assert pickle.loads(packed)[0] == "/a/original"
+
+
+def test_a_process_rests_once_where_no_job_comes() -> None:
+    """It rests before it goes on waiting, and not while jobs are there."""
+    ours, theirs = socket.socketpair()
+    rests: list[bytes] = []
+
+    def rest() -> None:
+        rests.append(b"rested")
+        theirs.sendall(channel.frame(b"late"))
+
+    with ours, theirs:
+        theirs.sendall(channel.frame(b"at once"))
+        waiting = child.Waiting(ours, rest, rest_s=0.01)
+
+        assert waiting.next_job() == b"at once"
+        assert rests == []
+        assert waiting.next_job() == b"late"
+        assert rests == [b"rested"]
+        theirs.close()
+        assert waiting.next_job() is None
+        assert rests == [b"rested"]
+
+
+# Small blocks of which a few stay keep the pages between them from the system.
+SCATTERED = """
+from imgproxy.render import child
+memory = child.Memory()
+before_bytes = memory.resident_bytes()
+blocks = [b"x" * 20_000 for _ in range(4_000)]
+kept = blocks[::50]
+del blocks
+scattered_bytes = memory.resident_bytes()
+child.give_memory_back()
+print(before_bytes, scattered_bytes, memory.resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such call")
+def test_a_rest_returns_what_lies_between_what_is_still_needed() -> None:
+    """Eighty megabytes in small blocks, a fiftieth of them kept: after a rest nearly all of it is the system's again."""
+    environment = child_environment() | {"LD_PRELOAD": ""}
+    command = [sys.executable, "-P", "-c", SCATTERED]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    before_bytes, scattered_bytes, rested_bytes = map(int, done.stdout.split())
+
+    assert scattered_bytes - before_bytes > 60_000_000
+    assert rested_bytes - before_bytes < 10_000_000
