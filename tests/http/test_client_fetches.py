@@ -141,7 +141,7 @@ def noting(reply: Reply, used: list[object]) -> Reply:
     return noted
 
 
-LARGE = bytes(range(256)) * 2500
+LARGE = bytes(range(256)) * 10_000
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ LARGE = bytes(range(256)) * 2500
         says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE),
         says(
             "200 OK\r\ntransfer-encoding: chunked",
-            b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (LARGE[:7], LARGE[7:300_000], LARGE[300_000:]))
+            b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (LARGE[:7], LARGE[7:1_300_000], LARGE[1_300_000:]))
             + b"0\r\n\r\n",
         ),
         says(f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(gzip.compress(LARGE))}", gzip.compress(LARGE)),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 REDIRECTS_MAX: Final = 5
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 ERROR_BODY_MAX_BYTES: Final = 64 * 1024
+DECODED_AT_ONCE_BYTES: Final = 128 * 1024
 # Threads that do not end by then, as they wait for a name or a connection, end by their own timeouts.
 CLOSE_WAIT_S: Final = 1.0
 # Behind the event loop, which hands a fetch on in less time than it takes, and before the render processes.
@@ -261,14 +262,14 @@ def _pieces(answer: Answer, order: Order, view: memoryview) -> Iterator[memoryvi
         return
     decoder = urllib3.HTTPResponse(answer, headers={"content-encoding": encoding}, preload_content=False)
     try:
-        yield from filter(None, decoder.stream(READ_BYTES, decode_content=True))
+        yield from filter(None, decoder.stream(DECODED_AT_ONCE_BYTES, decode_content=True))
     except urllib3.exceptions.DecodeError as exc:
         raise UnexpectedAnswer(message=type(exc).__name__, where=order.where) from exc
 
 
 def _error(answer: Answer, order: Order, view: memoryview) -> MediaLibraryError:
     body = b""
-    for piece in _pieces(answer, order, view):
+    for piece in _pieces(answer, order, view[: ERROR_BODY_MAX_BYTES + 1]):
         body += piece
         if len(body) > ERROR_BODY_MAX_BYTES:
             break
