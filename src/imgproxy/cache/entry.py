@@ -32,7 +32,7 @@ class OriginalFacts:
     """What is known of a key's original. Times are Unix seconds by the wall clock, so they outlive a restart."""
 
     key: str
-    digest: str  # BLAKE2b-128 of the bytes, hex
+    digest: str  # of the bytes, see imgproxy.digest
     size_bytes: int
     content_type: str
     etag: str | None  # the origin's validators, for a conditional request
@@ -78,7 +78,7 @@ class VariantFacts:
     original: str  # digest of the original it was made from; with a watermark, "<digest>+<the mark's digest>"
     content_type: str
     size_bytes: int
-    digest: str  # BLAKE2b-128 of the body, hex
+    digest: str  # of the body, see imgproxy.digest
     width_px: int
     height_px: int
     frames: int = 1

@@ -59,7 +59,7 @@ class Rendered:
     """
     A variant as it lies in its file.
 
-    `digest` is BLAKE2b-128 of the bytes in hex. `is_first_frame_only` says that the source is animated and a limit
+    `digest` is that of its bytes (imgproxy.digest). `is_first_frame_only` says that the source is animated and a limit
     reduced it to its first frame. `is_mark_missing` says that the plan wanted a watermark which could not be painted.
     `shared_decode` names the decode that it shared with larger ones, "<width in px>-<how often halved for this one>",
     where its pixels are not to the last bit those of a decode of its own; it is empty for the bytes that it has alone.
