@@ -60,6 +60,12 @@ def trailer(record: Any, *, body_bytes: int, body_digest: bytes) -> bytes:
     return text + fixed + digest_of(text + fixed)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it: a disk that has room for a part takes that, and refuses the rest."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
 def read_frame(descriptor: int) -> Frame | None:
     """Read and check the end of an open file; None if it is not a whole file of ours. The body is not read."""
     size_bytes = os.fstat(descriptor).st_size

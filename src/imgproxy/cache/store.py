@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.framed import digest_of, read_frame, trailer
+from imgproxy.cache.framed import digest_of, read_frame, trailer, write_all
 from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
 from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
 from imgproxy.errors import CacheUnavailable
@@ -202,7 +202,7 @@ class CacheStore:
         try:
             with _as_cache_unavailable:
                 try:
-                    _write(descriptor, trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+                    write_all(descriptor, trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
                 finally:
                     os.close(descriptor)
                 self._put_in_place(hashed, temp, "facts")
@@ -342,7 +342,7 @@ class CacheStore:
                 body = os.pread(descriptor, facts.size_bytes, 0) if with_body else None
                 if body is not None and len(body) != facts.size_bytes:
                     raise OSError(errno.EIO, "a rendered file is shorter than it was said to be")
-                _write(descriptor, end)
+                write_all(descriptor, end)
             finally:
                 os.close(descriptor)
         return body
@@ -426,12 +426,6 @@ class CacheStore:
         if is_last:
             with suppress(OSError):
                 os.rmdir(directory)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    """Write all of it: a disk that has room for a part takes that, and refuses the rest."""
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 class _AsCacheUnavailable:
