@@ -104,7 +104,7 @@ def test_what_leaves_the_memo_is_no_longer_counted(cache: Cache) -> None:
 
 @pytest.mark.parametrize("is_from_disk", [False, True])
 def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool) -> None:
-    """The sum that the bound is held against is, within a tenth, the memory that entries really have."""
+    """The sum that the bound is held against is, within a fifth, the memory that entries really have."""
     memo = AnswerMemo(cache, 10**9)
     put(memo, cache, 0)
     gc.collect()
@@ -119,7 +119,7 @@ def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool)
     finally:
         tracemalloc.stop()
 
-    assert taken_bytes / (memo.used_bytes - counted_before) == pytest.approx(1.0, abs=0.1)
+    assert taken_bytes / (memo.used_bytes - counted_before) == pytest.approx(1.0, abs=0.2)
 
 
 def test_pictures_share_the_headers_that_they_have_in_common(cache: Cache) -> None:

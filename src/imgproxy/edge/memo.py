@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # What an entry takes beside its target and its own header lines, and more where it came from disk: the objects of the
 # entry, of its variant's facts and file with their names, and the dictionary. Measured with tracemalloc.
-ENTRY_OVERHEAD_BYTES = 1_100
-FILE_OVERHEAD_BYTES = 550
+ENTRY_OVERHEAD_BYTES = 1_000
+FILE_OVERHEAD_BYTES = 500
 # A memo may take this share of what the hot tier may, so that it is in proportion to the traffic that it is meant for;
 # at least so much that some 5,000 variants beyond the hot tier are answered without parsing.
 MAX_SHARE_OF_HOT = 1 / 16
