@@ -24,6 +24,8 @@ WIDTH_PX = 800
 QUALITY = 75
 FORMATS = ("jpeg", "webp", "avif")
 PHOTOS = (Photos.SIX, Photos.TWENTY_FOUR)
+# Of 255, on average: WebPs of the sheet of photos differ by 3.6, pictures shifted by a pixel by 10 and more.
+DIFFERENCE_MOST = 5.0
 # As the product names them in a URL.
 FM = {"jpeg": "jpg", "webp": "webp", "avif": "avif"}
 
@@ -121,7 +123,11 @@ def _render_all(product: Product, urls: list[str], connections: int) -> tuple[fl
 
 
 def _difference(product: Product, key: str, path: object, form: str) -> int:
-    """The largest difference of a pixel between the product's picture and the bare loop's. Must be next to nothing."""
+    """
+    The largest difference of a pixel between the product's picture and the bare loop's, which scales to whole pixels.
+
+    That half pixel shows at hard edges; over the picture the difference must be next to nothing.
+    """
     ours = get(f"{product.url}/{key}?{query(form)}")
     if ours.status != 200:
         raise BenchError(f"{ours.status} for {form}: {ours.body[:300]!r}")
@@ -131,10 +137,12 @@ def _difference(product: Product, key: str, path: object, form: str) -> int:
     ]
     if pixels[0].shape != pixels[1].shape:
         raise BenchError(f"the bare loop makes {pixels[1].shape}, imgproxy {pixels[0].shape}")
-    largest = int(np.abs(pixels[0] - pixels[1]).max())
-    if largest > 48:
-        raise BenchError(f"the bare loop makes another picture: a pixel differs by {largest}")
-    return largest
+    differences = np.abs(pixels[0] - pixels[1])
+    if differences.mean() > DIFFERENCE_MOST:
+        raise BenchError(
+            f"the bare loop makes another picture: its pixels differ by {differences.mean():.1f} on average"
+        )
+    return int(differences.max())
 
 
 def processes_of(product: Product) -> int:
