@@ -36,6 +36,8 @@ INSTALL_TIMEOUT_S = 600
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 CONNECTIONS = 4
+# Originals fetched before a round: more than are rendered in its three seconds.
+STOCK = 250
 OURS = "imgproxy"
 OURS_BASELINE = "imgproxy, baseline JPEG"
 
@@ -59,6 +61,7 @@ class Contestant:
     local: Callable[[str, str], str] | None = None  # (photo, format) -> URL, a fresh render each time
     remote: Callable[[str, str], str] | None = None  # the same, the original fetched within the request
     again: Callable[[str, str], str] | None = None  # the same URL every time
+    prepare: Callable[[str], None] | None = None  # (photo): what `local` needs, before the clock runs
     rates: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -100,23 +103,13 @@ class Racer:
     name: str
     address: Callable[[str, str], str]
     is_baseline: bool
+    prepare: Callable[[str], None] | None
     rates: list[float] = field(default_factory=list)
 
 
 def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple[str, str, str, str]) -> None:
-    name, kind, photo, form = row
-    racing: list[Racer] = []
-    for contestant in contestants:
-        address = getattr(contestant, kind)
-        if address is None or (contestant.name == OURS_BASELINE and form != "jpeg"):
-            continue
-        answer = get(address(photo, form))
-        if answer.status == 200 and answer.headers.get("content-type", "").startswith(CONTENT_TYPES[form]):
-            racing.append(Racer(contestant.name, address, form == "jpeg" and not _is_progressive(answer.body)))
-        elif contestant.name in (OURS, OURS_BASELINE):
-            raise BenchError(f"{answer.status} {answer.headers.get('content-type')} for {address(photo, form)}")
-        else:
-            result.notes.append(f"{contestant.name} does not have {name}: {answer.status} {answer.body[:80]!r}")
+    name, _, photo, form = row
+    racing = [racer for contestant in contestants if (racer := _enter(contestant, result, row)) is not None]
     ours = {racer.is_baseline: racer for racer in racing if racer.name in (OURS, OURS_BASELINE)}
     peers = [racer for racer in racing if racer.name not in (OURS, OURS_BASELINE)]
     if not any(peer.is_baseline for peer in peers):
@@ -124,6 +117,8 @@ def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple
     seconds = 1.5 if bench.is_quick else 3.0
     for number in range(bench.rounds + 1):
         for racer in racing:
+            if racer.prepare is not None:
+                racer.prepare(photo)
             rate = _rate(racer.address, photo, form, seconds)
             if number > 0:
                 racer.rates.append(rate)
@@ -136,6 +131,22 @@ def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple
         if alike.name != OURS:
             unlike = paired_ratios(ours[False].rates, peer.rates)
             result.figure(f"{name}: {OURS} (progressive) / {peer.name} (baseline)", "x", unlike)
+
+
+def _enter(contestant: Contestant, result: Result, row: tuple[str, str, str, str]) -> Racer | None:
+    """Let a contestant take part in a row, if it has it."""
+    name, kind, photo, form = row
+    address = getattr(contestant, kind)
+    if address is None or (contestant.name == OURS_BASELINE and form != "jpeg"):
+        return None
+    answer = get(address(photo, form))
+    if answer.status == 200 and answer.headers.get("content-type", "").startswith(CONTENT_TYPES[form]):
+        is_baseline = form == "jpeg" and not _is_progressive(answer.body)
+        return Racer(contestant.name, address, is_baseline, contestant.prepare if kind == "local" else None)
+    if contestant.name in (OURS, OURS_BASELINE):
+        raise BenchError(f"{answer.status} {answer.headers.get('content-type')} for {address(photo, form)}")
+    result.notes.append(f"{contestant.name} does not have {name}: {answer.status} {answer.body[:80]!r}")
+    return None
 
 
 def _is_progressive(body: bytes) -> bool:
@@ -162,16 +173,20 @@ def _rate(address: Callable[[str, str], str], photo: str, form: str, seconds: fl
 
 
 def _ours(name: str, url: str, more: str = "") -> Contestant:
-    """imgproxy: `local` asks for keys whose originals were fetched before, in stock made ahead of time."""
+    """imgproxy: `local` asks for keys whose originals `prepare` has fetched, more than a round can use."""
     prefix = "baseline" if more else "peers"
     fresh = {photo: keys(prefix, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
     stock: dict[str, list[str]] = {photo: [] for photo in fresh}
 
+    def prepare(photo: str) -> None:
+        missing = [next(fresh[photo]) for _ in range(STOCK - len(stock[photo]))]
+        with Engine() as engine:
+            engine.closed([Request(f"{url}/{key}") for key in missing], CONNECTIONS)
+        stock[photo] += missing
+
     def local(photo: str, form: str) -> str:
         if not stock[photo]:
-            stock[photo] = [next(fresh[photo]) for _ in range(200)]
-            with Engine() as engine:
-                engine.closed([Request(f"{url}/{key}") for key in stock[photo]], CONNECTIONS)
+            prepare(photo)
         return f"{url}/{stock[photo].pop()}?{query(form)}{more}"
 
     return Contestant(
@@ -179,6 +194,7 @@ def _ours(name: str, url: str, more: str = "") -> Contestant:
         local=local,
         remote=lambda photo, form: f"{url}/{next(fresh[photo])}?{query(form)}{more}",
         again=lambda photo, form: f"{url}/again/{photo}?{query(form)}{more}",
+        prepare=prepare,
     )
 
 
