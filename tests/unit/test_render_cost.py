@@ -1,57 +1,122 @@
 """What a render is expected to cost."""
 
+import pytest
+
 from imgproxy.params.plan import Fit, Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.cost import CostModel, guessed_megapixels, megapixels_of, units
+from imgproxy.render.cost import CostModel, units
 from imgproxy.render.job import RenderJob, RenderTarget, SourceFacts
 from imgproxy.stand_ins import FAMILIES_MAX, StandIns
 
-
-def job(*formats: Format) -> RenderJob:
-    targets = tuple(RenderTarget(RenderPlan(output=Output(format=item)), "x") for item in formats)
-    return RenderJob("original", targets)
+SIX_MP = SourceFacts("image/jpeg", 2725, 2225)
+TWENTY_FOUR_MP = SourceFacts("image/jpeg", 6000, 4000)
+CUT_OUT = SourceFacts("image/png", 1200, 980, has_alpha=True)
+RADAR = SourceFacts("image/gif", 640, 480, frames=24)
 
 
 def plan(width: int, **changes: object) -> RenderPlan:
     return RenderPlan(resize=Resize(width=Px(width), **changes))  # type: ignore[arg-type]
 
 
-def test_cost_grows_with_the_source_and_the_format() -> None:
-    """Twice the pixels is twice the cost, and AVIF is dearer than WebP than JPEG."""
-    assert units(job(Format.JPEG), 24.0) == 2 * units(job(Format.JPEG), 12.0)
-    assert units(job(Format.AVIF), 6.0) > units(job(Format.WEBP), 6.0) > units(job(Format.JPEG), 6.0)
+def job(*formats: Format, original_bytes: int = 829_000, width_px: int = 800) -> RenderJob:
+    resize = Resize(width=Px(width_px))
+    targets = tuple(RenderTarget(RenderPlan(resize=resize, output=Output(format=item)), "x") for item in formats)
+    return RenderJob("original", targets, original_bytes=original_bytes)
+
+
+@pytest.mark.parametrize(
+    ("form", "original_bytes", "source", "width_px", "measured_ms"),
+    [
+        (Format.JPEG, 260_000, SourceFacts("image/jpeg", 1400, 1143), 150, 7.5),
+        (Format.JPEG, 829_000, SIX_MP, 800, 28.3),
+        (Format.WEBP, 829_000, SIX_MP, 1200, 83.8),
+        (Format.AVIF, 829_000, SIX_MP, 150, 23.8),
+        (Format.PNG8, 829_000, SIX_MP, 1200, 487.6),
+        (Format.JPEG, 8_160_000, TWENTY_FOUR_MP, 150, 105.3),
+        (Format.AVIF, 8_160_000, TWENTY_FOUR_MP, 800, 176.3),
+        (Format.PNG, 3_610_000, CUT_OUT, 800, 155.8),
+        (Format.WEBP, 490_000, RADAR, 150, 333.9),
+        (Format.GIF, 490_000, RADAR, 400, 1570.2),
+    ],
+)
+def test_the_cost_is_about_what_such_a_render_took(
+    form: Format, original_bytes: int, source: SourceFacts, width_px: int, measured_ms: float
+) -> None:
+    """Whatever is rendered in whatever size, the estimate is within a factor of two of the time that was measured."""
+    estimate = units(job(form, original_bytes=original_bytes, width_px=width_px), source)
+
+    assert measured_ms / 2 < estimate < 2 * measured_ms
+
+
+def test_cost_grows_with_the_format() -> None:
+    """AVIF is dearer than WebP than JPEG."""
+    assert units(job(Format.AVIF), SIX_MP) > units(job(Format.WEBP), SIX_MP) > units(job(Format.JPEG), SIX_MP)
 
 
 def test_plans_that_share_a_decode_cost_less_than_apart() -> None:
     """Seven sizes together are more than one and less than seven."""
-    one, seven = units(job(Format.JPEG), 24.0), units(job(*[Format.JPEG] * 7), 24.0)
+    one, seven = (units(job(*formats), TWENTY_FOUR_MP) for formats in ([Format.JPEG], [Format.JPEG] * 7))
 
     assert one < seven < 7 * one
 
 
-def test_every_frame_counts() -> None:
-    """An animation is as large as all its frames."""
-    assert megapixels_of(SourceFacts("image/gif", 1000, 1000, frames=12)) == 12.0
-    assert guessed_megapixels(1_000_000) == 4.0
+def test_a_description_of_the_source_costs_next_to_nothing_to_encode() -> None:
+    """What fm=json costs is the reading alone, whatever size it names."""
+    assert units(job(Format.JSON, width_px=4000), SIX_MP) < units(job(Format.JPEG, width_px=100), SIX_MP)
 
 
-def test_a_job_is_guessed_at_by_the_bytes_of_its_original_until_its_header_was_read() -> None:
-    """A photograph of a megabyte counts as four megapixels, then as what it was found to have."""
+@pytest.mark.parametrize(
+    ("resize", "megapixels"),
+    [
+        (Resize(width=Px(1000), height=Px(500)), 0.5),
+        (Resize(width=Px(1000)), 0.75),
+        (Resize(height=Px(750)), 0.75),
+        (Resize(width=Px(1600), aspect=16 / 9), 1.44),
+        (Resize(), 6.0),
+    ],
+)
+def test_what_is_encoded_is_what_the_plan_asks_for_or_all_there_is(resize: Resize, megapixels: float) -> None:
+    """Both sides, or one of a picture of usual shape, or the size of the source."""
+    source = SourceFacts("image/jpeg", 3000, 2000)
+    plain = units(RenderJob("original", ()), source)
+    target = RenderTarget(RenderPlan(resize=resize, output=Output(format=Format.JPEG)), "x")
+
+    assert units(RenderJob("original", (target,)), source) - plain == pytest.approx(40.0 * megapixels)
+
+
+def test_a_source_is_guessed_at_by_its_bytes_until_its_header_was_read() -> None:
+    """An animation counts as a still of its bytes, then with all its frames."""
     costs = CostModel()
-    first = RenderJob("original", job(Format.JPEG).targets, original_bytes=1_000_000)
-    assert costs.units_of(first) == 4.0
-    costs.job_ended(first, SourceFacts("image/jpeg", 3000, 2000), 0.05)
-    assert costs.units_of(first) == 6.0
+    animation = job(Format.WEBP, original_bytes=490_000)
+    before = costs.units_of(animation)
+    costs.job_ended(animation, RADAR, 0.3)
+
+    assert costs.units_of(animation) > 5 * before
 
 
 def test_the_model_learns_how_fast_this_machine_is() -> None:
     """After jobs that took twice as long as expected, the next is expected to take longer."""
     model = CostModel()
-    before = model.seconds(10.0)
+    one = job(Format.JPEG)
+    cost = units(one, SIX_MP)
 
-    for _ in range(100):
-        model.learn(10.0, 2 * before)
+    for _ in range(200):
+        model.job_ended(one, SIX_MP, 2 * cost / 1000)
 
-    assert 1.9 * before < model.seconds(10.0) <= 2 * before
+    assert model.seconds(cost) == pytest.approx(2 * cost / 1000, rel=0.01)
+
+
+def test_small_pictures_that_take_long_for_their_size_do_not_make_large_ones_endless() -> None:
+    """What is learnt of a mix is what the mix took, so that a large picture is not refused for small ones' sake."""
+    model = CostModel()
+    small = job(Format.JPEG, original_bytes=20_000, width_px=100)
+    large = job(Format.AVIF, original_bytes=8_160_000)
+
+    for number in range(300):
+        model.job_ended(small, SourceFacts("image/png", 200, 200), 0.02)  # ten times its cost
+        if number % 10 == 0:
+            model.job_ended(large, TWENTY_FOUR_MP, 0.2)
+
+    assert model.seconds(model.units_of(large)) < 0.5
 
 
 def test_a_stand_in_is_the_same_picture_and_larger() -> None:

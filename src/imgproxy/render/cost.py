@@ -1,89 +1,115 @@
 """
-What a render is expected to cost, before it is admitted: megapixels of the source times a weight of the format.
+What a render is expected to cost, before it is admitted: reading the original, and encoding each result by its size.
 
-The weights are ratios of encoding and decoding times measured side by side (benchmarks/results/encoders.md); how many
-seconds one unit takes is learnt from the jobs that end, so a slower machine, or a busier one, admits less.
+A unit is a millisecond of CPU on the machine where the weights were measured side by side; how many seconds one takes
+is learnt from the jobs that end, so a slower machine, or a busier one, admits less. The weights are of `pipeline.run`
+on photos, a cut-out and an animation at 150-1200 px: what they give is within a factor of two of what was measured.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
-from imgproxy.params.plan import Format
+from imgproxy.params.plan import Format, Px
 
 if TYPE_CHECKING:
+    from imgproxy.params.plan import RenderPlan, Resize
     from imgproxy.render.job import RenderJob, SourceFacts
 
-# Relative to decoding a JPEG with shrink-on-load and encoding a JPEG of usual size.
-_FORMAT_WEIGHT: Final = {
-    Format.JPEG: 1.0,
-    Format.SOURCE: 1.0,
-    Format.COMPRESSED: 1.0,
-    Format.WEBP: 1.5,
-    Format.PNG: 2.0,
-    Format.PNG8: 4.0,
-    Format.COMPRESSED8: 4.0,
-    Format.GIF: 4.0,
-    Format.AVIF: 8.0,
+# A still is read in the time that its bytes take (a JPEG of 8 MB and 24 MP in 100 ms, one of 0.8 MB and 6 MP in 12, a
+# PNG of 3.6 MB in 44); the frames of an animation hardly have any, and are each read and scaled at their full size.
+_READ_A_MEGABYTE: Final = 10.0
+_READ_A_MEGAPIXEL: Final = 1.0
+_READ_A_MEGAPIXEL_OF_FRAMES: Final = 40.0
+# To scale and encode a megapixel, see also benchmarks/results/encoders.md. AVIF: 100, but 330 for the small ones.
+_ENCODE_A_MEGAPIXEL: Final = {
+    Format.JPEG: 40.0,
+    Format.SOURCE: 40.0,
+    Format.COMPRESSED: 40.0,
+    Format.WEBP: 65.0,
+    Format.AVIF: 150.0,
+    Format.PNG: 150.0,
+    Format.PNG8: 500.0,
+    Format.COMPRESSED8: 500.0,
+    Format.GIF: 550.0,
 }
-# A decode is shared by the targets of a job; each further target costs its encoding, about half of the whole.
-_FURTHER_TARGET: Final = 0.5
+_DESCRIBE_A_MEGAPIXEL: Final = 20.0
+_LEAST: Final = 1.0  # a job of next to nothing
 # A photograph has about this many pixels a byte as JPEG; used until a header has been read.
 _PIXELS_A_BYTE: Final = 4.0
-_LEAST_MEGAPIXELS: Final = 0.25
-_FIRST_GUESS_S: Final = 0.01
-_LEARNING_RATE: Final = 0.1
-# Sizes of sources, for the cost of their next job.
+# Of a plan that names one side: photos are 4:3, or 3:4.
+_HEIGHT_A_WIDTH: Final = 0.75
+# Large jobs say more of the machine than small ones, and count for more: about the last thirty of a kind.
+_LEARNING_RATE: Final = 0.03
+_JOB_LEARNING_RATE: Final = 0.1
+_FIRST_GUESS_S: Final = 0.001
+# Sources, for the cost of their next job, and plans.
 _SIZES_REMEMBERED: Final = 50_000
+_PLANS_REMEMBERED: Final = 2_048
 
 
-def units(job: RenderJob, megapixels: float) -> float:
-    """The cost of a job on a source of this size, in units of one megapixel to JPEG."""
-    weights = [_FORMAT_WEIGHT.get(target.plan.output.format, 1.0) for target in job.targets]
-    dearest = max(weights, default=0.0)
-    shared = dearest + _FURTHER_TARGET * (sum(weights) - dearest)
-    return max(megapixels, _LEAST_MEGAPIXELS) * shared
+def units(job: RenderJob, source: SourceFacts | None) -> float:
+    """The cost of a job; `source` is what an earlier one found its original to be, if there was one."""
+    megabytes = job.original_bytes / 1e6
+    frames, frame_megapixels = 1, megabytes * _PIXELS_A_BYTE
+    if source is not None:
+        frames, frame_megapixels = source.frames, source.width_px * source.height_px / 1e6
+    read = megabytes * _READ_A_MEGABYTE
+    read += frames * frame_megapixels * (_READ_A_MEGAPIXEL_OF_FRAMES if frames > 1 else _READ_A_MEGAPIXEL)
+    return _LEAST + read + frames * sum(_encoding(target.plan, frame_megapixels) for target in job.targets)
 
 
-def megapixels_of(source: SourceFacts) -> float:
-    """All frames of a source."""
-    return source.width_px * source.height_px * source.frames / 1e6
+def _encoding(plan: RenderPlan, source_megapixels: float) -> float:
+    asked, weight = _asked(plan)
+    return weight * (source_megapixels if asked is None else asked)
 
 
-def guessed_megapixels(source_bytes: int) -> float:
-    """What a source of this many bytes may have."""
-    return source_bytes * _PIXELS_A_BYTE / 1e6
+@lru_cache(_PLANS_REMEMBERED)
+def _asked(plan: RenderPlan) -> tuple[float | None, float]:
+    """The megapixels that a plan asks for, None for as many as the source has, and what one of them costs."""
+    if plan.output.format is Format.JSON:
+        return 0.0, 0.0
+    return _megapixels(plan.resize), _ENCODE_A_MEGAPIXEL.get(plan.output.format, _DESCRIBE_A_MEGAPIXEL)
+
+
+def _megapixels(resize: Resize) -> float | None:
+    width_px = resize.width.value if isinstance(resize.width, Px) else None
+    height_px = resize.height.value if isinstance(resize.height, Px) else None
+    if width_px is not None and height_px is not None:
+        return width_px * height_px / 1e6
+    if width_px is not None:
+        return width_px * width_px * (1 / resize.aspect if resize.aspect else _HEIGHT_A_WIDTH) / 1e6
+    if height_px is not None:
+        return height_px * height_px * (resize.aspect or 1 / _HEIGHT_A_WIDTH) / 1e6
+    return None
 
 
 class CostModel:
     """Seconds a unit takes here and now."""
 
     def __init__(self) -> None:
-        self._seconds_a_unit = _FIRST_GUESS_S
-        self._megapixels: LRUCache[str, float] = LRUCache(_SIZES_REMEMBERED)
+        # Of the last jobs, on average. Both are kept, not their ratio job by job: small jobs, whose cost is the least
+        # certain, would have as much to say as large ones, and a large one would then be thought to take minutes.
+        self._seconds = _FIRST_GUESS_S
+        self._units = 1.0
+        self._sources: LRUCache[str, SourceFacts] = LRUCache(_SIZES_REMEMBERED)
         # What a job takes one process, of whatever size.
         self.mean_job_s = 0.1
 
     def units_of(self, job: RenderJob) -> float:
-        """The cost of a job; the size of its source is as an earlier job found it, or as its bytes suggest."""
-        known = self._megapixels.get(job.original)
-        if known is None:
-            known = guessed_megapixels(job.original_bytes)
-        return units(job, known)
+        """The cost of a job; its source is as an earlier job found it, or as its bytes suggest."""
+        return units(job, self._sources.get(job.original))
 
     def job_ended(self, job: RenderJob, source: SourceFacts, seconds: float) -> None:
         """A job on this source took one process this long."""
-        self.mean_job_s += _LEARNING_RATE * (seconds - self.mean_job_s)
-        self._megapixels[job.original] = megapixels = megapixels_of(source)
-        self.learn(units(job, megapixels), seconds)
+        self.mean_job_s += _JOB_LEARNING_RATE * (seconds - self.mean_job_s)
+        self._sources[job.original] = source
+        self._seconds += _LEARNING_RATE * (seconds - self._seconds)
+        self._units += _LEARNING_RATE * (units(job, source) - self._units)
 
     def seconds(self, cost_units: float) -> float:
         """The time this much work is expected to take one process."""
-        return cost_units * self._seconds_a_unit
-
-    def learn(self, cost_units: float, seconds: float) -> None:
-        """A job of this cost took one process this long."""
-        if cost_units > 0:
-            self._seconds_a_unit += _LEARNING_RATE * (seconds / cost_units - self._seconds_a_unit)
+        return cost_units * self._seconds / self._units
