@@ -227,14 +227,21 @@ async def test_a_new_front_page_is_no_overload() -> None:
         assert pool.is_overloaded
 
 
-async def test_an_overloaded_pool_takes_what_keeps_it_busy() -> None:
-    """One picture at work and one behind it for each process; where fetches are slow, what is on the wire besides."""
+async def test_an_overloaded_pool_takes_what_keeps_it_busy(photo: Path) -> None:
+    """A picture at work in each process, and one more when half of that is done; where fetches are slow, more."""
     async with pool_of(processes=2) as pool:
         assert pool.sheds(1000)  # from now on the queue stands
         for fetch_s, enough in ((0.0, 4), (10.0, 4 + 64)):
             assert pool.enough(fetch_s) == enough
-            assert not pool.sheds(enough - 1, fetch_s)
-            assert pool.sheds(enough, fetch_s)
+            assert not pool.sheds(enough - 2, fetch_s)
+            assert pool.sheds(enough - 1, fetch_s)
+        pool._costs.mean_job_s = 0.01
+        running = [asyncio.create_task(pool.render(job(photo, LONG, name=name))) for name in "ab"]
+        await until(lambda pool: pool.busy == 2, pool)
+        await asyncio.sleep(0.02)
+        assert not pool.sheds(3)
+        for task in running:
+            task.cancel()
 
 
 async def test_what_came_before_an_overload_was_known_is_not_begun_any_more(photo: Path) -> None:

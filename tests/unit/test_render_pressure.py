@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from imgproxy.render.pressure import BURST_S, CALM_S, LONG_JOBS, LONG_WAIT_S, SHORT_JOBS, Pressure
+from imgproxy.config import RenderSettings
+from imgproxy.render.admission import Admission
+from imgproxy.render.cost import CostModel
+from imgproxy.render.pressure import BURST_S, CALM_S, LATE_JOBS, LONG_JOBS, LONG_WAIT_S, SHORT_JOBS, Pressure
 
 PATIENCE_S = 5.0
 LONG_S = 2.0
@@ -29,8 +32,8 @@ def test_a_queue_that_stands_is_cut_short() -> None:
     assert pressure.admits(SHORT_JOBS * JOB_S, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
     assert not pressure.admits(SHORT_JOBS * JOB_S * 1.1, now_s, patience_s=PATIENCE_S, job_s=JOB_S)
     assert not pressure.admits(LONG_S, now_s + CALM_S / 2, patience_s=PATIENCE_S, job_s=JOB_S)
-    assert pressure.is_late(SHORT_JOBS * JOB_S * 1.1, now_s, job_s=JOB_S)
-    assert not pressure.is_late(SHORT_JOBS * JOB_S * 0.9, now_s, job_s=JOB_S)
+    assert pressure.is_late(LATE_JOBS * JOB_S * 1.1, now_s, job_s=JOB_S)
+    assert not pressure.is_late(LATE_JOBS * JOB_S * 0.9, now_s, job_s=JOB_S)
 
 
 def test_what_was_fetched_already_may_wait_longer() -> None:
@@ -52,8 +55,8 @@ def test_what_came_before_the_queue_stood_is_left_over() -> None:
     assert not pressure.admits(LONG_S, 10.0, patience_s=PATIENCE_S, job_s=JOB_S, is_full=True)
     assert not pressure.admits(LONG_S, 10.1, patience_s=PATIENCE_S, job_s=JOB_S)
 
-    assert pressure.is_left_over(9.99, 9.99 + SHORT_JOBS * JOB_S * 1.1, job_s=JOB_S)
-    assert not pressure.is_left_over(9.99, 9.99 + SHORT_JOBS * JOB_S * 0.9, job_s=JOB_S)
+    assert pressure.is_left_over(9.99, 9.99 + LATE_JOBS * JOB_S * 1.1, job_s=JOB_S)
+    assert not pressure.is_left_over(9.99, 9.99 + LATE_JOBS * JOB_S * 0.9, job_s=JOB_S)
     assert not pressure.is_left_over(10.05, 10.05 + LONG_WAIT_S, job_s=JOB_S)
     assert not pressure.is_left_over(9.99, 10.2 + CALM_S, job_s=JOB_S)
 
@@ -110,3 +113,16 @@ def test_slow_jobs_may_queue_all_the_same() -> None:
 
     for second in range(10):
         assert pressure.admits(LONG_JOBS * 3.0, 10.0 + second, patience_s=60.0, job_s=3.0)
+
+
+def test_half_a_job_done_is_half_a_job_less_to_wait_for() -> None:
+    """Where the queue stands, who comes after one more than is being made gets in as those are half done, not before."""
+    costs = CostModel()
+    admission = Admission(RenderSettings(), costs, size=2)
+    assert not admission.admits(1000, 0.0, 10.0)
+    job_s = costs.mean_job_s
+
+    assert admission.admits(2, 0.0, 10.0, [10.0, 10.0])
+    assert not admission.admits(3, 0.0, 10.0, [10.0 - 0.4 * job_s, 10.0 - 0.4 * job_s])
+    assert admission.admits(3, 0.0, 10.0, [10.0 - 0.1 * job_s, 10.0 - 0.95 * job_s])
+    assert not admission.admits(4, 0.0, 10.0, [10.0 - 0.4 * job_s, 10.0 - 5.0 * job_s])

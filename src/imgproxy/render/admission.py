@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from imgproxy.render.pressure import BURST_JOBS, Pressure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgproxy.config import RenderSettings
     from imgproxy.render.cost import CostModel
 
@@ -34,12 +36,17 @@ class Admission:
         """Whether the queue stands: more has come for a while than can be made."""
         return self._pressure.stands(now_s)
 
-    def admits(self, coming: int, fetch_s: float, now_s: float) -> bool:
-        """Whether one more may come, behind `coming` pictures that are fetched, wait or are made."""
+    def admits(self, coming: int, fetch_s: float, now_s: float, begun_s: Iterable[float] = ()) -> bool:
+        """
+        Whether one more may come, behind `coming` pictures that are fetched, wait or are made.
+
+        `begun_s` says when those that are being made were begun: what is half made is half a job to wait for.
+        """
         job_s = self._costs.mean_job_s
         before = max(0, coming - self._on_the_wire(fetch_s) - self._size + 1)
+        done_s = sum(min(now_s - at_s, job_s) for at_s in begun_s)
         return self._pressure.admits(
-            before * job_s / self._size,
+            max(0.0, before * job_s - done_s) / self._size,
             now_s,
             patience_s=self._settings.queue_timeout_s,
             job_s=job_s,

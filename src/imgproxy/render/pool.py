@@ -120,7 +120,8 @@ class RenderPool:
         `coming` are the jobs of visitors under way, from their fetch to their end, `fetch_s` what a fetch takes. The
         answers are what tells a burst from an overload.
         """
-        is_admitted = self._admission.admits(coming, fetch_s, asyncio.get_running_loop().time())
+        begun_s = [ticket.started_at for ticket in self._running.values()]
+        is_admitted = self._admission.admits(coming, fetch_s, asyncio.get_running_loop().time(), begun_s)
         if is_admitted and not self.is_saturated:
             return False
         self._observer.job_ended(Lane.VISITOR, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)

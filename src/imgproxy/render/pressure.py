@@ -5,7 +5,7 @@ A page that is new asks for thirty pictures at once: they may wait, for soon the
 comes than can be made, every wait only makes those behind it wait as long. So a queue may be long while it drains. It
 stands when it has been long for a while, or at once when it is full, as no page fills it; then it is cut to what keeps
 every process at work, and the others are refused before anything is done for them. So what is accepted in an overload
-waits for about one job, a burst for its own length. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue
+waits for less than a job, a burst for its own length. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue
 2012), in the form of "Fail at Scale" (Maurer, ACM Queue 2015), which cuts the time that a request may wait rather
 than dropping some of them.
 """
@@ -24,8 +24,11 @@ BURST_S: Final = 1.0
 # Nor does any such page bring more pictures than this at once, where that many make a long queue. At ten times what can
 # be made they are here before the sixth is done: so few are accepted after a wait that a standing queue never has.
 BURST_JOBS: Final = 48
-# Where it stands: one job a process at work and one behind it, so that none is ever without.
-SHORT_JOBS: Final = 1
+# Where it stands, one more comes in when it would wait for half a job: soon enough that no process is ever without, and
+# late enough that what is accepted takes less than twice as long as alone.
+SHORT_JOBS: Final = 0.5
+# Who came in before that, and has waited for a whole one, has waited longer than anyone who comes in then.
+LATE_JOBS: Final = 1
 # It goes on standing until nobody was refused for this time.
 CALM_S: Final = 1.0
 
@@ -42,8 +45,8 @@ class Pressure:
         return now_s < self._stands_until_s
 
     def is_late(self, waited_s: float, now_s: float, *, job_s: float) -> bool:
-        """Whether one that came in with a burst, and has waited a short time since, is to be refused now."""
-        return waited_s > SHORT_JOBS * job_s and self.stands(now_s)
+        """Whether one that came in with a burst, and has waited for a job since, is to be refused now."""
+        return waited_s > LATE_JOBS * job_s and self.stands(now_s)
 
     def is_left_over(self, came_s: float, now_s: float, *, job_s: float) -> bool:
         """The same of one that came before the queue was known to stand, fetched or not: all behind it would wait."""
