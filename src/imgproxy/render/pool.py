@@ -22,22 +22,19 @@ from imgproxy.render.admission import Admission
 from imgproxy.render.capacity import usable_cores
 from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
 from imgproxy.render.cost import CostModel
+from imgproxy.render.crew import Crew
 from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
-from imgproxy.render.process import ProcessStartError, RenderProcess
 from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket, variants_in
 
 if TYPE_CHECKING:
     from imgproxy.config import LimitsSettings, RenderSettings
+    from imgproxy.render.process import RenderProcess
 
 log = logging.getLogger(__name__)
 
 # A render nobody waits for any more may still finish within this time: ending it costs a new process, which takes as
 # long, and clients that connect and leave must not be able to make the pool do nothing but start processes.
 ABANDON_GRACE_S: Final = 0.25
-
-# A process that cannot be started is tried again after this time, doubling up to the maximum.
-RESTART_FIRST_S: Final = 0.05
-RESTART_MAX_S: Final = 5.0
 
 
 class RenderPool:
@@ -52,7 +49,7 @@ class RenderPool:
         self, settings: RenderSettings, limits: LimitsSettings, *, observer: PoolObserver | None = None
     ) -> None:
         self._settings = settings
-        self._limits = ProcessLimits(
+        process_limits = ProcessLimits(
             memory_bytes=settings.memory_bytes,
             source_pixels=limits.source_pixels,
             frames=limits.frames,
@@ -61,15 +58,19 @@ class RenderPool:
         )
         self._observer: PoolObserver = observer or SilentObserver()
         self._size = settings.processes or usable_cores()
+        self._crew = Crew(
+            self._size,
+            process_limits,
+            self._observer,
+            on_message=self._heard,
+            on_lost=self._lost,
+            on_new=self._dispatch,
+            is_wanted=lambda: self._is_open or self.waiting > 0,
+        )
         self._waiting: dict[Lane, deque[Ticket]] = {lane: deque() for lane in Lane}
         self._running: dict[RenderProcess, Ticket] = {}
-        self._idle: deque[RenderProcess] = deque()
-        self._retiring: set[RenderProcess] = set()
-        self._launches: set[asyncio.Task[None]] = set()
         self._all_done: asyncio.Event = asyncio.Event()
         self._is_open = False
-        self._restarts = 0
-        self._libvips_version = ""
         self._costs = CostModel()
         self._admission = Admission(settings, self._costs, self._size)
 
@@ -83,7 +84,7 @@ class RenderPool:
     @property
     def pids(self) -> tuple[int, ...]:
         """The process ids of the render processes that are ready."""
-        return tuple(process.pid for process in (*self._running, *self._idle))
+        return (*(process.pid for process in self._running), *self._crew.idle_pids)
 
     @property
     def busy(self) -> int:
@@ -98,12 +99,12 @@ class RenderPool:
     @property
     def restarts(self) -> int:
         """How many processes were replaced since the start, for whatever reason."""
-        return self._restarts
+        return self._crew.restarts
 
     @property
     def is_saturated(self) -> bool:
         """Whether one more job of a visitor would be shed."""
-        return not self._idle and (
+        return not self._crew.idle and (
             variants_in(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
@@ -139,7 +140,7 @@ class RenderPool:
         """How many jobs of this lane would begin at once."""
         if self._waiting[lane]:
             return 0
-        return max(0, min(len(self._idle), self._share(lane) - self._running_in(lane)))
+        return max(0, min(self._crew.idle, self._share(lane) - self._running_in(lane)))
 
     @property
     def expected_wait_s(self) -> float:
@@ -150,7 +151,7 @@ class RenderPool:
     @property
     def libvips_version(self) -> str:
         """The version of libvips that the render processes have loaded; empty before the start."""
-        return self._libvips_version
+        return self._crew.libvips_version
 
     # --- life ---
 
@@ -161,12 +162,11 @@ class RenderPool:
         Raises ProcessStartError when one does not come up: then none is left running.
         """
         self._is_open = True
-        started = await asyncio.gather(*(self._start_process() for _ in range(self._size)), return_exceptions=True)
-        self._idle.extend(process for process in started if isinstance(process, RenderProcess))
-        failed = next((error for error in started if isinstance(error, BaseException)), None)
-        if failed is not None:
+        try:
+            await self._crew.start()
+        except BaseException:
             await self.close(0)
-            raise failed
+            raise
 
     async def close(self, timeout_s: float) -> None:
         """
@@ -181,25 +181,9 @@ class RenderPool:
                 await asyncio.wait_for(self._all_done.wait(), timeout_s)
         for ticket in [ticket for lane in self._waiting.values() for ticket in lane]:
             self._fail(ticket, errors.Overloaded(self.retry_after_s()))
-        for launch in self._launches:
-            launch.cancel()
-        ending = [*self._running, *self._idle, *self._retiring]
-        for process, ticket in list(self._running.items()):
+        for ticket in self._running.values():
             ticket.end_reason = ticket.end_reason or "closed"
-            process.kill()
-        for process in [*self._idle, *self._retiring]:
-            process.dismiss()
-        await asyncio.gather(*self._launches, return_exceptions=True)
-        await self._wait_gone(ending)
-
-    async def _wait_gone(self, ending: list[RenderProcess]) -> None:
-        """Wait for processes to end; one that does not within a second is killed."""
-        gone = [asyncio.create_task(process.gone()) for process in ending]
-        if gone:
-            await asyncio.wait(gone, timeout=1.0)
-            for process in ending:
-                process.kill()
-            await asyncio.wait(gone)
+        await self._crew.close(tuple(self._running))
 
     # --- a job ---
 
@@ -237,7 +221,7 @@ class RenderPool:
 
     def _admit(self, ticket: Ticket) -> None:
         waiting = self._waiting[ticket.lane]
-        can_begin = self._idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
+        can_begin = self._crew.idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
         # Too many, or too much: a job that would time out in the queue is told so at once.
         has_room = (
             variants_in(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
@@ -249,8 +233,8 @@ class RenderPool:
 
     def _dispatch(self) -> None:
         """Give waiting jobs to idle processes, in the order of lanes, within each lane's share."""
-        while self._idle and (ticket := self._next_ticket()) is not None:
-            self._begin(self._idle.pop(), ticket)
+        while self._crew.idle and (ticket := self._next_ticket()) is not None:
+            self._begin(self._crew.take(), ticket)
 
     def _next_ticket(self) -> Ticket | None:
         self._drop_late()
@@ -335,11 +319,9 @@ class RenderPool:
         ticket.stop_timer()
         del self._running[process]
         if resident_bytes > self._settings.recycle_bytes:
-            self._retiring.add(process)
-            self._replace("recycled")
-            process.dismiss()
+            self._crew.let_go(process)
         else:
-            self._idle.append(process)
+            self._crew.give_back(process)
         self._dispatch()  # before the books are kept: no one waits for those as a process does
         self._note_if_done()
 
@@ -377,24 +359,19 @@ class RenderPool:
             peak_bytes=report.peak_bytes if report else 0,
         )
 
-    def _exited(self, process: RenderProcess, status: int) -> None:
-        """A process is gone: replace it, and say what that means for its job."""
-        if process in self._retiring:
-            self._retiring.discard(process)
-            return
+    def _lost(self, process: RenderProcess, status: int) -> str:
+        """A process is gone: say why, and what that means for its job."""
         ticket = self._running.pop(process, None)
-        with contextlib.suppress(ValueError):
-            self._idle.remove(process)
         if not self._is_open and ticket is None:
-            return
+            return ""  # it was asked to
         reason = (ticket.end_reason if ticket else "") or (
             "out_of_memory" if status == EXIT_OUT_OF_MEMORY else "crashed"
         )
         log.warning("render process %d ended: %s (exit status %d)", process.pid, reason, status)
         if ticket is not None:
             self._fail_ended(ticket, reason)
-        self._replace(reason)
         self._note_if_done()
+        return reason
 
     def _fail_ended(self, ticket: Ticket, reason: str) -> None:
         if ticket.is_over:
@@ -410,36 +387,6 @@ class RenderPool:
         elif reason == "closed":
             error = errors.Overloaded(self.retry_after_s())
         self._fail(ticket, error)
-
-    # --- processes come and go ---
-
-    def _replace(self, reason: str) -> None:
-        self._observer.process_ended(reason)
-        if not self._is_open and not self.waiting:
-            return
-        self._restarts += 1
-        launch = asyncio.create_task(self._launch())
-        self._launches.add(launch)
-        launch.add_done_callback(self._launches.discard)
-
-    async def _launch(self) -> None:
-        """Start a process, for as long as it takes, and put it to work."""
-        pause_s = RESTART_FIRST_S
-        while True:
-            try:
-                self._idle.append(await self._start_process())
-            except (ProcessStartError, OSError) as exc:
-                log.error("render process could not be started: %s", exc)  # noqa: TRY400 - no traceback of ours helps
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RESTART_MAX_S)
-            else:
-                self._dispatch()
-                return
-
-    async def _start_process(self) -> RenderProcess:
-        process = RenderProcess(self._heard, self._exited)
-        self._libvips_version = await process.start(self._limits)
-        return process
 
     def _note_if_done(self) -> None:
         if not self._running and not self.waiting:
