@@ -42,8 +42,5 @@ class Aim:
 
     @property
     def factor(self) -> float:
-        """Source pixels that become one pixel of the result; what a loader may shrink by."""
-        if self.geometry is None:
-            return 1.0
-        window, scaled = self.geometry.window, self.geometry.scaled
-        return min(window.width / scaled.width_px, window.height / scaled.height_px)
+        """`Geometry.factor`; 1 while that is unknown."""
+        return 1.0 if self.geometry is None else self.geometry.factor

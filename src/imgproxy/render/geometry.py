@@ -78,6 +78,11 @@ class Geometry:
     final: Size  # what is encoded
     limit_scale: float  # 1, or below it: border, mask radius and mark shrink by this, as the sizes here did
 
+    @property
+    def factor(self) -> float:
+        """Source pixels that become one pixel of the result; what a loader may shrink by."""
+        return min(self.window.width / self.scaled.width_px, self.window.height / self.scaled.height_px)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -2,7 +2,8 @@
 From a file to pixels: recognise, read the header, hold it against the limits, only then decode.
 
 A `Source` is a header: opening one decodes nothing. `decode` gives pixels as they are stored (not upright, in the
-source's colours), for a JPEG, WebP or SVG already near the size they are needed in.
+source's colours), for a JPEG, WebP or SVG already near the size they are needed in. A JPEG is opened once for both
+where it can be told beforehand by how much it will be shrunk.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
-from imgproxy.render import labtiff, svg
+from imgproxy.render import jpegframe, labtiff, svg
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.job import SourceFacts
 from imgproxy.render.markup import MarkupError
 from imgproxy.render.sniff import HEAD_BYTES, SourceKind, sniff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.render.job import ProcessLimits
+    from imgproxy.render.shapes import Size
+
+    # The factor of `decode` that is to be expected of a source of this stored size; None where no pixels will be asked.
+    Foresee = Callable[[Size], float | None]
 
 # From which factor on a JPEG is shrunk by how much as it is loaded; the rest is left to the Lanczos filter. libvips'
 # thumbnail leaves a factor of 2, sharp of 1. The step to 2 saves most (a third of the time for 800 of 2725 px), so it
@@ -50,14 +57,35 @@ _PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, Sou
 _ANIMATED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF})
 
 
+class Ahead:
+    """
+    A JPEG that was opened for its pixels before anybody asked, as what will be asked for was foreseen.
+
+    To open one anew costs 0.15 ms, where a render of 6 megapixels takes 27.
+    """
+
+    __slots__ = ("_options", "image")
+
+    def __init__(self, path: str, options: dict[str, Any]) -> None:
+        self.image: Any = _open(SourceKind.JPEG, path, None, **options)
+        self._options: dict[str, Any] | None = options
+
+    def take(self, options: dict[str, Any]) -> Any | None:
+        """The image where it was opened with these options; once, as its pixels can be read only once."""
+        if options != self._options:
+            return None
+        self._options = None
+        return self.image
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """
     An original whose header was read and found within the limits.
 
-    `header` has the fields of the first page (profile, metadata, delays); its pixels are never touched. `drawing`
-    holds the sanitised text of an SVG, `lab_file` the mended bytes of a Lab TIFF. `width_px` x `height_px` is one page
-    as stored.
+    `header` has the fields of the first page (profile, metadata, delays), not its size; its pixels are never touched
+    but by who takes them from `ahead`. `drawing` holds the sanitised text of an SVG, `lab_file` the mended bytes of a
+    Lab TIFF. `width_px` x `height_px` is one page as stored.
     """
 
     path: str
@@ -71,6 +99,7 @@ class Source:
     size_bytes: int
     drawing: bytes | None = None
     lab_file: bytes | None = None
+    ahead: Ahead | None = None
 
     @property
     def is_animation(self) -> bool:
@@ -106,7 +135,7 @@ class Source:
         )
 
 
-def open_source(path: str, limits: ProcessLimits) -> Source:
+def open_source(path: str, limits: ProcessLimits, foresee: Foresee = lambda _: None) -> Source:
     """
     Recognise a file and read its header.
 
@@ -115,8 +144,10 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        kind = sniff(os.pread(descriptor, HEAD_BYTES, 0))
+        head = os.pread(descriptor, HEAD_BYTES, 0)
+        kind = sniff(head)
         size_bytes = os.fstat(descriptor).st_size
+        frame = jpegframe.size_of(head, descriptor) if kind is SourceKind.JPEG else None
     finally:
         os.close(descriptor)
     if kind is None:
@@ -124,10 +155,14 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     drawing = _sanitise(path) if kind is SourceKind.SVG else None
     lab_file = labtiff.as_rgb_file(path) if kind is SourceKind.TIFF else None
     try:
-        header = _open(kind, path, drawing or lab_file)
+        ahead = None if frame is None else _open_ahead(path, frame, limits, foresee)
+        header = _open(kind, path, drawing or lab_file) if ahead is None else ahead.image
     except pyvips.Error as exc:
         raise DecodeFailed from exc
-    width, height = int(header.width), int(header.height)
+    if frame is not None and ahead is not None:
+        width, height = frame.width_px, frame.height_px
+    else:
+        width, height = int(header.width), int(header.height)
     if width * height > limits.source_pixels and kind is not SourceKind.SVG:
         raise TooManyPixels(pixels=width * height, limit_px=limits.source_pixels)
     orientation = int(header.get("orientation")) if header.get_typeof("orientation") else 1
@@ -143,7 +178,23 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
         size_bytes=size_bytes,
         drawing=drawing,
         lab_file=lab_file,
+        ahead=ahead,
     )
+
+
+def _open_ahead(path: str, frame: Size, limits: ProcessLimits, foresee: Foresee) -> Ahead | None:
+    """
+    Open a JPEG with the shrink that will be asked for. None where that is unknown.
+
+    libvips then tells the shrunk size alone; where that is not the one of `frame`, the size is left to libvips.
+    """
+    factor = foresee(frame)
+    if factor is None:
+        return None
+    shrink = jpeg_shrink(factor)
+    ahead = Ahead(path, _reading(SourceKind.JPEG, allow_truncated=limits.allow_truncated) | {"shrink": shrink})
+    is_as_told = (ahead.image.width, ahead.image.height) == (frame.width_px // shrink, frame.height_px // shrink)
+    return ahead if is_as_told else None
 
 
 def _sanitise(path: str) -> bytes:
@@ -179,15 +230,20 @@ def decode(source: Source, *, factor: float, page: int = 0, count: int = 1, allo
 
     Errors in the pixels surface when they are read: libvips decodes lazily.
     """
-    fail_on = "none" if allow_truncated else _FAIL_ON.get(source.kind, "truncated")
-    options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on}
-    options |= shrink_options(source, factor)
+    options = _reading(source.kind, allow_truncated=allow_truncated) | shrink_options(source, factor)
+    if source.ahead is not None and (ahead := source.ahead.take(options)) is not None:
+        return ahead
     if source.kind in _PAGED:
         options["page"] = page
         if source.kind in _ANIMATED:
             options["n"] = count
     image = _open(source.kind, source.path, source.drawing or source.lab_file, **options)
     return image if source.lab_file is None else labtiff.as_lab(image)
+
+
+def _reading(kind: SourceKind, *, allow_truncated: bool) -> dict[str, Any]:
+    """How a loader is told to read pixels."""
+    return {"access": "sequential", "fail_on": "none" if allow_truncated else _FAIL_ON.get(kind, "truncated")}
 
 
 def shrink_options(source: Source, factor: float) -> dict[str, int | float]:

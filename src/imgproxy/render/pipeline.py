@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 import pyvips
 
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 
     from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
     from imgproxy.render.load import Source
+    from imgproxy.render.shapes import Size
     from imgproxy.render.work import Decoded
+
+# A site asks for the same few plans, of pictures in the same few sizes.
+GEOMETRIES_REMEMBERED: Final = 512
 
 
 def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> tuple[float, SourceFacts]:
@@ -44,7 +49,7 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
     """
     started = time.perf_counter()
     try:
-        source = load.open_source(job.original, limits)
+        source = load.open_source(job.original, limits, lambda stored: _foresee(job, stored, limits))
         aims = [_aim(index, target, source, limits) for index, target in enumerate(job.targets)]
         opened_s = time.perf_counter() - started
         for group in _groups(aims):
@@ -74,10 +79,23 @@ def _aim(index: int, target: RenderTarget, source: Source, limits: ProcessLimits
         selection = select_page(source.pages, plan.frames)
     orientation = plan.orient or source.orientation
     upright = upright_size(source.width_px, source.height_px, orientation)
-    geometry = None
-    if plan.trim is None:
-        geometry = place(find_region(upright, plan.rect), plan, max_side_px=limits.output_px)
+    geometry = None if plan.trim else _geometry(plan, upright, limits.output_px)
     return Aim(index, target, selection, animated, orientation, upright, geometry)
+
+
+def _foresee(job: RenderJob, stored: Size, limits: ProcessLimits) -> float | None:
+    """The factor of the decode, if the source is an upright still of this size; None where nothing will be decoded."""
+    factors = [
+        _geometry(plan, upright_size(stored.width_px, stored.height_px, plan.orient or 1), limits.output_px).factor
+        for plan in (target.plan for target in job.targets)
+        if plan.trim is None and plan.output.format is not Format.JSON
+    ]
+    return min(factors, default=None)
+
+
+@lru_cache(GEOMETRIES_REMEMBERED)
+def _geometry(plan: RenderPlan, upright: Size, max_side_px: int) -> Geometry:
+    return place(find_region(upright, plan.rect), plan, max_side_px=max_side_px)
 
 
 def _groups(aims: list[Aim]) -> list[list[Aim]]:
