@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import pickle
 import re
@@ -47,6 +48,10 @@ NICENESS: Final = 10
 # A process that has had nothing to do for so long gives its free memory back: 25 of 95 MB, in 5 ms. While jobs come it
 # would only have to ask for it again.
 REST_S: Final = 10.0
+
+# How often the peak of the resident size is looked up. It only rises, and the kernel writes sixty lines to tell it:
+# 70 us beside a render. A report may be behind by so much.
+PEAK_EVERY_S: Final = 1.0
 
 PAGE_BYTES: Final = resource.getpagesize()
 _PEAK: Final = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
@@ -91,7 +96,6 @@ def step_back() -> None:
 
 def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link, memory: Memory) -> None:
     """Run one job and say how it ended. What is no error of ours ends the process, as a crash does."""
-    memory.reset_peak()
     started = time.perf_counter()
     left = len(job.targets)
     last: list[channel.Message] = []
@@ -119,8 +123,9 @@ def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link, memory: 
         print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(*last, Failed(errors.CacheUnavailable(), _settle(memory)))
     else:
-        render_s = time.perf_counter() - started - opened_s
-        peak_bytes = memory.peak_bytes()
+        ended = time.perf_counter()
+        render_s = ended - started - opened_s
+        peak_bytes = memory.peak_bytes(ended)
         resident_bytes = _settle(memory)
         link.send(*last, Finished(source, opened_s, render_s, max(peak_bytes, resident_bytes), resident_bytes))
 
@@ -203,7 +208,7 @@ def pause_s(left_bytes: int) -> float:
 
 class Memory:
     """
-    The process's resident size, now and at its largest, in bytes.
+    The process's resident size, now and at its largest so far, in bytes.
 
     From files of /proc that stay open, read without moving in them: to open one takes longer than to read it.
     """
@@ -211,7 +216,8 @@ class Memory:
     def __init__(self) -> None:
         self._now = _opened("statm", os.O_RDONLY)
         self._status = _opened("status", os.O_RDONLY)
-        self._reset = _opened("clear_refs", os.O_WRONLY)
+        self._peak_bytes = 0
+        self._peak_due_s = -math.inf
 
     def resident_bytes(self) -> int:
         """The resident size now. Source: proc(5), /proc/pid/statm, second field."""
@@ -219,18 +225,13 @@ class Memory:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return int(os.pread(self._now, 256, 0).split()[1]) * PAGE_BYTES
 
-    def reset_peak(self) -> None:
-        """Begin a new peak of the resident size. Source: proc(5), /proc/pid/clear_refs, value 5."""
-        if self._reset is not None:
-            with contextlib.suppress(OSError):
-                os.write(self._reset, b"5")
-
-    def peak_bytes(self) -> int:
-        """The largest resident size since `reset_peak`. Source: proc(5), VmHWM."""
-        if self._status is None:
-            return self.resident_bytes()
-        found = _PEAK.search(os.pread(self._status, 8192, 0))
-        return int(found[1]) * 1024 if found is not None else self.resident_bytes()
+    def peak_bytes(self, now_s: float) -> int:
+        """The largest resident size so far, as of at most PEAK_EVERY_S before `now_s`. Source: proc(5), VmHWM."""
+        if now_s >= self._peak_due_s:
+            self._peak_due_s = now_s + PEAK_EVERY_S
+            found = _PEAK.search(os.pread(self._status, 8192, 0)) if self._status is not None else None
+            self._peak_bytes = int(found[1]) * 1024 if found is not None else 0
+        return self._peak_bytes
 
 
 def _opened(name: str, flags: int) -> int | None:
