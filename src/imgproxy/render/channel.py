@@ -25,7 +25,7 @@ from imgproxy.render.job import MarkFile, Rendered, RenderJob, RenderTarget, Sou
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from imgproxy.params.plan import RenderPlan
 
@@ -118,7 +118,7 @@ class Failed:
 
 Message = Ready | Done | Finished | Failed
 
-_FINISHED: Final = frozenset(field.name for field in fields(Finished))
+_FIGURES: Final = tuple(field.name for field in fields(Finished) if field.name != "source")
 
 
 def _kinds(facts: type[Rendered | SourceFacts]) -> dict[str, type]:
@@ -190,19 +190,34 @@ def _unpacked_plan(payload: bytes) -> RenderPlan:
 
 def encode(*messages: Message) -> bytes:
     """Write messages as JSON. The path of a variant stays behind: the edge knows it."""
-    return json.dumps([_written(message) for message in messages]).encode()
+    return f"[{', '.join([_written(message) for message in messages])}]".encode()
 
 
-def _written(message: Message) -> dict[str, Any]:
-    if isinstance(message, Ready):
-        return {"ready": asdict(message)}
+def _written(message: Message) -> str:
     if isinstance(message, Done):
-        return {"done": message.index, "rendered": {name: getattr(message.rendered, name) for name in _RENDERED}}
+        return f'{{"done": {message.index}, "rendered": {{{_members(message.rendered, _RENDERED)}}}}}'
     if isinstance(message, Finished):
-        report = {name: getattr(message, name) for name in _FINISHED}
-        report["source"] = {name: getattr(message.source, name) for name in _SOURCE}
-        return {"report": report}
-    return {"error": message.error.code, "facts": message.error.facts(), "resident_bytes": message.resident_bytes}
+        source = _members(message.source, _SOURCE)
+        return f'{{"report": {{{_members(message, _FIGURES)}, "source": {{{source}}}}}}}'
+    if isinstance(message, Ready):
+        return json.dumps({"ready": asdict(message)})
+    found = {"error": message.error.code, "facts": message.error.facts(), "resident_bytes": message.resident_bytes}
+    return json.dumps(found)
+
+
+def _members(facts: Rendered | SourceFacts | Finished, names: Iterable[str]) -> str:
+    """
+    Numbers, yes or no, and words of ours that need no escape, as the members of a JSON object.
+
+    By hand: `json.dumps` takes 80 us more where the pixels of a render have just gone through the caches.
+    """
+    return ", ".join([f'"{name}": {_literal(getattr(facts, name))}' for name in names])
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def decode(payload: bytes, targets: tuple[RenderTarget, ...]) -> list[Message]:
