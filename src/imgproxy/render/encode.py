@@ -14,6 +14,7 @@ import pyvips
 
 from imgproxy.params.plan import Format
 from imgproxy.render.quality import encoder_quality
+from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,8 +89,8 @@ def encode(image: Any, wanted: Format, output: Output, *, keep: int, playback: P
 
 def _jpeg(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     quality = _quality(output, Format.JPEG)
-    chroma = "off" if output.chroma_444 else "on"
-    data = bytes(image.jpegsave_buffer(Q=quality, interlace=output.is_progressive, subsample_mode=chroma, **options))
+    options |= {"interlace": output.is_progressive, "subsample_mode": "off" if output.chroma_444 else "on"}
+    data = bytes(call("jpegsave_buffer", image, Q=quality, **options))
     return data if output.dpi is None else with_jfif(data, output.dpi)
 
 
@@ -102,7 +103,7 @@ def with_jfif(data: bytes, dpi: int) -> bytes:
 def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     if output.colors is not None:
         return _png8(image, output, options | SETTINGS[Format.PNG8])
-    return bytes(image.pngsave_buffer(**options))
+    return bytes(call("pngsave_buffer", image, **options))
 
 
 def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
@@ -112,12 +113,12 @@ def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 def _webp(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     if output.is_lossless:
         return bytes(image.webpsave_buffer(lossless=True, **options))
-    return bytes(image.webpsave_buffer(Q=_quality(output, Format.WEBP), **options))
+    return bytes(call("webpsave_buffer", image, Q=_quality(output, Format.WEBP), **options))
 
 
 def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     effort = avif_effort(image.width * image.height)
-    return bytes(image.heifsave_buffer(Q=_quality(output, Format.AVIF), effort=effort, **options))
+    return bytes(call("heifsave_buffer", image, Q=_quality(output, Format.AVIF), effort=effort, **options))
 
 
 def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
@@ -148,7 +149,7 @@ def _bit_depth(colors: int | None, depths: Any) -> int:
 def _with_resolution(image: Any, dpi: int | None) -> Any:
     """Write the density; the source's own would make a variant print at the size of its original."""
     per_mm = (dpi or _WEB_DPI) / _MM_PER_INCH
-    return image.copy(xres=per_mm, yres=per_mm)
+    return call("copy", image, xres=per_mm, yres=per_mm)
 
 
 def _with_playback(image: Any, playback: Playback) -> Any:

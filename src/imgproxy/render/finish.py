@@ -33,7 +33,8 @@ def write_picture(aim: Aim, work: Work) -> Rendered:
         return _describe(aim, work)
     is_animated = aim.selection.is_animated and aim.animated is not None
     wanted = formats.still_format(output.format, work.source.kind, has_alpha=has_alpha)
-    wanted = formats.within_cap(wanted, output, work.first.width * work.first.height)
+    size = Size(work.first.width, work.first.height)
+    wanted = formats.within_cap(wanted, output, size.width_px * size.height_px)
     if is_animated:
         assert aim.animated is not None
         wanted = aim.animated
@@ -46,7 +47,6 @@ def write_picture(aim: Aim, work: Work) -> Rendered:
         playback = Playback(aim.selection.delays_ms, aim.selection.loop)
     image, keep = metadata.apply(image, work.source, output.metadata, work.profile)
     data = encode(image, wanted, output, keep=keep, playback=playback)
-    size = Size(work.first.width, work.first.height)
     return _write(aim, data, wanted, size, work, frames=len(work.frames), has_alpha=bool(image.hasalpha()))
 
 

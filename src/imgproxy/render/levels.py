@@ -45,16 +45,15 @@ class Levels:
         )
         if not is_read_once:
             roll = roll.copy_memory()
-        height = roll.height // (last - first + 1)
-        stored = (
-            tuple(roll.crop(0, (n - first) * height, roll.width, height) for n in selection.order)
-            if selection.is_animated
-            else (roll,)
-        )
-        self._ratio = (roll.width / source.width_px, height / source.height_px)
+        stored: tuple[Any, ...] = (roll,)
         self._jpeg_shrink = load.jpeg_shrink(factor) if source.kind is SourceKind.JPEG else None
         if self._jpeg_shrink is not None:  # libvips cuts what is left over of an odd side
             self._ratio = (1 / self._jpeg_shrink,) * 2
+        else:
+            width, height = roll.width, roll.height // (last - first + 1)
+            self._ratio = (width / source.width_px, height / source.height_px)
+            if selection.is_animated:
+                stored = tuple(roll.crop(0, (n - first) * height, width, height) for n in selection.order)
         self._is_shared = is_shared
         self._options = load.shrink_options(source, factor)
         self._source = source
@@ -71,9 +70,10 @@ class Levels:
 
     def name_of(self, aim: Aim) -> str:
         """`Rendered.shared_decode` of this target."""
+        if not self._is_shared:
+            return ""
         halvings = self._halvings(aim)
-        is_as_alone = halvings == 0 and load.shrink_options(self._source, aim.factor) == self._options
-        if not self._is_shared or is_as_alone:
+        if halvings == 0 and load.shrink_options(self._source, aim.factor) == self._options:
             return ""
         return f"{self._levels[0][0].width}-{halvings}"
 

@@ -20,6 +20,7 @@ from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.job import SourceFacts
 from imgproxy.render.markup import MarkupError
 from imgproxy.render.sniff import HEAD_BYTES, SourceKind, sniff
+from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,8 +211,8 @@ def _sanitise(path: str) -> bytes:
 def _open(kind: SourceKind, path: str, data: bytes | None, **options: Any) -> Any:
     """Call the one loader of this kind, on the file or on the bytes that stand for it."""
     if data is None:
-        return getattr(pyvips.Image, _LOADERS[kind])(path, **options)
-    return getattr(pyvips.Image, f"{_LOADERS[kind]}_buffer")(data, **options)
+        return call(_LOADERS[kind], path, **options)
+    return call(f"{_LOADERS[kind]}_buffer", data, **options)
 
 
 def decode(source: Source, *, factor: float, page: int = 0, count: int = 1, allow_truncated: bool = False) -> Any:

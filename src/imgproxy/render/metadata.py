@@ -19,6 +19,7 @@ from imgproxy.params.plan import Metadata
 from imgproxy.render import credit
 from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.markup import MarkupError, parse, write
+from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from imgproxy.render.load import Source
@@ -71,7 +72,7 @@ def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -
     found = read_credit(source) if policy is Metadata.CREDIT else credit.Credit()
     if not (fields or found or profile) and policy is not Metadata.ALL:
         return image, 0
-    image = image.copy()
+    image = call("copy", image)
     kept_fields = _exif_fields(source.header) if policy is Metadata.ALL else frozenset[str]()
     for name in fields:
         if name not in kept_fields:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from imgproxy.render.work import Decoded
 
 # A site asks for the same few plans, of pictures in the same few sizes.
-GEOMETRIES_REMEMBERED: Final = 512
+DECISIONS_REMEMBERED: Final = 512
 
 
 def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> tuple[float, SourceFacts]:
@@ -93,7 +93,7 @@ def _foresee(job: RenderJob, stored: Size, limits: ProcessLimits) -> float | Non
     return min(factors, default=None)
 
 
-@lru_cache(GEOMETRIES_REMEMBERED)
+@lru_cache(DECISIONS_REMEMBERED)
 def _geometry(plan: RenderPlan, upright: Size, max_side_px: int) -> Geometry:
     return place(find_region(upright, plan.rect), plan, max_side_px=max_side_px)
 
@@ -130,7 +130,8 @@ def _make_group(
     marks = {mark.source: mark.path for mark in job.marks}
     for aim in pictured:
         rendered = _make(aim, levels, source, marks, limits)
-        on_done(aim.index, replace(rendered, shared_decode=levels.name_of(aim)))
+        name = levels.name_of(aim)
+        on_done(aim.index, replace(rendered, shared_decode=name) if name else rendered)
 
 
 # --- one target ---------------------------------------------------------------------------------------------
@@ -146,26 +147,28 @@ def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, str], limit
         geometry=geometry,
         limits=limits,
         marks=marks,
-        is_in_memory=_needs_memory(aim.plan, geometry, source),
+        is_in_memory=source.has_alpha or _needs_memory(aim.plan, geometry),
     )
     for step in STEPS:
         work = step(work)
     return finish.write_picture(aim, work)
 
 
-def _needs_memory(plan: RenderPlan, geometry: Geometry, source: Source) -> bool:
-    """Whether anything after scaling reads pixels twice or in another order than top to bottom."""
-    is_plain = (
+def _needs_memory(plan: RenderPlan, geometry: Geometry) -> bool:
+    """Whether anything after scaling reads pixels twice or in another order than top to bottom; so does any alpha."""
+    return geometry.smart is not None or geometry.canvas is not None or not _is_plain(plan)
+
+
+@lru_cache(DECISIONS_REMEMBERED)
+def _is_plain(plan: RenderPlan) -> bool:
+    """Whether nothing is to be done but to scale."""
+    return (
         plan.flip == ""
         and not plan.rotation
         and plan.adjust == Adjust()
         and all(layer is None for layer in (plan.blend, plan.mark, plan.border, plan.mask))
-        and geometry.smart is None
-        and geometry.canvas is None
-        and not source.has_alpha
         and plan.output.format not in formats.DESCRIPTIONS
     )
-    return not is_plain
 
 
 def _trimmed(aim: Aim, decoded: Decoded, limits: ProcessLimits) -> Geometry:

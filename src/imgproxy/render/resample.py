@@ -15,6 +15,7 @@ import pyvips
 from imgproxy.render import orient
 from imgproxy.render.geometry import sample
 from imgproxy.render.shapes import Box, Size
+from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +36,12 @@ def resample(image: Any, window: Window, target: Size, *, decoded: Decoded, in_m
         in_memory: hold the scaled pixels, because later steps read them in another order or more than once.
     """
     orientation = decoded.orientation
-    loaded = orient.swap(Size(image.width, image.height), orientation)
+    stored = Size(image.width, image.height)
+    loaded = orient.swap(stored, orientation)
     sampling = sample(window, target, source=decoded.upright, loaded=loaded, ratio=decoded.upright_ratio)
-    image = crop(image, orient.stored_box(sampling.box, loaded, orientation))
+    box = orient.stored_box(sampling.box, loaded, orientation)
+    if box.size != stored:
+        image = crop(image, box)
     factors = (sampling.across, sampling.down)
     across, down = factors[::-1] if orient.is_swapped(orientation) else factors
     image = scale(image, orient.swap(sampling.scaled, orientation), across, down)
@@ -50,7 +54,7 @@ def crop(image: Any, box: Box) -> Any:
     """Cut a box out; the whole picture is returned as it is."""
     if box.size == Size(image.width, image.height):
         return image
-    return image.crop(box.left_px, box.top_px, box.width_px, box.height_px)
+    return call("extract_area", image, box.left_px, box.top_px, box.width_px, box.height_px)
 
 
 def scale(image: Any, size: Size, across: float, down: float) -> Any:
@@ -63,7 +67,7 @@ def scale(image: Any, size: Size, across: float, down: float) -> Any:
     if across == 1.0 and down == 1.0:
         return _fitted(image, size)
     if not image.hasalpha():
-        return _fitted(image.resize(across, vscale=down), size)
+        return _fitted(call("resize", image, across, vscale=down), size)
     scaled = _premultiplied(image, lambda work: work.resize(across, vscale=down))
     return _fitted(scaled, size)
 
