@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imgproxy.errors import DecodeFailed, NotAnImage
-from imgproxy.params.plan import Color, Fit, Format, Output, Px, RenderPlan, Resize, Trim
+from imgproxy.params.plan import Color, Fit, Format, Metadata, Output, Px, RenderPlan, Resize, Trim
 from imgproxy.render.encode import avif_effort
 from tests.support import images
 from tests.support.rendering import LIMITS, PNG, render
@@ -92,6 +92,20 @@ def test_jpeg_parameters() -> None:
         image = opened(render(SOURCE, RenderPlan(output=output)).data)
         assert image.layer[0][1:3] == sampling  # type: ignore[attr-defined]
         assert [round(float(n)) for n in image.info["dpi"]] == [240, 240]
+
+
+@pytest.mark.parametrize("policy", [Metadata.NONE, Metadata.ALL])
+@pytest.mark.parametrize("wanted", [Format.JPEG, Format.WEBP, Format.AVIF, Format.PNG, Format.PNG8, Format.GIF])
+def test_the_sources_density_stays_behind(wanted: Format, policy: Metadata) -> None:
+    """Wherever a format or its EXIF tells a density it is the web's, however dense the original was."""
+    block = Image.Exif()
+    block[0x0110], block[0x011A], block[0x011B] = "Model", 300.0, 300.0
+    data = images.jpeg(PIXELS, exif=block.tobytes(), dpi=(300, 300))
+    image = opened(render(data, RenderPlan(output=Output(format=wanted, metadata=policy))).data)
+    exif = image.getexif()
+    told = [*image.info.get("dpi", ()), *(exif[tag] for tag in (0x011A, 0x011B) if tag in exif)]
+    assert {round(float(dpi)) for dpi in told} <= {72}
+    assert told or policy is Metadata.NONE or wanted is Format.GIF
 
 
 def test_colour_counts() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.params.plan import Format
+from imgproxy.render.metadata import KEEP_EXIF
 from imgproxy.render.quality import encoder_quality
 from imgproxy.render.vips import call
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # imgix's default; `auto=compress` and Save-Data say 45.
 DEFAULT_QUALITY: Final = 75
+
+# What has a place for a density of its own; elsewhere it stands in EXIF or, of a JPEG, in the header that is put there.
+_WITH_DENSITY: Final = frozenset({Format.PNG, Format.PNG8})
 
 _MM_PER_INCH: Final = 25.4
 _WEB_DPI: Final = 72
@@ -79,7 +83,8 @@ def encode(image: Any, wanted: Format, output: Output, *, keep: int, playback: P
         keep: bits of VipsForeignKeep.
         playback: for an animation.
     """
-    image = _with_resolution(image, output.dpi)
+    if keep & KEEP_EXIF or wanted in _WITH_DENSITY:
+        image = _with_resolution(image, output.dpi)
     options = {**SETTINGS[wanted], "keep": keep}
     if playback is not None:
         image = _with_playback(image, playback)
