@@ -209,19 +209,15 @@ class RenderBatches:
             """Hand a file on to whoever waits for it; from here on it is theirs, whatever becomes of the job."""
             announced.add(index)
             want = hand.wants[index]
-            loop = asyncio.get_running_loop()
-            render_s = loop.time() - started_s - queue_s
+            render_s = asyncio.get_running_loop().time() - started_s - queue_s
             finished = Finished(rendered, hand.source, want.mark, hand.fetch_s, queue_s, render_s)
-            # In the next turn: the pool gives the process its next job first, and does not let it wait for a commit.
-            loop.call_soon(self._hand_over, want, finished)
+            if want.done.done():
+                self._cache.store.discard(rendered.path)  # its caller has left
+            else:
+                # Its caller commits in the loop's next turn: the pool has given the process its next job by then.
+                want.done.set_result(finished)
 
         return on_rendered
-
-    def _hand_over(self, want: _Want, finished: Finished) -> None:
-        if want.done.done():
-            self._cache.store.discard(finished.rendered.path)  # its caller has left
-        else:
-            want.done.set_result(finished)
 
     async def _try_again(self, hand: _Hand, error: ImageRefused) -> None:
         """

@@ -88,7 +88,7 @@ async def test_the_pool_knows_how_many_jobs_would_begin_at_once() -> None:
 
 
 class _Announces:
-    """A pool that makes every file at once, then turns to its next job as the real one does: in the loop's next turn."""
+    """A pool that makes every file at once, then turns to its next job as the real one does: before the loop's turn ends."""
 
     def __init__(self) -> None:
         self.waiter: asyncio.Task[None] | None = None
@@ -103,7 +103,7 @@ class _Announces:
             Path(target.path).parent.mkdir(parents=True, exist_ok=True)  # as the original in it has done
             Path(target.path).write_bytes(b"picture")
             on_rendered(index, Rendered(target.path, "image/webp", 7, "0" * 32, 1, 1), 0.0)
-            asyncio.get_running_loop().call_soon(self.order.append, "next job")
+            self.order.append("next job")
             if job.original.endswith("left"):
                 assert self.waiter is not None
                 self.waiter.cancel()
