@@ -15,7 +15,8 @@ import json
 import os
 import struct
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,9 @@ _TRAILER = struct.Struct(f">8sQI{DIGEST_BYTES}s")
 TRAILER_BYTES = _TRAILER.size + DIGEST_BYTES
 # One read of the end of a file fetches trailer and record: a record is about 400 bytes and never this long.
 TAIL_BYTES = 4096
+
+# `json.dumps` makes such an encoder each time.
+_written: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 Record = TypeVar("Record")
 
@@ -47,6 +51,11 @@ class Frame:
             return None
 
 
+@lru_cache
+def _names(record_class: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(record_class))
+
+
 def digest_of(data: bytes | memoryview) -> bytes:
     """BLAKE2b-128, for records; the body's digest is handed in."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
@@ -54,8 +63,8 @@ def digest_of(data: bytes | memoryview) -> bytes:
 
 def trailer(record: Any, *, body_bytes: int, body_digest: bytes) -> bytes:
     """The bytes that follow a body of this length and digest: the record (a dataclass) and the fixed trailer."""
-    values = {item.name: getattr(record, item.name) for item in fields(record)}
-    text = json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
+    record_class: Any = type(record)
+    text = _written({name: getattr(record, name) for name in _names(record_class)}).encode()
     fixed = _TRAILER.pack(MAGIC, body_bytes, len(text), body_digest)
     return text + fixed + digest_of(text + fixed)
 
