@@ -2,8 +2,9 @@
 Plans of one original that are wanted at the same time go to a render process together, and share a decode.
 
 A page's srcset asks for seven widths within a few milliseconds. The first opens a batch, which gathers what comes for
-the same original until it closes; each plan is answered as soon as its own file is whole. A decode that is shared
-saves less than a second process at work: where the plans are many, or slow to encode, they are dealt out.
+the same original: for a moment where a process is idle, else while its job waits for one. Each plan is answered as soon
+as its own file is whole. A decode that is shared saves less than a second process at work: where the plans are many, or
+slow to encode, they are dealt out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from imgproxy.errors import ImageRefused, ImgproxyError, RenderCrashed
 from imgproxy.originals import Overtaken
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
 
 # A browser sends the requests of one srcset, or of one page, within this time; a single render takes ten times as long.
 GATHER_S = 0.003
+# So long after it was opened a batch takes plans in, if its job waits. What comes later has a wait of its own: with
+# this job it would be given up too early.
+OPEN_S = 0.1
 # A srcset of usual length stays together. More plans than this in one job would keep a process from everyone else.
 TOGETHER_MAX = 8
 # An AVIF takes about eight times as long to encode as to decode (render/cost.py): little is saved by sharing.
 DEAR_TOGETHER_MAX = 4
 
 log = logging.getLogger(__name__)
+
+# Key hash and digest of an original, and the lane.
+_Name: TypeAlias = "tuple[str, str, Lane]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +66,6 @@ class _Want:
 
 
 @dataclass(eq=False, slots=True)
-class _Batch:
-    original: Original
-    lane: Lane
-    came_at: float | None
-    wants: list[_Want] = field(default_factory=list)
-    timer: asyncio.TimerHandle | None = None  # until it begins
-    task: asyncio.Task[None] | None = None  # from then on
-
-
-@dataclass(eq=False, slots=True)
 class _Hand:
     """Plans of a batch that become one job."""
 
@@ -79,6 +76,20 @@ class _Hand:
     fetch_s: float
     wants: list[_Want]
     has_crashed: bool = False
+    targets: list[RenderTarget] = field(default_factory=list)  # of each want, in this order
+    job: RenderJob | None = None  # as the pool has it
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    original: Original
+    lane: Lane
+    came_at: float | None
+    opened_s: float  # by the loop's clock
+    wants: list[_Want] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None  # until it begins
+    task: asyncio.Task[None] | None = None  # from then on
+    hand: _Hand | None = None  # all of it, once it is known to be one job
 
 
 class RenderBatches:
@@ -88,7 +99,7 @@ class RenderBatches:
         self._cache = cache
         self._originals = originals
         self._pool = pool
-        self._open: dict[tuple[str, str, Lane], _Batch] = {}
+        self._open: dict[_Name, _Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.for_visitors = 0  # batches under way that visitors wait for
 
@@ -106,13 +117,15 @@ class RenderBatches:
         """
         loop = asyncio.get_running_loop()
         name = (original.key_hash, original.facts.digest, lane)
-        batch = self._open.get(name)
-        if batch is None:
-            batch = self._open[name] = _Batch(original, lane, came_at)
-            batch.timer = loop.call_later(GATHER_S, self._begin, name, batch)
-            self.for_visitors += lane is not Lane.BACKGROUND
         want = _Want(plan, mark, loop.create_future())
-        batch.wants.append(want)
+        batch = self._open.get(name)
+        if batch is None or not self._joins(batch, want):
+            batch = self._open[name] = _Batch(original, lane, came_at, loop.time(), [want])
+            self.for_visitors += lane is not Lane.BACKGROUND
+            if self._pool.free(lane):
+                batch.timer = loop.call_later(GATHER_S, self._begin, name, batch)
+            else:
+                self._begin(name, batch)  # it will wait long enough, and a timer would wake the loop once more
         try:
             return await want.done
         except asyncio.CancelledError:
@@ -122,11 +135,30 @@ class RenderBatches:
                 self._cache.store.discard(want.done.result().rendered.path)  # it came as its caller left
             raise
 
-    def _begin(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
-        """Take no more plans into this batch, and render those it has."""
+    def _joins(self, batch: _Batch, want: _Want) -> bool:
+        """Take a plan into a batch that is not dealt out yet, or is one job that waits; whether that was possible."""
+        hand = batch.hand
+        if hand is not None:
+            is_late = asyncio.get_running_loop().time() > batch.opened_s + OPEN_S
+            if hand.job is None or hand.job.marks or want.mark is not None or is_late:
+                return False
+            if len(dealt([*hand.wants, want], free=0)) > 1:
+                return False
+            target = RenderTarget(want.plan, self._cache.store.temp_name(hand.source.key_hash))
+            job = self._pool.widen(hand.job, hand.lane, target)
+            if job is None:
+                self._cache.store.discard(target.path)
+                return False
+            hand.job = job
+            hand.targets.append(target)
+            hand.wants.append(want)
+        batch.wants.append(want)
+        return True
+
+    def _begin(self, name: _Name, batch: _Batch) -> None:
+        """Render the plans that this batch has by then."""
         batch.timer = None
-        del self._open[name]
-        batch.task = task = asyncio.get_running_loop().create_task(self._run(batch))
+        batch.task = task = asyncio.get_running_loop().create_task(self._run(name, batch))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._end(task, batch))
 
@@ -134,12 +166,17 @@ class RenderBatches:
         self._tasks.discard(task)
         self.for_visitors -= batch.lane is not Lane.BACKGROUND
 
-    def _cancel(self, name: tuple[str, str, Lane], batch: _Batch) -> None:
-        """Give up a batch; another may be open under its name already, if this one has begun."""
+    def _shut(self, name: _Name, batch: _Batch) -> None:
+        """Take no more plans into this batch; another may be open under its name already."""
+        if self._open.get(name) is batch:
+            del self._open[name]
+
+    def _cancel(self, name: _Name, batch: _Batch) -> None:
+        """Give up a batch."""
+        self._shut(name, batch)
         if batch.timer is not None:
             batch.timer.cancel()
             batch.timer = None
-            del self._open[name]
             self.for_visitors -= batch.lane is not Lane.BACKGROUND
             _give_up(batch.wants, None)
         elif batch.task is not None:
@@ -154,23 +191,29 @@ class RenderBatches:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, batch: _Batch) -> None:
+    async def _run(self, name: _Name, batch: _Batch) -> None:
         started_s = asyncio.get_running_loop().time()
         try:
             source, path = await self._originals.file(batch.original)
             fetch_s = asyncio.get_running_loop().time() - started_s if source is not batch.original else 0.0
             wants = [want for want in batch.wants if not want.done.done()]
-            hands = dealt(wants, free=self._pool.free(batch.lane))
-            jobs = [self._render(_Hand(batch.lane, batch.came_at, source, path, fetch_s, hand)) for hand in hands]
-            if len(jobs) == 1:
-                await jobs[0]  # as it is nearly always: then it needs no task of its own
+            hands = [
+                _Hand(batch.lane, batch.came_at, source, path, fetch_s, dealt_wants)
+                for dealt_wants in dealt(wants, free=self._pool.free(batch.lane))
+            ]
+            if len(hands) == 1:
+                batch.hand = hands[0]
+                await self._render(hands[0])  # as it is nearly always: then it needs no task of its own
             else:
-                await asyncio.gather(*jobs)
+                self._shut(name, batch)
+                await asyncio.gather(*map(self._render, hands))
         except asyncio.CancelledError:
             _give_up(batch.wants, None)
             raise
         except Exception as error:
             _give_up(batch.wants, error)
+        finally:
+            self._shut(name, batch)
 
     async def _render(self, hand: _Hand) -> None:
         """Render these plans in one job. Whatever goes wrong is theirs alone; only a cancellation is raised."""
@@ -183,22 +226,19 @@ class RenderBatches:
             _give_up(hand.wants, error)
 
     async def _render_with(self, hand: _Hand, marks: tuple[MarkFile, ...]) -> None:
-        targets: list[RenderTarget] = []
         announced: set[int] = set()
         store, hashed = self._cache.store, hand.source.key_hash
         try:
             for want in hand.wants:
-                targets.append(RenderTarget(want.plan, store.temp_name(hashed)))  # noqa: PERF401 each must be discarded
+                hand.targets.append(RenderTarget(want.plan, store.temp_name(hashed)))
+            hand.job = RenderJob(hand.path, tuple(hand.targets), marks, hand.source.facts.size_bytes)
             await self._pool.render(
-                RenderJob(hand.path, tuple(targets), marks, hand.source.facts.size_bytes),
-                lane=hand.lane,
-                on_rendered=self._on_rendered(hand, announced),
-                came_at=hand.came_at,
+                hand.job, lane=hand.lane, on_rendered=self._on_rendered(hand, announced), came_at=hand.came_at
             )
         except ImageRefused as error:
             await self._try_again(hand, error)
         finally:
-            for index, target in enumerate(targets):
+            for index, target in enumerate(hand.targets):
                 if index not in announced:
                     store.discard(target.path)
 
@@ -231,7 +271,8 @@ class RenderBatches:
             raise error
         for want in hand.wants:
             if not want.done.done():
-                await self._render(replace(hand, wants=[want], has_crashed=hand.has_crashed or is_crash))
+                again = replace(hand, wants=[want], has_crashed=hand.has_crashed or is_crash, targets=[], job=None)
+                await self._render(again)
 
     async def _mark_files(self, wants: list[_Want]) -> tuple[MarkFile, ...]:
         """

@@ -17,7 +17,8 @@ from imgproxy.errors import Overloaded
 from imgproxy.originals import Original, Originals, State
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.job import Lane, Rendered, RenderJob
-from imgproxy.render_batches import TOGETHER_MAX, Finished, RenderBatches, _Want, dealt
+from imgproxy.render.process import RenderProcess
+from imgproxy.render_batches import OPEN_S, TOGETHER_MAX, Finished, RenderBatches, _Want, dealt
 from imgproxy.stand_ins import WIDTHS_MAX, StandIns
 from tests.support import images
 from tests.unit.test_render_pool import SMALL, job, pool_of, until
@@ -32,6 +33,17 @@ def wants(count: int, kind: Format) -> list[_Want]:
     loop = asyncio.get_running_loop()
     plans = [RenderPlan(resize=Resize(width=Px(100 + n)), output=Output(format=kind)) for n in range(count)]
     return [_Want(plan, None, loop.create_future()) for plan in plans]
+
+
+def plan_of(width_px: int) -> RenderPlan:
+    """A JPEG of this width."""
+    return RenderPlan(resize=Resize(width=Px(width_px)), output=Output(format=Format.JPEG))
+
+
+def original_of(key: str) -> Original:
+    """An original that is current."""
+    facts = OriginalFacts(key, "0" * 32, 1, "image/jpeg", None, None, "journal", 0, 1.0, 2.0)
+    return Original(facts, key_hash(key), State.FRESH)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +138,7 @@ async def test_a_file_is_handed_over_once_the_pool_is_through(tmp_path: Path, na
     cache.store.open()
     pool = _Announces()
     batches = RenderBatches(cache, cast("Originals", _Here(str(tmp_path / name))), cast("RenderPool", pool))
-    facts = OriginalFacts("a.jpg", "0" * 32, 1, "image/jpeg", None, None, "journal", 0, 1.0, 2.0)
-    original = Original(facts, key_hash("a.jpg"), State.FRESH)
+    original = original_of("a.jpg")
     found: list[Finished] = []
 
     async def wait() -> None:
@@ -147,6 +158,71 @@ async def test_a_file_is_handed_over_once_the_pool_is_through(tmp_path: Path, na
         cache.store.discard(found[0].rendered.path)
     assert not cache.store.is_being_written(original.key_hash)
     assert not cache.store.key_dir(original.key_hash).exists()
+
+
+@pytest.mark.parametrize(("pause_s", "sizes"), [(0.0, [1, 3, 1]), (OPEN_S + 0.05, [1, 1, 1, 1, 1])])
+async def test_a_job_that_waits_takes_plans_in(tmp_path: Path, pause_s: float, sizes: list[int]) -> None:
+    """While no process is idle, what soon comes for a picture joins its waiting job; a job that has begun is closed."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(images.cached_photo())
+    cache = Cache(CacheSettings(dir=tmp_path / "cache"))
+    cache.store.open()
+    originals = {name: original_of(name) for name in "ab"}
+    for original in originals.values():
+        cache.store.key_dir(original.key_hash).mkdir(parents=True)
+    jobs: list[int] = []
+    found: list[asyncio.Task[Finished]] = []
+    async with pool_of() as pool:
+        batches = RenderBatches(cache, cast("Originals", _Here(str(photo))), pool)
+        give = RenderProcess.give
+
+        def counted(process: RenderProcess, job: RenderJob) -> None:
+            jobs.append(len(job.targets))
+            give(process, job)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RenderProcess, "give", counted)
+            os.kill(pool.pids[0], signal.SIGSTOP)
+            try:
+                for count, (name, width_px) in enumerate(zip("aabbb", (100, 110, 120, 130, 140), strict=True)):
+                    rendering = batches.render(originals[name], plan_of(width_px), None, Lane.VISITOR)
+                    found.append(asyncio.create_task(rendering))
+                    await until(lambda pool, count=count: pool.busy + pool.waiting == count + 1, pool)
+                    await asyncio.sleep(pause_s)
+            finally:
+                os.kill(pool.pids[0], signal.SIGCONT)
+            made = await asyncio.gather(*found)
+    assert sorted(jobs) == sorted(sizes)
+    assert [item.rendered.width_px for item in made] == [100, 110, 120, 130, 140]
+    for item in made:
+        cache.store.discard(item.rendered.path)
+    await batches.close()
+    cache.store.close()
+    assert not any(cache.store.is_being_written(original.key_hash) for original in originals.values())
+
+
+async def test_a_plan_that_finds_no_room_in_a_waiting_job_is_refused(tmp_path: Path) -> None:
+    """Plans that join a job that waits count as waiting: a queue that is full of them takes no more."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(images.cached_photo())
+    async with pool_of(queue_max=2) as pool:
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        try:
+            running = asyncio.create_task(pool.render(job(photo, SMALL)))
+            await until(lambda pool: pool.busy == 1, pool)
+            queued = job(photo, SMALL, name="b")
+            waiting = asyncio.create_task(pool.render(queued))
+            await until(lambda pool: pool.waiting == 1, pool)
+            more = job(photo, SMALL, SMALL, SMALL, name="c").targets
+            wider = pool.widen(queued, Lane.VISITOR, more[0])
+            assert wider is not None
+            assert pool.waiting == 2
+            assert pool.widen(queued, Lane.VISITOR, more[1]) is None  # it is another job by now
+            assert pool.widen(wider, Lane.VISITOR, more[1]) is None
+        finally:
+            os.kill(pool.pids[0], signal.SIGCONT)
+        assert len((await waiting).rendered) == 2
+        await running
 
 
 def test_a_family_remembers_so_many_widths() -> None:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from imgproxy import errors
@@ -28,6 +29,7 @@ from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Tic
 
 if TYPE_CHECKING:
     from imgproxy.config import LimitsSettings, RenderSettings
+    from imgproxy.render.job import RenderTarget
     from imgproxy.render.process import RenderProcess
 
 log = logging.getLogger(__name__)
@@ -230,6 +232,20 @@ class RenderPool:
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
             raise errors.Overloaded(self.retry_after_s())
         waiting.append(ticket)
+
+    def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> RenderJob | None:
+        """
+        Have one more variant made by a job that waits for a process; `on_rendered` hears of it as of the others.
+
+        Returns the job as it is now, or None where this one no longer waits, or the queue is full.
+        """
+        waiting = self._waiting[lane]
+        ticket = next((ticket for ticket in waiting if ticket.job is job), None)
+        if ticket is None or variants_in(waiting) >= self._settings.queue_max:
+            return None
+        ticket.job = replace(job, targets=(*job.targets, target))
+        ticket.cost_units = self._costs.units_of(ticket.job)
+        return ticket.job
 
     def _dispatch(self) -> None:
         """Give waiting jobs to idle processes, in the order of lanes, within each lane's share."""
