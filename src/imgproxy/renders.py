@@ -85,8 +85,8 @@ class Renders:
         self._cache = cache
         self._originals = originals
         self._metrics = metrics
-        self._queue_s = metrics.stage_duration_s.labels(stage="queue")
-        self._render_s = metrics.stage_duration_s.labels(stage="render")
+        self._queue_s = metrics.stage_duration_s.labels(stage="queue").observe
+        self._render_s = metrics.stage_duration_s.labels(stage="render").observe
         self._barriers = barriers
         self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
@@ -191,8 +191,8 @@ class Renders:
             came_at = self._cold.get(original.key_hash)
             finished = await self._batches.render(original, plan, sources.mark, lane, came_at)
             temp = finished.rendered.path
-            self._queue_s.observe(finished.queue_s)
-            self._render_s.observe(finished.render_s)
+            self._metrics.tally.note(self._queue_s, finished.queue_s)
+            self._metrics.tally.note(self._render_s, finished.render_s)
             await self._barriers.reach(Point.AFTER_RENDER, original.facts.key)
             # The batch may have had to fetch the original again: then its proof is the newer one.
             is_same = finished.source is original and finished.mark is sources.mark

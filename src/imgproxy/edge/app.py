@@ -359,14 +359,15 @@ class Edge:
         logs.access(access_log, "GET %s %d", (target, status), facts)
 
     def _count(self, served: Served, started_s: float) -> None:
-        requests, duration_s = self._counters(served.outcome, served.response.status)
-        requests.inc()
-        duration_s.observe(time.perf_counter() - started_s)
-        self.metrics.sent_bytes.inc(served.sent_bytes)
+        count_request, observe_s = self._counters(served.outcome, served.response.status)
+        note = self.metrics.tally.note
+        note(count_request)
+        note(observe_s, time.perf_counter() - started_s)
+        note(self.metrics.sent_bytes.inc, served.sent_bytes)
 
     def _counters_of(self, outcome: Outcome, status: int) -> Counting:
         metrics = self.metrics
-        return metrics.requests.labels(outcome, str(status)), metrics.request_duration_s.labels(outcome)
+        return metrics.requests.labels(outcome, str(status)).inc, metrics.request_duration_s.labels(outcome).observe
 
     def _log(self, request: web.BaseRequest, target: str, status: int, started_s: float, served: Served) -> None:
         wanted = self.settings.log.access
@@ -398,7 +399,7 @@ class RenderObserver:
     def job_ended(self, lane: str, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
         """Count a job."""
         del queue_s, render_s
-        self._renders(lane, outcome).inc()
+        self._metrics.tally.note(self._renders(lane, outcome).inc)
         if peak_bytes > self._peak_bytes:
             self._peak_bytes = peak_bytes
             self._metrics.render_peak_bytes.set(peak_bytes)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from imgproxy.edge.memo import AnswerMemo, Found
     from imgproxy.edge.turning_away import TurningAway
-    from imgproxy.metrics import HitTally
+    from imgproxy.metrics import Tally
 
 # A client that has not sent its first head by then is gone, or means no good.
 FIRST_HEAD_S = 30.0
@@ -77,7 +77,7 @@ class FastServer(web.Server):
         handler: Callable[[web.BaseRequest], Any],
         memo: AnswerMemo,
         turning_away: TurningAway,
-        tally: HitTally,
+        tally: Tally,
         on_answer: Callable[[FastHandler, str, int, int], None] | None,
         on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse],
         **options: Any,
@@ -124,7 +124,7 @@ class FastHandler(RequestHandler):
         manager: FastServer,
         memo: AnswerMemo,
         turning_away: TurningAway,
-        tally: HitTally,
+        tally: Tally,
         on_answer: Callable[[FastHandler, str, int, int], None] | None,
         on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse],
         **options: Any,

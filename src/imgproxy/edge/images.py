@@ -95,7 +95,8 @@ class ImageRoute:
         self._delivery = delivery
         self._originals = originals
         self._answers = answers
-        self._hits = {tier: metrics.hits.labels(tier) for tier in Tier}
+        self._tally = metrics.tally
+        self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
         self._barriers = barriers
         self._memo = memo
         self._entry_of = entry_of
@@ -196,7 +197,7 @@ class ImageRoute:
         body: bytes,
         waiter: Waiter | None,
     ) -> Served:
-        self._hits[delivered.tier].inc()
+        self._tally.note(self._hits[delivered.tier])
         prepared = self._remember(request, wanted, delivered, headers)
         if prepared is not None and waiter is not None:
             self._write_to_all(prepared, delivered, headers, body, waiter)
@@ -230,7 +231,7 @@ class ImageRoute:
         timing = server_timing(None, delivered.timings)
         whole = prepared.head_with(date, status=status, timing=timing) + body
         written = sum(other.write((whole,), len(body), Outcome.MISS, sending) for other in others)
-        self._hits[delivered.tier].inc(written)
+        self._tally.note(self._hits[delivered.tier], written)
 
     def _remember(
         self, request: web.BaseRequest, wanted: ImageRequest, delivered: Delivered, headers: dict[str, str]
