@@ -180,6 +180,8 @@ class Originals:
     def knows(self, key: str) -> bool:
         """Whether a request for this key needs no fetch of its own: it is known, refused, or being fetched."""
         hashed = key_hash(key)
+        if (known := self._cache.store.known_facts(hashed)) is not None and self._cache.is_current(hashed, known):
+            return True  # as it nearly always is: the rest takes ten times as long
         return hashed in self._negatives or (hashed, False) in self._fetches or self._cache.facts(hashed) is not None
 
     async def current(self, key: str) -> Original:
