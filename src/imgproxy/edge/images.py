@@ -338,7 +338,8 @@ class ImageRoute:
 def _is_for_all(request: web.BaseRequest, wanted: ImageRequest) -> bool:
     """Whether the answer is that of everyone who asks for this target with this class of Accept."""
     is_short = len(request.raw_path) <= REMEMBERED_CHARS
-    return is_short and request.method == "GET" and wanted.expires_at_s is None and set(wanted.vary) <= {"Accept"}
+    varies_as_usual = all(name == "Accept" for name in wanted.vary)
+    return is_short and request.method == "GET" and wanted.expires_at_s is None and varies_as_usual
 
 
 async def _written(wanted: ImageRequest, waiter: Waiter, outcome: Outcome) -> Served:

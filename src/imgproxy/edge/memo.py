@@ -14,9 +14,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from email.utils import formatdate
-from functools import lru_cache
-from itertools import filterfalse
-from typing import TYPE_CHECKING, Final, TypeAlias
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from imgproxy.cache.entry import Variant, key_hash
 from imgproxy.delivery import Tier
@@ -78,6 +77,25 @@ class CommonHead:
         self.not_modified = _joined("HTTP/1.1 304 Not Modified", *filter(_is_in_304, lines))
 
 
+class HeadLines(NamedTuple):
+    """The lines of a head by what becomes of them: a picture's own are repeated in a 304, or of the body."""
+
+    common: list[str]
+    repeated: list[str]
+    of_body: list[str]
+    lively: list[str]
+
+
+@cache
+def _part(name: str) -> int:
+    """Where in HeadLines a header of ours belongs."""
+    if name.lower() in _LIVELY:
+        return 3
+    if name.lower() in _COMMON:
+        return 0
+    return 1 if _is_in_304(name) else 2
+
+
 class PreparedAnswer:
     """An answer whose head is ready but for what changes with each second."""
 
@@ -107,7 +125,7 @@ class PreparedAnswer:
         facts: OriginalFacts,
         etag: str,
         common: CommonHead,
-        own: list[str],
+        own: HeadLines,
         fresh_until_s: float,
     ) -> None:
         self.variant_facts = variant.facts
@@ -122,9 +140,8 @@ class PreparedAnswer:
         self.fresh_until_s = fresh_until_s
         self.common = common
         # What a 304 repeats comes first, so that it is the beginning of what a 200 says.
-        repeated = _joined(*filter(_is_in_304, own))
-        of_body = _joined(*filterfalse(_is_in_304, own), f"Content-Length: {variant.facts.size_bytes}")
-        self.own = repeated + of_body
+        repeated = _joined(*own.repeated)
+        self.own = repeated + _joined(*own.of_body, f"Content-Length: {variant.facts.size_bytes}")
         self.own_304_bytes = len(repeated)
         self.read_number = NEVER_READ
         self.second = -1
@@ -198,12 +215,10 @@ class AnswerMemo:
         A variant that was made from more than one original is none for the memo: a purge would have to find it by both.
         """
         assert not variant.also, "an entry stands for one original"
-        shared: list[str] = []
-        own: list[str] = []
+        lines = HeadLines([], [], [], [])
         for name, value in headers.items():
-            if name.lower() not in _LIVELY:
-                (shared if name.lower() in _COMMON else own).append(f"{name}: {value}")
-        entry = PreparedAnswer(variant, facts, etag, self._common(tuple(shared)), own, fresh_until_s)
+            lines[_part(name)].append(f"{name}: {value}")
+        entry = PreparedAnswer(variant, facts, etag, self._common(tuple(lines.common)), lines, fresh_until_s)
         entry.place = self._place_of(entry)
         self._drop((target, accept))
         self._entries[target, accept] = entry
