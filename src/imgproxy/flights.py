@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[Result]):
-    task: asyncio.Task[Result]
+    task: asyncio.Task[Result] = field(init=False)
     # In the order in which they came; what each waits on is its own, so that one that leaves takes nothing along.
     waiters: dict[asyncio.Future[Result], None] = field(default_factory=dict)
     is_kept: bool = False  # it goes on without waiters
@@ -77,26 +77,36 @@ class Flights(Generic[Result]):
             self.detach(name)
 
     def _begin(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> _Flight[Result]:
-        flight = _Flight(asyncio.get_running_loop().create_task(start()))
+        flight: _Flight[Result] = _Flight()
+        flight.task = asyncio.get_running_loop().create_task(self._fly(name, flight, start))
         self._flights[name] = flight
         self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda task: self._land(name, flight, task))
         return flight
 
+    async def _fly(
+        self, name: Hashable, flight: _Flight[Result], start: Callable[[], Coroutine[Any, Any, Result]]
+    ) -> Result:
+        """Do the work, and wake its waiters at once: of the task's end they would hear a turn of the loop later."""
+        result = await start()
+        self._remove(name, flight)
+        for waiter in flight.waiters:
+            if not waiter.done():
+                waiter.set_result(result)
+        return result
+
     def _land(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
+        """The work has ended: those who wait still wait for an error, or a cancellation."""
         self._remove(name, flight)
         self._tasks.discard(task)
-        waiting = [waiter for waiter in flight.waiters if not waiter.done()]
-        if task.cancelled():
-            for waiter in waiting:
+        error = None if task.cancelled() else task.exception()  # looked at here: everyone may have left
+        for waiter in flight.waiters:
+            if waiter.done():
+                continue
+            if error is None:
                 waiter.cancel()
-        elif (error := task.exception()) is not None:  # looked at here: everyone may have left
-            for waiter in waiting:
+            else:
                 waiter.set_exception(error)
-        else:
-            result = task.result()
-            for waiter in waiting:
-                waiter.set_result(result)
 
     def _remove(self, name: Hashable, flight: _Flight[Result]) -> None:
         if self._flights.get(name) is flight:

@@ -130,3 +130,21 @@ async def test_a_launched_flight_goes_on_without_waiters() -> None:
     gate.set()
 
     assert await task == 3
+
+
+async def test_waiters_hear_of_a_result_before_the_task_has_ended() -> None:
+    """They are woken by the work itself, in the turn of the loop after it, and not one later by the end of its task."""
+    flights: Flights[int] = Flights()
+    happened: list[str] = []
+
+    async def work() -> int:
+        loop = asyncio.get_running_loop()
+        happened.append("made")
+        loop.call_soon(loop.call_soon, happened.append, "two turns later")
+        return 1
+
+    await flights.join("k", work)
+    happened.append("heard")
+    await asyncio.sleep(0)
+
+    assert happened == ["made", "heard", "two turns later"]
