@@ -139,7 +139,7 @@ class RenderBatches:
         """Take a plan into a batch that is not dealt out yet, or is one job that waits; whether that was possible."""
         hand = batch.hand
         if hand is not None:
-            is_late = asyncio.get_running_loop().time() > batch.opened_s + OPEN_S
+            is_late = want.done.get_loop().time() > batch.opened_s + OPEN_S
             if hand.job is None or hand.job.marks or want.mark is not None or is_late:
                 return False
             if len(dealt([*hand.wants, want], free=0)) > 1:
@@ -158,7 +158,7 @@ class RenderBatches:
     def _begin(self, name: _Name, batch: _Batch) -> None:
         """Render the plans that this batch has by then."""
         batch.timer = None
-        batch.task = task = asyncio.get_running_loop().create_task(self._run(name, batch))
+        batch.task = task = batch.wants[0].done.get_loop().create_task(self._run(name, batch))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._end(task, batch))
 
@@ -192,10 +192,11 @@ class RenderBatches:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, name: _Name, batch: _Batch) -> None:
-        started_s = asyncio.get_running_loop().time()
+        loop = batch.wants[0].done.get_loop()
+        started_s = loop.time()
         try:
             source, path = await self._originals.file(batch.original)
-            fetch_s = asyncio.get_running_loop().time() - started_s if source is not batch.original else 0.0
+            fetch_s = loop.time() - started_s if source is not batch.original else 0.0
             wants = [want for want in batch.wants if not want.done.done()]
             hands = [
                 _Hand(batch.lane, batch.came_at, source, path, fetch_s, dealt_wants)
@@ -243,13 +244,14 @@ class RenderBatches:
                     store.discard(target.path)
 
     def _on_rendered(self, hand: _Hand, announced: set[int]) -> Callable[[int, Rendered, float], None]:
-        started_s = asyncio.get_running_loop().time()
+        loop = hand.wants[0].done.get_loop()  # `get_running_loop` asks the system for the process's id each time
+        started_s = loop.time()
 
         def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
             """Hand a file on to whoever waits for it; from here on it is theirs, whatever becomes of the job."""
             announced.add(index)
             want = hand.wants[index]
-            render_s = asyncio.get_running_loop().time() - started_s - queue_s
+            render_s = loop.time() - started_s - queue_s
             finished = Finished(rendered, hand.source, want.mark, hand.fetch_s, queue_s, render_s)
             if want.done.done():
                 self._cache.store.discard(rendered.path)  # its caller has left
