@@ -15,6 +15,7 @@ from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFact
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 from imgproxy.cache.journal import Journal
+from imgproxy.cache.ledger import variant_name
 from imgproxy.config import CacheSettings
 from tests.unit.test_cache_store import digest, original_facts
 
@@ -365,6 +366,26 @@ async def test_a_variant_with_a_flipped_bit_is_a_miss_and_is_removed(tmp_path: P
     async with opened(tmp_path) as cache:
         assert await cache.find_on_disk(Provenance(facts, HASHED), PLAN) is None
         assert not os.path.exists(path)
+
+
+async def test_once_all_files_are_known_no_other_is_looked_for(tmp_path: Path) -> None:
+    """Before the scan is through, a variant is looked for on disk; after it, only one that was written or found."""
+    async with opened(tmp_path) as cache:
+        facts = commit(cache)
+        assert facts is not None
+        source = Provenance(facts, HASHED)
+        commit_variant(cache, b"body", seq=0)
+        cache.store.ledger.remove(variant_name(HASHED, PLAN))
+        assert not cache.housekeeping.is_scanned
+        before = await cache.find_on_disk(source, PLAN)
+        await settled(cache)
+
+        assert before is not None
+        assert cache.housekeeping.is_scanned
+        cache.store.ledger.remove(variant_name(HASHED, PLAN))
+        assert await cache.find_on_disk(source, PLAN) is None
+        commit_variant(cache, b"body", seq=0)
+        assert await cache.find_on_disk(source, PLAN) is not None
 
 
 async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:

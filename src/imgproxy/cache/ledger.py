@@ -1,8 +1,9 @@
 """
 The ledger: how many bytes each stored file takes, and which was used longest ago.
 
-It serves eviction and the metrics, never a lookup: a file is found by its path. So it may be filled behind the first
-requests, and be wrong about a file that vanished, without an answer being wrong.
+It serves eviction and the metrics. A file is found by its path; so the ledger may be filled behind the first requests,
+and be wrong about a file that vanished, without an answer being wrong. Once it is full, a variant that it does not have
+need not be looked for: at worst it is made again.
 
 One name is 32 bytes (key hash and plan digest) or 17 (key hash and a mark for the original), which costs about 200
 bytes a file all told (benchmarks/cache_scale.py). Names live in many small dicts, one for each first byte: a dict that
