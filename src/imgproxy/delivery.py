@@ -118,7 +118,7 @@ class Delivery:
         plan: RenderPlan | None,
         begin: Callable[[Delivered], Awaitable[Answer]],
         *,
-        client_has: ClientHas = lambda _etag, _last_modified: None,
+        client_has: ClientHas | None = None,
         interim: Callable[[], RenderPlan | None] | None = None,
     ) -> Answer:
         """
@@ -129,7 +129,8 @@ class Delivery:
             plan: what to make of it; None for the original itself.
             begin: starts the answer; nothing may be awaited in it before the first byte is written. It raises
                 FileNotFoundError where the variant's file is gone.
-            client_has: gives the tag of the client's copy where that is current, by entity tag and modification date.
+            client_has: gives the tag of the client's copy where that is current, by entity tag and modification date;
+                None for a client that names no copy.
             interim: gives the plan to answer with at once where this one is missing and slow to make; this one is
                 then made behind the answer.
 
@@ -144,7 +145,7 @@ class Delivery:
         key: str,
         plan: RenderPlan | None,
         begin: Callable[[Delivered], Awaitable[Answer]],
-        client_has: ClientHas,
+        client_has: ClientHas | None,
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Answer:
         for _ in range(2):
@@ -185,7 +186,7 @@ class Delivery:
         self,
         key: str,
         plan: RenderPlan | None,
-        client_has: ClientHas,
+        client_has: ClientHas | None,
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
         """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
@@ -198,7 +199,7 @@ class Delivery:
         self,
         key: str,
         plan: RenderPlan | None,
-        client_has: ClientHas,
+        client_has: ClientHas | None,
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
         original = await self._originals.current(key)
@@ -207,9 +208,10 @@ class Delivery:
         sources = await self._with_mark(original, plan)
         source = sources.provenance
         plan_digest = plan.digest if plan is not None else ORIGINAL_PLAN
-        known_tag = client_has(etag_of(source.digest, plan_digest), original.facts.last_modified)
-        if known_tag is not None:
-            return replace(self._delivered(known_tag, original, None, Tier.MEMORY), also=source.also)
+        if client_has is not None:
+            known_tag = client_has(etag_of(source.digest, plan_digest), original.facts.last_modified)
+            if known_tag is not None:
+                return replace(self._delivered(known_tag, original, None, Tier.MEMORY), also=source.also)
         if plan is None:
             return await self._pass(original)
         variant = self._cache.find_in_memory(source, plan_digest)
