@@ -8,7 +8,6 @@ their bytes in their sockets. Each still goes its own way afterwards, finds its 
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -127,8 +126,7 @@ class Waiters:
 
     def unanswered(self, name: tuple[str, AcceptClass]) -> list[Waiter]:
         """Who waits under this name and has no answer yet, the first of them; the next turn is for the rest."""
-        waiting = (waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None)
-        return list(islice(waiting, TOGETHER_MAX))
+        return [waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None][:TOGETHER_MAX]
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
