@@ -249,13 +249,42 @@ async def test_interim_answers_are_skipped(tmp_path: Path) -> None:
     assert (image.size_bytes, (tmp_path / "out").read_bytes()) == (5, b"hello")
 
 
-@pytest.mark.parametrize("length", ["five", "-5", "5, 7"])
+@pytest.mark.parametrize("length", ["five", "-5", "+5", "0_5", "5, 7", "5\r\ncontent-length: 7"])
 async def test_a_length_that_is_none(tmp_path: Path, length: str) -> None:
     """A body whose length cannot be known is not taken for whole."""
     lying = says(f"200 OK\r\ncontent-length: {length}", b"hello", is_last=True)
     async with origin(lying) as server, client_of(server, max_attempts=1) as client:
         with pytest.raises(errors.OriginUnavailable):
             await client.serve_image("a.jpg", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["no-colon", ": no name", " folds: nothing", "x: y\r\n" * 101 + "z: y", "long: " + "y" * 66_000, "breaks"],
+    ids=["no colon", "no name", "nothing to fold", "too many", "too long", "breaks off"],
+)
+async def test_a_head_that_is_none(tmp_path: Path, lines: str) -> None:
+    """What stands in a head and is no header field may hide one that matters: such an answer is none."""
+    head = f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode()
+
+    async def odd(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head[:-2] if lines == "breaks" else head + b"content-length: 5\r\n\r\nhello")
+        await writer.drain()
+        raise ConnectionAbortedError
+
+    async with origin(odd) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+async def test_header_names_are_read_in_any_case_and_spacing(tmp_path: Path) -> None:
+    """`ETAG`, a space before the colon, none after it, bare line feeds: it is the same field."""
+    odd = says('200 OK\nETAG:"e"\nContent-Length :5\nContent-Type:   image/jpeg  ', b"hello")
+    async with origin(odd) as server, client_of(server, max_attempts=1) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert (image.etag, image.content_type, image.size_bytes) == ('"e"', "image/jpeg", 5)
 
 
 async def test_headers_are_one_line_each_way(tmp_path: Path) -> None:

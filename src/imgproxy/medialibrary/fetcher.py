@@ -280,7 +280,7 @@ def _error(answer: Answer, order: Order, view: memoryview) -> MediaLibraryError:
 
 
 def _text(answer: Answer, name: str) -> str | None:
-    """A header in one line: http.client leaves the breaks of folded ones in (RFC 9112 section 5.2)."""
+    """A header that can be sent back: with no carriage return in it (RFC 9112 section 2.2)."""
     value = answer.headers.get(name)
     return None if value is None else " ".join(value.split())
 

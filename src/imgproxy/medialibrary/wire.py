@@ -18,9 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from imgproxy.medialibrary.fields import read_fields
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
+
+    from imgproxy.medialibrary.fields import Fields
 
 KEEPALIVE_EXPIRY_S: Final = 4.0  # below the 5 s of Node's servers, whose close would race with our next request
 # Received, hashed and written at once, if so much is there. For 6.5 MB 9 ms of CPU; pieces of 120 kB, which stay in the
@@ -102,17 +106,24 @@ class Answer(http.client.HTTPResponse):
         # Set where the body ended as it should: only then may the connection be used again.
         self.is_whole = False
 
-    def _read_status(self) -> tuple[str, int, str]:
-        version, status, reason = super()._read_status()  # type: ignore[misc] # not in typeshed
-        is_interim = 100 < status < 200 and status != http.HTTPStatus.SWITCHING_PROTOCOLS
-        return version, http.HTTPStatus.CONTINUE if is_interim else status, reason
-
     def begin(self) -> None:
-        """Read the head, as http.client does."""
-        super().begin()
-        lengths = set(self.headers.get_all("content-length", ()))
-        if not self.chunked and (len(lengths) > 1 or (lengths and self.length is None)):
-            raise http.client.HTTPException("a Content-Length that is none")
+        """Read the head. What http.client makes of it is the same but for its fields, see `fields`."""
+        version, status, self.reason = self._read_status()  # type: ignore[attr-defined] # not in typeshed
+        while 100 <= status < 200 and status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            read_fields(self.fp)
+            version, status, self.reason = self._read_status()  # type: ignore[attr-defined]
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise http.client.UnknownProtocol(version)
+        self.code = self.status = status
+        self.version = 10 if version in {"HTTP/1.0", "HTTP/0.9"} else 11
+        fields = read_fields(self.fp)
+        self.headers = self.msg = fields  # type: ignore[assignment] # of its methods only `get` is called
+        self.chunked = (fields.get("transfer-encoding") or "").lower() == "chunked"
+        self.chunk_left = None
+        self.length = None if self.chunked else _announced_bytes(fields)
+        if status in {http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS}:
+            self.length = 0
+        self.will_close = self._check_close() or (self.length is None and not self.chunked)  # type: ignore[attr-defined]
 
     def receive(self, into: memoryview) -> int:
         """
@@ -166,6 +177,16 @@ class Answer(http.client.HTTPResponse):
                 self._wire.settimeout(timeout_s)
         except (OSError, ValueError):
             return False  # nothing yet, or a TLS record that is not whole
+
+
+def _announced_bytes(fields: Fields) -> int | None:
+    lengths = set(fields.get_all("content-length"))
+    if not lengths:
+        return None
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit()):
+        raise http.client.HTTPException("a Content-Length that is none")
+    return int(length)
 
 
 @dataclass(frozen=True, slots=True)
