@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -42,7 +42,6 @@ from imgproxy.render.sniff import HEAD_BYTES, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
 
     from imgproxy.cache.cache import Cache
     from imgproxy.config import FreshnessSettings, LimitsSettings
@@ -352,7 +351,7 @@ class Originals:
         except CacheUnavailable as exc:
             log.warning("no file can be made for %s; the origin is asked all the same: %s", hashed, exc.__cause__)
             self._cache.make_room(exc)
-            return store.key_dir(hashed) / f"t-{store.run_id}-{secrets.token_hex(4)}"
+            return Path(store.temp_name(hashed))
 
     async def _ask(self, key: str, temp: Path, known: OriginalFacts | None) -> ServedImage:
         validators = Validators(known.etag, known.last_modified) if known is not None else None

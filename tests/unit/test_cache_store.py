@@ -367,3 +367,20 @@ def test_a_file_in_its_place_is_no_longer_being_written(store: CacheStore) -> No
     assert store.is_being_written(HASHED)
     store.discard(second)
     assert not store.is_being_written(HASHED)
+
+
+def test_a_file_that_cannot_be_made_is_not_being_written(store: CacheStore) -> None:
+    """What the disk refused keeps no directory from being tidied away later."""
+    (store.keys_dir / HASHED[:2]).write_bytes(b"in the way")
+    with pytest.raises(CacheUnavailable):
+        store.temp_path(HASHED)
+    assert not store.is_being_written(HASHED)
+
+
+def test_what_has_its_place_is_not_discarded(store: CacheStore) -> None:
+    """Whoever discards a file in the end, come what may, takes away no file that others put there since."""
+    temp = store.temp_path(HASHED)
+    store.commit_original(temp, original_facts(b""))
+    temp.write_bytes(b"somebody else's")
+    store.discard(temp)
+    assert temp.exists()

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.framed import digest_of, read_frame, trailer, write_all
 from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
+from imgproxy.cache.new_file import open_new_file
 from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
 from imgproxy.errors import CacheUnavailable
 
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 # Facts kept in memory: about 700 bytes each, so that a disk hit reads one file and not two.
 FACTS_IN_MEMORY = 50_000
+_NO_BODY: Final = digest_of(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +137,19 @@ class CacheStore:
         Raises:
             CacheUnavailable: the directory or the file cannot be made.
         """
-        temp, descriptor = self._new_file(hashed)
+        temp, descriptor = self._new_file(hashed, has_directory=hashed in self._facts)
         os.close(descriptor)
         return Path(temp)
 
-    def _new_file(self, hashed: str) -> tuple[str, int]:
+    def _new_file(self, hashed: str, *, has_directory: bool) -> tuple[str, int]:
         """As `temp_path`, with a descriptor to write to."""
         path = self.temp_name(hashed)
-        with _as_cache_unavailable:
-            for is_last in (False, False, True):
-                try:
-                    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                except FileNotFoundError:
-                    if is_last:
-                        raise  # an eviction may take the empty directory away once, hardly twice
-                    self.key_dir(hashed).mkdir(parents=True, exist_ok=True)
-                else:
-                    break
-        return path, descriptor
+        try:
+            with _as_cache_unavailable:
+                return path, open_new_file(path, has_directory=has_directory)
+        except BaseException:
+            self.discard(path)
+            raise
 
     def is_being_written(self, hashed: str) -> bool:
         """Whether this run is writing a file in the key's directory."""
@@ -198,11 +195,11 @@ class CacheStore:
             CacheUnavailable: the disk refuses.
         """
         hashed = key_hash(facts.key)
-        temp, descriptor = self._new_file(hashed)
+        temp, descriptor = self._new_file(hashed, has_directory=True)
         try:
             with _as_cache_unavailable:
                 try:
-                    write_all(descriptor, trailer(facts, body_bytes=0, body_digest=digest_of(b"")))
+                    write_all(descriptor, trailer(facts, body_bytes=0, body_digest=_NO_BODY))
                 finally:
                     os.close(descriptor)
                 self._put_in_place(hashed, temp, "facts")
@@ -418,9 +415,16 @@ class CacheStore:
         return Detached(hashed, target, variants, size_bytes) if is_known else Detached(hashed, target)
 
     def discard(self, temp: StrPath) -> None:
-        """Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone."""
+        """
+        Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone.
+
+        One that was put in place is no temporary file any more: nothing is done.
+        """
         directory = os.path.dirname(temp)
-        is_last = self._is_written(os.path.basename(directory), temp)
+        hashed = os.path.basename(directory)
+        if os.fspath(temp) not in self._being_written.get(hashed, ()):
+            return
+        is_last = self._is_written(hashed, temp)
         with suppress(OSError):
             os.unlink(temp)
         if is_last:
