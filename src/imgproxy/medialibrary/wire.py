@@ -105,6 +105,7 @@ class Answer(http.client.HTTPResponse):
         self._wire = sock
         # Set where the body ended as it should: only then may the connection be used again.
         self.is_whole = False
+        self._is_begin = True
 
     def begin(self) -> None:
         """Read the head. What http.client makes of it is the same but for its fields, see `fields`."""
@@ -156,7 +157,7 @@ class Answer(http.client.HTTPResponse):
             return self.readinto(into)
         if self.length is None:  # as long as the connection lasts
             return self.fp.readinto1(into)
-        count = self.fp.readinto1(into[: self.length]) if self.length else 0
+        count = self._received_of(into[: self.length]) if self.length else 0
         if self.length and not count:
             raise http.client.IncompleteRead(b"", self.length)
         self.length -= count
@@ -164,6 +165,15 @@ class Answer(http.client.HTTPResponse):
             if self._is_more_there():
                 raise http.client.HTTPException("more than the announced length came")
             self.close()
+        return count
+
+    def _received_of(self, into: memoryview) -> int:
+        """Take a part of an announced body; what came with the head is the begin of the next piece."""
+        count = self.fp.readinto1(into)
+        if self._is_begin:
+            self._is_begin = False
+            if 0 < count < len(into):
+                count += self.fp.readinto1(into[count:])
         return count
 
     def _is_more_there(self) -> bool:
