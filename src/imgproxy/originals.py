@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -38,7 +36,7 @@ from imgproxy.flights import Flights
 from imgproxy.freshness import Freshness, judge
 from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
-from imgproxy.render.sniff import HEAD_BYTES, sniff
+from imgproxy.render.sniff import sniff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -109,7 +107,7 @@ class Origin(Protocol):
     """Where originals come from: a MediaLibraryClient."""
 
     async def serve_image(
-        self, key: str, destination: Path, *, validators: Validators | None = None, max_bytes: int | None = None
+        self, key: str, destination: str, *, validators: Validators | None = None, max_bytes: int | None = None
     ) -> ServedImage:
         """Stream the image to `destination`."""
 
@@ -338,7 +336,7 @@ class Originals:
         self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
         return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)
 
-    def _destination(self, hashed: str) -> Path:
+    def _destination(self, hashed: str) -> str:
         """
         Where an image of this key may be written to.
 
@@ -351,9 +349,9 @@ class Originals:
         except CacheUnavailable as exc:
             log.warning("no file can be made for %s; the origin is asked all the same: %s", hashed, exc.__cause__)
             self._cache.make_room(exc)
-            return Path(store.temp_name(hashed))
+            return store.temp_name(hashed)
 
-    async def _ask(self, key: str, temp: Path, known: OriginalFacts | None) -> ServedImage:
+    async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:
         validators = Validators(known.etag, known.last_modified) if known is not None else None
         try:
             served = await self._origin.serve_image(
@@ -383,7 +381,7 @@ class Originals:
         return error
 
     async def _accept(
-        self, served: ServedImage, key: str, temp: Path, known: OriginalFacts | None, asked: Asked
+        self, served: ServedImage, key: str, temp: str, known: OriginalFacts | None, asked: Asked
     ) -> OriginalFacts:
         """Turn the origin's answer into facts and keep them, or throw it away where a purge overtook it."""
         journal_id = self._cache.epochs.journal_id
@@ -395,7 +393,7 @@ class Originals:
                 self._metrics.overtaken.labels(point="revalidation").inc()
                 raise Overtaken
             return facts
-        kind = sniff(_head_of(temp))
+        kind = sniff(served.head)
         before = self._cache.facts(key_hash(key))
         if kind is None:
             if before is not None and self._cache.is_proved(before):
@@ -434,12 +432,3 @@ class Originals:
         if self._cache.epochs.holds(hashed, began_seq):
             now_s = time.monotonic()
             self._negatives[hashed] = Negative(error.again(), now_s, now_s + self._freshness.negative_ttl_s)
-
-
-def _head_of(path: Path) -> bytes:
-    """The first bytes of a file that was written just now."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(descriptor, HEAD_BYTES, 0)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,8 @@ import pytest
 
 from imgproxy.digest import digest_of
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors, wire
+from imgproxy.medialibrary.models import HEAD_BYTES
+from imgproxy.render import sniff
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 
 if TYPE_CHECKING:
@@ -345,3 +347,21 @@ async def test_what_a_file_held_before_is_not_in_it_afterwards(tmp_path: Path, b
 
     assert path.stat().st_size == image.size_bytes
     assert not path.read_bytes().startswith(b"x")
+
+
+async def test_the_head_of_an_image_comes_with_it(tmp_path: Path) -> None:
+    """Its first bytes are told, in however small pieces they came, and enough of them to know any kind of picture."""
+    body = bytes(range(256)) * 32
+
+    async def drips(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for start in range(0, len(body), 1000):
+            writer.write(body[start : start + 1000])
+            await writer.drain()
+        raise ConnectionAbortedError
+
+    async with origin(drips) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert (image.head, image.size_bytes) == (body[:HEAD_BYTES], len(body))
+    assert HEAD_BYTES >= sniff.HEAD_BYTES

@@ -23,7 +23,7 @@ from imgproxy.config import CacheSettings, FreshnessSettings, LimitsSettings
 from imgproxy.delivery import Delivered, Delivery
 from imgproxy.errors import ImgproxyError
 from imgproxy.medialibrary.errors import Forbidden, NotFound, OriginUnavailable
-from imgproxy.medialibrary.models import ServedImage
+from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.origin_health import OriginHealth
 from imgproxy.originals import Originals
@@ -128,7 +128,7 @@ class FakeOrigin:
         self.is_down = False
 
     async def serve_image(
-        self, key: str, destination: Path, *, validators: Validators | None = None, max_bytes: int | None = None
+        self, key: str, destination: str, *, validators: Validators | None = None, max_bytes: int | None = None
     ) -> ServedImage:
         """Decide, then be held, then hand out: what is handed out is the picture of the moment it was asked for."""
         del max_bytes
@@ -147,9 +147,9 @@ class FakeOrigin:
         if is_known:
             return ServedImage(False, "image/jpeg", etag, None, 0, None)
         data = picture(key, version)
-        destination.write_bytes(data)
+        Path(destination).write_bytes(data)
         self._witness.fetched_at[key, version] = max(asked_at, self._witness.fetched_at[key, version])
-        return ServedImage(True, "image/jpeg", etag, None, len(data), digest_of(data))
+        return ServedImage(True, "image/jpeg", etag, None, len(data), digest_of(data), data[:HEAD_BYTES])
 
 
 class FakePool:

@@ -48,7 +48,7 @@ async def settled(cache: Cache) -> None:
 def commit(cache: Cache, data: bytes = b"o", key: str = KEY, seq: int | None = None) -> OriginalFacts | None:
     facts = original_facts(data, key, cache.epochs.seq if seq is None else seq)
     facts = replace(facts, journal_id=cache.epochs.journal_id)
-    temp = cache.store.temp_path(key_hash(key))
+    temp = Path(cache.store.temp_path(key_hash(key)))
     temp.write_bytes(data)
     return facts if cache.commit_original(temp, facts) else None
 
@@ -57,7 +57,7 @@ def commit_variant(
     cache: Cache, body: bytes, *, seq: int, plan: str = PLAN, also: tuple[tuple[str, int], ...] = ()
 ) -> str | None:
     facts = VariantFacts(KEY, plan, digest(b"o"), "image/webp", len(body), digest(body), 1, 1)
-    temp = cache.store.temp_path(HASHED)
+    temp = Path(cache.store.temp_path(HASHED))
     temp.write_bytes(body)
     cache.store.seal_variant(temp, facts)
     return cache.commit_variant(temp, facts, seq=seq, also=also)

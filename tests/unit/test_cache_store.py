@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> CacheStore:
 
 def put_original(store: CacheStore, data: bytes = b"original") -> OriginalFacts:
     facts = original_facts(data)
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     temp.write_bytes(data)
     store.commit_original(temp, facts)
     return facts
@@ -52,7 +52,7 @@ def put_original(store: CacheStore, data: bytes = b"original") -> OriginalFacts:
 
 def put_variant(store: CacheStore, body: bytes = b"variant", plan: str = PLAN) -> VariantFacts:
     facts = variant_facts(body, plan=plan)
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     temp.write_bytes(body)
     store.seal_variant(temp, facts)
     store.commit_variant(temp, facts)
@@ -167,7 +167,7 @@ def test_detaching_takes_the_directory_out_of_reach_at_once(store: CacheStore) -
 def test_a_commit_into_a_detached_directory_fails(store: CacheStore) -> None:
     """A temporary file that a purge took away cannot be committed."""
     put_original(store)
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"variant")
     store.detach(HASHED)
 
@@ -223,7 +223,7 @@ def test_the_scan_passes_over_what_is_in_the_wrong_place(store: CacheStore) -> N
 
 def test_the_scan_leaves_this_runs_temporary_files(store: CacheStore) -> None:
     """A file being written now is no orphan, nor is its directory."""
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"half")
 
     found = scan(store.keys_dir, SHARD, store.run_id)
@@ -243,7 +243,7 @@ def test_deleting_the_last_file_of_a_key_takes_its_facts_along(store: CacheStore
 
 def test_discarding_leaves_no_empty_directory(store: CacheStore) -> None:
     """A key that the origin refuses leaves nothing on disk."""
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"")
 
     store.discard(temp)
@@ -336,7 +336,7 @@ def test_ledger_names_can_be_taken_apart() -> None:
 def test_sealing_gives_the_body_that_was_rendered(store: CacheStore) -> None:
     """A body that is to be kept in memory comes with the seal, whole and without the record behind it."""
     put_original(store)
-    facts, temp = variant_facts(b"variant"), store.temp_path(HASHED)
+    facts, temp = variant_facts(b"variant"), Path(store.temp_path(HASHED))
     temp.write_bytes(b"variant")
 
     body = store.seal_variant(temp, facts, with_body=True)
@@ -349,7 +349,7 @@ def test_sealing_gives_the_body_that_was_rendered(store: CacheStore) -> None:
 def test_a_rendered_file_that_is_too_short_is_refused(store: CacheStore) -> None:
     """A file that does not hold what was said of it is never answered with."""
     put_original(store)
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"vari")
 
     with pytest.raises(CacheUnavailable):
@@ -379,7 +379,7 @@ def test_a_file_that_cannot_be_made_is_not_being_written(store: CacheStore) -> N
 
 def test_what_has_its_place_is_not_discarded(store: CacheStore) -> None:
     """Whoever discards a file in the end, come what may, takes away no file that others put there since."""
-    temp = store.temp_path(HASHED)
+    temp = Path(store.temp_path(HASHED))
     store.commit_original(temp, original_facts(b""))
     temp.write_bytes(b"somebody else's")
     store.discard(temp)

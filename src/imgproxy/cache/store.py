@@ -130,7 +130,7 @@ class CacheStore:
         self._being_written[hashed].add(path)
         return path
 
-    def temp_path(self, hashed: str) -> Path:
+    def temp_path(self, hashed: str) -> str:
         """
         A new, empty file to be written in the key's directory, which is made where missing. `discard` it in the end.
 
@@ -139,7 +139,7 @@ class CacheStore:
         """
         temp, descriptor = self._new_file(hashed, has_directory=hashed in self._facts)
         os.close(descriptor)
-        return Path(temp)
+        return temp
 
     def _new_file(self, hashed: str, *, has_directory: bool) -> tuple[str, int]:
         """As `temp_path`, with a descriptor to write to."""

@@ -39,11 +39,11 @@ from imgproxy.medialibrary.transport import Call, Transport, system_trust
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterable, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     import httpx
 
+    from imgproxy.medialibrary.fetcher import StrPath
     from imgproxy.medialibrary.tokens import TokenSource
 
 JSON_MAX_BYTES = 32 * 1024 * 1024
@@ -222,7 +222,7 @@ class MediaLibraryClient:
     async def serve_image(
         self,
         key: str,
-        destination: Path,
+        destination: StrPath,
         *,
         validators: Validators | None = None,
         max_bytes: int | None = None,

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urljoin
 
 import urllib3
@@ -24,14 +24,13 @@ from urllib3.util import parse_url
 from imgproxy.digest import ContentHasher
 from imgproxy.medialibrary.answers import TRANSIENT_STATUSES, error_for, retry_after_s
 from imgproxy.medialibrary.errors import OriginUnavailable, TooLarge, UnexpectedAnswer
-from imgproxy.medialibrary.models import ServedImage
+from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.medialibrary.wire import READ_BYTES, Connections, Lifeline, Server, WireError
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
-    from pathlib import Path
 
     from imgproxy.medialibrary.errors import MediaLibraryError
     from imgproxy.medialibrary.wire import Answer
@@ -45,6 +44,7 @@ CLOSE_WAIT_S: Final = 1.0
 # Behind the event loop, which hands a fetch on in less time than it takes, and before the render processes.
 NICENESS: Final = 5
 _HEADERS: Final = {"user-agent": "imgproxy", "accept": "*/*", "accept-encoding": "identity"}
+StrPath: TypeAlias = "str | os.PathLike[str]"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -57,7 +57,7 @@ class Order:
     headers: Mapping[str, str]
     accepted: frozenset[int]
     tokens: tuple[str | None, ...]
-    destination: Path
+    destination: StrPath
     max_bytes: int | None
     api_version: str
 
@@ -124,7 +124,7 @@ class ImageFetcher:
         except asyncio.CancelledError:
             lifeline.cut()
             if lifeline.has_file:
-                order.destination.unlink(missing_ok=True)
+                _remove(order.destination)
             raise
 
     async def aclose(self) -> None:
@@ -204,9 +204,9 @@ def _place(url: str, *, seen_from: str = "", where: str) -> _Place:
 def _image(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview) -> ServedImage:
     """Every byte of the body counted, hashed and written, or an error; never a file that only looks whole."""
     is_modified = answer.status != 304
-    size_bytes, digest = 0, None
+    size_bytes, digest, head = 0, None, b""
     if is_modified:
-        size_bytes, digest = _written(answer, order, lifeline, view)
+        size_bytes, digest, head = _written(answer, order, lifeline, view)
     else:
         answer.read()
     return ServedImage(
@@ -216,11 +216,12 @@ def _image(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview) -
         last_modified=_text(answer, "last-modified"),
         size_bytes=size_bytes,
         digest=digest,
+        head=head,
     )
 
 
-def _written(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview) -> tuple[int, str]:
-    """Size and digest of the body, which now lies in the order's file."""
+def _written(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview) -> tuple[int, str, bytes]:
+    """Size, digest and head of the body, which now lies in the order's file."""
     announced = answer.length
     if order.max_bytes is not None and announced is not None and announced > order.max_bytes:
         raise TooLarge(limit_bytes=order.max_bytes, size_bytes=announced, where=order.where)
@@ -236,21 +237,28 @@ def _written(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview)
         finally:
             os.close(descriptor)
     except BaseException:
-        order.destination.unlink(missing_ok=True)
+        _remove(order.destination)
         raise
 
 
-def _copied(answer: Answer, descriptor: int, order: Order, view: memoryview) -> tuple[int, str]:
-    size_bytes, hasher = 0, ContentHasher()
+def _copied(answer: Answer, descriptor: int, order: Order, view: memoryview) -> tuple[int, str, bytes]:
+    size_bytes, hasher, head = 0, ContentHasher(), b""
     for piece in _pieces(answer, order, view):
         size_bytes += len(piece)
         if order.max_bytes is not None and size_bytes > order.max_bytes:
             raise TooLarge(limit_bytes=order.max_bytes, where=order.where)
+        if len(head) < HEAD_BYTES:
+            head += piece[: HEAD_BYTES - len(head)]
         hasher.update(piece)
         written = os.write(descriptor, piece)
         while written < len(piece):  # a disk that has room for a part takes that, and refuses the rest
             written += os.write(descriptor, piece[written:])
-    return size_bytes, hasher.hexdigest()
+    return size_bytes, hasher.hexdigest(), head
+
+
+def _remove(path: StrPath) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _pieces(answer: Answer, order: Order, view: memoryview) -> Iterator[memoryview | bytes]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from imgproxy.medialibrary.moments import iso_ms
+
+# What comes of an image is handed out besides going to the file: enough to tell what kind of picture it is.
+HEAD_BYTES: Final = 4096
 
 Moment = Annotated[datetime, PlainSerializer(iso_ms, when_used="json")]
 
@@ -125,7 +128,8 @@ class ServedImage:
     The outcome of serve-image.
 
     Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0
-    and `digest` None. Otherwise `digest` is that of the bytes as they were written (`imgproxy.digest`).
+    and `digest` None. Otherwise `digest` is that of the bytes as they were written (`imgproxy.digest`), and `head` the
+    first of them, up to HEAD_BYTES: what tells their kind need not be read from the file again.
     """
 
     is_modified: bool
@@ -134,3 +138,4 @@ class ServedImage:
     last_modified: str | None
     size_bytes: int
     digest: str | None
+    head: bytes = b""
