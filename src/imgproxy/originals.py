@@ -149,6 +149,7 @@ class Originals:
         self._freshness = freshness
         self._limits = limits
         self._metrics = metrics
+        self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
         self._barriers = barriers
         self._fetches: Flights[Original] = Flights()
         # So many fetches at a time keep origin and loop busy; more of them would only slow each other down.
@@ -333,7 +334,7 @@ class Originals:
         self._unproved.pop(hashed, None)
         fetch_s = time.monotonic() - started_s
         self._fetch_s += (fetch_s - self._fetch_s) * (LEARN_SLOWER if fetch_s > self._fetch_s else LEARN_QUICKER)
-        self._metrics.stage_duration_s.labels(stage="fetch").observe(fetch_s)
+        self._fetch_duration_s.observe(fetch_s)
         return Original(facts, hashed, State.FETCHED if served.is_modified else State.REVALIDATED, fetch_s)
 
     def _destination(self, hashed: str) -> str:
