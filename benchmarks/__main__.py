@@ -60,17 +60,13 @@ def main() -> int:
             memory_renders=options.renders or (1_000 if options.quick else 20_000),
             peers=dict(peer.split("=", 1) for peer in options.peer),
         )
-        about = machine.describe()
-        if not options.quick:
-            about["page_cache"] = machine.fill_page_cache(folder)
-            bench.say(about["page_cache"])
         rows = [_measure(bench, row) for row in ROWS if row.name in wanted]
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     out = options.out or (RESULTS / "quick" if options.quick else RESULTS)
     day = dt.datetime.now(tz=dt.UTC).strftime("%Y-%m-%d")
-    table = report.write(out, day, about, [row for row, _ in rows])
+    table = report.write(out, day, machine.describe(), [row for row, _ in rows])
     missed = [f"{result.name}: {goal}" for _, result in rows for goal in result.goals if not goal.is_met]
     print(f"\n{table}")
     for line in missed:

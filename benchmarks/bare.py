@@ -1,10 +1,11 @@
 """
 The bare loop: the libvips calls of a render and nothing around them, as the measure of what a render may cost.
 
-A worker reads lines `photo width format quality count` and answers each with `seconds CPU-seconds`. It runs at the
-priority of the product's render processes, with its operation cache off as there. The calls come from the product's
-own tables (shrink on load, colour, encoder settings), so the loop follows when they change; `renders` checks that both
-make the same picture.
+A worker reads lines `photo width format quality count [folder]` and answers each with `seconds CPU-seconds`. With a
+folder it writes the photo's bytes to a new file there before each render, as whoever fetches an original must, and
+renders from that. It runs at the priority of the product's render processes, with its operation cache off as there. The
+calls come from the product's own tables (shrink on load, colour, encoder settings), so the loop follows when they
+change; `renders` checks that both make the same picture.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
@@ -74,13 +75,19 @@ class Workers:
         """The process ids of the loops."""
         return [process.pid for process in self._processes]
 
-    def run(self, photo: Path, width_px: int, form: str, quality: int, count: int) -> tuple[float, float]:
-        """Make `count` renders, shared out evenly; seconds it took, and CPU seconds a render."""
+    def run(  # noqa: PLR0917 - a line of the loop's
+        self, photo: Path, width_px: int, form: str, quality: int, count: int, folder: Path | None = None
+    ) -> tuple[float, float]:
+        """
+        Make `count` renders, shared out evenly; seconds it took, and CPU seconds a render.
+
+        With a `folder` each is of a new file there, which stays: were it removed, its memory would serve for the next.
+        """
         each = max(1, round(count / self.count))
         started_at = time.monotonic()
         for process in self._processes:
             assert process.stdin is not None
-            print(f"{photo} {width_px} {form} {quality} {each}", file=process.stdin, flush=True)
+            print(f"{photo} {width_px} {form} {quality} {each} {folder or ''}", file=process.stdin, flush=True)
         used_s = 0.0
         for process in self._processes:
             assert process.stdout is not None
@@ -94,10 +101,16 @@ def main(lines: Sequence[str]) -> None:
 
     os.nice(10)
     vips.prepare()
+    written = 0
     for line in lines:
-        photo, width_px, form, quality, count = line.split()
+        photo, width_px, form, quality, count, *folder = line.split()
+        data = Path(photo).read_bytes()
         started_at, used_s = time.monotonic(), time.process_time()
         for _ in range(int(count)):
+            if folder:
+                written += 1
+                photo = f"{folder[0]}/{os.getpid()}-{written}"
+                Path(photo).write_bytes(data)
             render(photo, int(width_px), form, int(quality))
         print(time.monotonic() - started_at, time.process_time() - used_s, flush=True)
 

@@ -85,12 +85,16 @@ class Race:
         took_s, _ = self.workers.run(path, WIDTH_PX, form, QUALITY, 2 * self.workers.count)
         seconds = 1.2 if self.bench.is_quick else 2.5
         count = max(2, round(seconds / (took_s / (2 * self.workers.count)) / self.workers.count)) * self.workers.count
-        bare_rates, rates, bare_cpu_ms, cpu_ms = [], [], [], []
+        bare_rates, rates, bare_cpu_ms, cpu_ms, writing_cpu_ms = [], [], [], [], []
+        folder = self.bench.new_folder("written")
+        folder.mkdir()
         for number in range(self.bench.rounds + 1):
             urls = [f"{self.product.url}/{next(self.several)}" for _ in range(count)]
             if not self.is_cold:
                 fetch_all(urls, connections=4)
             took_s, used_s = self.workers.run(path, WIDTH_PX, form, QUALITY, count)
+            if self.is_cold and number:
+                writing_cpu_ms.append(self.workers.run(path, WIDTH_PX, form, QUALITY, count, folder)[1] * 1e3)
             ours_s, ours_used_s = _render_all(
                 self.product, [f"{url}?{query(form)}" for url in urls], 2 * self.workers.count
             )
@@ -110,6 +114,10 @@ class Race:
         ):
             ratio = result.figure(f"{name}: imgproxy / bare loop, {how}", "x", ratios)
             result.at_least(ratio.name, ratio.spread.median, bound)
+        if self.is_cold:
+            writing = "bare loop that writes the original first"
+            result.figure(f"{name}: {writing}, CPU", "ms", writing_cpu_ms)
+            result.figure(f"{name}: imgproxy / {writing}, by CPU", "x", paired_ratios(writing_cpu_ms, cpu_ms))
 
 
 def _render_all(product: Product, urls: list[str], connections: int) -> tuple[float, float]:

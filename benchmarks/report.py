@@ -46,7 +46,6 @@ def _table(day: str, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
             f"{met} of {len(goals)} goals met. {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
             f"Python {machine['python']}, {versions}, {machine['nginx']}, {machine['wrk']}, node {machine['node']}."
         ),
-        *(("", machine["page_cache"]) if "page_cache" in machine else ()),
         "",
         f"![goals]({day}-goals.svg)",
         "",
