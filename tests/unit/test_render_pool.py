@@ -228,13 +228,13 @@ async def test_a_new_front_page_is_no_overload() -> None:
 
 
 async def test_an_overloaded_pool_takes_what_keeps_it_busy(photo: Path) -> None:
-    """A picture at work in each process, and one more when half of that is done; where fetches are slow, more."""
+    """A picture at work in each process, and more as those come to their end; where fetches are slow, more."""
     async with pool_of(processes=2) as pool:
         assert pool.sheds(1000)  # from now on the queue stands
         for fetch_s, enough in ((0.0, 4), (10.0, 4 + 64)):
             assert pool.enough(fetch_s) == enough
-            assert not pool.sheds(enough - 2, fetch_s)
-            assert pool.sheds(enough - 1, fetch_s)
+            assert not pool.sheds(enough - 3, fetch_s)
+            assert pool.sheds(enough - 2, fetch_s)
         pool._costs.mean_job_s = 0.01
         running = [asyncio.create_task(pool.render(job(photo, LONG, name=name))) for name in "ab"]
         await until(lambda pool: pool.busy == 2, pool)

@@ -115,14 +115,16 @@ def test_slow_jobs_may_queue_all_the_same() -> None:
         assert pressure.admits(LONG_JOBS * 3.0, 10.0 + second, patience_s=60.0, job_s=3.0)
 
 
-def test_half_a_job_done_is_half_a_job_less_to_wait_for() -> None:
-    """Where the queue stands, who comes after one more than is being made gets in as those are half done, not before."""
+def test_what_is_done_of_a_job_is_not_waited_for() -> None:
+    """Where the queue stands, who comes after those that are being made gets in as they come to their end, not before."""
     costs = CostModel()
     admission = Admission(RenderSettings(), costs, size=2)
     assert not admission.admits(1000, 0.0, 10.0)
     job_s = costs.mean_job_s
 
-    assert admission.admits(2, 0.0, 10.0, [10.0, 10.0])
-    assert not admission.admits(3, 0.0, 10.0, [10.0 - 0.4 * job_s, 10.0 - 0.4 * job_s])
-    assert admission.admits(3, 0.0, 10.0, [10.0 - 0.1 * job_s, 10.0 - 0.95 * job_s])
-    assert not admission.admits(4, 0.0, 10.0, [10.0 - 0.4 * job_s, 10.0 - 5.0 * job_s])
+    assert admission.admits(1, 0.0, 10.0, [10.0])
+    assert not admission.admits(2, 0.0, 10.0, [10.0, 10.0])
+    assert admission.admits(2, 0.0, 10.0, [10.0 - 0.1 * job_s, 10.0 - 0.5 * job_s])
+    assert not admission.admits(3, 0.0, 10.0, [10.0 - 0.6 * job_s, 10.0 - 0.6 * job_s])
+    assert admission.admits(3, 0.0, 10.0, [10.0 - 0.6 * job_s, 10.0 - 0.95 * job_s])
+    assert not admission.admits(4, 0.0, 10.0, [10.0 - 0.9 * job_s, 10.0 - 5.0 * job_s])
