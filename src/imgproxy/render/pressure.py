@@ -24,9 +24,9 @@ BURST_S: Final = 1.0
 # Nor does any such page bring more pictures than this at once, where that many make a long queue. At ten times what can
 # be made they are here before the sixth is done: so few are accepted after a wait that a standing queue never has.
 BURST_JOBS: Final = 48
-# Where it stands, one more comes in when it would wait for a third of a job: so what is accepted takes less than twice as
-# long as alone (p99 1.7-1.8 times; 1.7-2.0 with half a job, 2.2-2.7 with a whole one), and no process is without work for
-# longer than with a whole one. A fetch takes less than that.
+# Where it stands, one more comes in when it would wait for a third of a job: so what is accepted takes less than twice
+# as long as alone (p99 1.7-1.8 times; 1.7-2.0 with half a job, 2.2-2.7 with a whole one), and processes have as little
+# to wait for as with a whole one, as a fetch takes less than that.
 SHORT_JOBS: Final = 0.3
 # Who came in before that, and has waited for a whole one, has waited longer than anyone who comes in then.
 LATE_JOBS: Final = 1
