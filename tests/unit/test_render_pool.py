@@ -392,3 +392,17 @@ async def test_closing_in_time_ends_what_is_too_slow(photo: Path) -> None:
         for pid in pids:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
+
+
+async def test_closing_starts_no_process_for_what_still_waits(photo: Path) -> None:
+    """Jobs that wait as the pool closes are refused, and a process that is ended then is not replaced for them."""
+    async with pool_of() as pool:
+        tasks = [
+            asyncio.create_task(pool.render(job(photo, plan, name=name))) for plan, name in ((LONG, "a"), (SMALL, "b"))
+        ]
+        await until(lambda pool: pool.busy == 1 and pool.waiting == 1, pool)
+        await pool.close(0)
+
+        assert [type(item) for item in await asyncio.gather(*tasks, return_exceptions=True)] == [Overloaded, Overloaded]
+        assert pool.waiting == 0
+        assert pool.restarts == 0

@@ -181,8 +181,9 @@ class RenderPool:
         if self._running or self.waiting:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_done.wait(), timeout_s)
-        for ticket in [ticket for lane in self._waiting.values() for ticket in lane]:
-            self._fail(ticket, errors.Overloaded(self.retry_after_s()))
+        for waiting in self._waiting.values():
+            while waiting:  # none is left to want a process in place of those that are ended now
+                self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
         for ticket in self._running.values():
             ticket.end_reason = ticket.end_reason or "closed"
         await self._crew.close(tuple(self._running))
