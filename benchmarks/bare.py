@@ -3,9 +3,10 @@ The bare loop: the libvips calls of a render and nothing around them, as the mea
 
 A worker reads lines `photo width format quality count [folder]` and answers each with `seconds CPU-seconds`. With a
 folder it writes the photo's bytes to a new file there before each render, as whoever fetches an original must, and
-renders from that. It runs at the priority of the product's render processes, with its operation cache off as there. The
-calls come from the product's own tables (shrink on load, colour, encoder settings), so the loop follows when they
-change; `renders` checks that both make the same picture.
+renders from that. It runs at the niceness of the product's render processes, with its operation cache off as there, but
+is left to the scheduler: bound to a core, as a batch, or both, it takes 0.97 to 1.04 of the CPU time, as nothing works
+beside it. The calls come from the product's own tables (shrink on load, colour, encoder settings), so the loop follows
+when they change; `renders` checks that both make the same picture.
 """
 
 from __future__ import annotations

@@ -277,3 +277,50 @@ async def test_a_pool_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ProcessStartError):
         await pool.start()
     assert pool.pids == ()
+
+
+def cores_of(pid: int) -> list[set[int]]:
+    """The cores on which each thread of a process may run."""
+    return [os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")]
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="cores can be chosen on Linux alone")
+async def test_each_process_has_a_core_of_its_own_and_its_successor_gets_it(photo: Path) -> None:
+    """As many processes as cores divide them, with all threads; of one that dies the core is the next one's."""
+    all_cores = os.sched_getaffinity(0)
+    async with pool_of(processes=len(all_cores)) as pool:
+        await asyncio.gather(*(pool.render(job(photo, SMALL, name=str(core))) for core in all_cores))
+        for pid in pool.pids:
+            assert all(cores == cores_of(pid)[0] and len(cores) == 1 for cores in cores_of(pid))
+        assert set().union(*(cores_of(pid)[0] for pid in pool.pids)) == all_cores
+        os.kill(pool.pids[0], signal.SIGKILL)
+        await until(lambda pool: pool.restarts == 1 and len(pool.pids) == len(all_cores), pool)
+        assert set().union(*(cores_of(pid)[0] for pid in pool.pids)) == all_cores
+
+
+async def test_processes_that_are_not_as_many_as_cores_run_anywhere(photo: Path) -> None:
+    """To bind them would leave cores without work."""
+    async with pool_of(processes=len(os.sched_getaffinity(0)) + 1) as pool:
+        await pool.render(job(photo, SMALL))
+        for pid in pool.pids:
+            assert cores_of(pid)[0] == os.sched_getaffinity(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core")
+async def test_a_process_whose_core_is_taken_goes_elsewhere(photo: Path) -> None:
+    """Another program that takes a whole core does not starve the render process that is bound to it."""
+    all_cores = os.sched_getaffinity(0)
+    async with pool_of(processes=len(all_cores)) as pool:
+        victim = pool.pids[0]
+        (core,) = cores_of(victim)[0]
+        taking = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile os.getppid() == {os.getpid()}: pass"
+        taker = subprocess.Popen([sys.executable, "-c", taking])  # noqa: ASYNC220
+        try:
+            jobs = [asyncio.create_task(pool.render(job(photo, LONG, name=str(n)))) for n in range(4 * len(all_cores))]
+            await until(lambda _: all(cores == all_cores for cores in cores_of(victim)), pool)
+        finally:
+            taker.kill()
+            taker.wait()
+        for running in jobs:
+            running.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)

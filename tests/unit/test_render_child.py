@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import platform
 import socket
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.params.plan import RenderPlan
-from imgproxy.render import channel, child
+from imgproxy.render import channel, child, own_core
 from imgproxy.render.channel import Done, Finished
 from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
 from imgproxy.render.process import child_environment
@@ -150,3 +151,42 @@ def test_a_rest_returns_what_lies_between_what_is_still_needed() -> None:
 
     assert scattered_bytes - before_bytes > 60_000_000
     assert rested_bytes - before_bytes < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("worked_s", "used_s", "expected"),
+    [(0.2, 0.2, False), (0.2, 0.19, False), (0.2, 0.13, False), (0.2, 0.11, True), (30.0, 3.0, True), (0.3, 0.0, True)],
+)
+def test_who_gets_too_little_of_its_core_is_starved(worked_s: float, used_s: float, expected: bool) -> None:
+    """An edge beside it takes a tenth; who gets half shares its core with somebody."""
+    assert own_core.is_starved(worked_s, used_s) is expected
+
+
+# In a process of its own, which it moves.
+MOVE = """
+import os
+from imgproxy.render.own_core import AWAY_S, LOOK_S, OwnCore
+everywhere = os.sched_getaffinity(0)
+core = min(everywhere)
+def look(now_s, used_s):
+    own.look(now_s, used_s)
+    cores = os.sched_getaffinity(0)
+    print("own" if cores == {core} else "all" if cores == everywhere else "?", end=" ")
+own = OwnCore(core)
+look(1.0, 0.5)                                # it has not worked yet
+own.begin(2.0); look(2.0 + LOOK_S / 2, 0.5)   # nor for long enough
+look(2.0 + LOOK_S, 0.5 + LOOK_S)              # it had all of its core
+look(3.0, 0.5 + LOOK_S)                       # and nothing since
+own.end(3.0); look(3.0 + AWAY_S / 2, 1.0)
+look(3.0 + AWAY_S, 1.0)                       # back, and what was before is forgotten
+own.begin(20.0); own.end(20.0 + LOOK_S); look(21.0, 1.0 + LOOK_S)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="with one core it cannot move"
+)
+def test_a_process_leaves_its_core_while_it_starves_there_and_comes_back() -> None:
+    """Only the time in which it works counts, and it comes back after a while."""
+    said = subprocess.run([sys.executable, "-c", MOVE], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.split() == ["own", "own", "own", "all", "all", "own", "own"]

@@ -126,15 +126,15 @@ def srgb_profile() -> bytes:
 
 def _to_8_bit(image: Any) -> Any:
     """Map any interpretation without regard to profiles to 8-bit sRGB or grey."""
-    if image.interpretation in ("grey16", "b-w"):
-        return image.colourspace("b-w") if image.interpretation != "b-w" or image.format != "uchar" else image
-    if image.interpretation == "srgb" and image.format == "uchar":
+    interpretation = image.interpretation
+    if interpretation in ("srgb", "b-w") and image.format == "uchar":
         return image
-    if image.interpretation in ("multiband", "matrix", "histogram"):
-        image = image.copy(interpretation="b-w" if image.bands < 3 else "srgb")
-    if image.interpretation == "srgb":
-        return image.cast("uchar")
-    return image.colourspace("srgb")
+    if interpretation in ("grey16", "b-w"):
+        return image.colourspace("b-w")
+    if interpretation in ("multiband", "matrix", "histogram"):
+        interpretation = "b-w" if image.bands < 3 else "srgb"
+        image = image.copy(interpretation=interpretation)
+    return image.cast("uchar") if interpretation == "srgb" else image.colourspace("srgb")
 
 
 def _without_profile(image: Any) -> Any:

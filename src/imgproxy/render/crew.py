@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from imgproxy.render.own_core import cores_to_own
 from imgproxy.render.process import ProcessStartError, RenderProcess
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Crew:
         self._idle: deque[RenderProcess] = deque()
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
+        self._cores = cores_to_own(size)
+        self._core_of: dict[RenderProcess, int] = {}
         self.restarts = 0  # processes replaced since the start, for whatever reason
         self.libvips_version = ""  # what they have loaded; empty before the start
 
@@ -117,6 +120,7 @@ class Crew:
         process.dismiss()
 
     def _exited(self, process: RenderProcess, status: int) -> None:
+        self._core_of.pop(process, None)
         if process in self._retiring:
             self._retiring.discard(process)
             return
@@ -150,6 +154,18 @@ class Crew:
                 return
 
     async def _start_process(self) -> RenderProcess:
-        process = RenderProcess(self._on_message, self._exited)
-        self.libvips_version = await process.start(self._limits)
+        core = self._least_used_core()
+        process = RenderProcess(self._on_message, self._exited, core)
+        if core is not None:
+            self._core_of[process] = core
+        try:
+            self.libvips_version = await process.start(self._limits)
+        except BaseException:
+            self._core_of.pop(process, None)
+            raise
         return process
+
+    def _least_used_core(self) -> int | None:
+        """A core that has no process; for a moment it has two where one that is let go ends beside its successor."""
+        used = list(self._core_of.values())
+        return min(self._cores, key=used.count, default=None)

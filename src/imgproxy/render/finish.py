@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 def write_picture(aim: Aim, work: Work) -> Rendered:
     """Decide the format, flatten where it has no alpha, give it its metadata, encode and write."""
     output = aim.plan.output
-    if work.first.hasalpha():
+    has_alpha = bool(work.first.hasalpha())
+    if has_alpha:
         # Its alpha is looked at before it is encoded, and a picture that is still being decoded is read only once.
         work = work.each(lambda image: image.copy_memory())
-    if work.first.hasalpha() and all(paint.is_opaque(frame) for frame in work.frames):
-        work = work.each(lambda image: image.extract_band(0, n=image.bands - 1))
-    has_alpha = bool(work.first.hasalpha())
+        if all(paint.is_opaque(frame) for frame in work.frames):
+            work = work.each(lambda image: image.extract_band(0, n=image.bands - 1))
+            has_alpha = bool(work.first.hasalpha())
     if output.format in formats.DESCRIPTIONS:
         return _describe(aim, work)
     is_animated = aim.selection.is_animated and aim.animated is not None
@@ -40,6 +41,7 @@ def write_picture(aim: Aim, work: Work) -> Rendered:
         wanted = aim.animated
     if has_alpha and not formats.takes_alpha(wanted):
         work = work.each(lambda image: paint.flatten(image, WHITE))  # the plan's own background lies under it already
+        has_alpha = False
     image = work.first
     playback = None
     if is_animated:
@@ -47,7 +49,7 @@ def write_picture(aim: Aim, work: Work) -> Rendered:
         playback = Playback(aim.selection.delays_ms, aim.selection.loop)
     image, keep = metadata.apply(image, work.source, output.metadata, work.profile)
     data = encode(image, wanted, output, keep=keep, playback=playback)
-    return _write(aim, data, wanted, size, work, frames=len(work.frames), has_alpha=bool(image.hasalpha()))
+    return _write(aim, data, wanted, size, work, frames=len(work.frames), has_alpha=has_alpha)
 
 
 def _describe(aim: Aim, work: Work) -> Rendered:

@@ -68,11 +68,12 @@ def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -
 
     Returns the picture and the bits of VipsForeignKeep that the encoder must keep.
     """
-    fields = [name for name in image.get_fields() if is_metadata(name)]
     found = read_credit(source) if policy is Metadata.CREDIT else credit.Credit()
-    if not (fields or found or profile) and policy is not Metadata.ALL:
-        return image, 0
+    is_bare = policy is not Metadata.ALL and not (found or profile)
+    if is_bare and not image.get_typeof("orientation"):
+        return image, 0  # an encoder that is to keep nothing writes nothing else of what may be there
     image = call("copy", image)
+    fields = [name for name in image.get_fields() if is_metadata(name)]
     kept_fields = _exif_fields(source.header) if policy is Metadata.ALL else frozenset[str]()
     for name in fields:
         if name not in kept_fields:

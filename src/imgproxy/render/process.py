@@ -70,16 +70,18 @@ class RenderProcess(asyncio.Protocol):
     One render process.
 
     `on_message` hears everything it says about the job it has; `on_exit` hears once that it is gone, with the exit
-    status that subprocess gives (negative: the signal).
+    status that subprocess gives (negative: the signal). `core` is the one that it keeps to, if any.
     """
 
     def __init__(
         self,
         on_message: Callable[[RenderProcess, Message], None],
         on_exit: Callable[[RenderProcess, int], None],
+        core: int | None = None,
     ) -> None:
         self._on_message = on_message
         self._on_exit = on_exit
+        self._core = core
         self._buffer = bytearray()
         self._targets: tuple[RenderTarget, ...] = ()
         self._transport: asyncio.Transport | None = None
@@ -119,6 +121,7 @@ class RenderProcess(asyncio.Protocol):
                     "-m",
                     "imgproxy.render.child",
                     str(theirs.fileno()),
+                    *([] if self._core is None else [str(self._core)]),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),

@@ -31,6 +31,9 @@ def prepare() -> None:
     pyvips.cache_set_max(0)
     pyvips.cache_set_max_mem(0)
     pyvips.cache_set_max_files(0)
+    # pyvips hands every word of libvips to Python's logging, most from another thread, and nobody reads those of a
+    # render that goes well: eight. Without it warnings and worse go to stderr, as GLib does.
+    pyvips._remove_log_handler()  # noqa: SLF001 - there is no other way
 
 
 def warm_up() -> None:
