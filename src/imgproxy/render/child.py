@@ -29,6 +29,7 @@ from imgproxy import errors
 from imgproxy.render import channel
 from imgproxy.render.channel import Done, Failed, Finished, Ready
 from imgproxy.render.own_core import OwnCore
+from imgproxy.render.scheduling import step_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 GROWTH_BYTES_PER_S: Final = 5e9
 WATCH_LEAST_S: Final = 0.02
 WATCH_MOST_S: Final = 0.25
-
-# Below the event loop, so that hits and health stay quick while renders take every core.
-NICENESS: Final = 10
 
 # A process that has had nothing to do for so long gives its free memory back: 25 of 95 MB, in 5 ms. While jobs come it
 # would only have to ask for it again.
@@ -84,25 +82,6 @@ def main() -> None:
         own_core.begin(time.perf_counter())
         _serve(pipeline.run, channel.unpack_job(payload), limits, link, memory)
         own_core.end(time.perf_counter())
-
-
-def step_back() -> None:
-    """
-    Let the edge go first, in its session but in a process group of our own, where a terminal's signals do not come.
-
-    Where the kernel groups processes for scheduling by session, and most desktops and servers do, niceness counts
-    within a session alone: from one of its own a render process would take as much of a core as the edge is given.
-    Source: sched(7), "The autogroup feature".
-
-    And as a batch: libvips wakes its main thread for each strip of pixels, eighty times a render, and each would take
-    the core from the thread that decodes; so it waits its turn, at 6 % less CPU time beside an edge. Source: sched(7),
-    "SCHED_BATCH".
-    """
-    os.setpgid(0, 0)
-    os.nice(NICENESS)
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # a container may forbid it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _serve(run: Run, job: RenderJob, limits: ProcessLimits, link: Link, memory: Memory) -> None:

@@ -126,7 +126,7 @@ class RenderProcess(asyncio.Protocol):
                     stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env=child_environment(),
-                    # In our session, or its niceness would mean nothing: see `child.step_back`.
+                    # In our session, or its niceness would mean nothing: see `scheduling.step_back`.
                 )
         except BaseException:
             ours.close()
