@@ -83,6 +83,31 @@ def test_an_original_is_found_again_with_its_facts(store: CacheStore) -> None:
     assert not again.is_original_verified(HASHED)
 
 
+def test_a_key_without_facts_is_looked_for_once_until_it_has_some(
+    store: CacheStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A miss asks for the facts of its key several times before it has fetched them, a purge makes them go again."""
+    opened: list[str] = []
+    really_open = os.open
+
+    def counted(path: str, *rest: int, **options: int) -> int:
+        opened.append(os.path.basename(path))
+        return really_open(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", counted)
+    assert store.facts(HASHED) is None
+    assert store.facts(HASHED) is None
+    assert opened == ["facts"]
+
+    facts = put_original(store)
+    assert store.facts(HASHED) == facts
+
+    store.detach(HASHED)
+    assert store.facts(HASHED) is None
+    put_original(store, b"another")
+    assert store.facts(HASHED) == original_facts(b"another")
+
+
 def test_a_variant_is_found_for_its_original_only(store: CacheStore) -> None:
     """A variant of another original's bytes is a miss."""
     put_original(store)

@@ -31,17 +31,17 @@ from imgproxy.cache.framed import digest_of, read_frame, trailer, write_all
 from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
 from imgproxy.cache.new_file import open_new_file
 from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
-from imgproxy.errors import CacheUnavailable
+from imgproxy.cache.refused import as_cache_unavailable
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from imgproxy.cache.reading import FileStamp, StrPath
 
 log = logging.getLogger(__name__)
 
 # Facts kept in memory: about 700 bytes each, so that a disk hit reads one file and not two.
 FACTS_IN_MEMORY = 50_000
+# As many keys are on their way to their first facts at most; a stranger may ask for any number of others.
+FACTLESS_IN_MEMORY = 4_096
 _NO_BODY: Final = digest_of(b"")
 
 
@@ -77,6 +77,8 @@ class CacheStore:
         self._lock: int | None = None
         # The least recently read or written first; a look at it alone (`known_facts`) does not count.
         self._facts: OrderedDict[str, OriginalFacts] = OrderedDict()
+        # Keys that were looked for on disk and have no facts there: a miss asks three times before it makes them.
+        self._factless: set[str] = set()
 
     def open(self) -> None:
         """
@@ -85,7 +87,7 @@ class CacheStore:
         Raises:
             CacheUnavailable: the directory cannot be made or written, or another process uses it.
         """
-        with _as_cache_unavailable:
+        with as_cache_unavailable:
             for path in (self.keys_dir, self.trash_dir):
                 path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -145,7 +147,7 @@ class CacheStore:
         """As `temp_path`, with a descriptor to write to."""
         path = self.temp_name(hashed)
         try:
-            with _as_cache_unavailable:
+            with as_cache_unavailable:
                 return path, open_new_file(path, has_directory=has_directory)
         except BaseException:
             self.discard(path)
@@ -162,12 +164,15 @@ class CacheStore:
         if (known := self._facts.get(hashed)) is not None:
             self._facts.move_to_end(hashed)
             return known
+        if hashed in self._factless:
+            return None
         found = self._read_facts(hashed)
         if found is not None:
             self._keep_facts(hashed, found)
         return found
 
     def _keep_facts(self, hashed: str, facts: OriginalFacts) -> None:
+        self._factless.discard(hashed)
         self._facts[hashed] = facts
         self._facts.move_to_end(hashed)
         if len(self._facts) > FACTS_IN_MEMORY:
@@ -176,6 +181,11 @@ class CacheStore:
     def _read_facts(self, hashed: str) -> OriginalFacts | None:
         try:
             descriptor = os.open(self._path(hashed, "facts"), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if len(self._factless) >= FACTLESS_IN_MEMORY:
+                self._factless.clear()
+            self._factless.add(hashed)
+            return None
         except OSError:
             return None
         try:
@@ -197,7 +207,7 @@ class CacheStore:
         hashed = key_hash(facts.key)
         temp, descriptor = self._new_file(hashed, has_directory=True)
         try:
-            with _as_cache_unavailable:
+            with as_cache_unavailable:
                 try:
                     write_all(descriptor, trailer(facts, body_bytes=0, body_digest=_NO_BODY))
                 finally:
@@ -220,7 +230,7 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with _as_cache_unavailable:
+        with as_cache_unavailable:
             self._put_in_place(hashed, temp, "original")
         self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
         self.commit_facts(facts)
@@ -332,7 +342,7 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         end = trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest))
-        with _as_cache_unavailable:
+        with as_cache_unavailable:
             descriptor = os.open(temp, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             try:
                 # It was written just now, and so is in the page cache.
@@ -352,7 +362,7 @@ class CacheStore:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with _as_cache_unavailable:
+        with as_cache_unavailable:
             path = self._put_in_place(hashed, temp, f"v-{facts.plan}")
         self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
         return path
@@ -390,7 +400,7 @@ class CacheStore:
         self._facts.pop(hashed, None)
         target = self.trash_dir / f"{hashed}-{self.run_id}-{next(self._numbers)}"
         source = self.key_dir(hashed)
-        with _as_cache_unavailable:
+        with as_cache_unavailable:
             try:
                 os.rename(source, target)
             except FileNotFoundError:
@@ -430,21 +440,3 @@ class CacheStore:
         if is_last:
             with suppress(OSError):
                 os.rmdir(directory)
-
-
-class _AsCacheUnavailable:
-    """Turns the disk's errors into CacheUnavailable. Written out, as `contextlib` takes longer than a rename."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(value, OSError):
-            raise CacheUnavailable from value
-
-
-_as_cache_unavailable: Final = _AsCacheUnavailable()
