@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import Variant, VariantFacts, key_hash
-from imgproxy.errors import ImgproxyError, Overloaded, PurgedMeanwhile
+from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
 from imgproxy.originals import Original, Originals, Overtaken, State
 from imgproxy.params.plan import RenderPlan
 from imgproxy.render.job import Lane
@@ -160,7 +160,8 @@ class Delivery:
                 except FileNotFoundError:
                     continue  # evicted since it was found: make it again
             self._metrics.overtaken.labels(point="response").inc()
-        raise PurgedMeanwhile
+        # Where the disk has no room a picture is evicted as it comes, and is as gone as after a purge.
+        raise PurgedMeanwhile if self._cache.housekeeping.has_room else CacheUnavailable
 
     @property
     def is_overloaded(self) -> bool:

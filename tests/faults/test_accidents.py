@@ -11,7 +11,7 @@ import pytest
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.housekeeping import delete_files
-from imgproxy.config import FreshnessSettings, RenderSettings
+from imgproxy.config import CacheSettings, FreshnessSettings, RenderSettings
 from imgproxy.errors import NotFound, Revoked
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.job import Lane
@@ -270,6 +270,20 @@ async def test_a_full_disk_is_not_ready_even_without_a_floor(tmp_path: Path) -> 
             assert full.status == 503
             assert "disk_full" in full.json()["reasons"]
             assert (await here.get("/-/ready")).status == 200
+
+
+async def test_a_disk_that_others_have_filled_is_what_the_answer_and_the_log_complain_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A picture that is evicted as it comes was not purged: who reads that would look in the wrong place."""
+    cache = CacheSettings(dir=tmp_path / "cache", min_free_bytes=10**18)
+    async with site(tmp_path, cache=cache) as here:
+        answers = [await here.get(f"/{KEY}?w={width}") for width in range(50, 58)]
+
+        # One may be made before its original is evicted.
+        refused = [answer for answer in answers if answer.status != 200]
+        assert {answer.json()["type"] for answer in refused} == {"urn:imgproxy:problem:cache-unavailable"}
+        assert "beyond cache.min_free_bytes" in caplog.text
 
 
 async def test_words_of_callers_are_no_labels(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ class Housekeeping:
         self._thread = ThreadPoolExecutor(1, "housekeeping")
         self.background = Background("housekeeping")
         self._is_evicting = False
+        self._is_short = False  # of room, with nothing left to evict
         self._collected: list[PurgedKey] = []
         self.is_scanned = False
         self.evicted_files = 0
@@ -177,6 +178,11 @@ class Housekeeping:
         )
         self.after_commit()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a file may stay that is written now."""
+        return self._excess_bytes() <= 0
+
     def _excess_bytes(self) -> float:
         """How many bytes are too many, by max_bytes or by the free-space floor; 0 or less means none."""
         over = self._store.ledger.used_bytes - self._settings.max_bytes
@@ -203,6 +209,9 @@ class Housekeeping:
                     self._store.ledger.remove(name)
                 await self._in_thread(delete_files, [self._path_of(name) for name in chosen])
                 self.evicted_files += len(chosen)
+            was_short, self._is_short = self._is_short, not self.has_room
+            if self._is_short and not was_short:
+                log.error("others have filled the disk beyond cache.min_free_bytes: every picture is evicted at once")
         finally:
             self._is_evicting = False
 
