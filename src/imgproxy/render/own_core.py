@@ -91,6 +91,9 @@ class OwnCore:
 def _move(cores: set[int] | frozenset[int]) -> None:
     """Have every thread of this process run on these cores alone, where the system allows that."""
     for _ in range(2):  # a thread that another has just started may have been missed
-        for thread in os.listdir("/proc/self/task"):
+        threads: list[str] = []
+        with suppress(OSError):  # a container may have no /proc: then all stays as it is
+            threads = os.listdir("/proc/self/task")
+        for thread in threads:
             with suppress(OSError):  # it has ended, or the cores were taken from us
                 os.sched_setaffinity(int(thread), cores)
