@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.housekeeping import delete_files
 from imgproxy.config import CacheSettings, FreshnessSettings, RenderSettings
@@ -284,6 +285,21 @@ async def test_a_disk_that_others_have_filled_is_what_the_answer_and_the_log_com
         refused = [answer for answer in answers if answer.status != 200]
         assert {answer.json()["type"] for answer in refused} == {"urn:imgproxy:problem:cache-unavailable"}
         assert "beyond cache.min_free_bytes" in caplog.text
+
+
+async def test_each_time_that_others_fill_the_disk_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with every picture that comes meanwhile; and again where there was room in between."""
+    cache = Cache(CacheSettings(dir=tmp_path / "cache"))
+    await cache.start()
+    await until(lambda: cache.housekeeping.is_scanned)
+    for free_bytes, said in ((0, 1), (0, 1), (10**18, 1), (0, 2)):
+        monkeypatch.setattr(cache.housekeeping, "_free_bytes", lambda free_bytes=free_bytes: free_bytes)
+        cache.housekeeping.after_commit()
+        await until(lambda: not cache.housekeeping._is_evicting)
+        assert caplog.text.count("beyond cache.min_free_bytes") == said
+    await cache.close()
 
 
 async def test_words_of_callers_are_no_labels(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.params.plan import RenderPlan
-from imgproxy.render import channel, child, own_core
+from imgproxy.render import channel, child, own_core, scheduling
 from imgproxy.render.channel import Done, Finished
 from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
 from imgproxy.render.process import child_environment
@@ -190,3 +190,37 @@ def test_a_process_leaves_its_core_while_it_starves_there_and_comes_back() -> No
     """Only the time in which it works counts, and it comes back after a while."""
     said = subprocess.run([sys.executable, "-c", MOVE], capture_output=True, text=True, check=True, timeout=60).stdout
     assert said.split() == ["own", "own", "own", "all", "all", "own", "own"]
+
+
+# In a process of its own, which cannot come back from it.
+STAND = """
+import os, sys
+from imgproxy.render import scheduling
+may_be_batch = True
+try:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+except OSError:
+    may_be_batch = False
+scheduling.SLICE_NS = int(sys.argv[1])
+scheduling.step_back()
+kinds = {os.SCHED_BATCH: "batch", os.SCHED_OTHER: "other"}
+print(may_be_batch, kinds[os.sched_getscheduler(0)], os.getpriority(os.PRIO_PROCESS, 0), end=" ")
+print(scheduling._become_batch() if kinds[os.sched_getscheduler(0)] == "batch" else False)
+"""
+HAS_SLICES = platform.system() == "Linux" and tuple(map(int, platform.release().split(".")[:2])) >= (6, 12)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="batches are Linux's")
+@pytest.mark.parametrize("slice_ns", [scheduling.SLICE_NS, 7])
+def test_a_render_process_is_a_batch_only_where_the_kernel_takes_its_slice(slice_ns: int) -> None:
+    """In slices of the usual length a batch would keep the edge waiting; no kernel takes one of 7 ns as it is."""
+    said = subprocess.run(
+        [sys.executable, "-c", STAND, str(slice_ns)], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    may_be_batch, kind, niceness, is_slice_taken = said.split()
+    can_choose = HAS_SLICES and platform.machine() in scheduling._SET_AND_GET and may_be_batch == "True"
+    is_batch = can_choose and slice_ns == scheduling.SLICE_NS
+    assert kind == ("batch" if is_batch else "other")
+    assert is_slice_taken == str(is_batch)
+    assert int(niceness) == min(os.getpriority(os.PRIO_PROCESS, 0) + scheduling.NICENESS, 19)

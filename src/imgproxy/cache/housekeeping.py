@@ -103,7 +103,9 @@ class Housekeeping:
 
     def after_commit(self) -> None:
         """Start an eviction if the cache has outgrown its bounds."""
-        if not self._is_evicting and self._excess_bytes() > 0:
+        if self.has_room:
+            self._is_short = False
+        elif not self._is_evicting:
             self._is_evicting = True
             self.background.begin(self._evict)
 
@@ -209,8 +211,9 @@ class Housekeeping:
                     self._store.ledger.remove(name)
                 await self._in_thread(delete_files, [self._path_of(name) for name in chosen])
                 self.evicted_files += len(chosen)
-            was_short, self._is_short = self._is_short, not self.has_room
-            if self._is_short and not was_short:
+            # Before the scan has ended it is our own files, perhaps, that are in the way.
+            if self.is_scanned and not self._is_short and not self.has_room:
+                self._is_short = True
                 log.error("others have filled the disk beyond cache.min_free_bytes: every picture is evicted at once")
         finally:
             self._is_evicting = False
