@@ -13,7 +13,7 @@ import pytest
 
 from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
-from imgproxy.config import FreshnessSettings, PurgeSettings, ServerSettings
+from imgproxy.config import FreshnessSettings, PurgeSettings, ServerSettings, WarmSettings
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
 from tests.support.site import ADMIN, KEY, SECRET, Held, Reply, Site, jpeg, red_of, site, until
@@ -394,6 +394,21 @@ async def test_a_create_event_comes_again_until_its_keys_are_known(tmp_path: Pat
 
         assert (await deliver(here, "mediaLibraryEntry.create", entry)).status == 204
         assert await here.edge.cache.journal.keys_of(entry) == (KEY,)
+
+
+@pytest.mark.parametrize("on_create", [True, False])
+async def test_a_create_event_makes_the_configured_variants_where_that_is_wanted(
+    tmp_path: Path, on_create: bool
+) -> None:
+    """The first reader of a new picture is a hit, without a render of their own; by default nobody renders ahead."""
+    settings = WarmSettings(queries=("w=50", "w=60"), accept=("legacy",), on_create=on_create)
+    async with site(tmp_path, warm=settings) as here:
+        assert (await deliver(here, "mediaLibraryEntry.create", here.library.entry_id(KEY))).status == 204
+        if on_create:
+            await until(lambda: len(here.edge.cache.hot.names()) == 2)
+        answers = [await here.get(f"/{KEY}?w={width}") for width in (50, 60)]
+
+        assert ["hit" in answer.cache_status for answer in answers] == [on_create] * 2
 
 
 async def test_an_active_event_forgets_the_refusal(tmp_path: Path) -> None:
