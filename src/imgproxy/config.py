@@ -135,6 +135,12 @@ class CacheSettings(Section):
     hot_item_max_bytes: int = Field(
         2 * MB, ge=0, description="a larger variant is served from disk, never kept in memory"
     )
+    landing_bytes: int = Field(
+        10 * MB,
+        ge=0,
+        description="originals up to this size are rendered from shared memory as they come, and go to disk past the "
+        "page cache; there is memory for two a render process and four. 0: through the page cache",
+    )
 
 
 class FreshnessSettings(Section):

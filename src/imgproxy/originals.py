@@ -13,12 +13,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache, TTLCache
 
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import OriginalFacts, key_hash
+from imgproxy.cache.landings import Landings
 from imgproxy.errors import (
     CacheUnavailable,
     ImgproxyError,
@@ -39,12 +40,14 @@ from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
 from imgproxy.render.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
+    from imgproxy.cache.landings import Landing
     from imgproxy.config import FreshnessSettings, LimitsSettings
     from imgproxy.medialibrary import ServedImage
     from imgproxy.metrics import Metrics
+    from imgproxy.origin import Origin, PurgeKeys
     from imgproxy.origin_health import OriginHealth
 
 log = logging.getLogger(__name__)
@@ -103,30 +106,6 @@ class Negative:
         return max(0, int(self.until_s - time.monotonic()))
 
 
-class Origin(Protocol):
-    """Where originals come from: a MediaLibraryClient."""
-
-    async def serve_image(
-        self, key: str, destination: str, *, validators: Validators | None = None, max_bytes: int | None = None
-    ) -> ServedImage:
-        """Stream the image to `destination`."""
-
-
-class Purged(Protocol):
-    """What a purge answers, as far as it matters here."""
-
-    @property
-    def seq(self) -> int:
-        """The purge's number."""
-
-
-class PurgeKeys(Protocol):
-    """Purges keys: `Cache.purge`, or the purge service that also tells the CDNs."""
-
-    def __call__(self, keys: Sequence[str], *, reason: str) -> Awaitable[Purged]:
-        """Forget these keys."""
-
-
 class Originals:
     """The current original of each key."""
 
@@ -142,8 +121,10 @@ class Originals:
         barriers: Barriers,
         fetches_max: int = 16,
         fetch_queue_max: int = 64,
+        landings: Landings | None = None,
     ) -> None:
         self._cache = cache
+        self._landings = landings or Landings(0, 0)
         self._origin = origin
         self._health = health
         self._freshness = freshness
@@ -222,6 +203,10 @@ class Originals:
             raise Overtaken
         return fetched, path
 
+    def landed(self, original: Original) -> Landing | None:
+        """Borrow the memory that the original's bytes have landed in; None where they are on disk alone by now."""
+        return self._landings.find(original.key_hash, original.facts.digest)
+
     async def revalidate(self, key: str) -> None:
         """
         Ask the origin now whether the cached original is still right; does nothing for a key that is not cached.
@@ -272,6 +257,7 @@ class Originals:
         self._negatives.pop(hashed, None)
         self._retry_at_s.pop(hashed, None)
         self._unproved.pop(hashed, None)
+        self._landings.forget(hashed)
         self._fetches.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
@@ -315,11 +301,14 @@ class Originals:
         if known is not None and self._cache.store.original_path(known) is None:
             known = None
         temp = self._destination(hashed)
+        landing = self._landings.take() if known is None else None
         try:
             await self._barriers.reach(Point.BEFORE_FETCH, key)
-            served = await self._ask(key, temp, known)
+            served = await self._ask(key, temp, known, landing)
             await self._barriers.reach(Point.AFTER_FETCH, key)
             facts = await self._accept(served, key, temp, known, Asked(began_seq, asked_at_s))
+            if landing is not None and served.is_landed:
+                landing.name = (hashed, facts.digest)  # no purge can have come since it was accepted
         except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
             await self._refuse(hashed, key, error, began_seq)
             raise
@@ -331,6 +320,8 @@ class Originals:
             raise CacheUnavailable from exc
         finally:
             self._cache.store.discard(temp)
+            if landing is not None:
+                landing.give_back()
         self._unproved.pop(hashed, None)
         fetch_s = time.monotonic() - started_s
         self._fetch_s += (fetch_s - self._fetch_s) * (LEARN_SLOWER if fetch_s > self._fetch_s else LEARN_QUICKER)
@@ -352,11 +343,11 @@ class Originals:
             self._cache.make_room(exc)
             return store.temp_name(hashed)
 
-    async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:
+    async def _ask(self, key: str, temp: str, known: OriginalFacts | None, landing: Landing | None) -> ServedImage:
         validators = Validators(known.etag, known.last_modified) if known is not None else None
         try:
             served = await self._origin.serve_image(
-                key, temp, validators=validators, max_bytes=self._limits.source_bytes
+                key, temp, validators=validators, max_bytes=self._limits.source_bytes, landing=landing
             )
         except ImgproxyError as error:
             error = await self._interpret(error)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
+    from imgproxy.cache.landings import Landing
     from imgproxy.originals import Original, Originals
     from imgproxy.params.plan import RenderPlan
     from imgproxy.render.pool import RenderPool
@@ -73,6 +74,7 @@ class _Hand:
     came_at: float | None
     source: Original
     path: str
+    landing: Landing | None  # what `path` leads to, if it is not on disk
     fetch_s: float
     wants: list[_Want]
     has_crashed: bool = False
@@ -194,12 +196,15 @@ class RenderBatches:
     async def _run(self, name: _Name, batch: _Batch) -> None:
         loop = batch.wants[0].done.get_loop()
         started_s = loop.time()
+        landing = None
         try:
             source, path = await self._originals.file(batch.original)
+            landing = self._originals.landed(source)
+            path = landing.path if landing is not None else path
             fetch_s = loop.time() - started_s if source is not batch.original else 0.0
             wants = [want for want in batch.wants if not want.done.done()]
             hands = [
-                _Hand(batch.lane, batch.came_at, source, path, fetch_s, dealt_wants)
+                _Hand(batch.lane, batch.came_at, source, path, landing, fetch_s, dealt_wants)
                 for dealt_wants in dealt(wants, free=self._pool.free(batch.lane))
             ]
             if len(hands) == 1:
@@ -215,6 +220,8 @@ class RenderBatches:
             _give_up(batch.wants, error)
         finally:
             self._shut(name, batch)
+            if landing is not None:
+                landing.give_back()
 
     async def _render(self, hand: _Hand) -> None:
         """Render these plans in one job. Whatever goes wrong is theirs alone; only a cancellation is raised."""
@@ -232,7 +239,8 @@ class RenderBatches:
         try:
             for want in hand.wants:
                 hand.targets.append(RenderTarget(want.plan, store.temp_name(hashed)))
-            hand.job = RenderJob(hand.path, tuple(hand.targets), marks, hand.source.facts.size_bytes)
+            size_bytes = hand.source.facts.size_bytes
+            hand.job = RenderJob(hand.path, tuple(hand.targets), marks, size_bytes, lent=hand.landing)
             await self._pool.render(
                 hand.job, lane=hand.lane, on_rendered=self._on_rendered(hand, announced), came_at=hand.came_at
             )

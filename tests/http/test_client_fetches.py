@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import gzip
+import os
 import ssl
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgproxy.cache.landings import Landings
 from imgproxy.digest import digest_of
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors, wire
+from imgproxy.medialibrary.intake import WRITE_BYTES
 from imgproxy.medialibrary.models import HEAD_BYTES
 from imgproxy.render import sniff
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
@@ -169,6 +176,150 @@ async def test_large_bodies_come_whole(tmp_path: Path, reply: Reply) -> None:
             assert (image.size_bytes, image.digest) == (len(LARGE), digest_of(LARGE))
 
     assert len(set(used)) == 1
+
+
+PAGE_BYTES = 4096
+
+
+@pytest.fixture
+def landings() -> Iterator[Landings]:
+    """One landing of ten megabytes."""
+    made = Landings(1, 10_000_000)
+    yield made
+    made.close()
+
+
+def landed(landings: Landings) -> bytes:
+    """What is in the landing, which nobody else may use."""
+    landing = landings.take()
+    assert landing is not None
+    return Path(landing.path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "size_bytes", [1, PAGE_BYTES, PAGE_BYTES + 1, WRITE_BYTES - 1, WRITE_BYTES, 2 * WRITE_BYTES + PAGE_BYTES // 2]
+)
+async def test_a_body_lands_in_memory_and_in_its_file(tmp_path: Path, landings: Landings, size_bytes: int) -> None:
+    """Both are whole, to the byte, wherever the last page ends; nothing of what was in either before is left."""
+    body = os.urandom(size_bytes)
+    (tmp_path / "out").write_bytes(b"old" * 4_000_000)
+    landing = landings.take()
+    assert landing is not None
+    landing.room(10_000_000 // PAGE_BYTES * PAGE_BYTES)[:] = b"o" * (10_000_000 // PAGE_BYTES * PAGE_BYTES)
+    reply = says(f"200 OK\r\ncontent-length: {size_bytes}", body)
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", landing=landing)
+
+    assert image.is_landed
+    assert (image.size_bytes, image.digest, image.head) == (size_bytes, digest_of(body), body[:HEAD_BYTES])
+    assert (tmp_path / "out").read_bytes() == body
+    assert Path(landing.path).read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        says("200 OK\r\ntransfer-encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+        says(
+            f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(gzip.compress(b'hello'))}",
+            gzip.compress(b"hello"),
+        ),
+    ],
+    ids=["chunked", "gzip"],
+)
+async def test_what_has_no_length_of_its_own_does_not_land(tmp_path: Path, landings: Landings, reply: Reply) -> None:
+    """It goes to its file alone."""
+    landing = landings.take()
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", landing=landing)
+
+    assert (image.is_landed, image.digest) == (False, digest_of(b"hello"))
+    assert (tmp_path / "out").read_bytes() == b"hello"
+
+
+async def test_what_is_too_large_to_land_goes_to_its_file(tmp_path: Path) -> None:
+    """As one byte more than there is room for is."""
+    small = Landings(1, PAGE_BYTES)
+    body = bytes(PAGE_BYTES + 1)
+    reply = says(f"200 OK\r\ncontent-length: {len(body)}", body)
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", landing=small.take())
+
+    assert (image.is_landed, (tmp_path / "out").read_bytes()) == (False, body)
+    small.close()
+
+
+@pytest.mark.parametrize("first", ["refused", "a part that is no page"])
+async def test_a_file_system_that_wants_the_page_cache_gets_it(
+    tmp_path: Path, landings: Landings, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """What it does not take past the page cache (open(2), O_DIRECT: EINVAL) it takes the usual way."""
+    write, was_direct = os.pwrite, []
+
+    def picky(descriptor: int, data: memoryview, offset: int) -> int:
+        is_direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        was_direct.append(is_direct)
+        if is_direct and (first == "refused" or offset % PAGE_BYTES):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(descriptor, data[:PAGE_BYTES], offset) - 7 if is_direct else write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", picky)
+    reply = says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE)
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
+
+    assert was_direct[-1] is False
+    assert image.is_landed
+    assert (tmp_path / "out").read_bytes() == LARGE
+
+
+async def test_a_disk_that_refuses_leaves_no_file(
+    tmp_path: Path, landings: Landings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk is raised as it is, also of one written past the page cache."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    reply = says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE)
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(OSError, match="No space left"):
+            await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
+
+    assert not (tmp_path / "out").exists()
+
+
+async def test_memory_is_not_used_again_while_a_fetch_that_was_given_up_may_write_to_it(
+    tmp_path: Path, landings: Landings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread may be at the disk just then; once that is through, the memory is empty and anybody's."""
+    is_writing, may_write, write = threading.Event(), threading.Event(), os.pwrite
+
+    def slow(descriptor: int, data: memoryview, offset: int) -> int:
+        is_writing.set()
+        assert may_write.wait(20)
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    landing = landings.take()
+    assert landing is not None
+    reply = says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE)
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client, asyncio.timeout(20):
+        fetch = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out", landing=landing))
+        await asyncio.to_thread(is_writing.wait)
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        landing.give_back()  # as its caller does
+        assert landings.take() is None
+
+        may_write.set()
+        while not landing.is_free:
+            await asyncio.sleep(0.01)
+
+    assert landed(landings) == b""
+    assert not (tmp_path / "out").exists()
 
 
 async def test_a_body_may_last_as_long_as_its_connection(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ async def test_after_a_revocation_and_a_purge_the_next_answer_is_403_and_no_byte
         assert receipt["pending"] is False
         assert [reply.status for reply in replies] == [403] * 4
         await until(lambda: files_of(tmp_path) == [])
+        assert {os.fstat(descriptor).st_size for descriptor in here.edge.landings.descriptors} == {0}
 
 
 async def test_a_purge_takes_every_key_of_the_entry(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.journal import Journal
+from imgproxy.cache.landings import Landings
 from imgproxy.config import CacheSettings, FreshnessSettings, LimitsSettings
 from imgproxy.delivery import Delivered, Delivery
 from imgproxy.errors import ImgproxyError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.medialibrary import Validators
+    from imgproxy.medialibrary.models import Landing
 
 KEY = "a.jpg"
 MARK = "mark.png"
@@ -128,7 +130,13 @@ class FakeOrigin:
         self.is_down = False
 
     async def serve_image(
-        self, key: str, destination: str, *, validators: Validators | None = None, max_bytes: int | None = None
+        self,
+        key: str,
+        destination: str,
+        *,
+        validators: Validators | None = None,
+        max_bytes: int | None = None,
+        landing: Landing | None = None,
     ) -> ServedImage:
         """Decide, then be held, then hand out: what is handed out is the picture of the moment it was asked for."""
         del max_bytes
@@ -148,8 +156,11 @@ class FakeOrigin:
             return ServedImage(False, "image/jpeg", etag, None, 0, None)
         data = picture(key, version)
         Path(destination).write_bytes(data)
+        if landing is not None:
+            landing.room(len(data))[: len(data)] = data
         self._witness.fetched_at[key, version] = max(asked_at, self._witness.fetched_at[key, version])
-        return ServedImage(True, "image/jpeg", etag, None, len(data), digest_of(data), data[:HEAD_BYTES])
+        digest, is_landed = digest_of(data), landing is not None
+        return ServedImage(True, "image/jpeg", etag, None, len(data), digest, data[:HEAD_BYTES], is_landed)
 
 
 class FakePool:
@@ -257,6 +268,7 @@ class Incarnation:
     renders: Renders
     delivery: Delivery
     gates: Gates
+    landings: Landings
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -283,7 +295,7 @@ class World:
 
         async def start() -> Incarnation:
             settings = CacheSettings(dir=directory, min_free_bytes=0, hot_max_bytes=20_000)
-            cache, metrics = Cache(settings), Metrics()
+            cache, metrics, landings = Cache(settings), Metrics(), Landings(2, 65_536)
             journal = GatedJournal(directory)
             journal.gates = gates
             cache.journal = cache.housekeeping._journal = journal
@@ -296,10 +308,11 @@ class World:
                 limits=LimitsSettings(),
                 metrics=metrics,
                 barriers=gates,
+                landings=landings,
             )
             renders = Renders(cache, originals, FakePool(gates), metrics, gates, refusal_ttl_s=60)  # type: ignore[arg-type]
             return Incarnation(
-                loop, cache, originals, renders, Delivery(cache, originals, renders, metrics, gates), gates
+                loop, cache, originals, renders, Delivery(cache, originals, renders, metrics, gates), gates, landings
             )
 
         return loop.run(start())
@@ -334,6 +347,7 @@ class World:
             await run.renders.close()
             run.gates.open_all()
             await run.cache.close()
+            run.landings.close()
 
         run.loop.run(stop())
         run.loop.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,6 +313,58 @@ async def test_cancelling_a_short_render_costs_no_process(photo: Path) -> None:
         assert pool.restarts == 0
     assert not photo.with_name("a0.tmp").exists()
     assert ear.jobs == [(Lane.VISITOR, "cancelled")] * 5
+
+
+@dataclass
+class Loan:
+    """What a job's original lies in; counts who uses it."""
+
+    users: int = 0
+    loans: int = 0
+
+    def borrow(self) -> None:
+        self.users += 1
+        self.loans += 1
+
+    def give_back(self) -> None:
+        self.users -= 1
+
+
+@pytest.mark.parametrize("ending", ["done", "refused", "left", "killed"])
+async def test_what_is_lent_is_used_for_as_long_as_a_process_may_read_it(photo: Path, ending: str) -> None:
+    """From the begin of the job until it is done, or its process is gone: not only until its caller has left."""
+    loan = Loan()
+    if ending == "refused":
+        photo.write_bytes(photo.read_bytes()[:2000])
+    given = replace(job(photo, SMALL if ending in {"done", "refused"} else LONG), lent=loan)
+    async with pool_of() as pool:
+        running = asyncio.create_task(pool.render(given))
+        await asyncio.sleep(0)
+        assert (loan.users, pool.busy) == (1, 1)
+        if ending == "left":
+            running.cancel()
+            await asyncio.wait([running])
+            assert (loan.users, pool.busy) == (1, 1)
+        elif ending == "killed":
+            os.kill(pool.pids[0], signal.SIGKILL)
+        await asyncio.wait([running])
+        await until(lambda pool: pool.busy == 0, pool)
+        assert loan.users == 0
+    assert loan.loans == 1
+
+
+async def test_a_job_that_waits_uses_nothing(photo: Path) -> None:
+    """One that leaves the queue unbegun was never read."""
+    loan = Loan()
+    async with pool_of() as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        waiting = asyncio.create_task(pool.render(replace(job(photo, SMALL, name="b"), lent=loan)))
+        await until(lambda pool: pool.waiting == 1, pool)
+        waiting.cancel()
+        running.cancel()
+        await asyncio.wait([waiting, running])
+    assert (loan.users, loan.loans) == (0, 0)
 
 
 async def test_visitors_pass_background_work(photo: Path) -> None:

@@ -22,6 +22,7 @@ from imgproxy.answers import Answers
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers
 from imgproxy.cache.cache import Cache
+from imgproxy.cache.landings import Landings, enough_landings
 from imgproxy.delivery import Delivery, Outcome
 from imgproxy.edge import fastpath
 from imgproxy.edge.admin import AdminRoutes
@@ -39,6 +40,7 @@ from imgproxy.purge.downstream import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
+from imgproxy.render.capacity import usable_cores
 from imgproxy.render.pool import RenderPool
 from imgproxy.renders import Renders
 from imgproxy.settings import Settings, secret_lines, signing_tokens, webhook_secrets
@@ -84,6 +86,9 @@ class Edge:
         self.cache = Cache(settings.cache)
         self.library = library_client(settings.origin)
         self.health = OriginHealth(lambda: self.library.get_entries(ids=(PROBE_ENTRY,)))
+        self.landings = Landings(
+            enough_landings(settings.render.processes or usable_cores()), settings.cache.landing_bytes
+        )
         self.originals = Originals(
             self.cache,
             self.library,
@@ -94,8 +99,14 @@ class Edge:
             barriers=barriers,
             fetches_max=settings.origin.fetches_max,
             fetch_queue_max=settings.origin.fetch_queue_max,
+            landings=self.landings,
         )
-        self.pool = RenderPool(settings.render, settings.limits, observer=RenderObserver(self.metrics))
+        self.pool = RenderPool(
+            settings.render,
+            settings.limits,
+            observer=RenderObserver(self.metrics),
+            inherited=self.landings.descriptors,
+        )
         self.renders = Renders(
             self.cache,
             self.originals,
@@ -191,6 +202,7 @@ class Edge:
         await self.stop()
 
     async def _start(self) -> None:
+        self._stack.callback(self.landings.close)
         self._stack.push_async_callback(self.library.aclose)
         await self.cache.start(is_housekeeping=False)
         self._stack.push_async_callback(self.cache.close)

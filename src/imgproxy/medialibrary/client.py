@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from imgproxy.medialibrary.fetcher import StrPath
+    from imgproxy.medialibrary.intake import StrPath
+    from imgproxy.medialibrary.models import Landing
     from imgproxy.medialibrary.tokens import TokenSource
 
 JSON_MAX_BYTES = 32 * 1024 * 1024
@@ -226,6 +227,7 @@ class MediaLibraryClient:
         *,
         validators: Validators | None = None,
         max_bytes: int | None = None,
+        landing: Landing | None = None,
     ) -> ServedImage:
         """
         Stream the original with this key to a file.
@@ -235,6 +237,8 @@ class MediaLibraryClient:
             destination: written only if the library has other bytes than `validators` name; removed on failure.
             validators: headers of an earlier answer, to be asked whether they still hold.
             max_bytes: larger images are refused.
+            landing: where it is put as well, if its length is announced and fits. It may be in use for a while after
+                this was cancelled.
 
         Raises:
             NotFound, Forbidden, Unauthorized: there is no such image, it is revoked or invalid, or it is the token.
@@ -253,6 +257,7 @@ class MediaLibraryClient:
                     tokens=self._transport.tokens_in_order(),
                     destination=destination,
                     max_bytes=max_bytes,
+                    landing=landing,
                     api_version=self.api_version,
                 )
             )

@@ -15,36 +15,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 import urllib3
 from urllib3.util import parse_url
 
-from imgproxy.digest import ContentHasher
 from imgproxy.medialibrary.answers import TRANSIENT_STATUSES, error_for, retry_after_s
-from imgproxy.medialibrary.errors import OriginUnavailable, TooLarge, UnexpectedAnswer
-from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
+from imgproxy.medialibrary.errors import OriginUnavailable, UnexpectedAnswer
+from imgproxy.medialibrary.intake import image, pieces, remove
 from imgproxy.medialibrary.wire import READ_BYTES, Connections, Lifeline, Server, WireError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from imgproxy.medialibrary.errors import MediaLibraryError
+    from imgproxy.medialibrary.intake import StrPath
+    from imgproxy.medialibrary.models import Landing, ServedImage
     from imgproxy.medialibrary.wire import Answer
 
 REDIRECTS_MAX: Final = 5
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 ERROR_BODY_MAX_BYTES: Final = 64 * 1024
-DECODED_AT_ONCE_BYTES: Final = 128 * 1024
 # Threads that do not end by then, as they wait for a name or a connection, end by their own timeouts.
 CLOSE_WAIT_S: Final = 1.0
 # Behind the event loop, which hands a fetch on in less time than it takes, and before the render processes.
 NICENESS: Final = 5
 _HEADERS: Final = {"user-agent": "imgproxy", "accept": "*/*", "accept-encoding": "identity"}
-StrPath: TypeAlias = "str | os.PathLike[str]"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -59,6 +58,7 @@ class Order:
     tokens: tuple[str | None, ...]
     destination: StrPath
     max_bytes: int | None
+    landing: Landing | None
     api_version: str
 
 
@@ -124,7 +124,9 @@ class ImageFetcher:
         except asyncio.CancelledError:
             lifeline.cut()
             if lifeline.has_file:
-                _remove(order.destination)
+                remove(order.destination)
+            if order.landing is not None:
+                _lend_until(work, order.landing)
             raise
 
     async def aclose(self) -> None:
@@ -158,7 +160,15 @@ class ImageFetcher:
                     self._on_token(token)
                 if answer.status not in order.accepted:
                     raise _error(answer, order, self._thread.view)
-                return _image(answer, order, lifeline, self._thread.view)
+                return image(
+                    answer,
+                    lifeline,
+                    where=order.where,
+                    destination=order.destination,
+                    landing=order.landing,
+                    max_bytes=order.max_bytes,
+                    view=self._thread.view,
+                )
             finally:
                 self._connections.put_back(answer)
         raise AssertionError  # the last token's answer was returned or raised
@@ -182,6 +192,18 @@ class ImageFetcher:
         raise UnexpectedAnswer(message="too many redirects", where=order.where)
 
 
+def _lend_until(work: Future[ServedImage], landing: Landing) -> None:
+    """Keep the memory that a thread may still write to from anybody else, until the thread is through."""
+    loop = asyncio.get_running_loop()
+
+    def give_back(_: Future[ServedImage]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: then nobody is left to use it
+            loop.call_soon_threadsafe(landing.give_back)
+
+    landing.borrow()
+    work.add_done_callback(give_back)
+
+
 def _step_back() -> None:
     """Let the event loop go first. On Linux a thread has a niceness of its own; elsewhere there is no such thread."""
     with suppress(OSError):
@@ -201,83 +223,9 @@ def _place(url: str, *, seen_from: str = "", where: str) -> _Place:
     return _Place(Server(parts.scheme, host, parts.port or _PORTS[parts.scheme]), parts.request_uri)
 
 
-def _image(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview) -> ServedImage:
-    """Every byte of the body counted, hashed and written, or an error; never a file that only looks whole."""
-    is_modified = answer.status != 304
-    size_bytes, digest, head = 0, None, b""
-    if is_modified:
-        size_bytes, digest, head = _written(answer, order, lifeline, view)
-    else:
-        answer.read()
-    return ServedImage(
-        is_modified=is_modified,
-        content_type=_text(answer, "content-type"),
-        etag=_text(answer, "etag"),
-        last_modified=_text(answer, "last-modified"),
-        size_bytes=size_bytes,
-        digest=digest,
-        head=head,
-    )
-
-
-def _written(answer: Answer, order: Order, lifeline: Lifeline, view: memoryview) -> tuple[int, str, bytes]:
-    """Size, digest and head of the body, which now lies in the order's file."""
-    announced = answer.length
-    if order.max_bytes is not None and announced is not None and announced > order.max_bytes:
-        raise TooLarge(limit_bytes=order.max_bytes, size_bytes=announced, where=order.where)
-    lifeline.has_file = True
-    try:
-        descriptor = os.open(order.destination, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if os.fstat(descriptor).st_size:
-                # Not always: ext4 sends what was emptied to the disk as it is closed (ext4(5), auto_da_alloc).
-                os.truncate(descriptor, 0)
-            lifeline.raise_if_cut()  # whoever cut it may have looked for the file before it was there
-            return _copied(answer, descriptor, order, view)
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        _remove(order.destination)
-        raise
-
-
-def _copied(answer: Answer, descriptor: int, order: Order, view: memoryview) -> tuple[int, str, bytes]:
-    size_bytes, hasher, head = 0, ContentHasher(), b""
-    for piece in _pieces(answer, order, view):
-        size_bytes += len(piece)
-        if order.max_bytes is not None and size_bytes > order.max_bytes:
-            raise TooLarge(limit_bytes=order.max_bytes, where=order.where)
-        if len(head) < HEAD_BYTES:
-            head += piece[: HEAD_BYTES - len(head)]
-        hasher.update(piece)
-        written = os.write(descriptor, piece)
-        while written < len(piece):  # a disk that has room for a part takes that, and refuses the rest
-            written += os.write(descriptor, piece[written:])
-    return size_bytes, hasher.hexdigest(), head
-
-
-def _remove(path: StrPath) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _pieces(answer: Answer, order: Order, view: memoryview) -> Iterator[memoryview | bytes]:
-    """The body, decoded where a proxy encoded it all the same; a piece is good until the next is asked for."""
-    encoding = answer.headers.get("content-encoding")
-    if not encoding:
-        while count := answer.receive(view):
-            yield view[:count]
-        return
-    decoder = urllib3.HTTPResponse(answer, headers={"content-encoding": encoding}, preload_content=False)
-    try:
-        yield from filter(None, decoder.stream(DECODED_AT_ONCE_BYTES, decode_content=True))
-    except urllib3.exceptions.DecodeError as exc:
-        raise UnexpectedAnswer(message=type(exc).__name__, where=order.where) from exc
-
-
 def _error(answer: Answer, order: Order, view: memoryview) -> MediaLibraryError:
     body = b""
-    for piece in _pieces(answer, order, view[: ERROR_BODY_MAX_BYTES + 1]):
+    for piece in pieces(answer, view[: ERROR_BODY_MAX_BYTES + 1], order.where):
         body += piece
         if len(body) > ERROR_BODY_MAX_BYTES:
             break
@@ -285,12 +233,6 @@ def _error(answer: Answer, order: Order, view: memoryview) -> MediaLibraryError:
     if answer.status in TRANSIENT_STATUSES:
         wait_s = retry_after_s(answer.headers.get("retry-after"), now=datetime.now(UTC))
     return error_for(answer.status, body, where=order.where, api_version=order.api_version, wait_s=wait_s)
-
-
-def _text(answer: Answer, name: str) -> str | None:
-    """A header that can be sent back: with no carriage return in it (RFC 9112 section 2.2)."""
-    value = answer.headers.get(name)
-    return None if value is None else " ".join(value.split())
 
 
 def _sendable(value: str) -> str:

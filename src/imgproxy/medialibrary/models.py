@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -122,6 +122,23 @@ class Validators:
     last_modified: str | None = None
 
 
+class Landing(Protocol):
+    """Memory that an image may land in, to be used from there. Who takes part in that borrows it and gives it back."""
+
+    @property
+    def size_max_bytes(self) -> int:
+        """The largest image that fits."""
+
+    def room(self, size_bytes: int) -> memoryview:
+        """Memory for an image of so many bytes, in whole pages."""
+
+    def borrow(self) -> None:
+        """Use it, until it is given back as often."""
+
+    def give_back(self) -> None:
+        """Use it no longer; on the event loop, as `borrow`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedImage:
     """
@@ -129,7 +146,8 @@ class ServedImage:
 
     Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0
     and `digest` None. Otherwise `digest` is that of the bytes as they were written (`imgproxy.digest`), and `head` the
-    first of them, up to HEAD_BYTES: what tells their kind need not be read from the file again.
+    first of them, up to HEAD_BYTES: what tells their kind need not be read from the file again. `is_landed` says that
+    the bytes are in the landing, too.
     """
 
     is_modified: bool
@@ -139,3 +157,4 @@ class ServedImage:
     size_bytes: int
     digest: str | None
     head: bytes = b""
+    is_landed: bool = False

@@ -34,7 +34,7 @@ END_TIMEOUT_S: Final = 1.0
 
 class Crew:
     """
-    Keeps `size` render processes.
+    Keeps `size` render processes, each with the descriptors `inherited`.
 
     `on_message` hears what a process says of its job; `on_lost` hears that a process ended unasked, with its exit
     status, and returns why, for the metrics, or "" where that is no loss; `on_new` hears that another is idle;
@@ -45,6 +45,7 @@ class Crew:
         self,
         size: int,
         limits: ProcessLimits,
+        inherited: tuple[int, ...],
         observer: PoolObserver,
         on_message: Callable[[RenderProcess, Message], None],
         on_lost: Callable[[RenderProcess, int], str],
@@ -53,6 +54,7 @@ class Crew:
     ) -> None:
         self.size = size
         self._limits = limits
+        self._inherited = inherited
         self._observer = observer
         self._on_message = on_message
         self._on_lost = on_lost
@@ -155,7 +157,7 @@ class Crew:
 
     async def _start_process(self) -> RenderProcess:
         core = self._least_used_core()
-        process = RenderProcess(self._on_message, self._exited, core)
+        process = RenderProcess(self._on_message, self._exited, core, self._inherited)
         if core is not None:
             self._core_of[process] = core
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import RenderPlan
@@ -22,6 +22,16 @@ class Lane(StrEnum):
     VISITOR = "visitor"
     ANIMATION = "animation"
     BACKGROUND = "background"
+
+
+class Lent(Protocol):
+    """What must stay as it is while somebody reads it."""
+
+    def borrow(self) -> None:
+        """Use it, until it is given back as often."""
+
+    def give_back(self) -> None:
+        """Use it no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +55,15 @@ class RenderJob:
     """
     Variants of one original, made in one render process from as few decodes as their plans allow.
 
-    `original_bytes` is the size of the original, by which the edge guesses at the cost; it does not cross.
+    `original_bytes` is the size of the original, by which the edge guesses at the cost; `lent` is where it lies, where
+    that is only lent: the process that reads it borrows it. Neither crosses.
     """
 
     original: str
     targets: tuple[RenderTarget, ...]
     marks: tuple[MarkFile, ...] = ()
     original_bytes: int = 0
+    lent: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True)

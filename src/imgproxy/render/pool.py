@@ -43,12 +43,18 @@ class RenderPool:
     """
     Runs render jobs in isolated processes.
 
-    `start` returns when every process is warm. `render` raises ImageRefused errors for the picture, Overloaded when
-    the queue is full, the wait too long, or the pool is closing.
+    `start` returns when every process is warm; each has the descriptors `inherited` under their numbers. `render`
+    raises ImageRefused errors for the picture, Overloaded when the queue is full, the wait too long, or the pool is
+    closing.
     """
 
     def __init__(
-        self, settings: RenderSettings, limits: LimitsSettings, *, observer: PoolObserver | None = None
+        self,
+        settings: RenderSettings,
+        limits: LimitsSettings,
+        *,
+        observer: PoolObserver | None = None,
+        inherited: tuple[int, ...] = (),
     ) -> None:
         self._settings = settings
         process_limits = ProcessLimits(
@@ -63,6 +69,7 @@ class RenderPool:
         self._crew = Crew(
             self._size,
             process_limits,
+            inherited,
             self._observer,
             on_message=self._heard,
             on_lost=self._lost,
@@ -278,6 +285,8 @@ class RenderPool:
         ticket.stop_timer()
         ticket.started_at = asyncio.get_running_loop().time()
         self._running[process] = ticket
+        if ticket.job.lent is not None:
+            ticket.job.lent.borrow()
         self._set_deadline(process, ticket)
         process.give(ticket.job)
 
@@ -335,6 +344,7 @@ class RenderPool:
         """Take a process off its job, back to the idle, or on its way out where it has grown too large."""
         ticket.stop_timer()
         del self._running[process]
+        _return_lent(ticket)
         if resident_bytes > self._settings.recycle_bytes:
             self._crew.let_go(process)
         else:
@@ -379,6 +389,8 @@ class RenderPool:
     def _lost(self, process: RenderProcess, status: int) -> str:
         """A process is gone: say why, and what that means for its job."""
         ticket = self._running.pop(process, None)
+        if ticket is not None:
+            _return_lent(ticket)
         if not self._is_open and ticket is None:
             return ""  # it was asked to
         reason = (ticket.end_reason if ticket else "") or (
@@ -412,3 +424,9 @@ class RenderPool:
     def retry_after_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
         return self._admission.retry_after_s(sum(len(lane) for lane in self._waiting.values()))
+
+
+def _return_lent(ticket: Ticket) -> None:
+    """The job's process reads no more of its original."""
+    if ticket.job.lent is not None:
+        ticket.job.lent.give_back()

@@ -70,7 +70,8 @@ class RenderProcess(asyncio.Protocol):
     One render process.
 
     `on_message` hears everything it says about the job it has; `on_exit` hears once that it is gone, with the exit
-    status that subprocess gives (negative: the signal). `core` is the one that it keeps to, if any.
+    status that subprocess gives (negative: the signal). `core` is the one that it keeps to, if any; it has the
+    descriptors `inherited` of the edge's.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class RenderProcess(asyncio.Protocol):
         on_message: Callable[[RenderProcess, Message], None],
         on_exit: Callable[[RenderProcess, int], None],
         core: int | None = None,
+        inherited: tuple[int, ...] = (),
     ) -> None:
         self._on_message = on_message
         self._on_exit = on_exit
         self._core = core
+        self._inherited = inherited
         self._buffer = bytearray()
         self._targets: tuple[RenderTarget, ...] = ()
         self._transport: asyncio.Transport | None = None
@@ -124,7 +127,7 @@ class RenderProcess(asyncio.Protocol):
                     *([] if self._core is None else [str(self._core)]),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *self._inherited),
                     env=child_environment(),
                     # In our session, or its niceness would mean nothing: see `scheduling.step_back`.
                 )

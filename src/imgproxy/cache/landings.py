@@ -1,0 +1,137 @@
+"""
+Landings: shared memory in which an original lands, to be rendered from there while it goes to its file.
+
+A picture is rendered as soon as it has come, and soon after perhaps in other sizes; later its variants are there, and
+its file is seldom read. So the page cache, which pays for variants, need not take it in. Render processes inherit the
+descriptors and open a landing by its path, like any file; nothing is sent or copied.
+
+A landing is used again for other pictures, so it counts who uses it: who fetches into it, who is about to have it
+rendered, and each process that reads it. All of that happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+from contextlib import suppress
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+PAGE_BYTES: Final = mmap.PAGESIZE
+
+
+def enough_landings(processes: int) -> int:
+    """How many let every render process read one while its next is there, with a few to fetch into and look back on."""
+    return 2 * processes + 4
+
+
+class Landing:
+    """One piece of memory; `path` names it within this process and those that have its descriptor."""
+
+    __slots__ = ("_memory", "_pages", "_users", "descriptor", "name", "path", "size_max_bytes")
+
+    def __init__(self, size_max_bytes: int) -> None:
+        self.size_max_bytes = size_max_bytes
+        self.descriptor = os.memfd_create("original")
+        self.path = f"/proc/self/fd/{self.descriptor}"
+        self.name: tuple[str, str] | None = None  # of the original in it: key hash and digest
+        self._users = 0
+        os.ftruncate(self.descriptor, size_max_bytes)
+        self._pages = mmap.mmap(self.descriptor, size_max_bytes)
+        self._memory = memoryview(self._pages)
+        os.ftruncate(self.descriptor, 0)
+
+    def room(self, size_bytes: int) -> memoryview:
+        """
+        Make it a file of so many bytes, and return them to be written, with the rest of their last page.
+
+        Memory that was there stays; what is beyond the new end goes back to the system.
+        """
+        os.ftruncate(self.descriptor, size_bytes)
+        return self._memory[: -(-size_bytes // PAGE_BYTES) * PAGE_BYTES]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody uses it."""
+        return self._users == 0
+
+    def borrow(self) -> None:
+        """Use it, until it is given back as often."""
+        self._users += 1
+
+    def give_back(self) -> None:
+        """Use it no longer."""
+        self._users -= 1
+        if self.name is None and self.is_free:
+            os.ftruncate(self.descriptor, 0)
+
+    def close(self) -> None:
+        """Let go of it. Memory that somebody still holds on to goes with them."""
+        with suppress(BufferError):
+            self._memory.release()
+            self._pages.close()
+        os.close(self.descriptor)
+
+    def forget(self) -> None:
+        """What is in it is not to be found any more; its bytes go as soon as nobody uses them."""
+        self.name = None
+        if self.is_free:
+            os.ftruncate(self.descriptor, 0)
+
+
+class Landings:
+    """As many landings of `size_max_bytes` as are asked for; none where the system has no such memory."""
+
+    def __init__(self, count: int, size_max_bytes: int) -> None:
+        size_max_bytes = size_max_bytes // PAGE_BYTES * PAGE_BYTES
+        # The one that was used longest ago first.
+        self._all = _made(count, size_max_bytes) if size_max_bytes else []
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a process must inherit to open them by their paths."""
+        return tuple(landing.descriptor for landing in self._all)
+
+    def take(self) -> Landing | None:
+        """Borrow the one that was used longest ago, what was in it forgotten; None while all are in use."""
+        landing = next((landing for landing in self._all if landing.is_free), None)
+        if landing is not None:
+            landing.name = None  # its memory stays: the next picture takes about as much
+            landing.borrow()
+            self._is_used(landing)
+        return landing
+
+    def find(self, hashed: str, digest: str) -> Landing | None:
+        """Borrow the landing of this original."""
+        landing = next((landing for landing in self._all if landing.name == (hashed, digest)), None)
+        if landing is not None:
+            landing.borrow()
+            self._is_used(landing)
+        return landing
+
+    def forget(self, hashed: str) -> None:
+        """Forget the originals of a key."""
+        for landing in self._all:
+            if landing.name is not None and landing.name[0] == hashed:
+                landing.forget()
+
+    def close(self) -> None:
+        """Let go of all."""
+        while self._all:
+            self._all.pop().close()
+
+    def _is_used(self, landing: Landing) -> None:
+        self._all.remove(landing)
+        self._all.append(landing)
+
+
+def _made(count: int, size_max_bytes: int) -> list[Landing]:
+    if not hasattr(os, "memfd_create") or not os.path.isdir("/proc/self/fd"):
+        return []
+    try:
+        return [Landing(size_max_bytes) for _ in range(count)]
+    except OSError as exc:
+        log.warning("originals go through the page cache, as no memory can be shared: %s", exc)
+        return []
