@@ -308,7 +308,7 @@ class Originals:
             await self._barriers.reach(Point.AFTER_FETCH, key)
             facts = await self._accept(served, key, temp, known, Asked(began_seq, asked_at_s))
             if landing is not None and served.is_landed:
-                landing.name = (hashed, facts.digest)  # no purge can have come since it was accepted
+                self._landings.keep(landing, hashed, facts.digest)  # no purge can have come since it was accepted
         except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
             await self._refuse(hashed, key, error, began_seq)
             raise

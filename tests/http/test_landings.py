@@ -91,6 +91,17 @@ async def test_every_format_lands(tmp_path: Path, key: str, data: bytes) -> None
     assert bodies[0] == bodies[1]
 
 
+async def test_an_original_that_is_in_no_page_cache_comes_whole(tmp_path: Path) -> None:
+    """It went to disk past it: whoever asks for its bytes gets them from there, in whole and in part."""
+    data = jpeg(200) + os.urandom(1_000_000)
+    async with site(tmp_path, pictures={KEY: data}) as here:
+        whole = await here.get(f"/{KEY}")
+        part = await here.get(f"/{KEY}", Range="bytes=300001-900000")
+
+        assert (whole.status, whole.body) == (200, data)
+        assert (part.status, part.body) == (206, data[300_001:900_001])
+
+
 async def test_a_cut_off_picture_is_not_completed_by_the_one_before_it(tmp_path: Path) -> None:
     """Its memory held a longer picture: what is missing is missing."""
     whole = images.cached_photo()

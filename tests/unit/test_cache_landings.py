@@ -6,12 +6,13 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.cache.landings import Landing, Landings, enough_landings
+from imgproxy.cache.landings import AWAITED_S, Landing, Landings, enough_landings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +101,27 @@ def test_what_is_in_use_is_not_taken(three: Landings) -> None:
     assert three.take() is readers[0]
 
 
+def test_what_is_about_to_be_rendered_is_not_taken(three: Landings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that has just landed stays for its first render, unless that does not come."""
+    fetched = [three.take() for _ in range(3)]
+    for number, landing in enumerate(fetched):
+        assert landing is not None
+        three.keep(landing, str(number), "digest")
+        landing.give_back()
+    assert three.take() is None
+
+    rendered = three.find("1", "digest")
+    assert rendered is not None
+    assert rendered is fetched[1]
+    rendered.give_back()
+
+    assert three.take() is rendered
+    assert three.take() is None
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + AWAITED_S)
+    assert three.take() is fetched[0]
+
+
 def test_only_the_very_picture_is_found(three: Landings) -> None:
     """Another digest under the same key is another picture."""
     land(three, b"a", ("a", "1"))
@@ -121,6 +143,30 @@ def test_a_purged_picture_leaves_the_memory(three: Landings) -> None:
     assert three.find("b", "1") is other
     read.give_back()
     assert Path(read.path).read_bytes() == b""
+
+
+def test_a_purged_picture_is_waited_for_by_nobody(three: Landings) -> None:
+    """Its memory is anybody's at once."""
+    for _ in range(3):
+        landing = three.take()
+        assert landing is not None
+        three.keep(landing, "a", "1")
+        landing.give_back()
+
+    three.forget("a")
+
+    assert three.take() is not None
+
+
+def test_who_has_the_descriptor_cannot_write(three: Landings) -> None:
+    """A render process decodes foreign bytes: it cannot change a picture that another one reads."""
+    landing = land(three, b"picture", ("hash", "digest"))
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(landing.descriptor, b"x")
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.ftruncate(landing.descriptor, 0)
+    assert os.fstat(landing.descriptor).st_mode & 0o222 == 0
 
 
 def test_a_fetch_that_failed_leaves_nothing(three: Landings) -> None:
@@ -145,7 +191,10 @@ def test_memory_that_somebody_holds_on_to_does_not_keep_the_rest_from_closing() 
     landings.close()
 
     room[:3] = b"abc"
+    landing.give_back()
     assert landings.take() is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        landing.room(3)
     for descriptor in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
@@ -174,6 +223,25 @@ def test_a_system_without_such_memory_has_none(
 
     assert Landings(2, PAGE).take() is None
     assert "through the page cache" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ftruncate", "fchmod"])
+def test_what_cannot_be_made_whole_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Not the first either, when it is the second that fails."""
+    real, calls = getattr(os, name), []
+
+    def refuse(*arguments: int) -> object:
+        calls.append(arguments)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, name, refuse)
+
+    assert Landings(5, PAGE).descriptors == ()
+
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_each_process_has_one_to_read_and_one_to_come() -> None:

@@ -45,9 +45,9 @@ class SeenFile:
     body_bytes: int
 
 
-def read_at_once(descriptor: int, count: int) -> bytes | bytearray:
+def read_at_once(descriptor: int, count: int, start: int = 0) -> bytes | bytearray:
     """
-    The first `count` bytes of a file, fewer where it is shorter; an array that nobody else has.
+    `count` bytes of a file from `start` on, fewer where it is shorter; an array that nobody else has.
 
     Where the system knows no such reads the page cache is trusted to have them.
 
@@ -56,15 +56,15 @@ def read_at_once(descriptor: int, count: int) -> bytes | bytearray:
         OSError: the file cannot be read.
     """
     if not _NOWAIT:
-        return os.pread(descriptor, count, 0)
+        return os.pread(descriptor, count, start)
     buffer = bytearray(count)
     try:
-        got = os.preadv(descriptor, [buffer], 0, _NOWAIT)
+        got = os.preadv(descriptor, [buffer], start, _NOWAIT)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        return os.pread(descriptor, count, 0)
-    if got < count and got < os.fstat(descriptor).st_size:
+        return os.pread(descriptor, count, start)
+    if got < count and start + got < os.fstat(descriptor).st_size:
         raise BlockingIOError(errno.EAGAIN, "not all of it is in the page cache")
     del buffer[got:]
     return buffer

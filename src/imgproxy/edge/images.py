@@ -13,6 +13,7 @@ from aiohttp import web
 
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import key_hash
+from imgproxy.cache.reading import read_at_once
 from imgproxy.delivery import Delivered, Delivery, Outcome, Tier
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
@@ -295,10 +296,14 @@ class ImageRoute:
         return Served(response, delivered.outcome, _sent(request, count), key=wanted.key)
 
     async def _stream(self, response: web.StreamResponse, descriptor: int, start: int, count: int, key: str) -> None:
-        """Send bytes of an open file. A chunk is read from the page cache: a thread would cost more than the read."""
+        """Send bytes of an open file. A thread reads what is not in the page cache: for the rest it would cost more."""
         sent = 0
         while sent < count:
-            chunk = os.pread(descriptor, min(CHUNK_BYTES, count - sent), start + sent)
+            wanted_bytes, offset = min(CHUNK_BYTES, count - sent), start + sent
+            try:
+                chunk = read_at_once(descriptor, wanted_bytes, offset)
+            except BlockingIOError:
+                chunk = await asyncio.to_thread(os.pread, descriptor, wanted_bytes, offset)
             if not chunk:
                 raise ConnectionResetError("a cached file is shorter than it was")
             await response.write(chunk)

@@ -115,18 +115,18 @@ class ImageFetcher:
         Raises:
             MediaLibraryError: what the answer means, or that none came; OSError from the disk. No file is left.
         """
-        lifeline = Lifeline()
+        lifeline, loop = Lifeline(), asyncio.get_running_loop()
         work = self._threads.submit(self._work, order, lifeline)
         self._under_way[work] = lifeline
         work.add_done_callback(self._under_way.pop)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
+            if order.landing is not None:
+                _lend_until(work, order.landing, loop)
             lifeline.cut()
             if lifeline.has_file:
                 remove(order.destination)
-            if order.landing is not None:
-                _lend_until(work, order.landing)
             raise
 
     async def aclose(self) -> None:
@@ -192,9 +192,8 @@ class ImageFetcher:
         raise UnexpectedAnswer(message="too many redirects", where=order.where)
 
 
-def _lend_until(work: Future[ServedImage], landing: Landing) -> None:
+def _lend_until(work: Future[ServedImage], landing: Landing, loop: asyncio.AbstractEventLoop) -> None:
     """Keep the memory that a thread may still write to from anybody else, until the thread is through."""
-    loop = asyncio.get_running_loop()
 
     def give_back(_: Future[ServedImage]) -> None:
         with suppress(RuntimeError):  # the loop is closed: then nobody is left to use it

@@ -106,7 +106,11 @@ class _File:
         if error is not None:
             self._give_up()
             return
-        os.close(self._descriptor)
+        try:
+            os.close(self._descriptor)
+        except OSError:  # some file systems say only now that they have no room
+            remove(self._path)
+            raise
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
@@ -124,8 +128,8 @@ class _File:
 
 
 def remove(path: StrPath) -> None:
-    """Remove a file that may be gone."""
-    with suppress(FileNotFoundError):
+    """Remove a file that may be gone, or that a broken disk keeps: it is nobody's."""
+    with suppress(OSError):
         os.unlink(path)
 
 
