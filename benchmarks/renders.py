@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 WIDTH_PX = 800
 QUALITY = 75
+# A render process has one picture, its next one waits, and one is on its way: with fewer it is idle now and then, which
+# a bare loop never is.
+CONNECTIONS = 3
+# The first pictures come with nothing to do beside them, and the last leave a process idle; in this time that is 1 %.
+ROUND_S = 5.0
 FORMATS = ("jpeg", "webp", "avif")
 PHOTOS = (Photos.SIX, Photos.TWENTY_FOUR)
 # Of 255, on average: WebPs of the sheet of photos differ by 3.6, pictures shifted by a pixel by 10 and more.
@@ -62,7 +67,7 @@ def _measure(bench: Bench, result: Result, *, is_cold: bool, bound: float) -> No
                 race.run(result, photo, form, bound)
         result.notes.append(
             f"{WIDTH_PX} px, q={QUALITY}; {workers.count} render processes against as many bare loops of the same "
-            f"calls; {2 * workers.count} connections; {bench.rounds} rounds in turns. "
+            f"calls; {CONNECTIONS * workers.count} connections; {bench.rounds} rounds in turns. "
             + (
                 "Originals from nginx as the origin, fetched within the request."
                 if is_cold
@@ -90,7 +95,7 @@ class Race:
             self.product, next(self.several), path, form
         )
         took_s, _ = self.workers.run(path, WIDTH_PX, form, QUALITY, 2 * self.workers.count)
-        seconds = 1.2 if self.bench.is_quick else 2.5
+        seconds = 1.2 if self.bench.is_quick else ROUND_S
         count = max(2, round(seconds / (took_s / (2 * self.workers.count)) / self.workers.count)) * self.workers.count
         bare_rates, rates, bare_cpu_ms, cpu_ms, writing_cpu_ms = [], [], [], [], []
         folder = self.bench.new_folder("written")
@@ -102,7 +107,7 @@ class Race:
                 read_into_page_cache(self.product, urls)
             took_s, used_s = self.workers.run(path, WIDTH_PX, form, QUALITY, count)
             ours_s, ours_used_s = _render_all(
-                self.product, [f"{url}?{query(form)}" for url in urls], 2 * self.workers.count
+                self.product, [f"{url}?{query(form)}" for url in urls], CONNECTIONS * self.workers.count
             )
             if self.is_cold and number:
                 writing_cpu_ms.append(self.workers.run(path, WIDTH_PX, form, QUALITY, count, folder)[1] * 1e3)
@@ -186,7 +191,7 @@ def _from_library(bench: Bench, result: Result) -> None:
     with Library(pictures, bench.new_folder("library")) as library, bench.product(library.url) as product:
         for number in range(bench.rounds):
             urls = [f"{product.url}/{name}?{query('jpeg')}" for name in names[number * each : (number + 1) * each]]
-            took_s, _ = _render_all(product, urls, 2 * processes_of(product))
+            took_s, _ = _render_all(product, urls, CONNECTIONS * processes_of(product))
             rates.append(each / took_s)
     result.figure("JPEG of 6 MP: imgproxy, original from `imgproxy library`", "1/s", rates)
 
