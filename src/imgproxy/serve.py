@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 # How long a thread may keep the interpreter from another one that wants it. By default 5 ms: the loop would wait so
 # long for the scan of the cache, and a purge, whose record is written in a thread, several times for a busy loop.
 SWITCH_S = 0.000_5
+# So many more objects than were freed make the collector look at the young ones, by default 700. Next to all of them
+# are freed without it: looking less often takes 2 % off the edge's part in a miss.
+GARBAGE_AT = 5_000
 
 
 async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], int]) -> int:
@@ -49,6 +52,7 @@ async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], i
     # What the start has made stays: the collector need not walk through it again, 20 ms in which no hit is answered.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_AT, 10, 10)
     await stop.wait()
     log.info("stopping: finishing what is in flight")
     await edge.stop()
