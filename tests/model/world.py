@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from imgproxy.medialibrary import Validators
     from imgproxy.medialibrary.models import Landing
+    from imgproxy.render.job import Lane, RenderTarget
 
 KEY = "a.jpg"
 MARK = "mark.png"
@@ -173,6 +174,10 @@ class FakePool:
     def retry_after_s(self) -> int:
         """Nobody is told."""
         return 1
+
+    def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> None:
+        """No job waits: each begins at once."""
+        del job, lane, target
 
     def is_late(self, waited_s: float) -> bool:
         """Nobody waits for it."""
