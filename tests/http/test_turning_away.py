@@ -35,7 +35,9 @@ async def overloaded(here: Site) -> AsyncIterator[None]:
         yield
     finally:
         os.kill(process, signal.SIGCONT)
-    assert [reply.status for reply in await asyncio.gather(*tasks)] == [200, 200]
+    at_work, behind = await asyncio.gather(*tasks)
+    # Where the block took longer than a job, who came before the queue stood has waited too long, and is refused.
+    assert (at_work.status, behind.status) in {(200, 200), (200, 503)}
 
 
 async def test_a_picture_that_had_to_be_fetched_is_refused_in_the_usual_words(tmp_path: Path) -> None:
