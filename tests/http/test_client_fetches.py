@@ -269,7 +269,7 @@ async def test_a_file_system_that_wants_the_page_cache_gets_it(
     async with origin(reply) as server, client_of(server, max_attempts=1) as client:
         image = await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
 
-    assert was_direct[-1] is False
+    assert (was_direct[0], was_direct[-1]) == (True, False)
     assert image.is_landed
     assert (tmp_path / "out").read_bytes() == LARGE
 
@@ -286,6 +286,27 @@ async def test_a_disk_that_refuses_leaves_no_file(
     reply = says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE)
     async with origin(reply) as server, client_of(server, max_attempts=1) as client:
         with pytest.raises(OSError, match="No space left"):
+            await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
+
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_disk_that_refuses_at_the_end_leaves_no_file(
+    tmp_path: Path, landings: Landings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems say only as a file is closed that they had no room for it (close(2))."""
+    close = os.close
+
+    def full(descriptor: int) -> None:
+        is_ours = os.readlink(f"/proc/self/fd/{descriptor}") == str(tmp_path / "out")
+        close(descriptor)
+        if is_ours:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "close", full)
+    reply = says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE)
+    async with origin(reply) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(OSError, match="quota"):
             await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
 
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,8 @@ import asyncio
 import io
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,10 @@ from PIL import Image
 
 from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
+from imgproxy.cache.reading import read_at_once
 from imgproxy.config import CacheSettings, RenderSettings
+from imgproxy.edge import images as images_route
+from imgproxy.render import pool
 from tests.support import images
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 
@@ -75,6 +80,7 @@ async def test_a_picture_whose_memory_others_have_taken_is_rendered_from_its_fil
         ("a.svg", SVG),
         ("photo.jpg", images.cached_photo()),
     ],
+    ids=["jpeg", "png", "webp", "gif", "tiff", "avif", "svg", "photo"],
 )
 async def test_every_format_lands(tmp_path: Path, key: str, data: bytes) -> None:
     """The same bytes come of a picture in memory as of one on disk, and no one tells them apart."""
@@ -133,3 +139,77 @@ async def test_a_purge_while_a_process_reads_the_memory(tmp_path: Path) -> None:
         assert abs(red_of((await request).body) - 20) <= 2
         new_bytes = len(jpeg(20, (321, 200)))
         await until(lambda: sorted(sizes_in_memory(here))[-2:] == [0, new_bytes])
+
+
+async def test_memory_that_a_process_reads_outlives_those_who_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client leaves in the middle of a render: nothing else lands there before the process is through."""
+    monkeypatch.setattr(pool, "ABANDON_GRACE_S", 60.0)
+    async with site(tmp_path, render=RenderSettings(processes=1)) as here:
+        process, landings = here.edge.pool.pids[0], here.edge.landings
+        os.kill(process, signal.SIGSTOP)
+        try:
+            request = asyncio.create_task(here.get(f"/{KEY}?w=100"))
+            await until(lambda: here.edge.pool.busy == 1)
+            request.cancel()
+            await until(lambda: here.edge.renders.under_way == 0)
+            await asyncio.sleep(0)
+            others = [landings.take() for _ in landings.descriptors]
+
+            assert others.count(None) == 1
+            assert len(jpeg(200)) in sizes_in_memory(here)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        await until(lambda: here.edge.pool.busy == 0)
+        assert landings.take() is not None
+
+
+async def test_a_picture_that_is_proved_again_keeps_its_memory(tmp_path: Path) -> None:
+    """A conditional fetch needs none, not even where a single landing is left."""
+    async with site(tmp_path) as here:
+        await here.get(f"/{KEY}?w=100")
+        for _ in here.edge.landings.descriptors[1:]:
+            assert here.edge.landings.take() is not None
+
+        await here.edge.originals.revalidate(KEY)
+
+        assert here.metric("imgproxy_origin_answers_total", answer="not_modified") == 1
+        assert len(jpeg(200)) in sizes_in_memory(here)
+
+
+async def test_the_memory_goes_with_the_service(tmp_path: Path) -> None:
+    """A service that has ended has no descriptor open for it."""
+    async with site(tmp_path) as here:
+        descriptors = here.edge.landings.descriptors
+        assert descriptors
+
+    assert here.edge.landings.descriptors == ()
+
+
+async def test_the_loop_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of an original is not in the page cache is read in a thread; what is there, without one."""
+    data, threads, read, is_cold = jpeg(200) + bytes(1_000_000), [], os.pread, True
+
+    def noted(descriptor: int, count: int, offset: int) -> bytes:
+        if count == images_route.CHUNK_BYTES:
+            threads.append(threading.get_ident())
+        return read(descriptor, count, offset)
+
+    def at_once(descriptor: int, count: int, start: int) -> bytes | bytearray:
+        if is_cold:
+            raise BlockingIOError
+        return read_at_once(descriptor, count, start)
+
+    async with site(tmp_path, pictures={KEY: data}) as here:
+        monkeypatch.setattr(os, "pread", noted)
+        monkeypatch.setattr(images_route, "read_at_once", at_once)
+        assert (await here.get(f"/{KEY}")).body == data
+        assert threads
+        assert threading.get_ident() not in threads
+
+        threads.clear()
+        is_cold = False
+        file_of(here, KEY).read_bytes()
+        assert (await here.get(f"/{KEY}")).body == data
+        assert not threads

@@ -145,6 +145,20 @@ def test_a_purged_picture_leaves_the_memory(three: Landings) -> None:
     assert Path(read.path).read_bytes() == b""
 
 
+def test_to_land_is_to_be_used(three: Landings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those whose render did not come, the one that landed first goes, whenever its fetch began."""
+    fetched = [three.take() for _ in range(3)]
+    for number in (1, 2, 0):
+        landing = fetched[number]
+        assert landing is not None
+        three.keep(landing, str(number), "digest")
+        landing.give_back()
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + AWAITED_S)
+
+    assert [three.take() for _ in range(3)] == [fetched[1], fetched[2], fetched[0]]
+
+
 def test_a_purged_picture_is_waited_for_by_nobody(three: Landings) -> None:
     """Its memory is anybody's at once."""
     for _ in range(3):

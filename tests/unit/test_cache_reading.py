@@ -19,6 +19,7 @@ def test_what_is_in_the_page_cache_is_read(tmp_path: Path) -> None:
     try:
         assert read_at_once(descriptor, 50_000) == b"0123456789" * 5000
         assert read_at_once(descriptor, 15) == b"012345678901234"
+        assert read_at_once(descriptor, 5, 49_990) == b"01234"
     finally:
         os.close(descriptor)
 
@@ -28,6 +29,7 @@ def test_a_short_file_gives_what_it_has(tmp_path: Path) -> None:
     descriptor = opened(tmp_path / "file", b"0123")
     try:
         assert read_at_once(descriptor, 10) == b"0123"
+        assert read_at_once(descriptor, 10, 3) == b"3"
     finally:
         os.close(descriptor)
 

@@ -163,7 +163,11 @@ class Landings:
         return landing
 
     def forget(self, hashed: str) -> None:
-        """Forget the originals of a key."""
+        """
+        Forget the originals of a key.
+
+        What another fetch has taken already is nobody's to find: its bytes last until that fetch's head is here.
+        """
         for landing in self._all:
             if landing.name is not None and landing.name[0] == hashed:
                 landing.awaited_until_s = 0.0
