@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 RECEIVE_BYTES = 1 << 18
-# In an open run answers wait for this long to be read: the kernel has noted when they came, and to wake up for each of
-# them would take as much of the cores from the server as to send its request did.
+# In an open run, and in a burst, answers wait for this long to be read: the kernel has noted when they came, and to
+# wake up for each of them would take as much of the cores from the server as to send its request did.
 READ_EVERY_S = 0.01
 SAMPLE_TIMEOUT_S = 120.0
 # socket(7): the time of arrival, as a control message with a struct timespec. Python has no name for the option.
@@ -248,7 +248,8 @@ class Engine:
         for ready in several:
             self._begin(ready, now)
         while self._busy:
-            self._turn(1.0)
+            time.sleep(READ_EVERY_S)
+            self._turn(0.2)
         return self.samples[begin:]
 
     # --- one turn -------------------------------------------------------------------------------------------------

@@ -43,9 +43,9 @@ ROOMS = {
 # Which third-party or system library may be imported where.
 LIBRARIES = {
     "pyvips": ("render/",),
-    "aiohttp": ("edge/", "medialibrary/server/"),
+    # Of its client side the parser of answers alone.
+    "aiohttp": ("edge/", "medialibrary/server/", "medialibrary/wire.py"),
     "httpx": ("medialibrary/", "purge/", "cli_edge.py"),
-    "urllib3": ("medialibrary/",),
     "blake3": ("digest.py",),
     "sqlite3": ("cache/", "medialibrary/server/"),
     "prometheus_client": ("metrics.py",),

@@ -206,7 +206,12 @@ async def test_one_deadline_over_all_tries(tmp_path: Path, reply: Reply) -> None
 
 async def test_a_cancelled_call_leaves_no_file(tmp_path: Path) -> None:
     """Cancelling a call in the middle of its body removes what was written."""
-    async with origin(hangs_in_the_body) as server, client_of(server) as client:
+
+    async def hangs_late(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n" + bytes(2_000_000))
+        await asyncio.Event().wait()
+
+    async with origin(hangs_late) as server, client_of(server) as client:
         call = asyncio.create_task(client.serve_image("a.jpg", tmp_path / "out"))
         async with asyncio.timeout(10):
             while not (tmp_path / "out").exists():

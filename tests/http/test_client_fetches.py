@@ -1,4 +1,4 @@
-"""Fetches run in threads: they end when they are given up, and http.client's habits do no harm. Over real sockets."""
+"""Fetches end when they are given up, and what origins do amiss does no harm. Over real sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import pytest
 from imgproxy.cache.landings import Landings
 from imgproxy.digest import digest_of
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors, wire
-from imgproxy.medialibrary.intake import WRITE_BYTES
 from imgproxy.medialibrary.models import HEAD_BYTES
 from imgproxy.render import sniff
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
@@ -197,9 +196,7 @@ def landed(landings: Landings) -> bytes:
     return Path(landing.path).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "size_bytes", [1, PAGE_BYTES, PAGE_BYTES + 1, WRITE_BYTES - 1, WRITE_BYTES, 2 * WRITE_BYTES + PAGE_BYTES // 2]
-)
+@pytest.mark.parametrize("size_bytes", [1, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 2000 * PAGE_BYTES + 7])
 async def test_a_body_lands_in_memory_and_in_its_file(tmp_path: Path, landings: Landings, size_bytes: int) -> None:
     """Both are whole, to the byte, wherever the last page ends; nothing of what was in either before is left."""
     body = os.urandom(size_bytes)
@@ -378,10 +375,9 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(tmp_path: P
     ):
         for name in ("one", "two"):
             await client.serve_image("a.jpg", tmp_path / name)
-            while client._fetcher._connections._idle[-1].is_usable():
+            while any(connection.is_usable() for connection in client._fetcher._connections._idle):
                 await asyncio.sleep(0.01)
 
-        assert len(client._fetcher._connections._idle) == 1
         assert len(server.requests) == 2
 
 
@@ -441,7 +437,7 @@ async def test_a_length_that_is_none(tmp_path: Path, length: str) -> None:
 
 @pytest.mark.parametrize(
     "lines",
-    ["no-colon", ": no name", " folds: nothing", "x: y\r\n" * 101 + "z: y", "long: " + "y" * 66_000, "breaks"],
+    ["no-colon", ": no name", "\tfolds: nothing", "x: y\r\n" * 101 + "z: y", "long: " + "y" * 66_000, "breaks"],
     ids=["no colon", "no name", "nothing to fold", "too many", "too long", "breaks off"],
 )
 async def test_a_head_that_is_none(tmp_path: Path, lines: str) -> None:

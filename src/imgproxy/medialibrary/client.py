@@ -106,7 +106,6 @@ class MediaLibraryClient:
         )
         self._fetcher = ImageFetcher(
             url,
-            timeout_s=timeout_s,
             connect_timeout_s=self._transport.connect_timeout_s,
             max_connections=max_connections,
             ssl_context=ssl_context or system_trust(),
