@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from imgproxy.cache.landings import Landings
 from imgproxy.digest import digest_of
@@ -23,7 +24,7 @@ from imgproxy.render import sniff
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "localhost.pem"
@@ -153,19 +154,18 @@ def noting(reply: Reply, used: list[object]) -> Reply:
 LARGE = bytes(range(256)) * 10_000
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE),
-        says(
-            "200 OK\r\ntransfer-encoding: chunked",
-            b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (LARGE[:7], LARGE[7:1_300_000], LARGE[1_300_000:]))
-            + b"0\r\n\r\n",
-        ),
-        says(f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(gzip.compress(LARGE))}", gzip.compress(LARGE)),
-    ],
-    ids=["length", "chunked", "gzip"],
-)
+LARGE_REPLIES = [
+    says(f"200 OK\r\ncontent-length: {len(LARGE)}", LARGE),
+    says(
+        "200 OK\r\ntransfer-encoding: chunked",
+        b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (LARGE[:7], LARGE[7:1_300_000], LARGE[1_300_000:]))
+        + b"0\r\n\r\n",
+    ),
+    says(f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(gzip.compress(LARGE))}", gzip.compress(LARGE)),
+]
+
+
+@pytest.mark.parametrize("reply", LARGE_REPLIES, ids=["length", "chunked", "gzip"])
 async def test_large_bodies_come_whole(tmp_path: Path, reply: Reply) -> None:
     """More than is read at once, however it is sent; the digest is the file's, and the connection is used again."""
     used: list[object] = []
@@ -540,3 +540,38 @@ async def test_the_head_of_an_image_comes_with_it(tmp_path: Path) -> None:
 
     assert (image.head, image.size_bytes) == (body[:HEAD_BYTES], len(body))
     assert HEAD_BYTES >= sniff.HEAD_BYTES
+
+
+BEGUN = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        lambda path: test_a_fetch_that_is_given_up_ends_its_connection(path, BEGUN),
+        test_closing_the_client_ends_its_fetches,
+        lambda path: test_more_than_announced_of_any_size(path, 600_000, ""),
+        test_connections_are_used_again,
+        *(lambda path, reply=reply: test_large_bodies_come_whole(path, reply) for reply in LARGE_REPLIES),
+        test_a_body_may_last_as_long_as_its_connection,
+        test_what_cannot_be_decoded_is_no_image,
+        test_a_connection_that_the_server_closed_is_not_used_again,
+        test_interim_answers_are_skipped,
+        test_tls_by_the_given_authority,
+        test_a_fetch_over_tls_is_given_up_as_well,
+        test_the_head_of_an_image_comes_with_it,
+    ],
+)
+def test_the_loop_of_the_service_does_the_same(tmp_path: Path, behaviour: Callable[[Path], Awaitable[None]]) -> None:
+    """The service runs on uvloop, these tests on asyncio's own loop; they differ in when they tell of bytes."""
+
+    async def run() -> None:
+        await behaviour(tmp_path)
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("size_bytes", [1, PAGE_BYTES + 1, 2000 * PAGE_BYTES + 7])
+def test_a_body_lands_on_the_loop_of_the_service(tmp_path: Path, landings: Landings, size_bytes: int) -> None:
+    """Whole, and nothing of what was there before."""
+    uvloop.run(test_a_body_lands_in_memory_and_in_its_file(tmp_path, landings, size_bytes))
