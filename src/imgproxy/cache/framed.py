@@ -16,7 +16,9 @@ import os
 import struct
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +29,6 @@ _TRAILER = struct.Struct(f">8sQI{DIGEST_BYTES}s")
 TRAILER_BYTES = _TRAILER.size + DIGEST_BYTES
 # One read of the end of a file fetches trailer and record: a record is about 400 bytes and never this long.
 TAIL_BYTES = 4096
-
-# `json.dumps` makes such an encoder each time.
-_written: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 Record = TypeVar("Record")
 
@@ -64,7 +63,8 @@ def digest_of(data: bytes | memoryview) -> bytes:
 def trailer(record: Any, *, body_bytes: int, body_digest: bytes) -> bytes:
     """The bytes that follow a body of this length and digest: the record (a dataclass) and the fixed trailer."""
     record_class: Any = type(record)
-    text = _written({name: getattr(record, name) for name in _names(record_class)}).encode()
+    # A quarter of what `json` takes, which is noticed in each miss.
+    text = to_json({name: getattr(record, name) for name in _names(record_class)})
     fixed = _TRAILER.pack(MAGIC, body_bytes, len(text), body_digest)
     return text + fixed + digest_of(text + fixed)
 
