@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import gzip
 import os
+import socket
 import ssl
+import struct
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
@@ -111,20 +114,23 @@ async def test_the_loop_is_free_while_origins_hang(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size_bytes", [5, 70_000, 600_000])
 @pytest.mark.parametrize("ending", ["", "\r\nconnection: close"])
-async def test_more_than_announced_of_any_size(tmp_path: Path, size_bytes: int, ending: str) -> None:
+@pytest.mark.parametrize("lands", [False, True], ids=["in pieces", "landing"])
+async def test_more_than_announced_of_any_size(
+    tmp_path: Path, landings: Landings, size_bytes: int, ending: str, lands: bool
+) -> None:
     """What comes behind the announced length is an error, whether it was read with the body or lies in the kernel."""
     body = bytes(size_bytes)
     lying = says(f"200 OK\r\ncontent-length: {size_bytes}{ending}", body + b"more")
     async with origin(lying) as server, client_of(server, max_attempts=1) as client:
         with pytest.raises(errors.OriginUnavailable):
-            await client.serve_image("a.jpg", tmp_path / "out")
+            await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take() if lands else None)
 
     assert not (tmp_path / "out").exists()
 
 
 async def test_connections_are_used_again(tmp_path: Path) -> None:
     """One after another, fetches of pictures, confirmations and refusals take one connection."""
-    unchanged = says('304 Not Modified\r\netag: "e"')
+    unchanged = says('304 Not Modified\r\netag: "e"\r\ncontent-length: 5')  # of what it does not send
     missing = says("404 Not Found\r\ncontent-length: 2", b"{}")
     used: list[object] = []
     async with (
@@ -136,6 +142,7 @@ async def test_connections_are_used_again(tmp_path: Path) -> None:
         with pytest.raises(errors.NotFound):
             await client.serve_image("b.jpg", tmp_path / "out")
         await client.serve_image("a.jpg", tmp_path / "out")
+        assert client._fetcher._connections._busy == set()
 
     assert len(used) == 4
     assert len(set(used)) == 1
@@ -542,6 +549,256 @@ async def test_the_head_of_an_image_comes_with_it(tmp_path: Path) -> None:
     assert HEAD_BYTES >= sniff.HEAD_BYTES
 
 
+# --- heads and bodies in pieces -----------------------------------------------------------------------------------
+
+
+def cut_at(position: int, head: bytes, body: bytes) -> Reply:
+    """The same bytes in two, the second of them when the first have surely been read."""
+
+    async def reply(_: Request, writer: asyncio.StreamWriter) -> None:
+        whole = head + body
+        writer.write(whole[:position])
+        await asyncio.sleep(0.005)
+        writer.write(whole[position:])
+
+    return reply
+
+
+@pytest.mark.parametrize("lands", [True, False], ids=["landing", "in pieces"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n",
+        b"HTTP/1.1 200 OK\ncontent-length: 10\n\n",
+    ],
+    ids=["plain", "behind an interim one", "line feeds alone"],
+)
+async def test_a_head_may_be_cut_anywhere(tmp_path: Path, landings: Landings, head: bytes, lands: bool) -> None:
+    """Every byte of the body is in its place, wherever the answer is cut in two; a body may look like a head's end."""
+    body = b"01\r\n\r\n6789"
+    replies = [cut_at(position, head, body) for position in range(1, len(head) + len(body))]
+    async with origin(*replies) as server, client_of(server, max_attempts=1, timeout_s=5) as client:
+        for _ in replies:
+            landing = landings.take() if lands else None
+            image = await client.serve_image("a.jpg", tmp_path / "out", landing=landing)
+            assert (image.size_bytes, image.digest, image.is_landed) == (10, digest_of(body), lands)
+            assert (tmp_path / "out").read_bytes() == body
+            if landing is not None:
+                landing.give_back()
+
+
+@pytest.mark.parametrize("size_bytes", [*range(wire.HEAD_BYTES - 4, wire.HEAD_BYTES + 5), 3 * wire.HEAD_BYTES])
+async def test_a_head_may_be_of_any_size(tmp_path: Path, landings: Landings, size_bytes: int) -> None:
+    """Also one that ends where as much has been read as a head usually has; what is behind the body is an error."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\nx: "
+    head += b"y" * (size_bytes - len(head) - 4) + b"\r\n\r\n"
+
+    async def reply(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + b"0123456789")
+
+    async def lies(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + b"0123456789EVILEVILEV")
+
+    async with origin(reply, lies) as server, client_of(server, max_attempts=1, timeout_s=5) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
+        assert (image.size_bytes, image.digest, image.is_landed) == (10, digest_of(b"0123456789"), True)
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "lie")
+    assert not (tmp_path / "lie").exists()
+
+
+async def test_a_body_that_is_torn_is_not_whole(tmp_path: Path) -> None:
+    """Where its end is that of the connection, a reset is no such end (RFC 9112 section 8)."""
+
+    async def resets(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1000))
+        await asyncio.sleep(0.05)
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async with origin(resets) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("head", ["HTTP/2.0 200 OK", f"HTTP/1.1 200 OK\r\ncontent-length: {2**64 - 1}"])
+async def test_what_cannot_be_an_answer_is_none(tmp_path: Path, head: str) -> None:
+    """A version that is not sent in this way, a length that nothing has."""
+
+    async def odd(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"{head}\r\n\r\n".encode())
+
+    async with origin(odd) as server, client_of(server, max_attempts=1) as client:
+        with pytest.raises(errors.OriginUnavailable):
+            await client.serve_image("a.jpg", tmp_path / "out")
+
+
+def test_what_the_loop_had_no_time_to_read_answers_nobody(tmp_path: Path) -> None:
+    """An idle connection is looked at before it is used: an answer that nobody asked for lies in the kernel, perhaps."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    may_lie, has_lied = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with listening:
+            for reply in (b"404 Not Found\r\ncontent-length: 2\r\n\r\n{}", b"200 OK\r\ncontent-length: 4\r\n\r\nGOOD"):
+                with listening.accept()[0] as one:
+                    one.recv(1 << 16)
+                    one.sendall(b"HTTP/1.1 " + reply)
+                    if not has_lied.is_set():
+                        assert may_lie.wait(10)
+                        one.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL")
+                        has_lied.set()
+                    with suppress(ConnectionError):  # who is lied to leaves without a word
+                        one.recv(1 << 16)
+
+    async def fetch_twice() -> None:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with MediaLibraryClient(url, token=TokenSource.literal("T"), max_attempts=1) as client:
+            with pytest.raises(errors.NotFound):
+                await client.serve_image("a.jpg", tmp_path / "out")
+            may_lie.set()
+            assert has_lied.wait(10)  # the loop waits, too
+            await client.serve_image("b.jpg", tmp_path / "out")
+
+    server = threading.Thread(target=serve)
+    server.start()
+    uvloop.run(fetch_twice())
+    server.join(10)
+    assert (tmp_path / "out").read_bytes() == b"GOOD"
+
+
+@pytest.mark.parametrize("encoding", ["x-gzip", "gzip, gzip"])
+async def test_encodings_by_other_names_are_undone(tmp_path: Path, encoding: str) -> None:
+    """As they are by every browser."""
+    body = gzip.compress(b"hello") if encoding == "x-gzip" else gzip.compress(gzip.compress(b"hello"))
+    encoded = says(f"200 OK\r\ncontent-encoding: {encoding}\r\ncontent-length: {len(body)}", body)
+    async with origin(encoded) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert (image.size_bytes, (tmp_path / "out").read_bytes()) == (5, b"hello")
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip"], ids=["unknown", "cut off"])
+async def test_what_is_encoded_in_an_unknown_way_or_cut_off_is_no_image(tmp_path: Path, encoding: str) -> None:
+    """It is an odd answer, which is not asked for again; no file stays."""
+    body = gzip.compress(os.urandom(600_000))[:-4]
+    encoded = says(f"200 OK\r\ncontent-encoding: {encoding}\r\ncontent-length: {len(body)}", body)
+    async with origin(encoded) as server, client_of(server) as client:
+        with pytest.raises(errors.UnexpectedAnswer):
+            await client.serve_image("a.jpg", tmp_path / "out")
+        assert len(server.requests) == 1
+    assert not (tmp_path / "out").exists()
+
+
+async def test_identity_is_no_encoding(tmp_path: Path, landings: Landings) -> None:
+    """What says so lands like what says nothing."""
+    plain = says("200 OK\r\ncontent-encoding: Identity\r\ncontent-length: 5", b"hello")
+    async with origin(plain) as server, client_of(server) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out", landing=landings.take())
+
+    assert (image.is_landed, (tmp_path / "out").read_bytes()) == (True, b"hello")
+
+
+@pytest.mark.parametrize("ending", ["chunks", "length", "connection"])
+async def test_a_little_that_stands_for_a_lot_comes_whole_over_tls(tmp_path: Path, ending: str) -> None:
+    """However its end is told, and though the disk takes longer than the network."""
+    large = bytes(12_000_000)
+    body = gzip.compress(large)
+    heads = {
+        "chunks": "200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked",
+        "length": f"200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}",
+        "connection": "200 OK\r\ncontent-encoding: gzip",
+    }
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if ending == "chunks" else body
+    reply = says(heads[ending], sent, is_last=True)
+    async with secure_origin(reply) as server, secure_client(server.url) as client:
+        image = await client.serve_image("a.jpg", tmp_path / "out")
+
+    assert (image.size_bytes, image.digest) == (len(large), digest_of(large))
+
+
+async def test_what_begins_behind_chunks_answers_nobody(tmp_path: Path) -> None:
+    """Their end is the end of the picture; a connection on which more has begun is not used again."""
+    chunked = "200 OK\r\ntransfer-encoding: chunked"
+    begun = says(chunked, b"4\r\nGOOD\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nx")
+    good = says(chunked, b"4\r\nGOOD\r\n0\r\n\r\n")
+    used: list[object] = []
+    async with origin(noting(begun, used), noting(good, used)) as server, client_of(server, max_attempts=1) as client:
+        for _ in range(3):
+            await client.serve_image("a.jpg", tmp_path / "out")
+            assert (tmp_path / "out").read_bytes() == b"GOOD"
+
+    assert [used.index(each) for each in used] == [0, 1, 1]
+
+
+# --- connections --------------------------------------------------------------------------------------------------
+
+
+async def test_an_address_that_does_not_answer_does_not_take_the_time_of_the_next(tmp_path: Path) -> None:
+    """A name with a broken IPv6 address is reached by the other one, at the first try."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, contextlib.ExitStack() as waiting:
+        for _ in range(4):  # its queue is full: from here on it does not answer
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(silent.getsockname())
+        await asyncio.sleep(0.1)
+        async with origin(GOOD) as server:
+            loop = asyncio.get_running_loop()
+            look_up, port = loop.getaddrinfo, int(server.url.rpartition(":")[2])
+            kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+
+            async def two(host: str, *args: Any, **options: Any) -> Any:
+                if host != "library.test":
+                    return await look_up(host, *args, **options)
+                return [(*kind, silent.getsockname()), (*kind, ("127.0.0.1", port))]
+
+            url = f"http://library.test:{port}"
+            async with MediaLibraryClient(url, token=TokenSource.none(), timeout_s=8, max_attempts=1) as client:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(loop, "getaddrinfo", two)
+                    image = await client.serve_image("a.jpg", tmp_path / "out")
+    assert image.size_bytes == 5
+
+
+@pytest.mark.parametrize("text", ["a\r\nx: y", "a\nx: y", "a\rb", "a\0b"])
+async def test_what_is_sent_is_one_line_each(tmp_path: Path, text: str) -> None:
+    """A validator that is two would be another header, or another request."""
+    async with origin(GOOD) as server, client_of(server) as client:
+        with pytest.raises(ValueError, match="no line of a request"):
+            await client.serve_image("a.jpg", tmp_path / "out", validators=Validators(text))
+
+        assert server.requests == []
+
+
+async def test_a_body_that_comes_as_the_client_is_closed_is_no_image(tmp_path: Path, landings: Landings) -> None:
+    """There is no thread for it any more, and no error that nobody expects."""
+    async with origin(GOOD) as server, client_of(server, max_attempts=1) as client:
+        client._fetcher._threads.shutdown(wait=False)
+        for landing in (None, landings.take()):
+            with pytest.raises(errors.OriginUnavailable):
+                await client.serve_image("a.jpg", tmp_path / "out", landing=landing)
+
+    assert not (tmp_path / "out").exists()
+
+
+async def test_nothing_is_asked_for_once_the_client_is_closed(tmp_path: Path) -> None:
+    """Not by a fetch that was just connecting, nor by one that tries again: a token is not sent any more."""
+    async with origin(GOOD) as server, asyncio.timeout(10):
+        client = client_of(server)
+        fetches = [asyncio.create_task(client.serve_image("a.jpg", tmp_path / str(number))) for number in range(3)]
+        await asyncio.sleep(0)
+        await client.aclose()
+        for fetch in (*fetches, asyncio.create_task(client.serve_image("a.jpg", tmp_path / "late"))):
+            with pytest.raises(errors.OriginUnavailable):
+                await fetch
+
+        assert server.requests == []
+    assert list(tmp_path.iterdir()) == []
+
+
 BEGUN = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"
 
 
@@ -550,7 +807,6 @@ BEGUN = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"
     [
         lambda path: test_a_fetch_that_is_given_up_ends_its_connection(path, BEGUN),
         test_closing_the_client_ends_its_fetches,
-        lambda path: test_more_than_announced_of_any_size(path, 600_000, ""),
         test_connections_are_used_again,
         *(lambda path, reply=reply: test_large_bodies_come_whole(path, reply) for reply in LARGE_REPLIES),
         test_a_body_may_last_as_long_as_its_connection,
@@ -560,6 +816,10 @@ BEGUN = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"
         test_tls_by_the_given_authority,
         test_a_fetch_over_tls_is_given_up_as_well,
         test_the_head_of_an_image_comes_with_it,
+        test_a_body_that_is_torn_is_not_whole,
+        lambda path: test_a_little_that_stands_for_a_lot_comes_whole_over_tls(path, "connection"),
+        test_an_address_that_does_not_answer_does_not_take_the_time_of_the_next,
+        test_nothing_is_asked_for_once_the_client_is_closed,
     ],
 )
 def test_the_loop_of_the_service_does_the_same(tmp_path: Path, behaviour: Callable[[Path], Awaitable[None]]) -> None:
@@ -569,6 +829,21 @@ def test_the_loop_of_the_service_does_the_same(tmp_path: Path, behaviour: Callab
         await behaviour(tmp_path)
 
     uvloop.run(run())
+
+
+@pytest.mark.parametrize("lands", [True, False], ids=["landing", "in pieces"])
+def test_more_than_announced_is_an_error_on_the_loop_of_the_service(
+    tmp_path: Path, landings: Landings, lands: bool
+) -> None:
+    """The same there."""
+    uvloop.run(test_more_than_announced_of_any_size(tmp_path, landings, 600_000, "", lands))
+
+
+@pytest.mark.parametrize("lands", [True, False], ids=["landing", "in pieces"])
+def test_a_head_may_be_cut_anywhere_on_the_loop_of_the_service(tmp_path: Path, landings: Landings, lands: bool) -> None:
+    """The same there."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"
+    uvloop.run(test_a_head_may_be_cut_anywhere(tmp_path, landings, head, lands))
 
 
 @pytest.mark.parametrize("size_bytes", [1, PAGE_BYTES + 1, 2000 * PAGE_BYTES + 7])

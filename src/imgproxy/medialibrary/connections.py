@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any, Final
+
+from aiohappyeyeballs import start_connection
 
 from imgproxy.medialibrary.wire import Answer, Connection, Room, Server, WireError
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
 # What has no place of its own is received in pieces of this size at most.
 PASSAGE_BYTES: Final = 256 * 1024
+# Where a name has several addresses, the next is tried after this time as well (RFC 8305 section 5).
+NEXT_ADDRESS_S: Final = 0.25
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -26,6 +31,7 @@ class Connections:
         self._passage = memoryview(bytearray(PASSAGE_BYTES))
         self._idle: list[Connection] = []  # the one used longest ago first
         self._busy: set[Connection] = set()
+        self._is_closed = False
 
     async def ask(self, server: Server, target: str, headers: Mapping[str, str], room: Room) -> Answer:
         """
@@ -40,6 +46,7 @@ class Connections:
         connection = self._idle_one(server) or await self._new_one(server)
         self._busy.add(connection)
         try:
+            self._raise_if_closed()
             return await connection.ask(request, room)
         except BaseException:
             self._busy.discard(connection)
@@ -54,15 +61,19 @@ class Connections:
             self._idle.append(connection)
         else:
             connection.close()
-        while self._idle and (len(self._idle) > self._max_idle or not self._idle[0].is_usable()):
+        while self._idle and (len(self._idle) > self._max_idle or not self._idle[0].is_open()):
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """Close all; who waits for an answer gets a WireError."""
-        self._max_idle = 0
+        """Close all, for good; who waits for an answer, or asks for one, gets a WireError."""
+        self._is_closed, self._max_idle = True, 0
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
+
+    def _raise_if_closed(self) -> None:
+        if self._is_closed:
+            raise WireError("Closed")
 
     def _idle_one(self, server: Server) -> Connection | None:
         for connection in [one for one in reversed(self._idle) if one.server == server]:
@@ -74,16 +85,26 @@ class Connections:
 
     async def _new_one(self, server: Server) -> Connection:
         loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                places = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+                # An address that does not answer must not take the time of the next one, which uvloop lets it.
+                sock = await start_connection(places, happy_eyeballs_delay=NEXT_ADDRESS_S)
+                return await self._over(sock, server, loop)
+        except OSError as exc:  # also a TimeoutError, or one of TLS
+            raise WireError(type(exc).__name__) from exc
+
+    async def _over(self, sock: socket.socket, server: Server, loop: asyncio.AbstractEventLoop) -> Connection:
         secure: dict[str, Any] = {}
         if server.scheme == "https":
             secure = {"ssl": self._ssl_context, "server_hostname": server.host}
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(server, self._passage, loop), server.host, server.port, **secure
-                )
-        except OSError as exc:  # also a TimeoutError, or one of TLS
-            raise WireError(type(exc).__name__) from exc
+            _, connection = await loop.create_connection(
+                lambda: Connection(server, self._passage, loop), sock=sock, **secure
+            )
+        except BaseException:
+            sock.close()
+            raise
         return connection
 
 

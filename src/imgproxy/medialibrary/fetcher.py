@@ -20,9 +20,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from imgproxy.medialibrary.answers import TRANSIENT_STATUSES, error_for, retry_after_s
 from imgproxy.medialibrary.connections import Connections
+from imgproxy.medialibrary.encodings import Decoder, EncodingError
 from imgproxy.medialibrary.errors import OriginUnavailable, UnexpectedAnswer
 from imgproxy.medialibrary.intake import image, room
-from imgproxy.medialibrary.wire import EncodingError, Server, WireError
+from imgproxy.medialibrary.wire import Server, WireError
 
 if TYPE_CHECKING:
     import ssl
@@ -89,7 +90,7 @@ class ImageFetcher:
         self._connections = Connections(
             max_idle=max_connections, connect_timeout_s=connect_timeout_s, ssl_context=ssl_context
         )
-        # A disk that hangs takes a thread for each file: no more than there are fetches.
+        # A disk that hangs holds a thread for each file, also of fetches that were given up.
         self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="original", initializer=_step_back)
         self._on_token = on_token
 
@@ -107,9 +108,9 @@ class ImageFetcher:
                 raise OriginUnavailable(message=str(exc), where=order.where) from exc
 
     async def aclose(self) -> None:
-        """Give up what is under way and close every connection."""
+        """Close every connection, for good: who waits for an answer gets an error; a body that is here is written."""
         self._connections.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
 
     async def _with_tokens(self, order: Order) -> ServedImage:
         for position, token in enumerate(order.tokens, start=1):
@@ -182,18 +183,25 @@ def _place(url: str, *, seen_from: str = "", where: str) -> _Place:
 
 
 async def _error(answer: Answer, order: Order) -> MediaLibraryError:
-    body = b""
     try:
-        async for piece in answer.pieces():
-            body += piece
-            if len(body) > ERROR_BODY_MAX_BYTES:
-                break
+        body = await _begin_of(answer)
     except EncodingError as exc:
         raise UnexpectedAnswer(message=str(exc), where=order.where) from exc
     wait_s = None
     if answer.status in TRANSIENT_STATUSES:
         wait_s = retry_after_s(answer.header("retry-after"), now=datetime.now(UTC))
     return error_for(answer.status, body, where=order.where, api_version=order.api_version, wait_s=wait_s)
+
+
+async def _begin_of(answer: Answer) -> bytes:
+    """A body of which a little more than ERROR_BODY_MAX_BYTES is enough."""
+    decoder, body = Decoder(answer.header("content-encoding")), b""
+    async for piece in answer.pieces():
+        for part in decoder.feed(piece):
+            body += part[: ERROR_BODY_MAX_BYTES + 1]
+            if len(body) > ERROR_BODY_MAX_BYTES:
+                return body
+    return body
 
 
 def _sendable(value: str) -> str:

@@ -16,9 +16,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
 
 from imgproxy.digest import ContentHasher, digest_of
+from imgproxy.medialibrary.encodings import Decoder, EncodingError
 from imgproxy.medialibrary.errors import TooLarge, UnexpectedAnswer
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
-from imgproxy.medialibrary.wire import EncodingError
+from imgproxy.medialibrary.wire import WireError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,7 +48,8 @@ def room(answer: Answer, landing: Landing | None) -> memoryview | None:
     """
     if landing is None or not answer.length or answer.length > landing.size_max_bytes:
         return None
-    return None if answer.header("content-encoding") else landing.room(answer.length)
+    is_encoded = (answer.header("content-encoding") or "identity").lower() != "identity"
+    return None if is_encoded else landing.room(answer.length)
 
 
 async def image(
@@ -103,17 +105,26 @@ class _Work:
         self._last: Future[object] | None = None
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it in a thread."""
-        work = self._threads.submit(function, *args, **kwargs)
+        """
+        Call it in a thread.
+
+        Raises:
+            WireError: the client was closed.
+        """
+        try:
+            work = self._threads.submit(function, *args, **kwargs)
+        except RuntimeError:
+            raise WireError("Closed") from None
         self._last = work  # type: ignore[assignment] # whatever it returns, it is an object
         return await asyncio.wrap_future(work)
 
     def then(self, end: Callable[[], None]) -> None:
-        """Call it here and now, or in the thread as soon as that is through with the last call."""
-        if self._last is None:
-            end()
-        else:
+        """Call it in a thread as soon as that is through with the last call, which may not be waited for."""
+        if self._last is not None:
             self._last.add_done_callback(lambda _: end())
+        else:
+            with suppress(RuntimeError):  # the client was closed, and there is nothing yet to end
+                self._threads.submit(end)
 
 
 # --- landed -------------------------------------------------------------------------------------------------------
@@ -133,26 +144,34 @@ async def _landed(
 
     try:
         digest = await work.call(_hashed_and_written, body, destination)
-        answer.connection.raise_if_more_came()
-    except BaseException:
+    except asyncio.CancelledError:
         landing.borrow()  # whoever fetched into it gives it back now, while the thread may still read it
         work.then(end)
+        raise
+    try:
+        answer.connection.raise_if_more_came()
+    except WireError:
+        await work.call(remove, destination)
         raise
     return len(body), digest, bytes(body[:HEAD_BYTES])
 
 
 def _hashed_and_written(body: memoryview, destination: StrPath) -> str:
-    """Write a file, past the page cache where that is possible, and return its digest. Blocks."""
-    descriptor = _opened(destination, _DIRECT)
+    """Write a file, past the page cache where possible, and return its digest. Blocks; on failure no file is left."""
     try:
-        end = _write(descriptor, body, 0, len(body) // PAGE_BYTES * PAGE_BYTES)
-        if end < len(body):
-            # The last part of a page goes by the page cache: to write it whole and then cut the file to its length has
-            # the kernel read that page back from the disk (0.6 ms instead of 0.4 for 0.8 MB).
-            _turn_to_page_cache(descriptor)
-            _write(descriptor, body, end, len(body))
-    finally:
-        os.close(descriptor)  # some file systems say only now that they have no room
+        descriptor = _opened(destination, _DIRECT)
+        try:
+            end = _write(descriptor, body, 0, len(body) // PAGE_BYTES * PAGE_BYTES)
+            if end < len(body):
+                # The last part of a page goes by the page cache: to write it whole and then cut the file to its length
+                # has the kernel read that page back from the disk (0.6 ms instead of 0.4 for 0.8 MB).
+                _turn_to_page_cache(descriptor)
+                _write(descriptor, body, end, len(body))
+        finally:
+            os.close(descriptor)  # some file systems say only now that they have no room
+    except BaseException:
+        remove(destination)
+        raise
     return digest_of(body)
 
 
@@ -165,9 +184,13 @@ def _opened(path: StrPath, more_flags: int = 0) -> int:
         if exc.errno != errno.EINVAL or not more_flags:
             raise
         descriptor = os.open(path, flags, 0o644)  # this file system has no way past the page cache
-    if os.fstat(descriptor).st_size:
-        # Not always: ext4 sends what was emptied to the disk as it is closed (ext4(5), auto_da_alloc).
-        os.truncate(descriptor, 0)
+    try:
+        if os.fstat(descriptor).st_size:
+            # Not always: ext4 sends what was emptied to the disk as it is closed (ext4(5), auto_da_alloc).
+            os.truncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -199,31 +222,28 @@ async def _copied(
     answer: Answer, destination: StrPath, where: str, max_bytes: int | None, work: _Work
 ) -> tuple[int, str, bytes]:
     """Size, digest and head of a body of any length, which goes to the file piece by piece."""
-    file, size_bytes, head = _File(destination), 0, b""
     try:
-        async for part in _parts(answer, where, max_bytes):
-            size_bytes += len(part)
-            if len(head) < HEAD_BYTES:
-                head += part[: HEAD_BYTES - len(head)]
-            await work.call(file.write, part)
-        digest = await work.call(file.end)
-        answer.connection.raise_if_more_came()
+        file = _File(destination, Decoder(answer.header("content-encoding")), where, max_bytes)
+        try:
+            async for part in _parts(answer):
+                await work.call(file.write, part)
+            digest = await work.call(file.end)
+            answer.connection.raise_if_more_came()
+        except asyncio.CancelledError:
+            work.then(file.give_up)
+            raise
+        except BaseException:
+            await work.call(file.give_up)
+            raise
     except EncodingError as exc:
-        work.then(file.give_up)
         raise UnexpectedAnswer(message=str(exc), where=where) from exc
-    except BaseException:
-        work.then(file.give_up)
-        raise
-    return size_bytes, digest, head
+    return file.size_bytes, digest, file.head
 
 
-async def _parts(answer: Answer, where: str, max_bytes: int | None) -> AsyncIterator[bytes]:
-    """A body that comes in pieces, in larger ones. Raises TooLarge as soon as it is."""
-    part, size_bytes = b"", 0
+async def _parts(answer: Answer) -> AsyncIterator[bytes]:
+    """A body that comes in pieces, in larger ones."""
+    part = b""
     async for piece in answer.pieces():
-        size_bytes += len(piece)
-        if max_bytes is not None and size_bytes > max_bytes:
-            raise TooLarge(limit_bytes=max_bytes, where=where)
         part += piece
         if len(part) >= PART_BYTES:
             yield part
@@ -233,25 +253,37 @@ async def _parts(answer: Answer, where: str, max_bytes: int | None) -> AsyncIter
 
 
 class _File:
-    """A file that is written and hashed a part at a time, each in whatever thread."""
+    """A file that is decoded, hashed and written a part at a time, each in whatever thread. Its methods block."""
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: StrPath, decoder: Decoder, where: str, max_bytes: int | None) -> None:
+        self.size_bytes = 0
+        self.head = b""
         self._path = path
+        self._decoder = decoder
+        self._where = where
+        self._max_bytes = max_bytes
         self._descriptor = -1
         self._hasher = ContentHasher()
 
     def write(self, part: bytes) -> None:
-        """Write these bytes behind those before. Blocks."""
+        """Write what these bytes mean behind what is there. Raises TooLarge, EncodingError, OSError."""
         if self._descriptor < 0:
             self._descriptor = _opened(self._path)
-        self._hasher.update(part)
-        written = os.write(self._descriptor, part)
-        while written < len(part):  # a disk that has room for a part takes that, and refuses the rest
-            written += os.write(self._descriptor, part[written:])
+        for piece in self._decoder.feed(part):
+            self.size_bytes += len(piece)
+            if self._max_bytes is not None and self.size_bytes > self._max_bytes:
+                raise TooLarge(limit_bytes=self._max_bytes, where=self._where)
+            if len(self.head) < HEAD_BYTES:
+                self.head += piece[: HEAD_BYTES - len(self.head)]
+            self._hasher.update(piece)
+            written = os.write(self._descriptor, piece)
+            while written < len(piece):  # a disk that has room for a part takes that, and refuses the rest
+                written += os.write(self._descriptor, piece[written:])
 
     def end(self) -> str:
-        """Close it, and return the digest of what is in it. Blocks."""
+        """Close it, and return the digest of what is in it. Raises EncodingError, OSError."""
         self.write(b"")  # it is a file also where nothing came
+        self._decoder.end()
         self._close()
         return self._hasher.hexdigest()
 
