@@ -116,5 +116,5 @@ def configure(settings: LogSettings) -> None:
     root.setLevel(settings.level.upper())
     # It logs what it cannot parse, header lines with tokens among them; such requests have an access line of ours.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    for chatty in ("httpx", "httpcore", "urllib3", "asyncio"):
+    for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -242,6 +242,19 @@ async def test_what_has_no_length_of_its_own_does_not_land(tmp_path: Path, landi
     assert (tmp_path / "out").read_bytes() == b"hello"
 
 
+async def test_what_is_over_the_limit_does_not_land_either(tmp_path: Path, landings: Landings) -> None:
+    """It is refused by its announced size, and the memory is free again."""
+    landing = landings.take()
+    assert landing is not None
+    async with origin(GOOD) as server, client_of(server) as client:
+        with pytest.raises(errors.TooLarge):
+            await client.serve_image("a.jpg", tmp_path / "out", max_bytes=4, landing=landing)
+    landing.give_back()
+
+    assert landings.take() is landing
+    assert not (tmp_path / "out").exists()
+
+
 async def test_what_is_too_large_to_land_goes_to_its_file(tmp_path: Path) -> None:
     """As one byte more than there is room for is."""
     small = Landings(1, PAGE_BYTES)
@@ -588,7 +601,9 @@ async def test_a_head_may_be_cut_anywhere(tmp_path: Path, landings: Landings, he
                 landing.give_back()
 
 
-@pytest.mark.parametrize("size_bytes", [*range(wire.HEAD_BYTES - 4, wire.HEAD_BYTES + 5), 3 * wire.HEAD_BYTES])
+@pytest.mark.parametrize(
+    "size_bytes", [*range(wire.HEAD_READ_BYTES - 4, wire.HEAD_READ_BYTES + 5), 3 * wire.HEAD_READ_BYTES]
+)
 async def test_a_head_may_be_of_any_size(tmp_path: Path, landings: Landings, size_bytes: int) -> None:
     """Also one that ends where as much has been read as a head usually has; what is behind the body is an error."""
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\nx: "

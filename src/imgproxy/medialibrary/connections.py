@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PASSAGE_BYTES: Final = 256 * 1024
 # Where a name has several addresses, the next is tried after this time as well (RFC 8305 section 5).
 NEXT_ADDRESS_S: Final = 0.25
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Connections:
@@ -115,9 +114,8 @@ def _request(server: Server, target: str, headers: Mapping[str, str]) -> bytes:
     Raises:
         ValueError: the target, or a header, would be more than one line.
     """
-    host = f"[{server.host}]" if ":" in server.host else server.host.encode("idna").decode()
-    port = "" if server.port == _PORTS[server.scheme] else f":{server.port}"
-    lines = [f"GET {target} HTTP/1.1", f"host: {host}{port}", *(f"{name}: {text}" for name, text in headers.items())]
+    lines = [f"GET {target} HTTP/1.1", f"host: {server.authority}"]
+    lines += (f"{name}: {text}" for name, text in headers.items())
     request = "\r\n".join([*lines, "", ""])
     if request.count("\n") != len(lines) + 1 or request.count("\r") != len(lines) + 1 or "\0" in request:
         raise ValueError("what is to be sent is no line of a request")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Past the page cache a file is written in whole pages. Elsewhere than on Linux there is no such way.
 PAGE_BYTES: Final = 4096
-# What comes in pieces goes to a thread when there is so much of it: the way there takes as long as to hash 256 kB.
+# What comes in pieces goes to a thread when there is so much of it: for less the way there would be most of the work.
 PART_BYTES: Final = 256 * 1024
 _DIRECT: Final = getattr(os, "O_DIRECT", 0)
 
@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 def room(answer: Answer, landing: Landing | None) -> memoryview | None:
     """
-    Give memory for this body; None where it has none, does not fit, or its length is not known.
+    Give memory for a picture; None for what is none, does not fit, is encoded, or has no known length.
 
     Raises:
         OSError: the landing is closed.
     """
-    if landing is None or not answer.length or answer.length > landing.size_max_bytes:
+    if answer.status != 200 or landing is None or not answer.length or answer.length > landing.size_max_bytes:
         return None
     is_encoded = (answer.header("content-encoding") or "identity").lower() != "identity"
     return None if is_encoded else landing.room(answer.length)
@@ -119,12 +119,11 @@ class _Work:
         return await asyncio.wrap_future(work)
 
     def then(self, end: Callable[[], None]) -> None:
-        """Call it in a thread as soon as that is through with the last call, which may not be waited for."""
+        """Call it as soon as the last call is through: by its thread, if it was given up, else here and now."""
         if self._last is not None:
             self._last.add_done_callback(lambda _: end())
         else:
-            with suppress(RuntimeError):  # the client was closed, and there is nothing yet to end
-                self._threads.submit(end)
+            end()
 
 
 # --- landed -------------------------------------------------------------------------------------------------------
@@ -151,7 +150,7 @@ async def _landed(
     try:
         answer.connection.raise_if_more_came()
     except WireError:
-        await work.call(remove, destination)
+        remove(destination)
         raise
     return len(body), digest, bytes(body[:HEAD_BYTES])
 
@@ -229,11 +228,8 @@ async def _copied(
                 await work.call(file.write, part)
             digest = await work.call(file.end)
             answer.connection.raise_if_more_came()
-        except asyncio.CancelledError:
-            work.then(file.give_up)
-            raise
         except BaseException:
-            await work.call(file.give_up)
+            work.then(file.give_up)
             raise
     except EncodingError as exc:
         raise UnexpectedAnswer(message=str(exc), where=where) from exc
