@@ -255,6 +255,22 @@ async def test_what_is_over_the_limit_does_not_land_either(tmp_path: Path, landi
     assert not (tmp_path / "out").exists()
 
 
+async def test_a_refusal_does_not_land(tmp_path: Path, landings: Landings) -> None:
+    """What it says is read, and its connection is used again."""
+    refusal = b'{"status": 404, "error": "Not Found", "error_details": {"name": "NotFound", "message": "no"}}'
+    used: list[object] = []
+    missing = noting(says(f"404 Not Found\r\ncontent-length: {len(refusal)}", refusal), used)
+    async with origin(missing) as server, client_of(server, timeout_s=5) as client:
+        for _ in range(2):
+            landing = landings.take()
+            assert landing is not None
+            with pytest.raises(errors.NotFound):
+                await client.serve_image("a.jpg", tmp_path / "out", landing=landing)
+            landing.give_back()
+
+    assert len(set(used)) == 1
+
+
 async def test_what_is_too_large_to_land_goes_to_its_file(tmp_path: Path) -> None:
     """As one byte more than there is room for is."""
     small = Landings(1, PAGE_BYTES)
