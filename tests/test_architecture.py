@@ -32,7 +32,7 @@ ROOMS = {
     "fetch_gate": set(),
     "origin_health": set(),
     "render_batches": {"cache", "originals", "render"},
-    "stand_ins": set(),
+    "stand_ins": {"cache", "render"},
     "renders": {"cache", "originals", "render", "render_batches", "stand_ins"},
     "delivery": {"cache", "originals", "renders", "render"},
     "answers": set(),

@@ -21,7 +21,7 @@ from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedM
 from imgproxy.originals import Original, Originals, Overtaken, State
 from imgproxy.params.plan import RenderPlan
 from imgproxy.render.job import Lane
-from imgproxy.renders import Renders, Sources
+from imgproxy.renders import Made, Renders, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -252,30 +252,24 @@ class Delivery:
         try:
             made = await self._renders.make(sources, plan)
         except Overloaded:
-            stand_in = await self._stand_in(sources, plan)
+            stand_in = await self._renders.stand_in(sources, plan)
             if stand_in is None:
                 raise
-            return stand_in
+            return replace(self._made(original, stand_in), is_interim=True)
+        return self._made(original, made)
+
+    def _made(self, original: Original, made: Made) -> Delivered:
+        tier = Tier.ORIGIN if made.is_new else Tier.DISK
         return Delivered(
             # The watermark's file may have been lost meanwhile: the tag must say what the picture was made from.
             etag=_tag(made.variant.facts),
             original=original,
             variant=made.variant,
-            outcome=Outcome.MISS,
-            tier=Tier.ORIGIN,
+            outcome=_outcome(original.state, tier),
+            tier=tier,
             is_collapsed=original.is_collapsed or made.is_collapsed,
             timings=Timings(original.fetch_s + made.fetch_s, made.queue_s, made.render_s),
         )
-
-    async def _stand_in(self, sources: Sources, plan: RenderPlan) -> Delivered | None:
-        """A larger variant of the same picture that is there, or None."""
-        source = sources.provenance
-        for digest in self._renders.stand_ins.larger(source.key_hash, plan):
-            variant = self._cache.find_in_memory(source, digest) or await self._cache.find_on_disk(source, digest)
-            if variant is not None:
-                found = self._delivered(_tag(variant.facts), sources.original, variant, Tier.DISK)
-                return replace(found, is_interim=True)
-        return None
 
     async def _pass(self, original: Original) -> Delivered:
         """The original's own bytes, from its file."""

@@ -239,8 +239,8 @@ class RenderBatches:
         try:
             for want in hand.wants:
                 hand.targets.append(RenderTarget(want.plan, store.temp_name(hashed)))
-            size_bytes = hand.source.facts.size_bytes
-            hand.job = RenderJob(hand.path, tuple(hand.targets), marks, size_bytes, lent=hand.landing)
+            facts, targets = hand.source.facts, tuple(hand.targets)
+            hand.job = RenderJob(hand.path, targets, marks, facts.size_bytes, facts.digest, hand.landing)
             await self._pool.render(
                 hand.job, lane=hand.lane, on_rendered=self._on_rendered(hand, announced), came_at=hand.came_at
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from imgproxy.errors import (
     CacheUnavailable,
     DecodeFailed,
     ImageRefused,
+    ImgproxyError,
     NotAnImage,
     Overloaded,
     RenderCrashed,
@@ -24,9 +26,9 @@ from imgproxy.errors import (
 )
 from imgproxy.flights import Flights
 from imgproxy.originals import Original, Originals, Overtaken
-from imgproxy.render.job import Lane, Rendered
+from imgproxy.render.job import Lane, Rendered, RenderJob, RenderTarget
 from imgproxy.render_batches import RenderBatches
-from imgproxy.stand_ins import StandIns
+from imgproxy.stand_ins import StandIns, reduced_name, reduction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from imgproxy.metrics import Metrics
     from imgproxy.params.plan import RenderPlan
     from imgproxy.render.pool import RenderPool
+
+log = logging.getLogger(__name__)
 
 REFUSALS_MAX = 10_000
 # A second timeout within this time is one in a row.
@@ -60,13 +64,14 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A variant that was just made, and what it took."""
+    """A variant that was just made, and what it took; or, as a stand-in, one that was there (`is_new` False)."""
 
     variant: Variant
-    fetch_s: float
-    queue_s: float
-    render_s: float
+    fetch_s: float = 0.0
+    queue_s: float = 0.0
+    render_s: float = 0.0
     is_collapsed: bool = False
+    is_new: bool = True
 
 
 class Renders:
@@ -99,7 +104,7 @@ class Renders:
         self._pool = pool
         originals.refuse_late_by(pool.is_late)
         originals.gate.narrow_to(self._fetches_of_use)
-        self.stand_ins = StandIns()
+        self._stand_ins = StandIns()
         cache.watch_purges(self._forget)
 
     @contextmanager
@@ -163,6 +168,19 @@ class Renders:
         made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
         return replace(made, is_collapsed=True) if joined else made
 
+    async def stand_in(self, sources: Sources, plan: RenderPlan) -> Made | None:
+        """
+        The same picture from a larger variant that is there: in this size if that is quick, else as it is.
+
+        Raises:
+            Overtaken: a purge came by.
+        """
+        for width_px, digest in self._stand_ins.larger(sources.original.key_hash, plan):
+            larger = await self._find(sources.provenance, digest)
+            if larger is not None:
+                return await self._reduced(sources, plan, larger, width_px) or Made(larger, is_new=False)
+        return None
+
     async def close(self) -> None:
         """Cancel what is under way."""
         await self._flights.close()
@@ -197,8 +215,9 @@ class Renders:
             # The batch may have had to fetch the original again: then its proof is the newer one.
             is_same = finished.source is original and finished.mark is sources.mark
             proved = sources if is_same else Sources(finished.source, finished.mark, sources.wants_mark)
-            variant = await self._commit(proved, plan, finished.rendered)
+            variant = await self._commit(proved, plan.digest, finished.rendered)
             temp = None
+            self._stand_ins.made(original.key_hash, plan)
             self._timed_out.pop((sources.provenance.digest, plan.digest), None)
         except _REFUSALS as error:
             self._raise_if_overtaken(original)
@@ -232,12 +251,53 @@ class Renders:
         if is_purged or self._cache.store.original_path(original.facts) is None:
             raise Overtaken from None
 
-    async def _commit(self, sources: Sources, plan: RenderPlan, rendered: Rendered) -> Variant:
-        """Put the variant on disk and in memory; between the last check and the rename nothing is awaited."""
+    # --- stand-ins ----------------------------------------------------------------------------------------------
+
+    async def _find(self, source: Provenance, name: str) -> Variant | None:
+        return self._cache.find_in_memory(source, name) or await self._cache.find_on_disk(source, name)
+
+    async def _reduced(self, sources: Sources, plan: RenderPlan, larger: Variant, width_px: int) -> Made | None:
+        """Bring a larger variant to the size of this plan, or find that done; None where it is to be left as it is."""
+        facts, source = sources.original.facts, sources.provenance
+        whole = RenderJob("", (RenderTarget(plan, ""),), original_bytes=facts.size_bytes, name=facts.digest)
+        reduced = reduction(plan, larger.facts, width_px, self._pool.cost_units(whole))
+        if reduced is None:
+            return None
+        name = reduced_name(plan, larger.facts)
+        found = await self._find(source, name)
+        if found is not None:
+            return Made(found, is_new=False)
+        flight = (sources.original.key_hash, source.digest, name)
+        try:
+            made, joined = await self._flights.join(flight, lambda: self._reduce(sources, reduced, larger, name))
+        except (ImgproxyError, OSError) as error:
+            log.info("reducing a variant of %s: %s", facts.key, error)
+            return None
+        return replace(made, is_collapsed=True) if joined else made
+
+    async def _reduce(self, sources: Sources, reduced: RenderPlan, larger: Variant, name: str) -> Made:
+        store, hashed = self._cache.store, sources.original.key_hash
+        temp = store.temp_name(hashed)
+        path = store.variant_path(hashed, larger.facts.plan)
+        job = RenderJob(path, (RenderTarget(reduced, temp),), original_bytes=larger.facts.size_bytes)
+        with self._cache.epochs.at_work():
+            try:
+                report = await self._pool.render(job, lane=Lane.STAND_IN)
+                rendered = replace(report.rendered[0], is_mark_missing=larger.facts.is_mark_missing)
+                variant = await self._commit(sources, name, rendered)
+            except BaseException:
+                store.discard(temp)
+                raise
+        return Made(variant, queue_s=report.queue_s, render_s=report.open_s + report.render_s)
+
+    # --- commit -------------------------------------------------------------------------------------------------
+
+    async def _commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
+        """Put a variant on disk and in memory; between the last check and the rename nothing is awaited."""
         original, source = sources.original, sources.provenance
         facts = VariantFacts(
             key=original.facts.key,
-            plan=plan.digest,
+            plan=name,
             original=source.digest,
             content_type=rendered.content_type,
             size_bytes=rendered.size_bytes,
@@ -260,5 +320,4 @@ class Renders:
         where = None if body is not None else path
         variant = Variant(facts, original.key_hash, original.facts.seq, body=body, path=where, also=source.also)
         self._cache.hot.put(variant)
-        self.stand_ins.made(original.key_hash, plan)
         return variant

@@ -3,19 +3,24 @@ Stand-ins: a larger variant that is already there, for when the one asked for ca
 
 Two plans that differ in nothing but their width are the same picture in two sizes, and a browser scales what it gets to
 the size the page gives it. So while every render process is busy, a reader sees the picture and not an error; the
-answer is short-lived, and the right size is made when there is room again.
+answer is short-lived, and the right size is made from the original when there is room again. Where the larger one can
+be reduced in a fraction of what that will take, the reader gets the size at once, in pixels that were encoded twice.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from imgproxy.params.plan import Px, RenderPlan, Resize
+from imgproxy.render.cost import reduction_units
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproxy.params.plan import RenderPlan
+    from imgproxy.cache.entry import VariantFacts
 
 # Families remembered: about 350 bytes each, 1 kB at most.
 FAMILIES_MAX = 16_384
@@ -23,6 +28,9 @@ FAMILIES_MAX = 16_384
 WIDTHS_MAX = 32
 # A stand-in more than this many times as wide would cost the reader more than the wait.
 WIDEST_RATIO = 4.0
+# It is reduced for at most this part of what the render from the original costs: for more, little would be won. So of
+# photos of 24 megapixels (0.2-0.5), not of 6 (0.7-1.4).
+REDUCTION_SHARE_MAX = 0.5
 # A width in pixels and the digest of its plan: objects for them would take ten times as much.
 _WIDTH: Final = Struct(">I16s")
 
@@ -49,8 +57,8 @@ class StandIns:
         if len(self._families) > FAMILIES_MAX:
             self._families.popitem(last=False)
 
-    def larger(self, key_hash: str, plan: RenderPlan) -> Iterator[str]:
-        """The digests of plans for the same picture in larger sizes, the nearest first."""
+    def larger(self, key_hash: str, plan: RenderPlan) -> Iterator[tuple[int, str]]:
+        """The widths in pixels and the digests of plans for the same picture in larger sizes, the nearest first."""
         family = plan.family
         if family is None:
             return
@@ -61,4 +69,25 @@ class StandIns:
         self._families.move_to_end(key_hash + name)
         for found_px, digest in sorted(_WIDTH.iter_unpack(widths)):
             if width_px < found_px <= width_px * WIDEST_RATIO:
-                yield digest.hex()
+                yield found_px, digest.hex()
+
+
+def reduction(plan: RenderPlan, larger: VariantFacts, asked_px: int, whole_units: float) -> RenderPlan | None:
+    """
+    What to make of a larger variant, in place of the original, for the size of this plan; None to leave it as it is.
+
+    `asked_px` is the width that the larger one was asked for in, `whole_units` what the render of `plan` would cost.
+    Everything but size and encoding is done in it already. Where it is not as wide as it was asked for (the source is
+    smaller, or turned), it is left, too.
+    """
+    if plan.family is None or larger.frames > 1 or larger.width_px != asked_px:
+        return None
+    cost_units = reduction_units(larger.content_type, larger.width_px * larger.height_px, plan)
+    if cost_units is None or cost_units > REDUCTION_SHARE_MAX * whole_units:
+        return None
+    return RenderPlan(resize=Resize(width=Px(plan.family[0])), output=plan.output)
+
+
+def reduced_name(plan: RenderPlan, larger: VariantFacts) -> str:
+    """The name of what was made for this plan from a larger variant, among variants: 32 hex digits, and no plan's."""
+    return hashlib.sha256(f"{plan.digest} of {larger.plan}".encode()).hexdigest()[:32]

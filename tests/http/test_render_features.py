@@ -4,13 +4,17 @@ import asyncio
 import io
 import os
 import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.config import FreshnessSettings, RenderSettings
-from tests.support.site import KEY, jpeg, site, until
+from tests.support.site import KEY, Held, Site, jpeg, site, until
 
 LOGO = "logos/paper.png"
 AVIF = "image/avif,image/webp,*/*;q=0.5"
@@ -19,6 +23,13 @@ AVIF = "image/avif,image/webp,*/*;q=0.5"
 def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 20)) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", size, color).save(out, "PNG")
+    return out.getvalue()
+
+
+def noisy() -> bytes:
+    """A JPEG that is large enough to take several times as long to render as one of its variants."""
+    out = io.BytesIO()
+    Image.effect_noise((2400, 1600), 60).convert("RGB").save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
@@ -130,21 +141,28 @@ async def test_a_watermark_from_elsewhere_is_refused(tmp_path: Path) -> None:
 # --- too much to do --------------------------------------------------------------------------------------------------
 
 
+@asynccontextmanager
+async def overload(here: Site, width: int = 10) -> AsyncIterator[Callable[[], None]]:
+    """The only process is at work for another request, and no more may wait; call what is given to have it go on."""
+    process = here.edge.pool.pids[0]
+    os.kill(process, signal.SIGSTOP)
+    busy = asyncio.create_task(here.get(f"/{KEY}?w={width}"))
+    try:
+        await until(lambda: here.edge.pool.busy == 1)
+        yield lambda: os.kill(process, signal.SIGCONT)
+    finally:
+        os.kill(process, signal.SIGCONT)
+        await busy
+
+
 async def test_when_the_queue_is_full_a_larger_size_stands_in(tmp_path: Path) -> None:
     """The reader sees the picture; the answer is short-lived, and the right size comes when there is room."""
     async with site(tmp_path, render=RenderSettings(processes=1, queue_max=0)) as here:
         large = await here.get(f"/{KEY}?w=300")
-        process = here.edge.pool.pids[0]
-        os.kill(process, signal.SIGSTOP)
-        busy = asyncio.create_task(here.get(f"/{KEY}?w=10"))
-        try:
-            await until(lambda: here.edge.pool.busy == 1)
+        async with overload(here):
             stand_in = await here.get(f"/{KEY}?w=200")
             too_small = await here.get(f"/{KEY}?w=310")
             another = await here.get(f"/{KEY}?w=200&flip=h")
-        finally:
-            os.kill(process, signal.SIGCONT)
-        await busy
         right = await here.get(f"/{KEY}?w=200")
 
         assert (stand_in.status, stand_in.body) == (200, large.body)
@@ -152,21 +170,103 @@ async def test_when_the_queue_is_full_a_larger_size_stands_in(tmp_path: Path) ->
         assert (too_small.status, another.status) == (503, 503)
         assert Image.open(io.BytesIO(right.body)).size[0] == 200
         assert right.headers["Cache-Control"] == "public, max-age=300, must-revalidate"
+        assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 0
+
+
+async def test_a_larger_size_is_reduced_where_that_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader gets the size at once, as often as it is asked for made once; when there is room, from the original."""
+    monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 20.0)
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+        await here.get(f"/{KEY}?w=300&sharp=20&fm=webp")
+        target = f"/{KEY}?w=200&sharp=20&fm=webp"
+        async with overload(here) as go_on:
+            both = [asyncio.create_task(here.get(target)) for _ in range(2)]
+            await until(lambda: here.edge.pool.waiting == 1)
+            go_on()
+            first, second = await asyncio.gather(*both)
+        async with overload(here, width=11):
+            again = await here.get(target)
+        right = await here.get(target)
+
+        assert Image.open(io.BytesIO(first.body)).size == (200, 133)
+        assert first.headers["Content-Type"] == "image/webp"
+        assert first.headers["Cache-Control"] == "public, max-age=10, must-revalidate"
+        assert first.body == second.body == again.body != right.body
+        assert first.headers["ETag"] == again.headers["ETag"] != right.headers["ETag"]
+        assert right.headers["Cache-Control"] == "public, max-age=300, must-revalidate"
+        assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
+
+
+async def test_a_larger_size_stands_in_as_it_is_where_no_process_reduces_it_in_time(tmp_path: Path) -> None:
+    """A picture that the browser scales is better than the right size after a wait."""
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+        large = await here.get(f"/{KEY}?w=300")
+        async with overload(here):
+            stand_in = await here.get(f"/{KEY}?w=200")
+
+        assert (stand_in.status, stand_in.body) == (200, large.body)
+        assert stand_in.headers["Cache-Control"] == "public, max-age=10, must-revalidate"
+        assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="overloaded") == 1
+
+
+async def test_a_larger_size_whose_file_is_damaged_stands_in_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be reduced is not for that reason an error."""
+    monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 20.0)
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+        large = await here.get(f"/{KEY}?w=300")
+        folder = here.edge.cache.store.key_dir(key_hash(KEY))
+        for path in folder.iterdir():
+            if path.stat().st_size < 200_000:  # the variant, not its original
+                path.write_bytes(b"torn")
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            go_on()
+            stand_in = await asked
+
+        assert (stand_in.status, stand_in.body) == (200, large.body)
+
+
+async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a revoked picture no larger size stands in, and none that was being made of one."""
+    monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 20.0)
+    held = Held()
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(
+        tmp_path,
+        pictures={KEY: noisy()},
+        render=settings,
+        barriers=held,
+        freshness=FreshnessSettings(settle_s=0),
+    ) as here:
+        await here.get(f"/{KEY}?w=300")
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            held.hold(Point.BEFORE_COMMIT)
+            go_on()
+            await held.arrived(Point.BEFORE_COMMIT, 2)  # the picture that kept the process busy, and this one
+            await here.library.mark_invalid(here.library.entry_id(KEY))
+            assert (await here.purge(here.library.entry_id(KEY))).status == 200
+            held.release(Point.BEFORE_COMMIT)
+            reply = await asked
+
+        assert reply.status == 403
+        assert here.metric("imgproxy_overtaken_total", point="commit") >= 1
+        assert not list(here.edge.cache.store.key_dir(key_hash(KEY)).glob("*"))
 
 
 async def test_what_cannot_be_rendered_is_not_fetched(tmp_path: Path) -> None:
     """When the queue is full, a picture that is not here yet is shed before the origin is asked."""
     pictures = {KEY: jpeg(200), "other.jpg": jpeg(100)}
     async with site(tmp_path, pictures=pictures, render=RenderSettings(processes=1, queue_max=0)) as here:
-        process = here.edge.pool.pids[0]
-        os.kill(process, signal.SIGSTOP)
-        busy = asyncio.create_task(here.get(f"/{KEY}?w=10"))
-        try:
-            await until(lambda: here.edge.pool.busy == 1)
+        async with overload(here):
             shed = await here.get("/other.jpg?w=200")
-        finally:
-            os.kill(process, signal.SIGCONT)
-        await busy
 
         assert shed.status == 503
         assert shed.headers["Cache-Control"] == "no-store"

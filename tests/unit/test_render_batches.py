@@ -19,7 +19,6 @@ from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.job import Lane, Rendered, RenderJob
 from imgproxy.render.process import RenderProcess
 from imgproxy.render_batches import OPEN_S, TOGETHER_MAX, Finished, RenderBatches, _Want, dealt
-from imgproxy.stand_ins import WIDTHS_MAX, StandIns
 from tests.support import images
 from tests.unit.test_render_pool import SMALL, job, pool_of, until
 
@@ -226,15 +225,3 @@ async def test_a_plan_that_finds_no_room_in_a_waiting_job_is_refused(tmp_path: P
             os.kill(pool.pids[0], signal.SIGCONT)
         assert len((await waiting).rendered) == 2
         await running
-
-
-def test_a_family_remembers_so_many_widths() -> None:
-    """Whoever counts the widths of a picture up does not fill the memory; what was made lately stays, nearest first."""
-    found = StandIns()
-    plans = [RenderPlan(resize=Resize(width=Px(width))) for width in range(100, 300)]
-    for plan in reversed(plans):
-        found.made("hash", plan)
-
-    digests = list(found.larger("hash", RenderPlan(resize=Resize(width=Px(99)))))
-
-    assert digests == [plan.digest for plan in plans[:WIDTHS_MAX]]

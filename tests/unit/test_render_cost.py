@@ -1,11 +1,12 @@
 """What a render is expected to cost."""
 
+from dataclasses import replace
+
 import pytest
 
-from imgproxy.params.plan import Fit, Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.cost import CostModel, units
+from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
+from imgproxy.render.cost import CostModel, reduction_units, units
 from imgproxy.render.job import RenderJob, RenderTarget, SourceFacts
-from imgproxy.stand_ins import FAMILIES_MAX, StandIns
 
 SIX_MP = SourceFacts("image/jpeg", 2725, 2225)
 TWENTY_FOUR_MP = SourceFacts("image/jpeg", 6000, 4000)
@@ -119,29 +120,25 @@ def test_small_pictures_that_take_long_for_their_size_do_not_make_large_ones_end
     assert model.seconds(model.units_of(large)) < 0.5
 
 
-def test_a_stand_in_is_the_same_picture_and_larger() -> None:
-    """The nearest larger width first; never a smaller one, one much larger, or another crop."""
-    known = StandIns()
-    for width in (100, 300, 200, 5000):
-        known.made("k", plan(width))
-    known.made("k", plan(400, height=Px(300), fit=Fit.CROP))
+def test_a_place_that_another_original_has_now_says_nothing_of_this_one() -> None:
+    """Originals that land in the same memory one after the other are told apart by their names."""
+    model = CostModel()
+    photo = replace(job(Format.JPEG), original="/lent/1", name="photo")
+    radar = replace(photo, name="radar")
+    model.job_ended(radar, RADAR, 0.3)
 
-    assert list(known.larger("k", plan(150))) == [plan(200).digest, plan(300).digest]
-    assert list(known.larger("other", plan(150))) == []
-    assert list(known.larger("k", plan(150, height=Px(100), fit=Fit.CROP))) == []
+    assert model.units_of(photo) < model.units_of(radar) / 5
 
 
-def test_of_many_pictures_those_made_or_asked_for_lately_are_known() -> None:
-    """Memory holds so many families; the one that nobody has used for longest goes first."""
-    known = StandIns()
-    for number in range(FAMILIES_MAX):
-        known.made(f"{number:032x}", plan(300))
-    asked, made, unused = (f"{number:032x}" for number in range(3))
+@pytest.mark.parametrize(
+    ("form", "width_px", "measured_ms"),
+    [(Format.JPEG, 1200, 34.0), (Format.JPEG, 1600, 48.2), (Format.WEBP, 1200, 74.7), (Format.AVIF, 1200, 87.1)],
+)
+def test_the_cost_of_a_reduction_is_about_what_it_took(form: Format, width_px: int, measured_ms: float) -> None:
+    """From 1200 and 1600 px of 3:2 to 800, within a factor of two."""
+    pixels = width_px * width_px * 2 // 3
+    reduced = RenderPlan(resize=Resize(width=Px(800)), output=Output(format=form))
+    estimate = reduction_units(f"image/{form.value}", pixels, reduced)
 
-    assert list(known.larger(asked, plan(150))) == [plan(300).digest]
-    known.made(made, plan(200))
-    known.made("new", plan(300))
-
-    assert list(known.larger(asked, plan(150))) == [plan(300).digest]
-    assert list(known.larger(made, plan(150))) == [plan(200).digest, plan(300).digest]
-    assert list(known.larger(unused, plan(150))) == []
+    assert estimate is not None
+    assert measured_ms / 2 < estimate < 2 * measured_ms

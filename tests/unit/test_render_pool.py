@@ -210,6 +210,27 @@ async def test_a_job_that_waits_too_long_is_shed(photo: Path) -> None:
         running.cancel()
 
 
+async def test_of_stand_ins_no_more_wait_than_there_are_processes_and_none_for_long(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is something to answer with, so none is worth a wait; visitors' own pictures wait on."""
+    async with pool_of() as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG)))
+        await until(lambda pool: pool.busy == 1, pool)
+        waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
+        monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 0.5)
+        standing = asyncio.create_task(pool.render(job(photo, SMALL, name="c"), lane=Lane.STAND_IN))
+        await until(lambda pool: pool.waiting == 2, pool)
+        with pytest.raises(Overloaded):
+            await pool.render(job(photo, SMALL, name="d"), lane=Lane.STAND_IN)
+        assert not standing.done()
+        with pytest.raises(Overloaded):
+            await standing
+        assert pool.waiting == 1
+        running.cancel()
+        assert (await waiting).rendered
+
+
 async def test_what_is_being_fetched_counts_as_waiting() -> None:
     """A visitor whose picture has to be fetched is refused while more is on its way here than can be made in time."""
     ear = Ear()

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 
 class Lane(StrEnum):
-    """Who waits for a job. Lanes are served in this order, and only VISITOR may hold every process at once."""
+    """
+    Who waits for a job. Lanes are served in this order, and only VISITOR may hold every process at once.
 
+    STAND_IN is for visitors, too: what is already there, brought to the size asked for while the queue is full. Where
+    visitors wait, it has no more than every second turn.
+    """
+
+    STAND_IN = "stand_in"
     VISITOR = "visitor"
     ANIMATION = "animation"
     BACKGROUND = "background"
@@ -55,14 +61,16 @@ class RenderJob:
     """
     Variants of one original, made in one render process from as few decodes as their plans allow.
 
-    `original_bytes` is the size of the original, by which the edge guesses at the cost; `lent` is where it lies, where
-    that is only lent: the process that reads it borrows it. Neither crosses.
+    `original_bytes` is the size of the original, by which the edge guesses at the cost, and `name` what it is known by
+    from one job to the next, as its place may be another's by then; `lent` is where it lies, where that is only lent:
+    the process that reads it borrows it. None of these crosses.
     """
 
     original: str
     targets: tuple[RenderTarget, ...]
     marks: tuple[MarkFile, ...] = ()
     original_bytes: int = 0
+    name: str = ""
     lent: Lent | None = None
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +24,8 @@ from imgproxy.render.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, 
 from imgproxy.render.cost import CostModel
 from imgproxy.render.crew import Crew
 from imgproxy.render.job import Lane, ProcessLimits, RenderJob, RenderReport
-from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket, variants_in
+from imgproxy.render.lanes import Lanes
+from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Ticket
 
 if TYPE_CHECKING:
     from imgproxy.config import LimitsSettings, RenderSettings
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 # A render nobody waits for any more may still finish within this time: ending it costs a new process, which takes as
 # long, and clients that connect and leave must not be able to make the pool do nothing but start processes.
 ABANDON_GRACE_S: Final = 0.25
+
+# A larger picture that is there already is better now than one of the right size after more than this.
+STAND_IN_WAIT_S: Final = 0.25
 
 
 class RenderPool:
@@ -76,7 +79,7 @@ class RenderPool:
             on_new=self._dispatch,
             is_wanted=lambda: self._is_open or self.waiting > 0,
         )
-        self._waiting: dict[Lane, deque[Ticket]] = {lane: deque() for lane in Lane}
+        self._lanes = Lanes(self._size)
         self._running: dict[RenderProcess, Ticket] = {}
         self._all_done: asyncio.Event = asyncio.Event()
         self._is_open = False
@@ -103,7 +106,7 @@ class RenderPool:
     @property
     def waiting(self) -> int:
         """How many variants wait for a process, in all lanes: a job may hold many, and each is a render to wait for."""
-        return sum(map(variants_in, self._waiting.values()))
+        return sum(map(self._lanes.variants, Lane))
 
     @property
     def restarts(self) -> int:
@@ -114,7 +117,7 @@ class RenderPool:
     def is_saturated(self) -> bool:
         """Whether one more job of a visitor would be shed."""
         return not self._crew.idle and (
-            variants_in(self._waiting[Lane.VISITOR]) >= self._settings.queue_max
+            self._lanes.variants(Lane.VISITOR) >= self._settings.queue_max
             or self.expected_wait_s > self._settings.queue_timeout_s
         )
 
@@ -147,15 +150,16 @@ class RenderPool:
 
     def free(self, lane: Lane) -> int:
         """How many jobs of this lane would begin at once."""
-        if self._waiting[lane]:
-            return 0
-        return max(0, min(self._crew.idle, self._share(lane) - self._running_in(lane)))
+        return self._lanes.free(lane, self._crew.idle)
 
     @property
     def expected_wait_s(self) -> float:
         """How long a job that comes now is expected to wait, by the cost of those before it."""
-        before = [ticket.cost_units for lane in self._waiting.values() for ticket in lane]
-        return self._costs.seconds(sum(before)) / self._size
+        return self._costs.seconds(sum(ticket.cost_units for ticket in self._lanes)) / self._size
+
+    def cost_units(self, job: RenderJob) -> float:
+        """What a job is expected to cost, see `render.cost`."""
+        return self._costs.units_of(job)
 
     @property
     def libvips_version(self) -> str:
@@ -188,9 +192,8 @@ class RenderPool:
         if self._running or self.waiting:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_done.wait(), timeout_s)
-        for waiting in self._waiting.values():
-            while waiting:  # none is left to want a process in place of those that are ended now
-                self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
+        for ticket in list(self._lanes):  # none is left to want a process in place of those that are ended now
+            self._turn_away(ticket)
         for ticket in self._running.values():
             ticket.end_reason = ticket.end_reason or "closed"
         await self._crew.close(tuple(self._running))
@@ -222,7 +225,7 @@ class RenderPool:
         self._admit(ticket)
         self._dispatch()
         if ticket.timer is None:
-            ticket.timer = loop.call_later(self._settings.queue_timeout_s, self._give_up, ticket)
+            ticket.timer = loop.call_later(self._patience_s(lane), self._turn_away, ticket)
         try:
             return await ticket.done
         except asyncio.CancelledError:
@@ -230,16 +233,21 @@ class RenderPool:
             raise
 
     def _admit(self, ticket: Ticket) -> None:
-        waiting = self._waiting[ticket.lane]
-        can_begin = self._crew.idle and not waiting and self._running_in(ticket.lane) < self._share(ticket.lane)
-        # Too many, or too much: a job that would time out in the queue is told so at once.
-        has_room = (
-            variants_in(waiting) < self._settings.queue_max and self.expected_wait_s <= self._settings.queue_timeout_s
-        )
-        if not self._is_open or not (can_begin or has_room):
+        if not self._is_open or not (self.free(ticket.lane) or self._has_room(ticket.lane)):
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
             raise errors.Overloaded(self.retry_after_s())
-        waiting.append(ticket)
+        self._lanes.add(ticket)
+
+    def _has_room(self, lane: Lane) -> bool:
+        """Neither too many wait, nor too much: a job that would time out in the queue is told so at once."""
+        if lane is Lane.STAND_IN:
+            return self._lanes.variants(lane) < self._size
+        return self._lanes.variants(lane) < self._settings.queue_max and (
+            self.expected_wait_s <= self._settings.queue_timeout_s
+        )
+
+    def _patience_s(self, lane: Lane) -> float:
+        return STAND_IN_WAIT_S if lane is Lane.STAND_IN else self._settings.queue_timeout_s
 
     def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> RenderJob | None:
         """
@@ -247,44 +255,35 @@ class RenderPool:
 
         Returns the job as it is now, or None where this one no longer waits, or the queue is full.
         """
-        waiting = self._waiting[lane]
-        ticket = next((ticket for ticket in waiting if ticket.job is job), None)
-        if ticket is None or variants_in(waiting) >= self._settings.queue_max:
+        ticket = self._lanes.of_job(job, lane)
+        if ticket is None or self._lanes.variants(lane) >= self._settings.queue_max:
             return None
         ticket.job = replace(job, targets=(*job.targets, target))
         ticket.cost_units = self._costs.units_of(ticket.job)
         return ticket.job
 
     def _dispatch(self) -> None:
-        """Give waiting jobs to idle processes, in the order of lanes, within each lane's share."""
-        while self._crew.idle and (ticket := self._next_ticket()) is not None:
+        """Give waiting jobs to idle processes."""
+        while self._crew.idle:
+            self._drop_late()
+            ticket = self._lanes.next()
+            if ticket is None:
+                return
             self._begin(self._crew.take(), ticket)
-
-    def _next_ticket(self) -> Ticket | None:
-        self._drop_late()
-        for lane, waiting in self._waiting.items():
-            if waiting and self._running_in(lane) < self._share(lane):
-                return waiting.popleft()
-        return None
 
     def _drop_late(self) -> None:
         """Where the queue stands, those that came in while it looked like a burst have waited long enough."""
         now_s = asyncio.get_running_loop().time()
-        waiting = self._waiting[Lane.VISITOR]
-        while waiting and self._admission.is_hopeless(waiting[0].came_at, waiting[0].queued_at, now_s):
-            self._fail(waiting.popleft(), errors.Overloaded(self.retry_after_s()))
-
-    def _share(self, lane: Lane) -> int:
-        """How many processes a lane may hold at once: all but one, at least one, unless visitors wait in it."""
-        return self._size if lane is Lane.VISITOR else max(1, self._size - 1)
-
-    def _running_in(self, lane: Lane) -> int:
-        return sum(ticket.lane is lane for ticket in self._running.values())
+        while (ticket := self._lanes.first(Lane.VISITOR)) is not None:
+            if not self._admission.is_hopeless(ticket.came_at, ticket.queued_at, now_s):
+                return
+            self._turn_away(ticket)
 
     def _begin(self, process: RenderProcess, ticket: Ticket) -> None:
         ticket.stop_timer()
         ticket.started_at = asyncio.get_running_loop().time()
         self._running[process] = ticket
+        self._lanes.begun(ticket.lane)
         if ticket.job.lent is not None:
             ticket.job.lent.borrow()
         self._set_deadline(process, ticket)
@@ -299,16 +298,16 @@ class RenderPool:
         ticket.end_reason = reason
         process.kill()
 
-    def _give_up(self, ticket: Ticket) -> None:
-        """The job has waited too long: shed it."""
-        self._waiting[ticket.lane].remove(ticket)
+    def _turn_away(self, ticket: Ticket) -> None:
+        """The job has waited too long, or would: shed it."""
+        self._lanes.remove(ticket)
         self._fail(ticket, errors.Overloaded(self.retry_after_s()))
 
     def _abandon(self, ticket: Ticket) -> None:
         """Nobody waits for this job any more."""
-        if ticket in self._waiting[ticket.lane]:
+        if ticket in self._lanes:
             ticket.stop_timer()
-            self._waiting[ticket.lane].remove(ticket)
+            self._lanes.remove(ticket)
             self._count(ticket, "cancelled")
             return
         ticket.is_abandoned = True
@@ -340,11 +339,17 @@ class RenderPool:
             self._release(process, ticket, message.resident_bytes)
             self._succeed(ticket, message)
 
+    def _has_ended(self, ticket: Ticket) -> None:
+        """No process has this job any more, nor reads its original."""
+        self._lanes.ended(ticket.lane)
+        if ticket.job.lent is not None:
+            ticket.job.lent.give_back()
+
     def _release(self, process: RenderProcess, ticket: Ticket, resident_bytes: int) -> None:
         """Take a process off its job, back to the idle, or on its way out where it has grown too large."""
         ticket.stop_timer()
         del self._running[process]
-        _return_lent(ticket)
+        self._has_ended(ticket)
         if resident_bytes > self._settings.recycle_bytes:
             self._crew.let_go(process)
         else:
@@ -390,7 +395,7 @@ class RenderPool:
         """A process is gone: say why, and what that means for its job."""
         ticket = self._running.pop(process, None)
         if ticket is not None:
-            _return_lent(ticket)
+            self._has_ended(ticket)
         if not self._is_open and ticket is None:
             return ""  # it was asked to
         reason = (ticket.end_reason if ticket else "") or (
@@ -423,10 +428,4 @@ class RenderPool:
 
     def retry_after_s(self) -> int:
         """Seconds until the queue has drained, with jitter so that those shed together do not return together."""
-        return self._admission.retry_after_s(sum(len(lane) for lane in self._waiting.values()))
-
-
-def _return_lent(ticket: Ticket) -> None:
-    """The job's process reads no more of its original."""
-    if ticket.job.lent is not None:
-        ticket.job.lent.give_back()
+        return self._admission.retry_after_s(sum(1 for _ in self._lanes))

@@ -12,7 +12,6 @@ from imgproxy.render.job import Lane, Rendered, RenderJob, RenderReport
 
 if TYPE_CHECKING:
     import asyncio
-    from collections import deque
 
 # Index of the target, what was rendered, and how long the job had waited for a process, in seconds. The file is the
 # listener's from then on.
@@ -71,8 +70,3 @@ class Ticket:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-
-
-def variants_in(waiting: deque[Ticket]) -> int:
-    """How many variants these jobs make: each is a render to wait for."""
-    return sum(len(ticket.job.targets) for ticket in waiting)
