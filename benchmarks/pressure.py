@@ -36,6 +36,11 @@ def _probes(product: Product, hit_target: str, seconds: float) -> list[Request]:
     ]
 
 
+def _hits(product: Product, hit_target: str, seconds: float) -> list[Request]:
+    """The hits alone."""
+    return [one for one in _probes(product, hit_target, seconds) if one.kind == "hit"]
+
+
 def _p99_ms(samples: Sequence[Sample], kind: str) -> float:
     found = [sample for sample in samples if sample.request.kind == kind]
     bad = [sample.status for sample in found if sample.status != 200]
@@ -56,7 +61,7 @@ def measure_saturated(bench: Bench, result: Result) -> None:
         for number in range(bench.rounds + 1):
             with urgent(), Engine() as engine:
                 quiet = engine.open(_probes(product, hit_target, seconds))
-            with Renders(product, several) as background, urgent(), Engine() as engine:
+            with Renders(product, several, 4 * processes_of(product)) as background, urgent(), Engine() as engine:
                 loaded = engine.open(_probes(product, hit_target, seconds))
             if number == 0:
                 continue  # connections, caches and the interpreter's own warm-up
@@ -85,10 +90,11 @@ def _a_hit(product: Product, key: str) -> str:
 class Renders(threading.Thread):
     """Cold renders without end, in the background, until the block ends; `done` and `seconds` then say how many."""
 
-    def __init__(self, product: Product, several: Iterator[str]) -> None:
+    def __init__(self, product: Product, several: Iterator[str], connections: int) -> None:
         super().__init__(name="renders", daemon=True)
         self._product = product
         self._several = several
+        self._connections = connections
         self._is_over = threading.Event()
         self.done = 0
         self.seconds = 0.0
@@ -103,10 +109,10 @@ class Renders(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Keep four requests a render process in the air."""
+        """Keep as many requests in the air as there are connections."""
         started_at = time.monotonic()
         with Engine() as engine:
-            samples = engine.closed(self._requests(), 4 * processes_of(self._product))
+            samples = engine.closed(self._requests(), self._connections)
         self.done = sum(sample.status == 200 for sample in samples)
         self.seconds = time.monotonic() - started_at
 
@@ -129,7 +135,7 @@ class Offered:
 
 
 def measure_overload(bench: Bench, result: Result) -> None:
-    """Capacity first, closed; then ten times that on a timetable, with hits in between."""
+    """Capacity first, closed; then ten times that on a timetable; the same hits beside both."""
     seconds = bench.scaled(10, 5)
     goodput, shed_share, fetched, memory = [], [], [], []
     capacity_rates, unloaded_ms, accepted_ms, idle_ms, busy_ms, shed_ms = [], [], [], [], [], []
@@ -140,11 +146,12 @@ def measure_overload(bench: Bench, result: Result) -> None:
         processes = processes_of(product)
         for number in range(bench.rounds + 1):
             unloaded = _closed(product, several, seconds, processes)
-            capacity = _closed(product, several, seconds, 4 * processes)
-            capacity_rate = len(capacity) / seconds
+            with Renders(product, several, 4 * processes) as capacity, urgent(), Engine() as engine:
+                engine.open(_hits(product, hit_target, seconds))
+            capacity_rate = capacity.done / capacity.seconds
             before_bytes = product.resident_bytes()
             with urgent(), Engine() as engine:
-                quiet = engine.open([one for one in _probes(product, hit_target, seconds) if one.kind == "hit"])
+                quiet = engine.open(_hits(product, hit_target, seconds))
             load = _offer(product, number, hit_target, capacity_rate * OVERLOAD, seconds)
             if number == 0:
                 continue
@@ -191,7 +198,8 @@ def measure_overload(bench: Bench, result: Result) -> None:
     result.at_least("different Retry-After values", float(len(retry_after)), 2, "")
     result.notes.append(
         f"Cold JPEGs of 6 MP, each of another key; capacity with {4 * processes} connections, then {OVERLOAD:g} times "
-        f"that for {seconds} s with Poisson arrivals, and 100 hits a second besides. Latency from when each was due; "
+        f"that for {seconds} s with Poisson arrivals; {PROBES['hit']:g} hits a second beside both. Latency from when "
+        "each was due; "
         "goodput counts what was answered within that time."
     )
 
@@ -210,9 +218,8 @@ def _offer(product: Product, number: int, hit_target: str, rate: float, seconds:
     several = keys(_prefix(number), Photos.SIX)
     while (due_s := due_s + rng.expovariate(rate)) < seconds:
         requests.append(Request(f"{product.url}/{next(several)}?{query('jpeg')}", kind="render", due_s=due_s))
-    probes = [one for one in _probes(product, hit_target, seconds) if one.kind == "hit"]
     with urgent(), Engine() as engine:
-        samples = engine.open(requests + probes)
+        samples = engine.open(requests + _hits(product, hit_target, seconds))
     renders = [sample for sample in samples if sample.request.kind == "render"]
     return Offered(
         accepted=[sample for sample in renders if sample.status == 200],

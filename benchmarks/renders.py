@@ -17,7 +17,7 @@ from benchmarks.client import get
 from benchmarks.photos import Photos
 from benchmarks.rows import Result, Row
 from benchmarks.servers import BenchError, Library, Product
-from benchmarks.stats import paired_ratios
+from benchmarks.stats import between, paired_ratios
 from imgproxy.cache.entry import key_hash
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _measure(bench: Bench, result: Result, *, is_cold: bool, bound: float) -> No
                 race.run(result, photo, form, bound)
         result.notes.append(
             f"{WIDTH_PX} px, q={QUALITY}; {workers.count} render processes against as many bare loops of the same "
-            f"calls; {CONNECTIONS * workers.count} connections; {bench.rounds} rounds in turns. "
+            f"calls; {CONNECTIONS * workers.count} connections; {bench.rounds} rounds, each "
+            "against the mean of the bare loop's turns before and after it. "
             + (
                 "Originals from nginx as the origin, fetched within the request."
                 if is_cold
@@ -100,12 +101,19 @@ class Race:
         bare_rates, rates, bare_cpu_ms, cpu_ms, writing_cpu_ms = [], [], [], [], []
         folder = self.bench.new_folder("written")
         folder.mkdir()
+
+        def bare_turn() -> None:
+            took_s, used_s = self.workers.run(path, WIDTH_PX, form, QUALITY, count)
+            bare_rates.append(count / took_s)
+            bare_cpu_ms.append(used_s * 1e3)
+
         for number in range(self.bench.rounds + 1):
             urls = [f"{self.product.url}/{next(self.several)}" for _ in range(count)]
             if not self.is_cold:
                 fetch_all(urls, connections=4)
                 read_into_page_cache(self.product, urls)
-            took_s, used_s = self.workers.run(path, WIDTH_PX, form, QUALITY, count)
+            if number:
+                bare_turn()
             ours_s, ours_used_s = _render_all(
                 self.product, [f"{url}?{query(form)}" for url in urls], CONNECTIONS * self.workers.count
             )
@@ -114,17 +122,16 @@ class Race:
                 os.sync()  # what it wrote must not be written out beside the next one's work
             if number == 0:
                 continue  # a warm-up of both
-            bare_rates.append(count / took_s)
-            bare_cpu_ms.append(used_s * 1e3)
             rates.append(count / ours_s)
             cpu_ms.append(ours_used_s / count * 1e3)
+        bare_turn()
         result.figure(f"{name}: imgproxy", "1/s", rates)
         result.figure(f"{name}: bare loop", "1/s", bare_rates)
         result.figure(f"{name}: imgproxy, CPU", "ms", cpu_ms)
         result.figure(f"{name}: bare loop, CPU", "ms", bare_cpu_ms)
         for how, ratios in (
-            ("by the clock", paired_ratios(rates, bare_rates)),
-            ("by CPU", paired_ratios(bare_cpu_ms, cpu_ms)),
+            ("by the clock", paired_ratios(rates, between(bare_rates))),
+            ("by CPU", paired_ratios(between(bare_cpu_ms), cpu_ms)),
         ):
             ratio = result.figure(f"{name}: imgproxy / bare loop, {how}", "x", ratios)
             result.at_least(ratio.name, ratio.spread.median, bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -47,6 +48,17 @@ def percentile(values: Sequence[float], percent: float) -> float:
         raise ValueError("no values")
     rank = max(1, math.ceil(percent / 100 * len(values)))
     return sorted(values)[min(rank, len(values)) - 1]
+
+
+def between(values: Sequence[float]) -> list[float]:
+    """
+    The mean of each value and the next: the reference of what ran between the two, whatever the machine did meanwhile.
+
+    Raises ValueError for fewer than two.
+    """
+    if len(values) < 2:
+        raise ValueError("nothing lies between fewer than two values")
+    return [(before + after) / 2 for before, after in itertools.pairwise(values)]
 
 
 def paired_ratios(values: Sequence[float], references: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.client import Engine, Request
 from benchmarks.rows import Goal, Result
 from benchmarks.ssim import ssim
-from benchmarks.stats import paired_ratios, percentile, spread
+from benchmarks.stats import between, paired_ratios, percentile, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,6 +74,15 @@ def test_ratios_are_taken_round_by_round() -> None:
         paired_ratios([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="is 0"):
         paired_ratios([1.0], [0.0])
+
+
+def test_what_ran_between_two_turns_is_compared_with_both() -> None:
+    """A machine that grows slower at a steady pace favours neither side."""
+    bare, ours = [10.0, 12.0, 14.0], [11.0, 13.0]
+
+    assert paired_ratios(ours, between(bare)) == [1.0, 1.0]
+    with pytest.raises(ValueError, match="fewer than two"):
+        between([1.0])
 
 
 @pytest.mark.parametrize(
