@@ -33,10 +33,12 @@ ROOMS = {
     "origin_health": set(),
     "render_batches": {"cache", "originals", "render"},
     "stand_ins": {"cache", "render"},
-    "renders": {"cache", "originals", "render", "render_batches", "stand_ins"},
-    "delivery": {"cache", "originals", "renders", "render"},
+    "commits": {"cache", "originals", "render"},
+    "reductions": {"cache", "commits", "render", "stand_ins"},
+    "renders": {"cache", "commits", "originals", "reductions", "render", "render_batches"},
+    "delivery": {"cache", "commits", "originals", "renders", "render"},
     "answers": set(),
-    "warming": {"cache", "originals", "renders", "render", "settings"},
+    "warming": {"cache", "commits", "originals", "renders", "render", "settings"},
     # The CDNs' tokens and certificates are read as the Media Library's are.
     "purge": {"cache", "originals", "answers", "delivery", "medialibrary"},
 }

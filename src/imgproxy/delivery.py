@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from imgproxy.background import Background
 from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import Variant, VariantFacts, key_hash
+from imgproxy.commits import Made, Sources
 from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
 from imgproxy.originals import Original, Originals, Overtaken, State
 from imgproxy.params.plan import RenderPlan
 from imgproxy.render.job import Lane
-from imgproxy.renders import Made, Renders, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from imgproxy.cache.cache import Cache
     from imgproxy.metrics import Metrics
+    from imgproxy.renders import Renders
 
 log = logging.getLogger(__name__)
 

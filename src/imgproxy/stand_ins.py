@@ -28,9 +28,6 @@ FAMILIES_MAX = 16_384
 WIDTHS_MAX = 32
 # A stand-in more than this many times as wide would cost the reader more than the wait.
 WIDEST_RATIO = 4.0
-# It is reduced for at most this part of what the render from the original costs: for more, little would be won. So of
-# photos of 24 megapixels (0.2-0.5), not of 6 (0.7-1.4).
-REDUCTION_SHARE_MAX = 0.5
 # A width in pixels and the digest of its plan: objects for them would take ten times as much.
 _WIDTH: Final = Struct(">I16s")
 
@@ -72,22 +69,23 @@ class StandIns:
                 yield found_px, digest.hex()
 
 
-def reduction(plan: RenderPlan, larger: VariantFacts, asked_px: int, whole_units: float) -> RenderPlan | None:
+def reduction(plan: RenderPlan, larger: VariantFacts, asked_px: int, most_units: float) -> RenderPlan | None:
     """
     What to make of a larger variant, in place of the original, for the size of this plan; None to leave it as it is.
 
-    `asked_px` is the width that the larger one was asked for in, `whole_units` what the render of `plan` would cost.
-    Everything but size and encoding is done in it already. Where it is not as wide as it was asked for (the source is
-    smaller, or turned), it is left, too.
+    `asked_px` is the width that the larger one was asked for in, `most_units` what this may cost. Everything but size
+    and encoding is done in it already; what is given in pixels, as a border, comes out thinner, as it does where a
+    browser scales. Where it is not as wide as it was asked for (the source is smaller, or turned), it is left, too.
     """
     if plan.family is None or larger.frames > 1 or larger.width_px != asked_px:
         return None
     cost_units = reduction_units(larger.content_type, larger.width_px * larger.height_px, plan)
-    if cost_units is None or cost_units > REDUCTION_SHARE_MAX * whole_units:
+    if cost_units is None or cost_units > most_units:
         return None
     return RenderPlan(resize=Resize(width=Px(plan.family[0])), output=plan.output)
 
 
 def reduced_name(plan: RenderPlan, larger: VariantFacts) -> str:
-    """The name of what was made for this plan from a larger variant, among variants: 32 hex digits, and no plan's."""
-    return hashlib.sha256(f"{plan.digest} of {larger.plan}".encode()).hexdigest()[:32]
+    """The name of what is made for this plan from a larger variant, among variants: 32 hex digits, and no plan's."""
+    # Of its bytes: they may be others where it was made from a decode that it shared.
+    return hashlib.sha256(f"{plan.digest} of {larger.digest}".encode()).hexdigest()[:32]

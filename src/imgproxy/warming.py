@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from imgproxy.commits import Sources
 from imgproxy.errors import ImgproxyError
 from imgproxy.originals import Overtaken
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
 from imgproxy.params.request import build_request
 from imgproxy.render.job import Lane
-from imgproxy.renders import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

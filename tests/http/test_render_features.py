@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 
 from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
-from imgproxy.config import FreshnessSettings, RenderSettings
-from tests.support.site import KEY, Held, Site, jpeg, site, until
+from imgproxy.config import CacheSettings, FreshnessSettings, LimitsSettings, RenderSettings
+from imgproxy.digest import digest_of
+from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 
 LOGO = "logos/paper.png"
 AVIF = "image/avif,image/webp,*/*;q=0.5"
@@ -58,7 +60,7 @@ async def test_one_plan_that_fails_does_not_take_the_others_along(tmp_path: Path
     """Plans that shared a job with a refused one are made without it."""
     async with site(tmp_path, pictures={KEY: jpeg(200, (2400, 1600))}, render=RenderSettings(processes=1)) as here:
         await here.get(f"/{KEY}")
-        here.edge.pool._settings = RenderSettings(processes=1, timeout_s=2)
+        here.edge.pool._lanes._settings = RenderSettings(processes=1, timeout_s=2)
         targets = [f"/{KEY}?w=300", f"/{KEY}?w=8192&fm=avif&blur=2000", f"/{KEY}?w=310"]
         replies = await asyncio.gather(*(here.get(target) for target in targets))
 
@@ -175,7 +177,7 @@ async def test_when_the_queue_is_full_a_larger_size_stands_in(tmp_path: Path) ->
 
 async def test_a_larger_size_is_reduced_where_that_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader gets the size at once, as often as it is asked for made once; when there is room, from the original."""
-    monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 20.0)
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
     settings = RenderSettings(processes=1, queue_max=0)
     async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
         await here.get(f"/{KEY}?w=300&sharp=20&fm=webp")
@@ -196,6 +198,56 @@ async def test_a_larger_size_is_reduced_where_that_is_quick(tmp_path: Path, monk
         assert first.headers["ETag"] == again.headers["ETag"] != right.headers["ETag"]
         assert right.headers["Cache-Control"] == "public, max-age=300, must-revalidate"
         assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
+        assert sorted("collapsed" in reply.cache_status for reply in (first, second)) == [False, True]
+        assert all("render;dur=" in reply.headers["Server-Timing"] for reply in (first, second))
+        assert "Last-Modified" not in first.headers  # it would be that of the right one
+        assert "Last-Modified" in right.headers
+
+
+async def test_what_is_known_of_an_original_tells_whether_a_reduction_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An even picture of 24 megapixels has few bytes, and takes as long as a photo to decode."""
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: jpeg(200, (6000, 4000))}, render=settings) as here:
+        await here.get(f"/{KEY}?w=600")
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=400"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            go_on()
+            stand_in = await asked
+
+        assert Image.open(io.BytesIO(stand_in.body)).size[0] == 400
+        assert red_of(stand_in.body) == pytest.approx(200, abs=3)
+
+
+async def test_what_is_said_of_the_larger_size_is_said_of_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That an animation was too long to play, and that the watermark could not be had."""
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
+    monkeypatch.setattr("imgproxy.render.cost.REDUCTION_SHARE_MAX", 10.0)
+    frames = [Image.new("RGB", (900, 600), (shade, 80, 120)) for shade in (10, 90, 170, 250)]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    limits = LimitsSettings(frames=2)
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: out.getvalue()}, render=settings, limits=limits) as here:
+        wanted = "fm=webp&mark=logos/nothing.png"
+        large = await here.get(f"/{KEY}?w=300&{wanted}")
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=200&{wanted}"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            go_on()
+            stand_in = await asked
+        hot = here.edge.cache.hot
+        found = [variant.facts for name in hot.names() if (variant := hot.get(*name)) is not None]
+
+        assert large.headers["X-Imgproxy-Animation"] == "first-frame-only"
+        assert Image.open(io.BytesIO(stand_in.body)).size[0] == 200
+        assert stand_in.headers["X-Imgproxy-Animation"] == "first-frame-only"
+        assert [facts.is_mark_missing for facts in found if facts.width_px == 200] == [True]
 
 
 async def test_a_larger_size_stands_in_as_it_is_where_no_process_reduces_it_in_time(tmp_path: Path) -> None:
@@ -215,7 +267,7 @@ async def test_a_larger_size_whose_file_is_damaged_stands_in_from_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be reduced is not for that reason an error."""
-    monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 20.0)
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
     settings = RenderSettings(processes=1, queue_max=0)
     async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
         large = await here.get(f"/{KEY}?w=300")
@@ -228,13 +280,71 @@ async def test_a_larger_size_whose_file_is_damaged_stands_in_from_memory(
             await until(lambda: here.edge.pool.waiting == 1)
             go_on()
             stand_in = await asked
+        async with overload(here, width=11):
+            again = await here.get(f"/{KEY}?w=200")
 
         assert (stand_in.status, stand_in.body) == (200, large.body)
+        assert again.body == large.body
+        assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="not_an_image") == 1  # not tried again
+        assert not list(here.edge.cache.store._being_written)
+
+
+async def test_what_was_made_of_a_file_that_is_another_by_now_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name says of which bytes it was made; the larger size stands in as it was found."""
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+        large = await here.get(f"/{KEY}?w=300")
+        folder = here.edge.cache.store.key_dir(key_hash(KEY))
+        (path,) = folder.glob("v-*")
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            path.write_bytes(jpeg(10, (300, 200)))
+            go_on()
+            stand_in = await asked
+
+        assert (stand_in.status, stand_in.body) == (200, large.body)
+        assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
+
+
+async def test_a_larger_size_that_was_made_anew_meanwhile_stands_in_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as it was when it was found, nor by the name of what would have been made of that."""
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
+    on_disk = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
+    settings = RenderSettings(processes=1, queue_max=0)
+    async with site(tmp_path, pictures={KEY: noisy()}, render=settings, cache=on_disk) as here:
+        await here.get(f"/{KEY}?w=300")
+        store, hashed = here.edge.cache.store, key_hash(KEY)
+        (path,) = store.key_dir(hashed).glob("v-*")
+        original = here.edge.cache.facts(hashed)
+        assert original is not None
+        opened = store.open_variant(hashed, path.name.removeprefix("v-"), original.digest)
+        assert opened is not None
+        os.close(opened[1])
+        another = jpeg(10, (300, 200))
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            temp = store.temp_path(hashed)
+            Path(temp).write_bytes(another)
+            facts = replace(opened[0], digest=digest_of(another), size_bytes=len(another))
+            store.seal_variant(temp, facts)
+            store.commit_variant(temp, facts)
+            go_on()
+            stand_in = await asked
+
+        assert (stand_in.status, stand_in.body) == (200, another)
+        assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
 
 
 async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a revoked picture no larger size stands in, and none that was being made of one."""
-    monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 20.0)
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
     held = Held()
     settings = RenderSettings(processes=1, queue_max=0)
     async with site(

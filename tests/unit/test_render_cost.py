@@ -130,6 +130,30 @@ def test_a_place_that_another_original_has_now_says_nothing_of_this_one() -> Non
     assert model.units_of(photo) < model.units_of(radar) / 5
 
 
+def test_a_reduction_is_worth_half_of_a_render_and_no_more_than_its_time() -> None:
+    """What is known of the original counts, and how fast the machine is."""
+    model = CostModel()
+    photo, resized = replace(job(Format.JPEG, original_bytes=8_160_000), name="photo"), plan(800)
+    model.job_ended(photo, TWENTY_FOUR_MP, units(photo, TWENTY_FOUR_MP) / 1000)
+
+    whole = units(photo, TWENTY_FOUR_MP)
+    assert model.worth_units(resized, 8_160_000, "photo", within_s=9.0) == pytest.approx(whole / 2)
+    assert model.worth_units(resized, 100_000, "photo", within_s=9.0) > model.worth_units(
+        resized, 100_000, "other", within_s=9.0
+    )
+    assert model.seconds(model.worth_units(resized, 8_160_000, "photo", within_s=0.01)) == pytest.approx(0.01)
+
+
+def test_a_reduction_costs_what_its_format_does_where_that_is_the_sources() -> None:
+    """A PNG that stays one takes longer than a JPEG."""
+    kept = plan(800)
+    of_png, of_jpeg = (reduction_units(kind, 960_000, kept) for kind in ("image/png", "image/jpeg"))
+
+    assert of_png is not None
+    assert of_jpeg is not None
+    assert of_png > 2 * of_jpeg
+
+
 @pytest.mark.parametrize(
     ("form", "width_px", "measured_ms"),
     [(Format.JPEG, 1200, 34.0), (Format.JPEG, 1600, 48.2), (Format.WEBP, 1200, 74.7), (Format.AVIF, 1200, 87.1)],

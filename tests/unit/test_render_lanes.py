@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from imgproxy.config import RenderSettings
 from imgproxy.render.job import Lane, RenderJob, RenderTarget
 from imgproxy.render.lanes import Lanes
 from imgproxy.render.ticket import Ticket
@@ -21,7 +22,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def waiting(loop: asyncio.AbstractEventLoop, *lanes: Lane, size: int = 4) -> Lanes:
     """Jobs that came in this order."""
-    found = Lanes(size)
+    found = Lanes(size, RenderSettings())
     for lane in lanes:
         job = RenderJob("original", (RenderTarget(plan(100), "x"),))
         found.add(Ticket(job, lane, loop.create_future(), None, queued_at=0.0))
@@ -55,6 +56,25 @@ def test_stand_ins_have_every_second_turn_while_visitors_wait(loop: asyncio.Abst
         Lane.STAND_IN,
         Lane.STAND_IN,
     ]
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_animations_are_not_held_up_either(loop: asyncio.AbstractEventLoop, size: int) -> None:
+    """They are pictures of visitors' own, too; background work can wait."""
+    lanes = waiting(loop, *[Lane.STAND_IN] * 3, Lane.ANIMATION, Lane.BACKGROUND, size=size)
+
+    assert served(lanes) == [Lane.STAND_IN, Lane.ANIMATION, Lane.STAND_IN, Lane.STAND_IN, Lane.BACKGROUND]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_as_many_stand_ins_wait_as_there_are_processes(loop: asyncio.AbstractEventLoop, size: int) -> None:
+    """However long the queue of visitors is: it is full, or none would come."""
+    lanes = waiting(loop, *[Lane.STAND_IN] * (size - 1), *[Lane.VISITOR] * 5, size=size)
+    assert lanes.has_room(Lane.STAND_IN, 1000.0)
+    lanes.add(Ticket(RenderJob("x", ()), Lane.STAND_IN, loop.create_future(), None, queued_at=0.0))
+    lanes.add(Ticket(RenderJob("x", (RenderTarget(plan(1), "x"),)), Lane.STAND_IN, loop.create_future(), None, 0.0))
+
+    assert not lanes.has_room(Lane.STAND_IN, 0.0)
 
 
 @pytest.mark.parametrize("lane", [Lane.STAND_IN, Lane.ANIMATION, Lane.BACKGROUND])

@@ -16,7 +16,7 @@ import pytest
 
 from imgproxy.config import LimitsSettings, RenderSettings
 from imgproxy.digest import digest_of
-from imgproxy.errors import DecodeFailed, NotAnImage, Overloaded, RenderTimeout, TooManyPixels
+from imgproxy.errors import DecodeFailed, NotAnImage, Overloaded, RenderCrashed, RenderTimeout, TooManyPixels
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.job import Lane, Rendered, RenderJob, RenderTarget
 from imgproxy.render.pool import RenderPool
@@ -218,7 +218,7 @@ async def test_of_stand_ins_no_more_wait_than_there_are_processes_and_none_for_l
         running = asyncio.create_task(pool.render(job(photo, LONG)))
         await until(lambda pool: pool.busy == 1, pool)
         waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
-        monkeypatch.setattr("imgproxy.render.pool.STAND_IN_WAIT_S", 0.5)
+        monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 0.5)
         standing = asyncio.create_task(pool.render(job(photo, SMALL, name="c"), lane=Lane.STAND_IN))
         await until(lambda pool: pool.waiting == 2, pool)
         with pytest.raises(Overloaded):
@@ -288,6 +288,69 @@ async def test_what_came_before_an_overload_was_known_is_not_begun_any_more(phot
             await tasks[0]
         assert (await tasks[1]).rendered
         assert (await tasks[2]).rendered
+
+
+async def test_what_is_refused_as_it_comes_is_not_refused_again(photo: Path) -> None:
+    """No timer is left that would look for it in the queue: its error would be logged in each overload."""
+    loop = asyncio.get_running_loop()
+    problems: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    async with pool_of(queue_timeout_s=0.1) as pool:
+        assert pool.sheds(1000)  # from now on the queue stands
+        pool._costs.mean_job_s = 0.001
+        with pytest.raises(Overloaded):
+            await pool.render(job(photo, SMALL), came_at=loop.time() - 100.0)
+        await asyncio.sleep(0.2)
+    assert problems == []
+
+
+async def test_stand_ins_do_not_tell_how_long_a_job_takes(photo: Path) -> None:
+    """They are much quicker: visitors' own pictures would be let in for a wait that they cannot have."""
+    async with pool_of() as pool:
+        before_s = pool._costs.mean_job_s
+        await pool.render(job(photo, SMALL), lane=Lane.STAND_IN)
+        assert pool._costs.mean_job_s == before_s
+        await pool.render(job(photo, SMALL, name="b"))
+        assert pool._costs.mean_job_s != before_s
+
+
+async def test_what_is_done_of_a_stand_in_is_not_done_of_a_visitors_picture(photo: Path) -> None:
+    """Where the queue stands, one comes in when those before it are nearly done: stand-ins are none of those."""
+    async with pool_of(processes=3) as pool:
+        assert pool.sheds(1000)  # from now on the queue stands
+        pool._costs.mean_job_s = 0.01
+        running = [
+            asyncio.create_task(pool.render(job(photo, LONG, name=name), lane=Lane.STAND_IN)) for name in ("a", "b")
+        ]
+        await until(lambda pool: pool.busy == 2, pool)
+        await asyncio.sleep(0.02)
+        assert pool.sheds(3)
+        for task in running:
+            task.cancel()
+
+
+async def test_a_stand_in_that_takes_long_is_given_up(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is something to answer with; a visitor's own picture has its full time."""
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_TIMEOUT_S", 0.3)
+    async with pool_of() as pool:
+        with pytest.raises(RenderTimeout):
+            await pool.render(job(photo, LONG), lane=Lane.STAND_IN)
+        assert (await pool.render(job(photo, SMALL, name="b"))).rendered
+
+
+async def test_a_lane_that_lost_its_process_goes_on_beside_an_idle_one(photo: Path) -> None:
+    """What waited for the lane's share does not wait for the new process."""
+    async with pool_of(processes=2) as pool:
+        running = asyncio.create_task(pool.render(job(photo, LONG), lane=Lane.BACKGROUND))
+        await until(lambda pool: pool.busy == 1, pool)
+        waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b"), lane=Lane.BACKGROUND))
+        await until(lambda pool: pool.waiting == 1, pool)
+        (busy,) = pool._running
+        pool._crew._is_wanted = lambda: False  # no new process comes
+        os.kill(busy.pid, signal.SIGKILL)
+        assert (await waiting).rendered
+        with pytest.raises(RenderCrashed):
+            await running
 
 
 async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -> None:

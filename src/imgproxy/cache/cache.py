@@ -185,6 +185,15 @@ class Cache:
         file = self.store.seen(hashed, plan, stamp, facts.size_bytes)
         return Variant(facts, hashed, seq, body=body, also=source.also, file=file)
 
+    def keeps(self, variant: Variant) -> bool:
+        """Whether a variant's file is there, with the bytes that it had when it was found."""
+        opened = self.store.open_variant(variant.key_hash, variant.facts.plan, variant.facts.original)
+        if opened is None:
+            return False
+        facts, descriptor = opened
+        os.close(descriptor)
+        return facts.digest == variant.facts.digest
+
     async def verified_original(self, facts: OriginalFacts) -> str | None:
         """The original's file, its bytes known to be right; None where it is missing or damaged."""
         path = self.store.original_path(facts)

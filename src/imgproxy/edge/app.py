@@ -404,7 +404,7 @@ class RenderObserver:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        # As above: lanes are three, outcomes a dozen.
+        # As above: lanes are four, outcomes a dozen.
         self._renders = lru_cache(COUNTERS_MAX)(metrics.renders.labels)
         self._peak_bytes = 0
 

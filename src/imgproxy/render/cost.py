@@ -8,6 +8,7 @@ on photos, a cut-out and an animation at 150-1200 px: what they give is within a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,8 @@ from cachetools import LRUCache
 from imgproxy.params.plan import Format, Px
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgproxy.params.plan import RenderPlan, Resize
     from imgproxy.render.job import RenderJob, SourceFacts
 
@@ -36,7 +39,11 @@ _ENCODE_A_MEGAPIXEL: Final = {
     Format.COMPRESSED8: 500.0,
     Format.GIF: 550.0,
 }
+_AS_THE_SOURCE: Final = frozenset({Format.SOURCE, Format.COMPRESSED})
 _DESCRIBE_A_MEGAPIXEL: Final = 20.0
+# A variant is reduced for at most this part of what the render from the original costs: for more, little would be won.
+# So of photos of 24 megapixels (0.2-0.5), not of 6 (0.7-1.4).
+REDUCTION_SHARE_MAX: Final = 0.5
 # To decode a megapixel of a variant and to scale it: it is no more than four times as wide as what is made of it, and
 # mostly less than twice, where no loader shrinks.
 _REDUCE_A_MEGAPIXEL: Final = {"image/jpeg": 12.0, "image/webp": 30.0, "image/avif": 25.0, "image/png": 15.0}
@@ -56,13 +63,17 @@ _PLANS_REMEMBERED: Final = 2_048
 
 def units(job: RenderJob, source: SourceFacts | None) -> float:
     """The cost of a job; `source` is what an earlier one found its original to be, if there was one."""
-    megabytes = job.original_bytes / 1e6
+    return _units(job.original_bytes, [target.plan for target in job.targets], source)
+
+
+def _units(original_bytes: int, plans: Sequence[RenderPlan], source: SourceFacts | None) -> float:
+    megabytes = original_bytes / 1e6
     frames, frame_megapixels = 1, megabytes * _PIXELS_A_BYTE
     if source is not None:
         frames, frame_megapixels = source.frames, source.width_px * source.height_px / 1e6
     read = megabytes * _READ_A_MEGABYTE
     read += frames * frame_megapixels * (_READ_A_MEGAPIXEL_OF_FRAMES if frames > 1 else _READ_A_MEGAPIXEL)
-    return _LEAST + read + frames * sum(_encoding(target.plan, frame_megapixels) for target in job.targets)
+    return _LEAST + read + frames * sum(_encoding(plan, frame_megapixels) for plan in plans)
 
 
 def reduction_units(content_type: str, pixels: int, plan: RenderPlan) -> float | None:
@@ -73,7 +84,11 @@ def reduction_units(content_type: str, pixels: int, plan: RenderPlan) -> float |
     and 33 if it has 6, as JPEGs shrink while they are decoded.
     """
     weight = _REDUCE_A_MEGAPIXEL.get(content_type)
-    return None if weight is None else _LEAST + weight * pixels / 1e6 + _encoding(plan, pixels / 1e6)
+    if weight is None:
+        return None
+    if plan.output.format in _AS_THE_SOURCE:
+        plan = replace(plan, output=replace(plan.output, format=Format(content_type.removeprefix("image/"))))
+    return _LEAST + weight * pixels / 1e6 + _encoding(plan, pixels / 1e6)
 
 
 def _encoding(plan: RenderPlan, source_megapixels: float) -> float:
@@ -116,6 +131,11 @@ class CostModel:
     def units_of(self, job: RenderJob) -> float:
         """The cost of a job; its source is as an earlier job found it, or as its bytes suggest."""
         return units(job, self._sources.get(job.name or job.original))
+
+    def worth_units(self, plan: RenderPlan, original_bytes: int, name: str, *, within_s: float) -> float:
+        """What it may cost at most to reduce a variant in place of this render, and to be done within this time."""
+        whole = _units(original_bytes, [plan], self._sources.get(name))
+        return min(REDUCTION_SHARE_MAX * whole, within_s * self._units / self._seconds)
 
     def job_ended(self, job: RenderJob, source: SourceFacts, seconds: float) -> None:
         """A job on this source took one process this long."""

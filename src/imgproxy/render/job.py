@@ -21,7 +21,7 @@ class Lane(StrEnum):
     Who waits for a job. Lanes are served in this order, and only VISITOR may hold every process at once.
 
     STAND_IN is for visitors, too: what is already there, brought to the size asked for while the queue is full. Where
-    visitors wait, it has no more than every second turn.
+    visitors wait for a picture of their own, animated or not, it has no more than every second turn.
     """
 
     STAND_IN = "stand_in"

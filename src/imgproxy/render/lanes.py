@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from imgproxy.render.job import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgproxy.config import RenderSettings
     from imgproxy.render.job import RenderJob
     from imgproxy.render.ticket import Ticket
+
+# A larger picture that is there already is better now than one of the right size after a wait of more than this, and
+# than one that takes longer to make. One that takes much longer nevertheless is given up.
+STAND_IN_WAIT_S: Final = 0.25
+STAND_IN_TIMEOUT_S: Final = 2.0
 
 
 class Lanes:
     """The queue in front of `size` processes: a line for each lane, served in the order of Lane."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, settings: RenderSettings) -> None:
         self._size = size
+        self._settings = settings
         self._waiting: dict[Lane, deque[Ticket]] = {lane: deque() for lane in Lane}
         self._running: Counter[Lane] = Counter()
-        self._is_visitors_turn = False
+        self._was_stand_in = False  # the last that was taken out
 
     def __iter__(self) -> Iterator[Ticket]:
         """All that wait."""
@@ -58,14 +65,29 @@ class Lanes:
             return 0
         return max(0, min(idle, self._share(lane) - self._running[lane]))
 
+    def has_room(self, lane: Lane, wait_s: float) -> bool:
+        """Whether one more may wait in this lane, if it is expected to for so long."""
+        if lane is Lane.STAND_IN:
+            return self.variants(lane) < self._size
+        return self.variants(lane) < self._settings.queue_max and wait_s <= self._settings.queue_timeout_s
+
+    def patience_s(self, lane: Lane) -> float:
+        """How long one waits in this lane at most."""
+        return STAND_IN_WAIT_S if lane is Lane.STAND_IN else self._settings.queue_timeout_s
+
+    def limit_s(self, lane: Lane) -> float:
+        """How long a variant of this lane may take a process."""
+        limit_s = self._settings.timeout_s
+        return min(STAND_IN_TIMEOUT_S, limit_s) if lane is Lane.STAND_IN else limit_s
+
     def next(self) -> Ticket | None:
         """Take out the one to be begun now."""
         for lane, waiting in self._waiting.items():
             if not waiting or self._running[lane] >= self._share(lane):
                 continue
-            if lane is Lane.STAND_IN and self._is_visitors_turn and self._waiting[Lane.VISITOR]:
+            if lane is Lane.STAND_IN and self._was_stand_in and self._has_visitors():
                 continue
-            self._is_visitors_turn = lane is Lane.STAND_IN
+            self._was_stand_in = lane is Lane.STAND_IN
             return waiting.popleft()
         return None
 
@@ -76,6 +98,9 @@ class Lanes:
     def ended(self, lane: Lane) -> None:
         """It has it no longer."""
         self._running[lane] -= 1
+
+    def _has_visitors(self) -> bool:
+        return any(self._waiting[lane] for lane in (Lane.VISITOR, Lane.ANIMATION))
 
     def _share(self, lane: Lane) -> int:
         """How many processes a lane may hold at once: all but one, at least one, unless visitors wait in it."""

@@ -29,6 +29,7 @@ from imgproxy.render.ticket import OnRendered, PoolObserver, SilentObserver, Tic
 
 if TYPE_CHECKING:
     from imgproxy.config import LimitsSettings, RenderSettings
+    from imgproxy.params.plan import RenderPlan
     from imgproxy.render.job import RenderTarget
     from imgproxy.render.process import RenderProcess
 
@@ -37,9 +38,6 @@ log = logging.getLogger(__name__)
 # A render nobody waits for any more may still finish within this time: ending it costs a new process, which takes as
 # long, and clients that connect and leave must not be able to make the pool do nothing but start processes.
 ABANDON_GRACE_S: Final = 0.25
-
-# A larger picture that is there already is better now than one of the right size after more than this.
-STAND_IN_WAIT_S: Final = 0.25
 
 
 class RenderPool:
@@ -79,7 +77,7 @@ class RenderPool:
             on_new=self._dispatch,
             is_wanted=lambda: self._is_open or self.waiting > 0,
         )
-        self._lanes = Lanes(self._size)
+        self._lanes = Lanes(self._size, settings)
         self._running: dict[RenderProcess, Ticket] = {}
         self._all_done: asyncio.Event = asyncio.Event()
         self._is_open = False
@@ -133,7 +131,7 @@ class RenderPool:
         `coming` are the jobs of visitors under way, from their fetch to their end, `fetch_s` what a fetch takes. The
         answers are what tells a burst from an overload.
         """
-        begun_s = [ticket.started_at for ticket in self._running.values()]
+        begun_s = [ticket.started_at for ticket in self._running.values() if ticket.lane is not Lane.STAND_IN]
         is_admitted = self._admission.admits(coming, fetch_s, asyncio.get_running_loop().time(), begun_s)
         if is_admitted and not self.is_saturated:
             return False
@@ -157,9 +155,9 @@ class RenderPool:
         """How long a job that comes now is expected to wait, by the cost of those before it."""
         return self._costs.seconds(sum(ticket.cost_units for ticket in self._lanes)) / self._size
 
-    def cost_units(self, job: RenderJob) -> float:
-        """What a job is expected to cost, see `render.cost`."""
-        return self._costs.units_of(job)
+    def worth_units(self, plan: RenderPlan, original_bytes: int, name: str) -> float:
+        """What it may cost at most to reduce a larger variant in place of this render, see `render.cost`."""
+        return self._costs.worth_units(plan, original_bytes, name, within_s=self._lanes.patience_s(Lane.STAND_IN))
 
     @property
     def libvips_version(self) -> str:
@@ -224,8 +222,8 @@ class RenderPool:
         ticket.cost_units = self._costs.units_of(job)
         self._admit(ticket)
         self._dispatch()
-        if ticket.timer is None:
-            ticket.timer = loop.call_later(self._patience_s(lane), self._turn_away, ticket)
+        if ticket.timer is None and not ticket.is_over:
+            ticket.timer = loop.call_later(self._lanes.patience_s(lane), self._turn_away, ticket)
         try:
             return await ticket.done
         except asyncio.CancelledError:
@@ -233,21 +231,12 @@ class RenderPool:
             raise
 
     def _admit(self, ticket: Ticket) -> None:
-        if not self._is_open or not (self.free(ticket.lane) or self._has_room(ticket.lane)):
+        # Too many, or too much: a job that would time out in the queue is told so at once.
+        has_room = self.free(ticket.lane) or self._lanes.has_room(ticket.lane, self.expected_wait_s)
+        if not self._is_open or not has_room:
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
             raise errors.Overloaded(self.retry_after_s())
         self._lanes.add(ticket)
-
-    def _has_room(self, lane: Lane) -> bool:
-        """Neither too many wait, nor too much: a job that would time out in the queue is told so at once."""
-        if lane is Lane.STAND_IN:
-            return self._lanes.variants(lane) < self._size
-        return self._lanes.variants(lane) < self._settings.queue_max and (
-            self.expected_wait_s <= self._settings.queue_timeout_s
-        )
-
-    def _patience_s(self, lane: Lane) -> float:
-        return STAND_IN_WAIT_S if lane is Lane.STAND_IN else self._settings.queue_timeout_s
 
     def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> RenderJob | None:
         """
@@ -292,7 +281,7 @@ class RenderPool:
     def _set_deadline(self, process: RenderProcess, ticket: Ticket) -> None:
         ticket.stop_timer()
         loop = asyncio.get_running_loop()
-        ticket.timer = loop.call_later(self._settings.timeout_s, self._end, process, ticket, "timeout")
+        ticket.timer = loop.call_later(self._lanes.limit_s(ticket.lane), self._end, process, ticket, "timeout")
 
     def _end(self, process: RenderProcess, ticket: Ticket, reason: str) -> None:
         ticket.end_reason = reason
@@ -359,7 +348,8 @@ class RenderPool:
 
     def _succeed(self, ticket: Ticket, finished: Finished) -> None:
         now = asyncio.get_running_loop().time()
-        self._costs.job_ended(ticket.job, finished.source, now - ticket.started_at)
+        if ticket.lane is not Lane.STAND_IN:  # or visitors' own pictures would be thought to be as quick
+            self._costs.job_ended(ticket.job, finished.source, now - ticket.started_at)
         report = RenderReport(
             rendered=tuple(ticket.rendered[index] for index in sorted(ticket.rendered)),
             source=finished.source,
@@ -404,6 +394,7 @@ class RenderPool:
         log.warning("render process %d ended: %s (exit status %d)", process.pid, reason, status)
         if ticket is not None:
             self._fail_ended(ticket, reason)
+            self._dispatch()  # another may have waited for its lane's share
         self._note_if_done()
         return reason
 
@@ -415,7 +406,7 @@ class RenderPool:
         limits = self._settings
         error: errors.ImgproxyError = errors.RenderCrashed()
         if reason == "timeout":
-            error = errors.RenderTimeout(limit_s=limits.timeout_s, elapsed_s=elapsed_s)
+            error = errors.RenderTimeout(limit_s=self._lanes.limit_s(ticket.lane), elapsed_s=elapsed_s)
         elif reason == "out_of_memory":
             error = errors.RenderOutOfMemory(limits.memory_bytes, limits.memory_bytes)
         elif reason == "closed":
