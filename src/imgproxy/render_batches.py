@@ -137,12 +137,19 @@ class RenderBatches:
                 self._cache.store.discard(want.done.result().rendered.path)  # it came as its caller left
             raise
 
+    def gathers(self, original: Original) -> bool:
+        """Whether one more size of this original would share the decode of others that visitors wait for."""
+        batch = self._open.get((original.key_hash, original.facts.digest, Lane.VISITOR))
+        if batch is None or len(batch.wants) >= TOGETHER_MAX or _is_late(batch):
+            return False
+        hand = batch.hand
+        return hand is None or (hand.job is not None and self._pool.waits(hand.job, Lane.VISITOR))
+
     def _joins(self, batch: _Batch, want: _Want) -> bool:
         """Take a plan into a batch that is not dealt out yet, or is one job that waits; whether that was possible."""
         hand = batch.hand
         if hand is not None:
-            is_late = want.done.get_loop().time() > batch.opened_s + OPEN_S
-            if hand.job is None or hand.job.marks or want.mark is not None or is_late:
+            if hand.job is None or hand.job.marks or want.mark is not None or _is_late(batch):
                 return False
             if len(dealt([*hand.wants, want], free=0)) > 1:
                 return False
@@ -309,6 +316,11 @@ class RenderBatches:
             for want in its_wants:
                 want.mark = current  # what is painted is what the variant has to be proved by
         return tuple(files)
+
+
+def _is_late(batch: _Batch) -> bool:
+    """Whether what comes now would have too short a wait with this batch."""
+    return batch.wants[0].done.get_loop().time() > batch.opened_s + OPEN_S
 
 
 def dealt(wants: list[_Want], *, free: int) -> list[list[_Want]]:

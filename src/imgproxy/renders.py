@@ -105,9 +105,10 @@ class Renders:
         """Seconds until there may be room again."""
         return self._pool.retry_after_s()
 
-    def sheds(self) -> bool:
-        """Whether a visitor whose picture has to be fetched first is refused now."""
-        return self._pool.sheds(len(self._coming) + self._batches.for_visitors, self._originals.fetch_s)
+    def sheds(self, *, is_here: bool = False) -> bool:
+        """Whether a visitor is refused now, whose picture has to be fetched first or `is_here`."""
+        coming = len(self._coming) + self._batches.for_visitors
+        return self._pool.sheds(coming, self._originals.fetch_s, is_here=is_here)
 
     def _fetches_of_use(self) -> int:
         """
@@ -135,8 +136,20 @@ class Renders:
         if lane is Lane.VISITOR and sources.original.facts.content_type == "image/gif":
             lane = Lane.ANIMATION
         name = (sources.original.key_hash, digest, plan.digest)
+        if lane is Lane.VISITOR and name not in self._flights and self._refuses(sources.original):
+            raise Overloaded(self._pool.retry_after_s())
         made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
         return replace(made, is_collapsed=True) if joined else made
+
+    def _refuses(self, original: Original) -> bool:
+        """
+        Whether a visitor's picture that is here is refused, as the queue stands.
+
+        Not one that was let in to be fetched, nor a size that others wait for a decode of.
+        """
+        if original.key_hash in self._cold or self._batches.gathers(original):
+            return False
+        return self.sheds(is_here=True)
 
     async def stand_in(self, sources: Sources, plan: RenderPlan) -> Made | None:
         """A larger variant in place of this one, see `Reductions.stand_in`."""

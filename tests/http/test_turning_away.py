@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
@@ -11,8 +12,9 @@ import signal
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from PIL import Image
 
-from imgproxy.config import LogSettings, SigningSettings
+from imgproxy.config import LogSettings, RenderSettings, SigningSettings
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ async def test_a_picture_that_had_to_be_fetched_is_refused_in_the_usual_words(tm
 
 
 async def test_all_others_are_answered_as_ever(tmp_path: Path) -> None:
-    """Hits, known pictures, originals, mistakes and the admin routes are no part of the overload."""
+    """Hits, originals, mistakes and the admin routes are no part of the overload."""
     async with site(tmp_path, pictures=PICTURES) as here:
         first = await here.get(f"/{KEY}?w=20")
         async with overloaded(here):
@@ -67,12 +69,59 @@ async def test_all_others_are_answered_as_ever(tmp_path: Path) -> None:
             original = await here.get("/fourth.jpg")
             mistake = await here.get("/third.jpg?w64=%21")
             health = await here.get("/-/health")
-            known = asyncio.create_task(here.get(f"/{KEY}?w=30"))
-            await until(lambda: here.edge.pool.waiting == 2)
 
         assert hit.body == first.body
         assert (hit.status, original.status, mistake.status, health.status) == (200, 200, 400, 200)
-        assert (await known).status == 200
+
+
+async def test_a_picture_that_is_here_is_refused_only_where_the_queue_stands(tmp_path: Path) -> None:
+    """It would wait for as long as any other; a burst waits, however many they are."""
+    async with site(tmp_path, pictures=PICTURES) as here:
+        await here.get(f"/{KEY}?w=20")
+        async with overloaded(here):
+            refused = await here.get(f"/{KEY}?w=30&flip=h")
+            larger = await here.get(f"/{KEY}?w=10")
+        here.edge.pool._admission._pressure._stands_until_s = 0.0
+        process = here.edge.pool.pids[0]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            burst = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(30, 90)]
+            await until(lambda: here.edge.pool.waiting > 50)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        served = await asyncio.gather(*burst)
+
+        assert refused.status == 503
+        assert refused.headers["Cache-Control"] == "no-store"
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert (larger.status, Image.open(io.BytesIO(larger.body)).size[0]) == (200, 20)
+        assert {reply.status for reply in served} == {200}
+
+
+async def test_sizes_that_share_a_decode_come_in_together(tmp_path: Path) -> None:
+    """Where one of a srcset was let in before the queue stood, the others cost little more; beyond a srcset none does."""
+    async with site(tmp_path, pictures=PICTURES, render=RenderSettings(processes=1)) as here:
+        await here.get(f"/{KEY}?w=20")
+        process = here.edge.pool.pids[0]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            tasks = [asyncio.create_task(here.get("/first.jpg?w=10"))]
+            await until(lambda: here.edge.pool.busy == 1)
+            tasks.append(asyncio.create_task(here.get(f"/{KEY}?w=30&flip=h")))
+            await until(lambda: here.edge.pool.waiting == 1)
+            assert here.edge.pool.sheds(1000)  # from now on the queue stands
+            (batch,) = (found for found in here.edge.renders._batches._open.values() if found.wants[0].plan.flip)
+            batch.opened_s += 60.0  # however long this takes
+            srcset = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(31, 38)]
+            await until(lambda: here.edge.pool.waiting == 8)
+            one_more = await here.get(f"/{KEY}?w=38&flip=h")
+            here.edge.pool._admission._pressure._stands_until_s = 0.0
+        finally:
+            os.kill(process, signal.SIGCONT)
+        served = await asyncio.gather(*tasks, *srcset)
+
+        assert one_more.status == 503
+        assert {reply.status for reply in served} == {200}
 
 
 async def test_a_signature_is_looked_at_first(tmp_path: Path) -> None:

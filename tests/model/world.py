@@ -175,6 +175,11 @@ class FakePool:
         """Nobody is told."""
         return 1
 
+    def waits(self, job: RenderJob, lane: Lane) -> bool:
+        """No job waits: each begins at once."""
+        del job, lane
+        return False
+
     def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> None:
         """No job waits: each begins at once."""
         del job, lane, target
@@ -184,9 +189,9 @@ class FakePool:
         del waited_s
         return False
 
-    def sheds(self, coming: int, fetch_s: float) -> bool:
+    def sheds(self, coming: int, fetch_s: float, *, is_here: bool) -> bool:
         """There is always room."""
-        del coming, fetch_s
+        del coming, fetch_s, is_here
         return False
 
     def enough(self, fetch_s: float) -> int:

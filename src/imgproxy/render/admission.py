@@ -36,11 +36,14 @@ class Admission:
         """Whether the queue stands: more has come for a while than can be made."""
         return self._pressure.stands(now_s)
 
-    def admits(self, coming: int, fetch_s: float, now_s: float, begun_s: Iterable[float] = ()) -> bool:
+    def admits(
+        self, coming: int, fetch_s: float, now_s: float, begun_s: Iterable[float] = (), *, is_here: bool = False
+    ) -> bool:
         """
         Whether one more may come, behind `coming` pictures that are fetched, wait or are made.
 
-        `begun_s` says when those that are being made were begun: what is half made is half a job to wait for.
+        `begun_s` says when those that are being made were begun: what is half made is half a job to wait for. One whose
+        original is here (`is_here`) costs the origin nothing, and waits for as long as the queue does not stand.
         """
         job_s = self._costs.mean_job_s
         before = max(0, coming - self._on_the_wire(fetch_s) - self._size + 1)
@@ -50,7 +53,7 @@ class Admission:
             now_s,
             patience_s=self._settings.queue_timeout_s,
             job_s=job_s,
-            is_full=before > min(BURST_JOBS, self._settings.queue_max),
+            is_full=not is_here and before > min(BURST_JOBS, self._settings.queue_max),
         )
 
     def enough(self, fetch_s: float) -> int:

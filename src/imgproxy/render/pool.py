@@ -124,15 +124,17 @@ class RenderPool:
         """Whether the queue stands: more has come for a while than can be made."""
         return self._admission.stands(asyncio.get_running_loop().time())
 
-    def sheds(self, coming: int, fetch_s: float = 0.0) -> bool:
+    def sheds(self, coming: int, fetch_s: float = 0.0, *, is_here: bool = False) -> bool:
         """
-        Whether to refuse a visitor whose picture would have to be fetched first.
+        Whether to refuse a visitor, whose picture would have to be fetched first or `is_here`.
 
         `coming` are the jobs of visitors under way, from their fetch to their end, `fetch_s` what a fetch takes. The
         answers are what tells a burst from an overload.
         """
         begun_s = [ticket.started_at for ticket in self._running.values() if ticket.lane is not Lane.STAND_IN]
-        is_admitted = self._admission.admits(coming, fetch_s, asyncio.get_running_loop().time(), begun_s)
+        is_admitted = self._admission.admits(
+            coming, fetch_s, asyncio.get_running_loop().time(), begun_s, is_here=is_here
+        )
         if is_admitted and not self.is_saturated:
             return False
         self._observer.job_ended(Lane.VISITOR, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
@@ -237,6 +239,10 @@ class RenderPool:
             self._observer.job_ended(ticket.lane, "overloaded", queue_s=0.0, render_s=0.0, peak_bytes=0)
             raise errors.Overloaded(self.retry_after_s())
         self._lanes.add(ticket)
+
+    def waits(self, job: RenderJob, lane: Lane) -> bool:
+        """Whether this job waits for a process."""
+        return self._lanes.of_job(job, lane) is not None
 
     def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> RenderJob | None:
         """
