@@ -34,7 +34,7 @@ ROOMS = {
     "render_batches": {"cache", "originals", "render"},
     "stand_ins": {"cache", "render"},
     "commits": {"cache", "originals", "render"},
-    "reductions": {"cache", "commits", "render", "stand_ins"},
+    "reductions": {"cache", "commits", "originals", "render", "stand_ins"},
     "renders": {"cache", "commits", "originals", "reductions", "render", "render_batches"},
     "delivery": {"cache", "commits", "originals", "renders", "render"},
     "answers": set(),

@@ -16,6 +16,7 @@ from cachetools import TTLCache
 from imgproxy.commits import Made
 from imgproxy.errors import CacheUnavailable, ImageRefused, Overloaded
 from imgproxy.flights import Flights
+from imgproxy.originals import Overtaken
 from imgproxy.render.job import Lane, RenderJob, RenderTarget
 from imgproxy.stand_ins import StandIns, reduced_name, reduction
 
@@ -62,6 +63,8 @@ class Reductions:
             reduced = await self._reduced(sources, plan, larger, width_px)
             if reduced is not None:
                 return reduced
+            if not self._cache.epochs.holds(sources.original.key_hash, sources.original.facts.seq):
+                raise Overtaken
             # While that was tried, it may have been evicted, or made anew with other bytes.
             larger = await self._find(sources.provenance, digest)
             if larger is not None:

@@ -342,6 +342,26 @@ async def test_a_larger_size_that_was_made_anew_meanwhile_stands_in_as_it_is_now
         assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
 
 
+async def test_after_a_purge_before_a_reduction_the_origin_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited for a revoked picture is told that, not to come back later."""
+    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
+    settings = RenderSettings(processes=1, queue_max=0)
+    settled = FreshnessSettings(settle_s=0)
+    async with site(tmp_path, pictures={KEY: noisy()}, render=settings, freshness=settled) as here:
+        await here.get(f"/{KEY}?w=300")
+        async with overload(here) as go_on:
+            asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
+            await until(lambda: here.edge.pool.waiting == 1)
+            await here.library.mark_invalid(here.library.entry_id(KEY))
+            assert (await here.purge(here.library.entry_id(KEY))).status == 200
+            go_on()
+            reply = await asked
+
+        assert reply.status == 403
+
+
 async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a revoked picture no larger size stands in, and none that was being made of one."""
     monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
