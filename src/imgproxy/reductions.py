@@ -65,8 +65,10 @@ class Reductions:
                 return reduced
             if not self._cache.epochs.holds(sources.original.key_hash, sources.original.facts.seq):
                 raise Overtaken
-            # While that was tried, it may have been evicted, or made anew with other bytes.
-            larger = await self._find(sources.provenance, digest)
+            if (
+                larger.body is None
+            ):  # while that was tried, its file may have been evicted, or made anew with other bytes
+                larger = await self._find(sources.provenance, digest)
             if larger is not None:
                 return Made(larger, is_new=False)
         return None

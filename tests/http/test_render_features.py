@@ -16,9 +16,11 @@ from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.config import CacheSettings, FreshnessSettings, LimitsSettings, RenderSettings
 from imgproxy.digest import digest_of
-from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
+from tests.support.site import KEY, Held, Reply, Site, jpeg, red_of, site, until
 
 LOGO = "logos/paper.png"
+# One picture at work, and none may wait.
+FULL_AT_ONCE = RenderSettings(processes=1, queue_max=0)
 AVIF = "image/avif,image/webp,*/*;q=0.5"
 
 
@@ -157,9 +159,23 @@ async def overload(here: Site, width: int = 10) -> AsyncIterator[Callable[[], No
         await busy
 
 
+async def stood_in(here: Site, target: str) -> Reply:
+    """What answers a request that comes in an overload, once a process has had the time for it."""
+    async with overload(here) as go_on:
+        asked = asyncio.create_task(here.get(target))
+        await until(lambda: here.edge.pool.waiting == 1)
+        go_on()
+        return await asked
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a reduction wait for as long as a test takes."""
+
+
 async def test_when_the_queue_is_full_a_larger_size_stands_in(tmp_path: Path) -> None:
     """The reader sees the picture; the answer is short-lived, and the right size comes when there is room."""
-    async with site(tmp_path, render=RenderSettings(processes=1, queue_max=0)) as here:
+    async with site(tmp_path, render=FULL_AT_ONCE) as here:
         large = await here.get(f"/{KEY}?w=300")
         async with overload(here):
             stand_in = await here.get(f"/{KEY}?w=200")
@@ -175,11 +191,10 @@ async def test_when_the_queue_is_full_a_larger_size_stands_in(tmp_path: Path) ->
         assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 0
 
 
-async def test_a_larger_size_is_reduced_where_that_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_a_larger_size_is_reduced_where_that_is_quick(tmp_path: Path) -> None:
     """The reader gets the size at once, as often as it is asked for made once; when there is room, from the original."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+    async with site(tmp_path, pictures={KEY: noisy()}, render=FULL_AT_ONCE) as here:
         await here.get(f"/{KEY}?w=300&sharp=20&fm=webp")
         target = f"/{KEY}?w=200&sharp=20&fm=webp"
         async with overload(here) as go_on:
@@ -204,43 +219,31 @@ async def test_a_larger_size_is_reduced_where_that_is_quick(tmp_path: Path, monk
         assert "Last-Modified" in right.headers
 
 
-async def test_what_is_known_of_an_original_tells_whether_a_reduction_is_quick(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_what_is_known_of_an_original_tells_whether_a_reduction_is_quick(tmp_path: Path) -> None:
     """An even picture of 24 megapixels has few bytes, and takes as long as a photo to decode."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: jpeg(200, (6000, 4000))}, render=settings) as here:
+    async with site(tmp_path, pictures={KEY: jpeg(200, (6000, 4000))}, render=FULL_AT_ONCE) as here:
         await here.get(f"/{KEY}?w=600")
-        async with overload(here) as go_on:
-            asked = asyncio.create_task(here.get(f"/{KEY}?w=400"))
-            await until(lambda: here.edge.pool.waiting == 1)
-            go_on()
-            stand_in = await asked
+        stand_in = await stood_in(here, f"/{KEY}?w=400")
 
         assert Image.open(io.BytesIO(stand_in.body)).size[0] == 400
         assert red_of(stand_in.body) == pytest.approx(200, abs=3)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_is_said_of_the_larger_size_is_said_of_what_is_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That an animation was too long to play, and that the watermark could not be had."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
     monkeypatch.setattr("imgproxy.render.cost.REDUCTION_SHARE_MAX", 10.0)
     frames = [Image.new("RGB", (900, 600), (shade, 80, 120)) for shade in (10, 90, 170, 250)]
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=100)
     limits = LimitsSettings(frames=2)
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: out.getvalue()}, render=settings, limits=limits) as here:
+    async with site(tmp_path, pictures={KEY: out.getvalue()}, render=FULL_AT_ONCE, limits=limits) as here:
         wanted = "fm=webp&mark=logos/nothing.png"
         large = await here.get(f"/{KEY}?w=300&{wanted}")
-        async with overload(here) as go_on:
-            asked = asyncio.create_task(here.get(f"/{KEY}?w=200&{wanted}"))
-            await until(lambda: here.edge.pool.waiting == 1)
-            go_on()
-            stand_in = await asked
+        stand_in = await stood_in(here, f"/{KEY}?w=200&{wanted}")
         hot = here.edge.cache.hot
         found = [variant.facts for name in hot.names() if (variant := hot.get(*name)) is not None]
 
@@ -252,8 +255,7 @@ async def test_what_is_said_of_the_larger_size_is_said_of_what_is_made_of_it(
 
 async def test_a_larger_size_stands_in_as_it_is_where_no_process_reduces_it_in_time(tmp_path: Path) -> None:
     """A picture that the browser scales is better than the right size after a wait."""
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+    async with site(tmp_path, pictures={KEY: noisy()}, render=FULL_AT_ONCE) as here:
         large = await here.get(f"/{KEY}?w=300")
         async with overload(here):
             stand_in = await here.get(f"/{KEY}?w=200")
@@ -263,23 +265,16 @@ async def test_a_larger_size_stands_in_as_it_is_where_no_process_reduces_it_in_t
         assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="overloaded") == 1
 
 
-async def test_a_larger_size_whose_file_is_damaged_stands_in_from_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_a_larger_size_whose_file_is_damaged_stands_in_from_memory(tmp_path: Path) -> None:
     """What cannot be reduced is not for that reason an error."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+    async with site(tmp_path, pictures={KEY: noisy()}, render=FULL_AT_ONCE) as here:
         large = await here.get(f"/{KEY}?w=300")
         folder = here.edge.cache.store.key_dir(key_hash(KEY))
         for path in folder.iterdir():
             if path.stat().st_size < 200_000:  # the variant, not its original
                 path.write_bytes(b"torn")
-        async with overload(here) as go_on:
-            asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
-            await until(lambda: here.edge.pool.waiting == 1)
-            go_on()
-            stand_in = await asked
+        stand_in = await stood_in(here, f"/{KEY}?w=200")
         async with overload(here, width=11):
             again = await here.get(f"/{KEY}?w=200")
 
@@ -289,13 +284,10 @@ async def test_a_larger_size_whose_file_is_damaged_stands_in_from_memory(
         assert not list(here.edge.cache.store._being_written)
 
 
-async def test_what_was_made_of_a_file_that_is_another_by_now_is_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_what_was_made_of_a_file_that_is_another_by_now_is_no_answer(tmp_path: Path) -> None:
     """Its name says of which bytes it was made; the larger size stands in as it was found."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: noisy()}, render=settings) as here:
+    async with site(tmp_path, pictures={KEY: noisy()}, render=FULL_AT_ONCE) as here:
         large = await here.get(f"/{KEY}?w=300")
         folder = here.edge.cache.store.key_dir(key_hash(KEY))
         (path,) = folder.glob("v-*")
@@ -310,14 +302,11 @@ async def test_what_was_made_of_a_file_that_is_another_by_now_is_no_answer(
         assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
 
 
-async def test_a_larger_size_that_was_made_anew_meanwhile_stands_in_as_it_is_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_a_larger_size_that_was_made_anew_meanwhile_stands_in_as_it_is_now(tmp_path: Path) -> None:
     """Not as it was when it was found, nor by the name of what would have been made of that."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
     on_disk = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
-    settings = RenderSettings(processes=1, queue_max=0)
-    async with site(tmp_path, pictures={KEY: noisy()}, render=settings, cache=on_disk) as here:
+    async with site(tmp_path, pictures={KEY: noisy()}, render=FULL_AT_ONCE, cache=on_disk) as here:
         await here.get(f"/{KEY}?w=300")
         store, hashed = here.edge.cache.store, key_hash(KEY)
         (path,) = store.key_dir(hashed).glob("v-*")
@@ -342,14 +331,11 @@ async def test_a_larger_size_that_was_made_anew_meanwhile_stands_in_as_it_is_now
         assert here.metric("imgproxy_renders_total", lane="stand_in", outcome="ok") == 1
 
 
-async def test_after_a_purge_before_a_reduction_the_origin_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_after_a_purge_before_a_reduction_the_origin_is_asked(tmp_path: Path) -> None:
     """Who waited for a revoked picture is told that, not to come back later."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
-    settings = RenderSettings(processes=1, queue_max=0)
     settled = FreshnessSettings(settle_s=0)
-    async with site(tmp_path, pictures={KEY: noisy()}, render=settings, freshness=settled) as here:
+    async with site(tmp_path, pictures={KEY: noisy()}, render=FULL_AT_ONCE, freshness=settled) as here:
         await here.get(f"/{KEY}?w=300")
         async with overload(here) as go_on:
             asked = asyncio.create_task(here.get(f"/{KEY}?w=200"))
@@ -362,15 +348,14 @@ async def test_after_a_purge_before_a_reduction_the_origin_is_asked(
         assert reply.status == 403
 
 
-async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path) -> None:
     """Of a revoked picture no larger size stands in, and none that was being made of one."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 20.0)
     held = Held()
-    settings = RenderSettings(processes=1, queue_max=0)
     async with site(
         tmp_path,
         pictures={KEY: noisy()},
-        render=settings,
+        render=FULL_AT_ONCE,
         barriers=held,
         freshness=FreshnessSettings(settle_s=0),
     ) as here:
@@ -394,7 +379,7 @@ async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path, monkeypat
 async def test_what_cannot_be_rendered_is_not_fetched(tmp_path: Path) -> None:
     """When the queue is full, a picture that is not here yet is shed before the origin is asked."""
     pictures = {KEY: jpeg(200), "other.jpg": jpeg(100)}
-    async with site(tmp_path, pictures=pictures, render=RenderSettings(processes=1, queue_max=0)) as here:
+    async with site(tmp_path, pictures=pictures, render=FULL_AT_ONCE) as here:
         async with overload(here):
             shed = await here.get("/other.jpg?w=200")
 
