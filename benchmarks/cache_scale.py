@@ -34,9 +34,9 @@ from benchmarks import machine
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Provenance, VariantFacts, key_hash
 from imgproxy.cache.framed import trailer
-from imgproxy.config import CacheSettings
+from imgproxy.cli.serve import SWITCH_S
+from imgproxy.config.sections import CacheSettings
 from imgproxy.digest import digest_of
-from imgproxy.serve import SWITCH_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from imgproxy.config import LogSettings
+    from imgproxy.config.sections import LogSettings
 
 # Facts of a log record that are passed as `extra={"facts": …}` and become fields of the JSON object.
 FACTS = "facts"

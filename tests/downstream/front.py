@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.config_downstream import DownstreamSettings
+from imgproxy.config.downstream import DownstreamSettings
 from tests.support.frontends import PURGE_TOKEN, binary, free_port, nginx, varnish
 from tests.support.relay import Relay, relay
 from tests.support.site import Reply, Site, site

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
-from imgproxy.config import CacheSettings, FreshnessSettings, PurgeSettings, ServerSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, PurgeSettings, ServerSettings
+from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
 from tests.downstream.front import Kind, fronted

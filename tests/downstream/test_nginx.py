@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgproxy.config import FreshnessSettings
+from imgproxy.config.sections import FreshnessSettings
 from tests.downstream.front import fronted
 from tests.support.site import KEY, jpeg
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from imgproxy.config import FreshnessSettings
+from imgproxy.config.sections import FreshnessSettings
 from tests.downstream.front import fronted
 from tests.support.cdn import cdn
 from tests.support.frontends import PURGE_TOKEN, varnish

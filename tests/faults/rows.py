@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from yarl import URL
 
-from imgproxy.barriers import Point
-from imgproxy.config import FreshnessSettings
+from imgproxy.config.sections import FreshnessSettings
+from imgproxy.failpoints import Point
 from tests.support.site import ADMIN, KEY, Held, Reply
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import pytest
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.housekeeping import delete_files
-from imgproxy.config import CacheSettings, FreshnessSettings, RenderSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, RenderSettings
 from imgproxy.errors import NotFound, Revoked
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.job import Lane
+from imgproxy.workers.job import Lane
 from tests.faults.rows import children_of, command_of, go_on, stop
 from tests.http.test_render_features import LOGO, pixel, png
 from tests.support.images import cached_photo

@@ -11,10 +11,17 @@ import pytest
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.config import AdminSettings, CacheSettings, FreshnessSettings, LogSettings, OriginSettings, RenderSettings
-from imgproxy.config import ServerSettings as Server
+from imgproxy.config.load import Settings
+from imgproxy.config.sections import (
+    AdminSettings,
+    CacheSettings,
+    FreshnessSettings,
+    LogSettings,
+    OriginSettings,
+    RenderSettings,
+)
+from imgproxy.config.sections import ServerSettings as Server
 from imgproxy.edge.app import Edge
-from imgproxy.settings import Settings
 from tests.support.scripted_origin import Mode, ScriptedOrigin, scripted_origin
 from tests.support.site import ADMIN, KEY, Reply, jpeg, red_of, site, until
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from imgproxy.barriers import Point
+from imgproxy.failpoints import Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 from tests.faults.rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, Pictures, Row, Stage, Standing, noisy_png, poll

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from imgproxy.barriers import Point
-from imgproxy.config import PurgeSettings
+from imgproxy.config.sections import PurgeSettings
+from imgproxy.failpoints import Point
 from tests.faults.rows import MIDDLE, NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png, poll
 from tests.support.site import KEY, Held, site
 from tests.support.small_disk import fill, small_disk

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.config import PurgeSettings
+from imgproxy.config.sections import PurgeSettings
 from tests.downstream.front import Kind, fronted
 from tests.faults.rows import NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png
 from tests.support.site import KEY, Held

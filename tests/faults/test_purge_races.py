@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.barriers import Point
-from imgproxy.config import CacheSettings, FreshnessSettings, PurgeSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, PurgeSettings
+from imgproxy.failpoints import Point
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 
 if TYPE_CHECKING:

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.config import LimitsSettings, RenderSettings
+from imgproxy.config.sections import LimitsSettings, RenderSettings
 from imgproxy.errors import DecodeFailed, NotAnImage, RenderCrashed, RenderOutOfMemory, TooManyPixels
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.render import channel
-from imgproxy.render.job import RenderJob, RenderTarget
-from imgproxy.render.pool import RenderPool
-from imgproxy.render.process import RenderProcess, child_environment
+from imgproxy.workers import channel
+from imgproxy.workers.job import RenderJob, RenderTarget
+from imgproxy.workers.pool import RenderPool
+from imgproxy.workers.process import RenderProcess, child_environment
 from tests.support import images
 from tests.unit.test_render_pool import LONG, SMALL, Ear, job, pool_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgproxy.render.channel import Message
+    from imgproxy.workers.channel import Message
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ async def test_render_processes_end_when_the_edge_is_killed(tmp_path: Path) -> N
         f"""
         import asyncio
         from pathlib import Path
-        from imgproxy.config import LimitsSettings, RenderSettings
-        from imgproxy.render.pool import RenderPool
+        from imgproxy.config.sections import LimitsSettings, RenderSettings
+        from imgproxy.workers.pool import RenderPool
         from tests.unit.test_render_pool import LONG, job
         async def main():
             pool = RenderPool(RenderSettings(processes=2), LimitsSettings())
@@ -270,7 +270,7 @@ async def test_what_a_truncated_picture_has_can_be_served(tmp_path: Path) -> Non
 
 async def test_a_pool_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where render processes cannot even begin, start() raises and leaves none."""
-    from imgproxy.render.process import ProcessStartError
+    from imgproxy.workers.process import ProcessStartError
 
     monkeypatch.setattr(sys, "executable", "/bin/false")
     pool = RenderPool(RenderSettings(processes=2), LimitsSettings())

@@ -16,7 +16,7 @@ import pytest
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.wal import has_damaged_tail
-from imgproxy.config import CacheSettings, FreshnessSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings
 from imgproxy.errors import CacheUnavailable
 from tests.support.site import KEY, Site, jpeg, red_of, site, until
 from tests.support.small_disk import fill, make_read_only, small_disk

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from imgproxy.config import UrlSettings
+from imgproxy.config.sections import UrlSettings
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.request import build_request
 from imgproxy.render.geometry import Size, find_region, place

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from imgproxy.cache.landings import Landings
+from imgproxy.cache.staging import Landings
 from imgproxy.digest import digest_of
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors, wire
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
+from imgproxy.medialibrary.client import wire
 from imgproxy.medialibrary.models import HEAD_BYTES
-from imgproxy.render import sniff
+from imgproxy.workers import sniff
 from tests.http.test_client_faults import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from imgproxy.config import SigningSettings
+from imgproxy.config.sections import SigningSettings
 from tests.support.site import Reply, Site, site
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.outbox import Outbox, Subject
-from imgproxy.config import CacheSettings, FreshnessSettings, PurgeSettings
-from imgproxy.config_downstream import DownstreamSettings
+from imgproxy.config.downstream import DownstreamSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, PurgeSettings
+from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import RevokeAsset
 from tests.support.cdn import Asked, Cdn, Told, cdn, cloudflare, fastly
 from tests.support.site import ADMIN, KEY, Held, Site, jpeg, site, until

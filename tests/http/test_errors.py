@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.config import (
+from imgproxy.config.sections import (
     AdminSettings,
     FreshnessSettings,
     LimitsSettings,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgproxy.config import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
-from imgproxy.edge import fastpath
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
+from imgproxy.edge.fast import server as fastpath
 from tests.support.site import KEY, Reply, Site, jpeg, red_of, site, until
 
 REQUEST = "GET {target} HTTP/1.1\r\nHost: edge\r\n{more}\r\n"

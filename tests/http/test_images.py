@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from imgproxy.config import CacheSettings, FreshnessSettings, SigningSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, SigningSettings
 from imgproxy.params.signature import sign
 from tests.support import images
 from tests.support.site import ADMIN, KEY, jpeg, red_of, site, until

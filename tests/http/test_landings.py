@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.reading import read_at_once
-from imgproxy.config import CacheSettings, RenderSettings
+from imgproxy.config.sections import CacheSettings, RenderSettings
 from imgproxy.edge import images as images_route
-from imgproxy.render import pool
+from imgproxy.failpoints import Point
+from imgproxy.workers import pool
 from tests.support import images
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 

@@ -13,8 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from imgproxy.cli_library import library as library_command
-from imgproxy.cli_media import app as media_app
+from imgproxy.cli.library import library as library_command
+from imgproxy.cli.media import app as media_app
 from imgproxy.medialibrary.operations import RevokeAsset
 from tests.support.library import TOKEN, RunningLibrary, fill_folder, running_library
 
@@ -76,7 +76,7 @@ def test_the_list(tmp_path: Path) -> None:
 
 async def start_library(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
     """Start `imgproxy library` in a process of its own, which may install signal handlers."""
-    code = "import typer; from imgproxy.cli_library import library; typer.run(library)"
+    code = "import typer; from imgproxy.cli.library import library; typer.run(library)"
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, str(folder), *arguments),
         stdout=asyncio.subprocess.PIPE,

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
-from imgproxy.config import FreshnessSettings, PurgeSettings, ServerSettings, WarmSettings
+from imgproxy.config.sections import FreshnessSettings, PurgeSettings, ServerSettings, WarmSettings
+from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
 from tests.support.site import ADMIN, KEY, SECRET, Held, Reply, Site, jpeg, red_of, site, until

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgproxy.barriers import Point
 from imgproxy.cache.entry import key_hash
-from imgproxy.config import CacheSettings, FreshnessSettings, LimitsSettings, RenderSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, LimitsSettings, RenderSettings
 from imgproxy.digest import digest_of
+from imgproxy.failpoints import Point
 from tests.support.site import KEY, Held, Reply, Site, jpeg, red_of, site, until
 
 LOGO = "logos/paper.png"
@@ -235,7 +235,7 @@ async def test_what_is_said_of_the_larger_size_is_said_of_what_is_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That an animation was too long to play, and that the watermark could not be had."""
-    monkeypatch.setattr("imgproxy.render.cost.REDUCTION_SHARE_MAX", 10.0)
+    monkeypatch.setattr("imgproxy.admission.cost.REDUCTION_SHARE_MAX", 10.0)
     frames = [Image.new("RGB", (900, 600), (shade, 80, 120)) for shade in (10, 90, 170, 250)]
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=100)

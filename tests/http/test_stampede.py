@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgproxy.barriers import Barriers, Point
-from imgproxy.config import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
+from imgproxy.failpoints import Barriers, Point
 from tests.http.test_fastpath import REQUEST, Wire
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from imgproxy.barriers import Point
-from imgproxy.config import LogSettings, WarmSettings
+from imgproxy.config.sections import LogSettings, WarmSettings
+from imgproxy.failpoints import Point
 from tests.support.site import ADMIN, KEY, Held, jpeg, site, until
 
 METRICS = (

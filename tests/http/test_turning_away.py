@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from PIL import Image
 
-from imgproxy.config import LogSettings, RenderSettings, SigningSettings
+from imgproxy.config.sections import LogSettings, RenderSettings, SigningSettings
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
 
 if TYPE_CHECKING:

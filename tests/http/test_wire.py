@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.barriers import Point
-from imgproxy.config import LogSettings, ServerSettings, SigningSettings
-from imgproxy.edge import bodies, fastpath
+from imgproxy.config.sections import LogSettings, ServerSettings, SigningSettings
+from imgproxy.edge import bodies
 from imgproxy.edge.app import origin_form
+from imgproxy.edge.fast import server as fastpath
+from imgproxy.failpoints import Point
 from imgproxy.params.signature import sign
 from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, site, until
 

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from imgproxy.barriers import Point
 from imgproxy.cache.epochs import Epochs
+from imgproxy.failpoints import Point
 from tests.model.world import KEY, MARK, PLANS, World
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PurgeMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self._directory = tempfile.TemporaryDirectory(dir=MEMORY_DISK)
         self.world = World(Path(self._directory.name))
-        self._patch = patch("imgproxy.originals.time", self.world.fake_time())
+        self._patch = patch("imgproxy.delivery.originals.time", self.world.fake_time())
         self._patch.start()
 
     def teardown(self) -> None:

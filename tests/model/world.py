@@ -16,21 +16,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.journal import Journal
-from imgproxy.cache.landings import Landings
-from imgproxy.config import CacheSettings, FreshnessSettings, LimitsSettings
-from imgproxy.delivery import Delivered, Delivery
+from imgproxy.cache.staging import Landings
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, LimitsSettings
+from imgproxy.delivery.delivery import Delivered, Delivery
+from imgproxy.delivery.origin_health import OriginHealth
+from imgproxy.delivery.originals import Originals
+from imgproxy.delivery.variants import Renders
 from imgproxy.errors import ImgproxyError
+from imgproxy.failpoints import Barriers, Point
 from imgproxy.medialibrary.errors import Forbidden, NotFound, OriginUnavailable
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
-from imgproxy.origin_health import OriginHealth
-from imgproxy.originals import Originals
 from imgproxy.params.plan import Mark, RenderPlan
-from imgproxy.render.job import Rendered, RenderJob, RenderReport, SourceFacts
-from imgproxy.renders import Renders
+from imgproxy.workers.job import Rendered, RenderJob, RenderReport, SourceFacts
 from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from imgproxy.medialibrary import Validators
     from imgproxy.medialibrary.models import Landing
-    from imgproxy.render.job import Lane, RenderTarget
+    from imgproxy.workers.job import Lane, RenderTarget
 
 KEY = "a.jpg"
 MARK = "mark.png"

@@ -14,8 +14,8 @@ from PIL import Image
 from imgproxy import errors
 from imgproxy.params.plan import Crop, Fit, Format, Output, Px, RenderPlan, Resize, Trim
 from imgproxy.render import jpegframe, load
-from imgproxy.render.job import ProcessLimits
 from imgproxy.render.shapes import Size
+from imgproxy.workers.job import ProcessLimits
 from tests.support import images
 from tests.support.rendering import PNG, render, render_all
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.render.load import Foresee, Source
-    from imgproxy.render.sniff import SourceKind
+    from imgproxy.workers.sniff import SourceKind
 
 PHOTO = images.photo(1203, 899)
 SMALL = RenderPlan(resize=Resize(width=Px(200)), output=PNG)

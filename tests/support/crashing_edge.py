@@ -16,10 +16,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.barriers import Point
 from imgproxy.cache import housekeeping
+from imgproxy.config.load import load
 from imgproxy.edge.app import Edge
-from imgproxy.settings import load
+from imgproxy.failpoints import Point
 from tests.support.site import Held
 
 if TYPE_CHECKING:

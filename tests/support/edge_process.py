@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from imgproxy.barriers import Point
-    from imgproxy.config import FreshnessSettings
+    from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.failpoints import Point
     from imgproxy.medialibrary.server import EmbeddedLibrary
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import httpx
 from PIL import Image
 
 from imgproxy.medialibrary import ApiVersion, MediaLibraryClient, TokenSource
+from imgproxy.medialibrary.client.transport import system_trust
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Probe, Webhook
-from imgproxy.medialibrary.transport import system_trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

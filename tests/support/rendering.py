@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgproxy.params.plan import Format, Output, RenderPlan
 from imgproxy.render import pipeline, vips
-from imgproxy.render.job import MarkFile, ProcessLimits, Rendered, RenderJob, RenderTarget
+from imgproxy.workers.job import MarkFile, ProcessLimits, Rendered, RenderJob, RenderTarget
 from tests.support.images import decode
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from PIL import Image
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.barriers import Barriers, Point
-from imgproxy.config import (
+from imgproxy.config.load import Settings
+from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
     LogSettings,
@@ -26,9 +26,9 @@ from imgproxy.config import (
     WebhookSettings,
 )
 from imgproxy.edge.app import Edge
+from imgproxy.failpoints import Barriers, Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
-from imgproxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

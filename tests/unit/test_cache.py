@@ -16,7 +16,7 @@ from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 from imgproxy.cache.journal import Journal
 from imgproxy.cache.ledger import variant_name
-from imgproxy.config import CacheSettings
+from imgproxy.config.sections import CacheSettings
 from tests.unit.test_cache_store import digest, original_facts
 
 KEY = "a/b.jpg"

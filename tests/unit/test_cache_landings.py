@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.cache.landings import AWAITED_S, Landing, Landings, enough_landings
+from imgproxy.cache.staging import AWAITED_S, Landing, Landings, enough_landings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from imgproxy.cli import app
+from imgproxy.cli.__main__ import app
+from imgproxy.cli.serve import why_unavailable
 from imgproxy.errors import CacheUnavailable
 from imgproxy.params.signature import verify
-from imgproxy.serve import why_unavailable
 from tests.support.library import TOKEN, fill_folder, running_library
 
 REPOSITORY = Path(__file__).parents[2]

@@ -8,14 +8,14 @@ from pydantic import SecretStr, ValidationError
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.outbox import Subject
-from imgproxy.config_downstream import DownstreamSettings
+from imgproxy.config.downstream import DownstreamSettings
+from imgproxy.config.load import load
 from imgproxy.errors import ConfigError
 from imgproxy.purge.downstream import adapter_of
 from imgproxy.purge.downstream_http import PurgeAnswer, Result
 from imgproxy.purge.downstream_lane import TokenBucket
 from imgproxy.purge.downstream_tags import Cloudflare, Fastly, Varnish
 from imgproxy.purge.downstream_template import Template
-from imgproxy.settings import load
 
 KEY = Subject("2026/03/14/a picture ä%.jpg")
 ENTRY = Subject("PNIi08x4UdEA", is_entry=True)

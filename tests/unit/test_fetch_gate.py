@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from imgproxy.admission.fetch_gate import FetchGate
 from imgproxy.errors import Overloaded
-from imgproxy.fetch_gate import FetchGate
 
 
 async def turns(count: int = 3) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from imgproxy.config import FreshnessSettings
-from imgproxy.delivery import Timings, etag_of
+from imgproxy.config.sections import FreshnessSettings
+from imgproxy.delivery.delivery import Timings, etag_of
 from imgproxy.edge.headers import (
     ByteRange,
     RangeNotSatisfiable,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from imgproxy.errors import ConfigError, ImgproxyError
 from imgproxy.medialibrary import TokenSource, errors
-from imgproxy.medialibrary.answers import error_for, retry_after_s
+from imgproxy.medialibrary.client.answers import error_for, retry_after_s
+from imgproxy.medialibrary.client.transport import pause_s
 from imgproxy.medialibrary.operations import AddUsageLogEntry, RevokeAsset, UnrevokeAsset, to_json
 from imgproxy.medialibrary.server.access import READ, WRITE, AccessToken, authorize, parse_token
 from imgproxy.medialibrary.server.conditions import ByteRange, Unsatisfiable, byte_range, is_not_modified
@@ -22,7 +23,6 @@ from imgproxy.medialibrary.server.keys import key_from_path, key_problem, owner_
 from imgproxy.medialibrary.server.patches import media_references
 from imgproxy.medialibrary.server.problems import Problem
 from imgproxy.medialibrary.server.state import Asset, EntryState
-from imgproxy.medialibrary.transport import pause_s
 
 if TYPE_CHECKING:
     from pathlib import Path

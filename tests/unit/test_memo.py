@@ -11,15 +11,15 @@ import pytest
 
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
-from imgproxy.config import CacheSettings
-from imgproxy.edge.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
+from imgproxy.config.sections import CacheSettings
+from imgproxy.edge.fast.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
 from imgproxy.params.negotiate import AcceptClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from imgproxy.edge.memo import PreparedAnswer
+    from imgproxy.edge.fast.memo import PreparedAnswer
 
 KEY = "2026/03/14/harbour-at-dusk.jpg"
 FOREVER_S = 1e12

@@ -2,8 +2,8 @@
 
 import pytest
 
+from imgproxy.delivery.origin_health import SUSPICIOUS_RUN, OriginHealth
 from imgproxy.errors import OriginDenied, OriginUnreachable
-from imgproxy.origin_health import SUSPICIOUS_RUN, OriginHealth
 
 
 class Api:

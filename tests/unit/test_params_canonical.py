@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgproxy.config import UrlSettings
+from imgproxy.config.sections import UrlSettings
 from imgproxy.params import table
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import RenderPlan

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.config import UrlSettings
+from imgproxy.config.sections import UrlSettings
 from imgproxy.params import table
 from imgproxy.params.document import tables, with_tables
 from imgproxy.params.negotiate import ClientHeaders

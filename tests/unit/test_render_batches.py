@@ -12,19 +12,19 @@ import pytest
 
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, key_hash
-from imgproxy.config import CacheSettings
+from imgproxy.config.sections import CacheSettings
+from imgproxy.delivery.batching import OPEN_S, TOGETHER_MAX, Finished, RenderBatches, _Want, dealt
+from imgproxy.delivery.originals import Original, Originals, State
 from imgproxy.errors import Overloaded
-from imgproxy.originals import Original, Originals, State
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.job import Lane, Rendered, RenderJob
-from imgproxy.render.process import RenderProcess
-from imgproxy.render_batches import OPEN_S, TOGETHER_MAX, Finished, RenderBatches, _Want, dealt
+from imgproxy.workers.job import Lane, Rendered, RenderJob
+from imgproxy.workers.process import RenderProcess
 from tests.support import images
 from tests.unit.test_render_pool import SMALL, job, pool_of, until
 
 if TYPE_CHECKING:
-    from imgproxy.render.pool import RenderPool
-    from imgproxy.render.ticket import OnRendered
+    from imgproxy.workers.pool import RenderPool
+    from imgproxy.workers.ticket import OnRendered
 
 
 def wants(count: int, kind: Format) -> list[_Want]:

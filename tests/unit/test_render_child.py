@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.params.plan import RenderPlan
-from imgproxy.render import channel, child, own_core, scheduling
-from imgproxy.render.channel import Done, Finished
-from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
-from imgproxy.render.process import child_environment
+from imgproxy.render import child, own_core, scheduling
+from imgproxy.workers import channel
+from imgproxy.workers.channel import Done, Finished
+from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
+from imgproxy.workers.process import child_environment
 
 if TYPE_CHECKING:
     from pathlib import Path

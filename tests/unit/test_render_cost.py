@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from imgproxy.admission.cost import CostModel, reduction_units, units
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.cost import CostModel, reduction_units, units
-from imgproxy.render.job import RenderJob, RenderTarget, SourceFacts
+from imgproxy.workers.job import RenderJob, RenderTarget, SourceFacts
 
 SIX_MP = SourceFacts("image/jpeg", 2725, 2225)
 TWENTY_FOUR_MP = SourceFacts("image/jpeg", 6000, 4000)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgproxy.config import RenderSettings
-from imgproxy.render.job import Lane, RenderJob, RenderTarget
-from imgproxy.render.lanes import Lanes
-from imgproxy.render.ticket import Ticket
+from imgproxy.config.sections import RenderSettings
+from imgproxy.workers.job import Lane, RenderJob, RenderTarget
+from imgproxy.workers.lanes import Lanes
+from imgproxy.workers.ticket import Ticket
 from tests.unit.test_stand_ins import plan
 
 

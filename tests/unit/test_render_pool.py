@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgproxy.config import LimitsSettings, RenderSettings
+from imgproxy.config.sections import LimitsSettings, RenderSettings
 from imgproxy.digest import digest_of
 from imgproxy.errors import DecodeFailed, NotAnImage, Overloaded, RenderCrashed, RenderTimeout, TooManyPixels
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.render.job import Lane, Rendered, RenderJob, RenderTarget
-from imgproxy.render.pool import RenderPool
+from imgproxy.workers.job import Lane, Rendered, RenderJob, RenderTarget
+from imgproxy.workers.pool import RenderPool
 from tests.support import images
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ async def test_render_processes_give_way_to_the_edge() -> None:
 
 def test_the_edge_never_loads_libvips() -> None:
     """Importing the pool, and what it needs, does not bring pyvips into the process that serves requests."""
-    code = "import imgproxy.render.pool, sys; sys.exit('pyvips' in sys.modules)"
+    code = "import imgproxy.workers.pool, sys; sys.exit('pyvips' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -218,7 +218,7 @@ async def test_of_stand_ins_no_more_wait_than_there_are_processes_and_none_for_l
         running = asyncio.create_task(pool.render(job(photo, LONG)))
         await until(lambda pool: pool.busy == 1, pool)
         waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
-        monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_WAIT_S", 0.5)
+        monkeypatch.setattr("imgproxy.workers.lanes.STAND_IN_WAIT_S", 0.5)
         standing = asyncio.create_task(pool.render(job(photo, SMALL, name="c"), lane=Lane.STAND_IN))
         await until(lambda pool: pool.waiting == 2, pool)
         with pytest.raises(Overloaded):
@@ -331,7 +331,7 @@ async def test_what_is_done_of_a_stand_in_is_not_done_of_a_visitors_picture(phot
 
 async def test_a_stand_in_that_takes_long_is_given_up(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is something to answer with; a visitor's own picture has its full time."""
-    monkeypatch.setattr("imgproxy.render.lanes.STAND_IN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("imgproxy.workers.lanes.STAND_IN_TIMEOUT_S", 0.3)
     async with pool_of() as pool:
         with pytest.raises(RenderTimeout):
             await pool.render(job(photo, LONG), lane=Lane.STAND_IN)

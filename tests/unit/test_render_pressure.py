@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from imgproxy.config import RenderSettings
-from imgproxy.render.admission import Admission
-from imgproxy.render.cost import CostModel
-from imgproxy.render.pressure import BURST_S, CALM_S, LATE_JOBS, LONG_JOBS, LONG_WAIT_S, SHORT_JOBS, Pressure
+from imgproxy.admission.cost import CostModel
+from imgproxy.admission.overload import BURST_S, CALM_S, LATE_JOBS, LONG_JOBS, LONG_WAIT_S, SHORT_JOBS, Pressure
+from imgproxy.admission.policy import Admission
+from imgproxy.config.sections import RenderSettings
 
 PATIENCE_S = 5.0
 LONG_S = 2.0

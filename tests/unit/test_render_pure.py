@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from imgproxy import errors
 from imgproxy.params.plan import Format, Frames, RenderPlan
-from imgproxy.render import channel
-from imgproxy.render.capacity import usable_cores
-from imgproxy.render.channel import BadMessageError, Done, Failed, Finished, Ready
 from imgproxy.render.formats import animated_format, still_format
 from imgproxy.render.frames import Selection, select_frames, select_page
-from imgproxy.render.job import Rendered, RenderTarget, SourceFacts
 from imgproxy.render.load import jpeg_shrink
 from imgproxy.render.orient import stored_box
 from imgproxy.render.quality import EQUAL, encoder_quality
 from imgproxy.render.shapes import Box, Size
-from imgproxy.render.sniff import SourceKind, sniff
+from imgproxy.workers import channel
+from imgproxy.workers.capacity import usable_cores
+from imgproxy.workers.channel import BadMessageError, Done, Failed, Finished, Ready
+from imgproxy.workers.job import Rendered, RenderTarget, SourceFacts
+from imgproxy.workers.sniff import SourceKind, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from imgproxy.config.load import Settings, example_toml, load, secret_lines, signing_tokens, webhook_secrets
 from imgproxy.errors import ConfigError
-from imgproxy.settings import Settings, example_toml, load, secret_lines, signing_tokens, webhook_secrets
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from imgproxy.cache.entry import VariantFacts
+from imgproxy.delivery.fallback import FAMILIES_MAX, WIDTHS_MAX, StandIns, reduced_name, reduction
 from imgproxy.params.plan import Adjust, Color, Fit, Format, Metadata, Output, Px, RenderPlan, Resize, Sides
-from imgproxy.stand_ins import FAMILIES_MAX, WIDTHS_MAX, StandIns, reduced_name, reduction
 
 # What a reduction to 800 px may cost in place of a render of a photo of 24 megapixels, and of one of 6.
 OF_TWENTY_FOUR_MP, OF_SIX_MP = 62.0, 17.0

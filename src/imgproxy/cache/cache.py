@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.outbox import OutboxLine
     from imgproxy.cache.reading import StrPath
-    from imgproxy.config import CacheSettings
+    from imgproxy.config.sections import CacheSettings
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.journal_file import PurgedKey
     from imgproxy.cache.reading import StrPath
     from imgproxy.cache.store import CacheStore, Detached
-    from imgproxy.config import CacheSettings
+    from imgproxy.config.sections import CacheSettings
 
 log = logging.getLogger(__name__)
 

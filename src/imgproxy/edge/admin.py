@@ -30,14 +30,14 @@ from imgproxy.purge.service import TAKEDOWNS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from imgproxy.config.load import Settings
+    from imgproxy.delivery.warming import Warming
     from imgproxy.edge.state import ServiceState
     from imgproxy.metrics import Metrics
     from imgproxy.purge.entry_keys import EntryKeys
     from imgproxy.purge.receipt import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.webhooks import Webhooks
-    from imgproxy.settings import Settings
-    from imgproxy.warming import Warming
 
 
 MAX_KEYS = 10_000

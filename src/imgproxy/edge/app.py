@@ -18,38 +18,38 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 from imgproxy import __version__, logs
-from imgproxy.answers import Answers
 from imgproxy.background import Background
-from imgproxy.barriers import Barriers
 from imgproxy.cache.cache import Cache
-from imgproxy.cache.landings import Landings, enough_landings
-from imgproxy.delivery import Delivery, Outcome
-from imgproxy.edge import fastpath
+from imgproxy.cache.staging import Landings, enough_landings
+from imgproxy.config.load import Settings, secret_lines, signing_tokens, webhook_secrets
+from imgproxy.delivery.delivery import Delivery, Outcome
+from imgproxy.delivery.origin_health import OriginHealth
+from imgproxy.delivery.originals import Originals
+from imgproxy.delivery.variants import Renders
+from imgproxy.delivery.warming import Warming
 from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.fast import server as fastpath
+from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
+from imgproxy.edge.fast.refusals import TurningAway
 from imgproxy.edge.images import ImageRoute, Served
-from imgproxy.edge.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.state import ServiceState
-from imgproxy.edge.turning_away import TurningAway
 from imgproxy.errors import ImgproxyError, Overloaded
+from imgproxy.failpoints import Barriers
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 from imgproxy.metrics import Counting, Metrics
-from imgproxy.origin_health import OriginHealth
-from imgproxy.originals import Originals
+from imgproxy.purge.answers import Answers
 from imgproxy.purge.downstream import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
-from imgproxy.render.capacity import usable_cores
-from imgproxy.render.pool import RenderPool
-from imgproxy.renders import Renders
-from imgproxy.settings import Settings, secret_lines, signing_tokens, webhook_secrets
-from imgproxy.warming import Warming
+from imgproxy.workers.capacity import usable_cores
+from imgproxy.workers.pool import RenderPool
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from imgproxy.config import OriginSettings
+    from imgproxy.config.sections import OriginSettings
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("imgproxy.access")

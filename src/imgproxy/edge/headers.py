@@ -13,8 +13,8 @@ from imgproxy.purge.tags import entry_tag, key_tag
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imgproxy.config import FreshnessSettings
-    from imgproxy.delivery import Timings
+    from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.delivery.delivery import Timings
 
 CACHE_NAME = "imgproxy"
 # In place of the library's own: which versions run here is nobody's business.

@@ -6,15 +6,15 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from imgproxy.delivery import Delivered, Outcome
+from imgproxy.delivery.delivery import Delivered, Outcome
+from imgproxy.delivery.originals import State
 from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing, tag_headers, tags
-from imgproxy.originals import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgproxy.config.load import Settings
     from imgproxy.params.plan import ImageRequest
-    from imgproxy.settings import Settings
 
 # An interim answer is asked for again after this time; by then an AVIF of any size is there.
 INTERIM_TTL_S = 10

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from imgproxy.barriers import Barriers, Point
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.reading import read_at_once
-from imgproxy.delivery import Delivered, Delivery, Outcome, Tier
+from imgproxy.delivery.delivery import Delivered, Delivery, Outcome, Tier
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
@@ -26,8 +25,9 @@ from imgproxy.edge.headers import (
 )
 from imgproxy.edge.image_headers import ImageHeaders
 from imgproxy.edge.problems import problem_response
-from imgproxy.edge.waiting import Waiter, Waiters, Written
+from imgproxy.edge.waiters import Waiter, Waiters, Written
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed, OriginError, UnsatisfiableRange
+from imgproxy.failpoints import Barriers, Point
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
 from imgproxy.params.plan import Format, ImageRequest, Metadata, RenderPlan
 from imgproxy.params.request import RequestReader
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
     from aiohttp.http_parser import RawRequestMessage
 
-    from imgproxy.answers import Answers, Sending
     from imgproxy.cache.entry import Variant
-    from imgproxy.delivery import ClientHas
-    from imgproxy.edge.memo import AnswerMemo, PreparedAnswer
+    from imgproxy.config.load import Settings
+    from imgproxy.delivery.delivery import ClientHas
+    from imgproxy.delivery.originals import Originals
+    from imgproxy.edge.fast.memo import AnswerMemo, PreparedAnswer
     from imgproxy.metrics import Metrics
-    from imgproxy.originals import Originals
-    from imgproxy.settings import Settings
+    from imgproxy.purge.answers import Answers, Sending
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
 CHUNK_BYTES = 256 * 1024

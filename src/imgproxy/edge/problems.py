@@ -27,7 +27,7 @@ from imgproxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from imgproxy.config import FreshnessSettings
+    from imgproxy.config.sections import FreshnessSettings
 
 TYPE_PREFIX = "urn:imgproxy:problem:"
 # Lies in the URL or in the picture: the same request gets the same answer for a while.

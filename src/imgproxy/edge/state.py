@@ -10,13 +10,13 @@ from imgproxy import __version__
 
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
+    from imgproxy.delivery.origin_health import OriginHealth
+    from imgproxy.delivery.originals import Originals
+    from imgproxy.delivery.variants import Renders
     from imgproxy.metrics import Metrics
-    from imgproxy.origin_health import OriginHealth
-    from imgproxy.originals import Originals
     from imgproxy.purge.downstream import Downstreams
     from imgproxy.purge.service import PurgeService
-    from imgproxy.render.pool import RenderPool
-    from imgproxy.renders import Renders
+    from imgproxy.workers.pool import RenderPool
 
 # Without a floor, or with a very low one, a disk with less than both of these left is full all the same.
 FREE_LEAST_BYTES = 16_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.models import (
     Asset,
     DocumentReferences,
@@ -15,11 +16,10 @@ from imgproxy.medialibrary.models import (
     Usage,
     Validators,
 )
-from imgproxy.medialibrary.tokens import TokenSource
 from imgproxy.medialibrary.versions import API_VERSIONS, ApiVersion
 
 if TYPE_CHECKING:
-    from imgproxy.medialibrary.client import ImageStream, MediaLibraryClient
+    from imgproxy.medialibrary.client.client import ImageStream, MediaLibraryClient
 
 __all__ = [
     "API_VERSIONS",
@@ -43,6 +43,6 @@ def __getattr__(name: str) -> object:
     """The client, when somebody wants it: its HTTP libraries are half of the start of a command that does not."""
     if name not in {"ImageStream", "MediaLibraryClient"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from imgproxy.medialibrary import client  # noqa: PLC0415 see above
+    from imgproxy.medialibrary.client import client  # noqa: PLC0415 see above
 
     return getattr(client, name)

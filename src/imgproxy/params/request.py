@@ -41,7 +41,7 @@ from imgproxy.params.plan import ImageRequest, Metadata, Px
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgproxy.config import UrlSettings
+    from imgproxy.config.sections import UrlSettings
 
 _MAX_NAME_BYTES: Final = 200
 # Beyond any year a URL could mean; keeps the arithmetic with it small.

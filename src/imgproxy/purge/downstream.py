@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.journal import Journal
-    from imgproxy.config import FreshnessSettings, PurgeSettings
-    from imgproxy.config_downstream import DownstreamSettings
+    from imgproxy.config.downstream import DownstreamSettings
+    from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
     from imgproxy.purge.receipt import DownstreamState
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
-from imgproxy.medialibrary.answers import retry_after_s
-from imgproxy.medialibrary.transport import system_trust
+from imgproxy.medialibrary.client.answers import retry_after_s
+from imgproxy.medialibrary.client.transport import system_trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.outbox import Outbox
-    from imgproxy.config_downstream import DownstreamSettings
+    from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.metrics import Metrics
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imgproxy.cache.outbox import Subject
-    from imgproxy.config_downstream import DownstreamSettings
+    from imgproxy.config.downstream import DownstreamSettings
 
 _NAMES = re.compile(r"\{(key|entry|tag|token)\}")
 

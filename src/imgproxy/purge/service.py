@@ -35,13 +35,13 @@ from imgproxy.purge.record import PurgeRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.answers import Answers
     from imgproxy.cache.cache import Cache, PurgedKeys
     from imgproxy.cache.journal import PendingPurge
     from imgproxy.cache.outbox import OutboxLine
-    from imgproxy.config import FreshnessSettings, PurgeSettings
+    from imgproxy.config.sections import FreshnessSettings, PurgeSettings
+    from imgproxy.delivery.originals import Originals
     from imgproxy.metrics import Metrics
-    from imgproxy.originals import Originals
+    from imgproxy.purge.answers import Answers
     from imgproxy.purge.entry_keys import EntryKeys
 
 log = logging.getLogger(__name__)

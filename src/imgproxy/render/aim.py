@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from imgproxy.params.plan import Format, RenderPlan
     from imgproxy.render.frames import Selection
     from imgproxy.render.geometry import Geometry
-    from imgproxy.render.job import RenderTarget
     from imgproxy.render.shapes import Size
+    from imgproxy.workers.job import RenderTarget
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from imgproxy import errors
-from imgproxy.render import channel
-from imgproxy.render.channel import Done, Failed, Finished, Ready
 from imgproxy.render.own_core import OwnCore
 from imgproxy.render.scheduling import step_back
+from imgproxy.workers import channel
+from imgproxy.workers.channel import Done, Failed, Finished, Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, SourceFacts
+    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, SourceFacts
 
     Run = Callable[[RenderJob, ProcessLimits, Callable[[int, Rendered], None]], tuple[float, SourceFacts]]
 

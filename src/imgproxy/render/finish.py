@@ -11,8 +11,8 @@ from imgproxy.digest import digest_of
 from imgproxy.params.plan import WHITE, Format
 from imgproxy.render import blurhash, formats, info, metadata, paint, palette
 from imgproxy.render.encode import Playback, encode
-from imgproxy.render.job import Rendered
 from imgproxy.render.shapes import Size
+from imgproxy.workers.job import Rendered
 
 if TYPE_CHECKING:
     from imgproxy.render.aim import Aim

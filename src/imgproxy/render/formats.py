@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.params.plan import Format
-from imgproxy.render.sniff import SourceKind
+from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Output

@@ -17,16 +17,16 @@ import pyvips
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
 from imgproxy.render import jpegframe, labtiff, svg
 from imgproxy.render.frames import DEFAULT_DELAY_MS
-from imgproxy.render.job import SourceFacts
 from imgproxy.render.markup import MarkupError
-from imgproxy.render.sniff import HEAD_BYTES, SourceKind, sniff
 from imgproxy.render.vips import call
+from imgproxy.workers.job import SourceFacts
+from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.job import ProcessLimits
     from imgproxy.render.shapes import Size
+    from imgproxy.workers.job import ProcessLimits
 
     # The factor of `decode` that is to be expected of a source of this stored size; None where no pixels will be asked.
     Foresee = Callable[[Size], float | None]

@@ -30,10 +30,10 @@ from imgproxy.render.work import Work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
     from imgproxy.render.load import Source
     from imgproxy.render.shapes import Size
     from imgproxy.render.work import Decoded
+    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
 
 # A site asks for the same few plans, of pictures in the same few sizes.
 DECISIONS_REMEMBERED: Final = 512

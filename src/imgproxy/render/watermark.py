@@ -15,7 +15,7 @@ from imgproxy.render.work import Decoded
 if TYPE_CHECKING:
     from imgproxy.params.plan import Length, Mark
     from imgproxy.render.geometry import Geometry
-    from imgproxy.render.job import ProcessLimits
+    from imgproxy.workers.job import ProcessLimits
 
 
 def layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float = 1.0) -> Any:

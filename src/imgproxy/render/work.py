@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from imgproxy.params.plan import RenderPlan
     from imgproxy.render.geometry import Geometry
-    from imgproxy.render.job import ProcessLimits
     from imgproxy.render.load import Source
     from imgproxy.render.shapes import Size
+    from imgproxy.workers.job import ProcessLimits
 
 
 @dataclass(frozen=True, slots=True)

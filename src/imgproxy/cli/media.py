@@ -1,0 +1,345 @@
+"""
+`imgproxy media`: look at the entries of any Media Library and change them, from a terminal or a script.
+
+Exit codes: 0 done, 2 called wrongly, 3 not found, 4 the token is refused, 5 the image is revoked or invalid,
+6 conflict, 7 the library finds the request invalid, 8 the library does not answer, 9 the API version does not have
+it, 1 anything else. With `--json` standard output is one JSON document; messages go to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from imgproxy.errors import BadUrl, ConfigError, ImgproxyError
+from imgproxy.medialibrary import errors as library_errors
+from imgproxy.medialibrary import operations
+from imgproxy.medialibrary.client.tokens import TokenSource
+from imgproxy.medialibrary.versions import API_VERSIONS, NEWEST, ApiVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.medialibrary.client.client import MediaLibraryClient
+    from imgproxy.medialibrary.models import Entry
+
+EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (ConfigError, 2),
+    (BadUrl, 2),
+    (library_errors.NotFound, 3),
+    (library_errors.Unauthorized, 4),
+    (library_errors.Forbidden, 5),
+    (library_errors.Conflict, 6),
+    (library_errors.ValidationFailed, 7),
+    (library_errors.OriginUnavailable, 8),
+    (library_errors.OriginTimeout, 8),
+    (library_errors.VersionGone, 9),
+    (library_errors.VersionTooOld, 9),
+)
+
+app = typer.Typer(help="Look at the entries of a Media Library, and change them.", no_args_is_help=True)
+console = Console()
+errors = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which library to talk to, and how to print what it says."""
+
+    url: str
+    token: str | None
+    token_file: Path | None
+    api_version: ApiVersion
+    timeout_s: float
+    is_json: bool
+
+    def client(self) -> MediaLibraryClient:
+        """Return a client. Raises ConfigError for a token that cannot be used."""
+        if self.token_file is not None:
+            source = TokenSource.file(self.token_file)
+        else:
+            source = TokenSource.literal(self.token) if self.token else TokenSource.none()
+        from imgproxy.medialibrary.client.client import MediaLibraryClient  # noqa: PLC0415 others start faster
+
+        return MediaLibraryClient(self.url, token=source, api_version=self.api_version, timeout_s=self.timeout_s)
+
+
+EntryId = Annotated[str, typer.Argument(help="Entry id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Version = Annotated[int | None, typer.Option("--version", help="Change this version of the entry alone.")]
+KeepUpdatedAt = Annotated[bool, typer.Option("--preserve-updated-at", help="Leave updatedAt as it is.")]
+
+
+@app.callback()
+def target(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str, typer.Option(envvar="IMGPROXY_ORIGIN__URL", help="The Livingdocs server, without /api.")
+    ] = "http://127.0.0.1:9090",
+    token: Annotated[
+        str | None, typer.Option(envvar="IMGPROXY_ORIGIN__TOKEN", show_envvar=True, help="Access token.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(envvar="IMGPROXY_ORIGIN__TOKEN_FILE", help="File with the token instead.")
+    ] = None,
+    api_version: Annotated[
+        str, typer.Option(envvar="IMGPROXY_ORIGIN__API_VERSION", help="Public API version.")
+    ] = NEWEST,
+    timeout_s: Annotated[float, typer.Option(min=0.1, max=300, help="Time for a call, in seconds.")] = 10.0,
+    json_: Json = False,
+) -> None:
+    """Look at the entries of a Media Library, and change them."""
+    if api_version not in API_VERSIONS:
+        _end(2, f"--api-version: expected one of {', '.join(API_VERSIONS)}")
+    if not url.startswith(("http://", "https://")):
+        _end(2, "--url: expected a URL that begins with http:// or https://")
+    context.obj = Target(url, token, token_file, api_version, timeout_s, json_)
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def show(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
+    """Show an entry."""
+    entry = _call(context, lambda library: library.get_entry(entry_id))
+    if _is_json(context, json_):
+        return _print_json(entry.to_json())
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in entry.to_json().items():
+        nested = value if isinstance(value, dict) else {"": value}
+        for inner, each in nested.items():
+            table.add_row(f"{name}.{inner}" if inner else name, _text(each))
+    return console.print(table)
+
+
+@app.command(name="list")
+def list_entries(
+    context: typer.Context,
+    entry_ids: Annotated[list[str] | None, typer.Argument(help="Entry ids.")] = None,
+    external_id: Annotated[str | None, typer.Option(help="Id in an external system.")] = None,
+    system_name: Annotated[str | None, typer.Option(help="That system.")] = None,
+    json_: Json = False,
+) -> None:
+    """List entries by their ids, or by the id that an external system has for them."""
+    if not entry_ids and external_id is None:
+        _end(2, "give entry ids, or --external-id with --system-name")
+    if (external_id is None) != (system_name is None):
+        _end(2, "--external-id and --system-name go together")
+    entries = _call(
+        context,
+        lambda library: library.get_entries(ids=entry_ids or (), external_id=external_id, system_name=system_name),
+    )
+    if _is_json(context, json_):
+        return _print_json([entry.to_json() for entry in entries])
+    table = Table("id", "version", "title", "size", "type", "updated", box=None, header_style="bold")
+    for entry in entries:
+        table.add_row(entry.id, str(entry.version), *_summary(entry), f"{entry.updated_at:%Y-%m-%d %H:%M:%S}")
+    return console.print(table)
+
+
+@app.command()
+def keys(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
+    """List every key of an entry: what a cache has to purge (API 2026-03 or later)."""
+    found = _call(context, lambda library: library.keys(entry_id))
+    if _is_json(context, json_):
+        return _print_json(list(found))
+    for key in found:
+        typer.echo(key)
+    return None
+
+
+@app.command()
+def references(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
+    """List the documents and entries that use an entry."""
+
+    async def everything(library: MediaLibraryClient) -> tuple[list[Any], list[Any]]:
+        documents = [row async for row in library.all_document_references(entry_id)]
+        return documents, [row async for row in library.all_media_references(entry_id)]
+
+    documents, media = _call(context, everything)
+    if _is_json(context, json_):
+        return _print_json(
+            {"documents": [row.to_json() for row in documents], "media": [row.to_json() for row in media]}
+        )
+    table = Table("used by", "id", "where", box=None, header_style="bold")
+    for kind, rows in (("document", documents), ("entry", media)):
+        for row in rows:
+            for reference in row.references:
+                table.add_row(kind, str(row.id), escape(reference.property_name or reference.component_name or ""))
+    return console.print(table)
+
+
+@app.command()
+def usage(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
+    """Show the usage log of an entry (API 2026-05 or later)."""
+    rows = _call(context, lambda library: library.usage_log(entry_id))
+    if _is_json(context, json_):
+        return _print_json([row.to_json() for row in rows])
+    table = Table("id", "state", "purpose", "published", "document", "url", box=None, header_style="bold")
+    for row in rows:
+        published = f"{row.publication_date:%Y-%m-%d %H:%M}" if row.publication_date else ""
+        table.add_row(
+            row.id, row.state, escape(row.purpose), published, str(row.document_id or ""), escape(row.url or "")
+        )
+    return console.print(table)
+
+
+# --- changing ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    entry_id: EntryId,
+    *,
+    note: Annotated[str | None, typer.Option(help="Why, in at most 200 characters.")] = None,
+    version: Version = None,
+    keep: KeepUpdatedAt = False,
+    json_: Json = False,
+) -> None:
+    """Revoke an entry's asset: it is served no more."""
+    _patch(context, entry_id, operations.RevokeAsset(note), version, keep=keep, is_json=json_)
+
+
+@app.command()
+def unrevoke(
+    context: typer.Context, entry_id: EntryId, version: Version = None, keep: KeepUpdatedAt = False, json_: Json = False
+) -> None:
+    """Take a revocation back (API 2026-01 or later)."""
+    _patch(context, entry_id, operations.UnrevokeAsset(), version, keep=keep, is_json=json_)
+
+
+@app.command()
+def replace(
+    context: typer.Context,
+    entry_id: EntryId,
+    key: Annotated[str, typer.Argument(help="Key of the new file, which is already in the library's storage.")],
+    *,
+    url: Annotated[str | None, typer.Option(help="Public URL of the file.")] = None,
+    locale: Annotated[str | None, typer.Option(help="Replace the asset of this translation.")] = None,
+    mime_type: Annotated[str | None, typer.Option(help="Media type of the file.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Width in pixels.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Height in pixels.")] = None,
+    size: Annotated[int | None, typer.Option(min=0, help="Size in bytes.")] = None,
+    version: Version = None,
+    keep: KeepUpdatedAt = False,
+    json_: Json = False,
+) -> None:
+    """Give an entry another file."""
+    operation = operations.ReplaceAsset(key, url, size, width, height, key.rpartition("/")[2], mime_type, locale=locale)
+    _patch(context, entry_id, operation, version, keep=keep, is_json=json_)
+
+
+@app.command(name="set")
+def set_property(
+    context: typer.Context,
+    entry_id: EntryId,
+    name: Annotated[str, typer.Argument(help="Metadata property.")],
+    value: Annotated[str | None, typer.Argument(help="JSON, or plain text; without it the property goes.")] = None,
+    *,
+    version: Version = None,
+    keep: KeepUpdatedAt = False,
+    json_: Json = False,
+) -> None:
+    """Set a metadata property, or remove it."""
+    try:
+        parsed = None if value is None else json.loads(value)
+    except ValueError:
+        parsed = value
+    _patch(context, entry_id, operations.SetMetadataProperty(name, parsed), version, keep=keep, is_json=json_)
+
+
+@app.command()
+def archive(
+    context: typer.Context, entry_id: EntryId, version: Version = None, keep: KeepUpdatedAt = False, json_: Json = False
+) -> None:
+    """Archive an entry."""
+    _patch(context, entry_id, operations.Archive(), version, keep=keep, is_json=json_)
+
+
+def _patch(
+    context: typer.Context,
+    entry_id: str,
+    operation: operations.Operation,
+    version: int | None,
+    *,
+    keep: bool,
+    is_json: bool,
+) -> None:
+    async def change(library: MediaLibraryClient) -> None:
+        await library.patch_entry(entry_id, operation, version=version, preserve_updated_at=keep)
+
+    _call(context, change)
+    if _is_json(context, is_json):
+        _print_json({"status": 200, "id": entry_id, "operation": operation.operation})
+    else:
+        console.print(f"[green]done:[/] {operation.operation} on {escape(entry_id)}", soft_wrap=True)
+
+
+# --- within ------------------------------------------------------------------------------------------------------
+
+
+Result = TypeVar("Result")
+
+
+def _call(context: typer.Context, work: Callable[[MediaLibraryClient], Awaitable[Result]]) -> Result:
+    aim: Target = context.obj
+
+    async def run() -> Result:
+        async with aim.client() as library:
+            return await work(library)
+
+    try:
+        return asyncio.run(run())
+    except (ConfigError, ImgproxyError) as error:
+        code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+        _end(code, _reason(error, aim))
+
+
+def _reason(error: ConfigError | ImgproxyError, aim: Target) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, library_errors.ValidationFailed) and error.paths:
+        return "; ".join(f"{path}: {text}" for path, text in error.paths.items())
+    if isinstance(error, library_errors.OriginUnavailable) and error.origin_status is None:
+        return f"{aim.url} cannot be reached"
+    said = error.message if isinstance(error, library_errors.MediaLibraryError) else ""
+    return said or error.public
+
+
+def _summary(entry: Entry) -> tuple[str, str, str]:
+    asset = entry.asset
+    title = escape(str(entry.metadata.get("title", "")))
+    if asset is None:
+        return title, "", ""
+    return title, f"{asset.width_px} x {asset.height_px}", asset.mime_type or ""
+
+
+def _text(value: Any) -> str:
+    return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _is_json(context: typer.Context, flag: bool) -> bool:
+    return flag or bool(context.obj.is_json)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def _end(code: int, message: str) -> NoReturn:
+    errors.print(f"imgproxy media: {message}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)

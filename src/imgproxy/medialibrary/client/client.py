@@ -1,0 +1,391 @@
+"""
+The typed client of the Media Library API: its eight endpoints, in every version from 2025-03 to 2026-05.
+
+    async with MediaLibraryClient("https://cms.example", token=TokenSource.literal("…")) as library:
+        image = await library.serve_image("2025/03/14/c316.jpeg", Path("original"), max_bytes=100_000_000)
+        keys = await library.keys("asze63i9")
+
+Every call has one deadline over all its tries. Errors: `imgproxy.medialibrary.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from imgproxy.errors import BadUrl
+from imgproxy.medialibrary import versions
+from imgproxy.medialibrary.client.download import announced_bytes, checked_chunks
+from imgproxy.medialibrary.client.fetcher import ImageFetcher, Order
+from imgproxy.medialibrary.client.transport import Call, Transport, system_trust
+from imgproxy.medialibrary.errors import UnexpectedAnswer
+from imgproxy.medialibrary.models import (
+    DocumentReferences,
+    Entry,
+    MediaReferences,
+    Page,
+    Row,
+    ServedImage,
+    Usage,
+    Validators,
+)
+from imgproxy.medialibrary.operations import Operation, require, to_json
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from types import TracebackType
+
+    import httpx
+
+    from imgproxy.medialibrary.client.intake import StrPath
+    from imgproxy.medialibrary.client.tokens import TokenSource
+    from imgproxy.medialibrary.models import Landing
+
+JSON_MAX_BYTES = 32 * 1024 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStream:
+    """
+    A serve-image answer whose body is still to come.
+
+    `size_bytes` is what was announced, or None. Where `is_modified` is False (304) there are no chunks.
+    """
+
+    is_modified: bool
+    content_type: str | None
+    etag: str | None
+    last_modified: str | None
+    size_bytes: int | None
+    chunks: AsyncIterator[bytes]
+
+
+class MediaLibraryClient:
+    """
+    Talks to one Media Library, as one API version.
+
+    Args:
+        url: the server, without `/api`.
+        api_version: one of `versions.API_VERSIONS`.
+        token: what to authorize with.
+        timeout_s: the deadline of each call, retries included.
+        max_attempts: tries of a read; a patch is sent once.
+        max_connections: connections at a time; further calls wait, within their deadline.
+        ssl_context: trust for https; the system's by default.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: TokenSource,
+        api_version: versions.ApiVersion = versions.NEWEST,
+        timeout_s: float = 10.0,
+        max_attempts: int = 3,
+        max_connections: int = 64,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.api_version = api_version
+        self._base = f"/api/{api_version}/mediaLibrary"
+        self._transport = Transport(
+            url,
+            api_version=api_version,
+            token=token,
+            timeout_s=timeout_s,
+            max_attempts=max_attempts,
+            max_connections=max_connections,
+            ssl_context=ssl_context,
+        )
+        self._fetcher = ImageFetcher(
+            url,
+            connect_timeout_s=self._transport.connect_timeout_s,
+            max_connections=max_connections,
+            ssl_context=ssl_context or system_trust(),
+            on_token=self._transport.accept,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._fetcher.aclose()
+        await self._transport.aclose()
+
+    # --- entries -----------------------------------------------------------------------------------------------
+
+    async def get_entry(self, entry_id: str) -> Entry:
+        """Return an entry. Raises NotFound for an unknown id."""
+        call = Call("GET", self._entry_path(entry_id))
+        return _model(Entry, await self._json(call), call)
+
+    async def patch_entry(
+        self,
+        entry_id: str,
+        *patches: Operation,
+        version: int | None = None,
+        preserve_updated_at: bool = False,
+    ) -> None:
+        """
+        Apply patches to an entry, all or none.
+
+        Args:
+            entry_id: the entry.
+            patches: at least one, in order.
+            version: if given, the patches apply to this version of the entry alone: else Conflict.
+            preserve_updated_at: leave `updated_at` as it is (from 2026-03).
+
+        Raises:
+            VersionTooOld: nothing was sent, as this API version does not have an operation or property.
+            Conflict: another version, or a state that forbids the operation.
+            ValidationFailed: with the path of each wrong value.
+        """
+        body: dict[str, Any] = {"patches": [to_json(patch, self.api_version) for patch in patches]}
+        if version is not None:
+            body["version"] = str(version)
+        if preserve_updated_at:
+            require("preserveUpdatedAt", versions.PRESERVE_UPDATED_AT_SINCE, self.api_version)
+            body["preserveUpdatedAt"] = True
+        await self._json(Call("PATCH", self._entry_path(entry_id), body=body))
+
+    async def get_entries(
+        self, *, ids: Iterable[str] = (), external_id: str | None = None, system_name: str | None = None
+    ) -> tuple[Entry, ...]:
+        """Return the entries with these ids, or those that an external system knows by `external_id`."""
+        wanted = {"ids": ",".join(ids), "externalId": external_id, "systemName": system_name}
+        call = Call("GET", self._base, params={name: value for name, value in wanted.items() if value})
+        name = "results" if self._has(versions.RESULTS_SINCE) else "mediaLibraryEntries"
+        return _models(Entry, _list(await self._json(call), name, call), call)
+
+    async def keys(self, entry_id: str) -> tuple[str, ...]:
+        """Return every key of an entry: its asset, those it had before, translations and variants (from 2026-03)."""
+        require("the keys endpoint", versions.KEYS_SINCE, self.api_version)
+        call = Call("GET", f"{self._entry_path(entry_id)}/keys")
+        rows = _list(await self._json(call), "results", call)
+        if not all(isinstance(key, str) for key in rows):
+            raise UnexpectedAnswer(message="a key is not a string", where=call.where)
+        return tuple(rows)
+
+    async def usage_log(self, entry_id: str) -> tuple[Usage, ...]:
+        """Return the usage log of an entry (from 2026-05)."""
+        require("the usage log", versions.USAGE_LOG_SINCE, self.api_version)
+        call = Call("GET", f"{self._entry_path(entry_id)}/usageLog")
+        return _models(Usage, _list(await self._json(call), "results", call), call)
+
+    # --- references --------------------------------------------------------------------------------------------
+
+    async def incoming_document_references(
+        self, entry_id: str, *, limit: int = versions.REFERENCES_MAX, offset: int = 0, after: str | None = None
+    ) -> Page[DocumentReferences]:
+        """Return one page of the published documents that use the entry; `after` is a cursor (from 2026-01)."""
+        path = f"{self._entry_path(entry_id)}/incomingDocumentReferences"
+        return await self._references(DocumentReferences, path, limit=limit, offset=offset, after=after)
+
+    async def incoming_media_references(
+        self, entry_id: str, *, limit: int = versions.REFERENCES_MAX, offset: int = 0, after: str | None = None
+    ) -> Page[MediaReferences]:
+        """Return one page of the entries whose metadata uses the entry; `after` is a cursor (from 2026-01)."""
+        path = f"{self._entry_path(entry_id)}/incomingMediaReferences"
+        return await self._references(MediaReferences, path, limit=limit, offset=offset, after=after)
+
+    async def all_document_references(
+        self, entry_id: str, *, page_size: int = versions.REFERENCES_MAX
+    ) -> AsyncIterator[DocumentReferences]:
+        """Give every document that uses the entry, page by page."""
+        path = f"{self._entry_path(entry_id)}/incomingDocumentReferences"
+        async for row in self._all_references(DocumentReferences, path, page_size):
+            yield row
+
+    async def all_media_references(
+        self, entry_id: str, *, page_size: int = versions.REFERENCES_MAX
+    ) -> AsyncIterator[MediaReferences]:
+        """Give every entry whose metadata uses the entry, page by page."""
+        path = f"{self._entry_path(entry_id)}/incomingMediaReferences"
+        async for row in self._all_references(MediaReferences, path, page_size):
+            yield row
+
+    # --- images ------------------------------------------------------------------------------------------------
+
+    async def serve_image(
+        self,
+        key: str,
+        destination: StrPath,
+        *,
+        validators: Validators | None = None,
+        max_bytes: int | None = None,
+        landing: Landing | None = None,
+    ) -> ServedImage:
+        """
+        Stream the original with this key to a file.
+
+        Args:
+            key: the image, as the library names it.
+            destination: written only if the library has other bytes than `validators` name; removed on failure.
+            validators: headers of an earlier answer, to be asked whether they still hold.
+            max_bytes: larger images are refused.
+            landing: where it is put as well, if its length is announced and fits. It may be in use for a while after
+                this was cancelled.
+
+        Raises:
+            NotFound, Forbidden, Unauthorized: there is no such image, it is revoked or invalid, or it is the token.
+            TooLarge: more than `max_bytes`.
+            OriginUnavailable, OriginTimeout: nothing usable came in time; a short or long body counts as this.
+        """
+        call = self._image_call(key, validators)
+
+        async def attempt() -> ServedImage:
+            return await self._fetcher.fetch(
+                Order(
+                    path=call.path,
+                    where=call.where,
+                    headers=call.headers,
+                    accepted=call.accepted,
+                    tokens=self._transport.tokens_in_order(),
+                    destination=destination,
+                    max_bytes=max_bytes,
+                    landing=landing,
+                    api_version=self.api_version,
+                )
+            )
+
+        return await self._transport.repeat(call, attempt)
+
+    @asynccontextmanager
+    async def serve_image_stream(
+        self, key: str, *, validators: Validators | None = None, max_bytes: int | None = None
+    ) -> AsyncIterator[ImageStream]:
+        """
+        Give the original with this key as an iterator of chunks; raises as `serve_image` does.
+
+        Only what happens before the body is tried again. The deadline covers the whole context.
+        """
+        call = self._image_call(key, validators)
+        async with self._transport.opened(call) as response:
+            is_modified = response.status_code != 304
+            yield ImageStream(
+                is_modified=is_modified,
+                content_type=response.headers.get("content-type"),
+                etag=response.headers.get("etag"),
+                last_modified=response.headers.get("last-modified"),
+                size_bytes=announced_bytes(response) if is_modified else None,
+                chunks=checked_chunks(response, max_bytes=max_bytes, where=call.where),
+            )
+
+    # --- within ------------------------------------------------------------------------------------------------
+
+    def _has(self, since: str) -> bool:
+        return versions.is_in(since, self.api_version)
+
+    def _entry_path(self, entry_id: str) -> str:
+        # "." and ".." are left alone by quoting and resolved by every URL library: they would reach another endpoint.
+        if not entry_id or entry_id in {".", ".."}:
+            raise BadUrl(detail="A Media Library entry id must not be empty, '.' or '..'.")
+        return f"{self._base}/{quote(entry_id, safe='')}"
+
+    def _image_call(self, key: str, validators: Validators | None) -> Call:
+        path = f"{self._base}/serve-image/{quoted_key(key)}"
+        if validators is None or not (validators.etag or validators.last_modified):
+            return Call("GET", path)
+        headers = {"if-none-match": validators.etag, "if-modified-since": validators.last_modified}
+        return Call(
+            "GET",
+            path,
+            headers={name: value for name, value in headers.items() if value},
+            accepted=frozenset({200, 304}),
+        )
+
+    async def _references(
+        self, model: type[Row], path: str, *, limit: int, offset: int, after: str | None
+    ) -> Page[Row]:
+        params = {"limit": str(limit)}
+        if offset:
+            params["offset"] = str(offset)
+        if after is not None:
+            require("the cursor", versions.RESULTS_SINCE, self.api_version)
+            params["after"] = after
+        call = Call("GET", path, params=params)
+        answer = await self._json(call)
+        if not self._has(versions.RESULTS_SINCE):
+            return Page(_models(model, _list({"results": answer}, "results", call), call))
+        rows = _models(model, _list(answer, "results", call), call)
+        total, cursor = answer.get("total"), answer.get("cursor")
+        return Page(
+            rows,
+            total=total if isinstance(total, int) else None,
+            cursor=cursor if isinstance(cursor, str) and cursor else None,
+        )
+
+    async def _all_references(self, model: type[Row], path: str, page_size: int) -> AsyncIterator[Row]:
+        offset, after = 0, None
+        while True:
+            page = await self._references(model, path, limit=page_size, offset=offset, after=after)
+            for row in page.results:
+                yield row
+            if len(page.results) < page_size:
+                return
+            # A cursor stays right while documents are added; an offset is all that older versions have.
+            after = page.cursor
+            offset = 0 if after is not None else offset + len(page.results)
+
+    async def _json(self, call: Call) -> Any:
+        async def consume(response: httpx.Response) -> Any:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > JSON_MAX_BYTES:
+                    raise UnexpectedAnswer(message=f"more than {JSON_MAX_BYTES} bytes of JSON", where=call.where)
+            return _parsed(bytes(body), call)
+
+        return await self._transport.run(call, consume)
+
+
+def quoted_key(key: str) -> str:
+    """
+    Return the key as a part of a path, percent-encoded, its slashes kept.
+
+    Raises:
+        BadUrl: if it is empty, absolute, or has a NUL, an empty part, `.` or `..`: it would name another endpoint.
+    """
+    if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
+        raise BadUrl(detail="A key needs parts separated by '/', none of them empty, '.' or '..'.")
+    return quote(key, safe="/")
+
+
+def _parsed(body: bytes, call: Call) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise UnexpectedAnswer(message="the body is not JSON", where=call.where) from exc
+
+
+def _list(answer: Any, name: str, call: Call) -> Sequence[Any]:
+    rows = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(rows, list):
+        raise UnexpectedAnswer(message=f"the body has no list {name!r}", where=call.where)
+    return rows
+
+
+def _model(model: type[Model], answer: Any, call: Call) -> Model:
+    try:
+        return model.model_validate(answer)
+    except ValidationError as exc:
+        problem = exc.errors(include_input=False, include_url=False)[0]
+        path = ".".join(str(part) for part in problem["loc"])
+        raise UnexpectedAnswer(message=f"{model.__name__} {path}: {problem['msg']}", where=call.where) from exc
+
+
+def _models(model: type[Model], rows: Sequence[Any], call: Call) -> tuple[Model, ...]:
+    return tuple(_model(model, row, call) for row in rows)
