@@ -98,19 +98,6 @@ async def test_conditions_are_answered_from_the_memo(tmp_path: Path) -> None:
         assert (other.status, is_fast(other.headers)) == (200, True)
 
 
-async def test_a_condition_by_date_goes_the_usual_way(tmp_path: Path) -> None:
-    """The memo knows entity tags; a date counts only where no tag is given (RFC 9110 13.2.2)."""
-    async with site(tmp_path) as here:
-        target = f"/{KEY}?w=50"
-        await warm(here, target)
-        known = (await here.get(target)).headers
-        by_date = await here.get(target, If_Modified_Since=known["Last-Modified"])
-        by_both = await here.get(target, If_Modified_Since=known["Last-Modified"], If_None_Match='"other"')
-
-        assert (by_date.status, is_fast(by_date.headers)) == (304, False)
-        assert (by_both.status, is_fast(by_both.headers)) == (200, True)
-
-
 @pytest.mark.parametrize(
     ("query", "name", "value"),
     [("w=50&ch=save-data", "Save-Data", "on"), ("w=50&ch=dpr", "DPR", "2"), ("w=50&ch=width", "Width", "20")],

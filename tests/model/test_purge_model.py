@@ -68,6 +68,12 @@ class PurgeMachine(RuleBasedStateMachine):
     def request_if_modified(self, plan: RenderPlan | None, hold_at: str | None) -> None:
         self.world.request(plan, hold_at=hold_at, is_conditional=True)
 
+    @precondition(lambda self: self.world.copies)
+    @rule(plan=st.sampled_from(PLANS), hold_at=HELD)
+    def request_with_copy(self, plan: RenderPlan | None, hold_at: str | None) -> None:
+        """A client asks whether the copy is current that an earlier answer gave it, however long ago."""
+        self.world.request_with_copy(plan, hold_at=hold_at)
+
     @precondition(lambda self: self.world.run.gates.standing)
     @rule(index=st.integers(0, 20))
     def let_go(self, index: int) -> None:

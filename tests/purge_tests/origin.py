@@ -36,9 +36,14 @@ FORBIDDEN = {
 
 @dataclass(slots=True)
 class Picture:
-    """One picture and how it is served. `asked` and `asked_if_modified` count requests."""
+    """
+    One picture and how it is served. `asked` and `asked_if_modified` count requests.
+
+    `is_dated_backwards`: the new version has an older modification date than the old one, as a file that is put back has.
+    """
 
     version: int = OLD
+    is_dated_backwards: bool = False
     status: int = 200
     max_age_s: int = 3600
     asked: int = 0
@@ -97,7 +102,7 @@ class Origin:
         headers = {
             "Content-Type": "image/png",
             "ETag": f'"{version}-{note}"',
-            "Last-Modified": f"Sat, 01 Nov 2025 00:00:{version:02} GMT",
+            "Last-Modified": f"Sat, 01 Nov 2025 00:00:{30 - version if picture.is_dated_backwards else version:02} GMT",
             "Cache-Control": f"public, max-age={picture.max_age_s}",
             "xkey": tag_of(name),
             "X-Path": f"/{name}",

@@ -41,6 +41,7 @@ class Answer:
     status: int
     etag: str | None
     body: bytes
+    modified_at: str | None = None
 
 
 NOTHING = Answer(0, None, b"")
@@ -68,7 +69,9 @@ class Stage:
         url = URL(self.target.url.rstrip("/") + target, encoded=True)
         try:
             async with asyncio.timeout(PATIENCE_S), self.session.request(method, url, headers=named) as response:
-                return Answer(response.status, response.headers.get("ETag"), await response.read())
+                found = response.headers
+                modified_at = found.get("Last-Modified", found.get("Date"))
+                return Answer(response.status, found.get("ETag"), await response.read(), modified_at)
         except (aiohttp.ClientError, TimeoutError):
             return NOTHING
 
@@ -179,6 +182,18 @@ async def condition(stage: Stage) -> Outcome:
     if old.etag is None:
         return Outcome(None, "no ETag")
     answer = await stage.get(If_None_Match=old.etag)
+    return expect(await stage.seen(answer), "new")
+
+
+async def condition_by_date(stage: Stage) -> Outcome:
+    """A client that knows only the date of the old picture is not told that it is current, if the new file is older."""
+    stage.picture.is_dated_backwards = True
+    old = await stage.get()
+    stage.replace()
+    await stage.purge()
+    if old.modified_at is None:
+        return Outcome(None, "no date")
+    answer = await stage.get(If_Modified_Since=old.modified_at)
     return expect(await stage.seen(answer), "new")
 
 
@@ -304,6 +319,7 @@ SCENARIOS: tuple[tuple[str, Callable[[Stage], Awaitable[Outcome]]], ...] = (
     ("HEAD", head),
     ("Range", part),
     ("If-None-Match of the old", condition),
+    ("If-Modified-Since, the new file is older", condition_by_date),
     ("fetch in flight, before its headers", held_before_headers),
     ("fetch in flight, in its body", held_in_the_body),
     ("clients waiting for that fetch", waiters),

@@ -41,19 +41,6 @@ def test_if_none_match(header: str | None, expected: bool) -> None:
     assert etag_matches(header, ETAG) is expected
 
 
-def test_if_modified_since_counts_only_alone() -> None:
-    """If-None-Match decides where both are there; a date that cannot be read decides nothing."""
-    then, later = "Sun, 01 Mar 2026 10:00:00 GMT", "Sun, 01 Mar 2026 10:00:01 GMT"
-
-    assert current_tag(None, then, etag=ETAG, last_modified=then) == ETAG
-    assert current_tag(None, later, etag=ETAG, last_modified=then) == ETAG
-    assert current_tag(None, then, etag=ETAG, last_modified=later) is None
-    assert current_tag('"other"', later, etag=ETAG, last_modified=then) is None
-    assert current_tag(None, "yesterday", etag=ETAG, last_modified=then) is None
-    assert current_tag(None, "Sun, 01 Mar 99999999999 10:00:00 GMT", etag=ETAG, last_modified=then) is None
-    assert current_tag(None, then, etag=ETAG, last_modified=None) is None
-
-
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
@@ -71,7 +58,7 @@ def test_if_modified_since_counts_only_alone() -> None:
 )
 def test_a_copy_from_a_shared_decode_is_current_too(header: str, expected: str | None) -> None:
     """The tag that the client has is found whatever decode its copy came from, for its 304 must repeat it."""
-    assert current_tag(header, None, etag=ETAG, last_modified=None) == expected
+    assert current_tag(header, etag=ETAG) == expected
 
 
 @pytest.mark.parametrize(

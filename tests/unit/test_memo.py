@@ -62,7 +62,6 @@ def put(
     etag = f'"{number:024x}"'
     own = {
         "ETag": etag,
-        "Last-Modified": "Sat, 14 Mar 2026 10:00:00 GMT",
         "Surrogate-Key": f"k-{number:012x}",
         "Cache-Tag": f"k-{number:012x}",
     }

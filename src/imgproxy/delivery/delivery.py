@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-# The tag of the client's copy where that is current, by the variant's entity tag and its modification date.
-ClientHas: TypeAlias = "Callable[[str, str | None], str | None]"
+# Given a variant's entity tag, returns the tag of the client's copy if that copy is current.
+ClientHas: TypeAlias = "Callable[[str], str | None]"
 
 # The name of the original itself among its variants: 32 hex digits like a plan's digest, and no plan's.
 ORIGINAL_PLAN = "0" * 32
@@ -130,8 +130,7 @@ class Delivery:
             plan: what to make of it; None for the original itself.
             begin: starts the answer; nothing may be awaited in it before the first byte is written. It raises
                 FileNotFoundError where the variant's file is gone.
-            client_has: gives the tag of the client's copy where that is current, by entity tag and modification date;
-                None for a client that names no copy.
+            client_has: returns the tag of the client's copy if that copy is current; None for a client that names none.
             interim: gives the plan to answer with at once where this one is missing and slow to make; this one is
                 then made behind the answer.
 
@@ -211,7 +210,7 @@ class Delivery:
         source = sources.provenance
         plan_digest = plan.digest if plan is not None else ORIGINAL_PLAN
         if client_has is not None:
-            known_tag = client_has(etag_of(source.digest, plan_digest), original.facts.last_modified)
+            known_tag = client_has(etag_of(source.digest, plan_digest))
             if known_tag is not None:
                 return replace(self._delivered(known_tag, original, None, Tier.MEMORY), also=source.also)
         if plan is None:

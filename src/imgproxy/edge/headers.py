@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -22,7 +21,7 @@ SERVER = {"Server": "imgproxy"}
 DAY_S = 86_400
 # RFC 9110 15.4.5: what a 304 repeats, beside the headers of this very exchange.
 NOT_MODIFIED_HEADERS = frozenset(
-    {"cache-control", "cdn-cache-control", "etag", "expires", "last-modified", "vary", "content-location", "date"}
+    {"cache-control", "cdn-cache-control", "etag", "expires", "vary", "content-location", "date"}
 )
 
 
@@ -47,26 +46,19 @@ def etag_matches(if_none_match: str | None, etag: str) -> bool:
     return any(found.removeprefix("W/") == etag for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
 
 
-def current_tag(
-    if_none_match: str | None, if_modified_since: str | None, *, etag: str, last_modified: str | None
-) -> str | None:
+def current_tag(if_none_match: str, *, etag: str) -> str | None:
     """
-    The tag of the client's copy where that is current, else None.
+    Return the tag of the client's copy if that copy is current, else None.
 
-    A copy that was made from a shared decode, whose tag ends accordingly, is as good as one with `etag` itself; a 304
-    has to repeat the tag that the client has (RFC 9111 4.3.4). If-Modified-Since counts only without If-None-Match
-    (RFC 9110 13.2.2).
+    A copy from a shared decode has a tag with its own ending, and is as good as one with `etag` itself. A 304 repeats
+    the tag that the client has (RFC 9111 4.3.4).
+
+    There is no check by date. Answers carry no Last-Modified, so If-Modified-Since is ignored (RFC 9110 13.1.3). A date
+    cannot tell two pictures apart: a purged picture may have been replaced by an older file, within the same second,
+    or only its watermark may have changed.
     """
-    if if_none_match is not None:
-        named = (found.removeprefix("W/") for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
-        return next((tag for tag in named if re.sub(r'-\d+-\d+"$', '"', tag) == etag), None)
-    if if_modified_since is None or last_modified is None:
-        return None
-    try:
-        is_current = parsedate_to_datetime(last_modified) <= parsedate_to_datetime(if_modified_since)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return etag if is_current else None
+    named = (found.removeprefix("W/") for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
+    return next((tag for tag in named if re.sub(r'-\d+-\d+"$', '"', tag) == etag), None)
 
 
 def requested_range(header: str | None, if_range: str | None, *, size_bytes: int, etag: str) -> ByteRange | None:

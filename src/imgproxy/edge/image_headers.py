@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from imgproxy.delivery.delivery import Delivered, Outcome
@@ -42,12 +41,9 @@ class ImageHeaders:
         at_most_s = self.at_most_s(wanted, delivered, now_s)
         proofs = delivered.variant.also if delivered.variant is not None else delivered.also
         found = tags(delivered.original.key_hash, self._entry_of(facts.key), [hashed for hashed, _ in proofs])
-        last_modified = facts.last_modified or formatdate(facts.fetched_at_s, usegmt=True)
         headers = {
             "Content-Type": content_type,
             "ETag": delivered.etag,
-            # What stands in for another variant has a tag of its own, but no date: that one has the same.
-            **({} if delivered.is_interim else {"Last-Modified": last_modified}),
             **(self._usual_caching if at_most_s is None else self._caching(at_most_s)),
             **tag_headers(self._settings.tags.headers, found),
             "Cache-Status": self.cache_status(delivered, now_s),

@@ -376,15 +376,11 @@ def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
 
 
 def _conditions(request: web.BaseRequest) -> ClientHas | None:
-    """The tag of the client's copy where that is current, given a variant's entity tag and a modification date."""
+    """Return a check of a variant's entity tag against the client's copy; None for a client that names no copy."""
     if_none_match = request.headers.get("If-None-Match")
-    if_modified_since = request.headers.get("If-Modified-Since")
-    is_any = if_none_match is not None and if_none_match.strip() == "*"
-    if is_any or (if_none_match is None and if_modified_since is None):
+    if if_none_match is None or if_none_match.strip() == "*":
         return None
-    return lambda etag, last_modified: current_tag(
-        if_none_match, if_modified_since, etag=etag, last_modified=last_modified
-    )
+    return lambda etag: current_tag(if_none_match, etag=etag)
 
 
 def _cutter(request: web.BaseRequest) -> Callable[[], None]:

@@ -107,8 +107,7 @@ class Waiters:
 
     def enter(self, request: web.BaseRequest) -> Waiter | None:
         """Wait with the others; None for a request that must be answered by itself, whatever it asks for."""
-        headers = request.headers
-        is_conditional = hdrs.IF_NONE_MATCH in headers or hdrs.IF_MODIFIED_SINCE in headers
+        is_conditional = hdrs.IF_NONE_MATCH in request.headers
         if request.method != "GET" or is_conditional or request.version != HttpVersion11 or not request.keep_alive:
             return None
         waiter = Waiter(request)

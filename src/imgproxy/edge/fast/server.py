@@ -267,10 +267,7 @@ class FastHandler(RequestHandler):
         return True
 
     def _find(self, target: str, headers: CIMultiDictProxy[str]) -> Found | None:
-        if_none_match = headers.get(hdrs.IF_NONE_MATCH)
-        if if_none_match is None and hdrs.IF_MODIFIED_SINCE in headers:
-            return None
-        return self._memo.find(target, accept_class(headers.get(hdrs.ACCEPT)), if_none_match)
+        return self._memo.find(target, accept_class(headers.get(hdrs.ACCEPT)), headers.get(hdrs.IF_NONE_MATCH))
 
     def _write(self, transport: asyncio.Transport, target: str, found: Found) -> None:
         entry, tier, head, body = found
