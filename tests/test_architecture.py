@@ -8,14 +8,14 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "imgproxy"
 ROOT = "imgproxy"
 
-# What a room may import of our own, beside itself. `errors`, `config`, `metrics`, `barriers`, `background`, `digest`,
+# What a room may import of our own, beside itself. `errors`, `config`, `metrics`, `failpoints`, `background`, `digest`,
 # `flights` and `freshness` are everybody's; `params` is pure and so may be read by everyone.
 EVERYBODYS = {
     "errors",
     "config",
     "config_downstream",
     "metrics",
-    "barriers",
+    "failpoints",
     "background",
     "digest",
     "flights",

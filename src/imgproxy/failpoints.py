@@ -1,8 +1,8 @@
 """
 Named points on the way of a request at which a test can hold it.
 
-In production `reach` does nothing. Tests pass a `Barriers` of their own and hold a render, a commit or an answer at an
-exact point while a purge goes by, so that every order of events is a test without a sleep.
+In production `reach` does nothing. Tests pass a `Failpoints` of their own. It holds a render, a commit or an answer at
+an exact point while a purge runs, so that every order of events can be tested without a sleep.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Point(StrEnum):
     MID_RESPONSE = "mid-response"
 
 
-class Barriers:
-    """The barriers of production: none."""
+class Failpoints:
+    """The failpoints of production: none."""
 
     async def reach(self, point: Point, key: str) -> None:
         """Pass."""

@@ -98,7 +98,7 @@ async def test_requests_held_in_the_edge_while_a_purge_goes_by_leave_nothing_old
 ) -> None:
     """Three clients wait in front for one fetch; they get the new picture, and so does who comes next."""
     held = Held()
-    async with fronted(tmp_path, kind, barriers=held) as front:
+    async with fronted(tmp_path, kind, failpoints=held) as front:
         held.hold(point)
         requests = [asyncio.create_task(front.get(f"/{KEY}?w=50")) for _ in range(3)]
         await held.arrived(point)
@@ -116,7 +116,7 @@ async def test_an_answer_cut_by_a_purge_is_not_kept_in_front(tmp_path: Path, kin
     held = Held()
     settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
     pictures = {KEY: jpeg(OLD, (2000, 1500)) + bytes(600_000)}
-    async with fronted(tmp_path, kind, barriers=held, cache=settings, purge=QUICK, pictures=pictures) as front:
+    async with fronted(tmp_path, kind, failpoints=held, cache=settings, purge=QUICK, pictures=pictures) as front:
         held.hold(Point.MID_RESPONSE)
         request = asyncio.create_task(front.get(f"/{KEY}"))
         await held.arrived(Point.MID_RESPONSE)
@@ -133,7 +133,7 @@ async def test_a_304_on_its_way_from_the_origin_revives_nothing_in_front(tmp_pat
     """A revalidation behind an answer is overtaken by the purge; the cache in front has the new picture after it."""
     held = Held()
     at_once = FreshnessSettings(revalidate_after_s=0)
-    async with fronted(tmp_path, kind, barriers=held, freshness=at_once) as front:
+    async with fronted(tmp_path, kind, failpoints=held, freshness=at_once) as front:
         await front.here.get(f"/{KEY}?w=50")
         held.hold(Point.AFTER_FETCH)
         await front.get(f"/{KEY}?w=50")

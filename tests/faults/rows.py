@@ -103,7 +103,7 @@ ROWS = (
 
 
 class Points(Protocol):
-    """The barriers of a service, in this process or in another."""
+    """The failpoints of a service, in this process or in another."""
 
     async def hold(self, point: Point) -> None:
         """Hold whoever reaches this barrier."""
@@ -116,7 +116,7 @@ class Points(Protocol):
 
 
 class OwnPoints:
-    """The barriers of an edge in this process."""
+    """The failpoints of an edge in this process."""
 
     def __init__(self, held: Held) -> None:
         self._held = held
@@ -133,7 +133,7 @@ class OwnPoints:
 
 @dataclass(frozen=True)
 class Stage:
-    """A service under test: its library, its barriers, its edge, and the URL that readers use."""
+    """A service under test: its library, its failpoints, its edge, and the URL that readers use."""
 
     library: EmbeddedLibrary
     probe: Probe

@@ -24,7 +24,7 @@ async def staged(tmp_path: Path, row: Row, **sections: Any) -> AsyncIterator[Sta
     held = Held()
     pictures = {KEY: noisy_png(OLD)}
     async with site(
-        tmp_path, barriers=held, pictures=pictures, freshness=row.freshness, purge=QUICK, **sections
+        tmp_path, failpoints=held, pictures=pictures, freshness=row.freshness, purge=QUICK, **sections
     ) as here:
         yield Stage(here.library, here.probe, OwnPoints(held), here.edge.url, os.getpid(), here.session)
 

@@ -26,7 +26,7 @@ async def test_a_purge_behind(tmp_path: Path, kind: Kind, row: Row) -> None:
     async with fronted(
         tmp_path,
         kind,
-        barriers=held,
+        failpoints=held,
         pictures={KEY: noisy_png(OLD)},
         freshness=row.freshness,
         purge=PurgeSettings(drain_s=0.05),

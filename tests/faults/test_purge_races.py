@@ -41,7 +41,7 @@ def is_new(body: bytes) -> bool:
 async def test_a_request_held_at_any_point_answers_with_the_new_picture(tmp_path: Path, point: Point) -> None:
     """Held, overtaken by a purge, released: the old bytes are neither handed out nor stored."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+    async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(point)
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(point)
@@ -58,7 +58,7 @@ async def test_a_request_held_at_any_point_answers_with_the_new_picture(tmp_path
 async def test_every_waiter_of_an_overtaken_flight_gets_the_new_picture(tmp_path: Path, point: Point) -> None:
     """Those who waited with the leader check for themselves."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+    async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(point)
         requests = [asyncio.create_task(here.get(f"/{KEY}?w=50")) for _ in range(5)]
         await held.arrived(point)
@@ -74,7 +74,7 @@ async def test_every_waiter_of_an_overtaken_flight_gets_the_new_picture(tmp_path
 async def test_after_the_acknowledgement_a_newcomer_does_not_join_the_old_flight(tmp_path: Path, point: Point) -> None:
     """While the old request is still held, a new one is answered with the new picture."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+    async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(point)
         old = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(point)
@@ -92,7 +92,7 @@ async def test_after_the_acknowledgement_a_newcomer_does_not_join_the_old_flight
 async def test_a_picture_revoked_while_it_is_made_is_refused(tmp_path: Path, point: Point) -> None:
     """After the purge of a revocation, the held request is a 403."""
     held = Held()
-    async with site(tmp_path, barriers=held) as here:
+    async with site(tmp_path, failpoints=held) as here:
         held.hold(point)
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(point)
@@ -107,7 +107,7 @@ async def test_a_picture_revoked_while_it_is_made_is_refused(tmp_path: Path, poi
 async def test_two_purges_on_the_way_are_answered_by_trying_again_later(tmp_path: Path) -> None:
     """A request starts over once; a picture purged twice meanwhile is a 503 that may be tried at once."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+    async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(Point.BEFORE_RESPONSE)
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(Point.BEFORE_RESPONSE)
@@ -128,7 +128,7 @@ async def test_an_answer_under_way_is_cut_before_the_acknowledgement(tmp_path: P
     held = Held()
     settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
     noise = jpeg(OLD, (1600, 1200))
-    async with site(tmp_path, barriers=held, cache=settings, purge=QUICK, pictures={KEY: noise}) as here:
+    async with site(tmp_path, failpoints=held, cache=settings, purge=QUICK, pictures={KEY: noise}) as here:
         await here.get(f"/{KEY}?w=1600&fm=png")
         held.hold(Point.MID_RESPONSE)
         request = asyncio.create_task(here.get(f"/{KEY}"))
@@ -145,7 +145,7 @@ async def test_a_304_of_the_origin_does_not_revive_what_a_purge_removed(tmp_path
     """A revalidation that was on its way when the purge came is thrown away."""
     held = Held()
     stale_at_once = FreshnessSettings(revalidate_after_s=0, settle_s=0)
-    async with site(tmp_path, barriers=held, freshness=stale_at_once) as here:
+    async with site(tmp_path, failpoints=held, freshness=stale_at_once) as here:
         await here.get(f"/{KEY}?w=50")
         held.hold(Point.AFTER_FETCH)
         await here.get(f"/{KEY}?w=50")
@@ -161,7 +161,7 @@ async def test_a_304_of_the_origin_does_not_revive_what_a_purge_removed(tmp_path
 async def test_a_refusal_on_its_way_is_not_remembered_after_an_active_event(tmp_path: Path) -> None:
     """A 403 fetched before the picture was allowed again does not outlive the purge that allowed it."""
     held = Held()
-    async with site(tmp_path, barriers=held) as here:
+    async with site(tmp_path, failpoints=held) as here:
         entry = here.library.entry_id(KEY)
         await here.library.mark_invalid(entry)
         here.probe.hold("headers")
@@ -194,7 +194,7 @@ async def test_the_origin_answering_late_with_the_old_picture_changes_nothing(tm
 async def test_head_and_range_and_304_are_checked_as_well(tmp_path: Path) -> None:
     """No form of answer escapes the check before it begins."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=NO_SETTLING) as here:
+    async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         old = await here.get(f"/{KEY}")
         held.hold(Point.BEFORE_RESPONSE)
         requests = [
@@ -247,7 +247,7 @@ async def test_a_check_asks_anew_though_somebody_is_asking(tmp_path: Path) -> No
     """Whoever asks already may have asked too early: the check at the end of a settle time is one of its own."""
     held = Held()
     stale_at_once = FreshnessSettings(revalidate_after_s=0, settle_s=0)
-    async with site(tmp_path, barriers=held, freshness=stale_at_once) as here:
+    async with site(tmp_path, failpoints=held, freshness=stale_at_once) as here:
         await here.get(f"/{KEY}?w=50")
         held.hold(Point.AFTER_FETCH)
         await here.get(f"/{KEY}?w=50")  # and behind it the origin is asked

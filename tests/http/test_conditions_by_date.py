@@ -111,7 +111,7 @@ async def test_a_replaced_watermark(tmp_path: Path, time_s: int) -> None:
 async def test_an_answer_shared_among_waiters(tmp_path: Path, time_s: int) -> None:
     """Requests that wait together for the new render get it, those with a date among them."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=NOT_SETTLING) as here:
+    async with site(tmp_path, failpoints=held, freshness=NOT_SETTLING) as here:
         await put(here, tmp_path, KEY, OLD, FILE_TIME_S)
         first = await here.get(SMALL)
         await purged(here, tmp_path, KEY, time_s)

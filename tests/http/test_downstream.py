@@ -185,7 +185,7 @@ async def test_a_cdn_is_told_when_no_old_answer_is_under_way_any_more(tmp_path: 
         fastly_settings = at_fastly(server)
         async with site(
             tmp_path,
-            barriers=held,
+            failpoints=held,
             cache=settings,
             purge=patient,
             freshness=ONCE,

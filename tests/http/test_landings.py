@@ -127,7 +127,7 @@ async def test_a_cut_off_picture_is_not_completed_by_the_one_before_it(tmp_path:
 async def test_a_purge_while_a_process_reads_the_memory(tmp_path: Path) -> None:
     """The old picture is thrown away, the new one lands elsewhere, and the memory of the old is empty when all is done."""
     held = Held()
-    async with site(tmp_path, barriers=held, cache=CacheSettings(dir=tmp_path / "cache", min_free_bytes=0)) as here:
+    async with site(tmp_path, failpoints=held, cache=CacheSettings(dir=tmp_path / "cache", min_free_bytes=0)) as here:
         held.hold(Point.AFTER_RENDER)
         request = asyncio.create_task(here.get(f"/{KEY}?w=100"))
         await held.arrived(Point.AFTER_RENDER)

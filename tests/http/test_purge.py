@@ -329,7 +329,7 @@ async def test_a_takedown_is_never_soft(tmp_path: Path, reason: str) -> None:
 async def test_what_was_fetched_just_after_a_purge_is_checked_when_the_settle_time_ends(tmp_path: Path) -> None:
     """A replica that still had the old picture does not leave it in the cache."""
     held = Held()
-    async with site(tmp_path, barriers=held, freshness=FreshnessSettings(settle_s=2)) as here:
+    async with site(tmp_path, failpoints=held, freshness=FreshnessSettings(settle_s=2)) as here:
         entry = here.library.entry_id(KEY)
         await here.purge(entry)
         held.hold(Point.BEFORE_FETCH)

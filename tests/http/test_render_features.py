@@ -354,7 +354,7 @@ async def test_a_purge_overtakes_what_is_being_reduced(tmp_path: Path) -> None:
         tmp_path,
         pictures={KEY: noisy()},
         render=FULL_AT_ONCE,
-        barriers=held,
+        failpoints=held,
         freshness=FreshnessSettings(settle_s=0),
     ) as here:
         await here.get(f"/{KEY}?w=300")

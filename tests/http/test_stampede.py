@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from tests.http.test_fastpath import REQUEST, Wire
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 
@@ -63,7 +63,7 @@ async def test_none_is_answered_before_the_first_may_be(tmp_path: Path) -> None:
     """Held before the response, no connection has a byte; released, all have the answer."""
     held = Held()
     held.hold(Point.BEFORE_RESPONSE)
-    async with site(tmp_path, barriers=held) as here:
+    async with site(tmp_path, failpoints=held) as here:
         wires = await ask(here, COUNT)
         first_bytes = [asyncio.ensure_future(wire.reader.read(1)) for wire in wires]
         await held.arrived(Point.BEFORE_RESPONSE, COUNT)
@@ -80,7 +80,7 @@ async def test_a_purge_before_the_answers_begin_overtakes_them_all(tmp_path: Pat
     """The render is done and all wait to begin; after the purge each gets the new picture, the old one nobody."""
     held = Held()
     held.hold(Point.BEFORE_RESPONSE)
-    async with site(tmp_path, barriers=held, freshness=FreshnessSettings(settle_s=0)) as here:
+    async with site(tmp_path, failpoints=held, freshness=FreshnessSettings(settle_s=0)) as here:
         wires = await ask(here, COUNT)
         await held.arrived(Point.BEFORE_RESPONSE, COUNT)
         await here.library.put(KEY, jpeg(20))
@@ -111,7 +111,7 @@ async def test_a_waiter_that_left_is_left_out(tmp_path: Path) -> None:
         assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT - 10
 
 
-class LastPasses(Barriers):
+class LastPasses(Failpoints):
     """Holds all but the last of `COUNT` answers before they begin, so that they are written before their turn."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class LastPasses(Barriers):
 
 async def test_who_leaves_with_its_answer_in_hand_is_counted_as_answered(tmp_path: Path) -> None:
     """A client that hangs up as soon as it has everything, before its turn has come, has given up nothing."""
-    async with site(tmp_path, barriers=LastPasses()) as here:
+    async with site(tmp_path, failpoints=LastPasses()) as here:
         wires = await ask(here, COUNT)
         answers = await read(wires)
         assert here.metric("imgproxy_requests_in_flight") >= COUNT - 1
@@ -142,14 +142,14 @@ async def test_who_leaves_with_its_answer_in_hand_is_counted_as_answered(tmp_pat
 
 async def test_an_answer_is_given_once_whatever_comes_between(tmp_path: Path) -> None:
     """A purge between the answer that all were given and the turn of each: none is given another one."""
-    barriers = LastPasses()
-    async with site(tmp_path, barriers=barriers, freshness=FreshnessSettings(settle_s=0)) as here:
+    failpoints = LastPasses()
+    async with site(tmp_path, failpoints=failpoints, freshness=FreshnessSettings(settle_s=0)) as here:
         wires = await ask(here, COUNT)
         answers = await read(wires)
         entry = here.library.entry_id(KEY)
         await here.library.remove(KEY)
         await here.purge(entry)
-        barriers.gate.set()
+        failpoints.gate.set()
         for wire in wires:
             wire.writer.write(REQUEST.format(target="/-/health", more="").encode())
         health = await read(wires)

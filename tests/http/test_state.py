@@ -68,7 +68,7 @@ async def test_status_is_json_with_the_figures_of_the_moment(tmp_path: Path) -> 
 async def test_a_stop_finishes_what_is_in_flight_and_accepts_no_more(tmp_path: Path) -> None:
     """The request that was there is answered; a new connection is refused."""
     held = Held()
-    async with site(tmp_path, barriers=held) as here:
+    async with site(tmp_path, failpoints=held) as here:
         held.hold(Point.AFTER_RENDER)
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(Point.AFTER_RENDER)

@@ -179,7 +179,7 @@ async def test_a_stop_does_not_wait_longer_than_it_was_told(tmp_path: Path) -> N
     """A request that never ends is ended with its connection at the deadline, and everything else is closed."""
     held = Held()
     server = ServerSettings(port=0, shutdown_timeout_s=0.3)
-    async with site(tmp_path, barriers=held, server=server) as here:
+    async with site(tmp_path, failpoints=held, server=server) as here:
         held.hold(Point.BEFORE_RESPONSE)
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(Point.BEFORE_RESPONSE)

@@ -25,7 +25,7 @@ from imgproxy.delivery.origin_health import OriginHealth
 from imgproxy.delivery.originals import Originals
 from imgproxy.delivery.variants import Renders
 from imgproxy.errors import ImgproxyError
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.errors import Forbidden, NotFound, OriginUnavailable
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
@@ -124,9 +124,9 @@ class Witness:
 class FakeOrigin:
     """A Media Library in memory. `is_etag_stuck` makes a replaced picture keep its validator, as bad origins do."""
 
-    def __init__(self, witness: Witness, barriers: Gates) -> None:
+    def __init__(self, witness: Witness, failpoints: Gates) -> None:
         self._witness = witness
-        self._gates = barriers
+        self._gates = failpoints
         self.pictures = {key: Picture() for key in (KEY, MARK)}
         self.is_down = False
 
@@ -230,8 +230,8 @@ class FakePool:
         return RenderReport(tuple(rendered), SourceFacts("image/jpeg", 1, 1), 0.0, 0.0, 0.0, 0)
 
 
-class Gates(Barriers):
-    """Barriers at which one piece of work after the other is held, at the point that is `held` when it comes by."""
+class Gates(Failpoints):
+    """Failpoints at which one piece of work after the other is held, at the point that is `held` when it comes by."""
 
     def __init__(self) -> None:
         self.held: str | None = None
@@ -319,7 +319,7 @@ class World:
                 freshness=FRESHNESS,
                 limits=LimitsSettings(),
                 metrics=metrics,
-                barriers=gates,
+                failpoints=gates,
                 landings=landings,
             )
             renders = Renders(cache, originals, FakePool(gates), metrics, gates, refusal_ttl_s=60)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@ An edge in a process of its own, whose requests can be held and which can be mad
 
 It is configured by the environment, takes commands on standard input, one a line, and answers on standard output:
 
-    hold POINT | release POINT | arrived POINT COUNT     the barriers; `arrived` is answered when they stand there
+    hold POINT | release POINT | arrived POINT COUNT     the failpoints; `arrived` is answered when they stand there
     die STEP before|after                                end by SIGKILL, at the next call of the step
 """
 
@@ -104,7 +104,7 @@ def say(text: str) -> None:
 async def main() -> None:
     """Serve until standard input ends."""
     held = Held()
-    async with Edge(load(None), barriers=held) as edge:
+    async with Edge(load(None), failpoints=held) as edge:
         say(f"url {edge.url}")
         await obey(edge, held)
 

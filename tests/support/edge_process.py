@@ -1,4 +1,4 @@
-"""An edge in a process of its own, for tests that end it by SIGKILL; its barriers are worked through pipes."""
+"""An edge in a process of its own, for tests that end it by SIGKILL; its failpoints are worked through pipes."""
 
 from __future__ import annotations
 

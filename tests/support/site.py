@@ -26,7 +26,7 @@ from imgproxy.config.sections import (
     WebhookSettings,
 )
 from imgproxy.edge.app import Edge
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 
@@ -55,8 +55,8 @@ def red_of(body: bytes) -> int:
     return int(pixel[0])
 
 
-class Held(Barriers):
-    """Barriers that hold requests at chosen points until they are released; counts who came by."""
+class Held(Failpoints):
+    """Failpoints that hold requests at chosen points until they are released; counts who came by."""
 
     def __init__(self) -> None:
         self._gates: dict[Point, asyncio.Event] = {}
@@ -163,7 +163,7 @@ def settings_for(library: EmbeddedLibrary, cache_dir: Path, **sections: Any) -> 
 async def site(
     tmp_path: Path,
     *,
-    barriers: Barriers | None = None,
+    failpoints: Failpoints | None = None,
     pictures: dict[str, bytes] | None = None,
     library: dict[str, Any] | None = None,
     **sections: Any,
@@ -178,7 +178,7 @@ async def site(
     probe = Probe()
     options: dict[str, Any] = {"tokens": [AccessToken("library-token")], "scan_interval_s": 3600.0, **(library or {})}
     async with EmbeddedLibrary(folder, probe=probe, **options) as embedded:
-        edge = Edge(settings_for(embedded, tmp_path / "cache", **sections), barriers=barriers)
+        edge = Edge(settings_for(embedded, tmp_path / "cache", **sections), failpoints=failpoints)
         async with edge, aiohttp.ClientSession(auto_decompress=False) as session:
             yield Site(edge, embedded, probe, session)
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from imgproxy.delivery.originals import Overtaken
+from imgproxy.delivery.originals import StaleGeneration
 from imgproxy.errors import ImageRefused, ImgproxyError, RenderCrashed
 from imgproxy.params.plan import Format
 from imgproxy.workers.job import Lane, MarkFile, Rendered, RenderJob, RenderTarget
@@ -115,7 +115,7 @@ class RenderBatches:
         The file is the caller's to rename or remove. Cancelling gives the plan up; the job goes on for the others.
 
         Raises:
-            ImageRefused, Overloaded, Overtaken, CacheUnavailable, OSError, or why the original cannot be had.
+            ImageRefused, Overloaded, StaleGeneration, CacheUnavailable, OSError, or why the original cannot be had.
         """
         loop = asyncio.get_running_loop()
         name = (original.key_hash, original.facts.digest, lane)
@@ -304,7 +304,7 @@ class RenderBatches:
             its_wants = [want for want in wants if want.plan.mark is not None and want.plan.mark.source == name]
             try:
                 current, path = await self._originals.file(mark)
-            except Overtaken as overtaken:
+            except StaleGeneration as overtaken:
                 _give_up(its_wants, overtaken)
                 continue
             except ImgproxyError as error:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts
-from imgproxy.delivery.originals import Original, Overtaken
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.delivery.originals import Original, StaleGeneration
+from imgproxy.failpoints import Failpoints, Point
 
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
@@ -45,10 +45,10 @@ class Made:
 class Commits:
     """Puts variants into the cache."""
 
-    def __init__(self, cache: Cache, metrics: Metrics, barriers: Barriers) -> None:
+    def __init__(self, cache: Cache, metrics: Metrics, failpoints: Failpoints) -> None:
         self._cache = cache
         self._metrics = metrics
-        self._barriers = barriers
+        self._failpoints = failpoints
 
     async def commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
         """
@@ -57,7 +57,7 @@ class Commits:
         `name` is the one that it has among the variants of its originals: 32 hex digits.
 
         Raises:
-            Overtaken: a purge came by.
+            StaleGeneration: a purge came by.
             CacheUnavailable, OSError: the disk refused it.
         """
         original, source = sources.original, sources.provenance
@@ -78,11 +78,11 @@ class Commits:
         temp = rendered.path
         is_hot = self._cache.hot.accepts(rendered.size_bytes)
         body = self._cache.store.seal_variant(temp, facts, with_body=is_hot)
-        await self._barriers.reach(Point.BEFORE_COMMIT, original.facts.key)
+        await self._failpoints.reach(Point.BEFORE_COMMIT, original.facts.key)
         path = self._cache.commit_variant(temp, facts, seq=original.facts.seq, also=source.also)
         if path is None:
             self._metrics.overtaken.labels(point="commit").inc()
-            raise Overtaken
+            raise StaleGeneration
         where = None if body is not None else path
         variant = Variant(facts, original.key_hash, original.facts.seq, body=body, path=where, also=source.also)
         self._cache.hot.put(variant)

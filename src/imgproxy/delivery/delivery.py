@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from imgproxy.background import Background
 from imgproxy.cache.entry import Variant, VariantFacts, key_hash
 from imgproxy.delivery.commits import Made, Sources
-from imgproxy.delivery.originals import Original, Originals, Overtaken, State
+from imgproxy.delivery.originals import Original, Originals, StaleGeneration, State
 from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.plan import RenderPlan
 from imgproxy.workers.job import Lane
 
@@ -104,13 +104,13 @@ class Delivery:
     """Gets variants from wherever they are, and makes those that are nowhere."""
 
     def __init__(
-        self, cache: Cache, originals: Originals, renders: Renders, metrics: Metrics, barriers: Barriers
+        self, cache: Cache, originals: Originals, renders: Renders, metrics: Metrics, failpoints: Failpoints
     ) -> None:
         self._cache = cache
         self._originals = originals
         self._renders = renders
         self._metrics = metrics
-        self._barriers = barriers
+        self._failpoints = failpoints
         self.background = Background("delivery")
 
     async def answer(
@@ -151,9 +151,9 @@ class Delivery:
         for _ in range(2):
             try:
                 delivered = await self.get(key, plan, client_has, interim)
-            except Overtaken:
+            except StaleGeneration:
                 continue
-            await self._barriers.reach(Point.BEFORE_RESPONSE, key)
+            await self._failpoints.reach(Point.BEFORE_RESPONSE, key)
             if self.may_begin(delivered):
                 try:
                     return await begin(delivered)
@@ -190,7 +190,7 @@ class Delivery:
         client_has: ClientHas | None,
         interim: Callable[[], RenderPlan | None] | None,
     ) -> Delivered:
-        """One try at `answer`, without the check at its end. Raises Overtaken where a purge came by."""
+        """One try at `answer`, without the check at its end. Raises StaleGeneration where a purge came by."""
         if plan is None or self._originals.knows(key):
             return await self._get(key, plan, client_has, interim)
         with self._renders.expecting(key_hash(key)):
@@ -243,7 +243,7 @@ class Delivery:
         """Make what an interim answer stands in for; who asks meanwhile is answered with the interim, too."""
         try:
             await self._renders.make(sources, plan, lane=Lane.BACKGROUND)
-        except (ImgproxyError, Overtaken) as error:
+        except (ImgproxyError, StaleGeneration) as error:
             log.info("making %s behind its answer: %s", sources.original.facts.key, error)
 
     async def _miss(self, sources: Sources, plan: RenderPlan) -> Delivered:

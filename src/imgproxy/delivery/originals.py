@@ -1,8 +1,8 @@
 """
 Originals: one current original per key, fetched once, proved again in time, forgotten when the origin says so.
 
-Every fetch notes the epoch's sequence before it starts; what a purge overtakes meanwhile is thrown away (Overtaken),
-and the request that wanted it starts over.
+Every fetch notes the epoch's sequence before it starts. If a purge comes meanwhile, the result is thrown away
+(StaleGeneration), and the request starts over.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from imgproxy.errors import (
     Revoked,
     SourceTooLarge,
 )
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from imgproxy.flights import Flights
 from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
@@ -60,8 +60,8 @@ LEARN_QUICKER = 0.5
 RETRY_BEHIND_S = 5.0
 
 
-class Overtaken(Exception):
-    """A purge overtook this piece of work; its result is thrown away."""
+class StaleGeneration(Exception):
+    """A purge of the key came after this work began; its result is thrown away."""
 
 
 class State(StrEnum):
@@ -118,7 +118,7 @@ class Originals:
         freshness: FreshnessSettings,
         limits: LimitsSettings,
         metrics: Metrics,
-        barriers: Barriers,
+        failpoints: Failpoints,
         fetches_max: int = 16,
         fetch_queue_max: int = 64,
         landings: Landings | None = None,
@@ -131,7 +131,7 @@ class Originals:
         self._limits = limits
         self._metrics = metrics
         self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
-        self._barriers = barriers
+        self._failpoints = failpoints
         self._fetches: Flights[Original] = Flights()
         # So many fetches at a time keep origin and loop busy; more of them would only slow each other down.
         self.gate = FetchGate(fetches_max, fetch_queue_max)
@@ -169,7 +169,7 @@ class Originals:
 
         Raises:
             ImgproxyError: what the origin said, or that it could not be asked.
-            Overtaken: a purge came by.
+            StaleGeneration: a purge came by.
         """
         hashed = key_hash(key)
         if (negative := self._negatives.get(hashed)) is not None:
@@ -191,7 +191,7 @@ class Originals:
         The original's bytes as a file, fetched again where they were evicted or damaged.
 
         Raises:
-            Overtaken: a purge came by, or what is fetched now is another picture.
+            StaleGeneration: a purge came by, or what is fetched now is another picture.
             ImgproxyError: as `current`.
         """
         path = await self._cache.verified_original(original.facts)
@@ -200,7 +200,7 @@ class Originals:
         fetched = await self._fetch(original.key_hash, original.facts.key, None)
         path = await self._cache.verified_original(fetched.facts)
         if path is None or fetched.facts.digest != original.facts.digest:
-            raise Overtaken
+            raise StaleGeneration
         return fetched, path
 
     def landed(self, original: Original) -> Landing | None:
@@ -223,7 +223,7 @@ class Originals:
         if facts is None:
             return
         self._fetches.detach((hashed, True))
-        with suppress(Overtaken):
+        with suppress(StaleGeneration):
             await self._fetch(hashed, key, facts)
 
     async def close(self) -> None:
@@ -303,9 +303,9 @@ class Originals:
         temp = self._destination(hashed)
         landing = self._landings.take() if known is None else None
         try:
-            await self._barriers.reach(Point.BEFORE_FETCH, key)
+            await self._failpoints.reach(Point.BEFORE_FETCH, key)
             served = await self._ask(key, temp, known, landing)
-            await self._barriers.reach(Point.AFTER_FETCH, key)
+            await self._failpoints.reach(Point.AFTER_FETCH, key)
             facts = await self._accept(served, key, temp, known, Asked(began_seq, asked_at_s))
             if landing is not None and served.is_landed:
                 self._landings.keep(landing, hashed, facts.digest)  # no purge can have come since it was accepted
@@ -315,7 +315,7 @@ class Originals:
         except (OSError, CacheUnavailable) as exc:
             # A purge takes the directory away under the download: that is no fault of the disk.
             if not self._cache.epochs.holds(hashed, began_seq):
-                raise Overtaken from None
+                raise StaleGeneration from None
             self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:
@@ -383,7 +383,7 @@ class Originals:
             still = self._cache.store.facts(key_hash(key))
             if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
                 self._metrics.overtaken.labels(point="revalidation").inc()
-                raise Overtaken
+                raise StaleGeneration
             return facts
         kind = sniff(served.head)
         before = self._cache.facts(key_hash(key))
@@ -412,13 +412,13 @@ class Originals:
             await self._purge([key], reason="changed")
         if not self._cache.commit_original(temp, facts):
             self._metrics.overtaken.labels(point="fetch").inc()
-            raise Overtaken
+            raise StaleGeneration
         return facts
 
     async def _refuse(self, hashed: str, key: str, error: ImgproxyError, began_seq: int) -> None:
         """The origin says this picture is not to be had: purge what there is of it, and remember the refusal."""
         if not self._cache.epochs.holds(hashed, began_seq):
-            raise Overtaken from None
+            raise StaleGeneration from None
         if self._cache.store.facts(hashed) is not None:
             began_seq = (await self._purge([key], reason=error.code)).seq
         if self._cache.epochs.holds(hashed, began_seq):

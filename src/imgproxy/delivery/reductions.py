@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from imgproxy.delivery.commits import Made
 from imgproxy.delivery.fallback import StandIns, reduced_name, reduction
-from imgproxy.delivery.originals import Overtaken
+from imgproxy.delivery.originals import StaleGeneration
 from imgproxy.errors import CacheUnavailable, ImageRefused, Overloaded
 from imgproxy.flights import Flights
 from imgproxy.workers.job import Lane, RenderJob, RenderTarget
@@ -54,7 +54,7 @@ class Reductions:
         The same picture from a larger variant that is there: in this size if that is quick, else as it is.
 
         Raises:
-            Overtaken: a purge came by.
+            StaleGeneration: a purge came by.
         """
         for width_px, digest in self._stand_ins.larger(sources.original.key_hash, plan):
             larger = await self._find(sources.provenance, digest)
@@ -64,7 +64,7 @@ class Reductions:
             if reduced is not None:
                 return reduced
             if not self._cache.epochs.holds(sources.original.key_hash, sources.original.facts.seq):
-                raise Overtaken
+                raise StaleGeneration
             if (
                 larger.body is None
             ):  # while that was tried, its file may have been evicted, or made anew with other bytes

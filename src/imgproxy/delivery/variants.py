@@ -11,7 +11,7 @@ from cachetools import TTLCache
 
 from imgproxy.delivery.batching import RenderBatches
 from imgproxy.delivery.commits import Commits, Made, Sources
-from imgproxy.delivery.originals import Original, Originals, Overtaken
+from imgproxy.delivery.originals import Original, Originals, StaleGeneration
 from imgproxy.delivery.reductions import Reductions
 from imgproxy.errors import (
     CacheUnavailable,
@@ -24,7 +24,7 @@ from imgproxy.errors import (
     RenderTimeout,
     TooManyPixels,
 )
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from imgproxy.flights import Flights
 from imgproxy.workers.job import Lane
 
@@ -52,7 +52,7 @@ class Renders:
         originals: Originals,
         pool: RenderPool,
         metrics: Metrics,
-        barriers: Barriers,
+        failpoints: Failpoints,
         *,
         refusal_ttl_s: float,
     ) -> None:
@@ -61,8 +61,8 @@ class Renders:
         self._metrics = metrics
         self._queue_s = metrics.stage_duration_s.labels(stage="queue").observe
         self._render_s = metrics.stage_duration_s.labels(stage="render").observe
-        self._barriers = barriers
-        self._commits = Commits(cache, metrics, barriers)
+        self._failpoints = failpoints
+        self._commits = Commits(cache, metrics, failpoints)
         self._reductions = Reductions(cache, pool, self._commits, refusal_ttl_s=refusal_ttl_s)
         self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
@@ -125,7 +125,7 @@ class Renders:
         Make a variant of these originals.
 
         Raises:
-            Overtaken: a purge came by.
+            StaleGeneration: a purge came by.
             ImageRefused: the picture cannot be rendered; remembered for a while.
             Overloaded: shed.
         """
@@ -186,7 +186,7 @@ class Renders:
             temp = finished.rendered.path
             self._metrics.tally.note(self._queue_s, finished.queue_s)
             self._metrics.tally.note(self._render_s, finished.render_s)
-            await self._barriers.reach(Point.AFTER_RENDER, original.facts.key)
+            await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
             # The batch may have had to fetch the original again: then its proof is the newer one.
             is_same = finished.source is original and finished.mark is sources.mark
             proved = sources if is_same else Sources(finished.source, finished.mark, sources.wants_mark)
@@ -206,7 +206,7 @@ class Renders:
         finally:
             if temp is not None:
                 self._cache.store.discard(temp)
-        await self._barriers.reach(Point.AFTER_RENAME, original.facts.key)
+        await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
         return Made(variant, finished.fetch_s, finished.queue_s, finished.render_s)
 
     def _note_refusal(self, name: tuple[str, str], error: ImageRefused) -> None:
@@ -224,4 +224,4 @@ class Renders:
         """By a purge, or by an eviction that took the file away: whoever starts over fetches it again."""
         is_purged = not self._cache.epochs.holds(original.key_hash, original.facts.seq)
         if is_purged or self._cache.store.original_path(original.facts) is None:
-            raise Overtaken from None
+            raise StaleGeneration from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from imgproxy.delivery.commits import Sources
-from imgproxy.delivery.originals import Overtaken
+from imgproxy.delivery.originals import StaleGeneration
 from imgproxy.errors import ImgproxyError
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
@@ -95,7 +95,7 @@ class Warming:
             async with gate:
                 try:
                     made, had = await self._warm_key(key)
-                except (ImgproxyError, Overtaken) as error:
+                except (ImgproxyError, StaleGeneration) as error:
                     log.info("warming %s: %s", key, error)
                     return 0, 0, Failure(key, getattr(error, "code", "purged_meanwhile"))
                 return made, had, None

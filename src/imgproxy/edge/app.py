@@ -35,7 +35,7 @@ from imgproxy.edge.images import ImageRoute, Served
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.state import ServiceState
 from imgproxy.errors import ImgproxyError, Overloaded
-from imgproxy.failpoints import Barriers
+from imgproxy.failpoints import Failpoints
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 from imgproxy.metrics import Counting, Metrics
 from imgproxy.purge.answers import Answers
@@ -78,10 +78,10 @@ def library_client(settings: OriginSettings) -> MediaLibraryClient:
 class Edge:
     """The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends."""
 
-    def __init__(self, settings: Settings, *, barriers: Barriers | None = None) -> None:
+    def __init__(self, settings: Settings, *, failpoints: Failpoints | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        barriers = barriers or Barriers()
+        failpoints = failpoints or Failpoints()
         self.answers = Answers()
         self.cache = Cache(settings.cache)
         self.library = library_client(settings.origin)
@@ -96,7 +96,7 @@ class Edge:
             freshness=settings.freshness,
             limits=settings.limits,
             metrics=self.metrics,
-            barriers=barriers,
+            failpoints=failpoints,
             fetches_max=settings.origin.fetches_max,
             fetch_queue_max=settings.origin.fetch_queue_max,
             landings=self.landings,
@@ -112,10 +112,10 @@ class Edge:
             self.originals,
             self.pool,
             self.metrics,
-            barriers,
+            failpoints,
             refusal_ttl_s=settings.freshness.error_ttl_s,
         )
-        self.delivery = Delivery(self.cache, self.originals, self.renders, self.metrics, barriers)
+        self.delivery = Delivery(self.cache, self.originals, self.renders, self.metrics, failpoints)
         self.entries = EntryKeys(self.cache, self.library)
         self.downstreams = Downstreams(
             settings.downstream,
@@ -175,7 +175,7 @@ class Edge:
             originals=self.originals,
             answers=self.answers,
             metrics=self.metrics,
-            barriers=barriers,
+            failpoints=failpoints,
             memo=self.memo,
             entry_of=self.entries.entry_of,
             has_downstream=bool(settings.downstream),

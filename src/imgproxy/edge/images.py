@@ -27,7 +27,7 @@ from imgproxy.edge.image_headers import ImageHeaders
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.waiters import Waiter, Waiters, Written
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed, OriginError, UnsatisfiableRange
-from imgproxy.failpoints import Barriers, Point
+from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
 from imgproxy.params.plan import Format, ImageRequest, Metadata, RenderPlan
 from imgproxy.params.request import RequestReader
@@ -83,7 +83,7 @@ class ImageRoute:
         originals: Originals,
         answers: Answers,
         metrics: Metrics,
-        barriers: Barriers,
+        failpoints: Failpoints,
         memo: AnswerMemo,
         entry_of: Callable[[str], str | None],
         has_downstream: bool,
@@ -98,7 +98,7 @@ class ImageRoute:
         self._answers = answers
         self._tally = metrics.tally
         self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
-        self._barriers = barriers
+        self._failpoints = failpoints
         self._memo = memo
         self._entry_of = entry_of
         self._plan = lru_cache(PLANS_MAX)(self._reader.read)
@@ -308,7 +308,7 @@ class ImageRoute:
                 raise ConnectionResetError("a cached file is shorter than it was")
             await response.write(chunk)
             sent += len(chunk)
-            await self._barriers.reach(Point.MID_RESPONSE, key)
+            await self._failpoints.reach(Point.MID_RESPONSE, key)
 
     def _refuse(
         self, request: web.BaseRequest, wanted: ImageRequest | None, error: ImgproxyError, started_s: float
