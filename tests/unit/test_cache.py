@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgproxy.cache.cache import Cache
-from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import Found, OriginalFacts, Provenance, Tier, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
 from imgproxy.cache.journal import Journal
@@ -259,19 +259,75 @@ async def test_a_purge_takes_everything_of_its_key(tmp_path: Path) -> None:
         facts = commit(cache)
         assert facts is not None
         assert commit_variant(cache, b"body", seq=facts.seq) is not None
-        found = await cache.find_on_disk(Provenance(facts, HASHED), PLAN)
+        found = await cache.find(Provenance(facts, HASHED), PLAN)
         assert found is not None
-        cache.hot.put(found)
 
         purged = await cache.purge([KEY, KEY], reason="test")
 
         assert (purged.keys, purged.variants) == ((KEY,), 1)
         assert cache.facts(HASHED) is None
         assert cache.hot.get(HASHED, PLAN) is None
-        assert not cache.is_answerable(found)
-        assert await cache.find_on_disk(Provenance(facts, HASHED), PLAN) is None
+        assert not cache.is_answerable(found.variant)
+        assert await cache.find(Provenance(facts, HASHED), PLAN) is None
         await settled(cache)
         assert os.listdir(tmp_path / "trash") == []
+
+
+async def test_a_variant_is_found_on_disk_once_and_then_in_memory(tmp_path: Path) -> None:
+    """The first look reads the file and puts it into the hot tier; a variant of other originals is not found."""
+    async with opened(tmp_path) as cache:
+        facts = commit(cache)
+        assert facts is not None
+        commit_variant(cache, b"body", seq=facts.seq)
+        source, other = Provenance(facts, HASHED), Provenance(replace(facts, digest=digest(b"other")), HASHED)
+
+        first = await cache.find(source, PLAN)
+        second = await cache.find(source, PLAN)
+
+        assert first is not None
+        assert (first.tier, first.variant.body) == (Tier.DISK, b"body")
+        assert second == Found(first.variant, Tier.MEMORY)
+        assert await cache.find(other, PLAN) is None
+
+
+async def test_a_large_variant_is_found_as_a_file(tmp_path: Path) -> None:
+    """It is checked, and not put into memory."""
+    async with opened(tmp_path, hot_item_max_bytes=2_000) as cache:
+        facts = commit(cache)
+        assert facts is not None
+        path = commit_variant(cache, b"x" * 3_000, seq=facts.seq)
+
+        for _ in range(2):
+            found = await cache.find(Provenance(facts, HASHED), PLAN)
+            assert found is not None
+            assert (found.tier, found.variant.path, found.variant.body) == (Tier.DISK, path, None)
+        assert len(cache.hot) == 0
+
+
+async def test_a_variant_that_a_purge_overtakes_while_it_is_read_is_not_put_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read waits for the disk; meanwhile the key is purged."""
+    async with opened(tmp_path) as cache:
+        facts = commit(cache)
+        assert facts is not None
+        commit_variant(cache, b"body", seq=facts.seq)
+
+        def is_not_in_the_page_cache(*_: object) -> bytes:
+            raise BlockingIOError
+
+        async def purge_and_read(function: Callable[..., bytes], *arguments: object) -> bytes:
+            await cache.purge([KEY], reason="test")
+            return function(*arguments)
+
+        monkeypatch.setattr("imgproxy.cache.cache.read_at_once", is_not_in_the_page_cache)
+        with cache.epochs.at_work():
+            monkeypatch.setattr(asyncio, "to_thread", purge_and_read)
+            found = await cache.find(Provenance(facts, HASHED), PLAN)
+
+            assert found is not None
+            assert not cache.is_answerable(found.variant)
+            assert len(cache.hot) == 0
 
 
 async def test_what_was_fetched_before_a_purge_cannot_be_committed_after_it(tmp_path: Path) -> None:
@@ -364,28 +420,28 @@ async def test_a_variant_with_a_flipped_bit_is_a_miss_and_is_removed(tmp_path: P
     Path(path).write_bytes(data)
 
     async with opened(tmp_path) as cache:
-        assert await cache.find_on_disk(Provenance(facts, HASHED), PLAN) is None
+        assert await cache.find(Provenance(facts, HASHED), PLAN) is None
         assert not os.path.exists(path)
 
 
 async def test_once_all_files_are_known_no_other_is_looked_for(tmp_path: Path) -> None:
     """Before the scan is through, a variant is looked for on disk; after it, only one that was written or found."""
-    async with opened(tmp_path) as cache:
+    async with opened(tmp_path, hot_max_bytes=0) as cache:
         facts = commit(cache)
         assert facts is not None
         source = Provenance(facts, HASHED)
         commit_variant(cache, b"body", seq=0)
         cache.store.ledger.remove(variant_name(HASHED, PLAN))
         assert not cache.housekeeping.is_scanned
-        before = await cache.find_on_disk(source, PLAN)
+        before = await cache.find(source, PLAN)
         await settled(cache)
 
         assert before is not None
         assert cache.housekeeping.is_scanned
         cache.store.ledger.remove(variant_name(HASHED, PLAN))
-        assert await cache.find_on_disk(source, PLAN) is None
+        assert await cache.find(source, PLAN) is None
         commit_variant(cache, b"body", seq=0)
-        assert await cache.find_on_disk(source, PLAN) is not None
+        assert await cache.find(source, PLAN) is not None
 
 
 async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
-from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import Found, OriginalFacts, Provenance, Tier, Variant, VariantFacts, key_hash
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping, Measured, measure
@@ -144,13 +144,24 @@ class Cache:
         proofs = ((variant.key_hash, variant.seq), *variant.also)
         return all(self.epochs.holds(hashed, seq) for hashed, seq in proofs)
 
-    def find_in_memory(self, source: Provenance, plan: str) -> Variant | None:
-        """A variant of these originals from the hot tier."""
-        variant = self.hot.get(source.key_hash, plan)
-        return variant if variant is not None and variant.facts.original == source.digest else None
+    async def find(self, source: Provenance, name: str) -> Found | None:
+        """
+        Find a variant of these originals in memory, then on disk. Its checksum is right.
 
-    async def find_on_disk(self, source: Provenance, plan: str) -> Variant | None:
-        """A variant of these originals from disk, read into memory where it is small; its checksum holds."""
+        A small variant from disk is put into the hot tier, unless a purge came while it was read. `name` is the digest
+        of its plan.
+        """
+        variant = self.hot.get(source.key_hash, name)
+        if variant is not None and variant.facts.original == source.digest:
+            return Found(variant, Tier.MEMORY)
+        variant = await self._find_on_disk(source, name)
+        if variant is None:
+            return None
+        if self.is_answerable(variant):
+            self.hot.put(variant)
+        return Found(variant, Tier.DISK)
+
+    async def _find_on_disk(self, source: Provenance, plan: str) -> Variant | None:
         hashed, seq = source.key_hash, source.original.seq
         if self.housekeeping.is_scanned and variant_name(hashed, plan) not in self.store.ledger:
             return None  # to look for it on disk takes ten times as long, and a variant is missed once in its life

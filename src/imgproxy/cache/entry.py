@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,14 @@ KEYS_REMEMBERED = 1024
 def key_hash(key: str) -> str:
     """The name of a key's directory: 32 hex digits of BLAKE2b-128 over the key's UTF-8 bytes."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
+
+
+class Tier(StrEnum):
+    """Where a variant was found. `ORIGIN`: nowhere, it was made for the request."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    ORIGIN = "origin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +113,11 @@ class Variant:
     path: str | None = None
     also: tuple[tuple[str, int], ...] = ()
     file: SeenFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A variant that the cache has, and the tier that had it."""
+
+    variant: Variant
+    tier: Tier

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from imgproxy.background import Background
-from imgproxy.cache.entry import Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import Tier, Variant, VariantFacts, key_hash
 from imgproxy.delivery.commits import Made, Sources
 from imgproxy.delivery.originals import Original, Originals, StaleGeneration, State
 from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
@@ -50,14 +50,6 @@ class Outcome(StrEnum):
     MISS = "miss"
     PASS = "pass"  # noqa: S105 the original passed on, not a password
     ERROR = "error"
-
-
-class Tier(StrEnum):
-    """Where a hit was found."""
-
-    MEMORY = "memory"
-    DISK = "disk"
-    ORIGIN = "origin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +207,9 @@ class Delivery:
                 return replace(self._delivered(known_tag, original, None, Tier.MEMORY), also=source.also)
         if plan is None:
             return await self._pass(original)
-        variant = self._cache.find_in_memory(source, plan_digest)
-        if variant is not None:
-            return self._delivered(_tag(variant.facts), original, variant, Tier.MEMORY)
-        variant = await self._cache.find_on_disk(source, plan_digest)
-        if variant is not None:
-            self._keep_hot(variant)
-            return self._delivered(_tag(variant.facts), original, variant, Tier.DISK)
+        found = await self._cache.find(source, plan_digest)
+        if found is not None:
+            return self._delivered(_tag(found.variant.facts), original, found.variant, found.tier)
         quicker = interim() if interim is not None else None
         if quicker is not None:
             self.background.begin(self._make_behind, sources, plan)
@@ -286,11 +274,6 @@ class Delivery:
         )
         variant = Variant(facts, current.key_hash, current.facts.seq, path=path)
         return replace(self._delivered(_tag(facts), current, variant, Tier.DISK), outcome=Outcome.PASS)
-
-    def _keep_hot(self, variant: Variant) -> None:
-        """Keep a variant in memory, unless a purge came by while it was read."""
-        if self._cache.is_answerable(variant):
-            self._cache.hot.put(variant)
 
     def _delivered(self, etag: str, original: Original, variant: Variant | None, tier: Tier) -> Delivered:
         return Delivered(

@@ -81,7 +81,8 @@ class Reductions:
         self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     async def _find(self, source: Provenance, name: str) -> Variant | None:
-        return self._cache.find_in_memory(source, name) or await self._cache.find_on_disk(source, name)
+        found = await self._cache.find(source, name)
+        return found.variant if found is not None else None
 
     async def _reduced(self, sources: Sources, plan: RenderPlan, larger: Variant, width_px: int) -> Made | None:
         """Bring a larger variant to the size of this plan, or find that done; None where it is to be left as it is."""

@@ -116,7 +116,4 @@ class Warming:
         return len(missing), len(plans) - len(missing)
 
     async def _has(self, sources: Sources, plan: RenderPlan) -> bool:
-        source = sources.provenance
-        if self._cache.find_in_memory(source, plan.digest) is not None:
-            return True
-        return await self._cache.find_on_disk(source, plan.digest) is not None
+        return await self._cache.find(sources.provenance, plan.digest) is not None

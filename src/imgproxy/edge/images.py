@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from imgproxy.cache.entry import key_hash
+from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.cache.reading import read_at_once
-from imgproxy.delivery.delivery import Delivered, Delivery, Outcome, Tier
+from imgproxy.delivery.delivery import Delivered, Delivery, Outcome
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,

@@ -17,8 +17,7 @@ from email.utils import formatdate
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from imgproxy.cache.entry import Variant, key_hash
-from imgproxy.delivery.delivery import Tier
+from imgproxy.cache.entry import Tier, Variant, key_hash
 from imgproxy.edge.headers import NOT_MODIFIED_HEADERS, cache_status, etag_matches
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from imgproxy.delivery.delivery import Tier
+from imgproxy.cache.entry import Tier
 from imgproxy.errors import HeadersTooLarge, ImgproxyError, NotHttp
 from imgproxy.params.negotiate import accept_class
 from imgproxy.purge.answers import Late
