@@ -307,10 +307,10 @@ class World:
 
         async def start() -> Incarnation:
             settings = CacheSettings(dir=directory, min_free_bytes=0, hot_max_bytes=20_000)
-            cache, metrics, landings = Cache(settings), Metrics(), Landings(2, 65_536)
+            metrics, landings = Metrics(), Landings(2, 65_536)
             journal = GatedJournal(directory)
             journal.gates = gates
-            cache.journal = cache.housekeeping._journal = journal
+            cache = Cache(settings, journal=journal)
             await cache.start()
             originals = Originals(
                 cache,
@@ -442,7 +442,7 @@ class World:
             for name, _ in oldest:
                 store.ledger.remove(name)
             for name, _ in oldest:
-                Path(run.cache.housekeeping._path_of(name)).unlink(missing_ok=True)
+                Path(run.cache.store.path_of(name)).unlink(missing_ok=True)
 
         run.loop.run(evict())
 

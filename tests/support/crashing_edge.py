@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.cache import housekeeping
+from imgproxy.cache import trash
 from imgproxy.config.load import load
 from imgproxy.edge.app import Edge
 from imgproxy.failpoints import Point
@@ -39,8 +39,8 @@ def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
         "rename-away": (cache.store, "detach"),
         "remember-keys": (cache.journal, "remember_keys"),
         "drain": (edge.answers, "drain"),
-        "delete": (housekeeping, "delete_directories"),
-        "sync": (housekeeping, "sync_directories"),
+        "delete": (trash, "delete_directories"),
+        "sync": (trash, "sync_directories"),
         "collected": (cache.journal, "mark_collected"),
     }
 

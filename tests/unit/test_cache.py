@@ -1,73 +1,26 @@
-"""Hot tier, epochs, journal, and the cache that holds them together."""
+"""Hot tier, epochs, and the cache that holds them together."""
 
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from imgproxy.cache.cache import Cache
-from imgproxy.cache.entry import Found, OriginalFacts, Provenance, Tier, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import Found, Provenance, Tier, key_hash
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import ENTRY_OVERHEAD_BYTES, HotTier
-from imgproxy.cache.journal import Journal
 from imgproxy.cache.ledger import variant_name
-from imgproxy.config.sections import CacheSettings
-from tests.unit.test_cache_store import digest, original_facts
-
-KEY = "a/b.jpg"
-HASHED = key_hash(KEY)
-PLAN = "0a" * 16
-
-
-def variant(body: bytes, key: str = KEY, plan: str = PLAN, seq: int = 0) -> Variant:
-    facts = VariantFacts(key, plan, digest(b"o"), "image/webp", len(body), digest(body), 1, 1)
-    return Variant(facts, key_hash(key), seq, body=body)
-
-
-@asynccontextmanager
-async def opened(directory: Path, **settings: int) -> AsyncIterator[Cache]:
-    cache = Cache(CacheSettings(dir=directory, min_free_bytes=0, **settings))
-    await cache.start()
-    try:
-        yield cache
-    finally:
-        await cache.close()
-
-
-async def settled(cache: Cache) -> None:
-    """Wait until the housekeeping has nothing under way but its clock."""
-    while len(cache.housekeeping.background) > 1:
-        await asyncio.sleep(0)
-
-
-def commit(cache: Cache, data: bytes = b"o", key: str = KEY, seq: int | None = None) -> OriginalFacts | None:
-    facts = original_facts(data, key, cache.epochs.seq if seq is None else seq)
-    facts = replace(facts, journal_id=cache.epochs.journal_id)
-    temp = Path(cache.store.temp_path(key_hash(key)))
-    temp.write_bytes(data)
-    return facts if cache.commit_original(temp, facts) else None
-
-
-def commit_variant(
-    cache: Cache, body: bytes, *, seq: int, plan: str = PLAN, also: tuple[tuple[str, int], ...] = ()
-) -> str | None:
-    facts = VariantFacts(KEY, plan, digest(b"o"), "image/webp", len(body), digest(body), 1, 1)
-    temp = Path(cache.store.temp_path(HASHED))
-    temp.write_bytes(body)
-    cache.store.seal_variant(temp, facts)
-    return cache.commit_variant(temp, facts, seq=seq, also=also)
-
+from imgproxy.digest import digest_of
+from tests.support.cache import HASHED, KEY, PLAN, commit, commit_variant, opened, settled, variant
 
 # --- hot tier --------------------------------------------------------------------------------------------------------
 
 
 def test_the_hot_tier_is_bounded_by_bytes() -> None:
-    """Bodies and their overhead never exceed the bound; the least recently used goes first."""
+    """Bodies and their overhead never exceed the limit. The least recently used variant goes first."""
     hot = HotTier(3 * (ENTRY_OVERHEAD_BYTES + 100), 10_000)
     for number in range(3):
         hot.put(variant(b"x" * 100, plan=f"{number:032x}"))
@@ -114,8 +67,8 @@ def test_a_hot_tier_of_zero_bytes_keeps_nothing() -> None:
 # --- epochs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_purge_overtakes_fetches_that_began_before_it() -> None:
-    """What was noted below the purge's number does not hold; the purge's own number does."""
+def test_fetches_that_began_before_a_purge_are_stale() -> None:
+    """A number below the purge's does not hold. The purge's own number does."""
     epochs = Epochs("j", 5)
     began = epochs.seq
 
@@ -126,7 +79,7 @@ def test_a_purge_overtakes_fetches_that_began_before_it() -> None:
     assert epochs.holds(key_hash("other"), began)
 
 
-def test_an_older_purge_that_arrives_late_lowers_nothing() -> None:
+def test_an_older_purge_that_comes_late_lowers_no_epoch() -> None:
     """Epochs only rise."""
     epochs = Epochs("j", 5)
     epochs.purge(HASHED, 8)
@@ -135,119 +88,6 @@ def test_an_older_purge_that_arrives_late_lowers_nothing() -> None:
 
     assert epochs.seq == 8
     assert not epochs.holds(HASHED, 7)
-
-
-# --- journal ---------------------------------------------------------------------------------------------------------
-
-
-async def test_a_write_of_the_journal_is_synced_before_it_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SQLite syncs each transaction (synchronous = FULL is 2); the name of the file is synced as it is opened."""
-    synced: list[str] = []
-    sync = os.fsync
-
-    def noted(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", noted)
-    journal = Journal(tmp_path)
-    await journal.open()
-    try:
-        assert await journal.write(lambda database: database.execute("PRAGMA synchronous").fetchone()) == (2,)
-        assert str(tmp_path) in synced
-    finally:
-        await journal.close()
-
-
-async def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
-    """The sequence goes on after a restart."""
-    journal = Journal(tmp_path)
-    state = await journal.open()
-    first = await journal.record_purge([(HASHED, KEY)], entry=None, reason="test")
-    await journal.close()
-
-    journal = Journal(tmp_path)
-    again = await journal.open()
-    second = await journal.record_purge([], entry="e", reason="test")
-    await journal.close()
-
-    assert (state.seq, again.seq) == (0, first)
-    assert second > first
-    assert again.journal_id == state.journal_id
-    assert [item.key for item in again.purged] == [KEY]
-
-
-async def test_pending_purges_last_until_they_are_finished(tmp_path: Path) -> None:
-    """An expansion that is still to come is read back, until it is done."""
-    journal = Journal(tmp_path)
-    await journal.open()
-    seq = await journal.record_purge([], entry="e", reason="revoke", is_pending=True)
-
-    pending = await journal.pending_purges()
-    await journal.finish_pending("e", up_to_seq=seq)
-
-    assert [(item.entry, item.reason) for item in pending] == [("e", "revoke")]
-    assert await journal.pending_purges() == ()
-    await journal.close()
-
-
-async def test_keys_are_remembered_by_entry(tmp_path: Path) -> None:
-    """The keys seen come back, and only new ones are reported as new."""
-    journal = Journal(tmp_path)
-    await journal.open()
-
-    assert await journal.remember_keys("e", ["a", "b"]) == ("a", "b")
-    assert await journal.remember_keys("e", ["b", "c"]) == ("c",)
-    assert sorted(await journal.keys_of("e")) == ["a", "b", "c"]
-    assert (await journal.recent_entry_keys(10))["c"] == "e"
-    await journal.close()
-
-
-async def test_deliveries_are_remembered(tmp_path: Path) -> None:
-    """A webhook's delivery id is known after a restart."""
-    journal = Journal(tmp_path)
-    await journal.open()
-    await journal.remember_delivery("d1")
-    await journal.close()
-
-    journal = Journal(tmp_path)
-    await journal.open()
-
-    assert await journal.has_delivery("d1")
-    assert not await journal.has_delivery("d2")
-    await journal.close()
-
-
-async def test_a_damaged_journal_is_set_aside_and_said_so(tmp_path: Path) -> None:
-    """Garbage in the journal's place is kept for inspection, and a new journal with another id begins."""
-    journal = Journal(tmp_path)
-    first = await journal.open()
-    await journal.close()
-    (tmp_path / "journal.sqlite").write_bytes(b"garbage" * 1000)
-
-    journal = Journal(tmp_path)
-    second = await journal.open()
-    await journal.close()
-
-    assert second.set_aside is not None
-    assert second.set_aside.read_bytes().startswith(b"garbage")
-    assert second.journal_id != first.journal_id
-
-
-async def test_a_settle_time_is_kept_until_it_is_checked_off(tmp_path: Path) -> None:
-    """A later purge's time is not checked off by the earlier one."""
-    journal = Journal(tmp_path)
-    await journal.open()
-    await journal.record_purge([(HASHED, KEY)], entry=None, reason="test", settle_at_s=100.0)
-    await journal.record_purge([(HASHED, KEY)], entry=None, reason="test", settle_at_s=200.0)
-
-    await journal.settled(KEY, 100.0)
-    assert await journal.settling() == {KEY: 200.0}
-    await journal.settled(KEY, 200.0)
-    assert await journal.settling() == {}
-    await journal.close()
 
 
 # --- cache -----------------------------------------------------------------------------------------------------------
@@ -274,12 +114,12 @@ async def test_a_purge_takes_everything_of_its_key(tmp_path: Path) -> None:
 
 
 async def test_a_variant_is_found_on_disk_once_and_then_in_memory(tmp_path: Path) -> None:
-    """The first look reads the file and puts it into the hot tier; a variant of other originals is not found."""
+    """The first look puts it into the hot tier. A variant of another original is not found."""
     async with opened(tmp_path) as cache:
         facts = commit(cache)
         assert facts is not None
         commit_variant(cache, b"body", seq=facts.seq)
-        source, other = Provenance(facts, HASHED), Provenance(replace(facts, digest=digest(b"other")), HASHED)
+        source, other = Provenance(facts, HASHED), Provenance(replace(facts, digest=digest_of(b"other")), HASHED)
 
         first = await cache.find(source, PLAN)
         second = await cache.find(source, PLAN)
@@ -344,8 +184,10 @@ async def test_what_was_fetched_before_a_purge_cannot_be_committed_after_it(tmp_
         assert cache.facts(HASHED) is None
 
 
-async def test_a_variant_of_before_a_purge_is_not_kept_for_the_same_bytes_fetched_again(tmp_path: Path) -> None:
-    """What counts is when its original was fetched, and that of its watermark, not that they look the same."""
+async def test_a_variant_from_before_a_purge_is_not_kept_even_if_the_same_bytes_are_fetched_again(
+    tmp_path: Path,
+) -> None:
+    """What counts is when its original and its watermark were fetched, not which bytes they have."""
     async with opened(tmp_path) as cache:
         with cache.epochs.at_work() as began:
             await cache.purge([KEY, "mark.png"], reason="test")
@@ -358,7 +200,7 @@ async def test_a_variant_of_before_a_purge_is_not_kept_for_the_same_bytes_fetche
 
 
 async def test_a_variant_of_a_replaced_original_cannot_be_committed(tmp_path: Path) -> None:
-    """A render of other bytes than the current original's is thrown away."""
+    """A variant of other bytes than the current original's is thrown away."""
     async with opened(tmp_path) as cache:
         facts = commit(cache, b"other bytes")
         assert facts is not None
@@ -367,7 +209,7 @@ async def test_a_variant_of_a_replaced_original_cannot_be_committed(tmp_path: Pa
 
 
 async def test_a_purge_recorded_before_a_crash_is_finished_at_start(tmp_path: Path) -> None:
-    """A record without its deletion takes the files away before anything is answered."""
+    """The files of a recorded purge are taken away before anything is answered."""
     async with opened(tmp_path) as cache:
         assert commit(cache) is not None
     database = sqlite3.connect(tmp_path / "journal.sqlite")
@@ -396,7 +238,7 @@ async def test_what_was_fetched_after_a_purge_survives_its_replay(tmp_path: Path
 
 
 async def test_facts_of_a_lost_journal_are_unproved(tmp_path: Path) -> None:
-    """Without the journal that counted them, originals must be asked for again before they are used."""
+    """If the journal that counted them is gone, originals must be revalidated before they are used."""
     async with opened(tmp_path) as cache:
         assert commit(cache) is not None
     for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
@@ -424,8 +266,8 @@ async def test_a_variant_with_a_flipped_bit_is_a_miss_and_is_removed(tmp_path: P
         assert not os.path.exists(path)
 
 
-async def test_once_all_files_are_known_no_other_is_looked_for(tmp_path: Path) -> None:
-    """Before the scan is through, a variant is looked for on disk; after it, only one that was written or found."""
+async def test_after_the_scan_only_files_in_the_ledger_are_looked_for(tmp_path: Path) -> None:
+    """Before the scan has ended, each variant is looked for on disk."""
     async with opened(tmp_path, hot_max_bytes=0) as cache:
         facts = commit(cache)
         assert facts is not None
@@ -445,7 +287,7 @@ async def test_once_all_files_are_known_no_other_is_looked_for(tmp_path: Path) -
 
 
 async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:
-    """Commits beyond max_bytes evict what was used longest ago."""
+    """Commits beyond max_bytes evict the least recently used files."""
     async with opened(tmp_path, max_bytes=100_000) as cache:
         facts = commit(cache)
         assert facts is not None
@@ -460,8 +302,8 @@ async def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:
         assert not os.path.exists(cache.store.variant_path(HASHED, f"{0:032x}"))
 
 
-async def test_a_picture_that_is_always_in_memory_is_not_idle_on_disk(tmp_path: Path) -> None:
-    """Hits in memory never touch the file; an eviction counts them all the same, as does the order kept for later."""
+async def test_a_variant_that_is_used_in_memory_is_not_evicted_from_disk(tmp_path: Path) -> None:
+    """An eviction counts hits in memory as uses of the file, and so do the times of use written at the end."""
     async with opened(tmp_path, max_bytes=100_000) as cache:
         facts = commit(cache)
         assert facts is not None

@@ -1,4 +1,4 @@
-"""The disk store, its ledger, and the housekeeping."""
+"""The files of the store, the ledger, and the scan."""
 
 import hashlib
 import os
@@ -9,30 +9,21 @@ from pathlib import Path
 import pytest
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.housekeeping import delete_files, look_into
+from imgproxy.cache.housekeeping import delete_files
 from imgproxy.cache.ledger import Ledger, found, name_of_file, original_name, split_name, variant_name
 from imgproxy.cache.reading import matches_digest
 from imgproxy.cache.scan import scan, shards
 from imgproxy.cache.store import CacheStore
+from imgproxy.cache.trash import look_into
 from imgproxy.digest import digest_of
 from imgproxy.errors import CacheUnavailable
+from tests.support.cache import HASHED, KEY, PLAN, original_facts
 
-KEY = "2026/03/14/a.jpg"
-HASHED = key_hash(KEY)
 SHARD = int(HASHED[:2], 16)
-PLAN = "ab" * 16
-
-
-def digest(data: bytes) -> str:
-    return digest_of(data)
-
-
-def original_facts(data: bytes, key: str = KEY, seq: int = 0) -> OriginalFacts:
-    return OriginalFacts(key, digest(data), len(data), "image/jpeg", '"e"', None, "journal", seq, 1.0, 2.0)
 
 
 def variant_facts(body: bytes, original: bytes = b"original", plan: str = PLAN) -> VariantFacts:
-    return VariantFacts(KEY, plan, digest(original), "image/webp", len(body), digest(body), 8, 6)
+    return VariantFacts(KEY, plan, digest_of(original), "image/webp", len(body), digest_of(body), 8, 6)
 
 
 @pytest.fixture
@@ -60,7 +51,7 @@ def put_variant(store: CacheStore, body: bytes = b"variant", plan: str = PLAN) -
 
 
 def read_variant(store: CacheStore, original: bytes = b"original") -> tuple[VariantFacts, bytes] | None:
-    opened = store.open_variant(HASHED, PLAN, digest(original))
+    opened = store.open_variant(HASHED, PLAN, digest_of(original))
     if opened is None:
         return None
     facts, descriptor = opened
@@ -71,7 +62,7 @@ def read_variant(store: CacheStore, original: bytes = b"original") -> tuple[Vari
 
 
 def test_an_original_is_found_again_with_its_facts(store: CacheStore) -> None:
-    """Facts and file of a committed original are there for a store that has forgotten everything."""
+    """A new store over the same directory finds facts and file of a committed original."""
     facts = put_original(store)
 
     again = CacheStore(store.directory)
@@ -83,21 +74,9 @@ def test_an_original_is_found_again_with_its_facts(store: CacheStore) -> None:
     assert not again.is_original_verified(HASHED)
 
 
-def test_a_key_without_facts_is_looked_for_once_until_it_has_some(
-    store: CacheStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A miss asks for the facts of its key several times before it has fetched them, a purge makes them go again."""
-    opened: list[str] = []
-    really_open = os.open
-
-    def counted(path: str, *rest: int, **options: int) -> int:
-        opened.append(os.path.basename(path))
-        return really_open(path, *rest, **options)
-
-    monkeypatch.setattr(os, "open", counted)
+def test_facts_come_with_an_original_and_go_with_its_purge(store: CacheStore) -> None:
+    """A look before they exist changes nothing."""
     assert store.facts(HASHED) is None
-    assert store.facts(HASHED) is None
-    assert opened == ["facts"]
 
     facts = put_original(store)
     assert store.facts(HASHED) == facts
@@ -118,7 +97,7 @@ def test_a_variant_is_found_for_its_original_only(store: CacheStore) -> None:
 
 
 def test_a_variant_under_a_foreign_name_is_a_miss(store: CacheStore) -> None:
-    """A file that was copied over another variant's name is recognised by its record."""
+    """A file that was renamed to another variant's name is recognised by its record."""
     put_original(store)
     put_variant(store, plan="cd" * 16)
 
@@ -139,7 +118,7 @@ def test_facts_of_another_key_are_no_facts(store: CacheStore) -> None:
 
 
 def test_an_original_of_another_length_is_missing(store: CacheStore) -> None:
-    """A truncated original is not handed to a render."""
+    """A truncated original is not rendered."""
     facts = put_original(store)
 
     (store.key_dir(HASHED) / "original").write_bytes(b"orig")
@@ -148,13 +127,13 @@ def test_an_original_of_another_length_is_missing(store: CacheStore) -> None:
 
 
 def test_a_damaged_original_is_removed(store: CacheStore) -> None:
-    """When the checksum does not hold the file goes, so that it is fetched again."""
+    """If its checksum is wrong it is deleted, and so will be fetched again."""
     facts = put_original(store)
     path = store.key_dir(HASHED) / "original"
     path.write_bytes(b"ORIGINAL")
 
     assert not matches_digest(path, facts.digest, facts.size_bytes)
-    store.settle_original(facts, is_intact=False)
+    store.note_checked_original(facts, is_intact=False)
 
     assert store.original_path(facts) is None
 
@@ -162,7 +141,7 @@ def test_a_damaged_original_is_removed(store: CacheStore) -> None:
 @pytest.mark.parametrize("name", [digest_of, lambda data: hashlib.blake2b(data, digest_size=16).hexdigest()])
 @pytest.mark.parametrize("behind", [b"", b"a record"])
 def test_contents_are_known_by_their_digest(tmp_path: Path, name: Callable[[bytes], str], behind: bytes) -> None:
-    """A large file too, whatever lies behind the contents, and by the digests that caches of before have."""
+    """Bytes after the content do not matter. The BLAKE2b digests of older caches are known, too."""
     path, data = tmp_path / "file", os.urandom(300_000)
     path.write_bytes(data + behind)
 
@@ -200,7 +179,7 @@ def test_a_commit_into_a_detached_directory_fails(store: CacheStore) -> None:
         store.commit_variant(temp, variant_facts(b"variant"))
 
 
-def test_a_directory_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     """An unusable cache directory raises CacheUnavailable."""
     blocker = tmp_path / "file"
     blocker.write_text("not a directory")
@@ -210,7 +189,7 @@ def test_a_directory_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> 
 
 
 def test_the_scan_finds_files_by_time_of_use_and_collects_orphans(store: CacheStore) -> None:
-    """Oldest first; another run's temporary files go; a directory without facts is an orphan, never adopted."""
+    """The oldest comes first. Temporary files of another run are deleted. A directory without facts is an orphan."""
     put_original(store)
     put_variant(store)
     os.utime(store.variant_path(HASHED, PLAN), (10, 10))
@@ -232,8 +211,8 @@ def test_the_scan_finds_files_by_time_of_use_and_collects_orphans(store: CacheSt
     assert shards(store.keys_dir) == [SHARD]
 
 
-def test_the_scan_passes_over_what_is_in_the_wrong_place(store: CacheStore) -> None:
-    """A directory that no lookup would find is not counted either, nor is one of a foreign name."""
+def test_the_scan_skips_directories_in_the_wrong_place(store: CacheStore) -> None:
+    """A directory that no lookup would find is not counted."""
     put_original(store)
     (store.keys_dir / HASHED[:2] / key_hash("other.jpg")).mkdir()
     (store.keys_dir / HASHED[:2] / key_hash("other.jpg") / "original").write_bytes(b"who knows")
@@ -247,7 +226,7 @@ def test_the_scan_passes_over_what_is_in_the_wrong_place(store: CacheStore) -> N
 
 
 def test_the_scan_leaves_this_runs_temporary_files(store: CacheStore) -> None:
-    """A file being written now is no orphan, nor is its directory."""
+    """A directory with a file being written is not an orphan."""
     temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"half")
 
@@ -258,7 +237,7 @@ def test_the_scan_leaves_this_runs_temporary_files(store: CacheStore) -> None:
 
 
 def test_deleting_the_last_file_of_a_key_takes_its_facts_along(store: CacheStore) -> None:
-    """Facts alone are not worth a directory."""
+    """A directory with facts alone is deleted."""
     put_original(store)
 
     delete_files([store.key_dir(HASHED) / "original"])
@@ -287,7 +266,7 @@ def test_cache_files_are_not_executable(store: CacheStore) -> None:
 
 
 def test_the_ledger_keeps_the_order_of_use() -> None:
-    """What was touched last is evicted last."""
+    """The file that was used last is evicted last."""
     ledger = Ledger()
     for name in (b"a", b"b", b"c"):
         ledger.add(name, 10, is_verified=False)
@@ -314,7 +293,7 @@ def test_the_ledger_counts_bytes_through_every_change() -> None:
 
 
 def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
-    """The scan's files are adopted in the order of their last use, whatever dict they are in; a known name stays."""
+    """Files from the scan are ordered by their last use, in whatever dict they are. A known name keeps its place."""
     ledger = Ledger()
     ledger.add(b"a-new", 1, is_verified=True)
     ledger.begin_scan()
@@ -332,7 +311,7 @@ def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
 
 
 def test_a_touch_orders_names_of_different_dicts() -> None:
-    """The order of use is one order, and neither size nor checksum is lost by a touch."""
+    """A touch changes the order across all dicts, and keeps the size and the note about the checksum."""
     ledger = Ledger()
     names = [bytes([number]) + b"name" for number in (7, 200, 0, 255)]
     for name in names:
@@ -347,7 +326,7 @@ def test_a_touch_orders_names_of_different_dicts() -> None:
 
 @pytest.mark.parametrize("file_name", ["facts", "t-12345678-1", "v-short", "v-" + "g" * 32, "v-" + "a" * 34, "other"])
 def test_only_originals_and_variants_are_counted(file_name: str) -> None:
-    """Other files of a key's directory have no place in the ledger."""
+    """Other files of a key's directory are not in the ledger."""
     assert name_of_file(HASHED, file_name) is None
 
 
@@ -359,7 +338,7 @@ def test_ledger_names_can_be_taken_apart() -> None:
 
 
 def test_sealing_gives_the_body_that_was_rendered(store: CacheStore) -> None:
-    """A body that is to be kept in memory comes with the seal, whole and without the record behind it."""
+    """The body is returned whole, without the record after it."""
     put_original(store)
     facts, temp = variant_facts(b"variant"), Path(store.temp_path(HASHED))
     temp.write_bytes(b"variant")
@@ -372,7 +351,7 @@ def test_sealing_gives_the_body_that_was_rendered(store: CacheStore) -> None:
 
 
 def test_a_rendered_file_that_is_too_short_is_refused(store: CacheStore) -> None:
-    """A file that does not hold what was said of it is never answered with."""
+    """A file with fewer bytes than its facts say is not committed."""
     put_original(store)
     temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"vari")
@@ -382,7 +361,7 @@ def test_a_rendered_file_that_is_too_short_is_refused(store: CacheStore) -> None
 
 
 def test_a_file_in_its_place_is_no_longer_being_written(store: CacheStore) -> None:
-    """A directory is kept for a file only until that has its name, also where nobody discards it afterwards."""
+    """A file protects its directory until it is put in place or discarded."""
     put_original(store)
     assert not store.is_being_written(HASHED)
     put_variant(store)
@@ -395,17 +374,17 @@ def test_a_file_in_its_place_is_no_longer_being_written(store: CacheStore) -> No
 
 
 def test_a_file_that_cannot_be_made_is_not_being_written(store: CacheStore) -> None:
-    """What the disk refused keeps no directory from being tidied away later."""
+    """A file that the disk refused does not protect its directory."""
     (store.keys_dir / HASHED[:2]).write_bytes(b"in the way")
     with pytest.raises(CacheUnavailable):
         store.temp_path(HASHED)
     assert not store.is_being_written(HASHED)
 
 
-def test_what_has_its_place_is_not_discarded(store: CacheStore) -> None:
-    """Whoever discards a file in the end, come what may, takes away no file that others put there since."""
+def test_a_file_in_its_place_is_not_discarded(store: CacheStore) -> None:
+    """A late `discard` deletes no other file of the same name."""
     temp = Path(store.temp_path(HASHED))
     store.commit_original(temp, original_facts(b""))
-    temp.write_bytes(b"somebody else's")
+    temp.write_bytes(b"another file")
     store.discard(temp)
     assert temp.exists()

@@ -1,9 +1,8 @@
 """
 What the cache holds, as values: the facts of an original, and a variant.
 
-A key directory holds one original at a time. Its facts say which bytes they are (`digest`), since when they are known
-to be right (`seq`, `validated_at_s`), and by which journal that was counted. A variant belongs to the original whose
-digest it carries, and to no other.
+A key has one original at a time. Its facts say which bytes they are (`digest`), when they were last known to be right
+(`seq`, `validated_at_s`), and which journal counted `seq`. A variant belongs to the original whose digest it names.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.reading import SeenFile
 
 DIGEST_BYTES = 16
-# A request asks for its key's hash half a dozen times.
+# Each request needs its key's hash about six times.
 KEYS_REMEMBERED = 1024
 
 
@@ -29,7 +28,7 @@ def key_hash(key: str) -> str:
 
 
 class Tier(StrEnum):
-    """Where a variant was found. `ORIGIN`: nowhere, it was made for the request."""
+    """Where a variant was found. ORIGIN means that it was made for the request."""
 
     MEMORY = "memory"
     DISK = "disk"
@@ -44,10 +43,10 @@ class OriginalFacts:
     digest: str  # of the bytes, see imgproxy.digest
     size_bytes: int
     content_type: str
-    etag: str | None  # the origin's validators, for a conditional request
+    etag: str | None  # with `last_modified`: the origin's validators, for a conditional request
     last_modified: str | None
     journal_id: str
-    seq: int  # the journal's sequence when the fetch, or the revalidation that proved it, began
+    seq: int  # the journal's sequence when the fetch, or the last revalidation, began
     fetched_at_s: float
     validated_at_s: float
 
@@ -55,9 +54,9 @@ class OriginalFacts:
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """
-    The originals that a variant is made from: the picture's, and its watermark's where the plan has one.
+    The originals that a variant is made from: the picture's, and the watermark's if the plan has one.
 
-    A watermark that cannot be had is no reason to refuse the picture: then `mark` is None.
+    `mark` is None without a watermark, and also where the watermark cannot be fetched: the picture is served anyway.
     """
 
     original: OriginalFacts
@@ -67,20 +66,20 @@ class Provenance:
 
     @property
     def digest(self) -> str:
-        """Names the bytes of all originals; a variant of another digest is not this one's."""
+        """The digest of all originals together. A variant that names another digest was made from other bytes."""
         if not self.wants_mark:
             return self.original.digest
         return f"{self.original.digest}+{self.mark.digest if self.mark is not None else ''}"
 
     @property
     def also(self) -> tuple[tuple[str, int], ...]:
-        """The watermark's proof: key hash and sequence."""
+        """The key hash and sequence of the watermark."""
         return ((key_hash(self.mark.key), self.mark.seq),) if self.mark is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
 class VariantFacts:
-    """What is known of a stored variant without its bytes."""
+    """What is known of a variant without its bytes."""
 
     key: str
     plan: str  # digest of the render plan
@@ -93,17 +92,16 @@ class VariantFacts:
     frames: int = 1
     is_first_frame_only: bool = False
     is_mark_missing: bool = False
-    shared_decode: str = ""  # what it was made from, if not from a decode of its own: see `render.job.Rendered`
+    shared_decode: str = ""  # what it was made from, if it shared a decode: see `workers.job.Rendered`
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """
-    A variant ready to be served: its facts, and the body in memory or an open place on disk.
+    A variant ready to be served: its facts, and either its body or the path of its file.
 
-    `seq` is the proof of the original it comes from; the answer may begin only while no later purge of the key exists.
-    `also` are the proofs of what else went into it, its watermark: (key hash, seq). With a body that was read from
-    disk comes its file, to be known again.
+    `seq` is the sequence of its original: the answer may begin only if no purge of the key came after it. `also` has
+    the (key hash, seq) of its watermark. `file` recognises the file of a body that was read from disk.
     """
 
     facts: VariantFacts

@@ -1,79 +1,70 @@
 """
-Epochs: which fetches a purge has overtaken.
+Epochs: which fetches are of a stale generation, because a purge came after they began.
 
-The journal counts purges; the count is the sequence. A fetch notes the sequence *before* it starts. A purge of a key
+The journal counts purges. The count is the sequence. A fetch notes the sequence *before* it starts. A purge of a key
 raises that key's epoch to the purge's own number. What a fetch brought may be stored or served only while the number
-it noted is not below the key's epoch: whatever was on its way when the purge came is thus thrown away, wherever it is.
-Everything here happens on the event loop between two awaits, so check and use cannot be torn apart.
+that it noted is not below the key's epoch. So anything that was under way when the purge came is thrown away.
+
+Everything here happens on the event loop, without an await: no purge can come between a check and what follows it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-
-class AtWork:
-    """A piece of work, counted while its block runs. Written out, as `contextlib` takes longer than the count."""
-
-    __slots__ = ("_all", "_seq")
-
-    def __init__(self, all_at_work: Counter[int], seq: int) -> None:
-        self._all = all_at_work
-        self._seq = seq
-
-    def __enter__(self) -> int:
-        self._all[self._seq] += 1
-        return self._seq
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._all[self._seq] -= 1
-        if not self._all[self._seq]:
-            del self._all[self._seq]
+    from collections.abc import Iterator, Mapping
 
 
 class Epochs:
-    """The sequence, and the last purge of each key that is still of interest (keys by their hash)."""
+    """The sequence, and the last purge of each key for which it still matters. Keys are named by their hash."""
 
-    def __init__(self, journal_id: str, seq: int, purged: dict[str, int] | None = None) -> None:
+    def __init__(self, journal_id: str = "", seq: int = 0) -> None:
         self.journal_id = journal_id
         self._seq = seq
-        self._purged: dict[str, int] = dict(purged or {})
+        self._purged: dict[str, int] = {}
         self._closed: set[str] = set()
         self._at_work: Counter[int] = Counter()
         self._collected: deque[tuple[int, str]] = deque()
 
+    def resume(self, journal_id: str, seq: int, purged: Mapping[str, int]) -> None:
+        """Go on where the journal of this id ended: `purged` are the epochs of keys whose files may still exist."""
+        self.journal_id = journal_id
+        self._seq = seq
+        self._purged.update(purged)
+
     @property
     def seq(self) -> int:
-        """The number a fetch that begins now has to note."""
+        """The number that a fetch notes if it begins now."""
         return self._seq
 
     def purge(self, key_hash: str, seq: int) -> None:
-        """Overtake every fetch of this key that noted a number below `seq`."""
+        """Make every fetch of this key stale that noted a number below `seq`."""
         self._seq = max(self._seq, seq)
         self._purged[key_hash] = max(seq, self._purged.get(key_hash, 0))
 
     def holds(self, key_hash: str, seq: int) -> bool:
-        """Whether what was fetched at `seq` has not been overtaken by a purge of its key."""
+        """Whether no purge of the key came after a fetch that noted `seq`."""
         return self._purged.get(key_hash, 0) <= seq and key_hash not in self._closed
+
+    def holds_in(self, journal_id: str, key_hash: str, seq: int) -> bool:
+        """As `holds`, for a number of this journal. A number of another journal counts as older than any purge."""
+        return self.holds(key_hash, seq if journal_id == self.journal_id else 0)
 
     # --- a purge that cannot be recorded -----------------------------------------------------------------------
 
     def close(self, key_hash: str) -> None:
-        """Let nothing of this key hold, whenever it was fetched: its purge could not be written down yet."""
+        """Let no fetch of this key hold, whenever it began: the key's purge could not be recorded yet."""
         self._closed.add(key_hash)
 
     def is_closed(self, key_hash: str) -> bool:
-        """Whether the key waits for its purge to be written down."""
+        """Whether the key's purge still has to be recorded."""
         return key_hash in self._closed
 
     def reopen(self, key_hash: str) -> None:
-        """The purge is written down, and its epoch raised."""
+        """The key's purge is recorded, and its epoch raised."""
         self._closed.discard(key_hash)
 
     @property
@@ -83,16 +74,24 @@ class Epochs:
 
     # --- forgetting --------------------------------------------------------------------------------------------
 
-    def at_work(self) -> AtWork:
-        """Count a piece of work while the block runs; gives the number that it has to note."""
-        return AtWork(self._at_work, self._seq)
+    @contextmanager
+    def at_work(self) -> Iterator[int]:
+        """Give the number to note, and keep the epochs that this number is compared with while the block runs."""
+        seq = self._seq
+        self._at_work[seq] += 1
+        try:
+            yield seq
+        finally:
+            self._at_work[seq] -= 1
+            if not self._at_work[seq]:
+                del self._at_work[seq]
 
     def collected(self, key_hash: str, seq: int) -> None:
         """
-        Purge `seq` has left nothing of the key on disk, so its epoch is needed only by work that began before it.
+        Purge `seq` has left no file of the key. Its epoch now matters only to work that began before the purge.
 
-        It is forgotten when that has ended: else every key ever purged would stay in memory. Work that holds on to
-        something fetched, over an await, therefore has to be `at_work`.
+        The epoch is forgotten when that work has ended. Otherwise every key that was ever purged would stay in memory.
+        Work that keeps something fetched over an await must therefore be `at_work`.
         """
         self._collected.append((seq, key_hash))
         oldest = min(self._at_work, default=self._seq)

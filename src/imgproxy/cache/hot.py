@@ -1,4 +1,4 @@
-"""The hot tier: variants in memory, least recently used out first, bounded by their bytes."""
+"""The hot tier: variants in memory, limited by bytes. The least recently used goes first."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from imgproxy.cache.entry import Variant
 
-# What an entry costs beside its body: the objects of its facts, keys and two dictionaries, measured with tracemalloc.
+# What a variant takes beside its body: its facts, keys and dictionary entries. Measured with tracemalloc.
 ENTRY_OVERHEAD_BYTES = 1500
 
 
 class HotPlace:
     """
-    A variant's place in memory, emptied for good when the variant is evicted, replaced or dropped.
+    A variant's place in memory. `variant` becomes None for good when the variant is evicted, replaced or dropped.
 
-    Whoever holds a place sees at a glance whether its variant is still there, and keeps no byte of it alive.
+    Code that keeps a place can see whether the variant is still there, and does not keep its bytes in memory.
     """
 
     __slots__ = ("name", "variant")
@@ -32,26 +32,26 @@ class HotTier:
     def __init__(self, max_bytes: int, item_max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._item_max_bytes = min(item_max_bytes, max_bytes)
-        # An OrderedDict of our own, as a hit must cost no more than a look and a move to the end.
+        # Not a library's cache: a hit costs only a look and a move to the end.
         self._places: OrderedDict[tuple[str, str], HotPlace] = OrderedDict()
-        # What a purge of a key takes away: its variants, and those of other keys that it went into as a watermark.
+        # What a purge of a key drops: its variants, and those of other keys that have it as their watermark.
         self._names: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         self._used_bytes = 0
 
     def get(self, key_hash: str, plan: str) -> Variant | None:
-        """The variant, which is now the most recently used one."""
+        """The variant. It becomes the most recently used one."""
         place = self.place(key_hash, plan)
         return place.variant if place is not None else None
 
     def place(self, key_hash: str, plan: str) -> HotPlace | None:
-        """The place of a variant, which is now the most recently used one."""
+        """The place of a variant. It becomes the most recently used one."""
         place = self._places.get((key_hash, plan))
         if place is not None:
             self._places.move_to_end(place.name)
         return place
 
     def used(self, place: HotPlace) -> None:
-        """The variant of this place, which is not empty, was used."""
+        """Note that the variant of this place was used. The place must not be empty."""
         self._places.move_to_end(place.name)
 
     def accepts(self, size_bytes: int) -> bool:
@@ -59,11 +59,11 @@ class HotTier:
         return size_bytes + ENTRY_OVERHEAD_BYTES <= self._item_max_bytes
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether a body of this size could be kept without another one leaving."""
+        """Whether a body of this size fits without an eviction."""
         return self._used_bytes + size_bytes + ENTRY_OVERHEAD_BYTES <= self._max_bytes
 
     def put(self, variant: Variant) -> HotPlace | None:
-        """Keep a variant whose body is in memory; one that is too large is not kept, and has no place."""
+        """Keep a variant with a body. Return None, and keep nothing, if it has no body or is too large."""
         if variant.body is None or not self.accepts(len(variant.body)):
             return None
         self._remove((variant.key_hash, variant.facts.plan))
@@ -77,7 +77,7 @@ class HotTier:
         return place
 
     def drop(self, key_hash: str) -> int:
-        """Forget every variant that a key has a part in; how many there were."""
+        """Forget every variant made from this key, as picture or as watermark. Return how many there were."""
         names = list(self._names.get(key_hash, ()))
         for name in names:
             self._remove(name)
@@ -95,12 +95,12 @@ class HotTier:
         place.variant = None
 
     def names(self) -> list[tuple[str, str]]:
-        """Key hash and plan digest of every variant here, the one used longest ago first."""
+        """Key hash and plan digest of every variant, the least recently used first."""
         return list(self._places)
 
     @property
     def used_bytes(self) -> int:
-        """Bytes in use, overhead counted."""
+        """Bytes in use, including the overhead."""
         return self._used_bytes
 
     def __len__(self) -> int:

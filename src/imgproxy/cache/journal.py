@@ -1,10 +1,14 @@
 """
 The journal: what a crash must not undo.
 
-It holds the purges (which keys, under which number, whether their files are gone), the keys last seen for each entry
-(a deleted entry can no longer be asked), webhook deliveries already handled, originals to be checked when their settle
-time ends, receipts, and downstream purges not yet acknowledged (outbox.py). When a write returns, it is on disk
-(journal_file.py). It is never on the way of a hit.
+    purge, purged_key   the purges: their number, their keys, and which of these may still have files
+    entry_key           the keys last seen for each entry, as a deleted entry can no longer be asked for them
+    delivery            webhook deliveries that were handled
+    settling            originals to be checked when their settle time ends
+    receipt             what purges did
+    outbox              calls that downstream caches have not confirmed yet (outbox.py)
+
+When a write returns, it is on disk (journal_file.py). A hit never uses the journal.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.outbox import OutboxLine
 
-# Livingdocs repeats a delivery for hours at most; a month is far beyond.
+# Livingdocs repeats a delivery for hours at most.
 DELIVERIES_KEPT_S = 30 * 86_400
 RECEIPTS_KEPT_S = 366 * 86_400
 
@@ -48,7 +52,7 @@ CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NUL
 
 @dataclass(frozen=True, slots=True)
 class PendingPurge:
-    """A purge of an entry that could not be expanded by the keys API yet."""
+    """A purge of an entry whose keys could not be asked for at the keys API yet."""
 
     seq: int
     entry: str
@@ -58,7 +62,7 @@ class PendingPurge:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A receipt as it was given, as JSON, at that Unix time; `is_pending`: its entry is still to be expanded."""
+    """A receipt as it was given, as JSON, at the Unix time `at_s`. `is_pending`: its entry is not expanded yet."""
 
     seq: int
     at_s: float
@@ -86,17 +90,17 @@ class Journal(JournalFile):
         expanded: Sequence[str] = (),
     ) -> int:
         """
-        Write a purge of these (key hash, key) pairs; its number. On disk when this returns.
+        Write a purge of these (key hash, key) pairs. Return its number. It is on disk when this returns.
 
         Args:
             keys: what is purged.
-            entry: the entry they belong to, where that is what was asked for.
-            reason: the event or command behind it.
-            is_pending: the entry is still to be expanded by the keys API.
+            entry: the entry that was to be purged; None if only keys were.
+            reason: the event or command that caused it.
+            is_pending: the keys API has not listed the entry's keys yet.
             settle_at_s: Unix time at which originals fetched since are to be checked again.
-            outbox: what the caches in front have to be told; see outbox.py.
-            expanded: all keys of the entry as the keys API lists them: they are remembered, and its purges up to this
-                one are not pending any more.
+            outbox: the calls for the downstream caches.
+            expanded: all keys of the entry as the keys API lists them. They are remembered, and its purges up to this
+                one are no longer pending.
         """
 
         def write(database: sqlite3.Connection) -> int:
@@ -122,23 +126,23 @@ class Journal(JournalFile):
         return await self.write(write)
 
     async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
-        """The entry was expanded, or is known to be gone: its pending purges up to this number are done."""
+        """Note that the entry was expanded, or is gone: its pending purges up to this number are done."""
         await self.write(lambda database: _finish_pending(database, entry, up_to_seq))
 
     async def pending_purges(self) -> tuple[PendingPurge, ...]:
-        """Purges still to be expanded, oldest first."""
+        """Pending purges, oldest first."""
         rows = await self.read(
             "SELECT seq, entry, reason, attempts FROM purge WHERE is_pending AND entry IS NOT NULL ORDER BY seq"
         )
         return tuple(PendingPurge(*row) for row in rows)
 
     async def last_purge_of_entry(self, entry: str) -> int:
-        """The number of the entry's last purge, 0 if it was never purged."""
+        """The number of the entry's last purge; 0 if it was never purged."""
         rows = await self.read("SELECT max(seq) FROM purge WHERE entry = ?", (entry,))
         return int(rows[0][0] or 0)
 
     async def keep_receipts(self, receipts: Sequence[tuple[int, float, str]]) -> None:
-        """Keep what purges did: their number, the Unix time, the receipt as JSON; forgets those a year old."""
+        """Keep receipts: number of the purge, Unix time, receipt as JSON. Delete those that are a year old."""
 
         def write(database: sqlite3.Connection) -> None:
             database.executemany("INSERT OR REPLACE INTO receipt VALUES (?, ?, ?)", receipts)
@@ -147,7 +151,7 @@ class Journal(JournalFile):
         await self.write(write)
 
     async def receipts(self, *, entry: str | None, key: str | None, seq: int | None, count: int) -> tuple[Kept, ...]:
-        """The latest receipts, at most `count`: of an entry, of a key, of one number, or of any purge."""
+        """The latest receipts, at most `count`. None for entry, key or seq means any."""
         rows = await self.read(
             "SELECT receipt.seq, at_s, receipt, coalesce(purge.is_pending, 0) "
             "FROM receipt LEFT JOIN purge ON purge.seq = receipt.seq "
@@ -159,7 +163,7 @@ class Journal(JournalFile):
         return tuple(Kept(found, at_s, receipt, bool(is_pending)) for found, at_s, receipt, is_pending in rows)
 
     async def mark_collected(self, purged: Iterable[PurgedKey]) -> None:
-        """These keys' files of before their purge are gone for good (the directories were synced)."""
+        """Note that no file from before these purges is left, and that the directories were synced."""
         rows = [(item.key_hash, item.seq) for item in purged]
 
         def write(database: sqlite3.Connection) -> None:
@@ -173,9 +177,9 @@ class Journal(JournalFile):
         self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None
     ) -> tuple[str, ...]:
         """
-        Note the keys seen for an entry; returns those that were not known for it before.
+        Remember the keys of an entry. Return those that were not known before.
 
-        With `finished_seq` the entry was expanded by them: its pending purges up to this number are done.
+        With `finished_seq` these are all its keys: its pending purges up to this number are done.
         """
         seen = list(dict.fromkeys(keys))
 
@@ -193,7 +197,7 @@ class Journal(JournalFile):
         return tuple(row[0] for row in await self.read("SELECT key FROM entry_key WHERE entry = ?", (entry,)))
 
     async def recent_entry_keys(self, count: int) -> dict[str, str]:
-        """The keys seen last, each with its entry, for the cache tags."""
+        """The keys seen last, at most `count`, each with its entry."""
         return dict(await self.read("SELECT key, entry FROM entry_key ORDER BY seen_at_s DESC LIMIT ?", (count,)))
 
     # --- webhook deliveries ------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ class Journal(JournalFile):
         return bool(await self.read("SELECT 1 FROM delivery WHERE id = ?", (delivery_id,)))
 
     async def remember_delivery(self, delivery_id: str) -> None:
-        """The delivery was handled; forgets those a month old."""
+        """Note that the delivery was handled. Delete those that are a month old."""
 
         def write(database: sqlite3.Connection) -> None:
             now_s = time.time()
@@ -215,11 +219,11 @@ class Journal(JournalFile):
     # --- settling ----------------------------------------------------------------------------------------------
 
     async def settling(self) -> dict[str, float]:
-        """Every key to be checked, with the time it is due."""
+        """Every key to be checked, with the Unix time at which it is due."""
         return dict(await self.read("SELECT key, due_at_s FROM settling"))
 
     async def settled(self, key: str, due_at_s: float) -> None:
-        """The key was checked; a later purge may have set a later time, which stays."""
+        """Note that the key was checked. A later time, set by a later purge, stays."""
 
         def write(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", (key, due_at_s))

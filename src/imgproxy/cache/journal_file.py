@@ -1,10 +1,11 @@
 """
-The journal's file: an SQLite database that is opened with distrust, written by one thread and read by another.
+The journal's file: an SQLite database, written by one thread and read by another.
 
 Every write is one transaction in WAL mode with synchronous=FULL: when it returns, it is on disk
-(https://sqlite.org/pragma.html#pragma_synchronous). A question does not wait for a sync; the event loop awaits both.
-A damaged file is set aside and a new one begun, which whoever opens it is told. What the tables mean is for journal.py
-and outbox.py.
+(https://sqlite.org/pragma.html#pragma_synchronous). A read never waits for a write's sync.
+
+The file is checked when it is opened. A damaged one is renamed, and replaced by a new one with another id. For the
+tables see journal.py and outbox.py.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# SQLite's words for a file that is damaged, or is none of ours. Others (full, locked) say nothing of it. "Read-only" is
-# also what it calls a file of a version it does not know; the directory itself was found to be writable before.
+# SQLite's error codes for a damaged or foreign file. Other codes (full, locked) do not mean damage. READONLY also means
+# a file of an unknown version: the directory was found to be writable before.
 _DAMAGE = frozenset(
     {
         sqlite3.SQLITE_CORRUPT,
@@ -44,7 +45,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class PurgedKey:
-    """A key whose files of before purge `seq` may still be on disk."""
+    """A key whose files from before purge `seq` may still be on disk."""
 
     key_hash: str
     key: str
@@ -53,18 +54,16 @@ class PurgedKey:
 
 @dataclass(frozen=True, slots=True)
 class JournalState:
-    """What is read once, before the port opens."""
+    """What is read from the journal once, at start."""
 
     journal_id: str
     seq: int
-    purged: tuple[PurgedKey, ...]  # not yet collected
-    is_new: bool  # it has another id than the cache's facts may have: none of them is proved
-    set_aside: Path | None  # the damaged journal this one replaces
+    purged: tuple[PurgedKey, ...]  # files may be left of these
     is_doubtful: bool  # purges may have been lost
 
 
 class JournalFile:
-    """The database in one cache directory; `schema` makes the tables that are missing."""
+    """The database in one cache directory. `schema` creates the tables that are missing."""
 
     def __init__(self, directory: Path, schema: str) -> None:
         self._directory = directory
@@ -77,10 +76,10 @@ class JournalFile:
 
     async def open(self) -> JournalState:
         """
-        Open or create the journal; a damaged one is set aside and replaced, which the state says.
+        Open or create the journal. A damaged one is set aside and replaced.
 
         Raises:
-            CacheUnavailable: it cannot be read or written, which is no sign of damage.
+            CacheUnavailable: it cannot be read or written, for another reason than damage.
         """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
@@ -89,22 +88,22 @@ class JournalFile:
             raise CacheUnavailable from exc
 
     def _open(self) -> JournalState:
-        set_aside = None
+        is_damaged = False
         is_tail_lost = has_damaged_tail(Path(f"{self._path}-wal"))
         try:
             self._database = self._connect()
         except sqlite3.Error as exc:
             if getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
                 raise
-            set_aside = self._set_aside(exc)
+            self._set_aside(exc)
+            is_damaged = True
             self._database = self._connect()
         is_new = not self._has_id()
         has_content = is_new and _has_subdirectory(self._directory / "keys")
         if is_tail_lost and not is_new:
             log.critical("the end of the purge journal is damaged: every original is asked for again before it is used")
             self._forget_id()
-            is_new = True
-        elif has_content and set_aside is None:
+        elif has_content and not is_damaged:
             log.critical("the purge journal is gone: every original is asked for again before it is used")
         _sync_directory(self._directory)
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -114,12 +113,10 @@ class JournalFile:
             journal_id=self._fact("journal_id", secrets.token_hex(4)),
             seq=self._sequence(),
             purged=tuple(PurgedKey(*row) for row in rows),
-            is_new=is_new,
-            set_aside=set_aside,
-            is_doubtful=set_aside is not None or is_tail_lost or has_content,
+            is_doubtful=is_damaged or is_tail_lost or has_content,
         )
 
-    def _set_aside(self, reason: Exception) -> Path:
+    def _set_aside(self, reason: Exception) -> None:
         set_aside = self._path.with_name(f"journal.damaged-{int(time.time())}-{secrets.token_hex(2)}")
         log.critical(
             "the purge journal is damaged (%s); it is set aside as %s, and every original is asked for again",
@@ -130,7 +127,6 @@ class JournalFile:
             damaged = Path(f"{self._path}{suffix}")
             if damaged.exists():
                 os.rename(damaged, f"{set_aside}{suffix}")
-        return set_aside
 
     def _has_id(self) -> bool:
         return self._require().execute("SELECT 1 FROM facts WHERE name = 'journal_id'").fetchone() is not None
@@ -143,12 +139,12 @@ class JournalFile:
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
-            # quick_check reads every page; a journal is small, and an answer built on a damaged one is worse.
+            # It reads every page. The journal is small.
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(str(found))
             database.executescript(self._schema)
-            # Also to see whether it can be written at all.
+            # This also fails if the database cannot be written.
             database.execute("INSERT OR REPLACE INTO facts VALUES ('opened_at_s', ?)", (str(time.time()),))
         except sqlite3.Error:
             database.close()
@@ -162,14 +158,14 @@ class JournalFile:
         return str(row[0])
 
     def _sequence(self) -> int:
-        """The highest number ever given; AUTOINCREMENT never gives one twice, even after rows are deleted."""
+        """The highest number ever used. AUTOINCREMENT never uses a number twice, even after rows are deleted."""
         row = self._require().execute("SELECT seq FROM sqlite_sequence WHERE name = 'purge'").fetchone()
         return int(row[0]) if row else 0
 
     async def close(self) -> None:
-        """Close the database and end the thread."""
+        """Close the database and end the threads."""
         loop = asyncio.get_running_loop()
-        # The writer last: who closes last copies the write-ahead log into the database.
+        # The writer last: the last connection to close copies the write-ahead log into the database.
         for thread, database in ((self._reading_thread, self._reader), (self._thread, self._database)):
             if database is not None:
                 await loop.run_in_executor(thread, database.close)
@@ -185,17 +181,17 @@ class JournalFile:
             try:
                 return work()
             except sqlite3.Error as exc:
-                log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's words say it all
+                log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's text is enough
                 raise CacheUnavailable from exc
 
         return await asyncio.get_running_loop().run_in_executor(thread, call)
 
     async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """
-        Run one transaction; it is shielded, so that a client that leaves does not leave it half awaited.
+        Run `work` as one transaction, and return its result. It goes on if the caller is cancelled.
 
         Raises:
-            CacheUnavailable: the disk refuses; nothing of the transaction was written.
+            CacheUnavailable: the disk refuses. Nothing of the transaction was written.
         """
 
         def call() -> Result:
@@ -205,7 +201,7 @@ class JournalFile:
                 result = work(database)
                 database.execute("COMMIT")
             except BaseException:
-                if database.in_transaction:  # SQLite itself rolls back where the disk is full
+                if database.in_transaction:  # if the disk is full, SQLite has rolled back itself
                     database.execute("ROLLBACK")
                 raise
             return result
@@ -223,7 +219,7 @@ class JournalFile:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable; SQLite syncs its files, the new file's name is ours to sync."""
+    """Make the names in a directory durable. SQLite syncs the content of its files, not the name of a new one."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,15 +1,14 @@
 """
-The ledger: how many bytes each stored file takes, and which was used longest ago.
+The ledger: how many bytes each stored file takes, and which file was used longest ago.
 
-It serves eviction and the metrics. A file is found by its path; so the ledger may be filled behind the first requests,
-and be wrong about a file that vanished, without an answer being wrong. Once it is full, a variant that it does not have
-need not be looked for: at worst it is made again.
+Eviction and the metrics read it. Answers do not depend on it: a file is found by its path. So the ledger may be filled
+after the first requests, and may list a file that is gone. When the scan has ended, a variant that is not in the ledger
+counts as a miss without a look at the disk.
 
-One name is 32 bytes (key hash and plan digest) or 17 (key hash and a mark for the original), which costs about 200
-bytes a file all told (benchmarks/cache_scale.py). Names live in many small dicts, one for each first byte: a dict that
-outgrows its table is copied in one go, and a touch is a removal and an insertion, so that one dict of a million names
-made some unlucky hit in a million wait for a third of a second. Within a dict the order is the order of use; across
-them a number in each value tells it.
+The names are in 256 small dicts, because Python copies a dict that grows: a dict of a million names made a hit wait for
+a third of a second. Each dict is in the order of use, and a number in each value gives the order across the dicts. Name
+and value are packed, because a million files must fit in memory: a file takes about 200 bytes
+(benchmarks/cache_scale.py).
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ if TYPE_CHECKING:
 _ORIGINAL = b"o"
 _HASH_BYTES = 16
 _SHARDS = 256
-# A value is one number: the time of use, the size, and whether the checksum was seen to hold. Tuples would cost 100
-# bytes more a file. 41 bits of size are two terabytes.
+# A value is one number: from the highest bit down, the time of use, the size (41 bits: two terabytes), and one bit for
+# a checksum that is known to be right. A tuple would take 100 bytes more.
 _VERIFIED = 1
 _SIZE_BITS = 41
 _SIZE_MASK = (1 << _SIZE_BITS) - 1
 _USE_SHIFT = _SIZE_BITS + 1
-# Files of this run are numbered from here, above any time of use that the scan can find.
+# Uses in this run are numbered from here, above any time of use that the scan can find.
 _FIRST_USE = 1 << 44
-# The scan's times of use are counted in units of 2**20 ns, about a millisecond.
+# Times of use from the scan are in units of 2**20 ns, about a millisecond.
 _FOUND_USE_SHIFT = 20
 
 
 def variant_name(key_hash: str, plan: str) -> bytes:
-    """The ledger's name of a variant."""
+    """The ledger's name of a variant: 32 bytes, key hash and plan digest."""
     return bytes.fromhex(key_hash) + bytes.fromhex(plan)
 
 
 def original_name(key_hash: str) -> bytes:
-    """The ledger's name of a key's original."""
+    """The ledger's name of a key's original: 17 bytes, key hash and a mark."""
     return bytes.fromhex(key_hash) + _ORIGINAL
 
 
 def name_of_file(key_hash: str, file_name: str) -> bytes | None:
-    """The ledger's name of a file in a key's directory; None for files that are not counted."""
+    """The ledger's name of a file in a key's directory. None for files that are not counted."""
     if file_name == "original":
         return original_name(key_hash)
     if file_name.startswith("v-"):
@@ -60,13 +59,13 @@ def name_of_file(key_hash: str, file_name: str) -> bytes | None:
 
 
 def split_name(name: bytes) -> tuple[str, str | None]:
-    """The key hash and the plan digest of a name; None for the plan means the original."""
+    """The key hash and the plan digest of a name. The plan is None for an original."""
     rest = name[_HASH_BYTES:]
     return name[:_HASH_BYTES].hex(), None if rest == _ORIGINAL else rest.hex()
 
 
 def found(used_at_ns: int, size_bytes: int) -> int:
-    """The form in which the ledger keeps a file that the scan found: nobody has seen its checksum hold yet."""
+    """The ledger's value for a file that the scan found. Its checksum is not known to be right."""
     use = min(max(0, used_at_ns >> _FOUND_USE_SHIFT), _FIRST_USE - 1)
     return use << _USE_SHIFT | size_bytes << 1
 
@@ -78,18 +77,18 @@ class Ledger:
         self._shards: list[dict[bytes, int]] = [{} for _ in range(_SHARDS)]
         self._uses = _FIRST_USE
         self._touched: set[bytes] = set()
-        self._gone: set[bytes] | None = None  # removed while the scan was looking
+        self._gone: set[bytes] | None = None  # removed since the scan of a shard began
         self.used_bytes = 0
 
     def add(self, name: bytes, size_bytes: int, *, is_verified: bool) -> None:
-        """A file was written: it is the most recently used one. Only `is_verified` files skip the checksum."""
+        """Add a file, as the most recently used one. A file that `is_verified` is read without its checksum."""
         shard = self._shards[name[0]]
         self.used_bytes += size_bytes - _size_bytes(shard.pop(name, 0))
         self._uses += 1
         shard[name] = self._uses << _USE_SHIFT | size_bytes << 1 | is_verified
 
     def touch(self, name: bytes) -> None:
-        """A file was used."""
+        """Note that a file was used."""
         shard = self._shards[name[0]]
         if (value := shard.pop(name, None)) is not None:
             self._uses += 1
@@ -97,11 +96,11 @@ class Ledger:
             self._touched.add(name)
 
     def is_verified(self, name: bytes) -> bool:
-        """Whether this process has seen the file's checksum hold, or wrote it itself."""
+        """Whether this process wrote the file, or has checked its checksum."""
         return bool(self._shards[name[0]].get(name, 0) & _VERIFIED)
 
     def verify(self, name: bytes, size_bytes: int) -> None:
-        """The file's checksum held just now."""
+        """Note that the file's checksum is right."""
         shard = self._shards[name[0]]
         if name in shard:
             shard[name] |= _VERIFIED
@@ -109,7 +108,7 @@ class Ledger:
             self.add(name, size_bytes, is_verified=True)
 
     def remove(self, name: bytes) -> int:
-        """A file is gone. Returns the size it had, 0 if it was not known."""
+        """Remove a file. Return its size, or 0 if it was not known."""
         size_bytes = _size_bytes(self._shards[name[0]].pop(name, 0))
         self.used_bytes -= size_bytes
         self._touched.discard(name)
@@ -118,26 +117,26 @@ class Ledger:
         return size_bytes
 
     def oldest(self, count: int) -> list[tuple[bytes, int]]:
-        """The files used longest ago, with their sizes."""
+        """The least recently used files, with their sizes."""
         in_order = heapq.merge(*map(_by_use, self._shards))
         return [(name, _size_bytes(value)) for value, name in islice(in_order, count)]
 
     def take_touched(self) -> set[bytes]:
-        """The files used since the last call, for writing their time of use to disk in one batch."""
+        """Return the files that were used since the last call, to write their time of use to disk in one batch."""
         touched, self._touched = self._touched, set()
         return touched
 
     def begin_scan(self) -> None:
-        """A scan of names with one first byte begins: what is removed from now on must not come back with its finds."""
+        """Begin the scan of one shard: a file that is removed from now on must not come back by what the scan found."""
         self._gone = set()
 
     def adopt_older(self, shard: int, names: dict[bytes, int], size_bytes: int) -> None:
         """
-        Put files found by the scan at start before all that was used since, in the given order (oldest first).
+        Add the files of a shard that the scan found, oldest first, as used before everything in this run.
 
-        `names` all begin with that byte and have values made by `found`; `size_bytes` is the sum of their sizes. Files
-        that the ledger knows already keep their place, and those removed since `begin_scan` stay away. The dictionary
-        becomes the ledger's own: this takes time for what is known, not for what was found.
+        `names` begin with the byte `shard`, and their values are made by `found`. `size_bytes` is the sum of their
+        sizes. Files that the ledger has already keep their place. Files removed since `begin_scan` are left out. The
+        dict becomes the ledger's own, so the time this takes grows with the known files, not with the found ones.
         """
         known = self._shards[shard]
         for name in (*known, *(self._gone or ())):

@@ -1,12 +1,12 @@
 """
-The outbox: which purges the caches in front of us have not confirmed yet, in the journal.
+The outbox, in the journal: the purges that downstream caches have not confirmed yet.
 
-Its lines are written in the transaction of the purge they belong to, so that no crash comes in between. There is one
-line for a target, a subject and a round: a later purge of the same subject takes the line over, and only the purge with
-the line's own number, or a later one, can take it out.
+Its lines are written in the transaction of their purge, so no crash can come in between. There is one line for each
+target, subject and round. A later purge of the same subject takes the line over: it puts its own number there. Only a
+confirmation of that number, or of a later one, deletes the line.
 
-Round 1 is sent when our own purge is complete, round 2 when the settle time has passed: what was on its way to the CDN
-during round 1 is gone after round 2.
+Round 1 is sent when the purge here is complete, round 2 when the settle time has passed. An answer that was on its way
+to the CDN during round 1 is purged by round 2.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CREATE TABLE IF NOT EXISTS outbox (
     PRIMARY KEY (target, is_entry, name, round)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS outbox_due ON outbox (target, due_at_s);
 """
-# Nothing is ever due later than an hour's settle time and an hour's wait: a line that is was written by a clock ahead.
+# The settle time is an hour at most, and so is a wait. A line that is due later was written while the clock was wrong.
 DUE_AT_MOST_S = 3 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is purged downstream: a key, or an entry with every answer that was known to belong to it."""
+    """What is purged downstream: a key, or an entry with all answers that carry its tag."""
 
     name: str
     is_entry: bool = False
@@ -42,7 +42,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class OutboxLine:
-    """A line to be written: `target` names the cache in front, `due_at_s` is Unix time."""
+    """A line to be written. `target` names the downstream cache, `due_at_s` is Unix time."""
 
     target: str
     subject: Subject
@@ -52,7 +52,7 @@ class OutboxLine:
 
 @dataclass(frozen=True, slots=True)
 class WaitingLine:
-    """A line that is due. `seq` is the number of the last purge that asked for it."""
+    """A line that is due. `seq` is the number of the last purge of its subject."""
 
     subject: Subject
     round: int
@@ -62,7 +62,7 @@ class WaitingLine:
 
 @dataclass(frozen=True, slots=True)
 class OutboxFigures:
-    """How one target stands: its lines, since when the oldest purge is unconfirmed, when the next line is due."""
+    """The lines of one target: how many, when the oldest was recorded, when the next is due. Times are Unix times."""
 
     lines: int
     oldest_at_s: float | None
@@ -70,7 +70,7 @@ class OutboxFigures:
 
 
 def record_lines(database: sqlite3.Connection, seq: int, lines: Iterable[OutboxLine]) -> None:
-    """Write the lines of purge `seq`, inside its transaction."""
+    """Write the lines of purge `seq`. Call it inside the transaction of the purge."""
     now_s = time.time()
     database.executemany(
         "INSERT INTO outbox (target, is_entry, name, round, seq, recorded_at_s, due_at_s) VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -89,7 +89,7 @@ class Outbox:
         self._journal = journal
 
     async def due(self, target: str, now_s: float, count: int) -> tuple[WaitingLine, ...]:
-        """At most `count` lines whose time has come, the longest overdue first."""
+        """At most `count` lines that are due, the longest overdue first."""
         rows = await self._journal.read(
             "SELECT name, is_entry, round, seq, attempts FROM outbox "
             "WHERE target = ? AND (due_at_s <= ? OR due_at_s > ?) ORDER BY due_at_s LIMIT ?",
@@ -101,7 +101,7 @@ class Outbox:
         )
 
     async def figures(self, target: str) -> OutboxFigures:
-        """How the target stands."""
+        """The figures of a target."""
         rows = await self._journal.read(
             "SELECT count(*), min(CASE WHEN round = 1 THEN recorded_at_s END), min(due_at_s) FROM outbox "
             "WHERE target = ?",
@@ -110,14 +110,14 @@ class Outbox:
         return OutboxFigures(*rows[0])
 
     async def unconfirmed(self, seq: int) -> tuple[tuple[str, Subject], ...]:
-        """Which target has not confirmed the purge of what, of all that purge `seq` and later ones asked for."""
+        """The (target, subject) pairs of purge `seq` and later ones that are not confirmed."""
         rows = await self._journal.read(
             "SELECT target, name, is_entry FROM outbox WHERE round = 1 AND seq >= ?", (seq,)
         )
         return tuple((target, Subject(name, bool(is_entry))) for target, name, is_entry in rows)
 
     async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
-        """The target has purged these; a line that a later purge has taken over stays."""
+        """Delete lines that the target has confirmed. A line that a later purge has taken over stays."""
 
         def write(database: sqlite3.Connection) -> None:
             database.executemany(
@@ -128,7 +128,7 @@ class Outbox:
         await self._journal.write(write)
 
     async def put_off(self, target: str, lines: Sequence[WaitingLine], due_at_s: float) -> None:
-        """These failed: they are due again at that time."""
+        """Note that these lines failed. They are due again at `due_at_s`."""
 
         def write(database: sqlite3.Connection) -> None:
             database.executemany(
@@ -140,7 +140,7 @@ class Outbox:
         await self._journal.write(write)
 
     async def put_off_all(self, target: str, now_s: float, due_at_s: float) -> None:
-        """The target itself cannot be had: whatever is due now is due then."""
+        """Make the lines that are due now due at `due_at_s`, because the target cannot be reached."""
 
         def write(database: sqlite3.Connection) -> None:
             database.execute(
@@ -150,7 +150,7 @@ class Outbox:
         await self._journal.write(write)
 
     async def resume(self, target: str, due_before_s: float) -> None:
-        """The target works again: what was tried before is due at once."""
+        """Make lines that failed before due at once, because the target works again."""
 
         def write(database: sqlite3.Connection) -> None:
             database.execute(
@@ -162,9 +162,9 @@ class Outbox:
 
     async def take_up(self, targets: Iterable[str]) -> int:
         """
-        Begin a run: first rounds are due at once, for answers of before it are under way no more.
+        Make the lines of round 1 due at once, at the start of a run: no answer of an earlier run is under way.
 
-        Lines of targets that are not configured any more are forgotten; returns how many there were.
+        Delete the lines of targets that are no longer configured. Return how many there were.
         """
         kept = list(targets)
 

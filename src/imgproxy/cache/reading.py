@@ -1,8 +1,9 @@
 """
-Reads that do not wait for a disk, checks that do, and stamps that tell whether a file is still the one checked.
+Reads that never wait for the disk, checks of a file's digest, and stamps that tell whether a file has changed.
 
-The event loop reads small files itself where they are in the page cache: a thread would cost more than the read. What
-is not there would hold every connection up, so such a read says so instead (`RWF_NOWAIT`, preadv2(2), Linux 4.14).
+The event loop reads a small file itself if it is in the page cache: a thread costs more than the read. If it is not
+there, a read would make every connection wait for the disk. `RWF_NOWAIT` makes such a read fail instead (preadv2(2),
+Linux 4.14). Every hit from disk depends on it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from os import stat_result
 
 # Device, inode, length in bytes, and the times of the last change of content and of inode, in nanoseconds. A file that
-# is replaced or written to has another stamp: the last of these cannot be set back.
+# was replaced or written to has another stamp: no program can set the time of the inode back.
 FileStamp: TypeAlias = tuple[int, int, int, int, int]
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
-# What is checked is read so much at once, and hashed while it is still in the processor's cache.
+# A check reads this much at once: small enough to be hashed while it is in the processor's cache.
 _CHECK_BYTES: Final = 128 * 1024
-# What a file system, or a kernel, says that has no such reads.
+# The errors of a file system or kernel without RWF_NOWAIT.
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -37,7 +38,7 @@ def stamp_of(status: stat_result) -> FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class SeenFile:
-    """A variant's file whose checksum held: its path, its name in the ledger, its stamp, and how long its body is."""
+    """A variant's file whose checksum was right. `name` is its name in the ledger."""
 
     path: str
     name: bytes
@@ -47,12 +48,12 @@ class SeenFile:
 
 def read_at_once(descriptor: int, count: int, start: int = 0) -> bytes | bytearray:
     """
-    `count` bytes of a file from `start` on, fewer where it is shorter; an array that nobody else has.
+    Read `count` bytes of a file from `start`, or fewer if the file ends before.
 
-    Where the system knows no such reads the page cache is trusted to have them.
+    Without RWF_NOWAIT in the system the read may wait for the disk.
 
     Raises:
-        BlockingIOError: they are not, or not all, in the page cache.
+        BlockingIOError: not all of the bytes are in the page cache.
         OSError: the file cannot be read.
     """
     if not _NOWAIT:
@@ -71,7 +72,7 @@ def read_at_once(descriptor: int, count: int, start: int = 0) -> bytes | bytearr
 
 
 def matches_digest(path: StrPath, digest: str, size_bytes: int) -> bool:
-    """Whether a file has so many bytes, and the first of them have this digest. Reads it all: call it in a thread."""
+    """Whether the first `size_bytes` of a file have this digest. Reads all of them: call it in a thread."""
     try:
         with open(path, "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size < size_bytes:

@@ -1,9 +1,9 @@
 """
-The scan at start: what is on the disk, in the order of last use.
+The scan at start: which files are on the disk, in the order of last use.
 
-It runs in a thread behind the first answers, over a million files or more, so it must neither keep the interpreter to
-itself for long nor leave holes in the memory where the ledger's names then live. It goes directory by directory of
-keys/: each is a few thousand files, and one of the ledger's dicts.
+It runs in a thread while requests are answered, over a million files or more. So it must not keep the interpreter's
+lock for long, and must not fragment the memory of the ledger's names. It takes one directory of keys/ at a time: a few
+thousand files, which make one of the ledger's dicts.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HASH_HEX = 32
-# A file found, as one text that sorts by time of last use: that and the size, then the name. Tuples would lie among the
-# names in memory and leave holes there, a hundred bytes a file.
+# A found file as one line of bytes, which sorts by time of last use: that time, the size, then the name. Tuples would
+# leave holes among the names in memory, a hundred bytes a file.
 _FOUND = struct.Struct(">QQ")
 _LATEST_NS = (1 << 64) - 1  # some file systems know times beyond the year 2554
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What was found in a shard: the ledger's values of files, oldest first, and directories without facts."""
+    """What was found in a shard: files with their ledger values, oldest first, and key hashes without facts."""
 
     files: dict[bytes, int]
     size_bytes: int
@@ -37,13 +37,13 @@ class Scanned:
 
 
 def shards(keys_dir: Path) -> list[int]:
-    """The first bytes of the key hashes that there are directories for."""
+    """The first bytes of all key hashes that have a directory."""
     names = [item.name for item in _subdirectories(keys_dir)]
     return [number for number in range(256) if f"{number:02x}" in names]
 
 
 def scan(keys_dir: Path, shard: int, run_id: str) -> Scanned:
-    """Walk the key directories of a shard; temporary files of other runs are deleted on the way."""
+    """Read the key directories of a shard, and delete the temporary files of other runs."""
     lines: list[bytes] = []
     prefix = f"{shard:02x}"
     keys = [item for item in _subdirectories(keys_dir / prefix) if _is_key(item.name, prefix)]
@@ -63,7 +63,7 @@ def _is_key(name: str, prefix: str) -> bool:
 
 
 def _is_orphan(directory: os.DirEntry[str], run_id: str, lines: list[bytes]) -> bool:
-    """Add the directory's files to those found; whether nothing vouches for them, and nobody is writing there now."""
+    """Add the directory's files to `lines`. Return whether it has no facts and no temporary file of this run."""
     names = set()
     with contextlib.suppress(OSError), os.scandir(directory.path) as files:
         for file in files:

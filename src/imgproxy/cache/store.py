@@ -1,47 +1,30 @@
-"""
-The disk: a directory per key, holding one original, its facts and the variants made from it.
-
-    journal.lock                      held while a process uses the directory: two would not know of each other's purges
-    keys/<h2>/<hash>/facts            an OriginalFacts record; without it nothing in the directory counts
-                     original         the origin's bytes, untouched, for libvips to read by path
-                     v-<plan digest>  a variant: body, record, trailer (see framed.py)
-                     t-<run>-<n>      being written by this run; of another run, an orphan
-    trash/<n>                         directories renamed away by a purge; deleting them is clean-up, not the purge
-
-Every file appears by rename within its directory. Nothing here is fsynced: a torn file fails its checksum and is a
-miss. What must survive a crash is in the journal.
-"""
+"""The files of originals and variants: read, commit, and take out of reach. See directory.py for where they are."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import itertools
 import logging
 import os
-import secrets
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from imgproxy.cache.directory import CacheDirectory, as_cache_unavailable
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.framed import digest_of, read_frame, trailer, write_all
-from imgproxy.cache.ledger import Ledger, name_of_file, original_name, variant_name
-from imgproxy.cache.new_file import open_new_file
+from imgproxy.cache.framed import digest_of, read_frame, trailer
+from imgproxy.cache.ledger import Ledger, name_of_file, original_name, split_name, variant_name
 from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
-from imgproxy.cache.refused import as_cache_unavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgproxy.cache.reading import FileStamp, StrPath
 
 log = logging.getLogger(__name__)
 
-# Facts kept in memory: about 700 bytes each, so that a disk hit reads one file and not two.
+# Facts kept in memory, about 700 bytes each: with them a disk hit reads one file instead of two.
 FACTS_IN_MEMORY = 50_000
-# As many keys are on their way to their first facts at most; a stranger may ask for any number of others.
-FACTLESS_IN_MEMORY = 4_096
 _NO_BODY: Final = digest_of(b"")
 
 
@@ -50,7 +33,8 @@ class Detached:
     """
     A key's directory after its purge: no longer reachable, still to be deleted.
 
-    The figures are the ledger's; a directory with files that it does not know yet, early after a start, has none.
+    The figures come from the ledger. `variants` is None where the ledger does not know all files yet, early after a
+    start.
     """
 
     key_hash: str
@@ -59,133 +43,67 @@ class Detached:
     size_bytes: int = 0
 
 
-class CacheStore:
-    """Files of one cache directory. Not thread-safe: the event loop is its only user; other threads get paths."""
+class CacheStore(CacheDirectory):
+    """The originals and variants of one cache directory. Only the event loop uses it."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.keys_dir = directory / "keys"
-        self.trash_dir = directory / "trash"
-        # Paths are put together as text: to do it by pathlib takes longer than what most calls here do with the file.
-        self._keys = str(self.keys_dir)
+        super().__init__(directory)
         self.ledger = Ledger()
-        # Distinguishes this run's temporary files from those a crash left behind.
-        self.run_id = secrets.token_hex(4)
-        self._numbers = itertools.count()
-        # Files being written, by key: their directory must stay, even while it is empty.
-        self._being_written: defaultdict[str, set[str]] = defaultdict(set)
-        self._lock: int | None = None
-        # The least recently read or written first; a look at it alone (`known_facts`) does not count.
+        # The least recently used first. `known_facts` does not count as a use.
         self._facts: OrderedDict[str, OriginalFacts] = OrderedDict()
-        # Keys that were looked for on disk and have no facts there: a miss asks three times before it makes them.
-        self._factless: set[str] = set()
 
-    def open(self) -> None:
-        """
-        Make the directories, and take hold of them for this process.
+    def path_of(self, name: bytes) -> str:
+        """The path of a file by its name in the ledger."""
+        hashed, plan = split_name(name)
+        return self.variant_path(hashed, plan) if plan else self.path(hashed, "original")
 
-        Raises:
-            CacheUnavailable: the directory cannot be made or written, or another process uses it.
-        """
-        with as_cache_unavailable:
-            for path in (self.keys_dir, self.trash_dir):
-                path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            probe = self.directory / f".probe-{self.run_id}"
-            probe.write_bytes(b"")
-            probe.unlink()
-
-    def _take_lock(self) -> None:
-        """A purge reaches the memory of one process. The kernel lets go of the lock when that ends, however it does."""
-        descriptor = os.open(self.directory / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise OSError(errno.EBUSY, "another imgproxy is using this directory") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._lock = descriptor
-
-    def close(self) -> None:
-        """Let go of the directory."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def key_dir(self, hashed: str) -> Path:
-        """The directory of a key, which may not exist."""
-        return Path(f"{self._keys}/{hashed[:2]}/{hashed}")
-
-    def _path(self, hashed: str, name: str) -> str:
-        """A file in the directory of a key."""
-        return f"{self._keys}/{hashed[:2]}/{hashed}/{name}"
-
-    def temp_name(self, hashed: str) -> str:
-        """
-        The name of a file that is about to be written in the key's directory, which is there. `discard` it in the end.
-
-        Who writes the file makes it, too: to do so here and now would cost a miss as much as to name it.
-        """
-        path = self._path(hashed, f"t-{self.run_id}-{next(self._numbers)}")
-        self._being_written[hashed].add(path)
-        return path
-
-    def temp_path(self, hashed: str) -> str:
-        """
-        A new, empty file to be written in the key's directory, which is made where missing. `discard` it in the end.
-
-        Raises:
-            CacheUnavailable: the directory or the file cannot be made.
-        """
-        temp, descriptor = self._new_file(hashed, has_directory=hashed in self._facts)
-        os.close(descriptor)
-        return temp
-
-    def _new_file(self, hashed: str, *, has_directory: bool) -> tuple[str, int]:
-        """As `temp_path`, with a descriptor to write to."""
-        path = self.temp_name(hashed)
-        try:
-            with as_cache_unavailable:
-                return path, open_new_file(path, has_directory=has_directory)
-        except BaseException:
-            self.discard(path)
-            raise
-
-    def is_being_written(self, hashed: str) -> bool:
-        """Whether this run is writing a file in the key's directory."""
-        return hashed in self._being_written
-
-    # --- originals ---------------------------------------------------------------------------------------------
+    # --- facts -------------------------------------------------------------------------------------------------
 
     def facts(self, hashed: str) -> OriginalFacts | None:
-        """The facts of a key's original, from memory or disk; None where there are none, or no valid ones."""
+        """The facts of a key's original, from memory or disk. None where they are missing or not valid."""
         if (known := self._facts.get(hashed)) is not None:
             self._facts.move_to_end(hashed)
             return known
-        if hashed in self._factless:
-            return None
         found = self._read_facts(hashed)
         if found is not None:
-            self._keep_facts(hashed, found)
+            self.hold_facts(found)
         return found
 
-    def _keep_facts(self, hashed: str, facts: OriginalFacts) -> None:
-        self._factless.discard(hashed)
+    def known_facts(self, hashed: str) -> OriginalFacts | None:
+        """The facts of a key's original, if they are in memory."""
+        return self._facts.get(hashed)
+
+    def hold_facts(self, facts: OriginalFacts) -> None:
+        """Make these the facts of the key's original, in memory only: a restart forgets them."""
+        hashed = key_hash(facts.key)
         self._facts[hashed] = facts
         self._facts.move_to_end(hashed)
         if len(self._facts) > FACTS_IN_MEMORY:
             self._facts.popitem(last=False)
 
+    def commit_facts(self, facts: OriginalFacts) -> None:
+        """
+        Make these the facts of the key's original.
+
+        Raises:
+            CacheUnavailable: the disk refuses.
+        """
+        hashed = key_hash(facts.key)
+        temp = self.temp_path(hashed)
+        try:
+            with as_cache_unavailable():
+                # Not "wb": ext4 begins to write a truncated file to the disk as soon as it is closed.
+                with open(temp, "r+b") as file:
+                    file.write(trailer(facts, body_bytes=0, body_digest=_NO_BODY))
+                self.put_in_place(hashed, temp, "facts")
+        except BaseException:
+            self.discard(temp)
+            raise
+        self.hold_facts(facts)
+
     def _read_facts(self, hashed: str) -> OriginalFacts | None:
         try:
-            descriptor = os.open(self._path(hashed, "facts"), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if len(self._factless) >= FACTLESS_IN_MEMORY:
-                self._factless.clear()
-            self._factless.add(hashed)
-            return None
+            descriptor = os.open(self.path(hashed, "facts"), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -197,52 +115,25 @@ class CacheStore:
         facts = frame.read_as(OriginalFacts) if frame is not None else None
         return facts if facts is not None and key_hash(facts.key) == hashed else None
 
-    def commit_facts(self, facts: OriginalFacts) -> None:
-        """
-        Make these the facts of the key's original.
-
-        Raises:
-            CacheUnavailable: the disk refuses.
-        """
-        hashed = key_hash(facts.key)
-        temp, descriptor = self._new_file(hashed, has_directory=True)
-        try:
-            with as_cache_unavailable:
-                try:
-                    write_all(descriptor, trailer(facts, body_bytes=0, body_digest=_NO_BODY))
-                finally:
-                    os.close(descriptor)
-                self._put_in_place(hashed, temp, "facts")
-        except BaseException:
-            self.discard(temp)
-            raise
-        self._keep_facts(hashed, facts)
-
-    def hold_facts(self, facts: OriginalFacts) -> None:
-        """Make these the facts of the key's original for this run alone; a disk that is full does not matter here."""
-        self._keep_facts(key_hash(facts.key), facts)
+    # --- originals ---------------------------------------------------------------------------------------------
 
     def commit_original(self, temp: StrPath, facts: OriginalFacts) -> None:
         """
-        Make a downloaded file the key's original: the bytes first, then the facts that vouch for them.
+        Make a downloaded file the key's original: first the bytes, then the facts that name their digest.
 
         Raises:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with as_cache_unavailable:
-            self._put_in_place(hashed, temp, "original")
+        with as_cache_unavailable():
+            self.put_in_place(hashed, temp, "original")
         self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
         self.commit_facts(facts)
 
-    def name_of_original(self, hashed: str) -> str:
-        """Where a key's original is, if it is."""
-        return self._path(hashed, "original")
-
     def original_path(self, facts: OriginalFacts) -> str | None:
-        """The original's file, where it is there in its full length; whether its bytes are right is `verify`'s word."""
+        """The original's file. None where it is missing or has another length. The checksum is not checked here."""
         hashed = key_hash(facts.key)
-        path = self._path(hashed, "original")
+        path = self.path(hashed, "original")
         try:
             size_bytes = os.stat(path).st_size
         except OSError:
@@ -254,33 +145,36 @@ class CacheStore:
         return path
 
     def is_original_verified(self, hashed: str) -> bool:
-        """Whether this run knows the original's bytes to match their facts."""
+        """Whether this run knows that the original's checksum is right."""
         return self.ledger.is_verified(original_name(hashed))
 
-    def settle_original(self, facts: OriginalFacts, *, is_intact: bool) -> None:
-        """Note the result of `matches_digest` for the original; a damaged one is removed."""
+    def note_checked_original(self, facts: OriginalFacts, *, is_intact: bool) -> None:
+        """Remember that the original's checksum is right, or delete the damaged file."""
         hashed = key_hash(facts.key)
+        self._note_checked(original_name(hashed), facts.size_bytes, is_intact=is_intact)
+
+    def _note_checked(self, name: bytes, size_bytes: int, *, is_intact: bool) -> None:
         if is_intact:
-            self.ledger.verify(original_name(hashed), facts.size_bytes)
+            self.ledger.verify(name, size_bytes)
             return
-        self.ledger.remove(original_name(hashed))
+        self.ledger.remove(name)
         with suppress(OSError):
-            os.unlink(self._path(hashed, "original"))
+            os.unlink(self.path_of(name))
 
     # --- variants ----------------------------------------------------------------------------------------------
 
     def variant_path(self, hashed: str, plan: str) -> str:
-        """Where a variant is, if it is."""
-        return self._path(hashed, f"v-{plan}")
+        """The path of a variant's file. It may not exist."""
+        return self.path(hashed, f"v-{plan}")
 
     def open_variant(self, hashed: str, plan: str, original: str) -> tuple[VariantFacts, int] | None:
         """
-        A variant of this original on disk: its facts and an open descriptor, which the caller closes; or None.
+        Find a variant of this original on disk: its facts and an open descriptor, which the caller closes.
 
-        The record and the length are checked here; the body's checksum is the caller's business (`is_verified`).
+        The record and the length are checked. The body's checksum is not: see `is_variant_verified`.
         """
         try:
-            descriptor = os.open(self._path(hashed, f"v-{plan}"), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.variant_path(hashed, plan), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self.ledger.remove(variant_name(hashed, plan))
             return None
@@ -289,19 +183,19 @@ class CacheStore:
         except OSError:
             frame = None
         facts = frame.read_as(VariantFacts) if frame is not None else None
-        is_ours = facts is not None and frame is not None and facts.size_bytes == frame.body_bytes
-        if not is_ours or facts is None or facts.original != original or facts.plan != plan:
+        is_whole = facts is not None and frame is not None and facts.size_bytes == frame.body_bytes
+        if not is_whole or facts is None or facts.original != original or facts.plan != plan:
             os.close(descriptor)
             return None
         self.ledger.touch(variant_name(hashed, plan))
         return facts, descriptor
 
     def seen(self, hashed: str, plan: str, stamp: FileStamp, body_bytes: int) -> SeenFile:
-        """What `read_unchanged` needs to know a variant's file again."""
-        return SeenFile(self._path(hashed, f"v-{plan}"), variant_name(hashed, plan), stamp, body_bytes)
+        """What `read_unchanged` needs to recognise a variant's file."""
+        return SeenFile(self.variant_path(hashed, plan), variant_name(hashed, plan), stamp, body_bytes)
 
     def read_unchanged(self, file: SeenFile) -> bytes | bytearray | None:
-        """The body of a variant whose file is still as it was; None if it is not, or is not in the page cache."""
+        """The body of a variant whose file has not changed. None if it has, or if it is not in the page cache."""
         try:
             descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -317,102 +211,78 @@ class CacheStore:
         self.ledger.touch(file.name)
         return body
 
-    def known_facts(self, hashed: str) -> OriginalFacts | None:
-        """The facts of a key's original that this run has in memory."""
-        return self._facts.get(hashed)
-
     def is_variant_verified(self, hashed: str, plan: str) -> bool:
-        """Whether this run has seen the variant's checksum hold."""
+        """Whether this run knows that the variant's checksum is right."""
         return self.ledger.is_verified(variant_name(hashed, plan))
 
-    def settle_variant(self, hashed: str, facts: VariantFacts, *, is_intact: bool) -> None:
-        """Note the result of checking a variant's body; a damaged one is removed."""
-        if is_intact:
-            self.ledger.verify(variant_name(hashed, facts.plan), facts.size_bytes)
-            return
-        self.ledger.remove(variant_name(hashed, facts.plan))
-        with suppress(OSError):
-            os.unlink(self._path(hashed, f"v-{facts.plan}"))
+    def note_checked_variant(self, hashed: str, facts: VariantFacts, *, is_intact: bool) -> None:
+        """Remember that the variant's checksum is right, or delete the damaged file."""
+        self._note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
 
     def seal_variant(self, temp: StrPath, facts: VariantFacts, *, with_body: bool = False) -> bytes | None:
         """
-        Append record and trailer to a rendered file; return its body where that is wanted.
+        Append record and trailer to a rendered file. Return its body if `with_body`.
 
         Raises:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
-        end = trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest))
-        with as_cache_unavailable:
-            descriptor = os.open(temp, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            try:
-                # It was written just now, and so is in the page cache.
-                body = os.pread(descriptor, facts.size_bytes, 0) if with_body else None
-                if body is not None and len(body) != facts.size_bytes:
-                    raise OSError(errno.EIO, "a rendered file is shorter than it was said to be")
-                write_all(descriptor, end)
-            finally:
-                os.close(descriptor)
+        with as_cache_unavailable(), open(temp, "r+b") as file:
+            # The file was written a moment ago, so it is in the page cache.
+            body = file.read(facts.size_bytes) if with_body else None
+            if body is not None and len(body) != facts.size_bytes:
+                raise OSError(errno.EIO, "a rendered file is shorter than its size_bytes")
+            file.seek(0, os.SEEK_END)
+            file.write(trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest)))
         return body
 
     def commit_variant(self, temp: StrPath, facts: VariantFacts) -> str:
         """
-        Give a sealed file its name; from then on it is found.
+        Give a sealed file its name, by which it is found from then on. Return the path.
 
         Raises:
             CacheUnavailable: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with as_cache_unavailable:
-            path = self._put_in_place(hashed, temp, f"v-{facts.plan}")
+        with as_cache_unavailable():
+            path = self.put_in_place(hashed, temp, f"v-{facts.plan}")
         self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
         return path
 
-    def _put_in_place(self, hashed: str, temp: StrPath, name: str) -> str:
-        """Rename a file over whatever has its name, if need be a directory that somebody else made."""
-        path = self._path(hashed, name)
-        try:
-            os.rename(temp, path)
-        except IsADirectoryError:
-            os.rename(path, self.trash_dir / f"foreign-{self.run_id}-{next(self._numbers)}")
-            os.rename(temp, path)
-        self._is_written(hashed, temp)
-        return path
-
-    def _is_written(self, hashed: str, temp: StrPath) -> bool:
-        """A temporary file is one no more; whether none is left in its directory."""
-        being_written = self._being_written.get(hashed)
-        if being_written is not None:
-            being_written.discard(os.fspath(temp))
-            if being_written:
-                return False
-            del self._being_written[hashed]
-        return True
-
-    # --- purge -------------------------------------------------------------------------------------------------
+    # --- detach ------------------------------------------------------------------------------------------------
 
     def detach(self, hashed: str) -> Detached | None:
         """
-        Take a key's directory out of reach in one rename, whatever it holds; None if there is none.
+        Take a key's directory out of reach, in one rename into the trash. None if the directory does not exist.
 
         Raises:
-            CacheUnavailable: it is there and cannot be renamed.
+            CacheUnavailable: it exists and cannot be renamed.
         """
         self._facts.pop(hashed, None)
-        target = self.trash_dir / f"{hashed}-{self.run_id}-{next(self._numbers)}"
-        source = self.key_dir(hashed)
-        with as_cache_unavailable:
+        source, target = self.key_dir(hashed), self.trash_path(hashed)
+        with as_cache_unavailable():
             try:
                 os.rename(source, target)
             except FileNotFoundError:
-                # "Not found" may also mean the trash, which somebody emptied too thoroughly.
+                # The trash itself may be missing, not the source.
                 if not os.path.lexists(source):
                     return None
                 self.trash_dir.mkdir(parents=True, exist_ok=True)
                 os.rename(source, target)
         return self._take_off_ledger(hashed, target)
 
+    def detach_orphan(self, hashed: str) -> Detached | None:
+        """
+        Detach a directory that the scan found without facts. None if it has facts by now, or is being written.
+
+        Raises:
+            CacheUnavailable: it cannot be renamed.
+        """
+        if self.facts(hashed) is not None or self.is_being_written(hashed):
+            return None
+        return self.detach(hashed)
+
     def _take_off_ledger(self, hashed: str, target: Path) -> Detached:
-        """Do it at once: by the time the files are deleted, new ones may have taken these names."""
+        """Done before the files are deleted: by then new files may have the same names."""
         try:
             file_names = os.listdir(target)
         except OSError:
@@ -423,20 +293,3 @@ class CacheStore:
         size_bytes = sum(self.ledger.remove(name) for name in names)
         variants = sum(file_name.startswith("v-") for file_name in file_names)
         return Detached(hashed, target, variants, size_bytes) if is_known else Detached(hashed, target)
-
-    def discard(self, temp: StrPath) -> None:
-        """
-        Remove a temporary file, and its directory where nothing is, or is about to be, in it; all may be gone.
-
-        One that was put in place is no temporary file any more: nothing is done.
-        """
-        directory = os.path.dirname(temp)
-        hashed = os.path.basename(directory)
-        if os.fspath(temp) not in self._being_written.get(hashed, ()):
-            return
-        is_last = self._is_written(hashed, temp)
-        with suppress(OSError):
-            os.unlink(temp)
-        if is_last:
-            with suppress(OSError):
-                os.rmdir(directory)

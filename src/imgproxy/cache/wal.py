@@ -1,12 +1,12 @@
 """
 Whether the end of an SQLite write-ahead log was damaged.
 
-SQLite takes a log for ended at the first frame whose checksum is wrong, and says nothing: a damaged byte in the middle
-silently undoes the transactions after it. For purges that will not do. So the log is read before SQLite opens it:
-frames of the present run (their salts are those of the header) that follow a wrong checksum were written and do not
-count.
-After a power cut this may be a transaction that was never acknowledged; that cannot be told apart, and the answer to
-both is the same and cheap: prove everything again.
+SQLite ends reading at the first frame with a wrong checksum, without an error. So one damaged byte silently undoes all
+transactions after it, and purges among them. Therefore this module reads the log before SQLite opens it. Frames after
+a wrong checksum, with the salts of the log's header, were written and will not be read: the tail is damaged.
+
+After a power cut this may be a transaction that was never acknowledged. The two cases cannot be told apart, and the
+answer to both is the same: every original is revalidated before it is used.
 
 Source: https://sqlite.org/fileformat2.html#walformat
 """
@@ -26,17 +26,17 @@ _MASK = 0xFFFFFFFF
 
 
 def has_damaged_tail(path: Path) -> bool:
-    """Whether the log holds frames that SQLite will pass over though they were written; False where there is no log."""
+    """Whether the log has frames that were written and that SQLite will not read. False if there is no log."""
     try:
         log = path.read_bytes()
     except OSError:
         return False
     if len(log) < _HEADER.size:
-        return False  # SQLite writes the header before anything is in the log
+        return False  # empty: SQLite writes the header first
     magic, _, page_bytes, _, salt_1, salt_2, *header_sum = _HEADER.unpack_from(log)
     order = ">" if magic & 1 else "<"
     if magic & ~1 != _MAGIC or list(_checksum(log[:24], order, 0, 0)) != header_sum:
-        return any(log)  # a log of zeros is one whose first write never came to the disk
+        return any(log)  # all zeros: its first write never reached the disk
     return _has_frame_after_damage(log, page_bytes, order, (salt_1, salt_2), (header_sum[0], header_sum[1]))
 
 
@@ -51,7 +51,7 @@ def _has_frame_after_damage(
         if is_damaged or tuple(frame_salts) != salts:
             if is_damaged and tuple(frame_salts) == salts:
                 return True
-            is_damaged = True  # of an earlier round of the log, or damaged: what follows will tell
+            is_damaged = True  # or from before the log was last restarted: the frames after it tell
             continue
         frame = log[start : start + frame_bytes]
         sum_1, sum_2 = _checksum(frame[:8], order, sum_1, sum_2)

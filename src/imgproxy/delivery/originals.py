@@ -142,7 +142,7 @@ class Originals:
         # Originals answered with beyond their time and not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(NEGATIVES_MAX)
         self._purge: PurgeKeys = cache.purge
-        cache.watch_purges(self._forget)
+        cache.purged.subscribe(lambda purged: self._forget(purged.key_hash))
 
     def purge_with(self, purge: PurgeKeys) -> None:
         """Have purges that begin here, because the origin refused or changed a picture, done by the purge service."""

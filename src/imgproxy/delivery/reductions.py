@@ -43,7 +43,7 @@ class Reductions:
         self._flights: Flights[Made] = Flights()
         # What could not be reduced: to try it again soon would only cost another process.
         self._refusals: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
-        cache.watch_purges(self._forget)
+        cache.purged.subscribe(lambda purged: self._forget(purged.key_hash))
 
     def made(self, key_hash: str, plan: RenderPlan) -> None:
         """Remember that this plan's variant exists."""

@@ -75,7 +75,7 @@ class Renders:
         self._pool = pool
         originals.refuse_late_by(pool.is_late)
         originals.gate.narrow_to(self._fetches_of_use)
-        cache.watch_purges(self._forget)
+        cache.purged.subscribe(lambda purged: self._forget(purged.key_hash))
 
     @contextmanager
     def expecting(self, hashed: str) -> Iterator[None]:

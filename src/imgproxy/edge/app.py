@@ -20,6 +20,7 @@ from aiohttp import web
 from imgproxy import __version__, logs
 from imgproxy.background import Background
 from imgproxy.cache.cache import Cache
+from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.cache.staging import Landings, enough_landings
 from imgproxy.config.load import Settings, secret_lines, signing_tokens, webhook_secrets
 from imgproxy.delivery.delivery import Delivery, Outcome
@@ -83,7 +84,7 @@ class Edge:
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
         self.answers = Answers()
-        self.cache = Cache(settings.cache)
+        self.cache = Cache(settings.cache, purged=PurgeEvent())
         self.library = library_client(settings.origin)
         self.health = OriginHealth(lambda: self.library.get_entries(ids=(PROBE_ENTRY,)))
         self.landings = Landings(

@@ -35,9 +35,10 @@ from imgproxy.purge.record import PurgeRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.cache.cache import Cache, PurgedKeys
+    from imgproxy.cache.cache import Cache
     from imgproxy.cache.journal import PendingPurge
     from imgproxy.cache.outbox import OutboxLine
+    from imgproxy.cache.purge import PurgedKeys
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.delivery.originals import Originals
     from imgproxy.metrics import Metrics
@@ -96,7 +97,7 @@ class PurgeService:
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._later = Background("purge")
         self.record = PurgeRecord(cache.journal)
-        cache.watch_purges(answers.overtake)
+        cache.purged.subscribe(lambda purged: answers.overtake(purged.key_hash))
 
     async def start(self) -> None:
         """Take up what the last run left: pending expansions, and originals to be checked."""

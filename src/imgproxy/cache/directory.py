@@ -1,0 +1,207 @@
+"""
+The cache directory: a directory for each key, holding one original, its facts, and the variants made from it.
+
+    journal.lock                      locked while a process uses the directory
+    journal.sqlite                    the journal, see journal.py
+    keys/<h2>/<hash>/facts            an OriginalFacts record; without it nothing in the directory counts
+                     original         the origin's bytes; libvips reads them by path
+                     v-<plan digest>  a variant: body, record, trailer (framed.py)
+                     t-<run>-<n>      a temporary file of this run; one of another run is deleted at start
+    trash/<n>                         directories that a purge renamed away; they are deleted later (trash.py)
+
+Every file gets its name by a rename within its directory. No file here is fsynced: a torn file fails its checksum and
+is a miss. What must survive a crash is in the journal.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import CacheUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgproxy.cache.reading import StrPath
+
+# A directory for a new file is made this often: an eviction may delete it, still empty, before the file is in it.
+MAKE_DIRECTORY_TRIES = 2
+
+
+@contextmanager
+def as_cache_unavailable() -> Iterator[None]:
+    """Raise the disk's errors as CacheUnavailable."""
+    try:
+        yield
+    except OSError as exc:
+        raise CacheUnavailable from exc
+
+
+class CacheDirectory:
+    """
+    The lock, the paths and the temporary files of one cache directory.
+
+    Not thread-safe: only the event loop uses it. Other threads get paths.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.keys_dir = directory / "keys"
+        self.trash_dir = directory / "trash"
+        # Paths are put together as text: pathlib takes longer than most calls here take for the file itself.
+        self._keys = str(self.keys_dir)
+        # Tells this run's temporary files from those that a crash left.
+        self.run_id = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        # Temporary files by key hash: their directory must stay, even while it is empty.
+        self._being_written: defaultdict[str, set[str]] = defaultdict(set)
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """
+        Make the directories, and lock them for this process.
+
+        Raises:
+            CacheUnavailable: the directory cannot be made or written, or another process uses it.
+        """
+        with as_cache_unavailable():
+            for path in (self.keys_dir, self.trash_dir):
+                path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            probe = self.directory / f".probe-{self.run_id}"
+            probe.write_bytes(b"")
+            probe.unlink()
+
+    def _take_lock(self) -> None:
+        """
+        Refuse a second process: a purge empties the memory of its own process only.
+
+        The kernel releases the lock when the process ends, also when it is killed.
+        """
+        descriptor = os.open(self.directory / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OSError(errno.EBUSY, "another imgproxy is using this directory") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._lock = descriptor
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- paths -------------------------------------------------------------------------------------------------
+
+    def key_dir(self, hashed: str) -> Path:
+        """The directory of a key. It may not exist."""
+        return Path(f"{self._keys}/{hashed[:2]}/{hashed}")
+
+    def path(self, hashed: str, name: str) -> str:
+        """The path of a file in the directory of a key. It may not exist."""
+        return f"{self._keys}/{hashed[:2]}/{hashed}/{name}"
+
+    def trash_path(self, name: str) -> Path:
+        """A new path in the trash, for something of this name."""
+        return self.trash_dir / f"{name}-{self.run_id}-{next(self._numbers)}"
+
+    # --- temporary files ---------------------------------------------------------------------------------------
+
+    def temp_name(self, hashed: str) -> str:
+        """
+        The path of a temporary file that the caller will create, in the key's directory, which exists.
+
+        The caller puts it in place or discards it.
+        """
+        path = self.path(hashed, f"t-{self.run_id}-{next(self._numbers)}")
+        self._being_written[hashed].add(path)
+        return path
+
+    def temp_path(self, hashed: str) -> str:
+        """
+        Create an empty temporary file in the key's directory, and the directory where it is missing.
+
+        The caller puts it in place or discards it.
+
+        Raises:
+            CacheUnavailable: the directory or the file cannot be made.
+        """
+        path = self.temp_name(hashed)
+        try:
+            with as_cache_unavailable():
+                _make_file(path)
+        except BaseException:
+            self.discard(path)
+            raise
+        return path
+
+    def put_in_place(self, hashed: str, temp: StrPath, name: str) -> str:
+        """
+        Rename a temporary file to its final name, over an older file. Return the path.
+
+        A directory of that name, which is not from this service, is moved to the trash. Raises OSError.
+        """
+        path = self.path(hashed, name)
+        try:
+            os.rename(temp, path)
+        except IsADirectoryError:
+            os.rename(path, self.trash_path("foreign"))
+            os.rename(temp, path)
+        self._end_writing(hashed, temp)
+        return path
+
+    def discard(self, temp: StrPath) -> None:
+        """
+        Delete a temporary file, and its directory if that is empty and no other file is about to be written there.
+
+        Do nothing for a file that was put in place or discarded before.
+        """
+        directory = os.path.dirname(temp)
+        hashed = os.path.basename(directory)
+        if os.fspath(temp) not in self._being_written.get(hashed, ()):
+            return
+        is_last = self._end_writing(hashed, temp)
+        with suppress(OSError):
+            os.unlink(temp)
+        if is_last:
+            with suppress(OSError):
+                os.rmdir(directory)
+
+    def is_being_written(self, hashed: str) -> bool:
+        """Whether this run has a temporary file in the key's directory."""
+        return hashed in self._being_written
+
+    def _end_writing(self, hashed: str, temp: StrPath) -> bool:
+        """Forget a temporary file. Return whether it was the last one of its key."""
+        being_written = self._being_written.get(hashed)
+        if being_written is not None:
+            being_written.discard(os.fspath(temp))
+            if being_written:
+                return False
+            del self._being_written[hashed]
+        return True
+
+
+def _make_file(path: str) -> None:
+    for _ in range(MAKE_DIRECTORY_TRIES):
+        with suppress(FileNotFoundError):
+            _create(path)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    _create(path)
+
+
+def _create(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
