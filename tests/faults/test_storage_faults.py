@@ -79,7 +79,7 @@ DAMAGES = (lose, empty, garble, halve, flip_header, flip_page, replace_by_anothe
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 async def test_a_damaged_journal_proves_nothing(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """Not one cached byte is served before the origin was asked; what is right is then used, what is not is gone."""
+    """No cached byte is served before the origin was asked. What the origin confirms is used without a render."""
     async with site(tmp_path, freshness=NOT_SETTLING) as here:
         for target in (f"/{KEY}?w=50", f"/{KEY}"):
             assert (await here.get(target)).status == 200
@@ -98,7 +98,7 @@ async def test_a_damaged_journal_proves_nothing(tmp_path: Path, damage: Callable
 
 
 async def test_a_picture_revoked_while_the_journal_was_lost_is_refused(tmp_path: Path) -> None:
-    """The purge that the lost journal held is made up for by the question."""
+    """The revalidation finds the revocation whose purge was lost with the journal."""
     async with site(tmp_path) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         await here.library.mark_invalid(here.library.entry_id(KEY))
@@ -109,9 +109,9 @@ async def test_a_picture_revoked_while_the_journal_was_lost_is_refused(tmp_path:
 
 
 async def test_a_byte_flipped_in_the_log_of_the_journal_is_noticed(tmp_path: Path) -> None:
-    """SQLite drops what follows without a word; a copy taken as by a crash, damaged anywhere, is proved anew."""
+    """SQLite ignores what follows, without an error. The cache of such a copy must be revalidated."""
     async with site(tmp_path):
-        pass  # closed in order: from here on the journal's identity is in the database, and not in its log
+        pass  # closed in order: now the journal's id is in the database, and not in its log
     async with site(tmp_path, freshness=NOT_SETTLING) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         await here.purge(here.library.entry_id(KEY))
@@ -135,7 +135,7 @@ async def test_a_byte_flipped_in_the_log_of_the_journal_is_noticed(tmp_path: Pat
 
 
 async def test_a_disk_that_is_full_at_the_start_does_not_cost_the_journal(tmp_path: Path) -> None:
-    """Full is not damaged: the service does not start, and everything is there when it can."""
+    """The service does not start. When it starts later, the journal is complete."""
     with small_disk(tmp_path / "cache", 4_000_000):
         cache = Cache(CacheSettings(dir=tmp_path / "cache", min_free_bytes=0))
         await cache.start()
@@ -156,8 +156,8 @@ async def test_a_disk_that_is_full_at_the_start_does_not_cost_the_journal(tmp_pa
 # --- a directory that refuses ----------------------------------------------------------------------------------------
 
 
-async def test_a_read_only_cache_is_said_at_the_start(tmp_path: Path) -> None:
-    """A service that could not make a purge durable does not begin to serve."""
+async def test_a_service_with_a_read_only_cache_does_not_start(tmp_path: Path) -> None:
+    """It could not make a purge durable."""
     with small_disk(tmp_path / "cache", 4_000_000) as disk:
         make_read_only(disk)
         with pytest.raises(CacheUnavailable) as refused:
@@ -167,10 +167,10 @@ async def test_a_read_only_cache_is_said_at_the_start(tmp_path: Path) -> None:
 
 
 @contextmanager
-def immovable(directory: Path) -> Iterator[None]:
-    """Let nobody rename the directory or change what is in it, not even root (chattr(1), attribute i)."""
+def immutable(directory: Path) -> Iterator[None]:
+    """Make the directory immutable, even for root (chattr(1), attribute i)."""
     if shutil.which("chattr") is None or subprocess.run(["chattr", "+i", directory], check=False).returncode != 0:
-        pytest.skip("a directory cannot be made immovable here")
+        pytest.skip("a directory cannot be made immutable here")
     try:
         yield
     finally:
@@ -178,13 +178,13 @@ def immovable(directory: Path) -> Iterator[None]:
 
 
 async def test_files_that_cannot_be_taken_away_are_not_served_all_the_same(tmp_path: Path) -> None:
-    """The record is the purge: what the disk will not let go of stays unreachable, after a restart as well."""
+    """Files that the disk does not rename are not served, also after a restart, because the purge is recorded."""
     async with site(tmp_path, freshness=NOT_SETTLING) as here:
         targets = (f"/{KEY}?w=50", f"/{KEY}")
         for target in targets:
             assert (await here.get(target)).status == 200
         key_dir = here.edge.cache.store.key_dir(HASHED)
-        with immovable(key_dir):
+        with immutable(key_dir):
             await here.library.put(KEY, jpeg(NEW))
             assert (await here.purge(here.library.entry_id(KEY))).status == 200
             assert [(await here.get(target)).status for target in targets] == [503, 503]
@@ -200,7 +200,7 @@ async def test_files_that_cannot_be_taken_away_are_not_served_all_the_same(tmp_p
 
 
 async def test_a_trash_directory_that_is_gone_does_not_undo_a_purge(tmp_path: Path) -> None:
-    """Rename says "not found" for its target as well; the files must not be taken for gone."""
+    """A rename fails with "not found" for a missing target, too. That must not be taken for missing files."""
     async with site(tmp_path, freshness=NOT_SETTLING) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         shutil.rmtree(tmp_path / "cache" / "trash")
@@ -235,7 +235,7 @@ def put_directory(path: Path) -> None:
 @pytest.mark.parametrize("damage", [tear, garble_middle, put_foreign, put_directory], ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", ["facts", "original", "v-*"])
 async def test_a_damaged_file_is_a_miss(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
-    """Whatever a file of the cache has become, the answer is the right picture."""
+    """Whatever the damage, the answer is the right picture."""
     async with site(tmp_path) as here:
         good = await here.get(f"/{KEY}?w=50")
         (path,) = here.edge.cache.store.key_dir(HASHED).glob(name)
@@ -251,7 +251,7 @@ async def test_a_damaged_file_is_a_miss(tmp_path: Path, name: str, damage: Calla
 
 
 async def asked_again(here: Site, seconds: float) -> bool:
-    """Whether, with the clock this far off, the origin is asked before or behind the next answer."""
+    """Whether the origin is asked, before or after the next answer, when the clock is off by so many seconds."""
     asked_before = here.probe.count("serveImage")
     real_time = time.time
     with patch("time.time", lambda: real_time() + seconds):
@@ -262,8 +262,8 @@ async def asked_again(here: Site, seconds: float) -> bool:
     return here.probe.count("serveImage") > asked_before
 
 
-async def test_a_clock_that_jumps_leads_to_a_question_not_to_trust(tmp_path: Path) -> None:
-    """Forward, proofs are old; back, they come from a future that nobody can know: both are asked for again."""
+async def test_a_clock_that_jumps_leads_to_a_revalidation(tmp_path: Path) -> None:
+    """After a jump forward proofs are too old. After a jump back they lie in the future. Both are asked for again."""
     async with site(tmp_path) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         assert not await asked_again(here, 0)

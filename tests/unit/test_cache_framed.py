@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(body: bytes, text: str, number: int) -> No
 
 
 def test_every_truncation_is_a_miss(tmp_path: Path) -> None:
-    """A file cut at any byte is not a file of ours."""
+    """A file cut at any byte is refused."""
     path = tmp_path / "file"
     write(path, b"body", Note("a", 1))
     whole = path.read_bytes()
@@ -55,7 +55,7 @@ def test_every_truncation_is_a_miss(tmp_path: Path) -> None:
 
 
 def test_every_changed_byte_of_the_end_is_a_miss(tmp_path: Path) -> None:
-    """A bit that changed anywhere in record or trailer is found; one in the body is the body digest's to find."""
+    """A changed bit in record or trailer is found. (The body has its own digest.)"""
     path = tmp_path / "file"
     write(path, b"body", Note("a", 1))
     whole = path.read_bytes()
@@ -66,7 +66,7 @@ def test_every_changed_byte_of_the_end_is_a_miss(tmp_path: Path) -> None:
 
 
 def test_appended_bytes_are_a_miss(tmp_path: Path) -> None:
-    """A file that grew is not a file of ours."""
+    """A file that grew is refused."""
     path = tmp_path / "file"
     write(path, b"body", Note("a", 1))
 
@@ -76,7 +76,7 @@ def test_appended_bytes_are_a_miss(tmp_path: Path) -> None:
 
 
 def test_a_record_of_other_fields_is_no_record(tmp_path: Path) -> None:
-    """A record written by another version of the class is refused, not guessed at."""
+    """A record of another version of the class is refused."""
 
     @dataclass(frozen=True)
     class Other:

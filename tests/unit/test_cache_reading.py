@@ -14,7 +14,7 @@ def opened(path: Path, data: bytes) -> int:
 
 
 def test_what_is_in_the_page_cache_is_read(tmp_path: Path) -> None:
-    """A file that was written just now is there; no more is read than was asked for."""
+    """A file that was just written is there. No more is read than was asked for."""
     descriptor = opened(tmp_path / "file", b"0123456789" * 5000)
     try:
         assert read_at_once(descriptor, 50_000) == b"0123456789" * 5000
@@ -25,7 +25,7 @@ def test_what_is_in_the_page_cache_is_read(tmp_path: Path) -> None:
 
 
 def test_a_short_file_gives_what_it_has(tmp_path: Path) -> None:
-    """The end of a file is no reason to wait."""
+    """A read beyond the end of a file does not fail."""
     descriptor = opened(tmp_path / "file", b"0123")
     try:
         assert read_at_once(descriptor, 10) == b"0123"
@@ -35,7 +35,7 @@ def test_a_short_file_gives_what_it_has(tmp_path: Path) -> None:
 
 
 def evicted(path: Path) -> int:
-    """Open a file of a megabyte that the system was asked to drop from the page cache; it may not have done so."""
+    """Open a file of a megabyte, and ask the kernel to drop it from the page cache. The kernel may not do so."""
     descriptor = opened(path, bytes(1_000_000))
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -43,7 +43,7 @@ def evicted(path: Path) -> int:
 
 
 def test_what_is_not_in_the_page_cache_is_not_waited_for(tmp_path: Path) -> None:
-    """A read that would wait says so, and the loop can let a thread do it."""
+    """A read that would wait for the disk raises BlockingIOError."""
     probed = evicted(tmp_path / "probed")
     try:
         os.preadv(probed, [bytearray(1_000_000)], 0, os.RWF_NOWAIT)
@@ -55,7 +55,7 @@ def test_what_is_not_in_the_page_cache_is_not_waited_for(tmp_path: Path) -> None
         pytest.skip("this file system keeps its pages")
     finally:
         os.close(probed)
-    # A file of its own for each try: even a read that does not wait has the system fetch what it did not find.
+    # Each try has its own file: a refused read makes the kernel fetch what was missing.
     for number in range(10):
         descriptor = evicted(tmp_path / f"file-{number}")
         try:
@@ -65,11 +65,11 @@ def test_what_is_not_in_the_page_cache_is_not_waited_for(tmp_path: Path) -> None
             return
         finally:
             os.close(descriptor)
-    pytest.fail("ten files that were dropped from the page cache were read without a word")
+    pytest.fail("ten files that were dropped from the page cache were read without an error")
 
 
 def test_a_file_system_without_such_reads_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flags that no kernel knows stand for a file system that does not know this one."""
+    """A flag that no kernel knows takes the place of RWF_NOWAIT on such a file system."""
     monkeypatch.setattr("imgproxy.cache.reading._NOWAIT", 0x4000)
     descriptor = opened(tmp_path / "file", b"0123")
     try:
@@ -79,7 +79,7 @@ def test_a_file_system_without_such_reads_is_read_all_the_same(tmp_path: Path, m
 
 
 def test_every_change_of_a_file_changes_its_stamp(tmp_path: Path) -> None:
-    """Also one of the same length that sets the time back."""
+    """A change of the same length, with the time of change set back, is seen."""
     path = tmp_path / "file"
     path.write_bytes(b"before")
     before = path.stat()
