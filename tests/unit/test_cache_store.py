@@ -10,7 +10,7 @@ import pytest
 
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
 from imgproxy.cache.housekeeping import delete_files
-from imgproxy.cache.ledger import Ledger, found, name_of_file, original_name, split_name, variant_name
+from imgproxy.cache.ledger import Ledger, name_of_file, original_name, scanned_value, split_name, variant_name
 from imgproxy.cache.reading import matches_digest
 from imgproxy.cache.scan import scan, shards
 from imgproxy.cache.store import CacheStore
@@ -300,10 +300,12 @@ def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
     ledger.remove(b"a-gone")
     day_ns = 86_400 * 10**9
 
-    oldest_first = {b"a-older": found(day_ns, 3), b"a-old": found(3 * day_ns, 2)}
-    ledger.adopt_older(ord("a"), {**oldest_first, b"a-new": found(9, 99), b"a-gone": found(9, 7)}, 111)
+    oldest_first = {b"a-older": scanned_value(day_ns, 3), b"a-old": scanned_value(3 * day_ns, 2)}
+    ledger.adopt_older(ord("a"), {**oldest_first, b"a-new": scanned_value(9, 99), b"a-gone": scanned_value(9, 7)}, 111)
     ledger.begin_scan()
-    ledger.adopt_older(ord("b"), {b"b-between": found(2 * day_ns, 5), b"b-of-tomorrow": found(1 << 70, 4)}, 9)
+    ledger.adopt_older(
+        ord("b"), {b"b-between": scanned_value(2 * day_ns, 5), b"b-of-tomorrow": scanned_value(1 << 70, 4)}, 9
+    )
 
     assert [name for name, _ in ledger.oldest(10)] == [b"a-older", b"b-between", b"a-old", b"b-of-tomorrow", b"a-new"]
     assert ledger.used_bytes == 15

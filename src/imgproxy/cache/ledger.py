@@ -64,7 +64,7 @@ def split_name(name: bytes) -> tuple[str, str | None]:
     return name[:_HASH_BYTES].hex(), None if rest == _ORIGINAL else rest.hex()
 
 
-def found(used_at_ns: int, size_bytes: int) -> int:
+def scanned_value(used_at_ns: int, size_bytes: int) -> int:
     """The ledger's value for a file that the scan found. Its checksum is not known to be right."""
     use = min(max(0, used_at_ns >> _FOUND_USE_SHIFT), _FIRST_USE - 1)
     return use << _USE_SHIFT | size_bytes << 1
@@ -134,9 +134,9 @@ class Ledger:
         """
         Add the files of a shard that the scan found, oldest first, as used before everything in this run.
 
-        `names` begin with the byte `shard`, and their values are made by `found`. `size_bytes` is the sum of their
-        sizes. Files that the ledger has already keep their place. Files removed since `begin_scan` are left out. The
-        dict becomes the ledger's own, so the time this takes grows with the known files, not with the found ones.
+        `names` begin with the byte `shard`, and their values come from `scanned_value`. `size_bytes` is the sum of
+        their sizes. Files that the ledger has already keep their place. Files removed since `begin_scan` are left out.
+        The dict becomes the ledger's own, so the time this takes grows with the known files, not with the found ones.
         """
         known = self._shards[shard]
         for name in (*known, *(self._gone or ())):

@@ -62,7 +62,7 @@ class WaitingLine:
 
 @dataclass(frozen=True, slots=True)
 class OutboxFigures:
-    """The lines of one target: how many, when the oldest was recorded, when the next is due. Times are Unix times."""
+    """The lines of one target: how many, when the oldest of round 1 was recorded, when the next is due (Unix times)."""
 
     lines: int
     oldest_at_s: float | None

@@ -46,21 +46,21 @@ class SeenFile:
     body_bytes: int
 
 
-def read_at_once(descriptor: int, count: int, start: int = 0) -> bytes | bytearray:
+def read_at_once(descriptor: int, count: int, start: int = 0, *, flags: int = _NOWAIT) -> bytes | bytearray:
     """
     Read `count` bytes of a file from `start`, or fewer if the file ends before.
 
-    Without RWF_NOWAIT in the system the read may wait for the disk.
+    `flags` are those of preadv2(2). A system without RWF_NOWAIT may wait for the disk.
 
     Raises:
         BlockingIOError: not all of the bytes are in the page cache.
         OSError: the file cannot be read.
     """
-    if not _NOWAIT:
+    if not flags:
         return os.pread(descriptor, count, start)
     buffer = bytearray(count)
     try:
-        got = os.preadv(descriptor, [buffer], start, _NOWAIT)
+        got = os.preadv(descriptor, [buffer], start, flags)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise

@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgproxy.cache.ledger import found, name_of_file
+from imgproxy.cache.ledger import name_of_file, scanned_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def scan(keys_dir: Path, shard: int, run_id: str) -> Scanned:
     total_bytes = 0
     for line in lines:
         used_at_ns, size_bytes = _FOUND.unpack_from(line)
-        files[line[_FOUND.size :]] = found(used_at_ns, size_bytes)
+        files[line[_FOUND.size :]] = scanned_value(used_at_ns, size_bytes)
         total_bytes += size_bytes
     return Scanned(files, total_bytes, orphans)
 
