@@ -1,4 +1,4 @@
-"""Each wrong request gets a precise error in the API's form; none is a 500; nothing outside the folder is read."""
+"""Each wrong request gets a precise JSON error, never a 500, and nothing outside the folder is read."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def usage(**value: object) -> dict[str, object]:
 BODIES: list[tuple[str, Any, str, str]] = [
     ("not an object", [], "body", "Expected object, got array"),
     ("no patches", {}, "patches", "Required"),
-    ("patches of another kind", {"patches": "x"}, "patches", "Expected array, got string"),
+    ("patches of another type", {"patches": "x"}, "patches", "Expected array, got string"),
     ("an empty list", patch_of(), "patches", "Expected 1 to 1000 patches, got 0"),
-    ("a patch that is no object", patch_of(3), "patches.0", "Expected object, got number"),
+    ("a patch that is not an object", patch_of(3), "patches.0", "Expected object, got number"),
     ("no operation", patch_of({}), "patches.0.operation", "Required"),
     (
         "an unknown operation",
@@ -59,7 +59,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
         "Expected an integer between 1 and 9007199254740991, got 0",
     ),
     (
-        "a locale that is none",
+        "an invalid locale",
         patch_of({"operation": "removeAsset", "locale": "../x"}),
         "patches.0.locale",
         "Expected a string of the form [a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}",
@@ -77,7 +77,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
         "Expected at most 200 characters, got 201",
     ),
     ("no property name", patch_of({"operation": "setMetadataProperty"}), "patches.0.propertyName", "Required"),
-    ("a property too many", patch_of({"operation": "archive", "why": 1}), "patches.0.why", "Unexpected property"),
+    ("an unknown property", patch_of({"operation": "archive", "why": 1}), "patches.0.why", "Unexpected property"),
     (
         "a version that is a number",
         patch_of({"operation": "archive"}, version=1),
@@ -122,7 +122,7 @@ async def ask(
 
 
 def check_form(answer: httpx.Response, status: int) -> dict[str, str]:
-    """Assert the error form of the API and return its details."""
+    """Check that an answer is a JSON error of the API, and return its details."""
     body = answer.json()
     assert answer.status_code == status
     assert set(body) == {"status", "error", "error_details"}
@@ -134,7 +134,7 @@ def check_form(answer: httpx.Response, status: int) -> dict[str, str]:
 
 
 async def test_bodies(tmp_path: Path) -> None:
-    """Every wrong PATCH body is a 400 that names the path and says what was expected; nothing is changed."""
+    """Every wrong PATCH body is a 400 with the path and what was expected, and changes nothing."""
     async with running_library(tmp_path, "a/b.jpg", "c.png") as running:
         entry_id = running.library.entry_id("a/b.jpg")
         for name, body, path, message in BODIES:
@@ -143,7 +143,7 @@ async def test_bodies(tmp_path: Path) -> None:
         assert running.library.store.entry(entry_id).version == 1
 
 
-async def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
+async def test_one_answer_names_every_problem(tmp_path: Path) -> None:
     """A body with three wrong values names all three paths."""
     body = patch_of({"operation": "x"}, {"operation": "revokeAsset", "note": 3}, version=[])
     async with running_library(tmp_path, "a/b.jpg") as running:
@@ -153,10 +153,10 @@ async def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
     assert set(check_form(answer, 400)) == {"patches.0.operation", "patches.1.note", "version"}
 
 
-NO_JSON = {
+NOT_JSON = {
     "empty": b"",
     "cut": b"{",
-    "no UTF-8": b"\xff\xfe",
+    "not UTF-8": b"\xff\xfe",
     "not a number": b'{"patches": NaN}',
     "half a surrogate pair": b'{"version": "\\ud800"}',
     "infinite": b'{"patches": [1e999]}',
@@ -165,16 +165,16 @@ NO_JSON = {
 }
 
 
-async def test_bodies_that_are_no_json(tmp_path: Path) -> None:
-    """What is not JSON in UTF-8 is a 400 that says so."""
+async def test_bodies_that_are_not_json(tmp_path: Path) -> None:
+    """A body that is not JSON in UTF-8 is a 400 that says so."""
     async with running_library(tmp_path, "a/b.jpg") as running:
-        for name, content in NO_JSON.items():
+        for name, content in NOT_JSON.items():
             answer = await ask(running, "PATCH", f"/{running.library.entry_id('a/b.jpg')}", content=content)
             assert check_form(answer, 400)["message"] == "The body is not valid JSON in UTF-8", name
 
 
 async def test_a_body_of_ten_megabytes(tmp_path: Path) -> None:
-    """A body beyond the limit is a 413."""
+    """A body over the limit is a 413."""
     async with running_library(tmp_path, "a/b.jpg") as running:
         answer = await ask(running, "PATCH", f"/{running.library.entry_id('a/b.jpg')}", content=b" " * 10_000_000)
 
@@ -199,7 +199,7 @@ PAGES = [
 
 
 async def test_pages(tmp_path: Path) -> None:
-    """A limit, offset or cursor that cannot be is a 400 at its name."""
+    """A wrong limit, offset or cursor is a 400 with the name of the parameter."""
     async with running_library(tmp_path, "a/b.jpg") as running:
         entry_id = running.library.entry_id("a/b.jpg")
         for query, path in PAGES:
@@ -208,7 +208,7 @@ async def test_pages(tmp_path: Path) -> None:
 
 
 async def test_a_cursor_of_another_list(tmp_path: Path) -> None:
-    """The cursor of one entry's documents is refused for another entry, and for the same one's media."""
+    """A cursor of one entry's documents is refused for another entry and for another list."""
     async with running_library(tmp_path, "a/b.jpg", "c.png") as running, plain_http(token=TOKEN) as http:
         first, other = running.library.entry_id("a/b.jpg"), running.library.entry_id("c.png")
         await http.post(f"{running.url}/-/library/documents", json={"id": 1, "references": [{"id": first}]})
@@ -221,7 +221,7 @@ async def test_a_cursor_of_another_list(tmp_path: Path) -> None:
 
 
 async def test_parameters_of_the_list(tmp_path: Path) -> None:
-    """A list needs ids, or an external id with its system; anything else is a 400 at the name."""
+    """A list needs ids, or an external id with its system; anything else is a 400 with the parameter's name."""
     async with running_library(tmp_path, "a/b.jpg") as running:
         for query, path in (("", "ids"), ("?ids=", "ids"), ("?externalId=1", "systemName"), ("?x=1&ids=a", "x")):
             assert path in check_form(await ask(running, "GET", query), 400)
@@ -230,7 +230,7 @@ async def test_parameters_of_the_list(tmp_path: Path) -> None:
 
 
 async def test_unknown_ids(tmp_path: Path) -> None:
-    """An id that no entry has is a 404 in the words of the API, whatever characters it holds."""
+    """An unknown id is a 404 in the words of the API, with any characters in it."""
     patch = json.dumps(patch_of({"operation": "archive"})).encode()
     async with running_library(tmp_path, "a/b.jpg") as running:
         for entry_id in ("unknown", "a%2Fb", "%00", "..%2F..%2Fx", "%F0%9F%98%80", "x" * 3000, "%FF", "a%0Ab"):
@@ -241,7 +241,7 @@ async def test_unknown_ids(tmp_path: Path) -> None:
 
 
 async def test_unknown_paths_and_methods(tmp_path: Path) -> None:
-    """A path that is no endpoint is a 404, and a method that an endpoint does not have a 405, in the API's form."""
+    """An unknown path is a 404, an unknown method a 405, both as JSON."""
     async with running_library(tmp_path, "a/b.jpg") as running:
         for path in ("/x/y", "/x/keys/", "/x/keys/y", "/", "//x"):
             unknown = check_form(await ask(running, "GET", path), 404)
@@ -271,7 +271,7 @@ RAW_KEYS = [
 
 
 async def raw_get(running: RunningLibrary, target: str) -> tuple[int, bytes]:
-    """Send a request target exactly as it is: clients would tidy it."""
+    """Send a request target exactly as it is. HTTP clients would normalise it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", running.library.port)
     head = f"GET {target} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
     writer.write(head.encode("latin-1"))
@@ -282,7 +282,7 @@ async def raw_get(running: RunningLibrary, target: str) -> tuple[int, bytes]:
 
 
 async def test_keys_that_could_leave_the_folder(tmp_path: Path) -> None:
-    """Dots, absolute paths, NUL, encoded slashes: each is a 400 at `key`, and no byte from outside comes."""
+    """Dots, absolute paths, NUL and encoded slashes are a 400 at `key`, and no byte from outside is sent."""
     secret = picture_bytes(color=(1, 2, 3))
     (tmp_path / "secret.png").write_bytes(secret)
     async with running_library(tmp_path / "photos", "a/b.jpg") as running:
@@ -293,7 +293,7 @@ async def test_keys_that_could_leave_the_folder(tmp_path: Path) -> None:
 
 
 async def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
-    """A link to a picture outside is no entry; one that leads out later is not served; one inside works."""
+    """A link to a file inside works; a link to a file outside is not served, even if it was inside before."""
     (tmp_path / "secret.png").write_bytes(picture_bytes(color=(1, 2, 3)))
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -316,7 +316,7 @@ VERSIONS = {"2025-01": 410, "2020-10": 410, "2026-04": 404, "2027-01": 404, "202
 
 
 async def test_versions_that_are_not_served(tmp_path: Path) -> None:
-    """A release before the oldest served is gone; one that never was is not found."""
+    """A version before the oldest one is 410, an unknown version is 404."""
     async with running_library(tmp_path, "a/b.jpg") as running:
         for version, status in VERSIONS.items():
             code, body = await raw_get(running, f"/api/{version}/mediaLibrary/{running.library.entry_id('a/b.jpg')}")
@@ -325,7 +325,7 @@ async def test_versions_that_are_not_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", API_VERSIONS)
 async def test_what_a_version_does_not_have(tmp_path: Path, version: str) -> None:
-    """Endpoints, operations, properties and parameters of later versions are refused in the API's form."""
+    """Endpoints, operations, properties and parameters of later versions are refused."""
     operations: dict[str, tuple[dict[str, object], str]] = {
         "unrevokeAsset": ({}, "2026-01"),
         "addUsageLogEntry": ({"value": {"purpose": "web"}}, "2026-05"),
@@ -359,7 +359,7 @@ async def test_what_a_version_does_not_have(tmp_path: Path, version: str) -> Non
 
 
 async def test_without_a_known_token(tmp_path: Path) -> None:
-    """No token, another scheme or an unknown token is a 401 with a challenge, before anything else is told."""
+    """No token, another scheme or an unknown token is a 401 with a challenge, for any path."""
     async with running_library(tmp_path, "a/b.jpg") as running, plain_http(running.url) as http:
         for header in (None, "", "Basic eDp5", "Bearer", "Bearer other", "Bearer t\xf6ken"):
             headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
@@ -371,7 +371,7 @@ async def test_without_a_known_token(tmp_path: Path) -> None:
 
 
 async def test_admin_bodies(tmp_path: Path) -> None:
-    """What the routes under /-/library take is checked with the same care."""
+    """The routes under /-/library check their bodies."""
     wrong = [
         ({}, {"id", "references"}),
         ({"id": 0, "references": []}, {"id"}),

@@ -27,7 +27,7 @@ library_app.command()(library_command)
 
 
 def run_library(*arguments: str) -> tuple[int, str, str]:
-    """Run `imgproxy library` to its end; returns exit code, standard output and standard error."""
+    """Run `imgproxy library` to its end. Return exit code, standard output and standard error."""
     result = CliRunner().invoke(library_app, list(arguments))
     return result.exit_code, result.stdout, result.stderr
 
@@ -39,8 +39,8 @@ async def run_media(running: RunningLibrary, *arguments: str, token: str = TOKEN
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_wrong_calls_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
-    """A missing or empty folder, an unknown scope, a URL that is none: exit code 2 and one line on standard error."""
+def test_wrong_arguments_give_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    """A missing or empty folder, an unknown scope and an invalid URL give one line on standard error."""
     fill_folder(tmp_path / "photos", "a.png")
     (tmp_path / "empty").mkdir()
     photos = str(tmp_path / "photos")
@@ -60,7 +60,7 @@ def test_wrong_calls_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
 
 
 def test_the_list(tmp_path: Path) -> None:
-    """--list prints ids and keys, as a table or JSON, the same at each call; a broken file is a warning."""
+    """--list prints ids and keys as a table or JSON, the same on each call, and warns of a broken file."""
     fill_folder(tmp_path, "a.png", "deep/b.jpg")
     (tmp_path / "broken.gif").write_bytes(b"GIF")
     first = run_library(str(tmp_path), "--list", "--json")
@@ -75,7 +75,7 @@ def test_the_list(tmp_path: Path) -> None:
 
 
 async def start_library(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
-    """Start `imgproxy library` in a process of its own, which may install signal handlers."""
+    """Start `imgproxy library` in a separate process, where it can install signal handlers."""
     code = "import typer; from imgproxy.cli.library import library; typer.run(library)"
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, str(folder), *arguments),
@@ -86,7 +86,7 @@ async def start_library(folder: Path, *arguments: str) -> asyncio.subprocess.Pro
 
 @asynccontextmanager
 async def library_process(folder: Path, *arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run `imgproxy library` until it says where it is; gives what it printed."""
+    """Run `imgproxy library` until it has printed how to try it. Yield the process and the output."""
     process = await start_library(folder, *arguments)
     assert process.stdout is not None
     try:
@@ -98,8 +98,8 @@ async def library_process(folder: Path, *arguments: str) -> AsyncIterator[tuple[
             await process.wait()
 
 
-async def test_a_started_library_says_how_to_try_it_and_stops_when_told(tmp_path: Path) -> None:
-    """It prints a curl line that works, is listed while it runs, refuses a second on its port, and ends with 0."""
+async def test_a_running_library(tmp_path: Path) -> None:
+    """It prints a curl line that works, can be listed, keeps a second one off its port, and stops with exit code 0."""
     fill_folder(tmp_path, "a.png")
     async with library_process(tmp_path, "--port", "0", "--token", "T0", "--fail-rate", "0") as (process, printed):
         curl = next(line for line in printed.splitlines() if "curl" in line)
@@ -119,13 +119,13 @@ async def test_a_started_library_says_how_to_try_it_and_stops_when_told(tmp_path
 
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["id"] == json.loads(lister[1])[0]["id"]
     assert header == "Authorization: Bearer T0"
-    in_use = f"imgproxy library: 127.0.0.1:{port} cannot be listened on: Address already in use"
+    in_use = f"imgproxy library: cannot listen on 127.0.0.1:{port}: Address already in use"
     assert (second.returncode, refusal.decode().strip()) == (1, in_use)
     assert code == 0
 
 
-async def test_media_shows_and_changes(tmp_path: Path) -> None:
-    """Every command does its work, prints a table for people and JSON for scripts, and ends with 0."""
+async def test_media_commands(tmp_path: Path) -> None:
+    """Every command does its work, prints a table or JSON, and ends with exit code 0."""
     async with running_library(tmp_path, "a.png", "b.png") as running:
         entry_id, other_id = running.library.entry_id("a.png"), running.library.entry_id("b.png")
 
@@ -156,7 +156,7 @@ async def test_media_shows_and_changes(tmp_path: Path) -> None:
 
 
 async def test_media_exit_codes(tmp_path: Path) -> None:
-    """Each kind of failure has its own exit code and one line that says what it was."""
+    """Each kind of failure has its own exit code and a line with the reason."""
     async with running_library(tmp_path, "a.png") as running:
         entry_id = running.library.entry_id("a.png")
         await running.library.patch(entry_id, RevokeAsset())
@@ -184,7 +184,7 @@ async def test_media_exit_codes(tmp_path: Path) -> None:
 
 
 def test_media_reads_its_token_from_a_file(tmp_path: Path) -> None:
-    """A token file that is missing or empty is exit code 2 and says which file."""
+    """A missing or empty token file gives exit code 2 and the reason."""
     (tmp_path / "token").touch()
     for name, message in (("none", "No such file"), ("token", "it is empty")):
         result = CliRunner().invoke(media_app, ["--token-file", str(tmp_path / name), "show", "x"])
@@ -196,7 +196,7 @@ def test_media_reads_its_token_from_a_file(tmp_path: Path) -> None:
     "command", ["show", "list", "keys", "references", "usage", "revoke", "unrevoke", "replace", "set", "archive"]
 )
 def test_every_command_has_help(command: str) -> None:
-    """Each command says in a line what it does."""
+    """Each command has a help text."""
     result = CliRunner().invoke(media_app, [command, "--help"])
 
     assert result.exit_code == 0

@@ -1,6 +1,6 @@
 """
-Each example of the API's reference page, on both sides: the embedded library answers in its shape, the client reads
-it and asks in its shape. Values may differ, shapes may not.
+The examples of the API's reference page. The embedded library answers in their shape; the client reads them and sends
+requests in their shape. Values may differ.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ BASE = "/api/{version}/mediaLibrary"
 
 
 def shape(value: Any) -> Any:
-    """Return the shape of a JSON value: its names and kinds. Metadata and params are whatever a library has."""
+    """Return the shape of a JSON value: its names and types. Metadata and params may have any content."""
     if isinstance(value, dict):
         return {name: "any" if name in {"metadata", "params"} else shape(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -136,7 +136,7 @@ async def ask(running: RunningLibrary, path: str, version: str, *, body: object 
 
 @asynccontextmanager
 async def library_of_the_examples(tmp_path: Path) -> AsyncIterator[tuple[RunningLibrary, str, str]]:
-    """A library in which everything that the examples show exists; gives the ids of two entries."""
+    """Run a library that has everything that the examples show. Yield it and the ids of two entries."""
     keys = ("my/key.jpg", "my/other.jpg", "my/replaced-key.jpg", "my/translated-key.jpg", "2021/11/23/my-new-file.png")
     async with running_library(tmp_path, *keys, "v/my/key-variant.webp") as running:
         library = running.library
@@ -159,8 +159,8 @@ async def library_of_the_examples(tmp_path: Path) -> AsyncIterator[tuple[Running
 
 
 @pytest.mark.parametrize("version", ["2025-11", "2026-05"])
-async def test_the_library_answers_as_the_examples_do(tmp_path: Path, version: str) -> None:
-    """Entries, lists and references have the shape of the example of their version."""
+async def test_the_library_answers_like_the_examples(tmp_path: Path, version: str) -> None:
+    """Entries, lists and references have the shape of the examples of their version."""
     async with library_of_the_examples(tmp_path) as (running, first, second):
         entry = await ask(running, f"/{first}", version)
         by_ids = await ask(running, f"?ids={first},{first}", version)
@@ -179,8 +179,8 @@ async def test_the_library_answers_as_the_examples_do(tmp_path: Path, version: s
     assert by_external[name][0]["id"] == second
 
 
-async def test_keys_and_usage_log_are_as_the_examples(tmp_path: Path) -> None:
-    """Keys are texts: current, replaced, translated, variant; a document's use has all the fields of the example."""
+async def test_keys_and_usage_log_are_like_the_examples(tmp_path: Path) -> None:
+    """All kinds of keys are listed, and a document's usage log entry has all fields of the example."""
     async with library_of_the_examples(tmp_path) as (running, first, _):
         keys = await ask(running, f"/{first}/keys", "2026-05")
         usage = await ask(running, f"/{first}/usageLog", "2026-05")
@@ -194,8 +194,8 @@ async def test_keys_and_usage_log_are_as_the_examples(tmp_path: Path) -> None:
     assert shape(usage) == shape({"results": [USAGE]})
 
 
-async def test_the_example_patch_is_done_whole(tmp_path: Path) -> None:
-    """The nine operations of the example in one request: 200, and each left its mark."""
+async def test_the_example_patch(tmp_path: Path) -> None:
+    """One request with the nine operations of the example changes everything that it should."""
     async with library_of_the_examples(tmp_path) as (running, first, _):
         add = {"patches": [PATCHES[6]]}
         assert await ask(running, f"/{first}", "2026-05", body=add) == {"status": 200}
@@ -225,7 +225,7 @@ async def test_the_example_patch_is_done_whole(tmp_path: Path) -> None:
 
 
 async def test_the_example_errors(tmp_path: Path) -> None:
-    """400, 404 and 409 come word for word as the examples."""
+    """400, 404 and 409 answers are word for word the examples."""
     async with running_library(tmp_path, "a.jpg") as running:
         entry_id = running.library.entry_id("a.jpg")
         unknown_operation = {"patches": [{"operation": "notExistingOperation"}]}
@@ -256,7 +256,7 @@ async def test_the_example_errors(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def server_of_examples(answers: dict[str, Any]) -> AsyncIterator[tuple[str, list[Any]]]:
-    """A server that gives the examples word for word; gives its URL and the bodies that it got."""
+    """Run a server that answers with the examples. Yield its URL and the request bodies that it gets."""
     bodies: list[Any] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -278,7 +278,7 @@ async def server_of_examples(answers: dict[str, Any]) -> AsyncIterator[tuple[str
 
 @pytest.mark.parametrize("version", ["2025-11", "2026-05"])
 async def test_the_client_reads_the_examples(version: ApiVersion) -> None:
-    """Both shapes of lists and references become the same models, unknown fields are kept."""
+    """Both shapes of lists and references become the same models, and unknown fields are kept."""
     is_new = version >= "2026-01"
     base, name = BASE.format(version=version), "results" if is_new else "mediaLibraryEntries"
     paged = {"total": 5, "cursor": CURSOR}
@@ -311,7 +311,7 @@ async def test_the_client_reads_the_examples(version: ApiVersion) -> None:
 
 
 async def test_the_client_reads_keys_and_usage_and_errors() -> None:
-    """The examples of the newest endpoints, and the three errors, as the client gives them."""
+    """The client reads the examples of the newest endpoints and of errors."""
     base = BASE.format(version="2026-05")
     bad = {"status": 400, "error": "Bad Request", "error_details": {"patches.0.operation": 'No enum match for: "x"'}}
     gone = {"status": 404, "error": "Not Found", "error_details": {"name": "NotFound", "message": "does not exist"}}
@@ -338,8 +338,8 @@ async def test_the_client_reads_keys_and_usage_and_errors() -> None:
     assert missing.value.message == "does not exist"
 
 
-async def test_the_client_asks_as_the_example_does() -> None:
-    """The example request, made of typed operations, is on the wire as the reference page shows it."""
+async def test_the_client_sends_the_example_request() -> None:
+    """Typed operations are sent as the JSON of the example request."""
     moment = datetime(2026, 5, 1, 11, tzinfo=UTC)
     async with (
         server_of_examples({f"{BASE.format(version='2026-05')}/x": {"status": 200}}) as (url, bodies),

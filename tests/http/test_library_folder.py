@@ -1,4 +1,4 @@
-"""The folder is the library: pictures that come, change and go are entries that do."""
+"""The folder makes the library: new, changed and deleted pictures are new, changed and deleted entries."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def keys_of(store: LibraryStore) -> set[str]:
     return {entry.asset.key for entry in store.all_entries()}
 
 
-async def test_one_entry_a_picture(tmp_path: Path) -> None:
-    """Pictures at any depth are entries; hidden files, other files and unreadable ones are not."""
+async def test_each_picture_is_an_entry(tmp_path: Path) -> None:
+    """Pictures at any depth are entries; hidden, other and unreadable files are not."""
     fill_folder(tmp_path, "a.jpg", "deep/er/b.webp", ".hidden/c.png")
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture either")
@@ -36,14 +36,14 @@ async def test_one_entry_a_picture(tmp_path: Path) -> None:
 
     assert keys == {"a.jpg", "deep/er/b.webp"}
     assert warnings == (
-        "broken.jpg: skipped, it is not a picture that can be read",
-        "empty.png: skipped, it is not a picture that can be read",
+        "broken.jpg: skipped, it is not a readable picture",
+        "empty.png: skipped, it is not a readable picture",
     )
     assert again == ()
 
 
-async def test_pictures_that_come_change_and_go(tmp_path: Path) -> None:
-    """A new picture is a new entry, other bytes raise its version, a removed one is deleted, put back a new one."""
+async def test_new_changed_and_deleted_pictures(tmp_path: Path) -> None:
+    """A new picture is a new entry, other bytes raise its version, and a picture that was deleted and put back is new."""
     async with running_library(tmp_path, "a.png") as running, running.client() as client:
         library = running.library
         await library.put("new/b.png", picture_bytes(30, 20))
@@ -61,8 +61,8 @@ async def test_pictures_that_come_change_and_go(tmp_path: Path) -> None:
     assert again != entry_id
 
 
-async def test_a_touched_picture_is_no_edit(tmp_path: Path) -> None:
-    """The same bytes with another time are no update, where the bytes were seen to be the same."""
+async def test_a_touched_picture_is_not_an_edit(tmp_path: Path) -> None:
+    """The same bytes with another modification time make no update."""
     async with running_library(tmp_path, "a.png") as running:
         (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes())
         os.utime(tmp_path / "a.png", ns=(1, 10**18))
@@ -73,7 +73,7 @@ async def test_a_touched_picture_is_no_edit(tmp_path: Path) -> None:
 
 
 async def test_same_size_same_time_other_bytes_is_an_edit(tmp_path: Path) -> None:
-    """A young file is compared by its bytes: a clock that did not tick hides no edit."""
+    """A file that was just modified is compared by its bytes, so an edit within one clock tick is found."""
     async with running_library(tmp_path, "a.png") as running:
         path = tmp_path / "a.png"
         stat = path.stat()
@@ -88,7 +88,7 @@ async def test_same_size_same_time_other_bytes_is_an_edit(tmp_path: Path) -> Non
 
 
 async def test_the_folder_is_watched(tmp_path: Path) -> None:
-    """A picture that is added while the library runs appears by itself."""
+    """A picture that is added while the library runs becomes an entry without a call."""
     async with running_library(tmp_path, "a.png", scan_interval_s=0.02) as running:
         (tmp_path / "b.png").write_bytes(picture_bytes())
         async with asyncio.timeout(10):
@@ -96,8 +96,8 @@ async def test_the_folder_is_watched(tmp_path: Path) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_variants_belong_to_the_entry_whose_name_they_bear(tmp_path: Path) -> None:
-    """A file under v/ is a key of its entry, the longest name wins; without an entry it is skipped until there is one."""
+async def test_a_variant_belongs_to_the_entry_with_its_name(tmp_path: Path) -> None:
+    """A file under v/ is a key of the entry with the longest matching name; without one it is skipped."""
     fill_folder(tmp_path, "my/key.jpg", "my/key-2.jpg")
     fill_folder(tmp_path, "v/my/key.webp", "v/my/key-2-wide.webp", "v/my/key/x.webp", "v/other.webp")
     store = LibraryStore(tmp_path)
@@ -112,12 +112,12 @@ async def test_variants_belong_to_the_entry_whose_name_they_bear(tmp_path: Path)
         "my/key.jpg": {"my/key.jpg", "v/my/key.webp", "v/my/key/x.webp"},
         "my/key-2.jpg": {"my/key-2.jpg", "v/my/key-2-wide.webp"},
     }
-    assert warnings == ("v/other.webp: skipped, no entry has the name that this variant begins with",)
+    assert warnings == ("v/other.webp: skipped, there is no entry for this variant",)
     assert adopted == ("other.png", "v/other.webp")
 
 
-async def test_a_replacement_takes_the_file_over(tmp_path: Path) -> None:
-    """A file that was put in the folder to replace another's has one entry in the end, scanned before or after."""
+async def test_a_replacement_has_one_entry(tmp_path: Path) -> None:
+    """A file that replaces an entry's picture is no entry of its own, whether a scan found it before or after."""
     async with running_library(tmp_path, "a.png") as running:
         library, entry_id = running.library, running.library.entry_id("a.png")
         await library.put("early.png", picture_bytes(40, 40))
@@ -133,8 +133,8 @@ async def test_a_replacement_takes_the_file_over(tmp_path: Path) -> None:
     assert entries[0].version == 3
 
 
-async def test_a_file_of_two_entries_is_served_if_both_allow(tmp_path: Path) -> None:
-    """Where a key belongs to two entries, revoking one of them closes it."""
+async def test_a_file_of_two_entries_is_served_if_both_allow_it(tmp_path: Path) -> None:
+    """If a key belongs to two entries, revoking one of them stops serving it."""
     async with running_library(tmp_path, "a.png", "b.png") as running, plain_http(running.url, token=TOKEN) as http:
         library, first, second = running.library, running.library.entry_id("a.png"), running.library.entry_id("b.png")
         await library.patch(second, SetMetadataProperty("title", "mine"))
@@ -145,8 +145,8 @@ async def test_a_file_of_two_entries_is_served_if_both_allow(tmp_path: Path) -> 
     assert answer.status_code == 403
 
 
-async def test_what_was_revoked_does_not_come_back_as_a_new_entry(tmp_path: Path) -> None:
-    """Old files of a deleted entry are not found anew by the scan: they stay unserved until they change."""
+async def test_a_revoked_file_does_not_become_a_new_entry(tmp_path: Path) -> None:
+    """Old files of a deleted entry make no new entry until they change, and are not served."""
     async with running_library(tmp_path, "a.png", "b.png") as running, plain_http(running.url, token=TOKEN) as http:
         library, entry_id = running.library, running.library.entry_id("a.png")
         await library.patch(entry_id, ReplaceAsset("b.png"), RevokeAsset())
@@ -157,8 +157,8 @@ async def test_what_was_revoked_does_not_come_back_as_a_new_entry(tmp_path: Path
     assert answer.status_code == 404
 
 
-async def test_ids_survive_a_restart_and_what_changed_meanwhile_is_found(tmp_path: Path) -> None:
-    """A library that starts again has the same ids and states, and sees what was added while it was away."""
+async def test_a_restart_keeps_ids_and_finds_changes(tmp_path: Path) -> None:
+    """A restarted library has the same ids and states, and finds the pictures that were added meanwhile."""
     async with running_library(tmp_path, "a.png") as running:
         entry_id = running.library.entry_id("a.png")
         await running.library.patch(entry_id, RevokeAsset("note"))
@@ -171,8 +171,8 @@ async def test_ids_survive_a_restart_and_what_changed_meanwhile_is_found(tmp_pat
     assert keys == {"a.png", "b.png"}
 
 
-async def test_files_that_are_no_pictures_on_demand(tmp_path: Path) -> None:
-    """A lenient library serves what is no picture, to be a bad origin on purpose."""
+async def test_a_lenient_library_serves_files_that_are_not_pictures(tmp_path: Path) -> None:
+    """With `is_lenient`, a text file is served under its key."""
     (tmp_path / "text.jpg").write_text("no picture")
     async with (
         running_library(tmp_path, is_lenient=True) as running,
@@ -184,8 +184,8 @@ async def test_files_that_are_no_pictures_on_demand(tmp_path: Path) -> None:
     assert answer.headers["content-type"] == "application/octet-stream"
 
 
-async def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
-    """A missing folder, a state that is a file, and a port in use are each one line."""
+async def test_a_failed_start_says_why(tmp_path: Path) -> None:
+    """A missing folder, an unusable state folder and a port in use raise ConfigError with the reason."""
     with pytest.raises(ConfigError, match="there is no such folder"):
         await EmbeddedLibrary(tmp_path / "none").start()
     (tmp_path / "file").touch()

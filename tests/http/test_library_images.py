@@ -1,4 +1,4 @@
-"""serve-image: conditional and range requests, edits under the same key, faults on purpose, gates for tests."""
+"""serve-image: conditional requests, ranges, edits under the same key, faults on purpose, held answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def http_of(running: RunningLibrary) -> httpx.AsyncClient:
 
 
 async def test_headers_of_an_image(tmp_path: Path) -> None:
-    """An image comes with its type, length, strong ETag and date; HEAD gives the same without bytes."""
+    """An image has its type, length, strong ETag and date; HEAD answers the same without a body."""
     async with running_library(tmp_path, "a/b c&ü.jpg") as running, http_of(running) as http:
         got = await http.get("/a/b%20c%26%C3%BC.jpg?anything=1")
         head = await http.head("/a/b%20c%26%C3%BC.jpg")
@@ -44,7 +44,7 @@ async def test_headers_of_an_image(tmp_path: Path) -> None:
 
 
 async def test_conditional_requests(tmp_path: Path) -> None:
-    """304 for the ETag, a list with it, a star, or the date alone; an ETag that differs beats a date that does not."""
+    """304 for the ETag, a list with it, a star, or the date alone; a different ETag beats an equal date."""
     async with running_library(tmp_path, "a.jpg") as running, http_of(running) as http:
         first = await http.get("/a.jpg")
         etag, date = first.headers["etag"], first.headers["last-modified"]
@@ -64,7 +64,7 @@ async def test_conditional_requests(tmp_path: Path) -> None:
 
 
 async def test_ranges(tmp_path: Path) -> None:
-    """One range gives its bytes, its end cut; behind the last byte is 416; what cannot be one gives the whole."""
+    """One range gives its bytes, a range after the last byte is 416, and an invalid range gives the whole."""
     async with running_library(tmp_path, "a.jpg") as running, http_of(running) as http:
         data = (tmp_path / "a.jpg").read_bytes()
         size = len(data)
@@ -93,8 +93,8 @@ async def test_ranges(tmp_path: Path) -> None:
     assert behind.json()["error_details"]["name"] == "RangeNotSatisfiable"
 
 
-async def test_edited_bytes_under_the_same_key_have_another_etag(tmp_path: Path) -> None:
-    """Each edit changes the ETag, though size and time are the same and the clock did not tick."""
+async def test_each_edit_changes_the_etag(tmp_path: Path) -> None:
+    """The ETag changes even if size and modification time stay the same."""
     async with running_library(tmp_path, "a.png") as running, http_of(running) as http:
         path = tmp_path / "a.png"
         stat = path.stat()
@@ -111,7 +111,7 @@ async def test_edited_bytes_under_the_same_key_have_another_etag(tmp_path: Path)
 
 
 async def test_a_large_image_arrives_whole(tmp_path: Path) -> None:
-    """An image of many chunks arrives byte for byte, and in any range."""
+    """An image of many chunks arrives byte for byte, as a whole and in a range."""
     data = picture_bytes() + os.urandom(3_000_001)
     (tmp_path / "large.png").write_bytes(data)
     async with running_library(tmp_path) as running, http_of(running) as http:
@@ -122,8 +122,8 @@ async def test_a_large_image_arrives_whole(tmp_path: Path) -> None:
     assert part.content == data[262143:1048578]
 
 
-async def test_revoking_and_invalidating_close_every_key_of_an_entry(tmp_path: Path) -> None:
-    """The variant and the picture itself are 403 while revoked or invalid, and served again afterwards."""
+async def test_a_revoked_or_invalid_entry_serves_none_of_its_keys(tmp_path: Path) -> None:
+    """The picture and its variant are 403 while the entry is revoked or invalid, and are served again afterwards."""
     forbidden = {
         "status": 403,
         "error": "Forbidden",
@@ -146,8 +146,8 @@ async def test_revoking_and_invalidating_close_every_key_of_an_entry(tmp_path: P
         assert await statuses() == [200, 200]
 
 
-async def test_a_held_answer_is_of_before_it_was_held(tmp_path: Path) -> None:
-    """What is held before its headers or in the middle is sent as it was chosen, though it is revoked meanwhile."""
+async def test_a_held_answer_keeps_its_bytes(tmp_path: Path) -> None:
+    """An answer that is held before its headers or in its body is sent unchanged, though the entry is revoked."""
     async with running_library(tmp_path, "a.png", "b.png") as running, http_of(running) as http:
         points: tuple[tuple[Point, str], ...] = (("headers", "a.png"), ("body", "b.png"))
         for point, key in points:
@@ -168,7 +168,7 @@ async def test_a_held_answer_is_of_before_it_was_held(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_changes_while_it_is_sent_ends_the_connection(tmp_path: Path) -> None:
-    """Bytes written over a picture that is half sent never make a whole answer of two halves."""
+    """If a picture is overwritten while it is sent, the client gets an incomplete answer, not a mixture."""
     path = tmp_path / "a.png"
     async with running_library(tmp_path, "a.png") as running, running.client(max_attempts=1) as client:
         running.probe.hold("body")
@@ -183,7 +183,7 @@ async def test_a_file_that_changes_while_it_is_sent_ends_the_connection(tmp_path
 
 
 async def test_faults_on_purpose(tmp_path: Path) -> None:
-    """With a fail rate of one every endpoint is 503 in the API's form; with none they answer again."""
+    """With a fail rate of 1 every endpoint answers 503 as JSON; with 0 they work again."""
     async with running_library(tmp_path, "a.png") as running, http_of(running) as http:
         running.library.faults.fail_rate = 1.0
         failed = [await http.get("/a.png"), await http.get(f"{running.url}/api/2026-05/mediaLibrary?ids=x")]

@@ -1,4 +1,4 @@
-"""The embedded library keeps the promises of its own OpenAPI document: schemathesis finds nothing."""
+"""The embedded library answers as its OpenAPI document says: schemathesis finds nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from imgproxy.medialibrary import API_VERSIONS
 from tests.support.library import TOKEN, RunningLibrary, plain_http, running_library
 
-# A cursor belongs to its list, a replacement must exist, ids or an external id must be given, a range must have a byte
-# of the picture: schemas cannot say so, and a request that breaks it is rightly answered by 400 or 416.
+# Schemas cannot say that a cursor belongs to one list, that a file must exist, that ids or an external id are required,
+# or that a range needs a byte of the picture. The answer to such a request is 400 or 416.
 CONFIG = """
 [parameters]
 "path.id" = "{entry_id}"
@@ -47,7 +47,7 @@ async def run_schemathesis(running: RunningLibrary, tmp_path: Path, version: str
 
 
 async def test_schemathesis_finds_nothing_in_a_few_examples(tmp_path: Path) -> None:
-    """A handful of generated requests to each endpoint that reads are all answered as the document says."""
+    """A few generated requests to each GET endpoint are answered as the document says."""
     async with running_library(tmp_path / "photos", "a/b.jpg", "c.png") as running:
         arguments = ("--phases=fuzzing", "--max-examples=3", "--include-method=GET")
         found = await run_schemathesis(running, tmp_path, "2026-05", *arguments)
@@ -58,7 +58,7 @@ async def test_schemathesis_finds_nothing_in_a_few_examples(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["2025-03", "2026-01", "2026-05"])
 async def test_schemathesis_finds_nothing_in_all_its_phases(tmp_path: Path, version: str) -> None:
-    """Boundary values, random values and chains of requests are all answered as the document says."""
+    """Boundary values, random values and chains of requests are answered as the document says."""
     async with running_library(tmp_path / "photos", "a/b.jpg", "c.png") as running:
         found = await run_schemathesis(running, tmp_path, version, "--max-examples=25")
 
@@ -67,7 +67,7 @@ async def test_schemathesis_finds_nothing_in_all_its_phases(tmp_path: Path, vers
 
 @pytest.mark.parametrize("version", API_VERSIONS)
 async def test_a_document_has_the_endpoints_of_its_version(tmp_path: Path, version: str) -> None:
-    """The keys endpoint appears with 2026-03, the usage log with 2026-05, and operations with theirs."""
+    """Each endpoint and operation is in the document from its first version on."""
     async with running_library(tmp_path, "a/b.jpg") as running, plain_http() as http:
         document = (await http.get(f"{running.url}/openapi.json", params={"version": version})).json()
 
@@ -82,7 +82,7 @@ async def test_a_document_has_the_endpoints_of_its_version(tmp_path: Path, versi
 
 
 async def test_an_unknown_version_has_no_document(tmp_path: Path) -> None:
-    """Asking for the document of a version that is not served is a 400 that names the versions."""
+    """The document of an unknown version is a 400 that names the known versions."""
     async with running_library(tmp_path, "a/b.jpg") as running, plain_http() as http:
         answer = await http.get(f"{running.url}/openapi.json", params={"version": "2020-01"})
 

@@ -1,4 +1,4 @@
-"""Several processes, and sudden death: no acknowledged change is lost, no finding is undone."""
+"""Several processes share a library, and one is killed: no acknowledged change is lost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from imgproxy.medialibrary.operations import SetMetadataProperty
 from imgproxy.medialibrary.server import LibraryStore
 from imgproxy.medialibrary.server import folder as disk
 from imgproxy.medialibrary.server.store import merging
+from imgproxy.medialibrary.server.store.database import Database
+from imgproxy.medialibrary.server.store.library import FILE_NAME, STATE_DIR
 from tests.support.library import fill_folder, picture_bytes
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ asyncio.run(main())
 
 
 async def start_server(folder: Path) -> tuple[asyncio.subprocess.Process, str]:
-    """Start a library in a process of its own; returns it and its URL."""
+    """Start a library in a separate process. Return the process and the URL."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, str(folder), stdout=asyncio.subprocess.PIPE
     )
@@ -45,7 +47,7 @@ async def start_server(folder: Path) -> tuple[asyncio.subprocess.Process, str]:
 
 
 async def test_no_acknowledged_change_is_lost_by_a_kill(tmp_path: Path) -> None:
-    """After kill -9 in the middle of patches, every patch that was answered is there."""
+    """After kill -9 between patches, every patch that was answered is stored."""
     fill_folder(tmp_path, "a.png")
     process, url = await start_server(tmp_path)
     acknowledged = 0
@@ -60,7 +62,7 @@ async def test_no_acknowledged_change_is_lost_by_a_kill(tmp_path: Path) -> None:
                 if number == 20:
                     asyncio.get_running_loop().call_soon(os.kill, process.pid, signal.SIGKILL)
         except errors.OriginUnavailable:
-            pass  # killed, as it was meant
+            pass  # the server was killed
     await process.wait()
     store = LibraryStore(tmp_path)
     entry = store.entry(entry_id)
@@ -72,7 +74,7 @@ async def test_no_acknowledged_change_is_lost_by_a_kill(tmp_path: Path) -> None:
 
 
 async def test_two_processes_share_a_library(tmp_path: Path) -> None:
-    """Patches through two servers at once all count: each raises the version, and none is overwritten."""
+    """Patches through two servers at the same time all take effect, and each raises the version."""
     fill_folder(tmp_path, "a.png")
     first, first_url = await start_server(tmp_path)
     second, second_url = await start_server(tmp_path)
@@ -101,8 +103,8 @@ async def test_two_processes_share_a_library(tmp_path: Path) -> None:
     assert len(seen[0].metadata) == 31
 
 
-def test_scans_at_once_find_each_change_once(tmp_path: Path) -> None:
-    """Many scans over the same folder at once, by several stores, make one entry a picture and one update an edit."""
+def test_parallel_scans_find_each_change_once(tmp_path: Path) -> None:
+    """Parallel scans by several stores make one entry per picture and one update per edit."""
     fill_folder(tmp_path, *(f"p{number}.png" for number in range(8)))
     stores = [LibraryStore(tmp_path) for _ in range(4)]
 
@@ -127,31 +129,32 @@ def test_scans_at_once_find_each_change_once(tmp_path: Path) -> None:
     assert changed == {f"p{number}.png": 2 for number in range(1, 8)}
 
 
-def test_a_late_finding_does_not_undo_a_newer_one(tmp_path: Path) -> None:
-    """What one process read before an edit, and merges after another has taken the edit in, changes nothing."""
+def test_a_late_merge_does_not_undo_a_newer_one(tmp_path: Path) -> None:
+    """Facts read before an edit, and merged after another process has merged the edit, change nothing."""
     fill_folder(tmp_path, "a.png", "b.png")
-    late, quick = LibraryStore(tmp_path), LibraryStore(tmp_path)
-    late.scan()
+    quick = LibraryStore(tmp_path)
+    quick.scan()
+    late = Database(tmp_path / STATE_DIR / FILE_NAME)
     stale = disk.read_facts(str(tmp_path), "a.png", is_hashed=True)
     assert stale is not None
     (tmp_path / "a.png").write_bytes(picture_bytes(40, 9))
     quick.scan()
-    with late._transaction():
-        merge = merging.Merge(late._db, late.folder, datetime.now(UTC), is_first=False, is_lenient=False)
+    with late.transaction():
+        merge = merging.Merge(late.connection, str(tmp_path), datetime.now(UTC), is_first=False, is_lenient=False)
         merge.run([stale], ["b.png"])
     versions = {entry.asset.key: entry.version for entry in quick.all_entries()}
-    for store in (late, quick):
-        store.close()
+    late.close()
+    quick.close()
 
     assert versions == {"a.png": 2, "b.png": 1}
     assert merge.changes == 0
 
 
-async def test_the_database_is_fully_synchronous(tmp_path: Path) -> None:
-    """The log is written ahead and synchronised with every commit: what is acknowledged is on the disk."""
-    store = LibraryStore(fill_folder(tmp_path, "a.png"))
-    mode = store._db.execute("PRAGMA journal_mode").fetchone()[0]
-    level = store._db.execute("PRAGMA synchronous").fetchone()[0]
-    store.close()
+def test_the_database_is_fully_synchronous(tmp_path: Path) -> None:
+    """The database has a write-ahead log and writes every commit to the disk."""
+    database = Database(tmp_path / "library.sqlite")
+    mode = database.connection.execute("PRAGMA journal_mode").fetchone()[0]
+    level = database.connection.execute("PRAGMA synchronous").fetchone()[0]
+    database.close()
 
     assert (mode, level) == ("wal", 2)

@@ -1,4 +1,4 @@
-"""Webhooks: signed, on every media event, at least once, in order per entry, not lost by a crash."""
+"""Webhook calls: signed, for every media event, at least once, in order for each entry, also after a restart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "s3cret"
 
 @dataclass(slots=True)
 class Receiver:
-    """What received webhooks: each call's body and headers; answers with the statuses given, then 200."""
+    """Receives webhook calls. Answers with the given statuses, then with 200."""
 
     url: str = ""
     answers: list[int] = field(default_factory=list)
@@ -71,7 +71,7 @@ async def receiver(*answers: int) -> AsyncIterator[Receiver]:
 
 
 async def test_every_event_in_order_and_signed(tmp_path: Path) -> None:
-    """Each change of an entry is one signed call with its own deliveryId, in the order of the changes."""
+    """Each change of an entry is one signed call with its own deliveryId, in order."""
     async with (
         receiver() as received,
         running_library(tmp_path, "a.png", webhook=Webhook(received.url, SECRET)) as running,
@@ -109,8 +109,8 @@ async def test_every_event_in_order_and_signed(tmp_path: Path) -> None:
         assert headers["Content-Type"] == "application/json"
 
 
-async def test_a_refused_call_is_made_again_and_the_next_waits(tmp_path: Path) -> None:
-    """After 500, a redirect and 404 the same body comes again, unchanged; the entry's next event comes after it."""
+async def test_a_refused_call_is_sent_again_and_the_next_waits(tmp_path: Path) -> None:
+    """After 500, a redirect and 404 the same body is sent again, before the entry's next event."""
     async with (
         receiver(500, 302, 404) as received,
         running_library(tmp_path, "a.png", webhook=Webhook(received.url)) as running,
@@ -126,7 +126,7 @@ async def test_a_refused_call_is_made_again_and_the_next_waits(tmp_path: Path) -
 
 
 async def test_one_entry_does_not_wait_for_another(tmp_path: Path) -> None:
-    """While one entry's call is being refused, another entry's is delivered."""
+    """Another entry's call is delivered before the refused call is sent again."""
     async with (
         receiver(500) as received,
         running_library(tmp_path, "a.png", "b.png", webhook=Webhook(received.url)) as running,
@@ -140,24 +140,24 @@ async def test_one_entry_does_not_wait_for_another(tmp_path: Path) -> None:
     assert [body["mediaId"] for body in received.bodies()] == [first, second, first]
 
 
-async def test_what_was_not_delivered_is_delivered_after_a_restart(tmp_path: Path) -> None:
-    """Events made while nobody listened come when the library runs again, with the deliveryId they had."""
+async def test_undelivered_calls_are_delivered_after_a_restart(tmp_path: Path) -> None:
+    """Events from before a restart are delivered when the receiver can be reached."""
     async with running_library(tmp_path, "a.png", webhook=Webhook("http://127.0.0.1:9/hook")) as running:
         entry_id = running.library.entry_id("a.png")
         await running.library.patch(entry_id, RevokeAsset())
         await running.library.patch(entry_id, UnrevokeAsset())
-        assert running.library.store.undelivered() == 2
+        assert running.library.store.count_undelivered() == 2
     async with receiver() as received, running_library(tmp_path, webhook=Webhook(received.url)) as running:
         await received.wait_for(2)
         async with asyncio.timeout(10):
-            while running.library.store.undelivered():
+            while running.library.store.count_undelivered():
                 await asyncio.sleep(0.01)
 
     assert received.events() == ["revoke", "active"]
 
 
 class SlowStore(LibraryStore):
-    """A store whose claims are made, and returned only when a test lets them."""
+    """A store that returns claimed calls only when a test allows it."""
 
     claimed = threading.Event()
     may_return = threading.Event()
@@ -169,8 +169,8 @@ class SlowStore(LibraryStore):
         return due
 
 
-async def test_a_claim_that_is_cut_short_is_given_back(tmp_path: Path) -> None:
-    """A sender that is stopped between claiming a call and making it leaves the call due at once."""
+async def test_an_interrupted_claim_is_released(tmp_path: Path) -> None:
+    """If a sender stops after it has claimed a call, the call is due at once."""
     store = SlowStore(fill_folder(tmp_path, "a.png"))
     store.scan()
     store.set_webhook(is_on=True)
@@ -187,7 +187,7 @@ async def test_a_claim_that_is_cut_short_is_given_back(tmp_path: Path) -> None:
 
 
 async def test_a_change_made_by_another_process_is_delivered(tmp_path: Path) -> None:
-    """A library that has no webhook of its own queues for the one that has."""
+    """A process without a webhook queues calls for a process with one."""
     async with (
         receiver() as received,
         running_library(tmp_path, "a.png", webhook=Webhook(received.url)) as running,
@@ -201,15 +201,15 @@ async def test_a_change_made_by_another_process_is_delivered(tmp_path: Path) -> 
 
 
 async def test_without_a_webhook_nothing_is_queued(tmp_path: Path) -> None:
-    """A library that never had a webhook keeps no calls for one."""
+    """A library that never had a webhook queues no calls."""
     async with running_library(tmp_path, "a.png") as running:
         await running.library.patch(running.library.entry_id("a.png"), RevokeAsset())
 
-        assert running.library.store.undelivered() == 0
+        assert running.library.store.count_undelivered() == 0
 
 
 def test_pauses_grow_to_a_minute() -> None:
-    """The pause doubles with each attempt, by chance between half and the whole, and ends at a minute."""
+    """The pause doubles with each attempt up to a minute, and is random between half and all of it."""
     for attempts in range(40):
         longest = min(60.0, 0.25 * 2**attempts)
         assert longest / 2 <= backoff_s(attempts) <= longest

@@ -1,4 +1,4 @@
-"""The header reader: every format's size, and never an exception for garbage."""
+"""The reader of picture headers: the size in every format, and no exception for garbage."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_size_of_each_format(name: str) -> None:
-    """Type and size are read from the header as a real encoder wrote it."""
+    """Type and size are read from a header that a real encoder wrote."""
     kind, options = CASES[name]
 
     assert sniff_bytes(encoded(kind, **options)) == Picture(MIME[kind], 61, 37)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_cut_header_is_no_picture_or_the_right_one(name: str) -> None:
-    """Cut anywhere, a file is unreadable or has its right size; nothing is raised."""
+def test_a_cut_header_gives_none_or_the_right_size(name: str) -> None:
+    """A file that is cut anywhere is unreadable or has the right size."""
     kind, options = CASES[name]
     data = encoded(kind, **options)
     right = Picture(MIME[kind], 61, 37)
@@ -63,7 +63,7 @@ def test_a_cut_header_is_no_picture_or_the_right_one(name: str) -> None:
 
 
 def test_big_endian_tiff() -> None:
-    """A TIFF in the other byte order, with its directory behind the pixels and SHORT sides, is read."""
+    """A big-endian TIFF with its directory after the pixels and SHORT sides is read."""
     tags = b"".join(
         struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in ((256, 300), (257, 200), (258, 8), (259, 1))
     )
@@ -73,7 +73,7 @@ def test_big_endian_tiff() -> None:
 
 
 def test_the_largest_item_of_an_avif_is_the_picture() -> None:
-    """Tiles and thumbnails have sizes of their own; the picture is the largest."""
+    """Tiles and thumbnails have sizes too; the largest is the picture's."""
     sizes = b"".join(
         struct.pack(">I4sI", 20, b"ispe", 0) + struct.pack(">II", *size)
         for size in ((512, 512), (4000, 3000), (160, 120))
@@ -100,7 +100,7 @@ SVGS = {
 
 @pytest.mark.parametrize("text", SVGS)
 def test_svg_sizes(text: str) -> None:
-    """Units, viewBox, percentages, prefixes and quotes: the size that a browser would take."""
+    """Units, viewBox, percentages, prefixes and quotes give the size that a browser would use."""
     width_px, height_px = SVGS[text]
 
     assert sniff_bytes(text.encode()) == Picture("image/svg+xml", width_px, height_px)
@@ -128,8 +128,8 @@ def test_svg_sizes(text: str) -> None:
         b"hello",
     ],
 )
-def test_what_is_no_picture(data: bytes) -> None:
-    """Cut, empty, senseless or hostile headers are None, or a small SVG for want of a size; quickly."""
+def test_broken_headers(data: bytes) -> None:
+    """Cut, empty, senseless or hostile headers give None or an SVG of the default size."""
     found = sniff_bytes(data)
 
     assert found is None or (found.mime_type == "image/svg+xml" and found.width_px <= 300)
@@ -149,14 +149,14 @@ MAGIC = [
 
 @given(st.sampled_from(MAGIC), st.binary(max_size=400))
 def test_garbage_never_raises(magic: bytes, rest: bytes) -> None:
-    """Random bytes behind any beginning give a picture of a sane size or None."""
+    """Random bytes after any magic number give None or a picture of a sane size."""
     found = sniff_bytes(magic + rest)
 
     assert found is None or (0 < found.width_px <= 10_000_000 and 0 < found.height_px <= 10_000_000)
 
 
 def test_only_the_header_is_read() -> None:
-    """A large JPEG is read in small pieces, not whole."""
+    """Of a large JPEG less than 1,000 bytes are read."""
     data = encoded("JPEG", icc_profile=b"x" * 500_000)
     read = []
 

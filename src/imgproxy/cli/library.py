@@ -142,7 +142,7 @@ def _print_start(embedded: EmbeddedLibrary, webhook_url: str | None) -> None:
 
 
 def _print_entries(store: LibraryStore, *, is_json: bool) -> None:
-    from imgproxy.medialibrary.server.shapes import listing_json  # noqa: PLC0415 - see library
+    from imgproxy.medialibrary.server.responses import listing_json  # noqa: PLC0415 - see library
 
     listed = [listing_json(entry) for entry in store.all_entries()]
     if is_json:

@@ -1,4 +1,4 @@
-"""A Media Library of one's own: every endpoint and version of the API over a folder of pictures and SQLite."""
+"""The embedded Media Library: every endpoint and version of the API, over a folder of pictures and SQLite."""
 
 from imgproxy.medialibrary.server.access import AccessToken, parse_token
 from imgproxy.medialibrary.server.embedded import EmbeddedLibrary

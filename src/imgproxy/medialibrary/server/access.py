@@ -1,4 +1,4 @@
-"""Who may do what: access tokens and their scopes."""
+"""Access tokens and their scopes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCOPES: Final = frozenset({READ, WRITE})
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token and what it is good for; its repr does not show it."""
+    """A token and its scopes. The repr does not show the token."""
 
     value: str
     scopes: frozenset[str] = SCOPES
@@ -30,12 +30,12 @@ class AccessToken:
 
 def parse_token(text: str) -> AccessToken:
     """
-    Read a token as the command line takes it: `T`, or `T=public-api:read` (more scopes after commas).
+    Read a token from the command line: `T`, or `T=public-api:read`, with more scopes after commas.
 
-    A token may itself hold `=`: what follows the last one is taken for scopes only if it has a colon.
+    A token may contain `=`. The text after the last `=` is read as scopes only if it contains a colon.
 
     Raises:
-        ConfigError: if it is empty, or names a scope that does not exist.
+        ConfigError: if the token is empty or a scope is unknown.
     """
     value, _, scopes_text = text.rpartition("=")
     if ":" not in scopes_text or not value:
@@ -51,10 +51,10 @@ def parse_token(text: str) -> AccessToken:
 
 def authorize(header: str | None, tokens: Iterable[AccessToken], scope: str) -> None:
     """
-    Let a request pass whose Authorization header holds a token with the scope.
+    Check that the Authorization header has a known token with the scope.
 
     Raises:
-        Problem: 401 for a missing or unknown token, 403 for one without the scope (RFC 6750 section 3.1).
+        Problem: 401 if the token is missing or unknown, 403 if it lacks the scope (RFC 6750 section 3.1).
     """
     scheme, _, given = (header or "").partition(" ")
     if scheme.lower() != "bearer" or not given.strip():
@@ -62,7 +62,7 @@ def authorize(header: str | None, tokens: Iterable[AccessToken], scope: str) -> 
             401, "Unauthorized", "The header `Authorization: Bearer <token>` is required", www_authenticate="Bearer"
         )
     sent = given.strip().encode("utf-8", errors="replace")
-    # Every token is compared, each in constant time: neither order nor prefix shows in the time of an answer.
+    # Every token is compared, each in constant time. So the time of an answer tells nothing about a token.
     known = [token for token in tokens if hmac.compare_digest(token.value.encode(), sent)]
     if not known:
         raise named(

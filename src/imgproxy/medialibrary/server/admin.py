@@ -1,14 +1,14 @@
 """
-What a real library does by itself and no endpoint of the API can: routes under `/-/library/`, for demo and tests.
+Routes under `/-/library/`, for the demo and for tests. They do what the CMS does in a real library.
 
     GET  /-/library/entries                       every entry: id, key, status, …
-    POST /-/library/entries/{id}/invalid          mark as invalid, as an expired licence does
+    POST /-/library/entries/{id}/invalid          mark as invalid, like an expired licence
     POST /-/library/entries/{id}/active           mark as valid again
     POST /-/library/entries/{id}/external         {"systemName", "externalId"}
     POST /-/library/documents                     {"id", "references": [{"id": entry, …}], …}
 
-All need a token with the scope public-api:write. A document replaces what was known of it; with a `purpose` (and
-perhaps `publicationId` and `url`) it also appears in the usage log of each entry it uses.
+All need a token with the scope public-api:write. A document replaces its earlier version. A document with a `purpose`
+(optionally also `publicationId` and `url`) is added to the usage log of each entry that it uses.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from imgproxy.medialibrary.server.access import WRITE, AccessToken, authorize
-from imgproxy.medialibrary.server.bodies import HANDLE
-from imgproxy.medialibrary.server.checks import Problems, expected, read_json
-from imgproxy.medialibrary.server.shapes import listing_json
+from imgproxy.medialibrary.server.patch_body import HANDLE
+from imgproxy.medialibrary.server.responses import listing_json
 from imgproxy.medialibrary.server.state import Document
+from imgproxy.medialibrary.server.validation import Validator, expected, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ _REFERENCE_TEXTS: Final = ("componentId", "componentName", "directiveName", "pro
 
 
 class Admin:
-    """The handlers under `/-/library/`."""
+    """Answers the routes under `/-/library/`."""
 
     def __init__(self, store: LibraryStore, tokens: Sequence[AccessToken]) -> None:
         self._store = store
@@ -73,11 +73,11 @@ class Admin:
         return web.json_response({"status": 200})
 
     async def _external(self, request: web.Request) -> web.StreamResponse:
-        body, problems = read_json(await request.read()), Problems()
-        problems.only(body, ("systemName", "externalId"), "")
-        system_name = problems.text(body.get("systemName"), "systemName", max_chars=200)
-        external_id = problems.text(body.get("externalId"), "externalId", max_chars=200)
-        problems.raise_any()
+        body, check = read_json(await request.read()), Validator()
+        check.only(body, ("systemName", "externalId"), "")
+        system_name = check.text(body.get("systemName"), "systemName", max_chars=200)
+        external_id = check.text(body.get("externalId"), "externalId", max_chars=200)
+        check.raise_if_invalid()
         await asyncio.to_thread(
             self._store.set_external_id, request.match_info["id"], system_name or "", external_id or ""
         )
@@ -91,40 +91,40 @@ class Admin:
 
 def read_document(body: Mapping[str, Any]) -> Document:
     """
-    Check a document.
+    Check a document from a request body.
 
     Raises:
-        Problem: 400 with the path of everything that is wrong.
+        Problem: 400 with the path of each wrong value.
     """
-    problems = Problems()
-    problems.only(body, ("id", "references", "publicationId", "url", "purpose"), "")
+    check = Validator()
+    check.only(body, ("id", "references", "publicationId", "url", "purpose"), "")
     given = body.get("references")
     references = []
     if not isinstance(given, list) or len(given) > REFERENCES_MAX:
-        problems.note("references", f"{expected('array', given)}, of at most {REFERENCES_MAX}")
+        check.refuse("references", f"{expected('array', given)}, of at most {REFERENCES_MAX}")
     else:
-        references = [_reference(each, f"references.{position}", problems) for position, each in enumerate(given)]
+        references = [_reference(each, f"references.{position}", check) for position, each in enumerate(given)]
     publication_id = body.get("publicationId")
     document = Document(
-        id=problems.integer(body.get("id"), "id", minimum=1) or 0,
+        id=check.integer(body.get("id"), "id", minimum=1) or 0,
         references=tuple(references),
-        publication_id=None if publication_id is None else problems.integer(publication_id, "publicationId"),
-        url=None if body.get("url") is None else problems.text(body["url"], "url"),
-        purpose=None if body.get("purpose") is None else problems.text(body["purpose"], "purpose", pattern=HANDLE),
+        publication_id=None if publication_id is None else check.integer(publication_id, "publicationId"),
+        url=None if body.get("url") is None else check.text(body["url"], "url"),
+        purpose=None if body.get("purpose") is None else check.text(body["purpose"], "purpose", pattern=HANDLE),
     )
-    problems.raise_any()
+    check.raise_if_invalid()
     return document
 
 
-def _reference(value: Any, path: str, problems: Problems) -> dict[str, Any]:
-    if problems.mapping(value, path) is None:
+def _reference(value: Any, path: str, check: Validator) -> dict[str, Any]:
+    if check.mapping(value, path) is None:
         return {}
-    problems.only(value, ("id", "type", "location", *_REFERENCE_TEXTS), path)
+    check.only(value, ("id", "type", "location", *_REFERENCE_TEXTS), path)
     location = value.get("location", "image-directive")
     if location not in {"image-directive", "metadata"}:
-        problems.note(f"{path}.location", "Expected image-directive or metadata")
+        check.refuse(f"{path}.location", "Expected image-directive or metadata")
     texts = {
-        name: problems.text(value[name], f"{path}.{name}", max_chars=200) for name in _REFERENCE_TEXTS if name in value
+        name: check.text(value[name], f"{path}.{name}", max_chars=200) for name in _REFERENCE_TEXTS if name in value
     }
-    entry_id = problems.text(value.get("id"), f"{path}.id", max_chars=200)
+    entry_id = check.text(value.get("id"), f"{path}.id", max_chars=200)
     return {"id": entry_id, "type": "image", "location": location, **texts}

@@ -1,7 +1,7 @@
 """
-The eight endpoints, in every version: who may call, what is asked, what is answered.
+The eight endpoints of the API, in every version: permission, parameters, answer.
 
-An endpoint is a row of `ENDPOINTS`: its path, its scope, the version it came with, its query parameters.
+Each endpoint is a row of `ENDPOINTS`: path, scope, first version, query parameters.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from imgproxy.medialibrary import versions
-from imgproxy.medialibrary.server import shapes
+from imgproxy.medialibrary.server import responses
 from imgproxy.medialibrary.server.access import READ, WRITE, AccessToken, authorize
-from imgproxy.medialibrary.server.bodies import read_patch
-from imgproxy.medialibrary.server.checks import INTEGER_MAX, Problems, query_integer, read_json
 from imgproxy.medialibrary.server.cursors import read_cursor
 from imgproxy.medialibrary.server.keys import key_from_path
+from imgproxy.medialibrary.server.patch_body import read_patch
 from imgproxy.medialibrary.server.problems import named, unknown_route
+from imgproxy.medialibrary.server.validation import INTEGER_MAX, Validator, query_integer, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,7 +40,7 @@ _HOST_FORM: Final = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint; `name` is also that of the probe's counter and of the operation in the OpenAPI document."""
+    """One endpoint. The probe counts its requests under `name`, and the OpenAPI document uses it as operation id."""
 
     name: str
     method: str
@@ -65,7 +65,7 @@ ENDPOINTS: Final = (
 
 
 class Api:
-    """The handlers, over one store."""
+    """Answers the endpoints from one store."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Api:
         self._oldest_version = oldest_version
 
     def routes(self) -> list[web.RouteDef]:
-        """Return a route an endpoint, for all versions at once."""
+        """Return one route per endpoint. It serves all versions."""
         handlers: dict[str, Callable[[web.Request, str], Awaitable[web.StreamResponse]]] = {
             "getEntries": self._get_entries,
             "serveImage": self._serve_image,
@@ -108,8 +108,10 @@ class Api:
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def guarded(request: web.Request) -> web.StreamResponse:
             if self._probe is not None:
-                self._probe.saw(endpoint.name, request.match_info.get("id") or request.match_info.get("key", ""))
-            await self._faults.strike()
+                self._probe.count_request(
+                    endpoint.name, request.match_info.get("id") or request.match_info.get("key", "")
+                )
+            await self._faults.delay_or_fail()
             api_version = self._version(request.match_info["version"])
             if not versions.is_in(endpoint.since, api_version):
                 raise unknown_route()
@@ -129,43 +131,43 @@ class Api:
 
     @staticmethod
     def _check_parameters(request: web.Request, endpoint: Endpoint, api_version: str) -> None:
-        problems = Problems()
+        check = Validator()
         allowed = endpoint.parameters
         if not versions.is_in(versions.RESULTS_SINCE, api_version):
             allowed -= {"after"}
         for name in request.query:
             if name not in allowed:
-                problems.note(name[:100], "Unexpected query parameter")
+                check.refuse(name[:100], "Unexpected query parameter")
             elif len(request.query.getall(name)) > 1:
-                problems.note(name, "Expected one value, got several")
-        problems.raise_any()
+                check.refuse(name, "Expected one value, got several")
+        check.raise_if_invalid()
 
     # --- entries ---------------------------------------------------------------------------------------------------
 
     async def _get_entry(self, request: web.Request, api_version: str) -> web.StreamResponse:
         entry = await asyncio.to_thread(self._store.entry, request.match_info["id"])
-        return web.json_response(shapes.entry_json(entry, _image_base(request, api_version)))
+        return web.json_response(responses.entry_json(entry, _image_base(request, api_version)))
 
     async def _get_entries(self, request: web.Request, api_version: str) -> web.StreamResponse:
-        query, problems = request.query, Problems()
+        query, check = request.query, Validator()
         for name in query:
-            problems.text(query[name], name, max_chars=IDS_MAX_CHARS if name == "ids" else TEXT_MAX_CHARS)
+            check.text(query[name], name, max_chars=IDS_MAX_CHARS if name == "ids" else TEXT_MAX_CHARS)
         ids = [text.strip() for text in query.get("ids", "").split(",") if text.strip()]
         if len(ids) > IDS_MAX:
-            problems.note("ids", f"Expected at most {IDS_MAX} ids, got {len(ids)}")
+            check.refuse("ids", f"Expected at most {IDS_MAX} ids, got {len(ids)}")
         has_external = "externalId" in query and "systemName" in query
         if not has_external and ("externalId" in query or "systemName" in query):
             missing = "systemName" if "externalId" in query else "externalId"
-            problems.note(missing, "Required: externalId and systemName go together")
+            check.refuse(missing, "Required: externalId and systemName go together")
         if not ids and not has_external:
-            problems.note("ids", "Required: ids, or externalId with systemName")
-        problems.raise_any()
+            check.refuse("ids", "Required: ids, or externalId with systemName")
+        check.raise_if_invalid()
         entries = await asyncio.to_thread(self._store.entries, ids)
         if has_external:
             entries += await asyncio.to_thread(
                 self._store.entries_by_external_id, query["systemName"], query["externalId"]
             )
-        return web.json_response(shapes.entries_json(entries, _image_base(request, api_version), api_version))
+        return web.json_response(responses.entries_json(entries, _image_base(request, api_version), api_version))
 
     async def _patch_entry(self, request: web.Request, api_version: str) -> web.StreamResponse:
         body = read_patch(read_json(await request.read()), api_version)
@@ -178,7 +180,7 @@ class Api:
 
     async def _usage_log(self, request: web.Request, _: str) -> web.StreamResponse:
         entry = await asyncio.to_thread(self._store.entry, request.match_info["id"])
-        return web.json_response(shapes.usage_log_json(entry))
+        return web.json_response(responses.usage_log_json(entry))
 
     # --- references ------------------------------------------------------------------------------------------------
 
@@ -189,27 +191,27 @@ class Api:
         return await self._references(request, api_version, "media")
 
     async def _references(self, request: web.Request, api_version: str, kind: Referrers) -> web.StreamResponse:
-        entry_id, query, problems = request.match_info["id"], request.query, Problems()
+        entry_id, query, check = request.match_info["id"], request.query, Validator()
         most = versions.REFERENCES_MAX
-        limit = query_integer(query.get("limit", str(most)), "limit", problems, minimum=1, maximum=most)
-        offset = query_integer(query.get("offset", "0"), "offset", problems, minimum=0, maximum=INTEGER_MAX)
+        limit = query_integer(query.get("limit", str(most)), "limit", check, minimum=1, maximum=most)
+        offset = query_integer(query.get("offset", "0"), "offset", check, minimum=0, maximum=INTEGER_MAX)
         after: int | None = 0
         if "after" in query:
             after = read_cursor(query["after"], kind, entry_id)
             if after is None:
-                problems.note("after", "Expected the cursor of an earlier answer to this question")
+                check.refuse("after", "Expected the cursor of an earlier answer to this question")
             if "offset" in query:
-                problems.note("offset", "Expected either after or offset, got both")
-        problems.raise_any()
+                check.refuse("offset", "Expected either after or offset, got both")
+        check.raise_if_invalid()
         found = await asyncio.to_thread(
             self._store.references, kind, entry_id, limit=limit or most, offset=offset or 0, after=after or 0
         )
-        return web.json_response(shapes.references_json(found, kind, entry_id, api_version))
+        return web.json_response(responses.references_json(found, kind, entry_id, api_version))
 
     # --- images ----------------------------------------------------------------------------------------------------
 
     async def _serve_image(self, request: web.Request, _: str) -> web.StreamResponse:
-        # The path as it was sent: a router decodes and may tidy it, and what it hides must be seen here.
+        # The path as the client sent it. The router decodes and normalises its copy, which would hide `..` parts.
         raw = request.raw_path.partition("?")[0].partition("/serve-image/")[2]
         return await self._images.answer(request, key_from_path(raw))
 

@@ -1,4 +1,4 @@
-"""The embedded library as an aiohttp application: routes, and every error in the API's form."""
+"""The embedded library as an aiohttp application: its routes, and its errors as JSON."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def make_app(
     oldest_version: str = versions.API_VERSIONS[0],
     default_locale: str = "de",
 ) -> web.Application:
-    """Return the application over a store."""
-    app = web.Application(middlewares=[_in_the_apis_form], client_max_size=BODY_MAX_BYTES)
+    """Make the application that serves a store. API versions before `oldest_version` answer 410."""
+    app = web.Application(middlewares=[_answer_errors_as_json], client_max_size=BODY_MAX_BYTES)
     api = Api(
         store,
         ImageServer(store, probe),
@@ -59,7 +59,7 @@ def make_app(
 
 
 @web.middleware
-async def _in_the_apis_form(
+async def _answer_errors_as_json(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
@@ -78,7 +78,7 @@ async def _in_the_apis_form(
     except web.HTTPException as exc:
         return _answer(named(exc.status, HTTPStatus(exc.status).phrase.replace(" ", ""), exc.reason))
     except (ConnectionError, TimeoutError):
-        raise  # the client went away: there is nobody to answer
+        raise  # the client has gone, so there is no answer to write
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return _answer(named(500, "InternalServerError", "The reason is in the log of the library"))

@@ -1,7 +1,7 @@
 """
-Conditional and range requests, decided from headers alone. Pure.
+Conditional and range requests. Pure.
 
-Sources: RFC 9110 sections 13.1 (If-None-Match, If-Modified-Since, If-Range), 13.2.2 (their order), 14.1.2 (bytes).
+Sources: RFC 9110 sections 13.1 (If-None-Match, If-Modified-Since, If-Range), 13.2.2 (precedence), 14.1.2 (byte ranges).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ class ByteRange:
 
     @property
     def length_bytes(self) -> int:
-        """How many bytes these are."""
+        """The number of bytes."""
         return self.last - self.first + 1
 
 
 class Unsatisfiable(Exception):
-    """The range begins behind the last byte: 416."""
+    """The range has no byte of the picture: 416."""
 
 
 def http_date(mtime_ns: int) -> str:
-    """Return a file's time as HTTP writes it: GMT, whole seconds."""
+    """Return a file's modification time as an HTTP date: GMT, whole seconds."""
     return format_datetime(datetime.fromtimestamp(mtime_ns // 1_000_000_000, UTC), usegmt=True)
 
 
 def is_not_modified(etag: str, last_modified: str, *, if_none_match: str | None, if_modified_since: str | None) -> bool:
-    """Whether the client has these bytes already: 304. A date counts only where no ETag was sent."""
+    """Return whether the answer is 304. If-Modified-Since counts only without If-None-Match."""
     if if_none_match is not None:
         tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
         return if_none_match.strip() == "*" or etag in tags
@@ -50,12 +50,13 @@ def byte_range(
     size_bytes: int, etag: str, last_modified: str, *, range_header: str | None, if_range: str | None
 ) -> ByteRange | None:
     """
-    Return the one range that is asked for, or None for the whole.
+    Return the requested range, or None to send the whole picture.
 
-    Several ranges, another unit, or an If-Range that names other bytes mean the whole, as a server may decide.
+    The whole picture is sent for several ranges, for another unit than bytes, and for an If-Range that does not match.
+    RFC 9110 section 14.2 lets a server ignore Range.
 
     Raises:
-        Unsatisfiable: if no byte of the picture is in the range.
+        Unsatisfiable: if the range has no byte of the picture.
     """
     match = _RANGE.match(range_header or "")
     if match is None or (if_range is not None and if_range.strip() not in {etag, last_modified}):

@@ -1,4 +1,4 @@
-"""Cursors: where a page of references ended, as an opaque text that only fits the list it came from. Pure."""
+"""Cursors: where a page of references ended, as opaque text that is valid for one list only. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import json
 
 
 def write_cursor(position: int, kind: str, entry_id: str) -> str:
-    """Return a cursor for the place behind `position` in one entry's list of referrers."""
+    """Return the cursor for what comes after `position` in one entry's list of referrers."""
     text = json.dumps({"a": [position, kind, entry_id]}, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, kind: str, entry_id: str) -> int | None:
-    """Return the position that a cursor holds, or None if it is none, or one of another list."""
+    """Return the position in a cursor; None if the cursor is malformed or belongs to another list."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         value = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))

@@ -1,5 +1,5 @@
 """
-A Media Library in this process: the server, its folder watch and its webhooks, started and stopped together.
+A Media Library in this process: server, folder watch and webhooks start and stop together.
 
     async with EmbeddedLibrary(Path("photos"), tokens=[AccessToken("T")]) as library:
         print(library.url, library.entry_id("kodak-04.png"))
@@ -19,9 +19,9 @@ from aiohttp import web
 from imgproxy.errors import ConfigError
 from imgproxy.medialibrary import versions
 from imgproxy.medialibrary.server.app import make_app
-from imgproxy.medialibrary.server.bodies import PatchBody
 from imgproxy.medialibrary.server.faults import Faults
 from imgproxy.medialibrary.server.keys import key_problem
+from imgproxy.medialibrary.server.patch_body import PatchBody
 from imgproxy.medialibrary.server.store import LibraryStore
 from imgproxy.medialibrary.server.webhooks import Webhook, WebhookSender
 
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 SCAN_INTERVAL_S: Final = 1.0
 SHUTDOWN_S: Final = 1.0
 RESTART_S: Final = 1.0
-LINE_MAX_BYTES: Final = 128 * 1024  # the longest of all that may be asked, each character as 12 bytes
+LINE_MAX_BYTES: Final = 128 * 1024  # the longest valid target, with 12 bytes for each character
 
 log = logging.getLogger(__name__)
 
 
 class CannotListen(ConfigError):
-    """The address is in use, or not this machine's."""
+    """The address is in use, or does not belong to this machine."""
 
 
 @dataclass(slots=True)
 class _Running:
-    """What `stop` has to end."""
+    """What `stop` must end."""
 
     store: LibraryStore
     runner: web.AppRunner
@@ -61,22 +61,23 @@ class EmbeddedLibrary:
     A Media Library over a folder of pictures.
 
     Args:
-        folder: each picture in it is an entry; the path in it is the key.
-        host: address to listen on.
-        port: 0 takes a free one; after `stop`, `start` takes the same again.
-        tokens: who may call; none means that nobody may.
-        webhook: where events go; None for nowhere.
-        state_dir: where the database is; `FOLDER/.imgproxy-library` by default.
-        faults: what goes wrong on purpose; the attribute of the same name may be changed at any time.
-        scan_interval_s: how often the folder is looked at; `rescan` does it at once.
-        probe: gates and counters for tests.
-        oldest_version: API versions before it answer 410.
+        folder: each picture is an entry; its path in the folder is the key.
+        host: the address to listen on.
+        port: the port to listen on. 0 takes a free one, and keeps it after `stop` and `start`.
+        tokens: the valid access tokens. Without any, every request is refused.
+        webhook: the receiver of events, if any.
+        latency_ms: how late each answer comes. `faults.latency_ms` may change at any time.
+        fail_rate: the share of answers that are 503. `faults.fail_rate` may change at any time.
+        state_dir: the folder of the database, `FOLDER/.imgproxy-library` by default.
+        scan_interval_s: the pause between two scans of the folder. `rescan` scans at once.
+        probe: holds answers and counts requests, for tests.
+        oldest_version: earlier API versions answer 410.
         default_locale: the locale whose asset cannot be removed.
-        is_lenient: serve files that are no pictures, too.
-        on_warning: told of each file that cannot be used.
+        is_lenient: whether to serve files that are not pictures.
+        on_warning: called with a line for each file that cannot be used.
 
     Raises:
-        ConfigError: on `start`, if the folder, the state or the port cannot be used.
+        ConfigError: by `start`, if the folder, the database or the port cannot be used.
     """
 
     def __init__(
@@ -123,13 +124,13 @@ class EmbeddedLibrary:
 
     @property
     def url(self) -> str:
-        """Where the server is, without `/api`."""
+        """The URL of the server, without `/api`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     @property
     def token(self) -> str:
-        """The first token's value, or an empty text."""
+        """The first token, or an empty string."""
         return self.tokens[0].value if self.tokens else ""
 
     @property
@@ -140,7 +141,7 @@ class EmbeddedLibrary:
         return self._running.store
 
     async def start(self) -> None:
-        """Read the folder, listen, watch, deliver. Raises ConfigError if something cannot be used."""
+        """Scan the folder, listen, watch the folder, send webhooks. Raises ConfigError, see the class."""
         store = await asyncio.to_thread(
             LibraryStore,
             self.folder,
@@ -185,11 +186,11 @@ class EmbeddedLibrary:
             await site.start()
         except OSError as exc:
             reason = os.strerror(exc.errno) if exc.errno else str(exc)
-            raise CannotListen((f"{self.host}:{self.port} cannot be listened on: {reason}",)) from exc
+            raise CannotListen((f"cannot listen on {self.host}:{self.port}: {reason}",)) from exc
         self.port = runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Stop listening, watching and delivering; what is not delivered waits for the next start."""
+        """Stop. Webhook calls that were not delivered wait for the next start."""
         running, self._running = self._running, None
         if running is None:
             return
@@ -202,32 +203,32 @@ class EmbeddedLibrary:
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._running is not None
-        self._running.tasks.append(asyncio.create_task(_for_ever(work)))
+        self._running.tasks.append(asyncio.create_task(_run_forever(work)))
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             await self.rescan()
-            # A large folder takes a while to look at; looking must not become all that happens.
+            # The pause grows with the time of a scan, so that scans of a large folder take at most a tenth of the time.
             await asyncio.sleep(max(self._scan_interval_s, 10 * (loop.time() - began)))
 
     # --- for the demo and for tests --------------------------------------------------------------------------------
 
     async def rescan(self) -> None:
-        """Take in what changed in the folder, now."""
+        """Scan the folder now."""
         for line in await asyncio.to_thread(self.store.scan):
             self._on_warning(line)
 
     def entry_id(self, key: str) -> str:
-        """Return the id of the entry whose picture has this key. Raises KeyError."""
+        """Return the id of the entry whose own picture has this key. Raises KeyError if there is none."""
         for entry in self.store.all_entries():
             if entry.asset.key == key:
                 return entry.id
         raise KeyError(key)
 
     async def put(self, key: str, data: bytes) -> None:
-        """Put a picture in the folder under a key, in one step, and take it in: a new entry, or an edit."""
+        """Write a picture into the folder in one step, and scan. The result is a new entry or an edit."""
         problem = key_problem(key)
         if problem is not None:
             raise ValueError(problem)
@@ -235,12 +236,12 @@ class EmbeddedLibrary:
         await self.rescan()
 
     async def remove(self, key: str) -> None:
-        """Remove a picture from the folder: its entry is deleted."""
+        """Delete a picture from the folder, and scan. Its entry is deleted too."""
         await asyncio.to_thread((self.folder / key).unlink)
         await self.rescan()
 
     async def patch(self, entry_id: str, *operations: Operation) -> None:
-        """Apply operations to an entry, as a PATCH of the newest version does."""
+        """Apply operations to an entry, like a PATCH of the newest API version."""
         body = PatchBody(operations, None, is_updated_at_kept=False)
         await asyncio.to_thread(self.store.patch, entry_id, body, versions.NEWEST)
 
@@ -249,13 +250,13 @@ class EmbeddedLibrary:
         await asyncio.to_thread(self.store.mark_invalid, entry_id, is_invalid=is_invalid)
 
 
-async def _for_ever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    # A full disk for a minute must not end the watching and delivering for good.
+async def _run_forever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    # A passing fault, such as a full disk, must not end the task for good.
     while True:
         try:
             await work()
         except Exception:
-            log.exception("a background task of the library failed, and starts again")
+            log.exception("a background task of the library failed; it restarts in %.0f s", RESTART_S)
         await asyncio.sleep(RESTART_S)
 
 

@@ -1,4 +1,4 @@
-"""Webhook calls as bytes: what is said of an event, and its signature. Pure."""
+"""The body of a webhook call and its signature. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEBHOOK_HANDLE: Final = "imgproxy"
 
 
 def event_body(event: Event, *, delivery_id: str, entry_id: str) -> bytes:
-    """Return the body of a webhook call, the same on every attempt."""
+    """Return the body of a webhook call. It is written once and is the same on every attempt."""
     return json.dumps(
         {
             "event": f"mediaLibraryEntry.{event}",
@@ -33,5 +33,5 @@ def event_body(event: Event, *, delivery_id: str, entry_id: str) -> bytes:
 
 
 def signature(body: bytes, secret: str) -> str:
-    """Return the value of the signature header: `sha256=` and the HMAC-SHA256 of the raw body, in hex."""
+    """Return the signature header: `sha256=` and the HMAC-SHA256 of the body in hex."""
     return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Being a bad origin on purpose: answers that come late, answers that fail."""
+"""Deliberate faults, for tests and demos: late answers and failed answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imgproxy.medialibrary.server.problems import named
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong from now on; may be changed while the library runs."""
+    """The latency and the share of failures of all answers. Both may change while the library runs."""
 
     latency_ms: float = 0.0
     fail_rate: float = 0.0
 
-    async def strike(self) -> None:
+    async def delay_or_fail(self) -> None:
         """
-        Be late, then fail with the chosen probability.
+        Wait `latency_ms`, then fail with the probability `fail_rate`.
 
         Raises:
             Problem: 503.

@@ -1,9 +1,9 @@
 """
-The folder of pictures as the disk has it: which files, with which bytes. Reads; decides nothing.
+Reads the folder of pictures: which files it has, and their facts.
 
-A file's fingerprint (size, time, inode) stands for its bytes, except that a clock tick is not infinitely short: two
-writes within one tick can leave the same fingerprint. A file whose time is younger than `RACY_NS` is therefore
-also hashed, until it is older (as git does: Documentation/technical/racy-git).
+A changed fingerprint (size, modification time, inode) means changed bytes. The reverse is not quite true: two writes
+within one tick of the file system's clock can leave the same fingerprint. So a file that was modified less than
+`RACY_NS` ago is also hashed. Git has the same rule (Documentation/technical/racy-git).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXTENSIONS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """The picture files of a folder by key, and a line for each that cannot be a key."""
+    """The picture files of a folder by key, and a warning for each file that is skipped."""
 
     files: Mapping[str, Fingerprint]
     warnings: tuple[str, ...]
@@ -39,9 +39,9 @@ class Walk:
 
 def walk(folder: str) -> Walk:
     """
-    List the picture files of a folder and all below it; hidden ones are left out.
+    List the picture files of a folder and its subfolders. Hidden files and folders are left out.
 
-    A symbolic link counts if its target is a file inside the folder; linked folders are not entered.
+    A symbolic link counts if its target is a file inside the folder. Linked folders are not entered.
     """
     files: dict[str, Fingerprint] = {}
     warnings: list[str] = []
@@ -58,7 +58,7 @@ def walk(folder: str) -> Walk:
         try:
             files[key] = fingerprint_of(entry.stat())
         except OSError:
-            continue  # gone since it was listed
+            continue  # deleted since it was listed
     return Walk(files, tuple(warnings))
 
 
@@ -69,7 +69,7 @@ def _files(root: str) -> Iterator[os.DirEntry[str]]:
             with os.scandir(pending.pop()) as entries:
                 listed = sorted(entries, key=lambda entry: entry.name)
         except OSError:
-            continue  # gone, or not for us to read
+            continue  # deleted, or not readable
         for entry in listed:
             if entry.name.startswith("."):
                 continue
@@ -80,12 +80,12 @@ def _files(root: str) -> Iterator[os.DirEntry[str]]:
 
 
 def fingerprint_of(stat: os.stat_result) -> Fingerprint:
-    """Return what a stat tells of a file's bytes."""
+    """Return the fingerprint of a file by its stat."""
     return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def current_fingerprint(folder: str, key: str) -> Fingerprint | None:
-    """Return the fingerprint of a key's file as it is now, or None if there is none."""
+    """Return the current fingerprint of a key's file; None if there is no such file."""
     path = path_of(folder, key)
     try:
         return None if path is None else fingerprint_of(os.stat(path))
@@ -94,12 +94,12 @@ def current_fingerprint(folder: str, key: str) -> Fingerprint | None:
 
 
 def is_settled(fingerprint: Fingerprint, now_ns: int) -> bool:
-    """Whether a fingerprint can be trusted: the file's time lies far enough back."""
+    """Return whether the file was modified long enough ago for its fingerprint to be trusted."""
     return fingerprint.mtime_ns < now_ns - RACY_NS
 
 
 def read_facts(folder: str, key: str, *, is_hashed: bool) -> FileFacts | None:
-    """Read a key's file: what picture it is; its digest if wanted or if it is young. None if it cannot be opened."""
+    """Read the facts of a key's file, with its digest if asked or if not settled. None if it cannot be opened."""
     path = path_of(folder, key)
     if path is None:
         return None
@@ -121,7 +121,7 @@ def read_facts(folder: str, key: str, *, is_hashed: bool) -> FileFacts | None:
 
 
 def digest_of(fd: int) -> str:
-    """Return BLAKE2b of 128 bits, in hex, over the bytes of an open file."""
+    """Return the BLAKE2b hash (128 bits, hex) of an open file."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     offset = 0
     while data := os.pread(fd, READ_BYTES, offset):

@@ -1,4 +1,4 @@
-"""Keys, and the files of the folder that they name. Nothing outside the folder has a key."""
+"""Keys and the files that they name. No key names a file outside the folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 KEY_MAX_CHARS = 1024
 _PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
 KEY_PART_PATTERN = rf"^{_PART}$"
-KEY_PATTERN = rf"^{_PART}(?:/{_PART})*$"  # what `key_problem` says in words, for the OpenAPI document
+KEY_PATTERN = rf"^{_PART}(?:/{_PART})*$"  # the rules of `key_problem`, for the OpenAPI document
 
 
 def key_problem(key: str) -> str | None:
-    """Return what is wrong with a key, or None; a good one is relative and stays where it begins."""
+    """Return what is wrong with a key, or None. A valid key is a relative path without `..`."""
     if not key:
         return "Expected a key"
     if len(key) > KEY_MAX_CHARS:
@@ -38,10 +38,12 @@ def key_problem(key: str) -> str | None:
 
 def key_from_path(raw: str) -> str:
     """
-    Return the key of the part of a request's path that names it, still percent-encoded.
+    Return the key in the percent-encoded end of a request's path.
+
+    Slashes must not be percent-encoded: they would hide a part of the path.
 
     Raises:
-        Problem: 400 at the path `key`, if it cannot be one; a slash must not be encoded, as it would hide a part.
+        Problem: 400 at the path `key` if the key is not valid.
     """
     if re.search(r"%2f|%5c", raw, re.IGNORECASE):
         raise invalid({"key": "Expected slashes that are not percent-encoded, and no backslash"})
@@ -56,7 +58,7 @@ def key_from_path(raw: str) -> str:
 
 
 def path_of(folder: str, key: str) -> str | None:
-    """Return the real path of a key's file, or None if it leads out of the folder or there is no such file."""
+    """Return the real path of a key's file; None if there is no such file or it lies outside the folder."""
     if key_problem(key) is not None:
         return None
     root = os.path.realpath(folder)
@@ -68,10 +70,10 @@ def path_of(folder: str, key: str) -> str | None:
 
 def owner_of_variant(key: str, entry_by_stem: Mapping[str, str]) -> str | None:
     """
-    Return the id of the entry that a file under `v/` is a variant of, or None.
+    Return the id of the entry to which a file under `v/` belongs, or None.
 
-    `v/my/key.webp`, `v/my/key-teaser.webp` and `v/my/key/1x1.webp` are variants of `my/key.jpg`: the longest stem
-    that is followed by one of `. - _ /` wins. `entry_by_stem` maps keys without their extension to entry ids.
+    `v/my/key.webp`, `v/my/key-teaser.webp` and `v/my/key/1x1.webp` belong to the entry of `my/key.jpg`. The longest
+    matching stem wins; one of `. - _ /` must follow it. `entry_by_stem` maps keys without extension to entry ids.
     """
     rest = key.removeprefix(VARIANT_PREFIX)
     for end in range(len(rest), 0, -1):

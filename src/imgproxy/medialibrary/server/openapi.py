@@ -1,8 +1,8 @@
 """
-The OpenAPI 3.1 document of one version of the API: paths from the table of endpoints, shapes by version. Pure.
+The OpenAPI 3.1 document of one API version. Paths come from the table of endpoints. Pure.
 
-What a schema cannot say (a cursor belongs to its list; a file must exist; ids, or an external id with its system)
-is in the descriptions.
+The descriptions say what a schema cannot: a cursor belongs to one list, a file must exist, a query needs ids or an
+external id with its system.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Final
 from imgproxy import __version__
 from imgproxy.medialibrary import versions
 from imgproxy.medialibrary.server.api import ENDPOINTS, IDS_MAX_CHARS, TEXT_MAX_CHARS, Endpoint
-from imgproxy.medialibrary.server.checks import INTEGER_MAX
 from imgproxy.medialibrary.server.keys import KEY_MAX_CHARS, KEY_PART_PATTERN
 from imgproxy.medialibrary.server.openapi_patch import patch_body
+from imgproxy.medialibrary.server.validation import INTEGER_MAX
 
 Schema = dict[str, Any]
 
@@ -35,7 +35,7 @@ _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
 def document(api_version: str, *, default_locale: str) -> Schema:
-    """Return the document of this version."""
+    """Return the document of one API version."""
     paths: dict[str, Schema] = {}
     for endpoint in ENDPOINTS:
         if versions.is_in(endpoint.since, api_version):

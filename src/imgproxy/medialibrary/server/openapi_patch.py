@@ -1,11 +1,12 @@
-"""The body of PATCH as JSON Schema, by version: what `bodies.read_patch` takes, said once more for other programs."""
+"""The JSON Schema of a PATCH body, for the OpenAPI document. It describes what `patch_body.read_patch` accepts."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from imgproxy.medialibrary import versions
-from imgproxy.medialibrary.server.bodies import (
+from imgproxy.medialibrary.server.keys import KEY_MAX_CHARS, KEY_PATTERN
+from imgproxy.medialibrary.server.patch_body import (
     HANDLE,
     LOCALE,
     MIME_TYPE,
@@ -13,8 +14,7 @@ from imgproxy.medialibrary.server.bodies import (
     PROPERTY_MAX_CHARS,
     STATES,
 )
-from imgproxy.medialibrary.server.checks import INTEGER_MAX, TEXT_MAX_CHARS
-from imgproxy.medialibrary.server.keys import KEY_MAX_CHARS, KEY_PATTERN
+from imgproxy.medialibrary.server.validation import INTEGER_MAX, TEXT_MAX_CHARS
 
 Schema = dict[str, Any]
 
@@ -30,7 +30,7 @@ _USAGE: Final[dict[str, Schema]] = {
 
 
 def patch_body(api_version: str, *, default_locale: str) -> Schema:
-    """Return the schema of a PATCH body in this version."""
+    """Return the schema of a PATCH body in one API version."""
     properties: dict[str, Schema] = {
         "version": {
             "type": "string",

@@ -1,4 +1,4 @@
-"""The body of `PATCH mediaLibrary/{id}`, by version: JSON in, typed operations out, or each problem with its path."""
+"""Reads the body of `PATCH mediaLibrary/{id}` in any version: JSON in, typed operations out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from imgproxy.medialibrary.operations import (
     UpdateUsageLogEntry,
     UsageState,
 )
-from imgproxy.medialibrary.server.checks import Problems, expected, shown
 from imgproxy.medialibrary.server.keys import key_problem
+from imgproxy.medialibrary.server.validation import Validator, expected, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ STATES: Final[tuple[UsageState, ...]] = ("pending", "confirmed")
 
 @dataclass(frozen=True, slots=True)
 class PatchBody:
-    """A checked body. `version` is the text that must equal the entry's version, or None."""
+    """A valid PATCH body. `version`, if given, must equal the version of the entry."""
 
     operations: tuple[Operation, ...]
     version: str | None
@@ -46,76 +46,75 @@ class PatchBody:
 
 def read_patch(body: Mapping[str, Any], api_version: str) -> PatchBody:
     """
-    Check a body against what this version of the API takes.
+    Check a body by the rules of this API version.
 
     Raises:
-        Problem: 400 with the path of everything that is wrong.
+        Problem: 400 with the path of each wrong value.
     """
-    problems = Problems()
+    check = Validator()
     has_preserve = versions.is_in(versions.PRESERVE_UPDATED_AT_SINCE, api_version)
-    problems.only(body, {"version", "patches"} | ({"preserveUpdatedAt"} if has_preserve else set()), "")
-    version = problems.text(body["version"], "version", max_chars=40) if body.get("version") is not None else None
-    keep = problems.boolean(body["preserveUpdatedAt"], "preserveUpdatedAt") if "preserveUpdatedAt" in body else False
+    check.only(body, {"version", "patches"} | ({"preserveUpdatedAt"} if has_preserve else set()), "")
+    version = check.text(body["version"], "version", max_chars=40) if body.get("version") is not None else None
+    keep = check.boolean(body["preserveUpdatedAt"], "preserveUpdatedAt") if "preserveUpdatedAt" in body else False
     patches = body.get("patches")
     operations: list[Operation | None] = []
     if not isinstance(patches, list):
-        problems.note("patches", expected("array", patches) if "patches" in body else "Required")
+        check.refuse("patches", expected("array", patches) if "patches" in body else "Required")
     elif not 1 <= len(patches) <= PATCHES_MAX:
-        problems.note("patches", f"Expected 1 to {PATCHES_MAX} patches, got {len(patches)}")
+        check.refuse("patches", f"Expected 1 to {PATCHES_MAX} patches, got {len(patches)}")
     else:
         operations = [
-            _read_operation(patch, f"patches.{position}", api_version, problems)
-            for position, patch in enumerate(patches)
+            _read_operation(patch, f"patches.{position}", api_version, check) for position, patch in enumerate(patches)
         ]
-    problems.raise_any()
+    check.raise_if_invalid()
     return PatchBody(tuple(operation for operation in operations if operation), version, bool(keep))
 
 
-def _read_operation(patch: Any, path: str, api_version: str, problems: Problems) -> Operation | None:
-    if problems.mapping(patch, path) is None:
+def _read_operation(patch: Any, path: str, api_version: str, check: Validator) -> Operation | None:
+    if check.mapping(patch, path) is None:
         return None
     name = patch.get("operation")
     if "operation" not in patch:
-        problems.note(f"{path}.operation", "Required")
+        check.refuse(f"{path}.operation", "Required")
         return None
     read = _READERS.get(name) if isinstance(name, str) else None
     if read is None or not versions.is_in(versions.OPERATION_SINCE[name], api_version):
-        problems.note(f"{path}.operation", f"No enum match for: {shown(name)}")
+        check.refuse(f"{path}.operation", f"No enum match for: {shown(name)}")
         return None
-    return read(_Patch(patch, path, api_version, problems))
+    return read(_Patch(patch, path, api_version, check))
 
 
 class _Patch:
-    """One patch being read: its properties, its path, and where problems go."""
+    """One patch of a body, its path, and the validator that collects what is wrong with it."""
 
-    def __init__(self, patch: Mapping[str, Any], path: str, api_version: str, problems: Problems) -> None:
+    def __init__(self, patch: Mapping[str, Any], path: str, api_version: str, check: Validator) -> None:
         self.patch = patch
         self.path = path
         self.api_version = api_version
-        self.problems = problems
+        self.check = check
 
     def only(self, *names: str) -> None:
-        self.problems.only(self.patch, {"operation", *names}, self.path)
+        self.check.only(self.patch, {"operation", *names}, self.path)
 
     def at(self, name: str) -> str:
         return f"{self.path}.{name}"
 
     def required_text(self, name: str, *, max_chars: int = 200) -> str:
         if name not in self.patch:
-            self.problems.note(self.at(name), "Required")
+            self.check.refuse(self.at(name), "Required")
             return ""
-        return self.problems.text(self.patch[name], self.at(name), max_chars=max_chars) or ""
+        return self.check.text(self.patch[name], self.at(name), max_chars=max_chars) or ""
 
     def locale(self) -> str | None:
         if self.patch.get("locale") is None:
             return None
-        return self.problems.text(self.patch["locale"], self.at("locale"), pattern=LOCALE)
+        return self.check.text(self.patch["locale"], self.at("locale"), pattern=LOCALE)
 
     def value(self) -> Mapping[str, Any]:
         if self.patch.get("value") is None:
-            self.problems.note(self.at("value"), "Required")
+            self.check.refuse(self.at("value"), "Required")
             return {}
-        return self.problems.mapping(self.patch["value"], self.at("value")) or {}
+        return self.check.mapping(self.patch["value"], self.at("value")) or {}
 
 
 def _set_metadata(patch: _Patch) -> Operation:
@@ -131,26 +130,26 @@ def _archive(patch: _Patch) -> Operation:
 
 def _replace(patch: _Patch) -> Operation:
     patch.only("value", "locale")
-    value, at, problems = patch.value(), patch.at("value"), patch.problems
+    value, at, check = patch.value(), patch.at("value"), patch.check
     names = ("key", "url", "size", "width", "height", "filename", "mimeType")
-    problems.only(value, names, at)
+    check.only(value, names, at)
     key = value.get("key")
     if isinstance(key, str):
         problem = key_problem(key)
         if problem is not None:
-            problems.note(f"{at}.key", problem)
+            check.refuse(f"{at}.key", problem)
     elif value:
-        problems.note(f"{at}.key", expected("string", key) if "key" in value else "Required")
+        check.refuse(f"{at}.key", expected("string", key) if "key" in value else "Required")
     elif isinstance(patch.patch.get("value"), dict):
-        problems.note(f"{at}.key", "Required")
+        check.refuse(f"{at}.key", "Required")
 
     def number(name: str, minimum: int) -> int | None:
         given = value.get(name)
-        return None if given is None else problems.integer(given, f"{at}.{name}", minimum=minimum)
+        return None if given is None else check.integer(given, f"{at}.{name}", minimum=minimum)
 
     def text(name: str, pattern: re.Pattern[str] | None = None) -> str | None:
         given = value.get(name)
-        return None if given is None else problems.text(given, f"{at}.{name}", pattern=pattern)
+        return None if given is None else check.text(given, f"{at}.{name}", pattern=pattern)
 
     return ReplaceAsset(
         key=key if isinstance(key, str) else "",
@@ -167,7 +166,7 @@ def _replace(patch: _Patch) -> Operation:
 def _remove(patch: _Patch) -> Operation:
     patch.only("locale")
     if patch.patch.get("locale") is None:
-        patch.problems.note(patch.at("locale"), "Required: the asset of the default locale cannot be removed")
+        patch.check.refuse(patch.at("locale"), "Required: the asset of the default locale cannot be removed")
     return RemoveAsset(patch.locale() or "")
 
 
@@ -176,7 +175,7 @@ def _revoke(patch: _Patch) -> Operation:
     note = patch.patch.get("note")
     if note is None or note == "":
         return RevokeAsset()
-    return RevokeAsset(patch.problems.text(note, patch.at("note"), max_chars=versions.NOTE_MAX_CHARS))
+    return RevokeAsset(patch.check.text(note, patch.at("note"), max_chars=versions.NOTE_MAX_CHARS))
 
 
 def _unrevoke(patch: _Patch) -> Operation:
@@ -188,11 +187,11 @@ def _add_usage(patch: _Patch) -> Operation:
     patch.only("value")
     value = patch.value()
     if patch.patch.get("value") is not None and "purpose" not in value:
-        patch.problems.note(patch.at("value.purpose"), "Required")
-    usage = _usage(value, patch.at("value"), patch.problems)
+        patch.check.refuse(patch.at("value.purpose"), "Required")
+    usage = _usage(value, patch.at("value"), patch.check)
     state = usage.state or "pending"
     if state == "confirmed" and value.get("publicationDate") is None:
-        patch.problems.note(patch.at("value.publicationDate"), "Required when the state is confirmed")
+        patch.check.refuse(patch.at("value.publicationDate"), "Required when the state is confirmed")
     return AddUsageLogEntry(usage.purpose or "", state, usage.publication_date, usage.url, usage.params)
 
 
@@ -201,12 +200,12 @@ def _update_usage(patch: _Patch) -> Operation:
     usage_id = patch.required_text("usageLogEntryId")
     value = patch.value()
     if patch.patch.get("value") is not None and "state" not in value:
-        patch.problems.note(patch.at("value.state"), "Required")
-    usage = _usage(value, patch.at("value"), patch.problems)
+        patch.check.refuse(patch.at("value.state"), "Required")
+    usage = _usage(value, patch.at("value"), patch.check)
     old = patch.patch.get("oldValue")
-    old_value = None if old is None else patch.problems.mapping(old, patch.at("oldValue"))
+    old_value = None if old is None else patch.check.mapping(old, patch.at("oldValue"))
     if old_value is not None:
-        _usage(old_value, patch.at("oldValue"), patch.problems)
+        _usage(old_value, patch.at("oldValue"), patch.check)
     return UpdateUsageLogEntry(
         usage_id,
         usage.state or "pending",
@@ -232,20 +231,18 @@ class _Usage:
     params: Mapping[str, Any] | None
 
 
-def _usage(value: Mapping[str, Any], path: str, problems: Problems) -> _Usage:
-    problems.only(value, ("state", "purpose", "publicationDate", "url", "params"), path)
+def _usage(value: Mapping[str, Any], path: str, check: Validator) -> _Usage:
+    check.only(value, ("state", "purpose", "publicationDate", "url", "params"), path)
     state = value.get("state")
     if "state" in value and state not in STATES:
-        problems.note(f"{path}.state", f"No enum match for: {shown(state)}")
-    moment = (
-        problems.moment(value["publicationDate"], f"{path}.publicationDate") if "publicationDate" in value else None
-    )
+        check.refuse(f"{path}.state", f"No enum match for: {shown(state)}")
+    moment = check.moment(value["publicationDate"], f"{path}.publicationDate") if "publicationDate" in value else None
     return _Usage(
         state=state if state in STATES else None,
-        purpose=problems.text(value["purpose"], f"{path}.purpose", pattern=HANDLE) if "purpose" in value else None,
+        purpose=check.text(value["purpose"], f"{path}.purpose", pattern=HANDLE) if "purpose" in value else None,
         publication_date=datetime.fromisoformat(moment) if moment else None,
-        url=problems.text(value["url"], f"{path}.url") if value.get("url") is not None else None,
-        params=problems.mapping(value["params"], f"{path}.params") if value.get("params") is not None else None,
+        url=check.text(value["url"], f"{path}.url") if value.get("url") is not None else None,
+        params=check.mapping(value["params"], f"{path}.params") if value.get("params") is not None else None,
     )
 
 

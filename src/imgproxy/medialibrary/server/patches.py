@@ -1,12 +1,11 @@
 """
-What a PATCH does to an entry: its state and the operations in, its new state and the events of it out. Pure.
+Applies a PATCH to an entry: state and operations in, new state and events out. Pure.
 
-All or nothing: the first operation that cannot be done ends the whole with a Problem.
+All or nothing: the first operation that fails raises a Problem, and no operation takes effect.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,23 +23,23 @@ from imgproxy.medialibrary.operations import (
     UnrevokeAsset,
     UpdateUsageLogEntry,
 )
-from imgproxy.medialibrary.server.checks import Problems
 from imgproxy.medialibrary.server.problems import conflict, invalid, named
 from imgproxy.medialibrary.server.state import Asset, EntryState, Event, UsageEntry
+from imgproxy.medialibrary.server.validation import utc_moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from imgproxy.medialibrary.server.bodies import PatchBody
+    from imgproxy.medialibrary.server.patch_body import PatchBody
     from imgproxy.medialibrary.server.state import FileFacts
 
 USAGES_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a patch may ask for besides the entry: the files it names (by key), the time, new ids."""
+class PatchContext:
+    """What a PATCH needs besides the entry. `files` has the facts of the existing files that it names, by key."""
 
     api_version: str
     default_locale: str
@@ -50,39 +49,39 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    """The entry as it is now, and what to tell the world, in order."""
+class EntryChange:
+    """The entry after a change, and the events to send, in order."""
 
     entry: EntryState
     events: tuple[Event, ...]
 
 
-def apply(entry: EntryState, body: PatchBody, around: Surroundings) -> Applied:
+def apply(entry: EntryState, body: PatchBody, context: PatchContext) -> EntryChange:
     """
-    Apply a checked body to an entry.
+    Apply a valid PATCH body to an entry.
 
     Raises:
-        Problem: 409 for another version or a state that forbids it, 404 for an unknown usage, 400 for a file that
-            is not there.
+        Problem: 409 for another version, or if the entry's state forbids an operation; 404 for an unknown usage log
+            entry; 400 for a missing file.
     """
     if body.version is not None and body.version != str(entry.version):
         raise conflict(f"Version: Expected {entry.version} to be equal to {body.version}")
     changed, events = entry, list[Event]()
     for position, operation in enumerate(body.operations):
-        changed, event = _apply_one(changed, operation, f"patches.{position}", around)
+        changed, event = _apply_one(changed, operation, f"patches.{position}", context)
         if event is not None and event not in events:
             events.append(event)
-    now = iso_ms(around.now)
+    now = iso_ms(context.now)
     changed = replace(
         changed,
         version=entry.version + 1,
         updated_at=entry.updated_at if body.is_updated_at_kept else now,
     )
-    return Applied(changed, tuple(events))
+    return EntryChange(changed, tuple(events))
 
 
-def _apply_one(  # noqa: C901 - one case an operation
-    entry: EntryState, operation: Operation, path: str, around: Surroundings
+def _apply_one(  # noqa: C901 - one case per operation
+    entry: EntryState, operation: Operation, path: str, context: PatchContext
 ) -> tuple[EntryState, Event | None]:
     match operation:
         case SetMetadataProperty(name, value):
@@ -91,11 +90,11 @@ def _apply_one(  # noqa: C901 - one case an operation
         case Archive():
             return replace(entry, is_archived=True), "archive"
         case ReplaceAsset():
-            return _replace_asset(entry, operation, path, around), "update"
+            return _replace_asset(entry, operation, path, context), "update"
         case RemoveAsset(locale):
-            return _remove_asset(entry, locale, path, around), "update"
+            return _remove_asset(entry, locale, path, context), "update"
         case RevokeAsset(note):
-            if entry.is_revoked and versions.is_in(versions.REVOKE_CONFLICT_SINCE, around.api_version):
+            if entry.is_revoked and versions.is_in(versions.REVOKE_CONFLICT_SINCE, context.api_version):
                 raise conflict("The asset is already revoked")
             return replace(entry, is_revoked=True, note=note), "revoke"
         case UnrevokeAsset():
@@ -104,7 +103,7 @@ def _apply_one(  # noqa: C901 - one case an operation
             unrevoked = replace(entry, is_revoked=False, note=None)
             return unrevoked, "active" if unrevoked.is_served else "update"
         case AddUsageLogEntry():
-            return _add_usage(entry, operation, around), None
+            return _add_usage(entry, operation, context), None
         case UpdateUsageLogEntry():
             return _update_usage(entry, operation, path), None
         case RemoveUsageLogEntry(usage_id):
@@ -112,8 +111,8 @@ def _apply_one(  # noqa: C901 - one case an operation
             return replace(entry, usage_log=tuple(usage for usage in entry.usage_log if usage.id != usage_id)), None
 
 
-def _replace_asset(entry: EntryState, operation: ReplaceAsset, path: str, around: Surroundings) -> EntryState:
-    facts = around.files.get(operation.key)
+def _replace_asset(entry: EntryState, operation: ReplaceAsset, path: str, context: PatchContext) -> EntryState:
+    facts = context.files.get(operation.key)
     if facts is None:
         raise invalid({f"{path}.value.key": "There is no file with this key in the storage"})
     picture = facts.picture
@@ -127,30 +126,30 @@ def _replace_asset(entry: EntryState, operation: ReplaceAsset, path: str, around
         filename=operation.filename or operation.key.rpartition("/")[2],
     )
     keys = entry.keys if operation.key in entry.keys else (*entry.keys, operation.key)
-    if operation.locale is None or operation.locale == around.default_locale:
+    if operation.locale is None or operation.locale == context.default_locale:
         return replace(entry, asset=asset, keys=keys)
     return replace(entry, translations={**entry.translations, operation.locale: asset}, keys=keys)
 
 
-def _remove_asset(entry: EntryState, locale: str, path: str, around: Surroundings) -> EntryState:
-    if locale == around.default_locale:
+def _remove_asset(entry: EntryState, locale: str, path: str, context: PatchContext) -> EntryState:
+    if locale == context.default_locale:
         raise invalid({f"{path}.locale": "The asset of the default locale cannot be removed"})
     if locale not in entry.translations:
         raise invalid({f"{path}.locale": f"There is no asset for the locale {locale}"})
     return replace(entry, translations={name: asset for name, asset in entry.translations.items() if name != locale})
 
 
-def _add_usage(entry: EntryState, operation: AddUsageLogEntry, around: Surroundings) -> EntryState:
+def _add_usage(entry: EntryState, operation: AddUsageLogEntry, context: PatchContext) -> EntryState:
     if len(entry.usage_log) >= USAGES_MAX:
         raise conflict(f"The usage log has {USAGES_MAX} entries; no more are taken")
     usage = UsageEntry(
-        id=around.new_id(),
+        id=context.new_id(),
         state=operation.state,
         purpose=operation.purpose,
         url=operation.url,
         params=operation.params or {},
         publication_date=iso_ms(operation.publication_date) if operation.publication_date else None,
-        reporting_date=iso_ms(around.now),
+        reporting_date=iso_ms(context.now),
     )
     return replace(entry, usage_log=(*entry.usage_log, usage))
 
@@ -181,12 +180,12 @@ def _usage(entry: EntryState, usage_id: str) -> UsageEntry:
 
 
 def _comparable(name: str, value: Any) -> Any:
-    # Checked before: a time that is not one never gets here. The same moment may be written in another zone.
-    return Problems().moment(value, name) if name == "publicationDate" and value is not None else value
+    # The same moment may be written in another zone. `read_patch` has checked that it is a moment.
+    return utc_moment(value) if name == "publicationDate" and value is not None else value
 
 
 def usage_json(usage: UsageEntry) -> dict[str, Any]:
-    """Return a line of the usage log in the API's names."""
+    """Return one entry of the usage log as JSON."""
     return {
         "id": usage.id,
         "url": usage.url,
@@ -200,19 +199,20 @@ def usage_json(usage: UsageEntry) -> dict[str, Any]:
     }
 
 
-def mark_invalid(entry: EntryState, now: datetime, *, is_invalid: bool) -> Applied:
-    """Mark an entry as invalid, as the library's own checks do (an expired licence), or as valid again."""
+def mark_invalid(entry: EntryState, now: datetime, *, is_invalid: bool) -> EntryChange:
+    """Mark an entry as invalid, as a library does when a licence expires, or as valid again."""
     changed = replace(entry, is_invalid=is_invalid, version=entry.version + 1, updated_at=iso_ms(now))
     if is_invalid:
-        return Applied(changed, ("invalid",))
-    return Applied(changed, ("active" if changed.is_served else "update",))
+        return EntryChange(changed, ("invalid",))
+    return EntryChange(changed, ("active" if changed.is_served else "update",))
 
 
 def media_references(entry: EntryState) -> tuple[tuple[str, str], ...]:
     """
-    Return `(property, id)` for each entry that this one's metadata refers to.
+    Return `(property name, entry id)` for each entry to which the metadata of this entry refers.
 
-    A reference is an object with `mediaId`, or `{"$ref": …, "reference": {"id": …}}`; also in a list of such.
+    A property may hold one reference or a list. A reference is an object with `mediaId`, or
+    `{"$ref": …, "reference": {"id": …}}`.
     """
     found: list[tuple[str, str]] = []
     for name, value in entry.metadata.items():
@@ -229,8 +229,3 @@ def _target(item: Any) -> str | None:
     reference = item.get("reference")
     target = item.get("mediaId") or (reference.get("id") if isinstance(reference, dict) else None)
     return target if isinstance(target, str) and target else None
-
-
-def state_json(entry: EntryState) -> dict[str, Any]:
-    """Return an entry as plain values, to be stored."""
-    return dataclasses.asdict(entry)

@@ -1,8 +1,8 @@
 """
-What kind of picture some bytes are, and how large: read from their headers alone, without decoding a pixel.
+The media type and size of a picture, read from its header. No pixel is decoded.
 
-Pure over a reader `read_at(offset, length) -> bytes` (fewer bytes at the end of the file). Never raises for the
-content: what it cannot read is None. Sizes are as stored, before any EXIF orientation.
+Every reader takes `read_at(offset, length) -> bytes`, which returns fewer bytes at the end of the file. Unreadable
+content gives None, never an exception. Sizes are as stored, before any EXIF orientation.
 
 Sources: ITU-T T.81 B.2 (JPEG), RFC 2083 section 4.1.1 (PNG), GIF89a section 18, RFC 9649 (WebP), ISO/IEC 14496-12
 and 23008-12 (AVIF, HEIC), TIFF 6.0 section 2, SVG 2 section 8.2.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 ReadAt = Callable[[int, int], bytes]
 
 SVG_HEAD_BYTES = 64 * 1024
-ISO_META_MAX_BYTES = 4 * 1024 * 1024  # a `meta` box larger than this is not read: no real picture needs it
+ISO_META_MAX_BYTES = 4 * 1024 * 1024  # of a longer `meta` box, only so much is read; pictures need far less
 JPEG_SEGMENTS_MAX = 1_000
 TIFF_TAGS_MAX = 1_000
 SIDE_MAX_PX = 10_000_000
@@ -26,7 +26,7 @@ SIDE_MAX_PX = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The media type of a picture and its size in pixels, as stored."""
+    """The media type of a picture, and its size as stored."""
 
     mime_type: str
     width_px: int
@@ -34,7 +34,7 @@ class Picture:
 
 
 def sniff(read_at: ReadAt) -> Picture | None:
-    """Return what picture this is, or None if it is none that can be read."""
+    """Return the type and size of a picture; None if its header cannot be read."""
     head = read_at(0, 32)
     try:
         for matches, read in _FORMATS:
@@ -43,11 +43,11 @@ def sniff(read_at: ReadAt) -> Picture | None:
                 return picture if picture is not None and _is_sane(picture) else None
         return _svg(read_at)
     except (struct.error, IndexError, ValueError, OverflowError):
-        return None  # cut off in the middle of its header
+        return None  # the header is cut short
 
 
 def sniff_bytes(data: bytes) -> Picture | None:
-    """Return what picture these bytes are, or None."""
+    """Return the type and size of a picture in memory; None if its header cannot be read."""
     return sniff(lambda offset, length: data[offset : offset + length])
 
 
@@ -72,7 +72,7 @@ def _webp(read_at: ReadAt) -> Picture | None:
     head = read_at(0, 30)
     kind = head[12:16]
     if kind == b"VP8X":
-        low, high, height_px = struct.unpack("<HBH", head[24:29])  # two sides of 24 bits, each less one
+        low, high, height_px = struct.unpack("<HBH", head[24:29])  # each side has 24 bits and is stored less one
         width_px, height_px = 1 + (high << 16 | low), 1 + (head[29] << 16 | height_px)
     elif kind == b"VP8L" and head[20] == 0x2F:
         bits = struct.unpack("<I", head[21:25])[0]
@@ -84,7 +84,7 @@ def _webp(read_at: ReadAt) -> Picture | None:
     return Picture("image/webp", width_px, height_px)
 
 
-# Start-of-frame markers: all of C0..CF but DHT (C4), JPG (C8) and DAC (CC).
+# Start-of-frame markers: C0 to CF except DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 
@@ -103,7 +103,7 @@ def _jpeg(read_at: ReadAt) -> Picture | None:
         elif marker in _SOF:
             height_px, width_px = struct.unpack(">HH", head[5:9])
             return Picture("image/jpeg", width_px, height_px)
-        elif marker in {0xD9, 0xDA}:  # the end, or pixels, before any frame
+        elif marker in {0xD9, 0xDA}:  # end of image or pixels, before any frame
             return None
         else:
             length = struct.unpack(">H", head[2:4])[0]
@@ -144,7 +144,7 @@ def _iso(read_at: ReadAt) -> Picture | None:
     else:
         return None
     meta = _box(read_at, b"meta")
-    # `ispe` gives the size of an item; the picture itself is the largest, the rest are tiles and thumbnails.
+    # Each `ispe` has the size of one item. The largest is the picture; the others are tiles and thumbnails.
     sizes = [struct.unpack(">II", meta[match.end() + 4 : match.end() + 12]) for match in re.finditer(b"ispe", meta)]
     if not sizes:
         return None
@@ -170,9 +170,9 @@ def _box(read_at: ReadAt, wanted: bytes) -> bytes:
 _SVG_ROOT = re.compile(r"<(?:[A-Za-z][\w.-]*:)?svg(?=[\s>/])((?:[^<>\"']|\"[^\"]*\"|'[^']*')*)>")
 _ATTRIBUTE = re.compile(r"([\w:.-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 _LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(px|pt|pc|mm|cm|in|)\s*\Z")
-# CSS Values 4, section 6.2: the size of the absolute units in pixels.
+# The absolute units in pixels: CSS Values 4, section 6.2.
 _UNIT_PX = {"": 1.0, "px": 1.0, "pt": 96 / 72, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}
-# Before the root of an SVG there may be an XML declaration, comments, a document type and white space, and no more.
+# Only an XML declaration, comments, a document type and white space may stand before the root element of an SVG.
 _SVG_START = re.compile(r"\ufeff?\s*<(?:\?xml|!--|!DOCTYPE|(?:[A-Za-z][\w.-]*:)?svg[\s>/])")
 
 
@@ -185,7 +185,7 @@ def _svg(read_at: ReadAt) -> Picture | None:
         return None
     attributes = {name: first or second for name, first, second in _ATTRIBUTE.findall(root.group(1))}
     box = [float(part) for part in re.split(r"[\s,]+", attributes.get("viewBox", "").strip()) if part]
-    sides = box[2:4] if len(box) == 4 else [300.0, 150.0]  # CSS 2.2 section 10.3.2: the size of what has none
+    sides = box[2:4] if len(box) == 4 else [300.0, 150.0]  # the default size: CSS 2.2 section 10.3.2
     width = _length_px(attributes.get("width", ""), sides[0])
     height = _length_px(attributes.get("height", ""), sides[1])
     picture = Picture("image/svg+xml", max(1, round(width)), max(1, round(height)))

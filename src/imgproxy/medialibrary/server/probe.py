@@ -1,8 +1,8 @@
 """
-What tests may do to a running library: hold its answers at named points, and count what it was asked.
+A probe in a running library, for tests: it holds answers at named points and counts requests.
 
-A test holds a point, makes its request, awaits `arrived`, does what must happen in between, and releases: every
-interleaving without a sleep. In production there is no probe.
+A test calls `hold`, sends its request, awaits `arrived`, does what must happen in between, and calls `release`. So it
+can produce any order of events without a sleep. In production there is no probe.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Point = Literal["headers", "body"]
 
 class Probe:
     """
-    Gates and counters of one library.
+    The points and the counters of one library.
 
-    Points of serve-image. `headers`: the picture is chosen and open, its validity decided, and nothing is sent; what
-    is released later is still the picture as it was then. `body`: headers and about half of the bytes are sent.
+    serve-image has two points. At `headers`, the library has checked the entry and opened the picture, and has sent
+    nothing; later changes do not affect this answer. At `body`, it has sent the headers and about half of the bytes.
     """
 
     def __init__(self) -> None:
@@ -29,24 +29,24 @@ class Probe:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def hold(self, point: Point) -> None:
-        """Make every request wait at this point from now on; `arrived` counts from here."""
+        """Make every request wait at this point from now on. `arrived` counts from zero."""
         self._gates[point] = asyncio.Event()
         self._arrivals[point] = 0
 
     def release(self, point: Point) -> None:
-        """Let those that wait at this point go on, and hold no more."""
+        """Let the waiting requests go on, and stop holding this point."""
         gate = self._gates.pop(point, None)
         if gate is not None:
             gate.set()
 
     async def arrived(self, point: Point, count: int = 1) -> None:
-        """Wait until `count` requests have come to the held point."""
+        """Wait until `count` requests have reached the held point."""
         async with self._arrived:
             await self._arrived.wait_for(lambda: self._arrivals[point] >= count)
 
     def count(self, endpoint: str, key: str | None = None) -> int:
         """
-        Return how often an endpoint was asked, for one key or entry id or for all.
+        Return the number of requests to an endpoint, for one key or entry id, or for all.
 
         Endpoints: getEntry, patchEntry, getEntries, incomingDocumentReferences, incomingMediaReferences, serveImage,
         usageLog, keys.
@@ -56,15 +56,15 @@ class Probe:
         return sum(times for (name, _), times in self._counts.items() if name == endpoint)
 
     def reset(self) -> None:
-        """Count from zero."""
+        """Set all counters to zero."""
         self._counts.clear()
 
-    def saw(self, endpoint: str, key: str) -> None:
-        """Called by the server for each request, before anything else."""
+    def count_request(self, endpoint: str, key: str) -> None:
+        """Count one request. The server calls this before it does anything else."""
         self._counts[endpoint, key] += 1
 
-    async def pass_(self, point: Point) -> None:
-        """Called by the server at each point."""
+    async def wait_at(self, point: Point) -> None:
+        """Wait while this point is held. The server calls this at each point."""
         gate = self._gates.get(point)
         if gate is None:
             return

@@ -1,4 +1,4 @@
-"""The error answers of the API, in its own form: `{"status", "error", "error_details"}`."""
+"""The error answers of the API: `{"status", "error", "error_details"}`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 @dataclass(eq=False)
 class Problem(Exception):
     """
-    An answer that is an error.
+    An error answer.
 
-    `details` is `{"name", "message"}`, or for a validation error the path of each wrong value and what is wrong.
+    `details` is `{"name", "message"}`. For a validation error it maps the path of each wrong value to a message.
     """
 
     status: int
@@ -23,7 +23,7 @@ class Problem(Exception):
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The body of the answer."""
+        """Return the body of the answer."""
         return {
             "status": self.status,
             "error": HTTPStatus(self.status).phrase,
@@ -35,12 +35,12 @@ class Problem(Exception):
 
 
 def invalid(details: Mapping[str, str]) -> Problem:
-    """400: each path in `details` has a wrong value."""
+    """Return a 400 answer. `details` maps the path of each wrong value to a message."""
     return Problem(400, details)
 
 
 def named(status: int, name: str, message: str, **headers: str) -> Problem:
-    """Any status with a name and a message; header names are written with underscores."""
+    """Return an answer with a name and a message. Underscores in header names become hyphens."""
     return Problem(
         status,
         {"name": name, "message": message},
@@ -49,25 +49,25 @@ def named(status: int, name: str, message: str, **headers: str) -> Problem:
 
 
 def unknown_entry(entry_id: str) -> Problem:
-    """404 for an entry id."""
+    """Return the 404 answer for an unknown entry."""
     return named(404, "NotFound", f"MediaLibrary Entry does not exist (id: '{entry_id}')")
 
 
 def unknown_route() -> Problem:
-    """404 for a path that is no endpoint, or not one of this version."""
+    """Return the 404 answer for a path that is not an endpoint of this version."""
     return named(404, "NotFound", "There is no such endpoint in this version of the API")
 
 
 def conflict(message: str) -> Problem:
-    """409."""
+    """Return a 409 answer."""
     return named(409, "Conflict", message)
 
 
 def no_image() -> Problem:
-    """404 of serve-image."""
+    """Return the 404 answer of serve-image."""
     return named(404, "NotFound", "No image found.")
 
 
 def blocked_image() -> Problem:
-    """403 of serve-image; the spec gives this one without a name."""
+    """Return the 403 answer of serve-image. The API's documentation shows it without a name."""
     return Problem(403, {"message": "The requested image is revoked or marked as invalid"})

@@ -1,4 +1,4 @@
-"""What the API answers with: the library's values as JSON, in the shape of each version. Pure."""
+"""Answers as JSON, in the format of each API version. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def entry_json(entry: EntryState, image_base: str) -> dict[str, Any]:
-    """Return an entry; `image_base` is where this server serves images, up to the key."""
+    """Return an entry. `image_base` is the URL of serve-image on this server, without the key."""
     external = {"systemName": entry.system_name, "externalId": entry.external_id}
     asset = entry.asset
     return {
@@ -44,7 +44,7 @@ def entries_json(entries: Iterable[EntryState], image_base: str, api_version: st
 
 
 def references_json(found: ReferenceRows, kind: str, entry_id: str, api_version: str) -> Any:
-    """Return a page of references; its cursor is null where the page is empty."""
+    """Return a page of references. The cursor of an empty page is null."""
     results = [{"id": referrer, "references": list(references)} for _, referrer, references in found.rows]
     if not versions.is_in(versions.RESULTS_SINCE, api_version):
         return results
@@ -58,7 +58,7 @@ def usage_log_json(entry: EntryState) -> dict[str, Any]:
 
 
 def listing_json(entry: EntryState) -> dict[str, Any]:
-    """Return an entry as `imgproxy library --list --json` prints it."""
+    """Return an entry in the format of `imgproxy library --list --json`."""
     return {
         "id": entry.id,
         "key": entry.asset.key,

@@ -1,8 +1,8 @@
 """
-serve-image: the bytes of a picture, if its entry is valid.
+serve-image: sends the bytes of a picture if its entries allow it.
 
-The ETag is a digest of the bytes, remembered per fingerprint. A file that changes while it is being sent ends the
-connection before its last byte: nobody gets a mixture that looks whole.
+The ETag is a digest of the bytes. It is kept in memory by fingerprint. If the file changes while it is sent, the
+connection is closed before the last byte, so that no client takes a mixture of old and new bytes for a whole picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from imgproxy.medialibrary.server.pictures import sniff
 from imgproxy.medialibrary.server.problems import blocked_image, named, no_image
 
 if TYPE_CHECKING:
-    from imgproxy.medialibrary.server.probe import Probe
+    from imgproxy.medialibrary.server.probe import Point, Probe
     from imgproxy.medialibrary.server.state import Fingerprint
     from imgproxy.medialibrary.server.store import LibraryStore
 
@@ -33,7 +33,7 @@ DIGESTS_MAX: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class OpenPicture:
-    """A picture's file, open; who has it closes it."""
+    """An open file of a picture, and the headers that describe it. The caller must close `fd`."""
 
     fd: int
     fingerprint: Fingerprint
@@ -43,7 +43,7 @@ class OpenPicture:
 
 
 class ImageServer:
-    """Answers serve-image from a store's folder."""
+    """Answers serve-image from the folder of a store."""
 
     def __init__(self, store: LibraryStore, probe: Probe | None = None) -> None:
         self._store = store
@@ -52,10 +52,11 @@ class ImageServer:
 
     async def answer(self, request: web.Request, key: str) -> web.StreamResponse:
         """
-        Send the picture with this key, or the part of it that was asked for.
+        Send the picture with this key, or the requested range of it.
 
         Raises:
-            Problem: 403 for one that is revoked or invalid, 404 for one that is not there, 416 for a range behind it.
+            Problem: 403 if an entry of the key is revoked or invalid, 404 if there is no such picture, 416 if the range
+                has no byte of it.
         """
         picture = await asyncio.to_thread(self._open, key)
         try:
@@ -73,22 +74,21 @@ class ImageServer:
             "Cache-Control": "private, no-cache",
             "X-Content-Type-Options": "nosniff",
         }
-        asked = request.headers
         if is_not_modified(
             picture.etag,
             picture.last_modified,
-            if_none_match=asked.get("If-None-Match"),
-            if_modified_since=asked.get("If-Modified-Since"),
+            if_none_match=request.headers.get("If-None-Match"),
+            if_modified_since=request.headers.get("If-Modified-Since"),
         ):
-            await self._pass("headers")
-            return web.Response(status=304, headers={**headers, "Content-Type": picture.mime_type})
+            await self._wait_at("headers")
+            return web.Response(status=304, headers=headers)
         try:
             part = byte_range(
                 size_bytes,
                 picture.etag,
                 picture.last_modified,
-                range_header=asked.get("Range") if request.method == "GET" else None,
-                if_range=asked.get("If-Range"),
+                range_header=request.headers.get("Range") if request.method == "GET" else None,
+                if_range=request.headers.get("If-Range"),
             )
         except Unsatisfiable:
             span = f"bytes */{size_bytes}"
@@ -100,7 +100,7 @@ class ImageServer:
         response.content_length = whole.length_bytes
         if part is not None:
             response.headers["Content-Range"] = f"bytes {part.first}-{part.last}/{size_bytes}"
-        await self._pass("headers")
+        await self._wait_at("headers")
         await response.prepare(request)
         if request.method != "HEAD":
             await self._send_bytes(request, response, picture, whole)
@@ -112,7 +112,7 @@ class ImageServer:
         position, end = part.first, part.last + 1
         middle = part.first + part.length_bytes // 2
         while position < end:
-            # A chunk ends at the middle, so that a test can hold an answer between its halves.
+            # With a probe, a chunk ends at the middle, where a test can hold the answer.
             stop = min(position + CHUNK_BYTES, middle if self._probe is not None and position < middle else end)
             data = await asyncio.to_thread(os.pread, picture.fd, stop - position, position)
             is_changed = stop == end and fingerprint_of(os.fstat(picture.fd)) != picture.fingerprint
@@ -123,7 +123,7 @@ class ImageServer:
             await response.write(data)
             position = stop
             if position == middle:
-                await self._pass("body")
+                await self._wait_at("body")
 
     def _open(self, key: str) -> OpenPicture:
         may_serve = self._store.may_serve(key)
@@ -159,6 +159,6 @@ class ImageServer:
                 self._known.popitem(last=False)
         return facts
 
-    async def _pass(self, point: str) -> None:
+    async def _wait_at(self, point: Point) -> None:
         if self._probe is not None:
-            await self._probe.pass_("headers" if point == "headers" else "body")
+            await self._probe.wait_at(point)

@@ -1,4 +1,4 @@
-"""What the library knows: entries, their assets, usages, documents, files, events. Frozen values; no I/O."""
+"""The records of the library: entries, assets, usage log, documents, files, events. No I/O."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Clock = Callable[[], datetime]
 
 Event = Literal["create", "update", "archive", "revoke", "active", "invalid", "delete"]
 
-VARIANT_PREFIX: Final = "v/"  # keys that begin so are variants made for one placement of an entry
+VARIANT_PREFIX: Final = "v/"  # keys with this prefix are variants of an entry, made for one placement
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a stat tells of a file's bytes: other bytes, almost surely another fingerprint."""
+    """Size, modification time and inode of a file. Other bytes give almost always another fingerprint."""
 
     size_bytes: int
     mtime_ns: int
@@ -31,10 +31,10 @@ class Fingerprint:
 @dataclass(frozen=True, slots=True)
 class FileFacts:
     """
-    A file of the folder as it was read.
+    The facts of a file in the folder when it was read.
 
-    `picture` is None if its header could not be read. `is_settled` says that the file was old enough for its
-    fingerprint to be trusted; `digest` may then be "".
+    `picture` is None if the header could not be read. `is_settled`: the file was old enough for its fingerprint to be
+    trusted. Then `digest` may be "".
     """
 
     key: str
@@ -46,7 +46,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """The file of an entry, or of one of its translations. `url` None means: where this server serves it."""
+    """The file of an entry or of one of its translations. `url` is None if this server serves it."""
 
     key: str
     url: str | None
@@ -59,7 +59,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class UsageEntry:
-    """A line of the usage log; times as the API writes them."""
+    """One entry of a usage log. Times are in the format of the API."""
 
     id: str
     state: str
@@ -75,9 +75,10 @@ class UsageEntry:
 @dataclass(frozen=True, slots=True)
 class EntryState:
     """
-    An entry with all that is its own.
+    An entry with its assets, metadata, keys and usage log.
 
-    `translations` maps a locale to its asset; `asset` is that of the default locale. `keys` are all it ever had.
+    `asset` belongs to the default locale, `translations` maps other locales to theirs. `keys` are all keys that the
+    entry ever had.
     """
 
     id: str
@@ -99,12 +100,12 @@ class EntryState:
 
     @property
     def is_served(self) -> bool:
-        """Whether serve-image gives its pictures out."""
+        """Whether serve-image sends its pictures."""
         return not (self.is_revoked or self.is_invalid)
 
     @property
     def status(self) -> str:
-        """One word for people: active, revoked, invalid or archived."""
+        """The state in one word: active, revoked, invalid or archived."""
         if self.is_revoked:
             return "revoked"
         if self.is_invalid:
@@ -114,7 +115,7 @@ class EntryState:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A published document and what it uses; `references` are as the API gives them, with the entry's `id`."""
+    """A published document. `references` are in the format of the API; each has the `id` of an entry."""
 
     id: int
     references: tuple[Mapping[str, Any], ...]
@@ -125,7 +126,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRows:
-    """A page of references: `(position, id of the referrer, its references)`, and how many there are in all."""
+    """A page of rows `(position, id of the referrer, its references)`, and the total of all pages."""
 
     total: int
     rows: tuple[tuple[int, int | str, tuple[Mapping[str, Any], ...]], ...]
@@ -133,7 +134,7 @@ class ReferenceRows:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A webhook call that is due: the same `id` and `body` on each attempt."""
+    """A webhook call that is due. Every attempt has the same `id` and `body`."""
 
     id: str
     entry_id: str

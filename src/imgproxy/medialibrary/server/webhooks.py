@@ -1,9 +1,9 @@
 """
-Delivers the outbox: at least once, in order per entry, with retries, signed.
+Sends the webhook calls of the outbox: signed, at least once, in order for each entry.
 
-A call that is not answered by 2xx is made again, after a pause that doubles with each attempt; a later event of the
-same entry waits for it. The body and its deliveryId are the same on each attempt. Redirects are not followed: the
-receiver is the one that was configured.
+A call that is not answered with 2xx is sent again. The pause doubles with each attempt, and later events of the same
+entry wait. Every attempt has the same body and deliveryId. Redirects are not followed: only the configured URL gets
+the call.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from imgproxy.medialibrary.server.state import Delivery
     from imgproxy.medialibrary.server.store import LibraryStore
 
-BATCH: Final = 8
+CALLS_MAX: Final = 8  # sent at the same time
 TIMEOUT_S: Final = 10.0
-LEASE_S: Final = 15.0  # longer than a call may take: another process never makes the same call meanwhile
-POLL_S: Final = 0.5  # how soon a change made by another process is seen
+LEASE_S: Final = 15.0  # longer than TIMEOUT_S: no other process sends the same call meanwhile
+POLL_S: Final = 0.5  # how soon a change by another process is found
 BACKOFF_FIRST_S: Final = 0.25
 BACKOFF_MAX_S: Final = 60.0
 HEARTBEAT_S: Final = 300.0
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where events go, and the secret that signs them; its repr does not show the secret."""
+    """The URL for events, and the secret that signs them. The repr does not show the secret."""
 
     url: str
     secret: str | None = None
@@ -46,19 +46,19 @@ class Webhook:
 
 
 class WebhookSender:
-    """Delivers what a store has in its outbox, until cancelled."""
+    """Sends the webhook calls of a store until it is cancelled."""
 
     def __init__(self, store: LibraryStore, webhook: Webhook) -> None:
         self._store = store
         self._webhook = webhook
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Say that there may be something to deliver; called from the event loop."""
-        self._news.set()
+        """Look for calls now. To be called in the event loop."""
+        self._woken.set()
 
     async def run(self) -> None:
-        """Deliver for ever."""
+        """Send calls until cancelled."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         loop = asyncio.get_running_loop()
         heartbeat_at = loop.time()
@@ -67,17 +67,17 @@ class WebhookSender:
                 if loop.time() >= heartbeat_at:
                     await asyncio.to_thread(self._store.set_webhook, is_on=True)
                     heartbeat_at = loop.time() + HEARTBEAT_S
-                self._news.clear()
+                self._woken.clear()
                 due = await self._claim()
                 if due:
                     await asyncio.gather(*(self._deliver(session, delivery) for delivery in due))
                     continue
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), POLL_S)
+                    await asyncio.wait_for(self._woken.wait(), POLL_S)
 
     async def _claim(self) -> list[Delivery]:
         claim = asyncio.create_task(
-            asyncio.to_thread(self._store.claim_deliveries, limit=BATCH, lease_s=LEASE_S), name="claim"
+            asyncio.to_thread(self._store.claim_deliveries, limit=CALLS_MAX, lease_s=LEASE_S), name="claim"
         )
         try:
             return await asyncio.shield(claim)
@@ -87,8 +87,8 @@ class WebhookSender:
             raise
 
     def _give_back(self, delivery: Delivery) -> None:
-        # Called as the library stops: the next start need not wait for the lease to end.
-        self._store.failed(delivery.id, retry_in_s=0)
+        # The library stops. Without this, the next start would wait for the lease to end.
+        self._store.postpone_delivery(delivery.id, retry_in_s=0)
 
     async def _deliver(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
         headers = {"Content-Type": "application/json"}
@@ -106,14 +106,20 @@ class WebhookSender:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
             outcome, is_accepted = type(exc).__name__, False
         if is_accepted:
-            await asyncio.to_thread(self._store.delivered, delivery.id)
+            await asyncio.to_thread(self._store.confirm_delivery, delivery.id)
             return
         pause_s = backoff_s(delivery.attempts)
-        log.warning("webhook %s of entry %s: %s, again in %.1f s", delivery.event, delivery.entry_id, outcome, pause_s)
-        await asyncio.to_thread(self._store.failed, delivery.id, retry_in_s=pause_s)
+        log.warning(
+            "webhook %s of entry %s failed (%s), next attempt in %.1f s",
+            delivery.event,
+            delivery.entry_id,
+            outcome,
+            pause_s,
+        )
+        await asyncio.to_thread(self._store.postpone_delivery, delivery.id, retry_in_s=pause_s)
 
 
 def backoff_s(attempts: int) -> float:
-    """Return the pause after `attempts` failed ones before: doubling, at most a minute, half of it by chance."""
+    """Return the pause in seconds after `attempts` earlier failures: doubling, at most a minute, half of it random."""
     longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(attempts, 20))
     return random.uniform(longest / 2, longest)

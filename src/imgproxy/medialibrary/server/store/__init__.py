@@ -1,4 +1,4 @@
-"""The store of the embedded library; the only room of the Media Library that knows SQLite."""
+"""The store of the embedded library. Only this folder uses SQLite."""
 
 from imgproxy.medialibrary.server.store.library import LibraryStore
 

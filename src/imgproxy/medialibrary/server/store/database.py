@@ -1,15 +1,28 @@
 """
-The tables of the embedded library.
+The SQLite database of the embedded library: its tables, and transactions.
 
-`entries` holds each entry as JSON beside the columns that are looked up; `keys` says whose each key is or was (a key
-may belong to several entries); `files` is the folder as it was last read; `outbox` holds webhook calls until they
-are delivered.
+`entries` has each entry as JSON, and the columns that queries need. `keys` says which entries have or had a key; a key
+may belong to several entries. `files` has the facts of each file when it was last read. `outbox` has the webhook calls
+that are not delivered yet.
+
+The database uses a write-ahead log with `synchronous=FULL`: a committed change is on the disk, and several processes
+can use the same library. Sources: sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
+from imgproxy.medialibrary.server.problems import named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUSY_TIMEOUT_S: Final = 15.0
 SCHEMA_VERSION: Final = 1
 
 SCHEMA: Final = """
@@ -64,3 +77,61 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_by_entry ON outbox (entry_id, seq);
 """
+
+
+class Database:
+    """
+    One connection for all threads. Hold `lock` while you use `connection`; `transaction` holds it.
+
+    Raises:
+        sqlite3.Error: if the file cannot be opened, or another version of this program wrote it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.connection = _connect(path)
+        self.lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self.lock:
+            self.connection.close()
+
+    @contextmanager
+    def transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        """
+        Run a block in a transaction. An exception rolls it back.
+
+        Raises:
+            Problem: 503 if the database is busy for `BUSY_TIMEOUT_S`, or cannot be written.
+        """
+        with self.lock:
+            try:
+                self.connection.execute(f"BEGIN {kind}")
+                yield
+                self.connection.execute("COMMIT")
+            except sqlite3.OperationalError as exc:
+                raise named(503, "ServiceUnavailable", "The state of the library cannot be written now") from exc
+            finally:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.close()
+        raise
+    if found not in {0, SCHEMA_VERSION}:
+        db.close()
+        raise sqlite3.DatabaseError(f"it was written by another version of this program: {found}")
+    return db

@@ -1,9 +1,7 @@
 """
-The library's memory: entries, keys, references and undelivered webhooks in SQLite, over a folder of pictures.
+The store of a library: entries, keys, references and undelivered webhook calls, over a folder of pictures.
 
-Write-ahead log with `synchronous=FULL`: what was acknowledged is on the disk, and several processes may use the
-same library at once. Every method is synchronous, safe to call from any thread, and one transaction.
-Source: sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous.
+Every method is synchronous, may be called from any thread, and is one transaction.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -20,21 +17,20 @@ from imgproxy.errors import ConfigError
 from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.operations import ReplaceAsset
 from imgproxy.medialibrary.server import folder as disk
-from imgproxy.medialibrary.server.patches import Applied, Surroundings, apply, mark_invalid
-from imgproxy.medialibrary.server.problems import conflict, named, unknown_entry
+from imgproxy.medialibrary.server.patches import EntryChange, PatchContext, apply, mark_invalid
+from imgproxy.medialibrary.server.problems import conflict, unknown_entry
 from imgproxy.medialibrary.server.store import merging, queue, references, rows
-from imgproxy.medialibrary.server.store.schema import SCHEMA, SCHEMA_VERSION
+from imgproxy.medialibrary.server.store.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from imgproxy.medialibrary.server.bodies import PatchBody
+    from imgproxy.medialibrary.server.patch_body import PatchBody
     from imgproxy.medialibrary.server.state import Clock, Delivery, Document, EntryState, ReferenceRows
 
 STATE_DIR: Final = ".imgproxy-library"
 FILE_NAME: Final = "library.sqlite"
-BUSY_TIMEOUT_S: Final = 15.0
 WEBHOOK_FORGOTTEN_S: Final = 24 * 3600.0
 IMPORTED: Final = "imported"
 
@@ -45,14 +41,14 @@ def _utc_now() -> datetime:
 
 class LibraryStore:
     """
-    One library, opened.
+    The store of one library. `on_commit` is called after each change that may have queued webhook calls.
 
     Args:
-        folder: the pictures.
-        state_dir: where the database is; `FOLDER/.imgproxy-library` by default.
-        default_locale: the locale whose asset is an entry's own.
-        is_lenient: make entries of files that are no pictures, too.
-        clock: tells the time of changes.
+        folder: the folder of pictures.
+        state_dir: the folder of the database, `FOLDER/.imgproxy-library` by default.
+        default_locale: the locale of an entry's own asset.
+        is_lenient: whether to make entries of files that are not pictures.
+        clock: returns the time of a change.
 
     Raises:
         ConfigError: if the folder is missing or the database cannot be opened.
@@ -73,26 +69,26 @@ class LibraryStore:
         self._default_locale = default_locale
         self._is_lenient = is_lenient
         self._clock = clock
-        self._lock = threading.RLock()
         self._scan_lock = threading.Lock()
         self._warned: frozenset[str] = frozenset()
         self.on_commit: Callable[[], None] = lambda: None
         directory = state_dir or folder / STATE_DIR
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._db = _connect(directory / FILE_NAME)
+            self._database = Database(directory / FILE_NAME)
         except (OSError, sqlite3.Error) as exc:
             raise ConfigError((f"{directory}: the state of the library cannot be kept here ({exc})",)) from exc
+        self._db = self._database.connection
+        self._lock = self._database.lock
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
-            self._db.close()
+        self._database.close()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     def entry(self, entry_id: str) -> EntryState:
-        """Return an entry. Raises Problem 404 for one that is unknown or deleted."""
+        """Return an entry. Raises Problem 404 if it is unknown or deleted."""
         with self._lock:
             entry = rows.load(self._db, entry_id)
         if entry is None:
@@ -100,25 +96,25 @@ class LibraryStore:
         return entry
 
     def entries(self, entry_ids: Iterable[str]) -> list[EntryState]:
-        """Return those of the entries that exist, in the order asked for, each once."""
+        """Return the entries that exist, each once, in the order of the ids."""
         with self._lock:
             found = [rows.load(self._db, entry_id) for entry_id in dict.fromkeys(entry_ids)]
         return [entry for entry in found if entry is not None]
 
     def entries_by_external_id(self, system_name: str, external_id: str) -> list[EntryState]:
-        """Return the entries that an external system knows by this id."""
+        """Return the entries with this id in an external system."""
         query = "SELECT body FROM entries WHERE system_name = ? AND external_id = ? AND NOT is_deleted ORDER BY seq"
         with self._lock:
             return [rows.entry_of(body) for (body,) in self._db.execute(query, (system_name, external_id))]
 
     def all_entries(self) -> list[EntryState]:
-        """Return every entry, the oldest first."""
+        """Return all entries, oldest first."""
         with self._lock:
             query = "SELECT body FROM entries WHERE NOT is_deleted ORDER BY seq"
             return [rows.entry_of(body) for (body,) in self._db.execute(query)]
 
     def may_serve(self, key: str) -> bool | None:
-        """Return whether the picture may be given out; None if no entry has this key."""
+        """Return whether all entries with this key allow serving it; None if there is no such entry."""
         query = (
             "SELECT min(e.is_served) FROM keys k JOIN entries e ON e.id = k.entry_id"
             " WHERE k.key = ? AND NOT e.is_deleted"
@@ -130,8 +126,8 @@ class LibraryStore:
     def references(
         self, kind: references.Referrers, entry_id: str, *, limit: int, offset: int, after: int
     ) -> ReferenceRows:
-        """Return a page of what uses an entry. Raises Problem 404 for an unknown entry."""
-        with self._transaction("DEFERRED"):
+        """Return a page of the referrers of an entry. Raises Problem 404 if the entry is unknown."""
+        with self._database.transaction("DEFERRED"):
             if rows.load(self._db, entry_id) is None:
                 raise unknown_entry(entry_id)
             return references.page(self._db, kind, entry_id, limit=limit, offset=offset, after=after)
@@ -139,16 +135,16 @@ class LibraryStore:
     # --- changing ------------------------------------------------------------------------------------------------
 
     def patch(self, entry_id: str, body: PatchBody, api_version: str) -> None:
-        """Apply a checked PATCH, all or nothing. Raises Problem as `patches.apply` does, and 404."""
+        """Apply a valid PATCH body. Raises Problem 404 if the entry is unknown, and see `patches.apply`."""
         keys = [each.key for each in body.operations if isinstance(each, ReplaceAsset)]
         read = (disk.read_facts(self.folder, key, is_hashed=False) for key in keys)
         files = {facts.key: facts for facts in read if facts is not None}
 
-        def change(entry: EntryState) -> Applied:
-            around = Surroundings(api_version, self._default_locale, self._clock(), rows.new_id, files)
-            return apply(entry, body, around)
+        def change(entry: EntryState) -> EntryChange:
+            context = PatchContext(api_version, self._default_locale, self._clock(), rows.new_id, files)
+            return apply(entry, body, context)
 
-        with self._transaction():
+        with self._database.transaction():
             self._change(entry_id, change)
             for key, facts in files.items():
                 if merging.stored_file(self._db, key) is None:
@@ -157,39 +153,39 @@ class LibraryStore:
         self.on_commit()
 
     def _absorb(self, key: str, entry_id: str) -> None:
-        # A file is put in the folder to replace another's: the scan may have been quicker and made an entry of it.
+        # This file replaces an entry's picture. A scan may have made an entry of it before the PATCH came: delete that.
         for owner in rows.owners(self._db, key):
             if owner.id != entry_id and owner.version == 1 and owner.keys == (key,):
                 rows.delete(self._db, owner)
 
     def mark_invalid(self, entry_id: str, *, is_invalid: bool) -> None:
         """Mark an entry as invalid, or as valid again. Raises Problem 404."""
-        with self._transaction():
+        with self._database.transaction():
             self._change(entry_id, lambda entry: mark_invalid(entry, self._clock(), is_invalid=is_invalid))
         self.on_commit()
 
     def set_external_id(self, entry_id: str, system_name: str, external_id: str) -> None:
-        """Say under which id an external system knows an entry. Raises Problem 404, and 409 if the id is taken."""
+        """Set the id of an entry in an external system. Raises Problem 404, or 409 if the id is taken."""
 
-        def change(entry: EntryState) -> Applied:
+        def change(entry: EntryState) -> EntryChange:
             changed = replace(entry, system_name=system_name, external_id=external_id, version=entry.version + 1)
-            return Applied(replace(changed, updated_at=iso_ms(self._clock())), ("update",))
+            return EntryChange(replace(changed, updated_at=iso_ms(self._clock())), ("update",))
 
-        with self._transaction():
+        with self._database.transaction():
             if any(taken.id != entry_id for taken in self.entries_by_external_id(system_name, external_id)):
                 raise conflict(f"externalId: {external_id!r} of {system_name!r} belongs to another entry")
             self._change(entry_id, change)
         self.on_commit()
 
     def publish(self, document: Document) -> None:
-        """Take in a published document. Raises Problem 404 if it refers to an unknown entry."""
-        with self._transaction():
+        """Store a published document. Raises Problem 404 if it refers to an unknown entry."""
+        with self._database.transaction():
             for reference in document.references:
                 if rows.load(self._db, str(reference["id"])) is None:
                     raise unknown_entry(str(reference["id"]))
             references.publish(self._db, document, self._clock())
 
-    def _change(self, entry_id: str, change: Callable[[EntryState], Applied]) -> None:
+    def _change(self, entry_id: str, change: Callable[[EntryState], EntryChange]) -> None:
         entry = rows.load(self._db, entry_id)
         if entry is None:
             raise unknown_entry(entry_id)
@@ -199,7 +195,7 @@ class LibraryStore:
     # --- the folder ----------------------------------------------------------------------------------------------
 
     def scan(self) -> tuple[str, ...]:
-        """Take in what changed in the folder; returns a line for each file newly found to be unusable."""
+        """Apply changes of the folder. Return a line for each file that is unusable now and was not before."""
         with self._scan_lock:
             return self._scan()
 
@@ -217,7 +213,7 @@ class LibraryStore:
         warnings = [*walked.warnings, *(f"{key}: skipped, it cannot be read" for key in changed if read[key] is None)]
         gone = known.keys() - walked.files.keys()
         if read or gone or is_first:
-            with self._transaction():
+            with self._database.transaction():
                 merge = merging.Merge(self._db, self.folder, self._clock(), is_first, self._is_lenient)
                 merge.run([facts for facts in read.values() if facts is not None], gone)
                 warnings += merge.warnings
@@ -233,11 +229,12 @@ class LibraryStore:
 
     def set_webhook(self, *, is_on: bool) -> None:
         """
-        Queue webhook calls from now on; or, with no webhook here, queue no more if no process has had one lately.
+        Record whether this process has a webhook. Only with a webhook are calls queued.
 
-        A process with a webhook says so again every few minutes: one without must not drop the calls of another.
+        Several processes may share a library. One with a webhook calls this every few minutes. One without a webhook
+        stops the queue, and deletes its calls, only if no process has had a webhook for `WEBHOOK_FORGOTTEN_S`.
         """
-        with self._transaction():
+        with self._database.transaction():
             if is_on:
                 self.set_setting(rows.WEBHOOK_SETTING, str(time.time()))
                 return
@@ -247,71 +244,37 @@ class LibraryStore:
                 self._db.execute("DELETE FROM outbox")
 
     def claim_deliveries(self, *, limit: int, lease_s: float) -> list[Delivery]:
-        """Take webhook calls that are due, at most one an entry; no other process takes them within the lease."""
+        """Return webhook calls that are due, at most one per entry. No other process gets them during the lease."""
         with self._lock:
             if not queue.is_due(self._db, time.time()):
-                return []  # without a write lock: this is asked all the time
-            with self._transaction():
+                return []  # found without a write lock, as this is called several times a second
+            with self._database.transaction():
                 return queue.claim(self._db, time.time(), limit=limit, lease_s=lease_s)
 
-    def delivered(self, delivery_id: str) -> None:
-        """A webhook call was accepted."""
-        with self._transaction():
+    def confirm_delivery(self, delivery_id: str) -> None:
+        """Forget a webhook call that was accepted."""
+        with self._database.transaction():
             queue.forget(self._db, delivery_id)
 
-    def failed(self, delivery_id: str, *, retry_in_s: float) -> None:
-        """A webhook call was not accepted; it is due again later."""
-        with self._transaction():
+    def postpone_delivery(self, delivery_id: str, *, retry_in_s: float) -> None:
+        """Make a failed webhook call due again in `retry_in_s`."""
+        with self._database.transaction():
             queue.postpone(self._db, delivery_id, time.time() + retry_in_s)
 
-    def undelivered(self) -> int:
-        """Return how many webhook calls wait."""
+    def count_undelivered(self) -> int:
+        """Return the number of webhook calls that are not delivered yet."""
         with self._lock:
             return queue.count(self._db)
 
     # --- settings ------------------------------------------------------------------------------------------------
 
     def setting(self, name: str) -> str | None:
-        """Return a stored value."""
+        """Return a stored setting, or None."""
         with self._lock:
             row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_setting(self, name: str, value: str) -> None:
-        """Store a value."""
+        """Store a setting."""
         with self._lock:
             self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
-
-    @contextmanager
-    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        with self._lock:
-            try:
-                self._db.execute(f"BEGIN {kind}")
-                yield
-                self._db.execute("COMMIT")
-            except sqlite3.OperationalError as exc:
-                raise named(503, "ServiceUnavailable", "The state of the library cannot be written now") from exc
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("BEGIN IMMEDIATE")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0:
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.close()
-        raise
-    if found not in {0, SCHEMA_VERSION}:
-        db.close()
-        raise sqlite3.DatabaseError(f"it was written by another version of this program: {found}")
-    return db

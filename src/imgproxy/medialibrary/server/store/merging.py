@@ -1,9 +1,12 @@
 """
-What changed in the folder becomes what changed in the library. Runs inside a transaction.
+Applies changes of the folder to the library. Runs inside a transaction.
 
-A new picture is a new entry, or under `v/` a variant of the entry whose name it bears; other bytes under a key are
-an update of the entries that own it; an entry whose own picture is gone is deleted. Each file is looked at once
-more inside the transaction, so that two processes that read the folder at once do not undo each other's findings.
+- A new picture makes a new entry. A new picture under `v/` is a variant of the entry with the same name.
+- Other bytes under a key update the entries that own the key.
+- An entry whose own picture was deleted is deleted.
+
+Each file is checked again inside the transaction: another process may have scanned the folder at the same time and
+have applied a newer change.
 """
 
 from __future__ import annotations
@@ -26,40 +29,40 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Merge:
-    """One merge: the folder, the time, and what it found worth saying."""
+    """One merge of the folder into the library. `changes` counts the changed entries."""
 
     db: sqlite3.Connection
     folder: str
     now: datetime
-    is_first: bool  # the pictures that a library begins with are no news: no webhooks for them
-    is_lenient: bool  # take what is no picture, to be a bad origin on purpose
+    is_first: bool  # the first scan of a library queues no webhook calls
+    is_lenient: bool  # make entries of files that are not pictures, too
     warnings: list[str] = field(default_factory=list)
     changes: int = 0
 
     def run(self, read: Iterable[FileFacts], gone: Iterable[str]) -> None:
-        """Take in files that are new or changed, and keys whose file is gone."""
+        """Apply new and changed files (`read`), and keys whose file was deleted (`gone`)."""
         for key in sorted(gone):
             if current_fingerprint(self.folder, key) is None:
                 self._remove(key)
         for facts in sorted(read, key=lambda facts: (facts.key.startswith(VARIANT_PREFIX), facts.key)):
-            self._take(facts)
+            self._apply(facts)
 
-    def _take(self, facts: FileFacts) -> None:
+    def _apply(self, facts: FileFacts) -> None:
         known = stored_file(self.db, facts.key)
         if current_fingerprint(self.folder, facts.key) != facts.fingerprint:
-            return  # it changed again: the next scan sees it
+            return  # it has changed again; the next scan finds it
         if known is not None and known.fingerprint == facts.fingerprint and known.digest == facts.digest:
             if known.is_settled != facts.is_settled:
                 rows.save_file(self.db, facts)
             return
         if known is None:
             if facts.picture is None and not self.is_lenient:
-                self.warnings.append(f"{facts.key}: skipped, it is not a picture that can be read")
+                self.warnings.append(f"{facts.key}: skipped, it is not a readable picture")
                 return
             if not self._add(facts):
                 return
-        elif not _is_same(known, facts):
-            self._update(facts)  # an edit that leaves no readable picture is an edit all the same
+        elif not _has_same_bytes(known, facts):
+            self._update(facts)  # also if the new bytes are not a readable picture
         rows.save_file(self.db, facts)
 
     def _add(self, facts: FileFacts) -> bool:
@@ -87,7 +90,7 @@ class Merge:
         owner_id = owner_of_variant(facts.key, {stem_of(key): entry_id for key, entry_id in listed})
         owner = None if owner_id is None else rows.load(self.db, owner_id)
         if owner is None:
-            self.warnings.append(f"{facts.key}: skipped, no entry has the name that this variant begins with")
+            self.warnings.append(f"{facts.key}: skipped, there is no entry for this variant")
             return False
         self._change(replace(owner, keys=(*owner.keys, facts.key)))
         return True
@@ -118,10 +121,10 @@ class Merge:
         self.changes += 1
 
 
-def _is_same(known: FileFacts, found: FileFacts) -> bool:
+def _has_same_bytes(known: FileFacts, found: FileFacts) -> bool:
     if known.digest and found.digest:
         return known.digest == found.digest
-    # One side was never hashed, because its fingerprint could be trusted.
+    # One of them has no digest, because its fingerprint is trusted.
     return known.fingerprint == found.fingerprint
 
 
@@ -139,13 +142,13 @@ def _refreshed(asset: Asset, facts: FileFacts) -> Asset:
 
 
 def stored_file(db: sqlite3.Connection, key: str) -> FileFacts | None:
-    """Return how a file was when it was last read, or None if it is new."""
+    """Return the facts of a file when it was last read; None for a new file."""
     row = db.execute("SELECT * FROM files WHERE key = ?", (key,)).fetchone()
     return None if row is None else _facts_of(row)
 
 
 def stored_files(db: sqlite3.Connection) -> Mapping[str, FileFacts]:
-    """Return the folder as it was last read."""
+    """Return the facts of all files when they were last read, by key."""
     return {row[0]: _facts_of(row) for row in db.execute("SELECT * FROM files")}
 
 

@@ -1,4 +1,4 @@
-"""Who uses an entry: documents as they were published, and other entries by their metadata."""
+"""References to entries: by published documents, and by the metadata of other entries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PAGE: Final[dict[Referrers, str]] = {
 def page(
     db: sqlite3.Connection, kind: Referrers, entry_id: str, *, limit: int, offset: int, after: int
 ) -> ReferenceRows:
-    """Return the referrers behind the position `after`, in the order in which they came."""
+    """Return the referrers after the position `after`, in the order in which they were added."""
     total = int(db.execute(_COUNT[kind], (entry_id,)).fetchone()[0])
     found = db.execute(_PAGE[kind], (entry_id, after, limit, offset))
     return ReferenceRows(
@@ -40,7 +40,7 @@ def page(
 
 
 def publish(db: sqlite3.Connection, document: Document, now: datetime) -> None:
-    """Put a document in place of what was known of it, and report its use where it names a purpose."""
+    """Store a document in place of its earlier version. With a purpose, add it to the usage logs."""
     db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (document.id, json.dumps(asdict(document))))
     known: dict[str, int] = dict(
         db.execute(

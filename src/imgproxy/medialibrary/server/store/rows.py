@@ -1,4 +1,4 @@
-"""Entries to rows and back, and the events that go with a change. Everything here runs inside a transaction."""
+"""Reads and writes entries as rows, and queues their events. Runs inside a transaction."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DELIVERY_ID_CHARS: Final = 21
 
 
 def new_id(chars: int = ID_CHARS) -> str:
-    """Return a random id: 12 characters hold 71 bits."""
+    """Return a random id. 12 characters have 71 bits of entropy."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(chars))
 
 
 def entry_of(body: str) -> EntryState:
-    """Return the entry that a row's JSON holds."""
+    """Return the entry in a row's JSON."""
     values: dict[str, Any] = json.loads(body)
     values["asset"] = Asset(**values["asset"])
     values["translations"] = {locale: Asset(**asset) for locale, asset in values["translations"].items()}
@@ -38,13 +38,13 @@ def entry_of(body: str) -> EntryState:
 
 
 def load(db: sqlite3.Connection, entry_id: str) -> EntryState | None:
-    """Return a live entry, or None."""
+    """Return an entry, or None if it is unknown or deleted."""
     row = db.execute("SELECT body FROM entries WHERE id = ? AND NOT is_deleted", (entry_id,)).fetchone()
     return None if row is None else entry_of(row[0])
 
 
 def owners(db: sqlite3.Connection, key: str) -> list[EntryState]:
-    """Return the live entries that have or had this key, the oldest first."""
+    """Return the entries that have or had this key, oldest first. Deleted entries are left out."""
     rows = db.execute(
         "SELECT e.body FROM keys k JOIN entries e ON e.id = k.entry_id"
         " WHERE k.key = ? AND NOT e.is_deleted ORDER BY e.seq",
@@ -54,7 +54,7 @@ def owners(db: sqlite3.Connection, key: str) -> list[EntryState]:
 
 
 def save(db: sqlite3.Connection, entry: EntryState, events: Iterable[Event] = ()) -> None:
-    """Insert or update an entry with its keys and references, and queue its events."""
+    """Insert or update an entry, its keys and its references, and queue its events."""
     columns = (entry.asset.key, entry.is_served, entry.system_name, entry.external_id, json.dumps(asdict(entry)))
     db.execute(
         "INSERT INTO entries (id, asset_key, is_served, system_name, external_id, body) VALUES (?, ?, ?, ?, ?, ?)"
@@ -68,14 +68,14 @@ def save(db: sqlite3.Connection, entry: EntryState, events: Iterable[Event] = ()
 
 
 def delete(db: sqlite3.Connection, entry: EntryState) -> None:
-    """Delete an entry: nothing answers for it any more, and its keys are free for others."""
+    """Delete an entry. Its keys become free for other entries."""
     db.execute("UPDATE entries SET is_deleted = 1 WHERE id = ?", (entry.id,))
     db.execute("DELETE FROM media_references WHERE referrer_id = ?", (entry.id,))
     emit(db, entry.id, ["delete"])
 
 
 def emit(db: sqlite3.Connection, entry_id: str, events: Iterable[Event]) -> None:
-    """Queue webhook calls, in order, where the library has a webhook."""
+    """Queue webhook calls in order, if the library has a webhook."""
     if db.execute("SELECT 1 FROM settings WHERE name = ?", (WEBHOOK_SETTING,)).fetchone() is None:
         return
     for event in events:
@@ -87,7 +87,7 @@ def emit(db: sqlite3.Connection, entry_id: str, events: Iterable[Event]) -> None
 
 
 def save_file(db: sqlite3.Connection, facts: FileFacts) -> None:
-    """Note how a file was when it was read."""
+    """Store the facts of a file."""
     picture, fingerprint = facts.picture, facts.fingerprint
     db.execute(
         "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -106,7 +106,7 @@ def save_file(db: sqlite3.Connection, facts: FileFacts) -> None:
 
 
 def asset_of(facts: FileFacts) -> Asset:
-    """Return the asset that a file makes."""
+    """Make the asset of a file."""
     picture = facts.picture
     return Asset(
         key=facts.key,
@@ -128,7 +128,7 @@ def _save_media_references(db: sqlite3.Connection, entry: EntryState) -> None:
     for target in known.keys() - wanted.keys():
         db.execute("DELETE FROM media_references WHERE entry_id = ? AND position = ?", (target, known[target]))
     for target, references in wanted.items():
-        # A referrer keeps its place when its references change: pages that are being read stay right.
+        # A referrer keeps its position when its references change, so that cursors stay valid.
         position = known.get(target) or next_position(db, "media_references")
         db.execute(
             "INSERT OR REPLACE INTO media_references VALUES (?, ?, ?, ?)",
@@ -137,7 +137,7 @@ def _save_media_references(db: sqlite3.Connection, entry: EntryState) -> None:
 
 
 def next_position(db: sqlite3.Connection, table: str) -> int:
-    """Return a position behind all others: what is added later comes later in every list."""
+    """Return the next free position. What is added later comes later in every list."""
     name = f"last_{table}_position"
     db.execute(
         "INSERT INTO settings VALUES (?, '1') ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
