@@ -44,21 +44,21 @@ class Admin:
         """Return the routes."""
         entry = "/-/library/entries/{id}"
         return [
-            web.get("/-/library/entries", self._guarded(self._list)),
-            web.post(f"{entry}/invalid", self._guarded(self._invalid)),
-            web.post(f"{entry}/active", self._guarded(self._active)),
-            web.post(f"{entry}/external", self._guarded(self._external)),
-            web.post("/-/library/documents", self._guarded(self._publish)),
+            web.get("/-/library/entries", self._with_token_check(self._list)),
+            web.post(f"{entry}/invalid", self._with_token_check(self._invalid)),
+            web.post(f"{entry}/active", self._with_token_check(self._active)),
+            web.post(f"{entry}/external", self._with_token_check(self._external)),
+            web.post("/-/library/documents", self._with_token_check(self._publish)),
         ]
 
-    def _guarded(
+    def _with_token_check(
         self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def guarded(request: web.Request) -> web.StreamResponse:
+        async def checked(request: web.Request) -> web.StreamResponse:
             authorize(request.headers.get("Authorization"), self._tokens, WRITE)
             return await handler(request)
 
-        return guarded
+        return checked
 
     async def _list(self, _: web.Request) -> web.StreamResponse:
         entries = await asyncio.to_thread(self._store.all_entries)

@@ -98,15 +98,15 @@ class Api:
         }
         return [
             web.route(
-                each.method, f"/api/{{version}}/mediaLibrary{each.path}", self._guarded(each, handlers[each.name])
+                each.method, f"/api/{{version}}/mediaLibrary{each.path}", self._with_checks(each, handlers[each.name])
             )
             for each in ENDPOINTS
         ]
 
-    def _guarded(
+    def _with_checks(
         self, endpoint: Endpoint, handler: Callable[[web.Request, str], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def guarded(request: web.Request) -> web.StreamResponse:
+        async def checked(request: web.Request) -> web.StreamResponse:
             if self._probe is not None:
                 self._probe.count_request(
                     endpoint.name, request.match_info.get("id") or request.match_info.get("key", "")
@@ -120,7 +120,7 @@ class Api:
                 self._check_parameters(request, endpoint, api_version)
             return await handler(request, api_version)
 
-        return guarded
+        return checked
 
     def _version(self, text: str) -> str:
         if text in versions.API_VERSIONS and text >= self._oldest_version:

@@ -138,10 +138,8 @@ def _replace(patch: _Patch) -> Operation:
         problem = key_problem(key)
         if problem is not None:
             check.refuse(f"{at}.key", problem)
-    elif value:
-        check.refuse(f"{at}.key", expected("string", key) if "key" in value else "Required")
     elif isinstance(patch.patch.get("value"), dict):
-        check.refuse(f"{at}.key", "Required")
+        check.refuse(f"{at}.key", expected("string", key) if "key" in value else "Required")
 
     def number(name: str, minimum: int) -> int | None:
         given = value.get(name)

@@ -96,14 +96,14 @@ class ImageServer:
                 416, "RangeNotSatisfiable", "The range has no byte of this picture", content_range=span
             ) from None
         response = web.StreamResponse(status=200 if part is None else 206, headers=headers)
-        whole = part or ByteRange(0, size_bytes - 1)
-        response.content_length = whole.length_bytes
+        sent = part or ByteRange(0, size_bytes - 1)
+        response.content_length = sent.length_bytes
         if part is not None:
             response.headers["Content-Range"] = f"bytes {part.first}-{part.last}/{size_bytes}"
         await self._wait_at("headers")
         await response.prepare(request)
         if request.method != "HEAD":
-            await self._send_bytes(request, response, picture, whole)
+            await self._send_bytes(request, response, picture, sent)
         return response
 
     async def _send_bytes(

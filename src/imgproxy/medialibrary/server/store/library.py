@@ -149,10 +149,10 @@ class LibraryStore:
             for key, facts in files.items():
                 if merging.stored_file(self._db, key) is None:
                     rows.save_file(self._db, facts)
-                self._absorb(key, entry_id)
+                self._delete_duplicates(key, entry_id)
         self.on_commit()
 
-    def _absorb(self, key: str, entry_id: str) -> None:
+    def _delete_duplicates(self, key: str, entry_id: str) -> None:
         # This file replaces an entry's picture. A scan may have made an entry of it before the PATCH came: delete that.
         for owner in rows.owners(self._db, key):
             if owner.id != entry_id and owner.version == 1 and owner.keys == (key,):
