@@ -29,4 +29,5 @@ def test_the_tree_keeps_the_rule(check: Callable[[Sequence[Module]], list[str]],
     """The docstring of each check in `tests/support/architecture.py` says what it finds."""
     problems = check(modules)
 
-    assert not problems, "\n" + "\n".join(problems)
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
