@@ -11,11 +11,11 @@ from imgproxy.cache.outbox import Subject
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.load import load
 from imgproxy.errors import ConfigError
-from imgproxy.purge.downstream import adapter_of
-from imgproxy.purge.downstream_http import PurgeAnswer, Result
-from imgproxy.purge.downstream_lane import TokenBucket
-from imgproxy.purge.downstream_tags import Cloudflare, Fastly, Varnish
-from imgproxy.purge.downstream_template import Template
+from imgproxy.purge.downstream.calls import PurgeAnswer, Result
+from imgproxy.purge.downstream.queue import TokenBucket
+from imgproxy.purge.downstream.targets import adapter_of
+from imgproxy.purge.downstream.template import Template
+from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 
 KEY = Subject("2026/03/14/a picture ä%.jpg")
 ENTRY = Subject("PNIi08x4UdEA", is_entry=True)

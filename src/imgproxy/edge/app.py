@@ -40,7 +40,7 @@ from imgproxy.failpoints import Failpoints
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 from imgproxy.metrics import Counting, Metrics
 from imgproxy.purge.answers import Answers
-from imgproxy.purge.downstream import Downstreams
+from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks

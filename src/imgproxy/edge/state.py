@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.originals import Originals
     from imgproxy.delivery.variants import Renders
     from imgproxy.metrics import Metrics
-    from imgproxy.purge.downstream import Downstreams
+    from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.service import PurgeService
     from imgproxy.workers.pool import RenderPool
 

@@ -30,7 +30,7 @@ from imgproxy.errors import (
 )
 from imgproxy.flights import Flights
 from imgproxy.purge.receipt import DownstreamState, Receipt
-from imgproxy.purge.record import PurgeRecord
+from imgproxy.purge.receipts import PurgeRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgproxy.cache.outbox import OutboxFigures, OutboxLine, Subject, WaitingLine
-from imgproxy.purge.downstream_http import Adapter, PurgeHttp, Result, Verdict
+from imgproxy.purge.downstream.calls import Adapter, PurgeHttp, Result, Verdict
 from imgproxy.purge.receipt import DownstreamState
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from imgproxy.cache.entry import key_hash
-from imgproxy.purge.downstream_http import DONE, PurgeAnswer, PurgeCall, Result, Verdict, judge_status, one_line
+from imgproxy.purge.downstream.calls import DONE, PurgeAnswer, PurgeCall, Result, Verdict, judge_status, one_line
 from imgproxy.purge.tags import entry_tag, key_tag
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from imgproxy.cache.outbox import Outbox, OutboxLine, Subject
 from imgproxy.medialibrary import TokenSource
-from imgproxy.purge.downstream_http import Adapter, PurgeHttp
-from imgproxy.purge.downstream_lane import Lane, TokenBucket
-from imgproxy.purge.downstream_tags import Cloudflare, Fastly, Varnish
-from imgproxy.purge.downstream_template import Template
+from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
+from imgproxy.purge.downstream.queue import Lane, TokenBucket
+from imgproxy.purge.downstream.template import Template
+from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
-from imgproxy.purge.downstream_http import PurgeAnswer, PurgeCall, Verdict, judge_status
-from imgproxy.purge.downstream_tags import tag_of
+from imgproxy.purge.downstream.calls import PurgeAnswer, PurgeCall, Verdict, judge_status
+from imgproxy.purge.downstream.vendors import tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
