@@ -45,7 +45,7 @@ class Tally(Collector):
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._noted: list[tuple[Count, float]] = []
-        self.memory = self.disk = self.not_modified = self.turned_away = self.sent_bytes = 0
+        self.memory = self.disk = self.not_modified = self.refused = self.sent_bytes = 0
 
     def note(self, count: Count, amount: float = 1.0) -> None:
         """Have `count(amount)` called before the metrics are read."""
@@ -63,10 +63,10 @@ class Tally(Collector):
         self._count_noted()
         counters = self._metrics
         memory, disk, not_modified, sent_bytes = self.memory, self.disk, self.not_modified, self.sent_bytes
-        turned_away, self.turned_away = self.turned_away, 0
+        refused, self.refused = self.refused, 0
         self.memory = self.disk = self.not_modified = self.sent_bytes = 0
-        if turned_away:
-            counters.requests.labels(outcome="error", status="503").inc(turned_away)
+        if refused:
+            counters.requests.labels(outcome="error", status="503").inc(refused)
         for amount, status in ((memory + disk, "200"), (not_modified, "304")):
             if amount:
                 counters.requests.labels(outcome="hit", status=status).inc(amount)
@@ -154,6 +154,14 @@ class Metrics:
         self.webhooks = Counter("imgproxy_webhooks", "webhooks by event", ("event",), registry=self.registry)
         self.renders = Counter(
             "imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"), registry=self.registry
+        )
+        self.refused = Counter(
+            "imgproxy_refused", "requests refused by admission, by rule", ("rule",), registry=self.registry
+        )
+        self.failed_after_answer = Counter(
+            "imgproxy_failed_after_answer",
+            "requests that failed after another request had written their answer",
+            registry=self.registry,
         )
         self.render_process_ends = Counter(
             "imgproxy_render_process_ends",

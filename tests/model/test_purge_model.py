@@ -49,12 +49,9 @@ class PurgeMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self._directory = tempfile.TemporaryDirectory(dir=MEMORY_DISK)
         self.world = World(Path(self._directory.name))
-        self._patch = patch("imgproxy.delivery.originals.time", self.world.fake_time())
-        self._patch.start()
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            self._patch.stop()
             self.world.close()
             self._directory.cleanup()
 

@@ -13,32 +13,33 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from imgproxy.admission.policy import Admission
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.journal import Journal
-from imgproxy.cache.staging import Landings
-from imgproxy.config.sections import CacheSettings, FreshnessSettings, LimitsSettings
-from imgproxy.delivery.delivery import Delivered, Delivery
+from imgproxy.config.sections import CacheSettings, FreshnessSettings, RenderSettings
+from imgproxy.delivery.batching import Batches
+from imgproxy.delivery.delivery import Delivery
+from imgproxy.delivery.fallback import Fallback
+from imgproxy.delivery.fetching import Fetching
 from imgproxy.delivery.origin_health import OriginHealth
 from imgproxy.delivery.originals import Originals
-from imgproxy.delivery.variants import Renders
+from imgproxy.delivery.refusals import Refusals
+from imgproxy.delivery.request import Delivered, Request
+from imgproxy.delivery.variants import Variants
 from imgproxy.errors import ImgproxyError
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.errors import Forbidden, NotFound, OriginUnavailable
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.params.plan import Mark, RenderPlan
-from imgproxy.workers.job import Rendered, RenderJob, RenderReport, SourceFacts
+from imgproxy.workers.job import Rendered, RenderReport, SourceFacts
 from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from imgproxy.medialibrary import Validators
-    from imgproxy.medialibrary.models import Landing
-    from imgproxy.workers.job import Lane, RenderTarget
+    from imgproxy.workers.ticket import Begin, OnRendered
 
 KEY = "a.jpg"
 MARK = "mark.png"
@@ -137,7 +138,6 @@ class FakeOrigin:
         *,
         validators: Validators | None = None,
         max_bytes: int | None = None,
-        landing: Landing | None = None,
     ) -> ServedImage:
         """Decide, then be held, then hand out: what is handed out is the picture of the moment it was asked for."""
         del max_bytes
@@ -157,65 +157,24 @@ class FakeOrigin:
             return ServedImage(False, "image/jpeg", etag, None, 0, None)
         data = picture(key, version)
         Path(destination).write_bytes(data)
-        if landing is not None:
-            landing.room(len(data))[: len(data)] = data
         self._witness.fetched_at[key, version] = max(asked_at, self._witness.fetched_at[key, version])
-        digest, is_landed = digest_of(data), landing is not None
-        return ServedImage(True, "image/jpeg", etag, None, len(data), digest, data[:HEAD_BYTES], is_landed)
+        return ServedImage(True, "image/jpeg", etag, None, len(data), digest_of(data), data[:HEAD_BYTES])
 
 
 class FakePool:
-    """Renders by copying: plan, original and watermark one after the other."""
+    """Renders by copying: plan, original and watermark one after the other. Each job begins at once."""
 
-    is_saturated = False
-    is_overloaded = False
-    waiting = 0
-
-    def retry_after_s(self) -> int:
-        """Nobody is told."""
-        return 1
-
-    def waits(self, job: RenderJob, lane: Lane) -> bool:
-        """No job waits: each begins at once."""
-        del job, lane
-        return False
-
-    def widen(self, job: RenderJob, lane: Lane, target: RenderTarget) -> None:
-        """No job waits: each begins at once."""
-        del job, lane, target
-
-    def is_late(self, waited_s: float) -> bool:
-        """Nobody waits for it."""
-        del waited_s
-        return False
-
-    def sheds(self, coming: int, fetch_s: float, *, is_here: bool) -> bool:
-        """There is always room."""
-        del coming, fetch_s, is_here
-        return False
-
-    def enough(self, fetch_s: float) -> int:
-        """More than anybody fetches."""
-        del fetch_s
-        return 1000
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
 
     def free(self, lane: object) -> int:
         """One process is always free."""
         del lane
         return 1
 
-    def __init__(self, gates: Gates) -> None:
-        self._gates = gates
-
-    async def render(
-        self,
-        job: RenderJob,
-        *,
-        lane: object = None,
-        on_rendered: Callable[[int, Rendered, float], None] | None = None,
-        came_at: float | None = None,
-    ) -> RenderReport:
-        del lane, came_at
+    async def render(self, begin: Begin, *, lane: object = None, on_rendered: OnRendered) -> RenderReport:
+        del lane
+        job = begin()
         marks = {mark.source: mark.path for mark in job.marks}
         await self._gates.reach("render", "")
         rendered = []
@@ -225,8 +184,7 @@ class FakePool:
             body = target.plan.digest.encode() + Path(job.original).read_bytes() + marked
             Path(target.path).write_bytes(body)
             rendered.append(Rendered(target.path, "image/jpeg", len(body), digest_of(body), 1, 1))
-            if on_rendered is not None:
-                on_rendered(index, rendered[-1], 0.0)
+            on_rendered(index, rendered[-1], 0.0)
         return RenderReport(tuple(rendered), SourceFacts("image/jpeg", 1, 1), 0.0, 0.0, 0.0, 0)
 
 
@@ -275,10 +233,10 @@ class Incarnation:
     loop: SimulatedLoop
     cache: Cache
     originals: Originals
-    renders: Renders
+    variants: Variants
+    refusals: Refusals
     delivery: Delivery
     gates: Gates
-    landings: Landings
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -307,25 +265,45 @@ class World:
 
         async def start() -> Incarnation:
             settings = CacheSettings(dir=directory, min_free_bytes=0, hot_max_bytes=20_000)
-            metrics, landings = Metrics(), Landings(2, 65_536)
             journal = GatedJournal(directory)
             journal.gates = gates
-            cache = Cache(settings, journal=journal)
+            cache, metrics, refusals = Cache(settings, journal=journal), Metrics(), Refusals()
             await cache.start()
-            originals = Originals(
+            admission = Admission(RenderSettings(), 1)
+            fetching = Fetching(
                 cache,
                 self.origin,
                 OriginHealth(_no_probe),
-                freshness=FRESHNESS,
-                limits=LimitsSettings(),
+                refusals,
+                purge=cache.purge,
+                source_max_bytes=1_000_000,
+                negative_ttl_s=FRESHNESS.negative_ttl_s,
                 metrics=metrics,
                 failpoints=gates,
-                landings=landings,
+                now=self.clock.time,
             )
-            renders = Renders(cache, originals, FakePool(gates), metrics, gates, refusal_ttl_s=60)  # type: ignore[arg-type]
-            return Incarnation(
-                loop, cache, originals, renders, Delivery(cache, originals, renders, metrics, gates), gates, landings
+            originals = Originals(cache, fetching, refusals, freshness=FRESHNESS, now=self.clock.time)
+            fallback = Fallback(cache)
+            variants = Variants(
+                cache,
+                originals,
+                Batches(cache.store, FakePool(gates), admission),  # type: ignore[arg-type]
+                fallback=fallback,
+                refusals=refusals,
+                metrics=metrics,
+                failpoints=gates,
+                refusal_ttl_s=60,
             )
+            delivery = Delivery(
+                cache,
+                originals,
+                variants,
+                fallback=fallback,
+                admission=admission,
+                metrics=metrics,
+                failpoints=gates,
+            )
+            return Incarnation(loop, cache, originals, variants, refusals, delivery, gates)
 
         return loop.run(start())
 
@@ -356,10 +334,9 @@ class World:
                 task.cancel()
             await asyncio.gather(*run.tasks, return_exceptions=True)
             await run.originals.close()
-            await run.renders.close()
+            await run.variants.close()
             run.gates.open_all()
             await run.cache.close()
-            run.landings.close()
 
         run.loop.run(stop())
         run.loop.close()
@@ -387,7 +364,8 @@ class World:
 
         async def ask() -> None:
             try:
-                await run.delivery.answer(KEY, plan, begin, client_has=lambda etag: etag if is_conditional else None)
+                has = (lambda etag: etag) if is_conditional else None
+                await run.delivery.answer(Request(KEY, plan, has), begin)
             except ImgproxyError:
                 return
 
@@ -404,7 +382,7 @@ class World:
 
         async def ask() -> None:
             try:
-                await run.delivery.answer(KEY, plan, begin, client_has=lambda etag: etag if etag == tag else None)
+                await run.delivery.answer(Request(KEY, plan, lambda etag: etag if etag == tag else None), begin)
             except ImgproxyError:
                 return
 
@@ -442,7 +420,7 @@ class World:
             for name, _ in oldest:
                 store.ledger.remove(name)
             for name, _ in oldest:
-                Path(run.cache.store.path_of(name)).unlink(missing_ok=True)
+                Path(run.cache.housekeeping._path_of(name)).unlink(missing_ok=True)
 
         run.loop.run(evict())
 
@@ -474,11 +452,7 @@ class World:
             self.clock.steady_s += seconds
         # These forget by the real monotonic clock, which does not move here.
         self.run.originals._retry_at_s.clear()
-        self.run.originals._negatives.clear()
-
-    def fake_time(self) -> SimpleNamespace:
-        """Stands in for the module `time`."""
-        return SimpleNamespace(time=self.clock.time, monotonic=self.clock.monotonic)
+        self.run.refusals._refusals.clear()
 
 
 async def _no_probe() -> object:

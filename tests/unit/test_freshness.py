@@ -1,10 +1,10 @@
 """How far an original is trusted."""
 
 import pytest
+from imgproxy.delivery.freshness import Freshness, fresh_for_s, judge
 
 from imgproxy.cache.entry import OriginalFacts
 from imgproxy.config.sections import FreshnessSettings
-from imgproxy.delivery.freshness import Freshness, fresh_for_s, judge
 
 SETTINGS = FreshnessSettings(revalidate_after_s=300, stale_if_error_s=1000)
 

@@ -13,6 +13,7 @@ from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
 from imgproxy.config.sections import CacheSettings
 from imgproxy.edge.fast.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
+from imgproxy.edge.respond import PlainAnswer
 from imgproxy.params.negotiate import AcceptClass
 
 if TYPE_CHECKING:
@@ -65,15 +66,9 @@ def put(
         "Surrogate-Key": f"k-{number:012x}",
         "Cache-Tag": f"k-{number:012x}",
     }
-    lively = {"Cache-Status": "imgproxy; fwd=miss", "Server-Timing": "total;dur=1"}
+    changing = {"Cache-Status": "imgproxy; fwd=miss", "Server-Timing": "total;dur=1"}
     return memo.put(
-        target(number),
-        AcceptClass.WEBP,
-        variant,
-        facts=facts,
-        etag=etag,
-        headers=COMMON | own | lively,
-        fresh_until_s=until_s,
+        PlainAnswer(target(number), AcceptClass.WEBP, variant, facts, etag, COMMON | own | changing, until_s)
     )
 
 
@@ -90,7 +85,7 @@ def test_the_memo_stays_within_its_bytes(cache: Cache) -> None:
 
 
 def test_what_leaves_the_memo_is_no_longer_counted(cache: Cache) -> None:
-    """An answer that is prepared again takes its bytes once; one that no longer stands takes none."""
+    """An answer that is prepared again counts once; one that no longer stands does not count."""
     memo = AnswerMemo(cache, 50_000)
     put(memo, cache, 1, body=b"picture")
     once_bytes = memo.used_bytes
@@ -121,39 +116,38 @@ def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool)
     assert taken_bytes / (memo.used_bytes - counted_before) == pytest.approx(1.0, abs=0.2)
 
 
-def test_pictures_share_the_headers_that_they_have_in_common(cache: Cache) -> None:
-    """A second entry holds the very bytes of the first but for what is its own."""
+def test_a_head_is_complete_and_changes_with_the_second(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Date and the rest of the freshness are of the present second; everything else is as it was prepared."""
     memo = AnswerMemo(cache, 50_000)
+    entry = put(memo, cache, 1, body=b"picture", until_s=time.time() + 100)
+    heads = []
+    for later_s in (1, 2):
+        monkeypatch.setattr(time, "time", lambda later_s=later_s: float(int(entry.made_at_s) + later_s))
+        found = memo.find(target(1), AcceptClass.WEBP, None)
+        assert found is not None
+        heads.append(found[2] + found[3])
 
-    first, second = (put(memo, cache, number) for number in (1, 2))
+    for head in heads:
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        assert head.count(b"\r\nContent-Length: 46001\r\n") == 1
+        assert head.count(b"\r\nDate: ") == head.count(b"\r\nCache-Status: imgproxy; hit; ttl=") == 1
+    assert heads[0] != heads[1]
 
-    assert first.common is second.common
-    assert b"Cache-Control: public" in first.common.ok
-    assert b"Content-Type" not in first.common.not_modified
-    assert first.own != second.own
 
-
-def test_heads_go_with_their_second(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head that was written for one second takes no memory in the next, and is written again when it is asked for."""
+def test_a_304_says_nothing_about_the_body(cache: Cache) -> None:
+    """It repeats the entity tag and the caching headers (RFC 9110 15.4.5)."""
     memo = AnswerMemo(cache, 50_000)
     entry = put(memo, cache, 1, body=b"picture")
-    start_s = float(int(entry.made_at_s)) + 1
-    monkeypatch.setattr(time, "time", lambda: start_s)
-    found = memo.find(target(1), AcceptClass.WEBP, None)
+    found = memo.find(target(1), AcceptClass.WEBP, entry.etag)
+
     assert found is not None
-    assert entry.head is found[2]
-    first_head = found[2]
-
-    memo.date(start_s + 1)
-    assert (entry.head, entry.not_modified) == (b"", b"")
-
-    monkeypatch.setattr(time, "time", lambda: start_s + 1)
-    again = memo.find(target(1), AcceptClass.WEBP, None)
-    assert again is not None
-    assert again[2] != first_head
-    assert again[2].startswith(b"HTTP/1.1 200 OK\r\n")
-    assert again[2].endswith(b"\r\n\r\n")
-    assert again[2].count(b"\r\nContent-Length: 46001\r\n") == 1
+    head = found[2] + found[3]
+    assert head.startswith(b"HTTP/1.1 304 Not Modified\r\n")
+    assert b"Content-" not in head
+    assert b"ETag: " in head
+    assert b"Cache-Control: public" in head
+    assert found[4] == b""
 
 
 def test_a_memo_is_in_proportion_to_the_hot_tier() -> None:

@@ -1,81 +1,273 @@
 """
-Who may come in: what a visitor's picture would have to wait for, told by number and by what a job takes here and now.
+Admission: the one decision about a request that needs a render. It is admitted, it waits, or it is refused with 503.
 
-By number, as the sizes of what is still being fetched are not known. Times are of the loop's clock.
+    rule            refuses when                                                      earns (row `overload`)
+    full            it would wait longer than `queue_timeout_s`, or behind `queue_max` bounded wait, bounded memory
+    burst           more new pictures are under way than a page asks for at once      goodput, p99 of accepted
+    overload        the queue was long for a second; then only short waits are good   p99 of accepted <= 2 x unloaded
+    left over       a request from before the overload still waits                    p99 of accepted <= 2 x unloaded
+
+A page asks for some thirty new pictures at once. They may wait, as nothing comes behind them. In an overload more comes
+than can be made, and each wait makes the next one longer. So a long queue is good while it drains, and is cut when it
+does not. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue 2012) and "Fail at Scale" (Maurer, ACM Queue
+2015).
+
+All times are seconds of the loop's clock. Everything runs on the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.admission.overload import BURST_JOBS, Pressure
+from imgproxy.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
+    from types import TracebackType
 
-    from imgproxy.admission.cost import CostModel
     from imgproxy.config.sections import RenderSettings
 
-# However slow the origin is, not more pictures than this are admitted because they are still on their way.
+# Plans of one original that share a job, and so a decode. A srcset has four to eight widths.
+PLANS_PER_JOB: Final = 8
+# A shorter wait than both is no sign of anything: a crawler with a few connections causes it for hours.
+LONG_WAIT_S: Final = 0.2
+LONG_WAIT_JOBS: Final = 4
+# A queue that was longer than that for this time is an overload. A new front page fills a small machine for less.
+BURST_S: Final = 1.0
+# More new pictures than this at once are an overload immediately: no page brings them.
+BURST_JOBS: Final = 48
+# In an overload a request is admitted if it waits for at most this part of a job. Accepted requests then take 1.7 to
+# 1.8 times as long as on an idle machine (p99); 1.7 to 2.0 with half a job, 2.2 to 2.7 with a whole one.
+SHORT_WAIT_JOBS: Final = 0.3
+# The overload is over when nothing was refused for this time.
+CALM_S: Final = 1.0
+# However slow the origin is, no more pictures than this are admitted because they are still being fetched.
 FETCHES_AHEAD_MAX: Final = 64
 RETRY_AFTER_MAX_S: Final = 30
+# How fast durations are learnt. Fetches take longer under load, and more of them at once would make that worse: so a
+# slow fetch counts less than a quick one.
+_LEARN_JOB: Final = 0.1
+_LEARN_SLOWER_FETCH: Final = 0.05
+_LEARN_QUICKER_FETCH: Final = 0.5
+_FIRST_JOB_S: Final = 0.1
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    """The admitted requests for one original: by plan how many, when the first came, and when its job began."""
+
+    came_s: float
+    plans: dict[str, int] = field(default_factory=dict)
+    admissions: set[Admitted] = field(default_factory=set)
+    began_s: float | None = None
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that the plans need."""
+        return -(-len(self.plans) // PLANS_PER_JOB)
 
 
 class Admission:
-    """The judgement of a pool of `size` processes."""
+    """
+    Counts what was admitted, and decides about the next request.
 
-    def __init__(self, settings: RenderSettings, costs: CostModel, size: int) -> None:
+    `on_refused(rule)` is called for each refusal. `now` is the clock, for tests; by default the running loop's.
+    """
+
+    def __init__(
+        self,
+        settings: RenderSettings,
+        processes: int,
+        on_refused: Callable[[str], None] = lambda _rule: None,
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self._settings = settings
-        self._costs = costs
-        self._size = size
-        self._pressure = Pressure()
+        self._processes = processes
+        self._on_refused = on_refused
+        self._now = now or (lambda: asyncio.get_running_loop().time())
+        self._work: dict[str, _Work] = {}  # by key hash
+        self._jobs = 0
+        self._job_s = _FIRST_JOB_S  # what a job takes one process, on average
+        self._fetch_s = 0.0
+        self._long_since_s: float | None = None
+        self._overload_until_s = 0.0
 
-    def stands(self, now_s: float) -> bool:
-        """Whether the queue stands: more has come for a while than can be made."""
-        return self._pressure.stands(now_s)
+    # --- decide ---
 
-    def admits(
-        self, coming: int, fetch_s: float, now_s: float, begun_s: Iterable[float] = (), *, is_here: bool = False
-    ) -> bool:
+    def admit(self, key_hash: str, plan: str, *, is_fetched: bool) -> Admitted:
         """
-        Whether one more may come, behind `coming` pictures that are fetched, wait or are made.
+        Return the context of an admitted request; the request counts while the context is open.
 
-        `begun_s` says when those that are being made were begun: what is half made is half a job to wait for. One whose
-        original is here (`is_here`) costs the origin nothing, and waits for as long as the queue does not stand.
+        Args:
+            key_hash: the picture.
+            plan: digest of the plan.
+            is_fetched: whether the original is here already.
+
+        Raises:
+            Overloaded: the request is refused. Inside the context it is raised later, if the request is left over.
         """
-        job_s = self._costs.mean_job_s
-        before = max(0, coming - self._on_the_wire(fetch_s) - self._size + 1)
-        done_s = sum(min(now_s - at_s, job_s) for at_s in begun_s)
-        return self._pressure.admits(
-            max(0.0, before * job_s - done_s) / self._size,
-            now_s,
-            patience_s=self._settings.queue_timeout_s,
-            job_s=job_s,
-            is_full=not is_here and before > min(BURST_JOBS, self._settings.queue_max),
-        )
+        rule = self.refusal(key_hash, plan, is_fetched=is_fetched)
+        if rule is not None:
+            self._on_refused(rule)
+            raise Overloaded(self.retry_after_s())
+        return Admitted(self, key_hash, plan)
 
-    def enough(self, fetch_s: float) -> int:
-        """How many pictures under way keep every process busy, where a fetch takes `fetch_s`."""
-        return 2 * self._size + self._on_the_wire(fetch_s)
+    def refusal(self, key_hash: str, plan: str, *, is_fetched: bool) -> str | None:
+        """Return the rule that refuses this request now, or None. A refusal prolongs an overload."""
+        now_s = self._now()
+        if self._joins(key_hash, plan):
+            return None
+        ahead = self._jobs_ahead()
+        wait_s = self._wait_s(ahead, now_s)
+        if self.is_overloaded:
+            if wait_s <= min(SHORT_WAIT_JOBS * self._job_s, self._settings.queue_timeout_s):
+                return None
+            return self._refused("overload", now_s)
+        if wait_s <= max(LONG_WAIT_S, LONG_WAIT_JOBS * self._job_s):
+            self._long_since_s = None
+        elif self._long_since_s is None:
+            self._long_since_s = now_s
+        if not is_fetched and self._long_since_s is not None and ahead > min(BURST_JOBS, self._settings.queue_max):
+            return self._refused("burst", now_s)
+        if self._long_since_s is not None and now_s - self._long_since_s > BURST_S:
+            return self._refused("overload", now_s)
+        return "full" if self._is_full(ahead, wait_s) else None
 
-    def _on_the_wire(self, fetch_s: float) -> int:
-        """How many are being fetched where as many come as are made (Little's law)."""
-        return min(FETCHES_AHEAD_MAX, round(self._size * fetch_s / self._costs.mean_job_s))
+    def refuses(self, key_hash: str, plan: str) -> bool:
+        """Refuse a picture that would have to be fetched, or return False; for answers that need no context."""
+        rule = self.refusal(key_hash, plan, is_fetched=False)
+        if rule is not None:
+            self._on_refused(rule)
+        return rule is not None
 
-    def is_late(self, waited_s: float, now_s: float) -> bool:
-        """Whether one that has waited this long to be fetched is refused."""
-        return self._pressure.is_late(waited_s, now_s, job_s=self._costs.mean_job_s)
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether more has come for a while than can be made."""
+        return self._now() < self._overload_until_s
 
-    def is_hopeless(self, came_s: float | None, queued_s: float, now_s: float) -> bool:
-        """Whether one that waits for a process is refused; `came_s` is when it came, if it had to be fetched first."""
-        job_s = self._costs.mean_job_s
-        if came_s is not None and self._pressure.is_left_over(came_s, now_s, job_s=job_s):
-            return True
-        return self._pressure.is_hopeless(now_s - queued_s, now_s, job_s=job_s)
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request would wait longer than `queue_timeout_s`, or finds `queue_max` jobs waiting."""
+        ahead = self._jobs_ahead()
+        return self._is_full(ahead, self._wait_s(ahead, self._now()))
 
-    def retry_after_s(self, jobs: int) -> int:
-        """Seconds until so many have been made, with jitter so that those shed together do not return together."""
-        drain_s = (jobs + 1) * self._costs.mean_job_s / self._size
+    def retry_after_s(self) -> int:
+        """Return whole seconds until the queue has drained, with jitter: refused clients must not return together."""
+        drain_s = (self._jobs + 1) * self._job_s / self._processes
         return min(RETRY_AFTER_MAX_S, max(1, math.ceil(drain_s * random.uniform(1.0, 2.0))))
+
+    def _joins(self, key_hash: str, plan: str) -> bool:
+        """Whether the request adds next to nothing: the same variant is being made, or it shares a decode to come."""
+        work = self._work.get(key_hash)
+        if work is None:
+            return False
+        return plan in work.plans or (work.began_s is None and len(work.plans) < PLANS_PER_JOB)
+
+    def _jobs_ahead(self) -> int:
+        """Jobs that a new one waits for: all but those that are still being fetched, and one for each process."""
+        # As many are being fetched as are made in the time of a fetch (Little's law).
+        fetching = min(FETCHES_AHEAD_MAX, round(self._processes * self._fetch_s / self._job_s))
+        return max(0, self._jobs - fetching - self._processes + 1)
+
+    def _wait_s(self, ahead: int, now_s: float) -> float:
+        """Seconds until a process is free for one more job; what is half made is half a job to wait for."""
+        begun = (work.began_s for work in self._work.values() if work.began_s is not None)
+        done_s = sum(min(now_s - began_s, self._job_s) for began_s in begun)
+        return max(0.0, ahead * self._job_s - done_s) / self._processes
+
+    def _is_full(self, ahead: int, wait_s: float) -> bool:
+        return ahead > self._settings.queue_max or wait_s > self._settings.queue_timeout_s
+
+    def _refused(self, rule: str, now_s: float) -> str:
+        """Begin an overload, or prolong it. At its beginning the requests that wait already are left over."""
+        is_new = not self.is_overloaded
+        self._overload_until_s = now_s + CALM_S
+        self._long_since_s = None
+        if is_new:
+            for work in self._work.values():
+                if work.began_s is None:
+                    for admitted in work.admissions:
+                        admitted.expire_at(work.came_s + self._job_s)
+        return rule
+
+    def count_left_over(self) -> None:
+        """Count a request that was admitted before the overload, and refused in it."""
+        self._on_refused("left over")
+
+    # --- learn ---
+
+    def fetch_ended(self, seconds: float) -> None:
+        """Learn how long a fetch takes."""
+        rate = _LEARN_SLOWER_FETCH if seconds > self._fetch_s else _LEARN_QUICKER_FETCH
+        self._fetch_s += rate * (seconds - self._fetch_s)
+
+    def job_began(self, key_hash: str) -> None:
+        """Note that a process has begun a job of this original: it is not left over any more."""
+        work = self._work.get(key_hash)
+        if work is not None and work.began_s is None:
+            work.began_s = self._now()
+            for admitted in work.admissions:
+                admitted.expire_at(None)
+
+    def job_ended(self, seconds: float) -> None:
+        """Learn how long a job keeps one process."""
+        self._job_s += _LEARN_JOB * (seconds - self._job_s)
+
+    # --- count ---
+
+    def enter(self, admitted: Admitted) -> None:
+        """Count a request."""
+        work = self._work.get(admitted.key_hash)
+        if work is None:
+            work = self._work[admitted.key_hash] = _Work(self._now())
+        before = work.jobs
+        work.plans[admitted.plan] = work.plans.get(admitted.plan, 0) + 1
+        work.admissions.add(admitted)
+        self._jobs += work.jobs - before
+
+    def leave(self, admitted: Admitted) -> None:
+        """Stop counting a request."""
+        work = self._work[admitted.key_hash]
+        before = work.jobs
+        work.admissions.discard(admitted)
+        work.plans[admitted.plan] -= 1
+        if not work.plans[admitted.plan]:
+            del work.plans[admitted.plan]
+        self._jobs += work.jobs - before
+        if not work.plans:
+            del self._work[admitted.key_hash]
+
+
+class Admitted:
+    """The context of an admitted request. It raises Overloaded at the time given to `expire_at`."""
+
+    __slots__ = ("_admission", "_timeout", "key_hash", "plan")
+
+    def __init__(self, admission: Admission, key_hash: str, plan: str) -> None:
+        self._admission = admission
+        self._timeout = asyncio.timeout(None)
+        self.key_hash = key_hash
+        self.plan = plan
+
+    def expire_at(self, when_s: float | None) -> None:
+        """Refuse the request at this time, unless it has left; None takes the time back."""
+        if not self._timeout.expired():
+            self._timeout.reschedule(when_s)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._admission.enter(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._admission.leave(self)
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            self._admission.count_left_over()
+            raise Overloaded(self._admission.retry_after_s()) from None

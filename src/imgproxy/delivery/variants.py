@@ -1,24 +1,21 @@
-"""Renders: each variant that is missing is made once, by the pool, and committed if its originals still stand."""
+"""Variants: each missing one is made once, by a render process, and committed if its originals still hold."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import contextmanager
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from imgproxy.delivery.batching import RenderBatches
-from imgproxy.delivery.commits import Commits, Made, Sources
-from imgproxy.delivery.originals import Original, Originals, StaleGeneration
-from imgproxy.delivery.reductions import Reductions
+from imgproxy.cache.entry import Provenance, Variant, VariantFacts
+from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.errors import (
     CacheUnavailable,
     DecodeFailed,
     ImageRefused,
+    ImgproxyError,
     NotAnImage,
-    Overloaded,
     RenderCrashed,
     RenderOutOfMemory,
     RenderTimeout,
@@ -26,139 +23,104 @@ from imgproxy.errors import (
 )
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.flights import Flights
-from imgproxy.workers.job import Lane
+from imgproxy.workers.job import Lane, MarkFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imgproxy.cache.cache import Cache
+    from imgproxy.cache.purge_event import Purged
+    from imgproxy.delivery.batching import Batches
+    from imgproxy.delivery.fallback import Fallback
+    from imgproxy.delivery.originals import Original, Originals
+    from imgproxy.delivery.refusals import Refusals
     from imgproxy.metrics import Metrics
     from imgproxy.params.plan import RenderPlan
-    from imgproxy.workers.pool import RenderPool
+    from imgproxy.workers.job import Rendered
 
-REFUSALS_MAX = 10_000
-# A second timeout within this time is one in a row.
+log = logging.getLogger(__name__)
+
+# Two timeouts of one variant within this time are two in a row.
 TIMED_OUT_TTL_S = 600.0
-# What makes a picture unfit is its bytes: trying again soon only costs another process.
-_REFUSALS = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
+TIMED_OUT_MAX = 10_000
+GIF = "image/gif"
+# These lie in the bytes of the picture: to try again soon would only cost another process.
+_LASTING = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
 
 
-class Renders:
-    """Makes variants, each in one flight however many wait for it."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The originals of a variant: the picture's, and its watermark's if the plan wants one and it can be had."""
+
+    original: Original
+    mark: Original | None = None
+    wants_mark: bool = False
+    provenance: Provenance = field(init=False)  # what the cache needs to know of them
+
+    def __post_init__(self) -> None:
+        mark = self.mark.facts if self.mark is not None else None
+        known = Provenance(self.original.facts, self.original.key_hash, self.wants_mark, mark)
+        object.__setattr__(self, "provenance", known)  # the dataclass is frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A variant that was just made, and the seconds that it took."""
+
+    variant: Variant
+    fetch_s: float = 0.0
+    queue_s: float = 0.0
+    render_s: float = 0.0
+    is_collapsed: bool = False
+
+
+class Variants:
+    """Makes variants, each in a single flight."""
 
     def __init__(
         self,
         cache: Cache,
         originals: Originals,
-        pool: RenderPool,
+        batches: Batches,
+        *,
+        fallback: Fallback,
+        refusals: Refusals,
         metrics: Metrics,
         failpoints: Failpoints,
-        *,
         refusal_ttl_s: float,
     ) -> None:
         self._cache = cache
         self._originals = originals
+        self._batches = batches
+        self._fallback = fallback
+        self._refusals = refusals
+        self._refusal_ttl_s = refusal_ttl_s
         self._metrics = metrics
         self._queue_s = metrics.stage_duration_s.labels(stage="queue").observe
         self._render_s = metrics.stage_duration_s.labels(stage="render").observe
         self._failpoints = failpoints
-        self._commits = Commits(cache, metrics, failpoints)
-        self._reductions = Reductions(cache, pool, self._commits, refusal_ttl_s=refusal_ttl_s)
-        self._batches = RenderBatches(cache, originals, pool)
         self._flights: Flights[Made] = Flights()
-        self._refusals: TTLCache[tuple[str, str], ImageRefused] = TTLCache(REFUSALS_MAX, max(refusal_ttl_s, 0.001))
-        self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, TIMED_OUT_TTL_S)
-        # Key hashes of pictures that visitors wait for and that had to be fetched, with when the visitor came, by the
-        # loop's clock; those in no render job yet.
-        self._cold: dict[str, float] = {}
-        self._coming: set[str] = set()
-        self._pool = pool
-        originals.refuse_late_by(pool.is_late)
-        originals.gate.narrow_to(self._fetches_of_use)
-        cache.purged.subscribe(lambda purged: self._forget(purged.key_hash))
-
-    @contextmanager
-    def expecting(self, hashed: str) -> Iterator[None]:
-        """
-        Count a visitor's picture that has to be fetched first as work to come, until its render is, or the block ends.
-
-        Raises:
-            Overloaded: it could not be rendered in time.
-        """
-        if self.sheds():
-            raise Overloaded(self._pool.retry_after_s())
-        self._coming.add(hashed)
-        self._cold[hashed] = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            self._coming.discard(hashed)
-            self._cold.pop(hashed, None)
-            self._originals.gate.look()
-
-    @property
-    def is_overloaded(self) -> bool:
-        """Whether the queue stands."""
-        return self._pool.is_overloaded
-
-    def retry_after_s(self) -> int:
-        """Seconds until there may be room again."""
-        return self._pool.retry_after_s()
-
-    def sheds(self, *, is_here: bool = False) -> bool:
-        """Whether a visitor is refused now, whose picture has to be fetched first or `is_here`."""
-        coming = len(self._coming) + self._batches.for_visitors
-        return self._pool.sheds(coming, self._originals.fetch_s, is_here=is_here)
-
-    def _fetches_of_use(self) -> int:
-        """
-        How many fetches keep every process busy: what is fetched earlier would only wait, perhaps in vain.
-
-        While no render waits one fetch is always of use: those that were fetched may all wait for a watermark's.
-        """
-        fetched = len(self._cold) - len(self._originals.gate)
-        of_use = self._pool.enough(self._originals.fetch_s) - max(0, fetched)
-        return of_use if self._pool.waiting else max(1, of_use)
+        self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(TIMED_OUT_MAX, TIMED_OUT_TTL_S)
+        cache.purged.subscribe(self._forget)
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
-        Make a variant of these originals.
+        Make the variant of these originals, or wait for the flight that makes it.
 
         Raises:
-            StaleGeneration: a purge came by.
-            ImageRefused: the picture cannot be rendered; remembered for a while.
-            Overloaded: shed.
+            StaleGeneration: a purge came meanwhile.
+            ImageRefused: the picture cannot be rendered. This is remembered for a while.
+            Overloaded: no process took it in time.
         """
         digest = sources.provenance.digest
-        refused = self._refusals.get((digest, plan.digest))
-        if refused is not None:
-            raise refused.again()
-        if lane is Lane.VISITOR and sources.original.facts.content_type == "image/gif":
+        self._refusals.raise_if_refused((digest, plan.digest))
+        if lane is Lane.VISITOR and sources.original.facts.content_type == GIF:
             lane = Lane.ANIMATION
         name = (sources.original.key_hash, digest, plan.digest)
-        if lane is Lane.VISITOR and name not in self._flights and self._refuses(sources.original):
-            raise Overloaded(self._pool.retry_after_s())
         made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
         return replace(made, is_collapsed=True) if joined else made
-
-    def _refuses(self, original: Original) -> bool:
-        """
-        Whether a visitor's picture that is here is refused, as the queue stands.
-
-        Not one that was let in to be fetched, nor a size that others wait for a decode of.
-        """
-        if original.key_hash in self._cold or self._batches.gathers(original):
-            return False
-        return self.sheds(is_here=True)
-
-    async def stand_in(self, sources: Sources, plan: RenderPlan) -> Made | None:
-        """A larger variant in place of this one, see `Reductions.stand_in`."""
-        return await self._reductions.stand_in(sources, plan)
 
     async def close(self) -> None:
         """Cancel what is under way."""
         await self._flights.close()
-        await self._reductions.close()
         await self._batches.close()
 
     @property
@@ -166,62 +128,104 @@ class Renders:
         """Variants being made."""
         return len(self._flights)
 
-    def _forget(self, hashed: str) -> None:
-        self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
+    def _forget(self, purged: Purged) -> None:
+        """After a purge, requests do not join the flights that began before it."""
+        self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == purged.key_hash)
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
-        try:
-            with self._cache.epochs.at_work():
-                return await self._make_at_work(sources, plan, lane)
-        finally:
-            self._originals.gate.look()
-
-    async def _make_at_work(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         original = sources.original
+        name = (sources.provenance.digest, plan.digest)
         temp = None
         try:
-            self._coming.discard(original.key_hash)  # from here on the batch counts
-            came_at = self._cold.get(original.key_hash)
-            finished = await self._batches.render(original, plan, sources.mark, lane, came_at)
-            temp = finished.rendered.path
-            self._metrics.tally.note(self._queue_s, finished.queue_s)
-            self._metrics.tally.note(self._render_s, finished.render_s)
-            await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
-            # The batch may have had to fetch the original again: then its proof is the newer one.
-            is_same = finished.source is original and finished.mark is sources.mark
-            proved = sources if is_same else Sources(finished.source, finished.mark, sources.wants_mark)
-            variant = await self._commits.commit(proved, plan.digest, finished.rendered)
-            temp = None
-            self._reductions.made(original.key_hash, plan)
-            self._timed_out.pop((sources.provenance.digest, plan.digest), None)
-        except _REFUSALS as error:
-            self._raise_if_overtaken(original)
-            self._note_refusal((sources.provenance.digest, plan.digest), error)
+            with self._cache.epochs.at_work():
+                sources, path, mark = await self._files(sources, plan)
+                finished = await self._batches.render(original.key_hash, original.facts.digest, path, plan, mark, lane)
+                temp = finished.rendered.path
+                self._metrics.tally.note(self._queue_s, finished.queue_s)
+                self._metrics.tally.note(self._render_s, finished.render_s)
+                await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
+                variant = await self._commit(sources, plan.digest, finished.rendered)
+                temp = None
+        except _LASTING as error:
+            self._raise_if_stale(original)
+            self._note_refusal(name, error)
             raise
         except (OSError, CacheUnavailable) as exc:
-            # A purge takes the directory away under the render: that is no fault of the disk.
-            self._raise_if_overtaken(original)
+            self._raise_if_stale(original)
             self._cache.make_room(exc)
             raise CacheUnavailable from exc
         finally:
             if temp is not None:
                 self._cache.store.discard(temp)
+        self._timed_out.pop(name, None)
+        self._fallback.remember(original.key_hash, plan)
         await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
-        return Made(variant, finished.fetch_s, finished.queue_s, finished.render_s)
+        fetch_s = sources.original.fetch_s if sources.original is not original else 0.0
+        return Made(variant, fetch_s, finished.queue_s, finished.render_s)
+
+    async def _files(self, sources: Sources, plan: RenderPlan) -> tuple[Sources, str, MarkFile | None]:
+        """Return the files of the originals. What was evicted is fetched again, and its proof is then the newer one."""
+        original, path = await self._originals.file(sources.original)
+        mark, mark_file = sources.mark, None
+        if mark is not None and plan.mark is not None:
+            try:
+                mark, mark_path = await self._originals.file(mark)
+                mark_file = MarkFile(plan.mark.source, mark_path)
+            except ImgproxyError as error:
+                log.warning("the file of the watermark %s cannot be had: %s", plan.mark.source, error)
+                mark = None
+        if original is not sources.original or mark is not sources.mark:
+            sources = Sources(original, mark, sources.wants_mark)
+        return sources, path, mark_file
+
+    async def _commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
+        """
+        Put the file into the store and the hot tier. Nothing is awaited between the last check and the rename.
+
+        Raises:
+            StaleGeneration: a purge came meanwhile.
+            CacheUnavailable, OSError: the disk refused.
+        """
+        original, source = sources.original, sources.provenance
+        facts = VariantFacts(
+            key=original.facts.key,
+            plan=name,
+            original=source.digest,
+            content_type=rendered.content_type,
+            size_bytes=rendered.size_bytes,
+            digest=rendered.digest,
+            width_px=rendered.width_px,
+            height_px=rendered.height_px,
+            frames=rendered.frames,
+            is_first_frame_only=rendered.is_first_frame_only,
+            is_mark_missing=rendered.is_mark_missing,
+            shared_decode=rendered.shared_decode,
+        )
+        is_hot = self._cache.hot.accepts(rendered.size_bytes)
+        body = self._cache.store.seal_variant(rendered.path, facts, with_body=is_hot)
+        await self._failpoints.reach(Point.BEFORE_COMMIT, original.facts.key)
+        path = self._cache.commit_variant(rendered.path, facts, seq=original.facts.seq, also=source.also)
+        if path is None:
+            self._metrics.overtaken.labels(point="commit").inc()
+            raise StaleGeneration
+        where = None if body is not None else path
+        variant = Variant(facts, original.key_hash, original.facts.seq, body=body, path=where, also=source.also)
+        self._cache.hot.put(variant)
+        return variant
 
     def _note_refusal(self, name: tuple[str, str], error: ImageRefused) -> None:
         """
         Remember why a picture cannot be rendered.
 
-        A timeout may be the machine's fault: it counts the second time in a row. A crash has had its second try.
+        The first timeout may be the machine's fault, so only the second in a row counts. A crash was tried twice.
         """
         if isinstance(error, RenderTimeout) and name not in self._timed_out:
             self._timed_out[name] = True
-            return
-        self._refusals[name] = error.again()
+        else:
+            self._refusals.remember(name, error, self._refusal_ttl_s)
 
-    def _raise_if_overtaken(self, original: Original) -> None:
-        """By a purge, or by an eviction that took the file away: whoever starts over fetches it again."""
+    def _raise_if_stale(self, original: Original) -> None:
+        """Start over if a purge or an eviction took the file away under the render: that is no fault of the disk."""
         is_purged = not self._cache.epochs.holds(original.key_hash, original.facts.seq)
         if is_purged or self._cache.store.original_path(original.facts) is None:
             raise StaleGeneration from None

@@ -1,4 +1,4 @@
-"""Warming: the configured variants of a picture, made behind everyone's back, before the first reader comes."""
+"""Warming: the configured variants of a key are made before the first reader asks for them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from imgproxy.delivery.commits import Sources
-from imgproxy.delivery.originals import StaleGeneration
+from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.variants import Sources
 from imgproxy.errors import ImgproxyError
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.config.load import Settings
+    from imgproxy.config.sections import RenderSettings, UrlSettings, WarmSettings
     from imgproxy.delivery.originals import Originals
-    from imgproxy.delivery.variants import Renders
+    from imgproxy.delivery.variants import Variants
 
 log = logging.getLogger(__name__)
 
 _ACCEPT = {"avif": "image/avif,image/webp", "webp": "image/webp", "legacy": None}
-# Keys that are warmed at once; their renders queue in the background lane anyway.
+# Keys that are warmed at once. Their renders wait in the background lane.
 PARALLEL = 4
 
 
@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """What was made, what was there already, and what failed."""
+    """How many variants were made, how many existed, and which keys failed."""
 
     keys: tuple[str, ...]
     made: int
@@ -49,7 +49,7 @@ class Warmed:
     failed: tuple[Failure, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The public form."""
+        """Return the public form."""
         failed = [{"key": item.key, "code": item.code} for item in self.failed]
         return {"keys": list(self.keys), "made": self.made, "had": self.had, "failed": failed}
 
@@ -57,63 +57,73 @@ class Warmed:
 class Warming:
     """Makes the configured variants of keys."""
 
-    def __init__(self, settings: Settings, cache: Cache, originals: Originals, renders: Renders) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        cache: Cache,
+        originals: Originals,
+        variants: Variants,
+        *,
+        warm: WarmSettings,
+        url: UrlSettings,
+        render: RenderSettings,
+    ) -> None:
+        self._warm = warm
+        self._url = url
+        self._metadata = Metadata(render.metadata)
         self._cache = cache
         self._originals = originals
-        self._renders = renders
+        self._variants = variants
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is anything to make."""
+        return bool(self._warm.queries)
 
     @property
     def is_on_create(self) -> bool:
         """Whether a new entry is to be warmed."""
-        return self._settings.warm.on_create and bool(self._settings.warm.queries)
+        return self._warm.on_create and self.is_configured
 
     def plans(self, key: str) -> tuple[RenderPlan, ...]:
         """
-        The plans of the configured queries for a key, each once.
+        Return the plans of the configured queries for a key, each once.
 
         Raises:
             ImgproxyError: a query is not valid.
         """
-        warm = self._settings.warm
         found: dict[str, RenderPlan] = {}
-        for query in warm.queries:
-            for client in warm.accept:
+        for query in self._warm.queries:
+            for client in self._warm.accept:
                 headers = ClientHeaders(accept=_ACCEPT[client])
-                metadata = Metadata(self._settings.render.metadata)
-                request = build_request(f"/{quote(key)}?{query}", headers, self._settings.url, metadata=metadata)
-                # One with a watermark is made when it is asked for: its mark may not be there yet.
+                request = build_request(f"/{quote(key)}?{query}", headers, self._url, metadata=self._metadata)
+                # A variant with a watermark is made when it is asked for: its mark may not be there yet.
                 if request.plan is not None and request.plan.mark is None:
                     found[request.plan.digest] = request.plan
         return tuple(found.values())
 
     async def warm(self, keys: Sequence[str]) -> Warmed:
-        """Make what is missing of these keys; a key that fails does not stop the others."""
-        gate = asyncio.Semaphore(PARALLEL)
+        """Make the missing variants of these keys. A key that fails does not stop the others."""
+        unique = tuple(dict.fromkeys(keys))
+        limit = asyncio.Semaphore(PARALLEL)
 
-        async def one(key: str) -> tuple[int, int, Failure | None]:
-            async with gate:
+        async def warm_one(key: str) -> tuple[int, int, Failure | None]:
+            async with limit:
                 try:
                     made, had = await self._warm_key(key)
                 except (ImgproxyError, StaleGeneration) as error:
-                    log.info("warming %s: %s", key, error)
+                    log.info("warming of %s failed: %s", key, error)
                     return 0, 0, Failure(key, getattr(error, "code", "purged_meanwhile"))
                 return made, had, None
 
-        results = await asyncio.gather(*(one(key) for key in dict.fromkeys(keys)))
+        results = await asyncio.gather(*map(warm_one, unique))
         failed = tuple(failure for _, _, failure in results if failure is not None)
-        return Warmed(
-            tuple(dict.fromkeys(keys)), sum(row[0] for row in results), sum(row[1] for row in results), failed
-        )
+        return Warmed(unique, sum(row[0] for row in results), sum(row[1] for row in results), failed)
 
     async def _warm_key(self, key: str) -> tuple[int, int]:
-        """How many variants of a key were made, and how many were there."""
+        """Return how many variants of a key were made, and how many existed."""
         sources = Sources(await self._originals.current(key))
         plans = self.plans(key)
-        missing = [plan for plan in plans if not await self._has(sources, plan)]
-        # Together, so that they share a decode.
-        await asyncio.gather(*(self._renders.make(sources, plan, lane=Lane.BACKGROUND) for plan in missing))
+        missing = [plan for plan in plans if await self._cache.find(sources.provenance, plan.digest) is None]
+        # At once, so that they share a decode.
+        await asyncio.gather(*(self._variants.make(sources, plan, lane=Lane.BACKGROUND) for plan in missing))
         return len(missing), len(plans) - len(missing)
-
-    async def _has(self, sources: Sources, plan: RenderPlan) -> bool:
-        return await self._cache.find(sources.provenance, plan.digest) is not None

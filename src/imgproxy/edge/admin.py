@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from imgproxy.delivery.warming import Warming
     from imgproxy.edge.state import ServiceState
     from imgproxy.metrics import Metrics
-    from imgproxy.purge.entry_keys import EntryKeys
     from imgproxy.purge.receipt import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.webhooks import Webhooks
@@ -66,7 +65,6 @@ class AdminRoutes:
         admin_tokens: tuple[str, ...],
         purges: PurgeService,
         webhooks: Webhooks,
-        entries: EntryKeys,
         warming: Warming,
         state: ServiceState,
         metrics: Metrics,
@@ -75,7 +73,6 @@ class AdminRoutes:
         self._tokens = admin_tokens
         self._purges = purges
         self._webhooks = webhooks
-        self._entries = entries
         self._warming = warming
         self._state = state
         self._metrics = metrics
@@ -215,7 +212,7 @@ class AdminRoutes:
         del request
         entry = _entry_of(rest)
         try:
-            keys = await self._entries.learn(entry)
+            keys = await self._purges.learn(entry)
         except NotFound:
             raise EntryNotFound(entry) from None
         return await self._warm(keys)
@@ -225,7 +222,7 @@ class AdminRoutes:
         return await self._warm(await self._read_keys(request))
 
     async def _warm(self, keys: Sequence[str]) -> web.Response:
-        if not self._settings.warm.queries:
+        if not self._warming.is_configured:
             raise BadPurge('There is nothing to make: set [warm] queries, e.g. ["w=1024&auto=format"].')
         return _json((await self._warming.warm(keys)).as_json())
 

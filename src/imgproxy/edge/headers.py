@@ -1,25 +1,27 @@
-"""The rules of the headers, as pure functions: conditions, ranges, caching, tags, Cache-Status, Server-Timing."""
+"""The rules of headers, as pure functions: conditions, ranges, caching, tags, Cache-Status, Server-Timing, Date."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imgproxy.purge.tags import entry_tag, key_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from imgproxy.config.sections import FreshnessSettings
-    from imgproxy.delivery.delivery import Timings
+    from imgproxy.delivery.request import Timings
 
 CACHE_NAME = "imgproxy"
-# In place of the library's own: which versions run here is nobody's business.
+# In place of the library's own: versions are not told to strangers.
 SERVER = {"Server": "imgproxy"}
 DAY_S = 86_400
-# RFC 9110 15.4.5: what a 304 repeats, beside the headers of this very exchange.
+# A 304 repeats these, besides the headers of this very exchange (RFC 9110 15.4.5).
 NOT_MODIFIED_HEADERS = frozenset(
     {"cache-control", "cdn-cache-control", "etag", "expires", "vary", "content-location", "date"}
 )
@@ -35,6 +37,24 @@ class ByteRange:
 
 class RangeNotSatisfiable(Exception):
     """No byte of the representation lies in the range (RFC 9110 15.5.17)."""
+
+
+@lru_cache(2)
+def http_date(second: int) -> str:
+    """Return the value of Date for a Unix time; it is made once a second."""
+    return formatdate(second, usegmt=True)
+
+
+def is_in_304(name: str) -> bool:
+    """Whether a 304 has this header of a 200; a 304 says nothing about the body (RFC 9110 15.4.5)."""
+    name = name.lower()
+    return name in NOT_MODIFIED_HEADERS or not name.startswith(("content-", "accept-ranges"))
+
+
+def head_bytes(first_line: str, headers: Mapping[str, str]) -> bytes:
+    """Return the beginning of an answer's head: more lines and the empty line may follow."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {first_line}\r\n{lines}".encode("latin-1")
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
@@ -63,10 +83,10 @@ def current_tag(if_none_match: str, *, etag: str) -> str | None:
 
 def requested_range(header: str | None, if_range: str | None, *, size_bytes: int, etag: str) -> ByteRange | None:
     """
-    The part of a body that a Range header asks for; None for all of it.
+    Return the part of a body that a Range header asks for; None for all of it.
 
-    Several ranges, other units and what cannot be read are answered in full, which RFC 9110 14.2 allows; so is a range
-    whose If-Range names another version.
+    Several ranges, other units and what cannot be read are answered in full (RFC 9110 14.2 allows it). So is a range
+    whose If-Range is not this very tag, a date included (RFC 9110 13.1.5).
 
     Raises:
         RangeNotSatisfiable: the range lies behind the end.
@@ -97,8 +117,8 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
 
     Args:
         settings: the lifetimes.
-        has_downstream: a CDN in front is purged with us, so that it may keep answers for long.
-        at_most_s: the answer's own end, e.g. of a URL with `expires`.
+        has_downstream: a CDN in front is purged with this service, so it may keep answers for long.
+        at_most_s: how long this answer may be kept at most, e.g. until its URL expires.
     """
     browser_s = settings.browser_ttl_s
     cdn_s = settings.cdn_ttl_s
@@ -106,7 +126,7 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
         cdn_s = DAY_S if has_downstream else browser_s
     if at_most_s is not None:
         browser_s, cdn_s = min(browser_s, at_most_s), min(cdn_s, at_most_s)
-    # Both extensions allow a cache to show a picture after it was revoked, so they come only where they were asked for.
+    # Both extensions allow a cache to show a picture after it was revoked, so they are sent only if configured.
     extensions = (
         "".join(
             f", {name}={seconds}"
@@ -126,9 +146,9 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
 
 def tags(key_hash: str, entry: str | None, also: Iterable[str] = ()) -> str:
     """
-    The cache tags of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for its entry if known.
+    Return the surrogate keys of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for a known entry.
 
-    `also` are the hashes of other keys that went into it, its watermark's: it is purged with them as well.
+    `also` are the hashes of other keys that went into it, such as its watermark's: it is purged with them, too.
     """
     return " ".join([key_tag(key_hash), *([entry_tag(entry)] if entry else []), *map(key_tag, also)])
 

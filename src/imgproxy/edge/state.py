@@ -9,30 +9,34 @@ from typing import TYPE_CHECKING, Any
 from imgproxy import __version__
 
 if TYPE_CHECKING:
+    from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.originals import Originals
-    from imgproxy.delivery.variants import Renders
+    from imgproxy.delivery.settling import Settling
+    from imgproxy.delivery.variants import Variants
     from imgproxy.metrics import Metrics
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.service import PurgeService
     from imgproxy.workers.pool import RenderPool
 
-# Without a floor, or with a very low one, a disk with less than both of these left is full all the same.
+# A disk with less than both of these left is full, whatever `min_free_bytes` says.
 FREE_LEAST_BYTES = 16_000_000
 FREE_LEAST_SHARE = 0.005
 
 
 class ServiceState:
-    """Reads the parts of a running service."""
+    """Reads the state of a running service from its parts."""
 
     def __init__(
         self,
         cache: Cache,
         *,
         originals: Originals,
-        renders: Renders,
+        variants: Variants,
         pool: RenderPool,
+        admission: Admission,
+        settling: Settling,
         purges: PurgeService,
         downstreams: Downstreams,
         health: OriginHealth,
@@ -40,7 +44,9 @@ class ServiceState:
     ) -> None:
         self._cache = cache
         self._originals = originals
-        self._renders = renders
+        self._variants = variants
+        self._admission = admission
+        self._settling = settling
         self._pool = pool
         self._purges = purges
         self._downstreams = downstreams
@@ -51,18 +57,18 @@ class ServiceState:
         self._watch()
 
     def not_ready(self) -> list[str]:
-        """Why no more requests should be sent here; empty when they may be."""
+        """Return why no more requests should be sent here; empty if they may be."""
         reasons = {
             "draining": self.is_draining,
             "origin_token_dead": self._health.is_token_dead,
-            "render_queue_full": self._pool.is_saturated,
+            "render_queue_full": self._admission.is_full,
             "cache_not_writable": not self._takes_new_files(),
             "disk_full": self._is_disk_full(),
         }
         return [reason for reason, holds in reasons.items() if holds]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of the moment."""
+        """Return the figures of the moment."""
         ledger, reasons = self._cache.store.ledger, self.not_ready()
         return {
             "version": __version__,
@@ -87,13 +93,16 @@ class ServiceState:
                 "restarts": self._pool.restarts,
             },
             "origin": {"token_dead": self._health.is_token_dead, "down": self._health.is_down},
-            "purge": {"seq": self._cache.epochs.seq, "pending": self._purges.pending},
+            "purge": {"seq": self._cache.epochs.seq, "pending": self._pending()},
             "downstream": self._downstreams.as_json(),
-            "under_way": {"fetches": self._originals.under_way, "renders": self._renders.under_way},
+            "under_way": {"fetches": self._originals.under_way, "renders": self._variants.under_way},
         }
 
+    def _pending(self) -> int:
+        return self._purges.pending + self._settling.pending
+
     def _takes_new_files(self) -> bool:
-        """Whether a file can be made: permissions, a read-only disk and used up inodes all show in nothing else."""
+        """Whether a file can be made: permissions, a read-only disk and a lack of inodes show only then."""
         store = self._cache.store
         probe = store.keys_dir / f".ready-{store.run_id}"
         try:
@@ -104,17 +113,17 @@ class ServiceState:
         return True
 
     def _is_disk_full(self) -> bool:
-        """Less is left than a twentieth of the floor, or than a few files need: eviction lags, or others fill it."""
+        """Whether less is left than a twentieth of `min_free_bytes`, or than a few files need."""
         try:
             disk = os.statvfs(self._cache.store.directory)
         except OSError:
-            return False  # then it takes no new files either, and that is said
+            return False  # then it takes no new files either, which is a reason of its own
         size_bytes, free_bytes = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         needed_bytes = min(FREE_LEAST_BYTES, size_bytes * FREE_LEAST_SHARE)
         return free_bytes < max(self._cache.settings.min_free_bytes / 20, needed_bytes)
 
     def _watch(self) -> None:
-        """Declare the gauges that are read when the metrics page is."""
+        """Declare the gauges whose values are read when the metrics are."""
         cache, pool, watch = self._cache, self._pool, self._metrics.watch
         watch(
             "imgproxy_cache_disk_bytes",
@@ -127,10 +136,10 @@ class ServiceState:
         watch("imgproxy_journal_damaged", "1 if the journal was damaged at start", lambda: cache.is_journal_damaged)
         watch("imgproxy_render_processes", "render processes kept", lambda: pool.processes)
         watch("imgproxy_render_busy", "render processes with a job", lambda: pool.busy)
-        watch("imgproxy_render_waiting", "variants waiting for a render process", lambda: pool.waiting)
+        watch("imgproxy_render_waiting", "jobs waiting for a render process", lambda: pool.waiting)
         watch("imgproxy_render_restarts", "render processes replaced since the start", lambda: pool.restarts)
         watch("imgproxy_fetches_under_way", "fetches and revalidations", lambda: self._originals.under_way)
-        watch("imgproxy_purges_pending", "expansions and checks still to come", lambda: self._purges.pending)
+        watch("imgproxy_purges_pending", "expansions and checks still to come", self._pending)
         watch(
             "imgproxy_oldest_unproved_original_seconds",
             "since the oldest proof that an answer relied on and that could not be renewed yet; 0: none",

@@ -1,14 +1,14 @@
 """
-Waiters: plain requests for one answer that is being made, answered together as soon as it is there.
+Waiters: plain requests for one answer that is being made. They are answered together, as soon as it is there.
 
-To build an answer takes a request a third of a millisecond, so three hundred that wait for one render would be answered
-over a tenth of a second. Whoever of them has the answer first therefore writes it to all, and they need no more than
-their bytes in their sockets. Each still goes its own way afterwards, finds its answer written, and accounts for it.
+To build an answer takes a third of a millisecond, so three hundred requests that wait for one render would be answered
+over a tenth of a second. The first of them to have the answer therefore writes it to all. Each request then goes on,
+finds its answer written, and counts and logs it. Row `stampede`: the median waiter 4 ms after the first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -19,42 +19,40 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from imgproxy.delivery.delivery import Outcome
+    from imgproxy.delivery.request import Outcome
     from imgproxy.purge.answers import Sending
 
-
-# Answers written in one go, at some 30 microseconds each: so long does everyone else wait.
-TOGETHER_MAX = 1000
+# Answers written in one turn of the loop, at 30 microseconds each; other requests wait that long.
+WRITTEN_AT_ONCE_MAX: Final = 1000
 
 
 class Written(web.StreamResponse):
-    """A whole answer whose bytes the transport has already: there is nothing to prepare, and nothing to end."""
+    """An answer whose bytes the transport has already: there is nothing to prepare, and nothing to end."""
 
     @property
     def keep_alive(self) -> bool:
-        """Only connections that stay open are written to."""
+        """Only connections that stay open have waiters."""
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Nothing."""
+        """Do nothing."""
         del request
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing."""
+        """Do nothing."""
         del data
 
 
 class Waiter:
-    """A request that takes the answer of its target and Accept class, whoever of its kind has it first."""
+    """A request that takes the answer of its target and Accept class from any request that has it first."""
 
     __slots__ = ("_is_sent", "_request", "_sending", "name", "outcome", "sent_bytes")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self.name = (request.raw_path, accept_class(request.headers.get(hdrs.ACCEPT)))
-        # What its answer came to; None while it has none.
-        self.outcome: Outcome | None = None
+        self.outcome: Outcome | None = None  # None until the answer is written
         self.sent_bytes = 0
         self._sending: Sending | None = None
         self._is_sent = False
@@ -67,10 +65,10 @@ class Waiter:
         sending: Callable[[Callable[[], None]], Sending],
     ) -> bool:
         """
-        Hand a whole answer to the transport; whether there still is one. Nothing is awaited.
+        Give a whole answer to the transport; return whether there still is one. Nothing is awaited.
 
-        `sending`, given a way to cut the connection, makes what counts an answer as under way; it is counted until the
-        kernel has it all: what waits in this process could still be sent after a purge.
+        `sending` counts an answer as under way, given a function that cuts its connection. It counts until the kernel
+        has all bytes: what waits in this process could be sent after a purge.
         """
         transport = self._request.transport
         if transport is None or transport.is_closing():
@@ -89,12 +87,12 @@ class Waiter:
         return self._is_sent
 
     async def sent(self) -> None:
-        """Wait until the kernel has the answer. Raises ConnectionError where the client left before."""
+        """Wait until the kernel has the answer. Raises ConnectionError if the client left before."""
         if not self._is_sent:
             await self._request.writer.drain()
 
     def end(self) -> None:
-        """Its request is over."""
+        """Stop counting the answer as under way."""
         if self._sending is not None:
             self._sending.end()
 
@@ -106,7 +104,7 @@ class Waiters:
         self._waiting: dict[tuple[str, AcceptClass], dict[Waiter, None]] = {}
 
     def enter(self, request: web.BaseRequest) -> Waiter | None:
-        """Wait with the others; None for a request that must be answered by itself, whatever it asks for."""
+        """Wait with the others. None for a request that needs an answer of its own."""
         is_conditional = hdrs.IF_NONE_MATCH in request.headers
         if request.method != "GET" or is_conditional or request.version != HttpVersion11 or not request.keep_alive:
             return None
@@ -115,7 +113,7 @@ class Waiters:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Its request is over, or it is on its way to its own answer."""
+        """Forget a waiter: its request is over."""
         waiter.end()
         waiting = self._waiting.get(waiter.name)
         if waiting is not None:
@@ -124,8 +122,8 @@ class Waiters:
                 del self._waiting[waiter.name]
 
     def unanswered(self, name: tuple[str, AcceptClass]) -> list[Waiter]:
-        """Who waits under this name and has no answer yet, the first of them; the next turn is for the rest."""
-        return [waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None][:TOGETHER_MAX]
+        """Return the first waiters under this name that have no answer yet."""
+        return [waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None][:WRITTEN_AT_ONCE_MAX]
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))

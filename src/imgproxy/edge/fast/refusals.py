@@ -1,9 +1,9 @@
 """
-Overload answered where a request's bytes arrive, as hits are.
+Refusals of an overload, answered where a request's bytes arrive, as hits are.
 
-At ten times what can be made, nine of ten requests are refused; where each of them costs a task, a request and a
-response, refusing takes the very cores that the tenth is made with. What is refused here is refused by the same rules
-and in the same words as everywhere else; who is in doubt goes the usual way.
+At ten times the capacity nine of ten requests are refused. If each of them cost a task, a request and a response, the
+refusals would take the processors that renders need (row `overload`: goodput). The decision and the words are those of
+every other refusal.
 """
 
 from __future__ import annotations
@@ -11,55 +11,58 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from imgproxy.delivery.request import Request
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.headers import cache_status
+from imgproxy.edge.headers import cache_status, head_bytes, http_date
 from imgproxy.edge.problems import jittered_s, problem_response
 from imgproxy.errors import ImgproxyError, Overloaded
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
+    from imgproxy.admission.policy import Admission
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.delivery import Delivery
-    from imgproxy.edge.fast.memo import AnswerMemo
     from imgproxy.edge.images import ImageRoute
 
-# Answers are alike but for the seconds to wait, of which there are at most thirty.
+# Answers differ in the seconds to wait, of which there are at most thirty.
 HEADS_MAX = 64
 
 
-class TurningAway:
-    """Whole answers, as bytes, for requests that are shed."""
+class FastRefusals:
+    """Whole answers, as bytes, for requests that are refused."""
 
-    def __init__(self, images: ImageRoute, delivery: Delivery, memo: AnswerMemo, freshness: FreshnessSettings) -> None:
+    def __init__(
+        self, images: ImageRoute, delivery: Delivery, admission: Admission, freshness: FreshnessSettings
+    ) -> None:
         self._images = images
         self._delivery = delivery
-        self._memo = memo
+        self._admission = admission
         self._freshness = freshness
         self._parts = lru_cache(HEADS_MAX)(self._parts_of)
 
     def answer(self, message: RawRequestMessage, now_s: float) -> tuple[bytes, int] | None:
         """
-        The 503 for a plain GET, with the size of its body, or None where it is not to be refused here and now.
+        Return the 503 for a plain GET and the size of its body, or None for a request that is not refused here.
 
         `now_s` is the Unix time.
         """
         target = message.path
-        if not self._delivery.is_overloaded or not target.startswith("/") or AdminRoutes.covers(target):
+        if not self._admission.is_overloaded or not target.startswith("/") or AdminRoutes.covers(target):
             return None
         try:
             wanted = self._images.read(message, target)
         except ImgproxyError:
             return None
-        if wanted.plan is None or not self._delivery.turns_away(wanted.key):
+        if not self._delivery.refuses(Request(wanted.key, wanted.plan)):
             return None
-        wait_s = self._delivery.retry_after_s()
+        wait_s = self._admission.retry_after_s()
         head, body = self._parts(wait_s)
-        lively = f"Retry-After: {jittered_s(wait_s)}\r\nDate: {self._memo.date(now_s)}\r\n\r\n"
-        return head + lively.encode() + body, len(body)
+        changing = f"Retry-After: {jittered_s(wait_s)}\r\nDate: {http_date(int(now_s))}\r\n\r\n"
+        return head + changing.encode() + body, len(body)
 
     def _parts_of(self, wait_s: int) -> tuple[bytes, bytes]:
-        """The lines of the head that do not change, and the body."""
+        """Return the lines of the head that do not change, and the body."""
         error = Overloaded(wait_s)
         response = problem_response(error, freshness=self._freshness)
         body = response.body
@@ -67,5 +70,4 @@ class TurningAway:
         del response.headers["Retry-After"]
         response.headers["Cache-Status"] = cache_status(is_hit=False, detail=error.code)
         response.headers["Content-Length"] = str(len(body))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
-        return f"HTTP/1.1 503 Service Unavailable\r\n{lines}".encode(), body
+        return head_bytes("503 Service Unavailable", response.headers), body

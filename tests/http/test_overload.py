@@ -1,4 +1,4 @@
-"""What is refused in an overload is refused where its bytes arrive: in the usual words, and only what must be."""
+"""An overload: what is refused, in which words, where, and what is answered all the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import signal
 from typing import TYPE_CHECKING, Literal
@@ -14,32 +15,40 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from PIL import Image
 
-from imgproxy.config.sections import LogSettings, RenderSettings, SigningSettings
+from imgproxy.config.sections import LogSettings, SigningSettings
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 NAMES = ("first.jpg", "second.jpg", "third.jpg", "fourth.jpg")
 PICTURES = {KEY: jpeg(200)} | {name: jpeg(100) for name in NAMES}
 
 
-@contextlib.asynccontextmanager
-async def overloaded(here: Site) -> AsyncIterator[None]:
-    """One picture at work that does not end, one behind it, and a queue that was found full a moment ago."""
+@contextlib.contextmanager
+def stopped(here: Site) -> Iterator[None]:
+    """The one render process stands still."""
     process = here.edge.pool.pids[0]
     os.kill(process, signal.SIGSTOP)
-    tasks = [asyncio.create_task(here.get(f"/{name}?w=10")) for name in NAMES[:2]]
     try:
-        await until(lambda: here.edge.pool.busy == 1 and here.edge.pool.waiting == 1)
-        assert here.edge.pool.sheds(1000)
         yield
     finally:
         os.kill(process, signal.SIGCONT)
-    at_work, behind = await asyncio.gather(*tasks)
-    # Where the block took longer than a job, who came before the queue stood has waited too long, and is refused.
-    assert (at_work.status, behind.status) in {(200, 200), (200, 503)}
+
+
+@contextlib.asynccontextmanager
+async def overloaded(here: Site) -> AsyncIterator[None]:
+    """One picture at work that does not end, one behind it, and an overload for as long as the block runs."""
+    with stopped(here):
+        tasks = [asyncio.create_task(here.get(f"/{name}?w=10")) for name in NAMES[:2]]
+        await until(lambda: here.edge.pool.busy == 1 and here.edge.pool.waiting == 1)
+        here.edge.admission._overload_until_s = math.inf
+        try:
+            yield
+        finally:
+            here.edge.admission._overload_until_s = 0.0
+    assert [reply.status for reply in await asyncio.gather(*tasks)] == [200, 200]
 
 
 async def test_a_picture_that_had_to_be_fetched_is_refused_in_the_usual_words(tmp_path: Path) -> None:
@@ -74,64 +83,53 @@ async def test_all_others_are_answered_as_ever(tmp_path: Path) -> None:
         assert (hit.status, original.status, mistake.status, health.status) == (200, 200, 400, 200)
 
 
-async def test_a_picture_that_is_here_is_refused_only_where_the_queue_stands(tmp_path: Path) -> None:
-    """It would wait for as long as any other; a burst waits, however many they are."""
+async def test_a_fetched_picture_is_refused_only_in_an_overload(tmp_path: Path) -> None:
+    """A burst of other sizes waits, however many they are; in an overload a larger size answers if there is one."""
     async with site(tmp_path, pictures=PICTURES) as here:
         await here.get(f"/{KEY}?w=20")
         async with overloaded(here):
             refused = await here.get(f"/{KEY}?w=30&flip=h")
             larger = await here.get(f"/{KEY}?w=10")
-        here.edge.pool._admission._pressure._stands_until_s = 0.0
-        process = here.edge.pool.pids[0]
-        os.kill(process, signal.SIGSTOP)
-        try:
+        with stopped(here):
             burst = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(30, 90)]
-            await until(lambda: here.edge.pool.waiting > 50)
-        finally:
-            os.kill(process, signal.SIGCONT)
+            await until(lambda: here.edge.variants.under_way == len(burst))
         served = await asyncio.gather(*burst)
 
         assert refused.status == 503
         assert refused.headers["Cache-Control"] == "no-store"
         assert int(refused.headers["Retry-After"]) >= 1
         assert (larger.status, Image.open(io.BytesIO(larger.body)).size[0]) == (200, 20)
+        assert larger.headers["Cache-Control"] == "public, max-age=10, must-revalidate"
         assert {reply.status for reply in served} == {200}
 
 
 async def test_sizes_that_share_a_decode_come_in_together(tmp_path: Path) -> None:
-    """Where one of a srcset was let in before the queue stood, the others cost little more; beyond a srcset none does."""
-    async with site(tmp_path, pictures=PICTURES, render=RenderSettings(processes=1)) as here:
+    """If one of a srcset waits since before the overload, the others cost little more; beyond a job none comes in."""
+    async with site(tmp_path, pictures=PICTURES) as here:
         await here.get(f"/{KEY}?w=20")
-        process = here.edge.pool.pids[0]
-        os.kill(process, signal.SIGSTOP)
-        try:
+        with stopped(here):
             tasks = [asyncio.create_task(here.get("/first.jpg?w=10"))]
             await until(lambda: here.edge.pool.busy == 1)
             tasks.append(asyncio.create_task(here.get(f"/{KEY}?w=30&flip=h")))
             await until(lambda: here.edge.pool.waiting == 1)
-            assert here.edge.pool.sheds(1000)  # from now on the queue stands
-            (batch,) = (found for found in here.edge.renders._batches._open.values() if found.wants[0].plan.flip)
-            batch.opened_s += 60.0  # however long this takes
+            here.edge.admission._overload_until_s = math.inf
             srcset = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(31, 38)]
-            await until(lambda: here.edge.pool.waiting == 8)
+            await until(lambda: here.edge.variants.under_way == 9)
             one_more = await here.get(f"/{KEY}?w=38&flip=h")
-            here.edge.pool._admission._pressure._stands_until_s = 0.0
-        finally:
-            os.kill(process, signal.SIGCONT)
+            here.edge.admission._overload_until_s = 0.0
         served = await asyncio.gather(*tasks, *srcset)
 
         assert one_more.status == 503
         assert {reply.status for reply in served} == {200}
+        assert here.metric("imgproxy_refused_total", rule="overload") == 1
 
 
 async def test_a_signature_is_looked_at_first(tmp_path: Path) -> None:
-    """Who may not ask is told that, overload or not."""
+    """A request without a valid signature is 403, overload or not."""
     async with site(tmp_path, pictures=PICTURES) as here, overloaded(here):
         here.edge.images._settings = here.edge.settings.model_copy(update={"signing": SigningSettings(required=True)})
-        try:
-            reply = await here.get("/third.jpg?w=10")
-        finally:
-            here.edge.images._settings = here.edge.settings
+        reply = await here.get("/third.jpg?w=10")
+        here.edge.images._settings = here.edge.settings
 
         assert reply.status == 403
 
@@ -140,7 +138,7 @@ async def test_a_signature_is_looked_at_first(tmp_path: Path) -> None:
 async def test_it_is_counted_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, access: Literal["all", "misses", "errors"]
 ) -> None:
-    """Each that is turned away is in the metrics and, unless none is kept, in the access log."""
+    """Each refusal is in the metrics and, unless it is switched off, in the access log."""
     async with site(tmp_path, pictures=PICTURES, log=LogSettings(access=access)) as here:
         with caplog.at_level(logging.INFO, logger="imgproxy.access"):
             async with overloaded(here):

@@ -1,12 +1,12 @@
-"""The headers of an image's answer: what is told of the picture, of caching, and of how it came about."""
+"""The headers of an image: what it is, how long it may be kept, and where it came from."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from imgproxy.delivery.delivery import Delivered, Outcome
 from imgproxy.delivery.originals import State
+from imgproxy.delivery.request import Delivered, Outcome
 from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing, tag_headers, tags
 
 if TYPE_CHECKING:
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from imgproxy.config.load import Settings
     from imgproxy.params.plan import ImageRequest
 
-# An interim answer is asked for again after this time; by then an AVIF of any size is there.
+# An interim or fallback variant is asked for again after this time. By then an AVIF of any size is there.
 INTERIM_TTL_S = 10
-# A sanitised SVG is still a document where a browser opens it: it runs nothing and loads nothing.
+# A sanitised SVG is still a document if a browser opens it: it must run nothing and load nothing.
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
-class ImageHeaders:
-    """Makes the headers of images, as the settings have them."""
+class ImageHeads:
+    """Makes the headers of images."""
 
     def __init__(self, settings: Settings, *, entry_of: Callable[[str], str | None], has_downstream: bool) -> None:
         self._settings = settings
@@ -34,13 +34,13 @@ class ImageHeaders:
         return caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s)
 
     def of(self, wanted: ImageRequest, delivered: Delivered, started_s: float) -> dict[str, str]:
-        """Every header of an answer but those that aiohttp adds; `started_s` is of the monotonic clock."""
+        """Return every header but those that aiohttp adds. `started_s` is of the monotonic clock."""
         now_s = time.time()
         facts = delivered.original.facts
         content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
         at_most_s = self.at_most_s(wanted, delivered, now_s)
-        proofs = delivered.variant.also if delivered.variant is not None else delivered.also
-        found = tags(delivered.original.key_hash, self._entry_of(facts.key), [hashed for hashed, _ in proofs])
+        marks = [hashed for hashed, _ in delivered.proofs[1:]]
+        found = tags(delivered.original.key_hash, self._entry_of(facts.key), marks)
         headers = {
             "Content-Type": content_type,
             "ETag": delivered.etag,
@@ -64,7 +64,7 @@ class ImageHeaders:
         return headers
 
     def at_most_s(self, wanted: ImageRequest, delivered: Delivered, now_s: float) -> int | None:
-        """How long the answer may be kept at most, where there is a reason to keep it for less than usual."""
+        """Return how long the answer may be kept, if that is shorter than usual."""
         bounds = []
         if wanted.expires_at_s is not None:
             bounds.append(int(wanted.expires_at_s - now_s))
@@ -75,7 +75,7 @@ class ImageHeaders:
         return min(bounds) if bounds else None
 
     def cache_status(self, delivered: Delivered, now_s: float) -> str:
-        """Cache-Status (RFC 9211): what this answer cost us."""
+        """Return Cache-Status (RFC 9211): where this answer came from."""
         facts = delivered.original.facts
         freshness = self._settings.freshness
         ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)

@@ -1,8 +1,7 @@
 """
-The crew: the render processes of a pool, as many as it wants, each warm before it works and replaced when it ends.
+The supervisor keeps a fixed number of render processes: it starts them, and replaces those that end.
 
-It knows nothing of jobs. The pool takes a process that is idle, and gives it back, or lets it go where it has grown too
-large; of one that ends by itself the pool says what that meant.
+It knows nothing of jobs. The pool takes an idle process, and gives it back, or lets it go if it has grown too large.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.render.own_core import cores_to_own
 from imgproxy.workers.process import ProcessStartError, RenderProcess
 
 if TYPE_CHECKING:
@@ -25,27 +23,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A process that cannot be started is tried again after this time, doubling up to the maximum.
+# The pause before a process that could not be started is tried again; it doubles up to the maximum.
 RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
-# One that was asked to end, and does not, is killed.
+# A process that was asked to end, and does not within this time, is killed.
 END_TIMEOUT_S: Final = 1.0
 
 
-class Crew:
+class Supervisor:
     """
-    Keeps `size` render processes, each with the descriptors `inherited`.
+    Keeps `size` render processes.
 
-    `on_message` hears what a process says of its job; `on_lost` hears that a process ended unasked, with its exit
-    status, and returns why, for the metrics, or "" where that is no loss; `on_new` hears that another is idle;
-    `is_wanted` says whether there is work for one more.
+    `on_message` hears what a process says about its job. `on_lost` hears that a process ended, with its exit status,
+    and returns the reason for the metrics, or "" if it was asked to. `on_new` hears that a new process is idle.
+    `is_wanted` tells whether a process that ended has to be replaced.
     """
 
-    def __init__(  # noqa: PLR0917 - all that it tells, and whom
+    def __init__(  # noqa: PLR0917 - the callbacks
         self,
         size: int,
         limits: ProcessLimits,
-        inherited: tuple[int, ...],
         observer: PoolObserver,
         on_message: Callable[[RenderProcess, Message], None],
         on_lost: Callable[[RenderProcess, int], str],
@@ -54,7 +51,6 @@ class Crew:
     ) -> None:
         self.size = size
         self._limits = limits
-        self._inherited = inherited
         self._observer = observer
         self._on_message = on_message
         self._on_lost = on_lost
@@ -63,10 +59,8 @@ class Crew:
         self._idle: deque[RenderProcess] = deque()
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
-        self._cores = cores_to_own(size)
-        self._core_of: dict[RenderProcess, int] = {}
         self.restarts = 0  # processes replaced since the start, for whatever reason
-        self.libvips_version = ""  # what they have loaded; empty before the start
+        self.libvips_version = ""  # empty before the start
 
     @property
     def idle(self) -> int:
@@ -82,7 +76,7 @@ class Crew:
         """
         Start every process and wait until all are warm.
 
-        Raises ProcessStartError when one does not come up; the others are there, and it takes `close` to end them.
+        Raises ProcessStartError if one does not start. `close` then ends the others.
         """
         started = await asyncio.gather(*(self._start_process() for _ in range(self.size)), return_exceptions=True)
         self._idle.extend(process for process in started if isinstance(process, RenderProcess))
@@ -91,7 +85,7 @@ class Crew:
             raise failed
 
     async def close(self, busy: tuple[RenderProcess, ...]) -> None:
-        """End every process: those that are busy at once, the others as they are asked to."""
+        """End every process: kill the busy ones, and ask the others to end."""
         for launch in self._launches:
             launch.cancel()
         for process in busy:
@@ -108,7 +102,7 @@ class Crew:
             await asyncio.wait(gone)
 
     def take(self) -> RenderProcess:
-        """Take the idle process that worked last: its caches are the warmest."""
+        """Take the idle process that worked last: its memory is in the processor's caches."""
         return self._idle.pop()
 
     def give_back(self, process: RenderProcess) -> None:
@@ -116,13 +110,12 @@ class Crew:
         self._idle.append(process)
 
     def let_go(self, process: RenderProcess) -> None:
-        """Replace a process that has no job and is too large; its end is no loss."""
+        """Replace a process that has no job and has grown too large."""
         self._retiring.add(process)
         self._replace("recycled")
         process.dismiss()
 
     def _exited(self, process: RenderProcess, status: int) -> None:
-        self._core_of.pop(process, None)
         if process in self._retiring:
             self._retiring.discard(process)
             return
@@ -142,7 +135,7 @@ class Crew:
         launch.add_done_callback(self._launches.discard)
 
     async def _launch(self) -> None:
-        """Start a process, for as long as it takes, and put it to work."""
+        """Start a process; try until it starts."""
         pause_s = RESTART_FIRST_S
         while True:
             try:
@@ -156,18 +149,6 @@ class Crew:
                 return
 
     async def _start_process(self) -> RenderProcess:
-        core = self._least_used_core()
-        process = RenderProcess(self._on_message, self._exited, core, self._inherited)
-        if core is not None:
-            self._core_of[process] = core
-        try:
-            self.libvips_version = await process.start(self._limits)
-        except BaseException:
-            self._core_of.pop(process, None)
-            raise
+        process = RenderProcess(self._on_message, self._exited)
+        self.libvips_version = await process.start(self._limits)
         return process
-
-    def _least_used_core(self) -> int | None:
-        """A core that has no process; for a moment it has two where one that is let go ends beside its successor."""
-        used = list(self._core_of.values())
-        return min(self._cores, key=used.count, default=None)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,42 +15,10 @@ from imgproxy.config.sections import LimitsSettings, RenderSettings
 from imgproxy.digest import digest_of
 from imgproxy.errors import DecodeFailed, NotAnImage, Overloaded, RenderCrashed, RenderTimeout, TooManyPixels
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
-from imgproxy.workers.job import Lane, Rendered, RenderJob, RenderTarget
+from imgproxy.workers.job import Lane, Rendered
 from imgproxy.workers.pool import RenderPool
 from tests.support import images
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-SMALL = RenderPlan(resize=Resize(width=Px(64)), output=Output(format=Format.JPEG))
-# Seconds of work on any machine: enlarge to 49 megapixels and press into AVIF.
-LONG = RenderPlan(resize=Resize(width=Px(7000)), output=Output(format=Format.AVIF))
-
-
-@dataclass
-class Ear:
-    """An observer that keeps what it hears."""
-
-    jobs: list[tuple[Lane, str]] = field(default_factory=list)
-    ends: list[str] = field(default_factory=list)
-
-    def job_ended(self, lane: Lane, outcome: str, *, queue_s: float, render_s: float, peak_bytes: int) -> None:
-        self.jobs.append((lane, outcome))
-
-    def process_ended(self, reason: str) -> None:
-        self.ends.append(reason)
-
-
-@contextlib.asynccontextmanager
-async def pool_of(ear: Ear | None = None, **settings: Any) -> AsyncIterator[RenderPool]:
-    """A pool that is started and, at the end, closed."""
-    chosen = RenderSettings(**({"processes": 1} | settings))
-    pool = RenderPool(chosen, LimitsSettings(), observer=ear)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close(0)
+from tests.support.workers import LONG, SMALL, Observer, job, pool_of, until
 
 
 @pytest.fixture
@@ -62,20 +27,6 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     path.write_bytes(images.cached_photo())
     return path
-
-
-def job(original: Path, *plans: RenderPlan, name: str = "a") -> RenderJob:
-    """A job whose targets lie beside the original."""
-    targets = tuple(RenderTarget(plan, str(original.with_name(f"{name}{n}.tmp"))) for n, plan in enumerate(plans))
-    return RenderJob(str(original), targets)
-
-
-async def until(condition: object, pool: RenderPool) -> None:
-    """Let the loop run until a fact about the pool holds; it is called again each time."""
-    assert callable(condition)
-    async with asyncio.timeout(20):
-        while not condition(pool):
-            await asyncio.sleep(0.005)
 
 
 async def test_a_job_reports_what_was_made(photo: Path) -> None:
@@ -97,15 +48,15 @@ async def test_a_job_reports_what_was_made(photo: Path) -> None:
 
 async def test_variants_are_announced_as_they_are_done(photo: Path) -> None:
     """on_rendered hears of each file while the others are still being made; the largest first."""
-    heard: list[tuple[int, bool]] = []
+    announced: list[tuple[int, bool]] = []
 
     def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
-        heard.append((index, os.path.exists(rendered.path)))
+        announced.append((index, os.path.exists(rendered.path)))
 
     async with pool_of() as pool:
         wide = RenderPlan(resize=Resize(width=Px(320)), output=Output(format=Format.JPEG))
         await pool.render(job(photo, SMALL, wide), on_rendered=on_rendered)
-    assert heard == [(1, True), (0, True)]
+    assert announced == [(1, True), (0, True)]
 
 
 async def test_facts_about_the_pool(photo: Path) -> None:
@@ -113,7 +64,6 @@ async def test_facts_about_the_pool(photo: Path) -> None:
     async with pool_of(processes=2) as pool:
         assert (pool.processes, len(pool.pids), pool.busy, pool.waiting, pool.restarts) == (2, 2, 0, 0, 0)
         assert pool.libvips_version.split(".")[0] == "8"
-        assert not pool.is_saturated
     assert pool.pids == ()
 
 
@@ -166,28 +116,27 @@ async def test_too_many_pixels_says_both_numbers(tmp_path: Path) -> None:
 
 async def test_a_render_past_its_time_is_stopped_and_the_pool_goes_on(photo: Path) -> None:
     """A render that takes too long raises RenderTimeout; the next job is done by a fresh process."""
-    ear = Ear()
-    async with pool_of(ear, timeout_s=1.0) as pool:
+    heard = Observer()
+    async with pool_of(heard, timeout_s=1.0) as pool:
         with pytest.raises(RenderTimeout) as caught:
             await pool.render(job(photo, LONG))
         assert caught.value.limit_s == 1.0
         assert caught.value.elapsed_s >= 1.0
         await until(lambda pool: pool.restarts == 1 and pool.pids, pool)
         assert (await pool.render(job(photo, SMALL))).rendered[0].width_px == 64
-    assert ear.ends[0] == "timeout"
-    assert ear.jobs == [(Lane.VISITOR, "render_timeout"), (Lane.VISITOR, "ok")]
+    assert heard.ends[0] == "timeout"
+    assert heard.jobs == [(Lane.VISITOR, "render_timeout"), (Lane.VISITOR, "ok")]
     assert not photo.with_name("a0.tmp").read_bytes().startswith(b"\0")
 
 
-async def test_a_full_queue_sheds_at_once(photo: Path) -> None:
+async def test_a_full_lane_refuses_at_once(photo: Path) -> None:
     """With the processes busy and the queue full, one more job is refused before any work, with a time to return."""
-    ear = Ear()
-    async with pool_of(ear, queue_max=1) as pool:
+    heard = Observer()
+    async with pool_of(heard, queue_max=1) as pool:
         running = asyncio.create_task(pool.render(job(photo, LONG)))
         await until(lambda pool: pool.busy == 1, pool)
         waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
         await until(lambda pool: pool.waiting == 1, pool)
-        assert pool.is_saturated
         with pytest.raises(Overloaded) as caught:
             await pool.render(job(photo, SMALL, name="c"))
         assert caught.value.retry_after_s is not None
@@ -196,10 +145,10 @@ async def test_a_full_queue_sheds_at_once(photo: Path) -> None:
         assert (await waiting).rendered[0].width_px == 64
         with pytest.raises(asyncio.CancelledError):
             await running
-    assert ear.jobs[0] == (Lane.VISITOR, "overloaded")
+    assert heard.jobs[0] == (Lane.VISITOR, "overloaded")
 
 
-async def test_a_job_that_waits_too_long_is_shed(photo: Path) -> None:
+async def test_a_job_that_waits_too_long_is_refused(photo: Path) -> None:
     """A job that no process takes in time is refused instead of being done too late."""
     async with pool_of(queue_timeout_s=0.1) as pool:
         running = asyncio.create_task(pool.render(job(photo, LONG)))
@@ -210,134 +159,6 @@ async def test_a_job_that_waits_too_long_is_shed(photo: Path) -> None:
         running.cancel()
 
 
-async def test_of_stand_ins_no_more_wait_than_there_are_processes_and_none_for_long(
-    photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There is something to answer with, so none is worth a wait; visitors' own pictures wait on."""
-    async with pool_of() as pool:
-        running = asyncio.create_task(pool.render(job(photo, LONG)))
-        await until(lambda pool: pool.busy == 1, pool)
-        waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
-        monkeypatch.setattr("imgproxy.workers.lanes.STAND_IN_WAIT_S", 0.5)
-        standing = asyncio.create_task(pool.render(job(photo, SMALL, name="c"), lane=Lane.STAND_IN))
-        await until(lambda pool: pool.waiting == 2, pool)
-        with pytest.raises(Overloaded):
-            await pool.render(job(photo, SMALL, name="d"), lane=Lane.STAND_IN)
-        assert not standing.done()
-        with pytest.raises(Overloaded):
-            await standing
-        assert pool.waiting == 1
-        running.cancel()
-        assert (await waiting).rendered
-
-
-async def test_what_is_being_fetched_counts_as_waiting() -> None:
-    """A visitor whose picture has to be fetched is refused while more is on its way here than can be made in time."""
-    ear = Ear()
-    async with pool_of(ear) as pool:
-        assert not pool.sheds(0)
-        assert not pool.sheds(2)
-        assert pool.sheds(1000)
-        assert ear.jobs == [(Lane.VISITOR, "overloaded")]
-
-
-async def test_a_new_front_page_is_no_overload() -> None:
-    """Thirty pictures at once, and a dozen more that scroll into view; half as many again are more than a page brings."""
-    async with pool_of(processes=2) as pool:
-        assert not any(pool.sheds(coming) for coming in range(42))
-        assert pool.sheds(63)
-        assert pool.is_overloaded
-
-
-async def test_an_overloaded_pool_takes_what_keeps_it_busy(photo: Path) -> None:
-    """A picture at work in each process, and more as those come to their end; where fetches are slow, more."""
-    async with pool_of(processes=2) as pool:
-        assert pool.sheds(1000)  # from now on the queue stands
-        for fetch_s, enough in ((0.0, 4), (10.0, 4 + 64)):
-            assert pool.enough(fetch_s) == enough
-            assert not pool.sheds(enough - 3, fetch_s)
-            assert pool.sheds(enough - 2, fetch_s)
-        pool._costs.mean_job_s = 0.01
-        running = [asyncio.create_task(pool.render(job(photo, LONG, name=name))) for name in "ab"]
-        await until(lambda pool: pool.busy == 2, pool)
-        await asyncio.sleep(0.02)
-        assert not pool.sheds(3)
-        for task in running:
-            task.cancel()
-
-
-async def test_what_came_before_an_overload_was_known_is_not_begun_any_more(photo: Path) -> None:
-    """It has waited longer than any that is let in now; who was not fetched for waits on, and so who came since."""
-    loop = asyncio.get_running_loop()
-    async with pool_of() as pool:
-        pool._costs.mean_job_s = 3.0  # so that no wait of this test is long in itself
-        came_at = loop.time() - 100.0
-        running = asyncio.create_task(pool.render(job(photo, LONG)))
-        await until(lambda pool: pool.busy == 1, pool)
-        tasks = [
-            asyncio.create_task(pool.render(job(photo, SMALL, name=name), came_at=at))
-            for name, at in (("b", came_at), ("c", None))
-        ]
-        await until(lambda pool: pool.waiting == 2, pool)
-        assert pool.sheds(1000)  # from now on the queue stands
-        pool._admission._pressure._stands_until_s = loop.time() + 60.0  # however long a new process takes
-        tasks.append(asyncio.create_task(pool.render(job(photo, SMALL, name="d"), came_at=loop.time())))
-        running.cancel()
-
-        with pytest.raises(Overloaded):
-            await tasks[0]
-        assert (await tasks[1]).rendered
-        assert (await tasks[2]).rendered
-
-
-async def test_what_is_refused_as_it_comes_is_not_refused_again(photo: Path) -> None:
-    """No timer is left that would look for it in the queue: its error would be logged in each overload."""
-    loop = asyncio.get_running_loop()
-    problems: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: problems.append(context))
-    async with pool_of(queue_timeout_s=0.1) as pool:
-        assert pool.sheds(1000)  # from now on the queue stands
-        pool._costs.mean_job_s = 0.001
-        with pytest.raises(Overloaded):
-            await pool.render(job(photo, SMALL), came_at=loop.time() - 100.0)
-        await asyncio.sleep(0.2)
-    assert problems == []
-
-
-async def test_stand_ins_do_not_tell_how_long_a_job_takes(photo: Path) -> None:
-    """They are much quicker: visitors' own pictures would be let in for a wait that they cannot have."""
-    async with pool_of() as pool:
-        before_s = pool._costs.mean_job_s
-        await pool.render(job(photo, SMALL), lane=Lane.STAND_IN)
-        assert pool._costs.mean_job_s == before_s
-        await pool.render(job(photo, SMALL, name="b"))
-        assert pool._costs.mean_job_s != before_s
-
-
-async def test_what_is_done_of_a_stand_in_is_not_done_of_a_visitors_picture(photo: Path) -> None:
-    """Where the queue stands, one comes in when those before it are nearly done: stand-ins are none of those."""
-    async with pool_of(processes=3) as pool:
-        assert pool.sheds(1000)  # from now on the queue stands
-        pool._costs.mean_job_s = 0.01
-        running = [
-            asyncio.create_task(pool.render(job(photo, LONG, name=name), lane=Lane.STAND_IN)) for name in ("a", "b")
-        ]
-        await until(lambda pool: pool.busy == 2, pool)
-        await asyncio.sleep(0.02)
-        assert pool.sheds(3)
-        for task in running:
-            task.cancel()
-
-
-async def test_a_stand_in_that_takes_long_is_given_up(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is something to answer with; a visitor's own picture has its full time."""
-    monkeypatch.setattr("imgproxy.workers.lanes.STAND_IN_TIMEOUT_S", 0.3)
-    async with pool_of() as pool:
-        with pytest.raises(RenderTimeout):
-            await pool.render(job(photo, LONG), lane=Lane.STAND_IN)
-        assert (await pool.render(job(photo, SMALL, name="b"))).rendered
-
-
 async def test_a_lane_that_lost_its_process_goes_on_beside_an_idle_one(photo: Path) -> None:
     """What waited for the lane's share does not wait for the new process."""
     async with pool_of(processes=2) as pool:
@@ -346,7 +167,7 @@ async def test_a_lane_that_lost_its_process_goes_on_beside_an_idle_one(photo: Pa
         waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b"), lane=Lane.BACKGROUND))
         await until(lambda pool: pool.waiting == 1, pool)
         (busy,) = pool._running
-        pool._crew._is_wanted = lambda: False  # no new process comes
+        pool._supervisor._is_wanted = lambda: False  # no new process comes
         os.kill(busy.pid, signal.SIGKILL)
         assert (await waiting).rendered
         with pytest.raises(RenderCrashed):
@@ -355,8 +176,8 @@ async def test_a_lane_that_lost_its_process_goes_on_beside_an_idle_one(photo: Pa
 
 async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -> None:
     """A job whose caller left while it waited is never begun."""
-    ear = Ear()
-    async with pool_of(ear) as pool:
+    heard = Observer()
+    async with pool_of(heard) as pool:
         running = asyncio.create_task(pool.render(job(photo, LONG)))
         await until(lambda pool: pool.busy == 1, pool)
         waiting = asyncio.create_task(pool.render(job(photo, SMALL, name="b")))
@@ -366,26 +187,26 @@ async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(photo: Path) -
         running.cancel()
         await until(lambda pool: pool.busy == 0 and pool.pids, pool)
     assert not photo.with_name("b0.tmp").exists()
-    assert ear.jobs[0] == (Lane.VISITOR, "cancelled")
+    assert heard.jobs[0] == (Lane.VISITOR, "cancelled")
 
 
 async def test_cancelling_a_long_render_ends_its_process_and_leaves_no_file(photo: Path) -> None:
     """Nobody waits for it any more: after a short grace its process is ended, and its file is gone."""
-    ear = Ear()
-    async with pool_of(ear) as pool:
+    heard = Observer()
+    async with pool_of(heard, abandon_grace_s=0.05) as pool:
         running = asyncio.create_task(pool.render(job(photo, LONG)))
         await until(lambda pool: pool.busy == 1, pool)
         running.cancel()
         await until(lambda pool: pool.restarts == 1 and pool.pids, pool)
         assert (await pool.render(job(photo, SMALL, name="b"))).rendered
-    assert ear.ends[0] == "abandoned"
+    assert heard.ends[0] == "abandoned"
     assert not photo.with_name("a0.tmp").exists()
 
 
 async def test_cancelling_a_short_render_costs_no_process(photo: Path) -> None:
     """A render that ends within the grace keeps its process, so leaving clients cannot wear the pool out."""
-    ear = Ear()
-    async with pool_of(ear) as pool:
+    heard = Observer()
+    async with pool_of(heard, abandon_grace_s=60.0) as pool:
         before = pool.pids
         for _ in range(5):
             running = asyncio.create_task(pool.render(job(photo, SMALL)))
@@ -396,59 +217,7 @@ async def test_cancelling_a_short_render_costs_no_process(photo: Path) -> None:
         assert pool.pids == before
         assert pool.restarts == 0
     assert not photo.with_name("a0.tmp").exists()
-    assert ear.jobs == [(Lane.VISITOR, "cancelled")] * 5
-
-
-@dataclass
-class Loan:
-    """What a job's original lies in; counts who uses it."""
-
-    users: int = 0
-    loans: int = 0
-
-    def borrow(self) -> None:
-        self.users += 1
-        self.loans += 1
-
-    def give_back(self) -> None:
-        self.users -= 1
-
-
-@pytest.mark.parametrize("ending", ["done", "refused", "left", "killed"])
-async def test_what_is_lent_is_used_for_as_long_as_a_process_may_read_it(photo: Path, ending: str) -> None:
-    """From the begin of the job until it is done, or its process is gone: not only until its caller has left."""
-    loan = Loan()
-    if ending == "refused":
-        photo.write_bytes(photo.read_bytes()[:2000])
-    given = replace(job(photo, SMALL if ending in {"done", "refused"} else LONG), lent=loan)
-    async with pool_of() as pool:
-        running = asyncio.create_task(pool.render(given))
-        await asyncio.sleep(0)
-        assert (loan.users, pool.busy) == (1, 1)
-        if ending == "left":
-            running.cancel()
-            await asyncio.wait([running])
-            assert (loan.users, pool.busy) == (1, 1)
-        elif ending == "killed":
-            os.kill(pool.pids[0], signal.SIGKILL)
-        await asyncio.wait([running])
-        await until(lambda pool: pool.busy == 0, pool)
-        assert loan.users == 0
-    assert loan.loans == 1
-
-
-async def test_a_job_that_waits_uses_nothing(photo: Path) -> None:
-    """One that leaves the queue unbegun was never read."""
-    loan = Loan()
-    async with pool_of() as pool:
-        running = asyncio.create_task(pool.render(job(photo, LONG)))
-        await until(lambda pool: pool.busy == 1, pool)
-        waiting = asyncio.create_task(pool.render(replace(job(photo, SMALL, name="b"), lent=loan)))
-        await until(lambda pool: pool.waiting == 1, pool)
-        waiting.cancel()
-        running.cancel()
-        await asyncio.wait([waiting, running])
-    assert (loan.users, loan.loans) == (0, 0)
+    assert heard.jobs == [(Lane.VISITOR, "cancelled")] * 5
 
 
 async def test_visitors_pass_background_work(photo: Path) -> None:
@@ -486,19 +255,19 @@ async def test_background_work_leaves_a_process_to_visitors(photo: Path) -> None
 
 async def test_a_process_that_has_grown_is_replaced(tmp_path: Path) -> None:
     """A process larger than recycle_bytes after a job is exchanged for a fresh one; the job is not hurt."""
-    ear = Ear()
+    heard = Observer()
     original = tmp_path / "large.png"
     original.write_bytes(images.png(images.photo(1200, 900)))
     # Below the least that may be configured, and below what an idle process has: how much libvips leaves is chance.
     chosen = RenderSettings(processes=1).model_copy(update={"recycle_bytes": 20_000_000})
-    pool = RenderPool(chosen, LimitsSettings(), observer=ear)
+    pool = RenderPool(chosen, LimitsSettings(), observer=heard)
     await pool.start()
     plan = RenderPlan(resize=Resize(width=Px(2400)), flip="v", output=Output(format=Format.WEBP))
     for n in range(2):
         assert (await pool.render(job(original, plan, name=str(n)))).rendered[0].width_px == 2400
     await pool.close(5)
-    assert "recycled" in ear.ends
-    assert {outcome for _, outcome in ear.jobs} == {"ok"}
+    assert "recycled" in heard.ends
+    assert {outcome for _, outcome in heard.jobs} == {"ok"}
 
 
 async def test_closing_lets_jobs_finish(photo: Path) -> None:

@@ -1,0 +1,250 @@
+"""
+Fetching: one trip to the origin, and what its answer means for the cache.
+
+Every fetch notes the epoch's sequence before it starts. If a purge comes meanwhile, the result is thrown away
+(StaleGeneration), and the request starts over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from imgproxy.cache.entry import OriginalFacts, key_hash
+from imgproxy.errors import (
+    CacheUnavailable,
+    ImgproxyError,
+    NotAnImage,
+    NotFound,
+    OriginDenied,
+    OriginStatus,
+    OriginUnreachable,
+    Revoked,
+    SourceTooLarge,
+)
+from imgproxy.failpoints import Failpoints, Point
+from imgproxy.medialibrary import Validators
+from imgproxy.medialibrary.errors import LibraryNotFound
+from imgproxy.workers.sniff import sniff
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from imgproxy.cache.cache import Cache
+    from imgproxy.delivery.origin_health import OriginHealth
+    from imgproxy.delivery.refusals import Refusals
+    from imgproxy.medialibrary import ServedImage
+    from imgproxy.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class StaleGeneration(Exception):
+    """A purge of the key came after this work began; its result is thrown away."""
+
+
+class Origin(Protocol):
+    """Where originals come from: a MediaLibraryClient."""
+
+    async def serve_image(
+        self, key: str, destination: str, *, validators: Validators | None = None, max_bytes: int | None = None
+    ) -> ServedImage:
+        """Stream the image to the file `destination`."""
+
+
+class Purged(Protocol):
+    """What a purge returns, as far as fetching needs it."""
+
+    @property
+    def seq(self) -> int:
+        """The number of the purge."""
+
+
+class PurgeKeys(Protocol):
+    """Purges keys, here and in the caches in front."""
+
+    def __call__(self, keys: Sequence[str], *, reason: str) -> Awaitable[Purged]:
+        """Forget these keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a trip came to: the facts as they are now, whether new bytes came, and how long it took."""
+
+    facts: OriginalFacts
+    is_modified: bool
+    fetch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """When a fetch began: the epochs' sequence and the Unix time."""
+
+    seq: int
+    at_s: float
+
+
+class Fetching:
+    """Fetches and revalidates originals."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        origin: Origin,
+        health: OriginHealth,
+        refusals: Refusals,
+        *,
+        purge: PurgeKeys,
+        source_max_bytes: int,
+        negative_ttl_s: float,
+        metrics: Metrics,
+        failpoints: Failpoints,
+        on_fetched: Callable[[float], None] = lambda _seconds: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`now` is the wall clock, Unix time; `on_fetched` is told how many seconds a trip took."""
+        self._cache = cache
+        self._origin = origin
+        self._health = health
+        self._refusals = refusals
+        self._purge = purge
+        self._source_max_bytes = source_max_bytes
+        self._negative_ttl_s = negative_ttl_s
+        self._metrics = metrics
+        self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
+        self._failpoints = failpoints
+        self._on_fetched = on_fetched
+        self._now = now
+
+    async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+        """
+        Make one trip to the origin. `known` makes it conditional, if its bytes are still here.
+
+        Raises:
+            ImgproxyError: what the origin said, or that it could not be asked. A refusal is remembered.
+            StaleGeneration: a purge came meanwhile.
+        """
+        with self._cache.epochs.at_work() as began_seq:
+            started_s = time.monotonic()
+            # The origin's answer is true of the moment in which it was asked, however long the bytes take.
+            asked = _Asked(began_seq, self._now())
+            if known is not None and self._cache.store.original_path(known) is None:
+                known = None
+            temp = self._destination(hashed)
+            try:
+                await self._failpoints.reach(Point.BEFORE_FETCH, key)
+                served = await self._ask(key, temp, known)
+                await self._failpoints.reach(Point.AFTER_FETCH, key)
+                facts = await self._accept(served, key, temp, known, asked)
+            except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
+                await self._refuse(hashed, key, error, began_seq)
+                raise
+            except (OSError, CacheUnavailable) as exc:
+                # A purge takes the directory away under the download; that is no fault of the disk.
+                if not self._cache.epochs.holds(hashed, began_seq):
+                    raise StaleGeneration from None
+                self._cache.make_room(exc)
+                raise CacheUnavailable from exc
+            finally:
+                self._cache.store.discard(temp)
+        fetch_s = time.monotonic() - started_s
+        self._fetch_duration_s.observe(fetch_s)
+        self._on_fetched(fetch_s)
+        return Fetched(facts, served.is_modified, fetch_s)
+
+    def _destination(self, hashed: str) -> str:
+        """
+        Return the path of a new temporary file for an image of this key.
+
+        A disk that takes no new file must not keep us from asking: a 403, a 404 and a 304 need none, and a revoked
+        picture would stay up. If an image comes, the client fails when it opens the file.
+        """
+        store = self._cache.store
+        try:
+            return store.temp_path(hashed)
+        except CacheUnavailable as exc:
+            log.warning("no file can be made for %s; the origin is asked all the same: %s", hashed, exc.__cause__)
+            self._cache.make_room(exc)
+            return store.temp_name(hashed)
+
+    async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:
+        validators = Validators(known.etag, known.last_modified) if known is not None else None
+        try:
+            served = await self._origin.serve_image(key, temp, validators=validators, max_bytes=self._source_max_bytes)
+        except ImgproxyError as error:
+            error = await self._interpret(error)
+            self._metrics.origin_answers.labels(answer=error.code).inc()
+            raise error from None
+        self._health.served()
+        self._metrics.origin_answers.labels(answer="image" if served.is_modified else "not_modified").inc()
+        self._metrics.origin_bytes.inc(served.size_bytes if served.is_modified else 0)
+        return served
+
+    async def _interpret(self, error: ImgproxyError) -> ImgproxyError:
+        """Tell a refusal of this key from a refusal of everything, and a missing image from a missing server."""
+        if isinstance(error, LibraryNotFound) and not error.is_api_answer:
+            return OriginStatus(404)
+        if isinstance(error, Revoked) and await self._health.is_refusing_everything():
+            return OriginDenied()
+        if isinstance(error, OriginDenied):
+            self._health.denied()
+        elif isinstance(error, OriginUnreachable):
+            self._health.failed()
+        elif isinstance(error, NotFound):
+            self._health.served()
+        return error
+
+    async def _accept(
+        self, served: ServedImage, key: str, temp: str, known: OriginalFacts | None, asked: _Asked
+    ) -> OriginalFacts:
+        """Turn the origin's answer into facts and keep them, unless a purge has come since it was asked."""
+        if not served.is_modified:
+            assert known is not None, "only a conditional request is answered by 304"
+            return self._accept_not_modified(known, asked)
+        kind = sniff(served.head)
+        before = self._cache.facts(key_hash(key))
+        if kind is None:
+            if before is not None and self._cache.is_proved(before):
+                # A log-in or maintenance page with status 200 says nothing about the picture: keep the cached bytes.
+                log.error("the origin answered 200 for %s with bytes that are no image; the cached ones stay", key)
+                raise OriginStatus(200)
+            raise NotAnImage
+        assert served.digest is not None, "a modified image has a digest"
+        facts = OriginalFacts(
+            key=key,
+            digest=served.digest,
+            size_bytes=served.size_bytes,
+            content_type=str(kind),
+            etag=served.etag,
+            last_modified=served.last_modified,
+            journal_id=self._cache.epochs.journal_id,
+            seq=asked.seq,
+            fetched_at_s=asked.at_s,
+            validated_at_s=asked.at_s,
+        )
+        if before is not None and before.digest != facts.digest:
+            log.info("the original of %s changed without an event; its variants are purged", key)
+            await self._purge([key], reason="changed")
+        if not self._cache.commit_original(temp, facts):
+            self._metrics.overtaken.labels(point="fetch").inc()
+            raise StaleGeneration
+        return facts
+
+    def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
+        facts = replace(known, validated_at_s=asked.at_s, seq=asked.seq, journal_id=self._cache.epochs.journal_id)
+        still = self._cache.store.facts(key_hash(known.key))
+        if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
+            self._metrics.overtaken.labels(point="revalidation").inc()
+            raise StaleGeneration
+        return facts
+
+    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, began_seq: int) -> None:
+        """The origin refuses this picture: purge what is cached of it, and remember the refusal."""
+        if not self._cache.epochs.holds(hashed, began_seq):
+            raise StaleGeneration from None
+        if self._cache.store.facts(hashed) is not None:
+            began_seq = (await self._purge([key], reason=error.code)).seq
+        if self._cache.epochs.holds(hashed, began_seq):
+            self._refusals.remember(hashed, error, self._negative_ttl_s)

@@ -1,0 +1,65 @@
+"""Refusals: what the origin or a render process has refused lately. Asking again at once would only cost the same."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import TLRUCache
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from imgproxy.errors import ImgproxyError
+
+REFUSALS_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error that answers every request of its name for a while. Both times are monotonic."""
+
+    error: ImgproxyError
+    since_s: float
+    until_s: float
+
+    @property
+    def ttl_s(self) -> int:
+        """Whole seconds for which it still answers."""
+        return max(0, int(self.until_s - time.monotonic()))
+
+
+class Refusals:
+    """
+    Refusals by name: the key hash for the origin's answers, (digest, plan) for pictures that cannot be rendered.
+
+    Bounded; the refusal used longest ago leaves first.
+    """
+
+    def __init__(self) -> None:
+        self._refusals: TLRUCache[Hashable, Refusal] = TLRUCache(
+            REFUSALS_MAX, ttu=lambda _name, refusal, _now: refusal.until_s, timer=time.monotonic
+        )
+
+    def get(self, name: Hashable) -> Refusal | None:
+        """Return the refusal of this name."""
+        return self._refusals.get(name)
+
+    def raise_if_refused(self, name: Hashable) -> None:
+        """Raise the error that this name was refused with."""
+        refusal = self._refusals.get(name)
+        if refusal is not None:
+            raise refusal.error.again()
+
+    def remember(self, name: Hashable, error: ImgproxyError, ttl_s: float) -> None:
+        """Answer this name with the error for `ttl_s` seconds."""
+        now_s = time.monotonic()
+        self._refusals[name] = Refusal(error.again(), now_s, now_s + ttl_s)
+
+    def forget(self, name: Hashable) -> None:
+        """Forget the refusal of this name."""
+        self._refusals.pop(name, None)
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._refusals

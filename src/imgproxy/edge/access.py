@@ -1,0 +1,63 @@
+"""The access log: one line for each request, as far as `[log] access` asks for it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from imgproxy import logs
+from imgproxy.delivery.request import Outcome
+from imgproxy.errors import Overloaded
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from imgproxy.config.sections import LogSettings
+    from imgproxy.edge.respond import Served
+
+log = logging.getLogger("imgproxy.access")
+
+
+class AccessLog:
+    """Writes lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get one."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self._wants_all = settings.access in ("all", "misses")
+        self.wants_hits = settings.access == "all"
+        self.wants_errors = settings.access != "none"
+
+    def write(self, request: web.BaseRequest, target: str, started_s: float, served: Served) -> None:
+        """Write the line of a request. `started_s` is of the performance counter."""
+        status = served.response.status
+        if not self._wants_all and not (self.wants_errors and status >= 400):
+            return
+        facts: dict[str, object] = {
+            "method": request.method,
+            "target": target,
+            "status": status,
+            "outcome": str(served.outcome),
+            "ms": round((time.perf_counter() - started_s) * 1000, 2),
+            "bytes": served.sent_bytes,
+            "client": request.remote,
+        }
+        if served.code is not None:
+            facts["code"] = served.code
+        logs.access(log, "%s %s %d", (request.method, target, status), facts)
+
+    def write_fast(self, peer: tuple[str, int] | None, target: str, status: int, sent_bytes: int) -> None:
+        """Write the line of an answer of the fast path: a hit, or a refusal in an overload."""
+        is_refused = status == Overloaded.status
+        if not (self.wants_errors if is_refused else self.wants_hits):
+            return
+        facts: dict[str, object] = {
+            "method": "GET",
+            "target": target,
+            "status": status,
+            "outcome": str(Outcome.ERROR if is_refused else Outcome.HIT),
+            "bytes": 0 if is_refused else sent_bytes,
+            "client": peer[0] if peer else None,
+        }
+        if is_refused:
+            facts["code"] = Overloaded.code
+        logs.access(log, "GET %s %d", (target, status), facts)

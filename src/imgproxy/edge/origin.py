@@ -1,0 +1,40 @@
+"""The client of the configured Media Library, and a call that tries its token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgproxy.config.load import secret_lines
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource
+
+if TYPE_CHECKING:
+    from imgproxy.config.sections import OriginSettings
+
+# No entry has this id. Asking for it needs the token, and names no picture.
+PROBE_ENTRY = "imgproxy-probe"
+
+
+def library_client(settings: OriginSettings) -> MediaLibraryClient:
+    """
+    Return the client of the configured Media Library.
+
+    Raises:
+        ConfigError: the file of the token cannot be read.
+    """
+    if settings.token_file is not None:
+        secret_lines(None, settings.token_file, name="[origin] token_file")
+        token = TokenSource.file(settings.token_file)
+    else:
+        token = TokenSource.literal(settings.token.get_secret_value()) if settings.token else TokenSource.none()
+    return MediaLibraryClient(settings.url, token=token, api_version=settings.api_version, timeout_s=settings.timeout_s)
+
+
+async def probe(library: MediaLibraryClient) -> None:
+    """
+    Make a call that only an accepted token can make.
+
+    Raises:
+        OriginDenied: the token is refused.
+        ImgproxyError: the library could not be asked.
+    """
+    await library.get_entries(ids=(PROBE_ENTRY,))

@@ -1,0 +1,310 @@
+"""
+The one writer of answers to image requests: head, 304, body, part of a file, answer shared among waiters, refusal.
+
+Nothing is awaited between the check that no purge has come and the first byte that is given to the transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from imgproxy.cache.entry import Tier, key_hash
+from imgproxy.cache.reading import read_at_once
+from imgproxy.delivery.request import Outcome
+from imgproxy.edge.headers import (
+    RangeNotSatisfiable,
+    cache_status,
+    head_bytes,
+    http_date,
+    requested_range,
+    server_timing,
+    tag_headers,
+    tags,
+)
+from imgproxy.edge.heads import ImageHeads
+from imgproxy.edge.problems import problem_response
+from imgproxy.edge.waiters import Written
+from imgproxy.errors import OriginError, UnsatisfiableRange
+from imgproxy.failpoints import Failpoints, Point
+from imgproxy.params.negotiate import accept_class
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.cache.entry import OriginalFacts, Variant
+    from imgproxy.config.load import Settings
+    from imgproxy.delivery.refusals import Refusal
+    from imgproxy.delivery.request import Delivered
+    from imgproxy.edge.waiters import Waiter, Waiters
+    from imgproxy.errors import ImgproxyError
+    from imgproxy.metrics import Metrics
+    from imgproxy.params.negotiate import AcceptClass
+    from imgproxy.params.plan import ImageRequest
+    from imgproxy.purge.answers import Answers, Sending
+
+CHUNK_BYTES = 256 * 1024
+# Longer targets are not kept in memory: those of pages are a tenth of this, and a stranger must not fill the memory.
+TARGET_MAX_CHARS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and what was understood of it. `started_s` is of the monotonic clock."""
+
+    request: web.BaseRequest
+    wanted: ImageRequest
+    started_s: float
+    waiter: Waiter | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer depends on nothing but the target and the class of Accept."""
+        is_short = len(self.request.raw_path) <= TARGET_MAX_CHARS
+        varies_as_usual = all(name == "Accept" for name in self.wanted.vary)
+        return is_short and self.request.method == "GET" and self.wanted.expires_at_s is None and varies_as_usual
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a request came to, for the log and the metrics."""
+
+    response: web.StreamResponse
+    outcome: Outcome
+    sent_bytes: int = 0
+    code: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAnswer:
+    """An answer that is the same for every request with this target and Accept class, until its original is stale."""
+
+    target: str
+    accept: AcceptClass
+    variant: Variant
+    original: OriginalFacts
+    etag: str
+    headers: dict[str, str]
+    fresh_until_s: float
+
+
+class Responder:
+    """Writes answers. `on_plain` is told of answers that the fast path may repeat."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        answers: Answers,
+        waiters: Waiters,
+        *,
+        metrics: Metrics,
+        failpoints: Failpoints,
+        entry_of: Callable[[str], str | None],
+        on_plain: Callable[[PlainAnswer], None],
+    ) -> None:
+        self._freshness = settings.freshness
+        self._tag_names = settings.tags.headers
+        self._answers = answers
+        self._waiters = waiters
+        self._tally = metrics.tally
+        self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
+        self._failpoints = failpoints
+        self._entry_of = entry_of
+        self._on_plain = on_plain
+        self._heads = ImageHeads(settings, entry_of=entry_of, has_downstream=bool(settings.downstream))
+
+    async def image(self, exchange: Exchange, delivered: Delivered) -> Served:
+        """Send what was delivered, whole or in part, or as 304."""
+        waiter = exchange.waiter
+        if waiter is not None and waiter.outcome is not None:
+            return await self.already_written(exchange, waiter, waiter.outcome)
+        headers = self._heads.of(exchange.wanted, delivered, exchange.started_s)
+        variant = delivered.variant
+        # `*` matches any picture that exists, and whether it does is known only now (RFC 9110 13.1.2).
+        if variant is None or exchange.request.headers.get("If-None-Match", "").strip() == "*":
+            return await self._send_not_modified(exchange, delivered, headers)
+        if variant.body is not None:
+            return await self._send_body(exchange, delivered, headers, variant, variant.body)
+        return await self._send_file(exchange, delivered, headers, variant)
+
+    async def already_written(self, exchange: Exchange, waiter: Waiter, outcome: Outcome) -> Served:
+        """Return what an answer came to that another request has written; wait until it is sent."""
+        await waiter.sent()
+        return Served(Written(), outcome, waiter.sent_bytes, key=exchange.wanted.key)
+
+    async def _send_not_modified(self, exchange: Exchange, delivered: Delivered, headers: dict[str, str]) -> Served:
+        for name in ("Content-Type", "Content-Disposition", "Accept-Ranges"):
+            headers.pop(name, None)
+        response = web.Response(status=304, headers=headers)
+        await response.prepare(exchange.request)
+        await response.write_eof()
+        return Served(response, delivered.outcome, key=exchange.wanted.key)
+
+    async def _send_body(
+        self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant, body: bytes
+    ) -> Served:
+        self._tally.note(self._hits[delivered.tier])
+        request, waiter = exchange.request, exchange.waiter
+        if self._is_plain(exchange, delivered, variant):
+            self._on_plain(self._plain_answer(request, delivered, variant, headers))
+            if waiter is not None:
+                self._write_to_waiters(waiter, delivered, headers, body)
+                return await self.already_written(exchange, waiter, delivered.outcome)
+        response = web.Response(body=body, headers=headers)
+        with self._answers.sending(_hashes(delivered), _cutter(request)):
+            await response.prepare(request)
+            await response.write_eof()
+            # An answer counts as sent when the kernel has it: what waits in this process could be sent after a purge.
+            await request.writer.drain()
+        return Served(response, delivered.outcome, _sent(request, len(body)), key=exchange.wanted.key)
+
+    def _is_plain(self, exchange: Exchange, delivered: Delivered, variant: Variant) -> bool:
+        """Whether every request for this target gets this answer. A watermark has a freshness of its own: then not."""
+        if delivered.outcome not in (Outcome.HIT, Outcome.MISS) or variant.also or not exchange.is_plain:
+            return False
+        return self._heads.at_most_s(exchange.wanted, delivered, 0.0) is None
+
+    def _plain_answer(
+        self, request: web.BaseRequest, delivered: Delivered, variant: Variant, headers: dict[str, str]
+    ) -> PlainAnswer:
+        facts = delivered.original.facts
+        return PlainAnswer(
+            target=request.raw_path,
+            accept=accept_class(request.headers.get("Accept")),
+            variant=variant,
+            original=facts,
+            etag=delivered.etag,
+            headers=headers,
+            fresh_until_s=facts.validated_at_s + self._freshness.revalidate_after_s,
+        )
+
+    def _write_to_waiters(self, waiter: Waiter, delivered: Delivered, headers: dict[str, str], body: bytes) -> None:
+        """Write the answer to the request that has it first, and then to all that wait for the same."""
+        hashed = delivered.original.key_hash
+
+        def sending(cut: Callable[[], None]) -> Sending:
+            return self._answers.sending((hashed,), cut)
+
+        now_s = time.time()
+        headers = headers | {"Content-Length": str(len(body)), "Date": http_date(int(now_s))}
+        if not waiter.write((_whole_head(headers), body), len(body), delivered.outcome, sending):
+            raise ConnectionResetError("the client left")
+        others = self._waiters.unanswered(waiter.name) if delivered.outcome is Outcome.MISS else []
+        if not others:
+            return
+        headers["Cache-Status"] = self._heads.cache_status(replace(delivered, is_collapsed=True), now_s)
+        headers["Server-Timing"] = server_timing(None, delivered.timings)
+        whole = _whole_head(headers) + body
+        written = sum(other.write((whole,), len(body), Outcome.MISS, sending) for other in others)
+        self._tally.note(self._hits[delivered.tier], written)
+
+    async def _send_file(
+        self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant
+    ) -> Served:
+        """Stream a large variant or an original from its file; an original also in part."""
+        assert variant.path is not None
+        request, size_bytes = exchange.request, variant.facts.size_bytes
+        status, start, count = 200, 0, size_bytes
+        if delivered.outcome is Outcome.PASS:
+            headers["Accept-Ranges"] = "bytes"
+            part = self._part(request, delivered.etag, size_bytes)
+            if part is not None:
+                status, (start, count) = 206, part
+                headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size_bytes}"
+        descriptor = os.open(variant.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            response = web.StreamResponse(status=status, headers=headers)
+            response.content_length = count
+            with self._answers.sending(_hashes(delivered), _cutter(request)):
+                await response.prepare(request)
+                if request.method != "HEAD":
+                    await self._stream(response, descriptor, start, count, exchange.wanted.key)
+                await response.write_eof()
+                await request.writer.drain()
+        finally:
+            os.close(descriptor)
+        return Served(response, delivered.outcome, _sent(request, count), key=exchange.wanted.key)
+
+    def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> tuple[int, int] | None:
+        """Return first byte and count of the range that is asked for, or None. Range is for GET (RFC 9110 14.2)."""
+        header = request.headers.get("Range") if request.method == "GET" else None
+        try:
+            part = requested_range(header, request.headers.get("If-Range"), size_bytes=size_bytes, etag=etag)
+        except RangeNotSatisfiable:
+            raise UnsatisfiableRange(size_bytes) from None
+        return (part.start, part.count) if part is not None else None
+
+    async def _stream(self, response: web.StreamResponse, descriptor: int, start: int, count: int, key: str) -> None:
+        """Send bytes of an open file. A thread reads those that are not in the page cache."""
+        sent = 0
+        while sent < count:
+            chunk_bytes, offset = min(CHUNK_BYTES, count - sent), start + sent
+            try:
+                chunk = read_at_once(descriptor, chunk_bytes, offset)
+            except BlockingIOError:
+                chunk = await asyncio.to_thread(os.pread, descriptor, chunk_bytes, offset)
+            if not chunk:
+                raise ConnectionResetError("a cached file is shorter than it was")
+            await response.write(chunk)
+            sent += len(chunk)
+            await self._failpoints.reach(Point.MID_RESPONSE, key)
+
+    # --- refusals ---
+
+    def refuse(
+        self, method: str, wanted: ImageRequest | None, error: ImgproxyError, refusal: Refusal | None, started_s: float
+    ) -> Served:
+        """Answer with an error. `refusal` is what is remembered of the key; `wanted` is None for an unreadable URL."""
+        response = problem_response(
+            error,
+            freshness=self._freshness,
+            negative_ttl_s=refusal.ttl_s if refusal is not None else None,
+            is_head=method == "HEAD",
+        )
+        is_remembered = refusal is not None and refusal.since_s < started_s
+        is_asked = refusal is not None or isinstance(error, OriginError)
+        response.headers["Cache-Status"] = cache_status(
+            is_hit=is_remembered,
+            fwd="uri-miss" if is_asked else None,
+            fwd_status=getattr(error, "origin_status", error.status if refusal is not None else None),
+            ttl_s=refusal.ttl_s if refusal is not None else None,
+            detail=error.code,
+        )
+        response.headers["Server-Timing"] = server_timing(time.monotonic() - started_s, None)
+        if isinstance(error, UnsatisfiableRange):
+            response.headers["Content-Range"] = f"bytes */{error.size_bytes}"
+        if wanted is not None:
+            found = tags(key_hash(wanted.key), self._entry_of(wanted.key))
+            response.headers.update(tag_headers(self._tag_names, found))
+            if wanted.vary:
+                response.headers["Vary"] = ", ".join(wanted.vary)
+        return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+
+
+def _whole_head(headers: dict[str, str]) -> bytes:
+    return head_bytes("200 OK", headers) + b"\r\n"
+
+
+def _sent(request: web.BaseRequest, size_bytes: int) -> int:
+    return 0 if request.method == "HEAD" else size_bytes
+
+
+def _hashes(delivered: Delivered) -> tuple[str, ...]:
+    """Return the keys whose bytes an answer holds: the picture's, and its watermark's."""
+    return tuple(hashed for hashed, _ in delivered.proofs)
+
+
+def _cutter(request: web.BaseRequest) -> Callable[[], None]:
+    """Return a function that closes the request's connection in the middle of its answer."""
+
+    def cut() -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    return cut
