@@ -23,8 +23,8 @@ import uvloop
 from pydantic import SecretStr
 
 import imgproxy
-from benchmarks.servers import free_port
 from benchmarks.photos import DEMO_24MP
+from benchmarks.servers import free_port
 from imgproxy.config.load import Settings
 from imgproxy.config.sections import CacheSettings, LogSettings, OriginSettings, RenderSettings, ServerSettings
 from imgproxy.edge.app import Edge
@@ -63,10 +63,7 @@ async def measure() -> Trace:
     """Ask for one cold miss, and return its trace."""
     trace = Trace()
     with tempfile.TemporaryDirectory(prefix="imgproxy-trace-") as folder:
-        photos = Path(folder, "photos")
-        photos.mkdir()
-        for name in ("first.jpg", "second.jpg"):
-            shutil.copyfile(DEMO_24MP, photos / name)
+        photos = _photos(Path(folder, "photos"))
         async with _library(photos) as url:
             settings = Settings(
                 server=ServerSettings(port=0),
@@ -83,6 +80,14 @@ async def measure() -> Trace:
                         await response.read()
                     sys.setprofile(None)
     return trace
+
+
+def _photos(folder: Path) -> Path:
+    """Make a folder with two copies of a photo."""
+    folder.mkdir()
+    for name in ("first.jpg", "second.jpg"):
+        shutil.copyfile(DEMO_24MP, folder / name)
+    return folder
 
 
 @contextlib.asynccontextmanager

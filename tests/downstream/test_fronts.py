@@ -164,7 +164,7 @@ async def test_an_answer_on_the_network_is_kept_by_varnish_until_the_second_roun
         assert not is_new((await front.get(f"/{KEY}?w=50")).body), "the control: Varnish kept it"
         journal = front.here.edge.cache.journal
         await journal.write(lambda database: database.execute("UPDATE outbox SET due_at_s = 0"))
-        front.here.edge.downstreams._lanes[0]._news.set()
+        front.here.edge.downstreams._queues[0]._news.set()
         async with asyncio.timeout(20):
             while await journal.read("SELECT 1 FROM outbox"):
                 await asyncio.sleep(0.02)

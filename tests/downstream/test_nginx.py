@@ -41,7 +41,7 @@ async def test_errors_and_what_cdns_must_not_keep_are_not_stored(tmp_path: Path)
             assert (await front.get(f"/{KEY}?w=50")).headers["X-Cache"] == "MISS"
             assert (await front.get("/nothing.jpg")).status == 404
         await front.here.library.put("nothing.jpg", jpeg(1))
-        front.here.edge.originals._negatives.clear()
+        front.here.edge.originals._refusals._refusals.clear()
         assert (await front.get("/nothing.jpg")).status == 200
 
 

@@ -13,7 +13,8 @@ from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.housekeeping import delete_files
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, RenderSettings
-from imgproxy.errors import NotFound, Revoked
+from imgproxy.errors import DecodeFailed, Revoked
+from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers.job import Lane
 from tests.faults.rows import children_of, command_of, go_on, stop
@@ -24,6 +25,8 @@ from tests.support.small_disk import fill, small_disk, use_up_inodes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgproxy.delivery.batching import RenderedFile
 
 # Seconds of work on any machine.
 SLOW = f"/{KEY}?w=7000&fm=avif"
@@ -75,12 +78,9 @@ async def test_a_remembered_refusal_does_not_grow(tmp_path: Path) -> None:
             assert (await here.get("/nothing.jpg?w=50")).status == 404
             assert (await here.get(f"/{KEY}?w=50")).status == 422
 
-        negative = here.edge.originals.negative("nothing.jpg")
-        refusals = list(here.edge.renders._refusals.values())
-        assert negative is not None
-        assert isinstance(negative.error, NotFound)
-        assert len(refusals) == 1
-        assert [frames_of(error) for error in (negative.error, *refusals)] == [0, 0]
+        refusals = [refusal.error for refusal in here.edge.originals._refusals._refusals.values()]
+        assert {type(error) for error in refusals} == {LibraryNotFound, DecodeFailed}
+        assert [frames_of(error) for error in refusals] == [0, 0]
 
 
 # --- renders that end early ------------------------------------------------------------------------------------------
@@ -194,25 +194,30 @@ async def test_leaving_while_the_watermark_is_fetched_leaves_nothing_behind(tmp_
         async with asyncio.timeout(20):
             await here.probe.arrived("headers")
         request.cancel()
-        await until(lambda: here.edge.renders.under_way == 0 and here.edge.originals.under_way == 0)
+        await until(lambda: here.edge.variants.under_way == 0 and here.edge.originals.under_way == 0)
         here.probe.release("headers")
 
         assert temporary(tmp_path) == []
         assert not here.edge.cache.store.is_being_written(key_hash(KEY))
 
 
-async def test_who_comes_when_the_last_reader_leaves_is_answered(tmp_path: Path) -> None:
-    """Work that is given up takes nobody new with it."""
+async def test_a_request_that_comes_as_the_last_one_leaves_is_answered(tmp_path: Path) -> None:
+    """A batch that is given up takes no new request with it."""
     async with site(tmp_path) as here:
         await here.get(f"/{KEY}")
         original = await here.edge.originals.current(KEY)
-        batches = here.edge.renders._batches
+        _, path = await here.edge.originals.file(original)
+        batches = here.edge.variants._batches
+
+        async def render() -> RenderedFile:
+            hashed, digest = original.key_hash, original.facts.digest
+            return await batches.render(hashed, digest, path, WIDTH_50, None, Lane.VISITOR)
 
         async def leave_and_come_back() -> int:
             try:
-                await batches.render(original, WIDTH_50, None, Lane.VISITOR)
+                await render()
             except asyncio.CancelledError:
-                finished = await batches.render(original, WIDTH_50, None, Lane.VISITOR)
+                finished = await render()
                 here.edge.cache.store.discard(finished.rendered.path)
                 return finished.rendered.width_px
             raise AssertionError

@@ -89,7 +89,7 @@ async def test_a_bad_origin_takes_nothing_away(tmp_path: Path, mode: Mode) -> No
             reply = await here.get(f"/{KEY}?w=50")
             assert (reply.status, abs(red_of(reply.body) - 200) <= 3) == (200, True)
             await here.tried_behind()
-        assert here.edge.originals.negative(KEY) is None
+        assert here.edge.originals.refusal(KEY) is None
         assert here.unproved_s > 0
         ready = await here.get("/-/ready")
         assert ("origin_token_dead" in ready.json()["reasons"]) == (mode in TOKEN_MODES)

@@ -234,7 +234,7 @@ async def test_a_purge_that_comes_while_another_is_at_work_is_one_of_its_own(
         assert not is_new((await here.get(f"/{KEY}?w=50")).body)
         await here.library.put(KEY, jpeg(NEW))
         second = asyncio.create_task(here.purge(entry))
-        await until(lambda: len(here.edge._admin_work) == 2)
+        await until(lambda: len(here.edge.handler._admin_work) == 2)
         for _ in range(10):  # it waits for nothing but the first
             await asyncio.sleep(0)
         may_answer.set()

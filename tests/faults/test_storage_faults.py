@@ -254,7 +254,8 @@ async def asked_again(here: Site, seconds: float) -> bool:
     """Whether the origin is asked, before or after the next answer, when the clock is off by so many seconds."""
     asked_before = here.probe.count("serveImage")
     real_time = time.time
-    with patch("time.time", lambda: real_time() + seconds):
+    here.edge.originals._now = lambda: real_time() + seconds
+    with patch("time.time", here.edge.originals._now):
         here.edge.originals._retry_at_s.clear()
         reply = await here.get(f"/{KEY}?w=50")
         await until(lambda: here.edge.originals.under_way == 0)

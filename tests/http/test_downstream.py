@@ -256,7 +256,7 @@ async def test_a_key_learnt_after_the_purge_of_its_entry_is_purged_there_as_well
         entry = here.library.entry_id(KEY)
         await here.edge.cache.purge([], reason="revoke", entry=entry)
 
-        await here.edge.entries.learn(entry)
+        await here.edge.purges.learn(entry)
 
         assert tags_of(server.asked[0]) == {tag(KEY), f"e-{entry}"}
 

@@ -277,7 +277,7 @@ async def test_an_error_within_is_500_without_its_text(tmp_path: Path) -> None:
         def explode(*_: object) -> None:
             raise RuntimeError(f"{TOKEN} in /tmp/secret")
 
-        here.edge.images._headers.of = explode  # type: ignore[assignment,method-assign]
+        here.edge.images._responder._heads.of = explode  # type: ignore[assignment,method-assign]
         problem(await here.get(f"/{KEY}?w=50"), 500, "internal")
 
 

@@ -246,7 +246,7 @@ async def test_another_proof_of_the_original_ends_what_the_memo_knows_of_the_dis
     """A soft purge counts for variants that have left memory, too: the next answer is said to be stale."""
     async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
         entry = here.library.entry_id(KEY)
-        await here.edge.entries.learn(entry)  # that an entry becomes known ends what was prepared, too
+        await here.edge.purges.learn(entry)  # that an entry becomes known ends what was prepared, too
         await known_from_disk(here)
         assert (await here.get(f"/{KEY}?w=50")).headers["Server-Timing"] == "disk"
         await here.purge(entry, "?soft=1")

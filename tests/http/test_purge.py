@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,6 @@ async def test_after_a_revocation_and_a_purge_the_next_answer_is_403_and_no_byte
         assert receipt["pending"] is False
         assert [reply.status for reply in replies] == [403] * 4
         await until(lambda: files_of(tmp_path) == [])
-        assert {os.fstat(descriptor).st_size for descriptor in here.edge.landings.descriptors} == {0}
 
 
 async def test_a_purge_takes_every_key_of_the_entry(tmp_path: Path) -> None:
@@ -341,7 +339,7 @@ async def test_what_was_fetched_just_after_a_purge_is_checked_when_the_settle_ti
         await here.library.put(KEY, jpeg(20))
         held.release(Point.BEFORE_FETCH)
 
-        await until(lambda: here.edge.purges.pending == 0)
+        await until(lambda: here.edge.settling.pending == 0)
         assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
 
 
@@ -352,7 +350,7 @@ async def test_what_was_to_be_checked_is_checked_after_a_restart(tmp_path: Path)
         await here.get(f"/{KEY}?w=50")
         await here.library.put(KEY, jpeg(20))
     async with site(tmp_path, freshness=FreshnessSettings(settle_s=0.1)) as here:
-        await until(lambda: here.edge.purges.pending == 0)
+        await until(lambda: here.edge.settling.pending == 0)
 
         assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
 

@@ -201,5 +201,5 @@ async def test_a_purge_cuts_what_still_waits_in_this_process(tmp_path: Path) -> 
         receipt = await here.purge(here.library.entry_id(KEY))
 
         assert receipt.json()["cut"] == 3
-        await until(lambda: len(here.edge.answers) == 0)
+        await until(lambda: not here.edge.answers._sending)
         await close(wires)

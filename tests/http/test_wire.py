@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from imgproxy.config.sections import LogSettings, ServerSettings, SigningSettings
 from imgproxy.edge import bodies
-from imgproxy.edge.app import origin_form
 from imgproxy.edge.fast import server as fastpath
+from imgproxy.edge.handler import origin_form
 from imgproxy.failpoints import Point
 from imgproxy.params.signature import sign
 from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, site, until
@@ -216,7 +216,7 @@ async def test_an_answer_gets_its_entrys_tag_as_soon_as_the_entry_is_known(tmp_p
         for _ in range(3):
             before = await here.get(f"/{KEY}?w=50")
         entry = here.library.entry_id(KEY)
-        await here.edge.entries.learn(entry)
+        await here.edge.purges.learn(entry)
         after = await here.get(f"/{KEY}?w=50")
 
         assert f"e-{entry}" not in before.headers["Surrogate-Key"]

@@ -420,7 +420,7 @@ class World:
             for name, _ in oldest:
                 store.ledger.remove(name)
             for name, _ in oldest:
-                Path(run.cache.housekeeping._path_of(name)).unlink(missing_ok=True)
+                Path(run.cache.store.path_of(name)).unlink(missing_ok=True)
 
         run.loop.run(evict())
 

@@ -40,7 +40,7 @@ class FakePool:
         self.jobs: list[RenderJob] = []
         self.queued: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
         self.error: Callable[[RenderJob], ImageRefused | None] = lambda _job: None
-        self.after_file: Callable[[], None] = lambda: None
+        self.after_file: Callable[[], object] = lambda: None
 
     def free(self, _lane: Lane) -> int:
         return self.idle
@@ -245,7 +245,7 @@ async def test_a_file_whose_caller_leaves_as_it_comes_is_removed(world: World) -
     """The cancellation and the file cross; the file belongs to nobody then."""
     asked = world.ask(plan(100))
     await started()
-    world.pool.after_file = lambda: asked.cancel() and None
+    world.pool.after_file = asked.cancel
     await world.pool.begin_next()
     await asyncio.wait([asked])
 

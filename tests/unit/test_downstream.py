@@ -1,21 +1,25 @@
 """What is sent to caches in front, what their answers mean, and the settings behind it."""
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from imgproxy.cache.entry import key_hash
-from imgproxy.cache.outbox import Subject
+from imgproxy.cache.outbox import OutboxFigures, Subject, WaitingLine
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.load import load
 from imgproxy.errors import ConfigError
-from imgproxy.purge.downstream.calls import PurgeAnswer, Result
-from imgproxy.purge.downstream.queue import TokenBucket
-from imgproxy.purge.downstream.targets import adapter_of
+from imgproxy.metrics import Metrics
+from imgproxy.purge.downstream.calls import DONE, PurgeAnswer, Result, Verdict
+from imgproxy.purge.downstream.queue import TargetQueue
+from imgproxy.purge.downstream.targets import adapter_of, limiter_of
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
+from tests.support.jumping_loop import JumpingLoop
 
 KEY = Subject("2026/03/14/a picture ä%.jpg")
 ENTRY = Subject("PNIi08x4UdEA", is_entry=True)
@@ -41,7 +45,7 @@ def test_varnish_without_a_token_gets_no_authorization() -> None:
 
 def test_a_full_batch_fits_into_a_header_line_of_varnish() -> None:
     """http_req_hdr_len is 8 KiB by default; the longest tags are those of long entry ids."""
-    entries = [Subject(f"{number:0100}"[::-1], is_entry=True) for number in range(Varnish.batch_max)]
+    entries = [Subject(f"{number:0100}"[::-1], is_entry=True) for number in range(Varnish.subjects_max)]
 
     assert len(Varnish("http://varnish/", token).call(entries).headers["xkey-purge"]) < 8_000
 
@@ -145,25 +149,62 @@ def test_cloudflare_purges_only_where_its_answer_says_so(
     assert (verdict.result, verdict.detail) == (result, detail)
 
 
-def test_a_token_bucket_lets_a_burst_through_and_then_keeps_its_rate() -> None:
-    """Cloudflare's free plan: 25 at once, then one in twelve seconds."""
-    now_s = 0.0
-    bucket = TokenBucket(5 / 60, 25, lambda: now_s)
-    for _ in range(25):
-        assert bucket.wait_s() == 0
-        bucket.take()
+class Confirming:
+    """Confirms every call at once; notes the time of each and how many subjects it had."""
 
-    assert bucket.wait_s() == pytest.approx(12)
-    now_s = 11.0
-    assert bucket.wait_s() == pytest.approx(1)
-    now_s = 12.1
-    assert bucket.wait_s() == 0
-    bucket.take()
-    now_s = 100_000.0
-    for _ in range(25):
-        assert bucket.wait_s() == 0
-        bucket.take()
-    assert bucket.wait_s() > 0
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, int]] = []
+
+    async def send(self, adapter: object, subjects: Sequence[Subject], *, timeout_s: float) -> Verdict:
+        self.calls.append((asyncio.get_running_loop().time(), len(subjects)))
+        return DONE
+
+
+class EmptyOutbox:
+    """An outbox in which nothing waits."""
+
+    async def figures(self, target: str) -> OutboxFigures:
+        return OutboxFigures(0, None, None)
+
+    async def due(self, target: str, now_s: float, count: int) -> tuple[WaitingLine, ...]:
+        return ()
+
+    async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
+        return None
+
+
+def test_a_rate_limit_lets_a_burst_through_and_then_collects_subjects() -> None:
+    """Cloudflare's free plan takes 25 calls at once, then one in 12 s. That one has everything that came meanwhile."""
+    settings = DownstreamSettings(
+        kind="cloudflare", zone_id="0" * 32, token=SecretStr("x"), plan="free", wait_s=30, again_after_s=0
+    )
+    http = Confirming()
+
+    async def purge() -> tuple[float, list[str]]:
+        queue = TargetQueue(
+            settings,
+            adapter_of(settings),
+            EmptyOutbox(),  # type: ignore[arg-type]
+            http,  # type: ignore[arg-type]
+            held_s=1,
+            again_after_s=0,
+            metrics=Metrics(),
+            limiter=limiter_of(settings),
+        )
+        began_s = asyncio.get_running_loop().time()
+        await queue.start()
+        for number in range(25):
+            await queue.send([Subject(f"{number}.jpg")], number)
+        late = await asyncio.gather(*(queue.send([Subject(f"late-{number}.jpg")], 25 + number) for number in range(3)))
+        await queue.close()
+        return began_s, [state.state for state in late]
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        began_s, states = runner.run(purge())
+
+    assert states == ["done"] * 3
+    assert http.calls[:25] == [(began_s, 1)] * 25
+    assert http.calls[25:] == [(pytest.approx(began_s + 12), 3)]
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

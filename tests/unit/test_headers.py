@@ -3,7 +3,7 @@
 import pytest
 
 from imgproxy.config.sections import FreshnessSettings
-from imgproxy.delivery.delivery import Timings, etag_of
+from imgproxy.delivery.request import Timings, etag_of
 from imgproxy.edge.headers import (
     ByteRange,
     RangeNotSatisfiable,

@@ -59,7 +59,7 @@ class _Batch:
     path: str
     items: list[_Item] = field(default_factory=list)
     has_crashed: bool = False
-    timer: asyncio.TimerHandle | None = None  # until the batch is given to the pool
+    timer: asyncio.TimerHandle | None = None  # while it gathers before it is given to the pool
     task: asyncio.Task[None] | None = None  # from then on
     targets: list[RenderTarget] = field(default_factory=list)  # once the job has begun, one for each item
 
@@ -76,7 +76,8 @@ class Batches:
         self._store = store
         self._pool = pool
         self._admission = admission
-        self._open: dict[_Name, _Batch] = {}
+        self._open: dict[_Name, _Batch] = {}  # those that take plans in
+        self._gathering: set[_Batch] = set()  # those that are not given to the pool yet
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def render(  # noqa: PLR0917 - what a job needs
@@ -93,7 +94,7 @@ class Batches:
         name = (key_hash, digest, lane)
         item = _Item(plan, mark, asyncio.get_running_loop().create_future())
         batch = self._open.get(name)
-        if batch is not None and batch.takes(plan):
+        if batch is not None and batch.takes(plan) and not self._is_better_alone(batch, plan):
             batch.items.append(item)
         else:
             batch = self._open[name] = _Batch(name, path, [item])
@@ -106,22 +107,28 @@ class Batches:
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        for batch in list(self._open.values()):
+        for batch in (*self._open.values(), *self._gathering):
             self._cancel(batch)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _is_better_alone(self, batch: _Batch, plan: RenderPlan) -> bool:
+        """Whether an AVIF would leave a process idle if it joined this batch, which is still gathering."""
+        is_avif = plan.output.format is Format.AVIF
+        return is_avif and batch in self._gathering and self._pool.free(batch.name[2]) > len(self._gathering)
+
     def _schedule(self, batch: _Batch) -> None:
         """Give the batch to the pool: at once if its job will wait there, else after the time to gather."""
         if self._pool.free(batch.name[2]):
+            self._gathering.add(batch)
             batch.timer = asyncio.get_running_loop().call_later(GATHER_S, self._start, batch)
         else:
             self._start(batch)
 
     def _start(self, batch: _Batch) -> None:
-        batch.timer = None
+        self._gathering.discard(batch)
         batch.task = asyncio.get_running_loop().create_task(self._run(batch))
         self._tasks.add(batch.task)
         batch.task.add_done_callback(self._tasks.discard)
@@ -135,7 +142,8 @@ class Batches:
 
     def _cancel(self, batch: _Batch) -> None:
         self._shut(batch)
-        if batch.timer is not None:
+        if batch in self._gathering and batch.timer is not None:
+            self._gathering.discard(batch)
             batch.timer.cancel()
             _give_up(batch.items, None)
         elif batch.task is not None:

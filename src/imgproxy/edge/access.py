@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from imgproxy import logs
 from imgproxy.delivery.request import Outcome
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from imgproxy.edge.respond import Served
 
 log = logging.getLogger("imgproxy.access")
+
+# A client's address as the transport gives it: host, port and more, or the path of a local socket.
+Peer: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str | None"
 
 
 class AccessLog:
@@ -45,7 +48,7 @@ class AccessLog:
             facts["code"] = served.code
         logs.access(log, "%s %s %d", (request.method, target, status), facts)
 
-    def write_fast(self, peer: tuple[str, int] | None, target: str, status: int, sent_bytes: int) -> None:
+    def write_fast(self, peer: Peer, target: str, status: int, sent_bytes: int) -> None:
         """Write the line of an answer of the fast path: a hit, or a refusal in an overload."""
         is_refused = status == Overloaded.status
         if not (self.wants_errors if is_refused else self.wants_hits):

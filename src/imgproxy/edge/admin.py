@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.warming import Warming
     from imgproxy.edge.state import ServiceState
     from imgproxy.metrics import Metrics
-    from imgproxy.purge.receipt import Receipt
+    from imgproxy.purge.receipts import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.webhooks import Webhooks
 
@@ -195,13 +195,13 @@ class AdminRoutes:
             raise BadPurge(f"Expected at most: entry=ID or key=KEY, and limit=1 to {RECEIPTS_LISTED_MAX}.")
         if key is not None:
             key = _checked_key(key)
-        return _json({"purges": await self._purges.record.latest(entry=entry, key=key, count=int(limit))})
+        return _json({"purges": await self._purges.receipts.latest(entry=entry, key=key, count=int(limit))})
 
     async def _receipt_of(self, request: web.BaseRequest, rest: str) -> web.Response:
         del request
         if not _is_number(rest):
             raise BadPurge("The path must end in the seq of a receipt, e.g. /-/purges/17.")
-        found = await self._purges.record.latest(seq=int(rest))
+        found = await self._purges.receipts.latest(seq=int(rest))
         if not found:
             raise ReceiptNotFound(int(rest))
         return _json(found[0])

@@ -19,6 +19,7 @@ from imgproxy import __version__
 from imgproxy.admission.policy import Admission
 from imgproxy.background import Background
 from imgproxy.cache.cache import Cache
+from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.config.load import Settings, secret_lines, signing_tokens, webhook_secrets
 from imgproxy.delivery.batching import Batches
 from imgproxy.delivery.delivery import Delivery
@@ -78,7 +79,7 @@ class Edge:
     # --- composition: each part is given those before it ---
 
     def _compose_storage_and_purge(self, settings: Settings) -> None:
-        self.cache = Cache(settings.cache)
+        self.cache = Cache(settings.cache, purged=PurgeEvent())
         self.library = library_client(settings.origin)
         self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
         self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget)
@@ -127,7 +128,13 @@ class Edge:
             fetches_max=settings.origin.fetches_max,
             fetch_queue_max=settings.origin.fetch_queue_max,
         )
-        self.settling = Settling(self.cache, self.originals, settings.freshness, settings.purge)
+        self.settling = Settling(
+            self.cache.purged,
+            self.cache.journal,
+            self.originals,
+            settle_s=settings.freshness.settle_s,
+            retry_max_s=settings.purge.retry_max_s,
+        )
         fallback = Fallback(self.cache)
         self.variants = Variants(
             self.cache,
@@ -156,7 +163,6 @@ class Edge:
         self.webhooks = Webhooks(
             webhook_secrets(settings.webhook),
             self.purges,
-            self.entries,
             self.cache.journal,
             self.metrics,
             created=self._warm_created,

@@ -106,7 +106,7 @@ class Responder:
         metrics: Metrics,
         failpoints: Failpoints,
         entry_of: Callable[[str], str | None],
-        on_plain: Callable[[PlainAnswer], None],
+        on_plain: Callable[[PlainAnswer], object],
     ) -> None:
         self._freshness = settings.freshness
         self._tag_names = settings.tags.headers

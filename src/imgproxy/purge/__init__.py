@@ -1,1 +1,1 @@
-"""Purging: from an entry's id, a key or a webhook to the certainty that its pictures are gone."""
+"""Purges: from the id of an entry, a key or a webhook to a receipt which says that its pictures are gone."""

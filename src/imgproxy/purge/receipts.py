@@ -1,8 +1,8 @@
 """
-The record of purges: every receipt stays in the journal for a year, for whoever has to show what was done and when.
+Receipts: what a purge did. The journal keeps each for a year.
 
-A purge does not wait for it: receipts of a quarter of a second are written together, behind the answers. After a crash
-in between, the journal still says that the purge came, when, for which entry and why.
+Receipts are written behind the answers, those of a quarter of a second together. A crash before that loses the receipt
+only: the journal has the purge itself, with its time, entry and reason.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +23,93 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.journal import Journal, Kept
-    from imgproxy.purge.receipt import Receipt
 
 log = logging.getLogger(__name__)
 
 WRITE_AFTER_S = 0.25
 
 
-class PurgeRecord:
-    """Writes receipts into the journal, and reads them there."""
+@dataclass(frozen=True, slots=True)
+class DownstreamState:
+    """
+    The state of a purge in one cache in front.
+
+    `done`: the cache confirmed it. `pending`: not yet, for the reason in `detail`; the outbox tries again.
+    """
+
+    name: str
+    kind: str
+    state: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """
+    What a purge did. `size_bytes`: deleted from disk. `cut`: connections that were closed in the middle of an answer.
+
+    `is_pending`: the keys API has not answered yet. The listed keys are purged; more may follow.
+    """
+
+    entry: str | None
+    keys: tuple[str, ...]
+    variants: int
+    size_bytes: int
+    seq: int
+    duration_s: float
+    cut: int = 0
+    downstream: tuple[DownstreamState, ...] = ()
+    is_pending: bool = False
+    is_soft: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every key is known, and every cache in front has confirmed."""
+        return not self.is_pending and all(item.state == "done" for item in self.downstream)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the public form. Scripts depend on its names."""
+        receipt: dict[str, Any] = {
+            "entry": self.entry,
+            "keys": list(self.keys),
+            "variants": self.variants,
+            "bytes": self.size_bytes,
+            "downstream": [
+                {"name": item.name, "kind": item.kind, "state": item.state, "detail": item.detail}
+                for item in self.downstream
+            ],
+            "pending": not self.is_complete,
+            "soft": self.is_soft,
+            "cut": self.cut,
+            "seq": self.seq,
+            "ms": round(self.duration_s * 1000, 1),
+        }
+        return receipt
+
+
+class Receipts:
+    """Writes receipts into the journal, and reads them."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._outbox = Outbox(journal)
-        self._waiting: list[tuple[int, float, str]] = []
-        self._background = Background("record of purges")
+        self._unwritten: list[tuple[int, float, str]] = []
+        self._background = Background("receipts of purges")
 
     def keep(self, receipt: Receipt, *, reason: str) -> None:
-        """Keep a receipt, soon. A later one of the same number takes its place."""
+        """Write a receipt soon. It replaces an earlier one of the same number."""
         row = (receipt.seq, time.time(), json.dumps({"reason": reason, **receipt.as_json()}))
-        self._waiting.append(row)
-        if len(self._waiting) == 1:
+        self._unwritten.append(row)
+        if len(self._unwritten) == 1:
             self._background.begin(self._write_soon)
 
     async def latest(
         self, *, entry: str | None = None, key: str | None = None, seq: int | None = None, count: int = 1
     ) -> list[dict[str, Any]]:
         """
-        The latest receipts, the newest first, in their public form: of an entry, of a key, of one number, or of any.
+        Return the latest receipts in their public form, newest first: of an entry, of a key, of one number, or of any.
 
-        They are as they were given, with the time and the reason; only what was pending then is as it stands now.
+        Each is as it was given, with its time and reason. Only what was pending then is updated.
 
         Raises:
             CacheUnavailable: the journal cannot be read.
@@ -59,10 +117,10 @@ class PurgeRecord:
         await self._write()
         kept = await self._journal.receipts(entry=entry, key=key, seq=seq, count=count)
         unconfirmed = await self._outbox.unconfirmed(kept[-1].seq) if kept else ()
-        return [_as_it_stands(item, unconfirmed) for item in kept]
+        return [_updated(item, unconfirmed) for item in kept]
 
     async def close(self) -> None:
-        """Write what is still waiting."""
+        """Write the receipts that are not written yet."""
         await self._background.close()
         await self._write()
 
@@ -71,17 +129,17 @@ class PurgeRecord:
         await self._write()
 
     async def _write(self) -> None:
-        if not self._waiting:
+        if not self._unwritten:
             return
-        rows, self._waiting = self._waiting, []
+        rows, self._unwritten = self._unwritten, []
         try:
             await self._journal.keep_receipts(rows)
         except CacheUnavailable:
-            log.warning("%d receipts of purges cannot be kept; the log above has them", len(rows))
+            log.warning("%d receipts of purges cannot be written; the log above has them", len(rows))
 
 
-def _as_it_stands(kept: Kept, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:
-    """A receipt whose caches in front have confirmed since, or not."""
+def _updated(kept: Kept, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:
+    """Return a kept receipt with the present state of its caches in front."""
     receipt = json.loads(kept.receipt)
     subjects = {Subject(key) for key in receipt["keys"]} | {Subject(receipt["entry"] or "", is_entry=True)}
     waiting = {target for target, subject in unconfirmed if subject in subjects}

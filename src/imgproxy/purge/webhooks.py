@@ -1,8 +1,8 @@
 """
 The Livingdocs webhook: a signed event in, a purge out.
 
-An event is acknowledged when what it asks for is durable: a purge in the journal, the delivery's id after it. A
-delivery that comes again is acknowledged and does nothing.
+An event is acknowledged when its purge is in the journal, and the delivery's id after it. A repeated delivery is
+acknowledged and does nothing.
 """
 
 from __future__ import annotations
@@ -21,27 +21,25 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.journal import Journal
     from imgproxy.metrics import Metrics
-    from imgproxy.purge.entry_keys import EntryKeys
-    from imgproxy.purge.receipt import Receipt
+    from imgproxy.purge.receipts import Receipt
     from imgproxy.purge.service import PurgeService
 
 log = logging.getLogger(__name__)
 
 PREFIX = "mediaLibraryEntry."
-# What each event asks for. `update` purges, as bytes under a key may have changed; `active` purges, as that forgets
-# the refusals of the time it was revoked, here and in the CDNs.
+# The events that purge. `update`: the bytes under a key may have changed. `active`: refusals from the time when it was
+# revoked must be forgotten, here and in the CDNs.
 PURGING = frozenset({"revoke", "invalid", "delete", "archive", "update", "active"})
 CREATE = "create"
 
 
 class Webhooks:
-    """Receives events."""
+    """Receives events. `created(entry, keys)` is called for a new entry."""
 
     def __init__(
         self,
         secrets: Sequence[str],
         purges: PurgeService,
-        entries: EntryKeys,
         journal: Journal,
         metrics: Metrics,
         *,
@@ -49,19 +47,18 @@ class Webhooks:
     ) -> None:
         self._secrets = tuple(secrets)
         self._purges = purges
-        self._entries = entries
         self._journal = journal
         self._metrics = metrics
         self._created = created
 
     async def receive(self, raw: bytes, signature: str | None) -> Receipt | None:
         """
-        Handle one delivery; the receipt of the purge it led to, if any.
+        Handle one delivery. Returns the receipt of its purge, if it led to one.
 
         Raises:
-            BadWebhookSignature: none of the secrets made this signature over these bytes.
-            BadPurge: the body is no event.
-            ImgproxyError: what the event asks for is not done, and the delivery has to come again.
+            BadWebhookSignature: the signature of these bytes is not by one of the secrets.
+            BadPurge: the body is not an event.
+            ImgproxyError: the event could not be handled. Livingdocs has to deliver it again.
         """
         if not is_signed(raw, signature, self._secrets):
             raise BadWebhookSignature
@@ -83,22 +80,21 @@ class Webhooks:
     async def _act(self, kind: str, entry: str) -> Receipt | None:
         if kind == CREATE:
             try:
-                self._created(entry, await self._entries.learn(entry))
+                self._created(entry, await self._purges.learn(entry))
             except NotFound:
                 log.info("new entry %s has no keys yet", entry)
             return None
         try:
             return await self._purges.purge_entry(entry, reason=kind)
         except EntryNotFound:
-            # Its keys were never seen here, and cannot be asked for there. What is cached of them ends when it is next
-            # asked for at the origin.
-            log.warning("%s: entry %s is gone and its keys are not known; nothing was purged", kind, entry)
+            # Cached originals of its keys, if there are any, are purged at their next revalidation.
+            log.warning("%s: entry %s does not exist and its keys are not known; nothing was purged", kind, entry)
             return None
 
 
 def is_signed(raw: bytes, signature: str | None, secrets: Sequence[str]) -> bool:
-    """Whether one of the secrets made `sha256=<hex HMAC-SHA256 of the raw body>`; compared in constant time."""
-    # What is not ASCII came as surrogates, and is no signature anyway.
+    """Whether a signature is `sha256=<hex HMAC-SHA256 of the raw body>` by one of the secrets, in constant time."""
+    # A header that is not ASCII holds surrogates, which cannot be encoded.
     given = (signature or "").removeprefix("sha256=").strip().lower().encode(errors="replace")
     found = False
     for secret in secrets:
@@ -108,7 +104,7 @@ def is_signed(raw: bytes, signature: str | None, secrets: Sequence[str]) -> bool
 
 
 def _read(raw: bytes) -> tuple[str, str, str]:
-    """Event, entry and delivery id of a body. Raises BadPurge."""
+    """Read event, entry and delivery id from a body. Raises BadPurge."""
     try:
         body = json.loads(raw)
         event, entry, delivery_id = body["event"], body.get("mediaId") or "", body.get("deliveryId") or ""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp.http_parser import RawRequestMessage
 
+    from imgproxy.edge.access import Peer
     from imgproxy.edge.fast.memo import AnswerMemo, Found
     from imgproxy.edge.fast.refusals import FastRefusals
     from imgproxy.metrics import Tally
@@ -77,7 +78,7 @@ class FastPath:
     refusals: FastRefusals
     answers: Answers
     tally: Tally
-    on_answer: Callable[[tuple[str, int] | None, str, int, int], None] | None
+    on_answer: Callable[[Peer, str, int, int], None] | None
     on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse]
 
 

@@ -1,1 +1,1 @@
-"""Purging the caches in front: what is said to each kind, and the queue of each configured one."""
+"""Purging the caches in front: an adapter for each kind, a queue for each configured one."""

@@ -1,8 +1,8 @@
 """
-One purge call to a cache in front: what is sent, what came back, what that means.
+One purge call to a cache in front: the request, the answer, and the verdict on it.
 
-The only place that sends; everything httpx raises becomes a Verdict here. Neither URLs nor bodies get into a verdict's
-detail, for either may hold a secret.
+This is the only module of the package that sends. Every error of httpx becomes a Verdict here. URLs and bodies never
+get into a verdict's detail, because they may hold a secret.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from imgproxy.cache.outbox import Subject
 
 ANSWER_MAX_BYTES = 64 * 1024
-# Nobody's Retry-After keeps a revoked picture up for longer without another try.
+# A longer Retry-After is not obeyed: a revoked picture would stay up too long without another try.
 RETRY_AFTER_MAX_S = 600.0
 DETAIL_MAX_CHARS = 200
-# Below the 5 s after which Varnish, and others, close a connection that nobody uses.
+# Below the 5 s after which Varnish and other servers close an idle connection.
 KEEPALIVE_EXPIRY_S = 4.0
-# It lies in what was sent, not in the target: trying another part of it makes sense.
+# Statuses that blame the request, not the target. A smaller part of the request may succeed.
 _REJECTED = frozenset({400, 413, 414, 422, 431})
 
 
 class Result(StrEnum):
-    """What became of a call; also the label in the metrics."""
+    """The result of a call; also the label in the metrics."""
 
     DONE = "done"
     LIMITED = "limited"
@@ -44,7 +44,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PurgeCall:
-    """A request to be sent."""
+    """A request to send."""
 
     method: str
     url: str
@@ -54,7 +54,7 @@ class PurgeCall:
 
 @dataclass(frozen=True, slots=True)
 class PurgeAnswer:
-    """An answer; of its body at most ANSWER_MAX_BYTES."""
+    """An answer. Of its body at most ANSWER_MAX_BYTES are kept."""
 
     status: int
     body: bytes = b""
@@ -63,7 +63,7 @@ class PurgeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a call came to. `wait_s`: how long the target wants to be left alone, where it said so."""
+    """What an answer means. `wait_s`: how long the target asked us to wait, if it did."""
 
     result: Result
     detail: str | None = None
@@ -74,10 +74,10 @@ DONE = Verdict(Result.DONE)
 
 
 class Adapter(Protocol):
-    """One kind of cache in front: pure, from subjects to a call and from an answer to a verdict."""
+    """One kind of cache in front. Pure: it turns subjects into a call, and an answer into a verdict."""
 
     @property
-    def batch_max(self) -> int:
+    def subjects_max(self) -> int:
         """Most subjects in one call."""
 
     @property
@@ -85,17 +85,17 @@ class Adapter(Protocol):
         """Most calls at the same time."""
 
     def covers(self, subject: Subject) -> bool:
-        """Whether this kind can be told to purge that."""
+        """Whether this target can purge the subject."""
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
-        """The request that purges these."""
+        """Make the request that purges these subjects."""
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
-        """What the answer means."""
+        """Say what the answer means."""
 
 
 def judge_status(answer: PurgeAnswer, accepted: frozenset[int]) -> Verdict:
-    """The meaning of a status, as far as all APIs agree on it."""
+    """Judge an answer by its status alone, as far as all APIs agree."""
     if answer.status in accepted:
         return DONE
     detail = f"HTTP {answer.status}"
@@ -106,10 +106,10 @@ def judge_status(answer: PurgeAnswer, accepted: frozenset[int]) -> Verdict:
 
 
 class PurgeHttp:
-    """Sends purge calls; close it with `aclose`."""
+    """Sends purge calls. Close it with `aclose`."""
 
     def __init__(self) -> None:
-        # trust_env would let .netrc and proxy variables decide where tokens go; a redirect is never followed with one.
+        # Tokens must not go elsewhere: neither by a redirect, nor by .netrc and proxy variables (trust_env).
         self._http = httpx.AsyncClient(
             verify=system_trust(),
             headers={"user-agent": "imgproxy"},
@@ -119,19 +119,17 @@ class PurgeHttp:
         )
 
     async def send(self, adapter: Adapter, subjects: Sequence[Subject], *, timeout_s: float) -> Verdict:
-        """Send one call and judge its answer; never raises for what the target does."""
+        """Send one call and judge its answer. A failure of the target is a Verdict, not an exception."""
         try:
             call = adapter.call(subjects)
             async with asyncio.timeout(timeout_s):
                 try:
                     answer = await self._exchange(call, timeout_s)
                 except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                    # Closed by the other side just as it was used again: a purge may be sent twice.
+                    # The server may have closed an idle connection just as we used it. A second purge is harmless.
                     answer = await self._exchange(call, timeout_s)
                 return adapter.judge(answer)
-        except TimeoutError:
-            return Verdict(Result.FAILED, f"no answer within {timeout_s:g} s")
-        except httpx.TimeoutException:
+        except (TimeoutError, httpx.TimeoutException):
             return Verdict(Result.FAILED, f"no answer within {timeout_s:g} s")
         except httpx.ConnectError:
             return Verdict(Result.FAILED, "no connection")
@@ -162,5 +160,5 @@ class PurgeHttp:
 
 
 def one_line(text: str) -> str:
-    """A foreign text as a short detail: printable, on one line."""
+    """Make a detail of a foreign text: printable, short, on one line."""
     return "".join(char if char.isprintable() else " " for char in text)[:DETAIL_MAX_CHARS].strip()

@@ -1,10 +1,11 @@
 """
-A lane: everything one cache in front has to be told, one batch after the other, until it has confirmed.
+The queue of one cache in front: everything it has to purge, until it has confirmed.
 
-    what a purge has just released  +  lines of the outbox that are due  ->  calls  ->  out of the outbox, or put off
+    subjects that a purge released  +  lines of the outbox that are due  ->  calls  ->  lines deleted, or put off
 
-What a purge releases is sent at once, whatever failed before, unless the target asked to be left alone. Failures wait
-exponentially longer, with jitter, up to `retry_max_s`, for ever; the first success makes everything due again.
+A released subject is sent at once, also after failures. Only the target's rate limit and its Retry-After delay it.
+After a failure the wait doubles, with jitter, up to `retry_max_s`. Tries never end. The first success makes all lines
+due that failed before.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING
 
 from imgproxy.cache.outbox import OutboxFigures, OutboxLine, Subject, WaitingLine
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp, Result, Verdict
-from imgproxy.purge.receipt import DownstreamState
+from imgproxy.purge.receipts import DownstreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
+
+    from aiolimiter import AsyncLimiter
 
     from imgproxy.cache.outbox import Outbox
     from imgproxy.config.downstream import DownstreamSettings
@@ -30,51 +33,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.5
-# Without anything to do the outbox is looked at this often: for lines that nobody released, and clocks that jumped.
+# An idle queue looks into the outbox this often: for lines that were never released, and after jumps of the clock.
 IDLE_S = 10.0
 
 
-class TokenBucket:
-    """A rate with a burst; `take` may overdraw it, `wait_s` says how long to wait before that is no more so."""
-
-    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_s = per_s
-        self._burst = burst
-        self._clock = clock
-        self._tokens = float(burst)
-        self._at_s = clock()
-
-    def wait_s(self) -> float:
-        """Seconds until there is a token; 0.0 where there is one."""
-        now_s = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._per_s)
-        self._at_s = now_s
-        return max(0.0, (1 - self._tokens) / self._per_s)
-
-    def take(self) -> None:
-        """Take a token."""
-        self._tokens -= 1
-
-
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """Somebody who waits for subjects to be purged; `failure` is why they were not."""
+class Confirmation:
+    """What one purge waits for. `remaining`: not confirmed yet. `failure`: why it takes longer."""
 
     remaining: set[Subject]
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str | None = None
 
 
 @dataclass(slots=True)
-class _Batch:
-    """What is sent together: the lines of each subject, and who waited when it was put together."""
+class _Dispatch:
+    """What is sent at once: the lines of each subject, and the confirmations that were awaited by then."""
 
     lines: dict[Subject, list[WaitingLine]]
-    tickets: tuple[Ticket, ...]
+    confirmations: tuple[Confirmation, ...]
 
 
-class Lane:
-    """The purges of one target."""
+class TargetQueue:
+    """The purges that one target has to confirm."""
 
     def __init__(
         self,
@@ -86,20 +67,20 @@ class Lane:
         held_s: float,
         again_after_s: float,
         metrics: Metrics,
-        bucket: TokenBucket | None = None,
+        limiter: AsyncLimiter | None = None,
     ) -> None:
         """
-        Set up the lane of one target.
+        Set up the queue of one target.
 
         Args:
-            settings: of the target.
-            adapter: what its calls look like.
+            settings: the target's.
+            adapter: makes its calls.
             outbox: what it has not confirmed.
             http: sends the calls.
-            held_s: a purge releases its lines within this time; if not, its process is not there any more.
-            again_after_s: round 2 is due this long after the purge was recorded; 0: there is none.
+            held_s: a purge releases its lines within this time. Later they are sent anyway: its process has crashed.
+            again_after_s: round 2 is due this long after the purge was recorded. 0: there is no round 2.
             metrics: counts calls and lines.
-            bucket: how many calls the target takes.
+            limiter: the target's rate limit. Such a target has a concurrency of 1.
         """
         self.name = settings.label
         self.kind = settings.kind
@@ -110,12 +91,12 @@ class Lane:
         self._held_s = held_s
         self._again_after_s = again_after_s
         self._metrics = metrics
-        self._bucket = bucket
-        self._released: dict[Subject, int] = {}
-        self._tickets: set[Ticket] = set()
+        self._limiter = limiter
+        self._released: dict[Subject, int] = {}  # with the number of the purge
+        self._confirmations: set[Confirmation] = set()
         self._news = asyncio.Event()
         self._failures = 0
-        self._quiet_until_s = 0.0  # monotonic; the target asked for it
+        self._quiet_until_s = 0.0  # monotonic; from the target's Retry-After
         self.last_failure: str | None = None
         self.figures = OutboxFigures(0, None, None)
         self._task: asyncio.Task[None] | None = None
@@ -123,20 +104,20 @@ class Lane:
         metrics.outbox_oldest_age_s.labels(target=self.name).set_function(lambda: self.oldest_age_s)
 
     async def start(self) -> None:
-        """Read how the outbox stands, and begin to send."""
+        """Read the figures of the outbox, and begin to send."""
         self.figures = await self._outbox.figures(self.name)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Stop; what is under way is sent again by the next run."""
+        """Stop. The next run repeats calls that were under way."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    # --- what purges ask for -----------------------------------------------------------------------------------
+    # --- for purges --------------------------------------------------------------------------------------------
 
     def lines(self, subjects: Iterable[Subject]) -> list[OutboxLine]:
-        """What the journal has to keep for these subjects until the target has confirmed both rounds."""
+        """Make the lines that the journal keeps for these subjects until the target has confirmed both rounds."""
         now_s = time.time()
         covered = [subject for subject in dict.fromkeys(subjects) if self._adapter.covers(subject)]
         rounds = [(1, now_s + self._held_s)]
@@ -145,24 +126,24 @@ class Lane:
         return [OutboxLine(self.name, subject, number, due_at_s) for number, due_at_s in rounds for subject in covered]
 
     async def send(self, subjects: Iterable[Subject], seq: int) -> DownstreamState:
-        """Send what purge `seq` has recorded, now, and wait for it a moment."""
+        """Release what purge `seq` has recorded, and wait for the confirmation, at most `wait_s`."""
         covered = {subject for subject in subjects if self._adapter.covers(subject)}
         if not covered:
             return DownstreamState(self.name, self.kind, "done", "nothing of this is purged there")
         self._released.update({subject: max(seq, self._released.get(subject, 0)) for subject in covered})
-        ticket = Ticket(covered)
-        self._tickets.add(ticket)
+        confirmation = Confirmation(covered)
+        self._confirmations.add(confirmation)
         self._news.set()
         try:
             async with asyncio.timeout(self._settings.wait_s):
-                await ticket.over.wait()
+                await confirmation.ended.wait()
         except TimeoutError:
-            reason = ticket.failure or self.last_failure or f"no answer within {self._settings.wait_s:g} s"
+            reason = confirmation.failure or self.last_failure or f"no answer within {self._settings.wait_s:g} s"
             return DownstreamState(self.name, self.kind, "pending", reason)
         finally:
-            self._tickets.discard(ticket)
-        if ticket.failure is not None:
-            return DownstreamState(self.name, self.kind, "pending", ticket.failure)
+            self._confirmations.discard(confirmation)
+        if confirmation.failure is not None:
+            return DownstreamState(self.name, self.kind, "pending", confirmation.failure)
         again = f"again {self._again_after_s:g} s after the purge" if self._again_after_s > 0 else None
         return DownstreamState(self.name, self.kind, "done", again)
 
@@ -171,58 +152,56 @@ class Lane:
     async def _run(self) -> None:
         while True:
             try:
-                batch = await self._next_batch()
-                await self._deliver(batch)
+                await self._wait_for_work()
+                await self._wait_for_permission()
+                await self._deliver(await self._collect())
                 self.figures = await self._outbox.figures(self.name)
             except asyncio.CancelledError:
                 raise
             except Exception:
-                # The journal cannot be written, say: what was sent is sent again.
+                # For example, the journal cannot be written. Calls that were sent are sent again.
                 log.exception("purges of %s are held up", self.name)
                 await asyncio.sleep(self._settings.retry_max_s)
 
-    async def _next_batch(self) -> _Batch:
-        """Wait until something is to be sent, and take as much of it as is sent at once."""
-        limit = self._adapter.batch_max * self._adapter.concurrency
+    async def _wait_for_work(self) -> None:
+        """Wait until a purge releases a subject, or a line of the outbox is due."""
         while True:
-            await self._keep_quiet()
             self._news.clear()
             now_s = time.time()
-            lines: dict[Subject, list[WaitingLine]] = {}
-            while self._released and len(lines) < limit:
-                subject = next(iter(self._released))
-                lines[subject] = [WaitingLine(subject, 1, self._released.pop(subject), 0)]
-            tickets = tuple(self._tickets)
-            if len(lines) < limit:
-                for line in await self._outbox.due(self.name, now_s, limit - len(lines)):
-                    lines.setdefault(line.subject, []).append(line)
-            if lines:
-                return _Batch(lines, tickets)
+            if self._released or await self._outbox.due(self.name, now_s, 1):
+                return
             self.figures = await self._outbox.figures(self.name)
             next_due_s = self.figures.next_due_s
             wait_s = IDLE_S if next_due_s is None else min(IDLE_S, max(0.0, next_due_s - now_s))
-            await self._wait_for_news(wait_s)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
 
-    async def _keep_quiet(self) -> None:
-        """As long as the target asked for it, or its rate is used up: more calls would be refused, and count."""
-        wait_s = max(
-            self._quiet_until_s - time.monotonic(),
-            self._bucket.wait_s() if self._bucket is not None else 0.0,
-        )
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
+    async def _wait_for_permission(self) -> None:
+        """Wait for the end of a Retry-After, and for the rate limit. Subjects released meanwhile go along."""
+        await asyncio.sleep(self._quiet_until_s - time.monotonic())
+        if self._limiter is not None:
+            await self._limiter.acquire()
 
-    async def _wait_for_news(self, within_s: float) -> None:
-        try:
-            async with asyncio.timeout(within_s):
-                await self._news.wait()
-        except TimeoutError:
-            return
+    async def _collect(self) -> _Dispatch:
+        """Take as many subjects as one dispatch sends: released ones first, then due lines."""
+        limit = self._adapter.subjects_max * self._adapter.concurrency
+        lines: dict[Subject, list[WaitingLine]] = {}
+        while self._released and len(lines) < limit:
+            subject = next(iter(self._released))
+            lines[subject] = [WaitingLine(subject, 1, self._released.pop(subject), 0)]
+        confirmations = tuple(self._confirmations)
+        if len(lines) < limit:
+            for line in await self._outbox.due(self.name, time.time(), limit - len(lines)):
+                lines.setdefault(line.subject, []).append(line)
+        return _Dispatch(lines, confirmations)
 
-    async def _deliver(self, batch: _Batch) -> None:
-        """Send a batch in as many calls as it needs, and keep what came of each."""
-        subjects = list(batch.lines)
-        size = self._adapter.batch_max
+    async def _deliver(self, dispatch: _Dispatch) -> None:
+        """Send a dispatch in as many calls as it needs, and record the result of each."""
+        subjects = list(dispatch.lines)
+        size = self._adapter.subjects_max
         parts = [subjects[at : at + size] for at in range(0, len(subjects), size)]
         outcomes = [
             outcome
@@ -231,78 +210,79 @@ class Lane:
         ]
         done = [subject for part, verdict in outcomes for subject in part if verdict.result is Result.DONE]
         if done:
-            await self._settle(batch, done)
+            await self._confirm(dispatch, done)
         failed: list[Subject] = []
         failure = None
         for part, verdict in outcomes:
             if verdict.result is Result.REJECTED:
-                await self._put_off_rejected(batch, part, verdict)
+                await self._put_off_rejected(dispatch, part, verdict)
             elif verdict.result is not Result.DONE:
                 failed += part
                 failure = verdict
         if failure is not None:
-            await self._put_off(batch, failed, failure)
+            await self._put_off(dispatch, failed, failure)
 
     async def _send_part(self, part: Sequence[Subject]) -> list[tuple[Sequence[Subject], Verdict]]:
-        """Send one call; what is rejected as a whole is tried by halves, so that one subject does not stop the rest."""
-        if self._bucket is not None:
-            await asyncio.sleep(self._bucket.wait_s())
-            self._bucket.take()
+        """Send one call. A rejected call is sent again by halves, so that one subject does not stop the others."""
         verdict = await self._http.send(self._adapter, part, timeout_s=self._settings.timeout_s)
         self._metrics.downstream_purges.labels(target=self.name, result=verdict.result).inc()
-        if verdict.result is Result.REJECTED and len(part) > 1:
-            half = len(part) // 2
-            return [*await self._send_part(part[:half]), *await self._send_part(part[half:])]
-        return [(part, verdict)]
+        if verdict.result is not Result.REJECTED or len(part) == 1:
+            return [(part, verdict)]
+        outcomes = []
+        for half in (part[: len(part) // 2], part[len(part) // 2 :]):
+            if self._limiter is not None:
+                await self._limiter.acquire()
+            outcomes += await self._send_part(half)
+        return outcomes
 
-    async def _settle(self, batch: _Batch, done: list[Subject]) -> None:
-        """The target has purged these."""
-        for ticket in batch.tickets:
-            ticket.remaining.difference_update(done)
-            if not ticket.remaining:
-                ticket.over.set()
-        await self._outbox.done(self.name, [line for subject in done for line in batch.lines[subject]])
+    async def _confirm(self, dispatch: _Dispatch, done: list[Subject]) -> None:
+        """The target has purged these subjects."""
+        for confirmation in dispatch.confirmations:
+            confirmation.remaining.difference_update(done)
+            if not confirmation.remaining:
+                confirmation.ended.set()
+        await self._outbox.done(self.name, [line for subject in done for line in dispatch.lines[subject]])
         if self._failures:
             log.info("%s takes purges again", self.name)
             self._failures = 0
             await self._outbox.resume(self.name, time.time() + self._settings.retry_max_s)
         self.last_failure = None
 
-    async def _put_off_rejected(self, batch: _Batch, part: Sequence[Subject], verdict: Verdict) -> None:
-        """The target does not take these, whatever others it takes."""
+    async def _put_off_rejected(self, dispatch: _Dispatch, part: Sequence[Subject], verdict: Verdict) -> None:
+        """The target rejects these subjects. It may accept others."""
         log.error("%s refuses to purge %s: %s", self.name, [subject.name for subject in part], verdict.detail)
-        self._fail(batch.tickets, part, verdict.detail)
+        self._fail(dispatch.confirmations, part, verdict.detail)
         for subject in part:
-            lines = batch.lines[subject]
+            lines = dispatch.lines[subject]
             wait_s = self._backoff_s(max(line.attempts for line in lines))
             await self._outbox.put_off(self.name, lines, time.time() + wait_s)
 
-    async def _put_off(self, batch: _Batch, failed: Sequence[Subject], verdict: Verdict) -> None:
-        """The target is not to be had: nothing more is sent for a while, unless a new purge comes."""
-        log.warning("%s took no purge: %s; it goes on by itself", self.name, verdict.detail)
+    async def _put_off(self, dispatch: _Dispatch, failed: Sequence[Subject], verdict: Verdict) -> None:
+        """The target itself fails. Nothing more is sent for a while, unless a new purge comes."""
+        log.warning("%s did not confirm a purge: %s; it is tried again", self.name, verdict.detail)
         wait_s = self._backoff_s(self._failures) if verdict.wait_s is None else verdict.wait_s
         self._failures += 1
         if verdict.result is Result.LIMITED:
             self._quiet_until_s = time.monotonic() + wait_s
-        lines = [line for subject in failed for line in batch.lines[subject]]
+        lines = [line for subject in failed for line in dispatch.lines[subject]]
         lines += [WaitingLine(subject, 1, seq, 0) for subject, seq in self._released.items()]
-        # Also those that came during the call: it has just been seen what would become of theirs.
-        self._fail((*batch.tickets, *self._tickets), [*failed, *self._released], verdict.detail)
+        # Subjects released during the call are put off as well: a call for them would fail the same way.
+        self._fail((*dispatch.confirmations, *self._confirmations), [*failed, *self._released], verdict.detail)
         self._released.clear()
         now_s = time.time()
         await self._outbox.put_off(self.name, lines, now_s + wait_s)
         await self._outbox.put_off_all(self.name, now_s, now_s + wait_s)
 
-    def _fail(self, tickets: Iterable[Ticket], subjects: Sequence[Subject], detail: str | None) -> None:
-        """Tell those who wait for these subjects that it will take longer."""
+    def _fail(self, confirmations: Iterable[Confirmation], subjects: Sequence[Subject], detail: str | None) -> None:
+        """End the waits for these subjects: their purge is pending."""
         self.last_failure = detail
-        for ticket in tickets:
-            if not ticket.remaining.isdisjoint(subjects):
-                ticket.failure = detail
-                ticket.over.set()
+        for confirmation in confirmations:
+            if not confirmation.remaining.isdisjoint(subjects):
+                confirmation.failure = detail
+                confirmation.ended.set()
 
     def _backoff_s(self, tries: int) -> float:
-        """Half of it fixed, half of it chance ("equal jitter", AWS Architecture Blog): nodes do not come at once."""
+        """Return a wait: one half fixed, one half random ("equal jitter", AWS Architecture Blog)."""
         longest_s = min(self._settings.retry_max_s, RETRY_FIRST_S * 2.0 ** min(tries, 20))
         return longest_s / 2 + random.uniform(0, longest_s / 2)
 

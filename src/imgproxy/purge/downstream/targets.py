@@ -1,8 +1,8 @@
 """
-The caches in front, purged after us: each has a lane of its own, and all share the outbox.
+The caches in front, each with a queue of its own. All queues share the outbox.
 
-A purge writes its lines into the journal together with its own record (`lines`), and lets them go when no answer with
-old bytes is under way any more (`purge`). What the receipt does not see done is done later, by itself.
+A purge writes its lines into the journal together with its own record (`lines`). When all answers with old bytes have
+ended, it releases them (`purge`). What a cache does not confirm in time is tried again until it does.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from aiolimiter import AsyncLimiter
+
 from imgproxy.cache.outbox import Outbox, OutboxLine, Subject
 from imgproxy.medialibrary import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
-from imgproxy.purge.downstream.queue import Lane, TokenBucket
+from imgproxy.purge.downstream.queue import TargetQueue
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
-    from imgproxy.purge.receipt import DownstreamState
+    from imgproxy.purge.receipts import DownstreamState
 
 log = logging.getLogger(__name__)
 
-# Calls a second and burst of an account, by its plan. Source:
+# Calls per second and burst of an account, by its plan. Source:
 # https://developers.cloudflare.com/cache/how-to/purge-cache/ (tag purges, as of July 2026).
 CLOUDFLARE_RATES = {
     "free": (5 / 60, 25),
@@ -37,12 +39,12 @@ CLOUDFLARE_RATES = {
     "business": (10.0, 50),
     "enterprise": (50.0, 500),
 }
-# Beyond the drain and the keys API: a purge that has not released its lines by then was cut short by a crash.
+# Added to the time that drain and keys API may take. A purge that has not released its lines by then has crashed.
 HELD_MARGIN_S = 5.0
 
 
 class Downstreams:
-    """Every configured cache in front; with none configured it does nothing."""
+    """All configured caches in front. With none configured it does nothing."""
 
     def __init__(
         self,
@@ -53,84 +55,84 @@ class Downstreams:
         freshness: FreshnessSettings,
         metrics: Metrics,
     ) -> None:
-        self._settings = tuple(settings)
+        """
+        Make the queues.
+
+        Raises:
+            ConfigError: a token file cannot be read.
+        """
         self._outbox = Outbox(journal)
         self._purge = purge
         self._freshness = freshness
         self._metrics = metrics
-        # Made here, so that a token file that cannot be read is said before anything starts.
-        self._adapters = [(item, adapter_of(item)) for item in self._settings]
-        self._lanes: list[Lane] = []
-        self._http: PurgeHttp | None = None
+        self._http = PurgeHttp()
+        self._queues = [self._queue_of(item) for item in settings]
+
+    def _queue_of(self, settings: DownstreamSettings) -> TargetQueue:
+        again_after_s = self._freshness.settle_s if settings.again_after_s is None else settings.again_after_s
+        # Counted from the end of the drain: until then an old answer may still leave us.
+        again_after_s += self._purge.drain_s if again_after_s else 0.0
+        return TargetQueue(
+            settings,
+            adapter_of(settings),
+            self._outbox,
+            self._http,
+            held_s=self._purge.drain_s + self._purge.expand_timeout_s + HELD_MARGIN_S,
+            again_after_s=again_after_s,
+            metrics=self._metrics,
+            limiter=limiter_of(settings),
+        )
 
     async def start(self, *, is_outbox_lost: bool = False) -> None:
-        """Take up what the last run left; `is_outbox_lost` says that the journal was damaged, so the outbox too."""
-        if is_outbox_lost and self._settings:
+        """Continue what the last run left. `is_outbox_lost`: the journal was damaged, and the outbox with it."""
+        names = [queue.name for queue in self._queues]
+        if is_outbox_lost and names:
             log.critical(
                 "the outbox is lost with the damaged journal: purges that %s had not confirmed will not be repeated; "
                 "purge everything there",
-                ", ".join(item.label for item in self._settings),
+                ", ".join(names),
             )
-        dropped = await self._outbox.take_up(item.label for item in self._settings)
+        dropped = await self._outbox.take_up(names)
         if dropped:
-            log.warning("%d purges of caches that are not configured any more were dropped from the outbox", dropped)
-        if not self._settings:
-            return
-        self._http = PurgeHttp()
-        for item, adapter in self._adapters:
-            again_after_s = self._freshness.settle_s if item.again_after_s is None else item.again_after_s
-            # Counted from the end of the drain: only then the last old answer has left us.
-            again_after_s += self._purge.drain_s if again_after_s else 0.0
-            bucket = TokenBucket(*CLOUDFLARE_RATES[item.plan]) if item.kind == "cloudflare" else None
-            lane = Lane(
-                item,
-                adapter,
-                self._outbox,
-                self._http,
-                held_s=self._purge.drain_s + self._purge.expand_timeout_s + HELD_MARGIN_S,
-                again_after_s=again_after_s,
-                metrics=self._metrics,
-                bucket=bucket,
-            )
-            await lane.start()
-            self._lanes.append(lane)
+            log.warning("%d purges were dropped from the outbox: their caches are not configured any more", dropped)
+        for queue in self._queues:
+            await queue.start()
 
     async def close(self) -> None:
-        """Stop sending; the outbox has the rest."""
-        await asyncio.gather(*(lane.close() for lane in self._lanes))
-        if self._http is not None:
-            await self._http.aclose()
+        """Stop sending. The outbox has the rest."""
+        await asyncio.gather(*(queue.close() for queue in self._queues))
+        await self._http.aclose()
 
     def lines(self, keys: Sequence[str], *, entry: str | None) -> list[OutboxLine]:
-        """What the journal has to keep together with the record of this purge."""
+        """Make the lines that the journal records together with this purge, so that no crash loses them."""
         subjects = _subjects(keys, entry)
-        return [line for lane in self._lanes for line in lane.lines(subjects)]
+        return [line for queue in self._queues for line in queue.lines(subjects)]
 
     async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
-        """Let go what was recorded for these keys up to purge `seq`, and wait for each cache as long as it is worth."""
+        """Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`."""
         subjects = _subjects(keys, entry)
-        return tuple(await asyncio.gather(*(lane.send(subjects, seq) for lane in self._lanes)))
+        return tuple(await asyncio.gather(*(queue.send(subjects, seq) for queue in self._queues)))
 
     def as_json(self) -> list[dict[str, Any]]:
-        """How each cache in front stands, for the status page."""
+        """Show the state of each cache, for the status page."""
         return [
             {
-                "name": lane.name,
-                "kind": lane.kind,
-                "waiting": lane.figures.lines,
-                "oldest_s": round(lane.oldest_age_s, 1),
-                "last_failure": lane.last_failure,
+                "name": queue.name,
+                "kind": queue.kind,
+                "waiting": queue.figures.lines,
+                "oldest_s": round(queue.oldest_age_s, 1),
+                "last_failure": queue.last_failure,
             }
-            for lane in self._lanes
+            for queue in self._queues
         ]
 
 
 def adapter_of(settings: DownstreamSettings) -> Adapter:
     """
-    The adapter of a configured kind.
+    Make the adapter of the configured kind.
 
     Raises:
-        ConfigError: the token, or its file, is none.
+        ConfigError: the token, or its file, is missing or not valid.
     """
     token = _token(settings)
     if settings.kind == "varnish":
@@ -145,6 +147,14 @@ def adapter_of(settings: DownstreamSettings) -> Adapter:
     return Template(settings, token)
 
 
+def limiter_of(settings: DownstreamSettings) -> AsyncLimiter | None:
+    """Make the rate limit that the target documents: for a burst of calls, and for a rate after it."""
+    if settings.kind != "cloudflare":
+        return None
+    per_s, burst = CLOUDFLARE_RATES[settings.plan]
+    return AsyncLimiter(burst, burst / per_s)
+
+
 def _token(settings: DownstreamSettings) -> Callable[[], str | None]:
     if settings.token_file is not None:
         source = TokenSource.file(settings.token_file)
@@ -157,10 +167,10 @@ def _token(settings: DownstreamSettings) -> Callable[[], str | None]:
 
 def _subjects(keys: Iterable[str], entry: str | None) -> list[Subject]:
     """
-    Keys always, the entry additionally.
+    List the keys, and the entry.
 
-    An answer that a CDN took before its entry was known to us carries the tag of its key alone; one whose key is not
-    known to us any more may still carry the tag of its entry.
+    A CDN may hold answers from before we knew their entry: these have the tag of the key only. It may also hold answers
+    of keys that we do not know any more: these are found by the tag of the entry.
     """
     found = [Subject(key) for key in dict.fromkeys(keys)]
     return [*found, Subject(entry, is_entry=True)] if entry is not None else found

@@ -1,4 +1,4 @@
-"""Any other cache with an HTTP API: one call a key, an entry or a tag, from templates in the configuration."""
+"""The adapter of any other cache with an HTTP API: one call for each subject, from templates in the configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 from imgproxy.purge.downstream.calls import PurgeAnswer, PurgeCall, Verdict, judge_status
-from imgproxy.purge.downstream.vendors import tag_of
+from imgproxy.purge.tags import tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ _NAMES = re.compile(r"\{(key|entry|tag|token)\}")
 
 class Template:
     """
-    Calls a URL with {key}, {entry} or {tag} filled in, there or in the body.
+    Calls a URL. {key}, {entry} and {tag} are filled in, in the URL and in the body.
 
     With {key} it is called for keys, with {entry} for entries, with {tag} alone for both. In a URL the value is
-    percent-encoded (a key keeps its slashes), in JSON and in forms it is escaped as their rules say.
+    percent-encoded (a key keeps its slashes). In JSON and in forms it is escaped by their rules.
     """
 
-    batch_max = 1
+    subjects_max = 1
 
     def __init__(self, settings: DownstreamSettings, token: Callable[[], str | None]) -> None:
         assert settings.url is not None, "the configuration was checked"
@@ -48,15 +48,15 @@ class Template:
 
     @property
     def concurrency(self) -> int:
-        """As configured."""
+        """The configured number of calls at the same time."""
         return self._settings.concurrency
 
     def covers(self, subject: Subject) -> bool:
-        """Whether the template has a place for it."""
+        """Whether the template has a placeholder for this kind of subject."""
         return self._is_for_entries if subject.is_entry else self._is_for_keys
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
-        """The templates, filled in."""
+        """Fill in the templates."""
         (subject,) = subjects
         values = {"entry" if subject.is_entry else "key": subject.name, "tag": tag_of(subject)}
         headers = {
@@ -70,7 +70,7 @@ class Template:
         return PurgeCall(self._settings.method, _fill(self._url, values, quote), headers, body)
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
-        """The configured statuses mean purged."""
+        """Accept the configured statuses."""
         return judge_status(answer, self._accepted)
 
 
@@ -79,5 +79,5 @@ def _fill(template: str, values: dict[str, str], escape: Callable[[str], str]) -
 
 
 def _json_text(value: str) -> str:
-    """The value as it stands between the quotes of a JSON string."""
+    """Escape a value for the inside of a JSON string."""
     return json.dumps(value)[1:-1]

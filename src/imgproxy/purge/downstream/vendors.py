@@ -1,13 +1,12 @@
-"""The caches that purge by tag, many tags a call: Varnish with xkey, Fastly, Cloudflare."""
+"""Adapters of the caches that purge by tag, with many tags in a call: Varnish with xkey, Fastly, Cloudflare."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-from imgproxy.cache.entry import key_hash
 from imgproxy.purge.downstream.calls import DONE, PurgeAnswer, PurgeCall, Result, Verdict, judge_status, one_line
-from imgproxy.purge.tags import entry_tag, key_tag
+from imgproxy.purge.tags import tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,11 +17,6 @@ FASTLY_API = "https://api.fastly.com"
 CLOUDFLARE_API = "https://api.cloudflare.com/client/v4"
 
 
-def tag_of(subject: Subject) -> str:
-    """The tag that answers with this subject carry."""
-    return entry_tag(subject.name) if subject.is_entry else key_tag(key_hash(subject.name))
-
-
 def _tags(subjects: Sequence[Subject]) -> list[str]:
     return list(dict.fromkeys(tag_of(subject) for subject in subjects))
 
@@ -31,10 +25,10 @@ class Varnish:
     """
     Varnish with the xkey module and the VCL in deploy/varnish: PURGE with the tags in `xkey-purge`.
 
-    A header line of Varnish ends at 8 KiB (http_req_hdr_len), and a tag has at most 66 characters.
+    The limit of a call: a header line in Varnish has at most 8 KiB (http_req_hdr_len), a tag at most 66 characters.
     """
 
-    batch_max = 64
+    subjects_max = 64
     concurrency = 1
 
     def __init__(self, url: str, token: Callable[[], str | None]) -> None:
@@ -42,19 +36,19 @@ class Varnish:
         self._token = token
 
     def covers(self, subject: Subject) -> bool:
-        """Keys and entries alike."""
+        """Keys and entries both have tags."""
         del subject
         return True
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
-        """A PURGE; xkey takes tags separated by spaces."""
+        """Make a PURGE. xkey takes tags separated by spaces."""
         headers = {"xkey-purge": " ".join(_tags(subjects))}
         if (token := self._token()) is not None:
             headers["Authorization"] = f"Bearer {token}"
         return PurgeCall("PURGE", self._url, headers)
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
-        """200 alone: a VCL without PURGE passes it on, and whatever comes back then is no purge."""
+        """Accept 200 only. A VCL without PURGE forwards the request, and the backend's answer does not mean a purge."""
         return judge_status(answer, frozenset({200}))
 
 
@@ -62,11 +56,11 @@ class Fastly:
     """
     Fastly: POST /service/{id}/purge, up to 256 surrogate keys.
 
-    A hard purge: `Fastly-Soft-Purge` would leave the revoked picture to be served as stale.
+    A hard purge: with `Fastly-Soft-Purge` the revoked picture could be served as stale.
     Source: https://www.fastly.com/documentation/reference/api/purging/ (bulk purge).
     """
 
-    batch_max = 256
+    subjects_max = 256
     concurrency = 1
 
     def __init__(self, service_id: str, token: Callable[[], str | None], *, url: str | None = None) -> None:
@@ -74,12 +68,12 @@ class Fastly:
         self._token = token
 
     def covers(self, subject: Subject) -> bool:
-        """Keys and entries alike."""
+        """Keys and entries both have tags."""
         del subject
         return True
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
-        """The tags in the body, which has no limit of a header line."""
+        """Put the tags into the body: a header line would be too short."""
         headers = {
             "Fastly-Key": self._token() or "",
             "Accept": "application/json",
@@ -88,7 +82,7 @@ class Fastly:
         return PurgeCall("POST", self._url, headers, json.dumps({"surrogate_keys": _tags(subjects)}).encode())
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
-        """200 with the id of each purge."""
+        """Accept 200."""
         return judge_status(answer, frozenset({200}))
 
 
@@ -99,7 +93,7 @@ class Cloudflare:
     Source: https://developers.cloudflare.com/cache/how-to/purge-cache/ (limits as of July 2026).
     """
 
-    batch_max = 100
+    subjects_max = 100
     concurrency = 1
 
     def __init__(self, zone_id: str, token: Callable[[], str | None], *, url: str | None = None) -> None:
@@ -107,17 +101,17 @@ class Cloudflare:
         self._token = token
 
     def covers(self, subject: Subject) -> bool:
-        """Keys and entries alike."""
+        """Keys and entries both have tags."""
         del subject
         return True
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
-        """The tags in the body."""
+        """Put the tags into the body."""
         headers = {"Authorization": f"Bearer {self._token() or ''}", "Content-Type": "application/json"}
         return PurgeCall("POST", self._url, headers, json.dumps({"tags": _tags(subjects)}).encode())
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
-        """200 is a purge only where the body says success."""
+        """Accept 200 only if the body says success."""
         verdict = judge_status(answer, frozenset({200}))
         try:
             body = json.loads(answer.body)

@@ -1,0 +1,113 @@
+"""
+Settling: a purged key is revalidated when its settle time ends.
+
+A replica of the origin may lag behind a purge, so that an original fetched just after it may still be the old one. The
+journal keeps the keys to check, so that they survive a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.background import Background
+from imgproxy.errors import ImgproxyError
+
+if TYPE_CHECKING:
+    from imgproxy.cache.journal import Journal
+    from imgproxy.cache.purge_event import Purged, PurgeEvent
+    from imgproxy.delivery.originals import Originals
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 1.0
+
+
+class _Check(NamedTuple):
+    """A check to come, ordered by `at_s` (the loop's clock). `due_at_s` is the Unix time in the journal."""
+
+    at_s: float
+    key: str
+    due_at_s: float
+    failures: int
+
+
+class Settling:
+    """Checks keys one after the other, in the order in which they are due."""
+
+    def __init__(
+        self, purged: PurgeEvent, journal: Journal, originals: Originals, *, settle_s: float, retry_max_s: float
+    ) -> None:
+        """A check that fails is repeated with growing waits, up to `retry_max_s`."""
+        self._journal = journal
+        self._originals = originals
+        self._settle_s = settle_s
+        self._retry_max_s = retry_max_s
+        self._due_at_s: dict[str, float] = {}  # by key; a check with an earlier time was replaced by a later purge
+        self._checks: list[_Check] = []
+        self._news = asyncio.Event()
+        self._background = Background("settling")
+        purged.subscribe(self._note)
+
+    async def start(self) -> None:
+        """Take up the checks that the last run left."""
+        for key, due_at_s in (await self._journal.settling()).items():
+            self._schedule(key, due_at_s)
+        self._background.begin(self._run)
+
+    async def close(self) -> None:
+        """Stop. The journal has the checks that are left."""
+        await self._background.close()
+
+    @property
+    def pending(self) -> int:
+        """Keys that are still to be checked."""
+        return len(self._due_at_s)
+
+    def _note(self, purged: Purged) -> None:
+        if purged.settle_at_s is not None:
+            self._schedule(purged.key, purged.settle_at_s)
+
+    def _schedule(self, key: str, due_at_s: float) -> None:
+        # The due time is of the wall clock, because it outlives a restart. A clock that is set back must not delay it.
+        wait_s = min(max(0.0, due_at_s - time.time()), self._settle_s)
+        self._due_at_s[key] = due_at_s
+        heappush(self._checks, _Check(asyncio.get_running_loop().time() + wait_s, key, due_at_s, 0))
+        self._news.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._news.clear()
+            wait_s = self._checks[0].at_s - asyncio.get_running_loop().time() if self._checks else None
+            if wait_s is not None and wait_s <= 0:
+                await self._check(heappop(self._checks))
+                continue
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def _check(self, check: _Check) -> None:
+        if self._due_at_s.get(check.key) != check.due_at_s:
+            return
+        try:
+            await self._originals.revalidate(check.key)
+            await self._journal.settled(check.key, check.due_at_s)
+        except ImgproxyError as error:
+            log.info("the check of %s after its purge is repeated: %s", check.key, error)
+            self._repeat(check)
+        except Exception:
+            log.exception("the check of %s after its purge failed; it is repeated", check.key)
+            self._repeat(check)
+        else:
+            if self._due_at_s.get(check.key) == check.due_at_s:
+                del self._due_at_s[check.key]
+
+    def _repeat(self, check: _Check) -> None:
+        wait_s = min(RETRY_FIRST_S * 2.0 ** min(check.failures, 20), self._retry_max_s)
+        at_s = asyncio.get_running_loop().time() + wait_s
+        heappush(self._checks, check._replace(at_s=at_s, failures=check.failures + 1))

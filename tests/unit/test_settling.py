@@ -1,0 +1,129 @@
+"""When purged keys are checked again: by order of time, repeated after failures, once for each key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgproxy.cache.purge_event import Purged, PurgeEvent
+from imgproxy.delivery.settling import Settling
+from imgproxy.errors import OriginUnreachable
+from tests.support.jumping_loop import JumpingLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+SETTLE_S = 30.0
+RETRY_MAX_S = 4.0
+
+
+class Site:
+    """What the checks are made with: originals whose `failures` come first, and a journal with what the last run left."""
+
+    def __init__(self) -> None:
+        self.event = PurgeEvent()
+        self.left: dict[str, float] = {}
+        self.failures: defaultdict[str, list[Exception]] = defaultdict(list)
+        self.checked: list[tuple[str, float]] = []
+        self.noted: list[tuple[str, float]] = []
+        journal = SimpleNamespace(settling=self.read_left, settled=self.note)
+        originals = SimpleNamespace(revalidate=self.revalidate)
+        self.settling = Settling(self.event, journal, originals, settle_s=SETTLE_S, retry_max_s=RETRY_MAX_S)  # type: ignore[arg-type]
+
+    async def revalidate(self, key: str) -> None:
+        self.checked.append((key, asyncio.get_running_loop().time()))
+        if self.failures[key]:
+            raise self.failures[key].pop(0)
+
+    async def note(self, key: str, due_at_s: float) -> None:
+        self.noted.append((key, due_at_s))
+
+    async def read_left(self) -> dict[str, float]:
+        return self.left
+
+    def purge(self, key: str, *, settle_s: float | None = SETTLE_S) -> None:
+        """Tell of the purge of a key, as the cache does."""
+        self.event.publish(Purged(key, key, None if settle_s is None else time.time() + settle_s))
+
+
+def run(steps: Callable[[Site], Awaitable[None]], *, left: dict[str, float] | None = None) -> list[tuple[str, float]]:
+    """Run the steps on a clock that jumps, then wait until nothing is pending; which key was checked after how long."""
+
+    async def main() -> list[tuple[str, float]]:
+        site = Site()
+        site.left = left or {}
+        began_s = asyncio.get_running_loop().time()
+        await site.settling.start()
+        await steps(site)
+        while site.settling.pending:
+            await asyncio.sleep(1)
+        await site.settling.close()
+        assert {key for key, _ in site.noted} == {key for key, _ in site.checked}
+        return [(key, at_s - began_s) for key, at_s in site.checked]
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        return runner.run(main())
+
+
+def test_keys_are_checked_in_the_order_of_their_purges_when_the_settle_time_ends() -> None:
+    """One task serves all of them; a purge without a settle time needs no check."""
+
+    async def steps(site: Site) -> None:
+        tasks = len(asyncio.all_tasks())
+        for number in range(50):
+            site.purge(f"{number:02}")
+        await asyncio.sleep(5)
+        site.purge("later")
+        site.purge("never", settle_s=None)
+        assert site.settling.pending == 51
+        assert len(asyncio.all_tasks()) == tasks
+
+    checked = run(steps)
+
+    assert sorted(checked[:50]) == [(f"{number:02}", pytest.approx(SETTLE_S, abs=1)) for number in range(50)]  # type: ignore[comparison-overlap]
+    assert checked[50:] == [("later", pytest.approx(SETTLE_S + 5, abs=1))]  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("error", [OriginUnreachable(), RuntimeError("a bug")], ids=["expected", "unexpected"])
+def test_a_check_that_fails_is_repeated_with_growing_waits(error: Exception) -> None:
+    """After 1, 2, 4, 4 s; other keys do not wait for it."""
+
+    async def steps(site: Site) -> None:
+        site.failures["bad"] = [error] * 4
+        site.purge("bad")
+        site.purge("good")
+
+    checked = run(steps)
+
+    assert [key for key, _ in checked] == ["bad", "good", "bad", "bad", "bad", "bad"]
+    assert [at_s for key, at_s in checked if key == "bad"] == [
+        pytest.approx(SETTLE_S + wait_s, abs=1) for wait_s in (0, 1, 3, 7, 11)
+    ]
+
+
+def test_a_later_purge_of_a_key_replaces_its_check() -> None:
+    """The settle time begins again."""
+
+    async def steps(site: Site) -> None:
+        site.purge("a")
+        await asyncio.sleep(20)
+        site.purge("a", settle_s=SETTLE_S + 1)
+        assert site.settling.pending == 1
+
+    assert run(steps) == [("a", pytest.approx(20 + SETTLE_S, abs=1))]
+
+
+def test_checks_of_the_last_run_are_taken_up() -> None:
+    """An overdue one is done at once, and one from a clock that was ahead no later than after the settle time."""
+
+    async def steps(site: Site) -> None:
+        assert site.settling.pending == 2
+
+    checked = run(steps, left={"overdue": 1.0, "ahead": time.time() + 1e6})
+
+    assert checked == [("overdue", 0), ("ahead", SETTLE_S)]
