@@ -1,4 +1,4 @@
-"""Work behind the answers: tasks that are kept, whose failures are logged, and that end with their owner."""
+"""Background tasks. A failure is logged. `close` cancels the tasks that still run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Arguments = ParamSpec("Arguments")
 
 
 class Background:
-    """A set of tasks under way. `name` stands in the log where one fails."""
+    """A set of tasks. `name` stands in the log when one of them fails."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        # The event loop keeps only a weak reference to a task.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(
@@ -27,22 +28,20 @@ class Background:
         *arguments: Arguments.args,
         **named: Arguments.kwargs,
     ) -> None:
-        """Start `work` with these arguments, without waiting for it."""
+        """Start `work` with these arguments and return at once."""
 
         async def logged() -> None:
             try:
                 await work(*arguments, **named)
-            except asyncio.CancelledError:
-                raise
             except Exception:
-                log.exception("%s: a piece of background work failed", self._name)
+                log.exception("%s: a background task failed", self._name)
 
         task = asyncio.get_running_loop().create_task(logged())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Cancel what is under way and wait until it has ended."""
+        """Cancel the tasks that still run, and wait until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,7 +1,7 @@
 """
 Every error that can reach a client, in one tree.
 
-    ImgproxyError                  status, code, title; `public` is the only text a client sees
+    ImgproxyError
       BadRequest                   BadUrl, BadPurge
       NotHttp, HeadersTooLarge, RequestTooSlow, UriTooLong, PayloadTooLarge, UnsatisfiableRange,
       BadParameter, BadSignature, Expired, Unauthorized, BadWebhookSignature, RouteNotFound, MethodNotAllowed,
@@ -11,9 +11,9 @@ Every error that can reach a client, in one tree.
                                    RenderOutOfMemory, RenderCrashed
       Overloaded, CacheUnavailable, PurgedMeanwhile
 
-`status`, `code` and `title` belong to the class; facts are fields of the instance; `public` puts the facts into
-words and never holds a token, a path of the server or a traceback. `code` is stable: scripts may depend on it.
-Errors cross process borders, so each can be pickled from its fields alone.
+A class has `status`, `code`, `title` and `text`. An instance has the facts of one case as its fields. `public` is the
+text with these facts in it, and the only text that a client sees: it never holds a token, a path of the server or a
+traceback. `code` is stable, as scripts may depend on it.
 """
 
 from __future__ import annotations
@@ -28,32 +28,46 @@ def _rebuild(cls: type[ImgproxyError], facts: dict[str, Any]) -> ImgproxyError:
 
 @dataclass(eq=False)
 class ImgproxyError(Exception):
-    """The root: an error with an HTTP status, a stable code and a public text."""
+    """
+    The root: an error with an HTTP status, a stable code and a public text.
+
+    A subclass gives what differs: `class Gone(ImgproxyError, status=410, code="gone", title="Gone")` and its `text`.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
     text: ClassVar[str] = "The server could not answer this request. The reason is in its log."
 
+    def __init_subclass__(cls, *, status: int | None = None, code: str | None = None, title: str | None = None) -> None:
+        super().__init_subclass__()
+        # What is not given is inherited, not copied: the client's errors have two bases.
+        if status is not None:
+            cls.status = status
+        if code is not None:
+            cls.code = code
+        if title is not None:
+            cls.title = title
+
     @property
     def public(self) -> str:
-        """The sentence a client may read: the class's text with the instance's facts in it."""
+        """The sentence that a client may read: the class's text with the facts of this instance."""
         return self.text.format(**self.facts())
 
     @property
     def retry_after_s(self) -> int | None:
-        """Seconds after which trying again makes sense, or None."""
+        """Seconds after which a new try makes sense, or None."""
         return None
 
     def facts(self) -> dict[str, Any]:
-        """The instance's fields by name."""
+        """Return the instance's fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def again(self) -> Self:
         """
-        The same error as a new instance, for who remembers errors and raises them more than once.
+        Return the same error as a new instance, to raise an error that is remembered.
 
-        Raising an instance adds frames to its traceback, which keep every local of every raise alive.
+        Each raise adds frames to the traceback of an instance, and these keep all local variables alive.
         """
         return type(self)(**self.facts())
 
@@ -61,6 +75,7 @@ class ImgproxyError(Exception):
         return f"{self.code}: {self.public}"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders: the fields are all that is pickled.
         return _rebuild, (type(self), self.facts())
 
 
@@ -68,202 +83,139 @@ class ImgproxyError(Exception):
 
 
 @dataclass(eq=False)
-class BadRequest(ImgproxyError):
-    """The client sent something that cannot be meant."""
+class BadRequest(ImgproxyError, status=400, code="bad_request", title="Bad request"):
+    """The request cannot be understood; `detail` is the whole public text."""
 
-    status: ClassVar[int] = 400
-    code: ClassVar[str] = "bad_request"
-    title: ClassVar[str] = "Bad request"
-    text: ClassVar[str] = "{detail}"
+    text = "{detail}"
 
     detail: str
 
 
-@dataclass(eq=False)
-class BadUrl(BadRequest):
+class BadUrl(BadRequest, code="bad_url", title="Bad URL"):
     """The path is not a key: empty, too long, or with a part that could leave the library."""
 
-    code: ClassVar[str] = "bad_url"
-    title: ClassVar[str] = "Bad URL"
-
 
 @dataclass(eq=False)
-class BadParameter(ImgproxyError):
-    """A parameter has a value that cannot be used; says what was expected."""
+class BadParameter(ImgproxyError, status=400, code="bad_parameter", title="Bad parameter"):
+    """A URL parameter has a value that cannot be used."""
 
-    status: ClassVar[int] = 400
-    code: ClassVar[str] = "bad_parameter"
-    title: ClassVar[str] = "Bad parameter"
-    text: ClassVar[str] = "Parameter {name}={value!r}: expected {expected}."
+    text = "Parameter {name}={value!r}: expected {expected}."
 
     name: str
     value: str
     expected: str
 
 
-@dataclass(eq=False)
-class BadPurge(BadRequest):
-    """A purge or warm request whose body or path cannot be understood, or that is refused for what it asks."""
-
-    code: ClassVar[str] = "bad_purge"
-    title: ClassVar[str] = "Bad purge request"
+class BadPurge(BadRequest, code="bad_purge", title="Bad purge request"):
+    """A purge or warm request that cannot be understood, or that asks for what is not allowed."""
 
 
 @dataclass(eq=False)
-class EntryNotFound(ImgproxyError):
+class EntryNotFound(ImgproxyError, status=404, code="entry_not_found", title="No such entry"):
     """The Media Library knows no such entry, and no key of it was ever seen here."""
 
-    status: ClassVar[int] = 404
-    code: ClassVar[str] = "entry_not_found"
-    title: ClassVar[str] = "No such entry"
-    text: ClassVar[str] = "The Media Library has no entry {entry!r}, and no key of it was ever seen here."
+    text = "The Media Library has no entry {entry!r}, and no key of it was ever seen here."
 
     entry: str
 
 
 @dataclass(eq=False)
-class ReceiptNotFound(ImgproxyError):
+class ReceiptNotFound(ImgproxyError, status=404, code="receipt_not_found", title="No such receipt"):
     """No purge of this number was acknowledged here within the last year."""
 
-    status: ClassVar[int] = 404
-    code: ClassVar[str] = "receipt_not_found"
-    title: ClassVar[str] = "No such receipt"
-    text: ClassVar[str] = "There is no receipt {seq}. Expected: the seq of a receipt of the last year."
+    text = "There is no receipt {seq}. Expected: the seq of a receipt of the last year."
 
     seq: int
 
 
 @dataclass(eq=False)
-class UriTooLong(ImgproxyError):
-    """The request target is longer than any real URL of a page."""
+class UriTooLong(ImgproxyError, status=414, code="uri_too_long", title="URI too long"):
+    """The request target is longer than `url.max_url_chars`."""
 
-    status: ClassVar[int] = 414
-    code: ClassVar[str] = "uri_too_long"
-    title: ClassVar[str] = "URI too long"
-    text: ClassVar[str] = "The URL has {length} characters; at most {limit} are accepted."
+    text = "The URL has {length} characters; at most {limit} are accepted."
 
     length: int
     limit: int
 
 
-@dataclass(eq=False)
-class NotHttp(ImgproxyError):
-    """Bytes that are no request: a broken head, an unknown method, another protocol."""
+class NotHttp(ImgproxyError, status=400, code="not_http", title="Not a request"):
+    """The bytes are not an HTTP request: a broken head, an unknown method, another protocol."""
 
-    status: ClassVar[int] = 400
-    code: ClassVar[str] = "not_http"
-    title: ClassVar[str] = "Not a request"
-    text: ClassVar[str] = "This is not a request that can be read: expected a method of HTTP, a path, and HTTP/1.1."
+    text = "This is not a request that can be read: expected a method of HTTP, a path, and HTTP/1.1."
 
 
-@dataclass(eq=False)
-class HeadersTooLarge(ImgproxyError):
-    """A request line or headers over their limits."""
+class HeadersTooLarge(ImgproxyError, status=431, code="headers_too_large", title="Headers too large"):
+    """The request line or the headers are over their limits."""
 
-    status: ClassVar[int] = 431
-    code: ClassVar[str] = "headers_too_large"
-    title: ClassVar[str] = "Headers too large"
-    text: ClassVar[str] = "The request's first line or its headers are larger than is accepted here."
+    text = "The request's first line or its headers are larger than is accepted here."
 
 
 @dataclass(eq=False)
-class RequestTooSlow(ImgproxyError):
-    """A request whose body did not come in time."""
+class RequestTooSlow(ImgproxyError, status=408, code="request_too_slow", title="Request too slow"):
+    """The body of a request did not arrive in time."""
 
-    status: ClassVar[int] = 408
-    code: ClassVar[str] = "request_too_slow"
-    title: ClassVar[str] = "Request too slow"
-    text: ClassVar[str] = "The request's body did not arrive within {timeout_s:g} s."
+    text = "The request's body did not arrive within {timeout_s:g} s."
 
     timeout_s: float
 
 
 @dataclass(eq=False)
-class UnsatisfiableRange(ImgproxyError):
-    """A Range behind the end of the original."""
+class UnsatisfiableRange(ImgproxyError, status=416, code="unsatisfiable_range", title="Range not satisfiable"):
+    """A `Range` begins behind the end of the original (RFC 9110 section 15.5.17)."""
 
-    status: ClassVar[int] = 416
-    code: ClassVar[str] = "unsatisfiable_range"
-    title: ClassVar[str] = "Range not satisfiable"
-    text: ClassVar[str] = "The original has {size_bytes} bytes; the range begins behind them."
+    text = "The original has {size_bytes} bytes; the range begins behind them."
 
     size_bytes: int
 
 
 @dataclass(eq=False)
-class PayloadTooLarge(ImgproxyError):
-    """A request body over its limit."""
+class PayloadTooLarge(ImgproxyError, status=413, code="payload_too_large", title="Payload too large"):
+    """The body of a request is over its limit."""
 
-    status: ClassVar[int] = 413
-    code: ClassVar[str] = "payload_too_large"
-    title: ClassVar[str] = "Payload too large"
-    text: ClassVar[str] = "The body is larger than the {limit_bytes} bytes that are accepted here."
+    text = "The body is larger than the {limit_bytes} bytes that are accepted here."
 
     limit_bytes: int
 
 
-@dataclass(eq=False)
-class BadSignature(ImgproxyError):
-    """The URL's `s` is missing or made with none of the configured tokens."""
+class BadSignature(ImgproxyError, status=403, code="bad_signature", title="Bad signature"):
+    """The URL's `s` is missing, or no configured token makes it."""
 
-    status: ClassVar[int] = 403
-    code: ClassVar[str] = "bad_signature"
-    title: ClassVar[str] = "Bad signature"
-    text: ClassVar[str] = (
+    text = (
         "The URL needs a valid signature as its last parameter: s=md5(token + path + '?' + query), in lower-case hex."
     )
 
 
-@dataclass(eq=False)
-class Expired(ImgproxyError):
+class Expired(ImgproxyError, status=404, code="expired", title="Expired"):
     """The URL's `expires` lies in the past or is not a time."""
 
-    status: ClassVar[int] = 404
-    code: ClassVar[str] = "expired"
-    title: ClassVar[str] = "Expired"
-    text: ClassVar[str] = "This URL was valid until its `expires` time, which has passed."
+    text = "This URL was valid until its `expires` time, which has passed."
 
 
-@dataclass(eq=False)
-class Unauthorized(ImgproxyError):
+class Unauthorized(ImgproxyError, status=401, code="unauthorized", title="Unauthorized"):
     """An admin route was called without the admin token."""
 
-    status: ClassVar[int] = 401
-    code: ClassVar[str] = "unauthorized"
-    title: ClassVar[str] = "Unauthorized"
-    text: ClassVar[str] = "This route needs the header `Authorization: Bearer <admin token>`."
+    text = "This route needs the header `Authorization: Bearer <admin token>`."
 
 
-@dataclass(eq=False)
-class BadWebhookSignature(ImgproxyError):
-    """A webhook whose signature was made with none of the configured secrets."""
+class BadWebhookSignature(ImgproxyError, status=401, code="bad_webhook_signature", title="Bad webhook signature"):
+    """The signature of a webhook is missing, or no configured secret makes it."""
 
-    status: ClassVar[int] = 401
-    code: ClassVar[str] = "bad_webhook_signature"
-    title: ClassVar[str] = "Bad webhook signature"
-    text: ClassVar[str] = (
+    text = (
         "The webhook needs the header `x-livingdocs-signature: sha256=<HMAC-SHA256 of the body>`, made with the secret."
     )
 
 
-@dataclass(eq=False)
-class RouteNotFound(ImgproxyError):
-    """A path under `/-/` or `/api/` that is not one of ours."""
+class RouteNotFound(ImgproxyError, status=404, code="route_not_found", title="No such route"):
+    """No route has this path under `/-/` or `/api/`."""
 
-    status: ClassVar[int] = 404
-    code: ClassVar[str] = "route_not_found"
-    title: ClassVar[str] = "No such route"
-    text: ClassVar[str] = "There is no such route here."
+    text = "There is no such route here."
 
 
 @dataclass(eq=False)
-class MethodNotAllowed(ImgproxyError):
+class MethodNotAllowed(ImgproxyError, status=405, code="method_not_allowed", title="Method not allowed"):
     """The route exists, but not for this method."""
 
-    status: ClassVar[int] = 405
-    code: ClassVar[str] = "method_not_allowed"
-    title: ClassVar[str] = "Method not allowed"
-    text: ClassVar[str] = "{method} is not allowed here; allowed: {allowed}."
+    text = "{method} is not allowed here; allowed: {allowed}."
 
     method: str
     allowed: str
@@ -272,72 +224,50 @@ class MethodNotAllowed(ImgproxyError):
 # --- the origin --------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class OriginError(ImgproxyError):
-    """The Media Library gave no usable original."""
+class OriginError(ImgproxyError, status=502, code="origin_error", title="Origin error"):
+    """The Media Library did not send a usable original."""
 
-    status: ClassVar[int] = 502
-    code: ClassVar[str] = "origin_error"
-    title: ClassVar[str] = "Origin error"
-    text: ClassVar[str] = "The Media Library gave no usable answer."
+    text = "The Media Library gave no usable answer."
 
 
-@dataclass(eq=False)
-class NotFound(OriginError):
-    """The Media Library knows no image under this key."""
+class NotFound(OriginError, status=404, code="not_found", title="Not found"):
+    """The Media Library has no image under this key."""
 
-    status: ClassVar[int] = 404
-    code: ClassVar[str] = "not_found"
-    title: ClassVar[str] = "Not found"
-    text: ClassVar[str] = "The Media Library has no image under this key."
+    text = "The Media Library has no image under this key."
 
 
-@dataclass(eq=False)
-class Revoked(OriginError):
+class Revoked(OriginError, status=403, code="revoked", title="Revoked"):
     """The image is revoked or marked as invalid."""
 
-    status: ClassVar[int] = 403
-    code: ClassVar[str] = "revoked"
-    title: ClassVar[str] = "Revoked"
-    text: ClassVar[str] = "This image was revoked, or marked as invalid, in the Media Library."
+    text = "This image was revoked, or marked as invalid, in the Media Library."
+
+
+class OriginDenied(OriginError, code="origin_denied", title="Origin denied access"):
+    """The Media Library refuses the access token, for every key."""
+
+    text = "The Media Library does not accept this service's token. Its operator has been told."
+
+
+class OriginUnreachable(OriginError, code="origin_unreachable", title="Origin unreachable"):
+    """The Media Library cannot be reached, or the connection broke."""
+
+    text = "The Media Library could not be reached, or broke off its answer."
 
 
 @dataclass(eq=False)
-class OriginDenied(OriginError):
-    """The Media Library refuses our token, for every key."""
-
-    code: ClassVar[str] = "origin_denied"
-    title: ClassVar[str] = "Origin denied access"
-    text: ClassVar[str] = "The Media Library does not accept this service's token. Its operator has been told."
-
-
-@dataclass(eq=False)
-class OriginUnreachable(OriginError):
-    """No connection to the Media Library, or one that broke off."""
-
-    code: ClassVar[str] = "origin_unreachable"
-    title: ClassVar[str] = "Origin unreachable"
-    text: ClassVar[str] = "The Media Library could not be reached, or broke off its answer."
-
-
-@dataclass(eq=False)
-class OriginTimeout(OriginError):
+class OriginTimeout(OriginError, status=504, code="origin_timeout", title="Origin timeout"):
     """The Media Library did not answer in time."""
 
-    status: ClassVar[int] = 504
-    code: ClassVar[str] = "origin_timeout"
-    title: ClassVar[str] = "Origin timeout"
-    text: ClassVar[str] = "The Media Library did not answer within {timeout_s:g} s."
+    text = "The Media Library did not answer within {timeout_s:g} s."
 
     timeout_s: float
 
 
 @dataclass(eq=False)
-class OriginStatus(OriginError):
+class OriginStatus(OriginError, code="origin_status"):
     """The Media Library answered with a status that means neither an image nor its absence."""
 
-    code: ClassVar[str] = "origin_status"
-    text: ClassVar[str] = "The Media Library answered {origin_status} instead of an image."
+    text = "The Media Library answered {origin_status} instead of an image."
 
     origin_status: int
 
@@ -345,153 +275,116 @@ class OriginStatus(OriginError):
 # --- the picture -------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class ImageRefused(ImgproxyError):
-    """The original is there, but it cannot or must not be rendered."""
+class ImageRefused(ImgproxyError, status=422, code="image_refused", title="Image refused"):
+    """The original exists, but it cannot be rendered or must not be."""
 
-    status: ClassVar[int] = 422
-    code: ClassVar[str] = "image_refused"
-    title: ClassVar[str] = "Image refused"
-    text: ClassVar[str] = "This image cannot be rendered."
+    text = "This image cannot be rendered."
 
 
-@dataclass(eq=False)
-class NotAnImage(ImageRefused):
-    """The bytes under the key are in no format that may be loaded."""
+class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
+    """The bytes under the key are not an image in a supported format."""
 
-    code: ClassVar[str] = "not_an_image"
-    title: ClassVar[str] = "Not an image"
-    text: ClassVar[str] = (
-        "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, SVG)."
-    )
+    text = "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, SVG)."
+
+
+class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):
+    """The bytes begin as an image, but cannot be decoded to the end."""
+
+    text = "The image under this key is damaged or truncated: it cannot be decoded."
 
 
 @dataclass(eq=False)
-class DecodeFailed(ImageRefused):
-    """The bytes begin as an image and cannot be decoded to the end."""
-
-    code: ClassVar[str] = "decode_failed"
-    title: ClassVar[str] = "Image cannot be decoded"
-    text: ClassVar[str] = "The image under this key is damaged or truncated: it cannot be decoded."
-
-
-@dataclass(eq=False)
-class SourceTooLarge(ImageRefused):
-    """More bytes than `limits.source_bytes`; `size_bytes` is None where the origin did not announce a length."""
-
-    status: ClassVar[int] = 413
-    code: ClassVar[str] = "source_too_large"
-    title: ClassVar[str] = "Image too large"
+class SourceTooLarge(ImageRefused, status=413, code="source_too_large", title="Image too large"):
+    """More bytes than `limits.source_bytes`. `size_bytes` is None if the origin did not announce a length."""
 
     limit_bytes: int
     size_bytes: int | None = None
 
     @property
     def public(self) -> str:
-        """Both numbers, or the limit alone where the transfer was cut at it."""
+        """Both numbers. Without a length, the transfer was cut at the limit."""
         size = f"{self.size_bytes}" if self.size_bytes is not None else f"more than {self.limit_bytes}"
         return f"The original has {size} bytes; at most {self.limit_bytes} are accepted."
 
 
 @dataclass(eq=False)
-class TooManyPixels(ImageRefused):
-    """More pixels than `limits.source_pixels`, all frames counted."""
+class TooManyPixels(ImageRefused, status=413, code="too_many_pixels", title="Image too large"):
+    """More pixels than `limits.source_pixels`, all frames together."""
 
-    status: ClassVar[int] = 413
-    code: ClassVar[str] = "too_many_pixels"
-    title: ClassVar[str] = "Image too large"
-    text: ClassVar[str] = "The original has {pixels} pixels; at most {limit_px} are accepted."
+    text = "The original has {pixels} pixels; at most {limit_px} are accepted."
 
     pixels: int
     limit_px: int
 
 
 @dataclass(eq=False)
-class RenderTimeout(ImageRefused):
+class RenderTimeout(ImageRefused, code="render_timeout", title="Render took too long"):
     """The render took longer than `render.timeout_s` and was stopped."""
 
-    code: ClassVar[str] = "render_timeout"
-    title: ClassVar[str] = "Render took too long"
-    text: ClassVar[str] = "Rendering was stopped after {elapsed_s:.1f} s; at most {limit_s:g} s are allowed."
+    text = "Rendering was stopped after {elapsed_s:.1f} s; at most {limit_s:g} s are allowed."
 
     limit_s: float
     elapsed_s: float
 
 
 @dataclass(eq=False)
-class RenderOutOfMemory(ImageRefused):
+class RenderOutOfMemory(ImageRefused, code="render_out_of_memory", title="Render needs too much memory"):
     """The render process grew past `render.memory_bytes` and was stopped."""
 
-    code: ClassVar[str] = "render_out_of_memory"
-    title: ClassVar[str] = "Render needs too much memory"
-    text: ClassVar[str] = "Rendering was stopped at {used_bytes} bytes of memory; at most {limit_bytes} are allowed."
+    text = "Rendering was stopped at {used_bytes} bytes of memory; at most {limit_bytes} are allowed."
 
     limit_bytes: int
     used_bytes: int
 
 
-@dataclass(eq=False)
-class RenderCrashed(ImageRefused):
+class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
     """The render process died on this image."""
 
-    code: ClassVar[str] = "render_crashed"
-    title: ClassVar[str] = "Render failed"
-    text: ClassVar[str] = "The image under this key ends the process that renders it. It is refused."
+    text = "The image under this key ends the process that renders it. It is refused."
 
 
 # --- the service -------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
-class Overloaded(ImgproxyError):
-    """The render queue is full, or the service is draining: shed before any work was done."""
+class Overloaded(ImgproxyError, status=503, code="overloaded", title="Overloaded"):
+    """Refused before any work: the queue of renders or fetches is full, or the service stops."""
 
-    status: ClassVar[int] = 503
-    code: ClassVar[str] = "overloaded"
-    title: ClassVar[str] = "Overloaded"
-    text: ClassVar[str] = "Too many images are being made right now. Try again in {wait_s} s."
+    text = "Too many images are being made right now. Try again in {wait_s} s."
 
     wait_s: int = 1
 
     @property
     def retry_after_s(self) -> int | None:
-        """The seconds given when the request was shed."""
+        """The wait that was estimated when the request was refused."""
         return self.wait_s
 
 
-@dataclass(eq=False)
-class CacheUnavailable(ImgproxyError):
+class CacheUnavailable(ImgproxyError, status=503, code="cache_unavailable", title="Cache unavailable"):
     """The cache directory cannot be written."""
 
-    status: ClassVar[int] = 503
-    code: ClassVar[str] = "cache_unavailable"
-    title: ClassVar[str] = "Cache unavailable"
-    text: ClassVar[str] = "The service cannot write to its cache directory; see its log."
+    text = "The service cannot write to its cache directory; see its log."
 
     @property
     def retry_after_s(self) -> int | None:
-        """A full disk is not mended in a second."""
+        """Longer than usual: a full disk does not mend itself at once."""
         return 10
 
 
-@dataclass(eq=False)
-class PurgedMeanwhile(ImgproxyError):
+class PurgedMeanwhile(ImgproxyError, status=503, code="purged_meanwhile", title="Purged while rendering"):
     """The image was purged twice while this request was being answered."""
 
-    status: ClassVar[int] = 503
-    code: ClassVar[str] = "purged_meanwhile"
-    title: ClassVar[str] = "Purged while rendering"
-    text: ClassVar[str] = "This image changed while it was being made. Try again."
+    text = "This image changed while it was being made. Try again."
 
     @property
     def retry_after_s(self) -> int | None:
-        """At once: the next request starts against the new original."""
+        """At once: the next request fetches the new original."""
         return 1
 
 
 @dataclass(eq=False)
 class ConfigError(Exception):
-    """A configuration that cannot be used: one line a problem, each naming section, key and what is allowed."""
+    """A configuration that cannot be used: one line for each problem, with section, key and what is allowed."""
 
     problems: tuple[str, ...]
 

@@ -1,8 +1,8 @@
 """
-Named points on the way of a request at which a test can hold it.
+Failpoints: named points on the way of a request where a test can hold it.
 
-In production `reach` does nothing. Tests pass a `Failpoints` of their own. It holds a render, a commit or an answer at
-an exact point while a purge runs, so that every order of events can be tested without a sleep.
+In production `reach` does nothing. A test passes a subclass that waits there: it holds a render, a commit or an answer
+at this point while a purge runs. So every order of events is tested without a sleep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Point(StrEnum):
 
 
 class Failpoints:
-    """The failpoints of production: none."""
+    """The failpoints of production: none of them holds a request."""
 
     async def reach(self, point: Point, key: str) -> None:
-        """Pass."""
+        """Do nothing."""

@@ -1,8 +1,8 @@
 """
-Single flight: however many ask for the same thing at the same time, it is made once.
+Single flight: requests that want the same thing at the same time share one piece of work.
 
-The work runs in a task of its own, not in that of whoever came first: a leader that leaves takes nobody down with it,
-and the work is cancelled only when nobody waits for it any more.
+The work runs in a task of its own, not in the task of the first caller. So it goes on when the first caller is
+cancelled, and it is cancelled when the last one is.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[Result]):
     task: asyncio.Task[Result] = field(init=False)
-    # In the order in which they came; what each waits on is its own, so that one that leaves takes nothing along.
+    # One future for each caller, in the order of arrival; a caller that is cancelled cancels only its own.
     waiters: dict[asyncio.Future[Result], None] = field(default_factory=dict)
     is_kept: bool = False  # it goes on without waiters
 
 
 class Flights(Generic[Result]):
-    """Work under way, by name."""
+    """The pieces of work that run now, by name."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[Result]] = {}
@@ -34,15 +34,15 @@ class Flights(Generic[Result]):
 
     async def join(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> tuple[Result, bool]:
         """
-        Wait for the flight of this name, starting it if there is none.
+        Wait for the flight of this name. Start it with `start()` if there is none.
 
-        Returns its result, and whether this caller joined a flight that was already on. Raises what the work raises.
+        Returns the result, and whether the flight ran already. Raises what the work raises.
         """
         flight = self._flights.get(name)
         joined = flight is not None
         if flight is None:
             flight = self._begin(name, start)
-        # Not `asyncio.shield`: with its callback for each waiter it takes twice as long to wait and to be woken.
+        # `asyncio.shield` would do the same, but takes twice as long to wait and to be woken.
         waiter: asyncio.Future[Result] = flight.task.get_loop().create_future()
         flight.waiters[waiter] = None
         try:
@@ -54,7 +54,7 @@ class Flights(Generic[Result]):
                 flight.task.cancel()
 
     def launch(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> asyncio.Task[Result]:
-        """Start the flight without waiting for it, or find it on its way; it is then not cancelled with its waiters."""
+        """Start the flight of this name, or find it. It is then not cancelled when its waiters are."""
         flight = self._flights.get(name)
         if flight is None:
             flight = self._begin(name, start)
@@ -62,13 +62,13 @@ class Flights(Generic[Result]):
         return flight.task
 
     async def ended(self, name: Hashable) -> None:
-        """Wait until the flight of this name, if there is one, has ended, however it does."""
+        """Wait until the flight of this name has ended, with a result or an error. Return at once if there is none."""
         flight = self._flights.get(name)
         if flight is not None:
             await asyncio.wait([flight.task])
 
     def detach(self, name: Hashable) -> None:
-        """Let the flight end by itself; who asks from now on starts a new one."""
+        """Forget the name. The flight goes on for its waiters; the next caller starts a new one."""
         self._flights.pop(name, None)
 
     def detach_where(self, matches: Callable[[Hashable], bool]) -> None:
@@ -76,18 +76,32 @@ class Flights(Generic[Result]):
         for name in [name for name in self._flights if matches(name)]:
             self.detach(name)
 
+    async def close(self) -> None:
+        """Cancel all flights, also the detached ones, and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __contains__(self, name: Hashable) -> bool:
+        """Whether there is a flight of this name to join."""
+        return name in self._flights
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
     def _begin(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> _Flight[Result]:
         flight: _Flight[Result] = _Flight()
-        flight.task = asyncio.get_running_loop().create_task(self._fly(name, flight, start))
+        flight.task = asyncio.get_running_loop().create_task(self._run(name, flight, start))
         self._flights[name] = flight
         self._tasks.add(flight.task)
-        flight.task.add_done_callback(lambda task: self._land(name, flight, task))
+        flight.task.add_done_callback(lambda task: self._finish(name, flight, task))
         return flight
 
-    async def _fly(
+    async def _run(
         self, name: Hashable, flight: _Flight[Result], start: Callable[[], Coroutine[Any, Any, Result]]
     ) -> Result:
-        """Do the work, and wake its waiters at once: of the task's end they would hear a turn of the loop later."""
+        """Do the work and wake the waiters: the callback at the task's end would wake them a turn of the loop later."""
         result = await start()
         self._remove(name, flight)
         for waiter in flight.waiters:
@@ -95,11 +109,12 @@ class Flights(Generic[Result]):
                 waiter.set_result(result)
         return result
 
-    def _land(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
-        """The work has ended: those who wait still wait for an error, or a cancellation."""
+    def _finish(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
+        """After the task's end: pass its error or its cancellation to the waiters. A result has reached them already."""
         self._remove(name, flight)
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()  # looked at here: everyone may have left
+        # Without a waiter the error must be read all the same, or asyncio logs that nobody did.
+        error = None if task.cancelled() else task.exception()
         for waiter in flight.waiters:
             if waiter.done():
                 continue
@@ -111,17 +126,3 @@ class Flights(Generic[Result]):
     def _remove(self, name: Hashable, flight: _Flight[Result]) -> None:
         if self._flights.get(name) is flight:
             del self._flights[name]
-
-    def __contains__(self, name: Hashable) -> bool:
-        """Whether a flight of this name is on that can be joined."""
-        return name in self._flights
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    async def close(self) -> None:
-        """Cancel what is under way and wait for it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

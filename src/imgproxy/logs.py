@@ -1,4 +1,4 @@
-"""Logs on standard error: one JSON object a line on a pipe, one readable line on a terminal."""
+"""Logs on standard error: JSON lines on a pipe, readable lines on a terminal."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ import logging
 import sys
 import time
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import Literal, TextIO
 
-if TYPE_CHECKING:
-    from imgproxy.config.sections import LogSettings
-
-# Facts of a log record that are passed as `extra={"facts": …}` and become fields of the JSON object.
+# `extra={"facts": {…}}` of a log call: the facts become fields of the JSON object.
 FACTS = "facts"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object for each line."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Both are made once: an encoder a line, and a date a line, take longer than the rest of it.
+        # A new encoder and a new date for each line would take longer than the rest of the line.
         self._encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
         self._second = -1
         self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write time (UTC), level, logger, message, the record's facts, and a traceback where there is one."""
+        """Return time (UTC), level, logger, message, the facts of the record, and its traceback if it has one."""
         second = int(record.created)
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -45,10 +42,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for a person: time, level where it matters, message, facts."""
+    """A line for people: local time, level unless it is INFO, message, facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write `12:00:00 message  name=value …`."""
+        """Return `12:00:00 message  name=value …`."""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno == logging.INFO else f"{record.levelname} "
         facts = "".join(f"  {name}={value}" for name, value in getattr(record, FACTS, {}).items())
@@ -60,9 +57,9 @@ class TextFormatter(logging.Formatter):
 
 class TurnHandler(logging.StreamHandler[TextIO]):
     """
-    Writes the lines of one turn of the event loop together, at its end: a call of the system each would cost a hit.
+    Writes the lines of one turn of the event loop together: a system call for each line would slow down memory hits.
 
-    A warning, and what is logged outside a loop, is written at once, with all that came before it.
+    Warnings, and lines that are logged outside an event loop, are written at once, after the lines that wait.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -70,10 +67,10 @@ class TurnHandler(logging.StreamHandler[TextIO]):
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format a record, and write it now or at the end of the turn."""
+        """Format a record. Write it now, or at the end of the turn."""
         try:
             self._lines.append(self.format(record) + self.terminator)
-        except Exception:  # as every handler does: a line that cannot be made harms nobody else
+        except Exception:  # as in every handler of the library: the caller must not fail because of its log line
             self.handleError(record)
             return
         try:
@@ -86,10 +83,10 @@ class TurnHandler(logging.StreamHandler[TextIO]):
             loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what there is."""
+        """Write the lines that wait."""
         with self.lock or nullcontext():
             lines, self._lines = self._lines, []
-            # Where nobody reads any more, nobody can be told.
+            # The reader of standard error may be gone; there is no other place to report it.
             with suppress(OSError, ValueError):
                 if lines:
                     self.stream.write("".join(lines))
@@ -97,24 +94,24 @@ class TurnHandler(logging.StreamHandler[TextIO]):
 
 
 def access(logger: logging.Logger, message: str, arguments: tuple[object, ...], facts: dict[str, object]) -> None:
-    """Log a request, as `logger.info` would: without a look at who calls, which takes longer than to make the line."""
+    """Log a request as `logger.info` does, but without the search for the caller, which takes longer than the line."""
     if logger.isEnabledFor(logging.INFO):
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, arguments, None)
         setattr(record, FACTS, facts)
         logger.handle(record)
 
 
-def configure(settings: LogSettings) -> None:
-    """Send the program's logs to standard error in the configured form."""
-    is_text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
+def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> None:
+    """Send the logs of the program to standard error. `auto` is text on a terminal, else JSON."""
+    is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     handler = TurnHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
-    # No line says any of these, and each costs every line something.
+    # The formatters do not use these, and they take time for each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.level.upper())
-    # It logs what it cannot parse, header lines with tokens among them; such requests have an access line of ours.
+    root.setLevel(level.upper())
+    # It logs requests that it cannot parse, with their headers and so with tokens. They have an access line anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

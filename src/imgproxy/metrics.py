@@ -1,5 +1,5 @@
 """
-Every Prometheus collector, declared once, on a registry of its own so that many services fit in one process.
+Every Prometheus collector, declared once. They have a registry of their own, so that one process can hold many services.
 
 Label values are the words of the code and the logs: outcomes `hit`, `stale`, `revalidated`, `miss`, `pass`,
 `not_modified`, `error`; tiers `memory`, `disk`; stages `fetch`, `queue`, `render`.
@@ -23,32 +23,32 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-# A counter's `inc`, or a histogram's `observe`, of given labels.
+# The `inc` of a counter, or the `observe` of a histogram, with its labels.
 Count: TypeAlias = "Callable[[float], None]"
-# What counts the answers of one outcome and status, and their time.
+# What counts the answers of one outcome and status, and what observes their duration.
 Counting: TypeAlias = tuple[Count, Count]
-# So much is noted at most before it is counted: that takes half a millisecond.
+# After so many notes they are counted; that takes half a millisecond.
 NOTED_MAX = 256
 
 
 class Tally(Collector):
     """
-    What was not put into its counters yet.
+    Numbers that wait to be added to the counters.
 
-    Answers of the fast path are counted as plain numbers: three counters would cost a hit more than finding it does.
-    What else happens once a request is noted, and counted many at a time, when that takes a third of it.
+    A call of a counter costs more CPU than the rest of a memory hit. So the fast path adds to the plain numbers here,
+    and other requests use `note`: calls that are made many at once take a third of the time.
 
-    It is the registry's first collector and has no metric of its own: whenever the metrics are read, it first adds
-    what it holds to the counters that every answer is in.
+    The registry collects this object first, before any counter. It adds what waits, so the metrics page is complete.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._noted: list[tuple[Count, float]] = []
+        # Answers of the fast path: hits by tier, 304s, 503s; and the bytes of their bodies.
         self.memory = self.disk = self.not_modified = self.refused = self.sent_bytes = 0
 
     def note(self, count: Count, amount: float = 1.0) -> None:
-        """Have `count(amount)` called before the metrics are read."""
+        """Call `count(amount)` later: after `NOTED_MAX` notes, or when the metrics are read."""
         self._noted.append((count, amount))
         if len(self._noted) >= NOTED_MAX:
             self._count_noted()
@@ -59,30 +59,29 @@ class Tally(Collector):
             count(amount)
 
     def collect(self) -> Iterator[Metric]:
-        """Move the numbers into the counters; yields nothing."""
+        """Add what waits to the counters. Yields nothing: it has no metric of its own."""
         self._count_noted()
         counters = self._metrics
-        memory, disk, not_modified, sent_bytes = self.memory, self.disk, self.not_modified, self.sent_bytes
-        refused, self.refused = self.refused, 0
-        self.memory = self.disk = self.not_modified = self.sent_bytes = 0
-        if refused:
-            counters.requests.labels(outcome="error", status="503").inc(refused)
-        for amount, status in ((memory + disk, "200"), (not_modified, "304")):
+        hits = {"memory": self.memory, "disk": self.disk}
+        answers = {("hit", "200"): self.memory + self.disk, ("hit", "304"): self.not_modified}
+        answers["error", "503"] = self.refused
+        counters.sent_bytes.inc(self.sent_bytes)
+        self.memory = self.disk = self.not_modified = self.refused = self.sent_bytes = 0
+        for (outcome, status), amount in answers.items():
             if amount:
-                counters.requests.labels(outcome="hit", status=status).inc(amount)
-        for amount, tier in ((memory, "memory"), (disk, "disk")):
+                counters.requests.labels(outcome=outcome, status=status).inc(amount)
+        for tier, amount in hits.items():
             if amount:
                 counters.hits.labels(tier=tier).inc(amount)
-        counters.sent_bytes.inc(sent_bytes)
         yield from ()
 
     def describe(self) -> Iterator[Metric]:
-        """It has no metric."""
+        """Yield nothing, as `collect` does."""
         yield from ()
 
 
 class Metrics:
-    """The collectors. `requests.labels(outcome=…)` and so on; gauges that read something live are set by `watch`."""
+    """The collectors. `watch` adds gauges whose value is read when the metrics page is."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -155,14 +154,6 @@ class Metrics:
         self.renders = Counter(
             "imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"), registry=self.registry
         )
-        self.refused = Counter(
-            "imgproxy_refused", "requests refused by admission, by rule", ("rule",), registry=self.registry
-        )
-        self.failed_after_answer = Counter(
-            "imgproxy_failed_after_answer",
-            "requests that failed after another request had written their answer",
-            registry=self.registry,
-        )
         self.render_process_ends = Counter(
             "imgproxy_render_process_ends",
             "render processes that ended, by reason",
@@ -175,9 +166,9 @@ class Metrics:
         self.build = Info("imgproxy_build", "versions of this service and of libvips", registry=self.registry)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Add a gauge whose value is read when the metrics page is."""
+        """Add a gauge. `read` is called each time the metrics page is made."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
     def page(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
