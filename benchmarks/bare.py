@@ -26,7 +26,7 @@ def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
     """Decode, scale, encode. The photo is an upright JPEG without alpha."""
     import pyvips  # noqa: PLC0415 - libvips reads VIPS_CONCURRENCY as it loads
 
-    from imgproxy.params.plan import ColorSpace, Format, Output  # noqa: PLC0415
+    from imgproxy.params.plan import ColourSpace, Format, Output  # noqa: PLC0415
     from imgproxy.render.colour import convert  # noqa: PLC0415
     from imgproxy.render.encode import encode  # noqa: PLC0415
     from imgproxy.render.load import jpeg_shrink  # noqa: PLC0415
@@ -35,7 +35,7 @@ def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
     shrink = jpeg_shrink(factor)
     image = pyvips.Image.jpegload(photo, shrink=shrink, access="sequential", fail_on="truncated")
     image = image.resize(shrink / factor)
-    coloured = convert(image, ColorSpace.SRGB)
+    coloured = convert(image, ColourSpace.SRGB)
     image = coloured.image.copy()
     keep = 0
     if coloured.profile is not None:

@@ -110,7 +110,7 @@ class Flights(Generic[Result]):
         return result
 
     def _finish(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
-        """After the task's end: pass its error or its cancellation to the waiters. A result has reached them already."""
+        """After the end: pass an error or a cancellation to the waiters. A result has reached them already."""
         self._remove(name, flight)
         self._tasks.discard(task)
         # Without a waiter the error must be read all the same, or asyncio logs that nobody did.

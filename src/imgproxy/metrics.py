@@ -1,5 +1,5 @@
 """
-Every Prometheus collector, declared once. They have a registry of their own, so that one process can hold many services.
+Every Prometheus collector, declared once. Each `Metrics` has its own registry, so a process can hold many services.
 
 Label values are the words of the code and the logs: outcomes `hit`, `stale`, `revalidated`, `miss`, `pass`,
 `not_modified`, `error`; tiers `memory`, `disk`; stages `fetch`, `queue`, `render`.

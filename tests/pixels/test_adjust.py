@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.params.plan import Adjust, Color, RenderPlan
+from imgproxy.params.plan import Adjust, Colour, RenderPlan
 from tests.support import images
 from tests.support.rendering import PNG, render
 
@@ -135,7 +135,7 @@ def test_monochrome() -> None:
     luma = (V @ LUMA)[..., None]
     ramp = np.where(luma < 0.5, tone * luma * 2, tone + (1 - tone) * (luma * 2 - 1))
     want = as_bytes(0.502 * ramp + 0.498 * V)
-    found = adjusted(Adjust(monochrome=Color(180, 90, 20, 128)))
+    found = adjusted(Adjust(monochrome=Colour(180, 90, 20, 128)))
     assert images.largest_difference(found, want) <= 2.0
 
 
@@ -144,7 +144,7 @@ def test_duotone() -> None:
     dark, light = np.array([20, 0, 60]) / 255, np.array([255, 240, 200]) / 255
     luma = (V @ LUMA)[..., None]
     want = as_bytes(0.8 * (dark + (light - dark) * luma) + 0.2 * V)
-    found = adjusted(Adjust(duotone=(Color(20, 0, 60), Color(255, 240, 200)), duotone_alpha=80))
+    found = adjusted(Adjust(duotone=(Colour(20, 0, 60), Colour(255, 240, 200)), duotone_alpha=80))
     assert images.largest_difference(found, want) <= 2.0
 
 
@@ -202,7 +202,7 @@ def test_enhance_stretches_a_flat_picture() -> None:
         Adjust(sepia=50),
         Adjust(invert=True),
         Adjust(sharpen=40),
-        Adjust(monochrome=Color(200, 0, 0)),
+        Adjust(monochrome=Colour(200, 0, 0)),
         Adjust(enhance=True),
     ],
     ids=item_name,
@@ -216,7 +216,7 @@ def test_alpha_is_never_adjusted(adjust: Adjust) -> None:
 def test_grey_pictures_take_tints() -> None:
     """A grey picture becomes coloured where a tint asks for it."""
     grey = PIXELS[..., 1]
-    found = adjusted(Adjust(duotone=(Color(0, 0, 0), Color(255, 0, 0))), images.png(grey))
+    found = adjusted(Adjust(duotone=(Colour(0, 0, 0), Colour(255, 0, 0))), images.png(grey))
     assert images.largest_difference(found[..., 0], grey) <= 1.0
     assert found[..., 1].max() <= 1
 

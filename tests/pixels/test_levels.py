@@ -151,7 +151,7 @@ def test_a_trimmed_srcset_finds_the_same_edges() -> None:
     """A trim looks at whole pixels, alone or together, and cuts the same."""
     framed = np.full((700, 900, 3), 255, np.uint8)
     framed[100:600, 150:750] = images.photo(600, 500)
-    plans = [replace(plan, trim=Trim("color", color=WHITE, tolerance=0.1)) for plan in widths(sizes_px=(300, 100, 50))]
+    plans = [replace(plan, trim=Trim("color", colour=WHITE, tolerance=0.1)) for plan in widths(sizes_px=(300, 100, 50))]
     for plan, result in zip(plans, render_all(images.png(framed), *plans), strict=True):
         assert np.array_equal(result.pixels, render(images.png(framed), plan).pixels)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from imgproxy.params.plan import (
     Anchor,
     Bounds,
-    Color,
+    Colour,
     Crop,
     Fit,
     Focal,
@@ -145,8 +145,8 @@ def test_enlarging_keeps_the_picture() -> None:
 def test_fill_paints_what_the_picture_leaves(fit: Fit) -> None:
     """fit=fill centres the picture in the frame and paints the rest; fillmax does not enlarge it."""
     size = (200, 200) if fit is Fit.FILL else (400, 300)
-    color = Color(10, 200, 30)
-    plan = RenderPlan(resize=Resize(width=Px(size[0]), height=Px(size[1]), fit=fit, fill_color=color), output=PNG)
+    color = Colour(10, 200, 30)
+    plan = RenderPlan(resize=Resize(width=Px(size[0]), height=Px(size[1]), fit=fit, fill_colour=color), output=PNG)
     result = render(SOURCE, plan)
     inner = (200, 150) if fit is Fit.FILL else (320, 240)
     left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2

@@ -14,8 +14,8 @@ from imgproxy.params.plan import (
     Blend,
     Border,
     Bounds,
-    Color,
-    ColorSpace,
+    Colour,
+    ColourSpace,
     Crop,
     Fit,
     Focal,
@@ -35,7 +35,7 @@ from imgproxy.params.plan import (
 )
 from imgproxy.params.request import build_request, safe_name
 
-RED = Color(255, 0, 0)
+RED = Colour(255, 0, 0)
 CHROME = ClientHeaders(accept="image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")
 SAFARI = ClientHeaders(accept="image/webp,image/png,image/*;q=0.8,*/*;q=0.5")
 LEGACY = ClientHeaders(accept="*/*")
@@ -142,7 +142,7 @@ RESIZES: list[tuple[str, Resize]] = [
     ("w=100&max-w=200&fit=crop", Resize(Px(100))),
     ("w=100&min-w=300&max-w=200&h=100&fit=crop", Resize(Px(300), Px(100), fit=Fit.CROP)),
     ("w=400&h=300&fit=fill", Resize(Px(400), Px(300), fit=Fit.FILL)),
-    ("w=400&h=300&fit=fill&fill-color=red", Resize(Px(400), Px(300), fit=Fit.FILL, fill_color=RED)),
+    ("w=400&h=300&fit=fill&fill-color=red", Resize(Px(400), Px(300), fit=Fit.FILL, fill_colour=RED)),
     ("w=400&h=300&fit=fill&fill=blur&fill-color=red", Resize(Px(400), Px(300), fit=Fit.FILL, fill_blur=True)),
     ("w=400&h=300&fit=fill&fill=gen", Resize(Px(400), Px(300), fit=Fit.FILL)),
     ("w=400&h=300&fit=fill&fill-color=red&bg=red", Resize(Px(400), Px(300), fit=Fit.FILL)),
@@ -258,12 +258,12 @@ OUTPUTS: list[tuple[str, ClientHeaders, Output]] = [
     ("fm=jpg&chromasub=422&dpi=300", CHROME, Output(Format.JPEG, chroma_444=True, dpi=300)),
     ("fm=png&q=20&lossless=true&chromasub=444&jpg-progressive=0", CHROME, Output(Format.PNG)),
     ("fm=png32", CHROME, Output(Format.PNG)),
-    ("fm=png8&colorquant=16", CHROME, Output(Format.PNG8, colors=16)),
+    ("fm=png8&colorquant=16", CHROME, Output(Format.PNG8, colours=16)),
     ("fm=gif&colorquant=256&dpi=300", CHROME, Output(Format.GIF)),
     ("fm=webp&lossless=true&q=20", CHROME, Output(Format.WEBP, is_lossless=True)),
     ("fm=avif&lossless=true&q=20", CHROME, Output(Format.AVIF, quality=20)),
     ("fm=jp2&w=9", CHROME, Output()),
-    ("cs=strip", CHROME, Output(color_space=ColorSpace.STRIP)),
+    ("cs=strip", CHROME, Output(colour_space=ColourSpace.STRIP)),
     ("iptc=allow", CHROME, Output()),
     ("iptc=block", CHROME, Output(metadata=Metadata.NONE)),
     ("auto=format", CHROME, Output(Format.AVIF, is_negotiated=True, avif_max_pixels=4_000_000)),
@@ -275,7 +275,7 @@ OUTPUTS: list[tuple[str, ClientHeaders, Output]] = [
     (
         "auto=compress",
         CHROME,
-        Output(Format.COMPRESSED, quality=45, color_space=ColorSpace.STRIP, metadata=Metadata.NONE),
+        Output(Format.COMPRESSED, quality=45, colour_space=ColourSpace.STRIP, metadata=Metadata.NONE),
     ),
     (
         "auto=compress&fm=webp&cs=srgb&q=75&iptc=allow",
@@ -289,19 +289,19 @@ OUTPUTS: list[tuple[str, ClientHeaders, Output]] = [
             Format.WEBP,
             is_negotiated=True,
             quality=45,
-            color_space=ColorSpace.STRIP,
+            colour_space=ColourSpace.STRIP,
             metadata=Metadata.NONE,
         ),
     ),
     (
         "auto=format,compress",
         LEGACY,
-        Output(Format.COMPRESSED8, quality=45, color_space=ColorSpace.STRIP, metadata=Metadata.NONE),
+        Output(Format.COMPRESSED8, quality=45, colour_space=ColourSpace.STRIP, metadata=Metadata.NONE),
     ),
     ("fm=blurhash&q=20&cs=strip&auto=format", CHROME, Output(Format.BLURHASH)),
-    ("palette=json&colors=3&prefix=x&fm=png", CHROME, Output(Format.PALETTE_JSON, colors=3)),
-    ("palette=css", CHROME, Output(Format.PALETTE_CSS, colors=6)),
-    ("palette=css&prefix=x", CHROME, Output(Format.PALETTE_CSS, colors=6, palette_prefix="x")),
+    ("palette=json&colors=3&prefix=x&fm=png", CHROME, Output(Format.PALETTE_JSON, colours=3)),
+    ("palette=css", CHROME, Output(Format.PALETTE_CSS, colours=6)),
+    ("palette=css&prefix=x", CHROME, Output(Format.PALETTE_CSS, colours=6, palette_prefix="x")),
 ]
 
 
@@ -341,7 +341,7 @@ def test_stills_have_no_play(still: str) -> None:
 def test_background_of_jpeg_is_white_anyway() -> None:
     """A white background says nothing more for JPEG, and much for PNG."""
     assert plan("fm=jpg&bg=fff").background == TRANSPARENT_WHITE
-    assert plan("fm=png&bg=fff").background == Color(255, 255, 255)
+    assert plan("fm=png&bg=fff").background == Colour(255, 255, 255)
 
 
 def test_configured_metadata_policy_holds_unless_the_url_says_otherwise() -> None:
@@ -470,7 +470,7 @@ def test_defaults_count_where_the_url_says_nothing_and_auto_adds_up() -> None:
     settings = UrlSettings.model_validate({"defaults": {"auto": "format", "q": 60, "width": 500}})
     assert plan("fm=jpg", SAFARI, settings).output.format is Format.WEBP
     assert plan("w=100&auto=compress", LEGACY, settings).output == Output(
-        Format.COMPRESSED8, quality=60, color_space=ColorSpace.STRIP, metadata=Metadata.NONE
+        Format.COMPRESSED8, quality=60, colour_space=ColourSpace.STRIP, metadata=Metadata.NONE
     )
     assert plan("w=100", LEGACY, settings).resize == Resize(Px(100))
     assert plan("", LEGACY, settings).resize == Resize(Px(500))

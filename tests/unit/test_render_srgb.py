@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ImageCms
 
-from imgproxy.params.plan import ColorSpace
+from imgproxy.params.plan import ColourSpace
 from imgproxy.render import colour, profiles
 from imgproxy.render.srgb import is_srgb
 from tests.support import images
@@ -58,7 +58,7 @@ def test_profiles_of_srgb_are_known_and_need_no_conversion(profile: bytes) -> No
     pixels = images.photo(40, 30)
     image = pyvips.Image.new_from_array(pixels, interpretation="srgb").copy()
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
-    converted = colour.convert(image, ColorSpace.SRGB)
+    converted = colour.convert(image, ColourSpace.SRGB)
     assert np.array_equal(converted.image.numpy(), pixels)
     assert converted.profile == SRGB
 

@@ -257,11 +257,11 @@ def _canonical_parameters(given: object, *, barred: frozenset[str]) -> dict[str,
             raise ValueError(f"{name!r} is not a URL parameter that can be set here")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         try:
-            _, is_exact = row.read(text)
+            _, is_exact = row.kind.read(text)
         except ValueError:
             is_exact = False
         if not is_exact:
-            raise ValueError(f"{name}={text!r}: expected {row.expected}")
+            raise ValueError(f"{name}={text!r}: expected {row.kind.expected}")
         found[row.name] = text
     return found
 

@@ -1,1 +1,1 @@
-"""Text in, plan out: the imgix URL grammar, its signature and content negotiation. No I/O, no clock, no pixels."""
+"""From a URL to a render plan: the imgix grammar, signatures, content negotiation. No I/O, no clock, no pixels."""

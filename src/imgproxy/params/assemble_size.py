@@ -1,8 +1,8 @@
 """
-The plan's region, size, crop, frame and trim, from the values of a URL: canonical, so that equal pictures are equal.
+The plan's region, size, crop, frame and trim from the values of a URL.
 
-Whatever cannot change the picture is set to its default here: a crop without `fit=crop`, a bound that is kept
-anyway, a fill colour without a fill. The rules and their sources are in docs/urls.md.
+Equal pictures must have equal plans. So a value that cannot change the picture is set to its default here: a crop
+without `fit=crop`, a bound that the size keeps anyway, a fill colour without a fill. The rules are in docs/urls.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.params import table_geometry as table
 from imgproxy.params.kinds import round_half_up
 from imgproxy.params.plan import (
     Border,
@@ -27,6 +26,7 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
+from imgproxy.params.table import framing, region, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,18 +36,12 @@ if TYPE_CHECKING:
 
 _WHOLE: Final = Rect(Px(0), Px(0), Ratio(1.0), Ratio(1.0))
 _FULL: Final = Ratio(1.0)
-_NO_BOUNDS: Final = Bounds()
-_NO_PAD: Final = Sides()
-_BOUNDS: Final = frozenset(row.name for row in (table.MIN_W, table.MAX_W, table.MIN_H, table.MAX_H))
-_PADS: Final = frozenset(
-    row.name for row in (table.PAD, table.PAD_TOP, table.PAD_RIGHT, table.PAD_BOTTOM, table.PAD_LEFT)
-)
 _SIDES: Final = (Crop.TOP, Crop.BOTTOM, Crop.LEFT, Crop.RIGHT)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """Width and height in device pixels or parts of the source, and what every other length is multiplied by."""
+    """Width and height, in device pixels or parts of the source, and the factor for every other length."""
 
     width: Length | None = None
     height: Length | None = None
@@ -59,7 +53,7 @@ class Sizing:
 
 
 def scaled(length: Length | None, scale: float) -> Length | None:
-    """Multiply a length; a pixel at least."""
+    """Multiply a length. Pixels stay at least 1."""
     if length is None:
         return None
     if isinstance(length, Px):
@@ -69,7 +63,7 @@ def scaled(length: Length | None, scale: float) -> Length | None:
 
 def rect_of(values: Values) -> Rect | None:
     """Return the region; None for the whole source."""
-    rect = values.get(table.RECT)
+    rect = values.get(region.RECT)
     return None if rect == _WHOLE else rect
 
 
@@ -77,20 +71,20 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
     """Return size, fit and crop."""
     width, height = sizing.width, sizing.height
     given = (width is not None) + (height is not None)
-    modes = values.get(table.FIT) or (Fit.CLIP,)
+    modes = values.get(size.FIT) or (Fit.CLIP,)
     fit = next((mode for mode in modes if isinstance(mode, Fit)), Fit.CROP)
-    aspect = values.get(table.AR) if given < 2 and fit in (Fit.CROP, Fit.FILL) else None
-    bounds = _NO_BOUNDS
-    if fit is Fit.CROP and values.has_any(_BOUNDS):
+    aspect = values.get(size.AR) if given < 2 and fit in (Fit.CROP, Fit.FILL) else None
+    bounds = Bounds()
+    if fit is Fit.CROP:
         width, height, bounds = _settle_bounds(width, height, _bounds(values, sizing))
     crop, focal = _crop(values) if fit in (Fit.CROP, Fit.MIN) else ((), None)
-    is_plain = aspect is None and bounds == _NO_BOUNDS and (focal is None or focal.zoom == 1.0)
-    if is_plain and pad == _NO_PAD and _is_source_size(fit, width, height):
+    is_plain = aspect is None and bounds == Bounds() and (focal is None or focal.zoom == 1.0)
+    if is_plain and pad == Sides() and _is_source_size(fit, width, height):
         return Resize()
     if is_plain and given < 2:
         fit = _one_sided(fit, given)
     is_filled = fit in (Fit.FILL, Fit.FILLMAX)
-    is_blurred = is_filled and values.get(table.FILL) == "blur"
+    is_blurred = is_filled and values.get(size.FILL) == "blur"
     return Resize(
         width=width,
         height=height,
@@ -100,70 +94,68 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
         crop=crop if fit in (Fit.CROP, Fit.MIN) else (),
         focal=focal if fit in (Fit.CROP, Fit.MIN) else None,
         fill_blur=is_blurred,
-        fill_color=values.get(table.FILL_COLOR) if is_filled and not is_blurred else None,
+        fill_colour=values.get(size.FILL_COLOUR) if is_filled and not is_blurred else None,
     )
 
 
 def pad_of(values: Values, sizing: Sizing) -> Sides:
-    """Return the padding; none where it would leave no room for the picture inside the size."""
-    if not values.has_any(_PADS):
-        return _NO_PAD
-    around = values.take(table.PAD, 0)
+    """Return the padding; none if it would leave no space for the picture inside the size."""
+    around = values.take(framing.PAD, 0)
     pad = Sides(
-        sizing.px(values.take(table.PAD_TOP, around)),
-        sizing.px(values.take(table.PAD_RIGHT, around)),
-        sizing.px(values.take(table.PAD_BOTTOM, around)),
-        sizing.px(values.take(table.PAD_LEFT, around)),
+        sizing.px(values.take(framing.PAD_TOP, around)),
+        sizing.px(values.take(framing.PAD_RIGHT, around)),
+        sizing.px(values.take(framing.PAD_BOTTOM, around)),
+        sizing.px(values.take(framing.PAD_LEFT, around)),
     )
     if isinstance(sizing.width, Px) and sizing.width.value <= pad.left_px + pad.right_px:
-        return _NO_PAD
+        return Sides()
     if isinstance(sizing.height, Px) and sizing.height.value <= pad.top_px + pad.bottom_px:
-        return _NO_PAD
+        return Sides()
     return pad
 
 
 def border_of(values: Values, sizing: Sizing) -> Border | None:
     """Return the border; None without a visible width."""
-    border = values.get(table.BORDER)
+    border = values.get(framing.BORDER)
     if border is None:
         return None
-    width, color = border
+    width, colour = border
     sides = Sides(
-        sizing.px(values.take(table.BORDER_TOP, width)),
-        sizing.px(values.take(table.BORDER_RIGHT, width)),
-        sizing.px(values.take(table.BORDER_BOTTOM, width)),
-        sizing.px(values.take(table.BORDER_LEFT, width)),
+        sizing.px(values.take(framing.BORDER_TOP, width)),
+        sizing.px(values.take(framing.BORDER_RIGHT, width)),
+        sizing.px(values.take(framing.BORDER_BOTTOM, width)),
+        sizing.px(values.take(framing.BORDER_LEFT, width)),
     )
     if sides == Sides():
         return None
-    outer, inner = _radii(values, table.BORDER_RADIUS, sizing), _radii(values, table.BORDER_RADIUS_INNER, sizing)
-    return Border(sides, color, () if outer == (0,) else outer, () if inner == (0,) else inner)
+    outer, inner = _radii(values, framing.BORDER_RADIUS, sizing), _radii(values, framing.BORDER_RADIUS_INNER, sizing)
+    return Border(sides, colour, () if outer == (0,) else outer, () if inner == (0,) else inner)
 
 
 def mask_of(values: Values, sizing: Sizing) -> Mask | None:
     """Return the mask; None without one, and for corners without a radius."""
-    shape = values.get(table.MASK)
+    shape = values.get(framing.MASK)
     if shape is None:
         return None
-    radius = _radii(values, table.CORNER_RADIUS, sizing) if shape == "corners" else ()
-    return None if radius == (0,) else Mask(shape, radius, values.get(table.MASK_BG))
+    radius = _radii(values, framing.CORNER_RADIUS, sizing) if shape == "corners" else ()
+    return None if radius == (0,) else Mask(shape, radius, values.get(framing.MASK_BG))
 
 
 def trim_of(values: Values) -> Trim | None:
     """Return the trim, with the values its mode uses."""
-    mode = values.get(table.TRIM)
+    mode = values.get(framing.TRIM)
     if mode is None:
         return None
-    pad_px = values.take(table.TRIM_PAD, 0)
+    pad_px = values.take(framing.TRIM_PAD, 0)
     if mode == "auto":
-        mean, deviation = values.take(table.TRIM_MD, 11.0), values.take(table.TRIM_SD, 10.0)
+        mean, deviation = values.take(framing.TRIM_MD, 11.0), values.take(framing.TRIM_SD, 10.0)
         return Trim(mode, mean_difference=mean, standard_deviation=deviation, pad_px=pad_px)
-    alpha = values.take(table.TRIM_ALPHA, 0)
+    alpha = values.take(framing.TRIM_ALPHA, 0)
     if mode == "alpha":
         return Trim(mode, alpha=alpha, pad_px=pad_px)
-    color, tolerance = values.get(table.TRIM_COLOR), values.take(table.TRIM_TOL, 0.0)
+    colour, tolerance = values.get(framing.TRIM_COLOUR), values.take(framing.TRIM_TOL, 0.0)
     alpha = alpha if mode == "colorunlessalpha" else 0
-    return Trim(mode, color, tolerance, alpha=alpha, pad_px=pad_px)
+    return Trim(mode, colour, tolerance, alpha=alpha, pad_px=pad_px)
 
 
 def _radii(values: Values, parameter: Parameter[tuple[int, ...]], sizing: Sizing) -> tuple[int, ...]:
@@ -171,7 +163,7 @@ def _radii(values: Values, parameter: Parameter[tuple[int, ...]], sizing: Sizing
 
 
 def _is_source_size(fit: Fit, width: Length | None, height: Length | None) -> bool:
-    """Tell whether the size asked for is the source's own, so that no fit changes anything."""
+    """Tell whether the requested size is that of the source, so that no fit changes anything."""
     if isinstance(width, Px) or isinstance(height, Px):
         return False
     if width == _FULL and height == _FULL:
@@ -180,7 +172,7 @@ def _is_source_size(fit: Fit, width: Length | None, height: Length | None) -> bo
 
 
 def _one_sided(fit: Fit, given: int) -> Fit:
-    """Return the simplest fit that means the same where one side, or none, is given."""
+    """Return the simplest fit that means the same if only one side is given, or none."""
     if given and fit is Fit.MIN:
         return Fit.MAX
     if given and fit in (Fit.MAX, Fit.FILLMAX):
@@ -193,8 +185,8 @@ def _bounds(values: Values, sizing: Sizing) -> Bounds:
         value = values.get(parameter)
         return None if value is None else max(1, sizing.px(value))
 
-    least_width, most_width = bound(table.MIN_W), bound(table.MAX_W)
-    least_height, most_height = bound(table.MIN_H), bound(table.MAX_H)
+    least_width, most_width = bound(size.MIN_W), bound(size.MAX_W)
+    least_height, most_height = bound(size.MIN_H), bound(size.MAX_H)
     if least_width is not None and most_width is not None:
         most_width = max(least_width, most_width)
     if least_height is not None and most_height is not None:
@@ -205,12 +197,12 @@ def _bounds(values: Values, sizing: Sizing) -> Bounds:
 def _settle_bounds(
     width: Length | None, height: Length | None, bounds: Bounds
 ) -> tuple[Length | None, Length | None, Bounds]:
-    """Apply the bounds that do not depend on the source, and forget those that are kept anyway."""
+    """Apply the bounds that do not depend on the source. Drop those that the size keeps anyway."""
     bounded_width = _held(width, bounds.min_width_px, bounds.max_width_px)
     bounded_height = _held(height, bounds.min_height_px, bounds.max_height_px)
     if isinstance(width, Px) and isinstance(height, Px):
         return bounded_width, bounded_height, Bounds()
-    # A bounded side must not change what the other side follows: only bounds without effect go.
+    # The free side follows the given side as it was before its bounds. So a bound with an effect has to stay.
     keeps_width = not isinstance(width, Px) or bounded_width != width
     keeps_height = not isinstance(height, Px) or bounded_height != height
     return (
@@ -234,11 +226,11 @@ def _held(length: Length | None, least: int | None, most: int | None) -> Length 
 
 def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
     """
-    Return the one crop that applies, and the focal point where it is that.
+    Return the one crop that applies, and the focal point if it is that.
 
-    There is no face detector: `faces` falls through to what follows it, or finds what stands out.
+    There is no face detector: `faces` gives way to the next crop of the list, or alone means `edges`.
     """
-    chain = values.take(table.CROP, ())
+    chain = values.take(region.CROP, ())
     rest = tuple(item for item in chain if item is not Crop.FACES)
     if not rest:
         return ((Crop.EDGES,), None) if chain else ((), None)
@@ -256,7 +248,7 @@ def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
 
 
 def _anchored(sides: Iterable[Crop]) -> tuple[Crop, ...]:
-    """Return at most one side of each axis, the vertical one first; of two opposite sides the first counts."""
+    """Return at most one side for each axis, the vertical one first. Of two opposite sides the first one counts."""
     sides = tuple(sides)
     vertical = next(((side,) for side in sides if side in (Crop.TOP, Crop.BOTTOM)), ())
     horizontal = next(((side,) for side in sides if side in (Crop.LEFT, Crop.RIGHT)), ())
@@ -264,7 +256,7 @@ def _anchored(sides: Iterable[Crop]) -> tuple[Crop, ...]:
 
 
 def _focal(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
-    focal = Focal(values.take(table.FP_X, 0.5), values.take(table.FP_Y, 0.5), values.take(table.FP_Z, 1.0))
+    focal = Focal(values.take(region.FP_X, 0.5), values.take(region.FP_Y, 0.5), values.take(region.FP_Z, 1.0))
     if focal.zoom == 1.0 and {focal.x, focal.y} <= {0.0, 0.5, 1.0}:
         # Without zoom these nine points are the edges, the corners and the centre.
         horizontal = {0.0: [Crop.LEFT], 0.5: [], 1.0: [Crop.RIGHT]}[focal.x]

@@ -1,5 +1,5 @@
 """
-The parameter tables of docs/urls.md, written from the table that parses URLs.
+Writes the parameter tables of docs/urls.md from the rows in `imgproxy.params.table`.
 
 `python -m imgproxy.params.document [FILE]` writes them between the two marker lines of that page.
 """
@@ -20,13 +20,13 @@ END: Final = "<!-- end of parameters -->"
 
 
 def tables() -> str:
-    """Return one Markdown table a section: name and aliases, value, default, effect."""
+    """Return a Markdown table for each section: name and aliases, value, default, effect."""
     return "\n\n".join(_table(title, parameters) for title, parameters in SECTIONS)
 
 
 def with_tables(page: str) -> str:
     """
-    Return the page with everything between the markers written anew.
+    Return the page with new tables between the markers.
 
     Raises:
         ValueError: a marker is missing.
@@ -46,7 +46,7 @@ def _table(title: str, parameters: tuple[Parameter[Any], ...]) -> str:
 def _row(parameter: Parameter[Any]) -> str:
     aliases = ", ".join(f"`{alias}`" for alias in parameter.aliases)
     name = f"`{parameter.name}`" + (f" ({aliases})" if aliases else "")
-    cells = (name, parameter.expected, parameter.default, parameter.effect)
+    cells = (name, parameter.kind.expected, parameter.default, parameter.effect)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -1,8 +1,8 @@
 """
-What a client's headers mean for an image: the formats it accepts, and the client hints a URL asks to follow.
+What the request headers mean for an image: the formats that the client accepts, and the client hints.
 
-Only what changes the answer is told apart. Of all `Accept` headers there are three classes, so a cache in front that
-keys on the class, and our own memo, hold three answers for a URL and not hundreds.
+`Accept` has three classes, for the three answers that there can be. So a cache in front that keys on the class has
+three answers for a URL, not one for each of the hundreds of `Accept` headers that browsers send.
 Source: RFC 9110 section 12.5.1 (Accept), RFC 8942 (client hints), the imgix parameter `ch`.
 """
 
@@ -25,7 +25,7 @@ _MAX_WIDTH_PX: Final = 8192
 
 
 class AcceptClass(StrEnum):
-    """The best format a client says it can show."""
+    """The best format that a client accepts."""
 
     AVIF = "avif"
     WEBP = "webp"
@@ -34,7 +34,7 @@ class AcceptClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClientHeaders:
-    """The request headers a rendering may depend on, as received, or None."""
+    """The request headers that a plan may depend on, as received; None if absent."""
 
     accept: str | None = None
     save_data: str | None = None
@@ -47,8 +47,8 @@ def accept_class(accept: str | None) -> AcceptClass:
     """
     Return the class of an `Accept` header.
 
-    A format counts where its media range is named with q above 0; `*/*` and `image/*` say nothing about it, since
-    browsers that know neither format send them too.
+    A format counts if its own media type is there with q above 0. `*/*` and `image/*` do not count, as browsers that
+    know neither format send them, too.
     """
     if not accept:
         return AcceptClass.LEGACY
@@ -59,18 +59,18 @@ def accept_class(accept: str | None) -> AcceptClass:
 
 
 def wants_less_data(save_data: str | None) -> bool:
-    """Tell whether `Save-Data` is on (Save Data API: the token `on`)."""
+    """Tell whether `Save-Data` is on (token `on`, Save Data API)."""
     return save_data is not None and save_data.split(";")[0].strip().lower() == "on"
 
 
 def hinted_dpr(dpr: str | None) -> float | None:
-    """Return the device pixel ratio a client states, at most 5; None where it states none."""
+    """Return the device pixel ratio of a header, at most 5; None without a valid one."""
     value = to_number(dpr) if dpr else None
     return min(value, _MAX_DPR) if value and value > 0 else None
 
 
 def hinted_width_px(width: str | None) -> int | None:
-    """Return the width in device pixels a client states, at most 8192; None where it states none."""
+    """Return the width of a header in device pixels, at most 8192; None without a valid one."""
     value = to_number(width) if width else None
     return min(round(value), _MAX_WIDTH_PX) if value and value >= 1 else None
 

@@ -1,8 +1,8 @@
 """
-A request target as text -> a key and the text of each parameter; then text -> values, leniently or strictly.
+Request target -> key and texts of the parameters; texts -> values, leniently or strictly.
 
-The target is taken as it came over the wire and decoded once. The rules of paths are those of a key: it can name
-nothing but a picture of the library, whatever way it is written.
+The target is percent-decoded once. A path is checked after that, so an escaped path is refused as the plain one is: a
+key can name only pictures of the library.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
 from imgproxy.params import table
 from imgproxy.params.kinds import NeverValid
+from imgproxy.params.table.region import RECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A file name on every common file system; Livingdocs' own keys are far below it.
+# The limit of file names on common file systems. Keys of Livingdocs are much shorter.
 MAX_SEGMENT_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 2048
-# How much of a foreign value goes into messages and logs.
+# So much of a value from outside is repeated in messages and logs.
 _SHOWN_CHARS: Final = 80
 _MAX_NOTES: Final = 8
 
@@ -38,15 +39,15 @@ _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class ParsedTarget:
-    """A request target, read but not yet understood."""
+    """A request target as texts."""
 
     key: str
-    texts: Mapping[str, str]  # decoded text of each known parameter, by its canonical name
+    texts: Mapping[str, str]  # the decoded text of each known parameter, by the name of its row
     unknown: tuple[str, ...] = ()  # names that are no parameter
 
 
 class Values:
-    """The values of the parameters that are present and mean something."""
+    """The values of the parameters that are present and have a meaning."""
 
     __slots__ = ("_found",)
 
@@ -54,11 +55,11 @@ class Values:
         self._found = found
 
     def get(self, parameter: Parameter[T]) -> T | None:
-        """Return the value, or None where the parameter is absent."""
+        """Return the value, or None if the parameter is absent."""
         return cast("T | None", self._found.get(parameter.name))
 
     def take(self, parameter: Parameter[T], default: T) -> T:
-        """Return the value, or the default where the parameter is absent."""
+        """Return the value, or the default if the parameter is absent."""
         return cast("T", self._found.get(parameter.name, default))
 
     def has_any(self, names: frozenset[str]) -> bool:
@@ -68,13 +69,13 @@ class Values:
 
 @dataclass(slots=True)
 class Strictness:
-    """What happens to a value that is not as the grammar asks: an error, or a note."""
+    """What happens to a value that is not as the grammar asks: an error in strict mode, else a note for the log."""
 
     is_strict: bool = False
     notes: list[str] = field(default_factory=list)
 
     def object(self, name: str, value: str, expected: str) -> None:
-        """Raise BadParameter in strict mode; otherwise keep a note for the log."""
+        """Raise BadParameter in strict mode, else keep a note."""
         if self.is_strict:
             raise BadParameter(name, value[:_SHOWN_CHARS], expected)
         if len(self.notes) < _MAX_NOTES:
@@ -87,24 +88,24 @@ def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 80
 
     Args:
         raw_target: path and query as received, not decoded.
-        mount_prefix: a path this service is mounted under; taken off where the path begins with it.
-        max_chars: longest target.
+        mount_prefix: the path that this service is mounted under; it is removed if the path begins with it.
+        max_chars: the longest target.
 
     Raises:
-        UriTooLong: the target is longer than that.
-        BadUrl: the path is no key.
-        BadParameter: a base64 value that is none.
+        UriTooLong: the target is longer.
+        BadUrl: the path is not a key.
+        BadParameter: a value is not base64.
     """
     key, crop, raw_query = split_target(raw_target, mount_prefix=mount_prefix, max_chars=max_chars)
     texts, unknown = parse_query(raw_query)
     if crop is not None:
-        texts.setdefault("rect", crop)
+        texts.setdefault(RECT.name, crop)
     return ParsedTarget(key, texts, unknown)
 
 
 def split_target(raw_target: str, *, mount_prefix: str, max_chars: int) -> tuple[str, str | None, str]:
     """
-    Return the key, the legacy crop as the text of a rect, and the query, which is not read yet.
+    Return the key, the legacy crop as the text of a `rect`, and the raw query.
 
     Raises:
         UriTooLong, BadUrl: as `parse_target`.
@@ -121,10 +122,10 @@ def split_target(raw_target: str, *, mount_prefix: str, max_chars: int) -> tuple
 
 def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """
-    Return the texts of the known parameters by canonical name, and the names that are unknown.
+    Return the texts of the known parameters by the name of their row, and the unknown names.
 
-    The last of several wins, except that `auto` adds up, and that a base64 value wins over a plain one. A name
-    without a value counts as absent.
+    Of repeats the last one wins, except where the row says that they add up. A base64 value wins over a plain one. A
+    name without a value counts as absent.
     """
     plain: dict[str, str] = {}
     encoded: dict[str, str] = {}
@@ -138,26 +139,26 @@ def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
         if row is None:
             if table.is_ignored(name):
                 if name.endswith("64"):
-                    decode_base64(name, _decode_text(raw_value))  # bad base64 is a 400 for every parameter
+                    _decode_base64(name, _decode_text(raw_value))  # bad base64 is a 400 for every parameter
             else:
                 unknown.append("".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS]))
             continue
         value = _decode_text(raw_value)
         if is_base64:
-            encoded[row.name] = decode_base64(name, value)
-        elif row.name == "auto" and "auto" in plain:
-            plain["auto"] += f",{value}"
+            encoded[row.name] = _decode_base64(name, value)
+        elif row.adds_up and row.name in plain:
+            plain[row.name] += f",{value}"
         else:
             plain[row.name] = value
     return plain | {name: value for name, value in encoded.items() if value}, tuple(unknown)
 
 
-def decode_base64(name: str, value: str) -> str:
+def _decode_base64(name: str, value: str) -> str:
     """
-    Decode a `64` variant: base64url (RFC 4648 section 5) of UTF-8, padding optional.
+    Decode the value of `NAME64`: base64url (RFC 4648 section 5) of UTF-8, with or without padding.
 
     Raises:
-        BadParameter: it is not that; imgix refuses this even where it is lenient otherwise.
+        BadParameter: it is not that. imgix refuses this, too, although it is lenient otherwise.
     """
     refusal = BadParameter(name, value[:_SHOWN_CHARS], "base64url of UTF-8 text")
     if not _BASE64URL.fullmatch(value):
@@ -171,37 +172,37 @@ def decode_base64(name: str, value: str) -> str:
 
 def read_values(texts: Mapping[str, str], strictness: Strictness) -> Values:
     """
-    Turn texts into values; what cannot be read is absent, what is out of range is brought into it.
+    Turn texts into values. A text without a meaning counts as absent; a number out of range is brought into it.
 
     Raises:
-        BadParameter: in strict mode, for every such value; in both modes for one that is never valid.
+        BadParameter: in strict mode for every such value, in both modes for a value that is never valid.
     """
     found: dict[str, Any] = {}
     for name, text in texts.items():
         row = table.BY_NAME[name]
         try:
-            value, is_exact = row.read(text)
+            value, is_exact = row.kind.read(text)
         except NeverValid:
-            raise BadParameter(name, text[:_SHOWN_CHARS], row.expected) from None
+            raise BadParameter(name, text[:_SHOWN_CHARS], row.kind.expected) from None
         if not is_exact:
-            strictness.object(name, text, row.expected)
+            strictness.object(name, text, row.kind.expected)
         if value is not None:
             found[name] = value
     return Values(found)
 
 
 def object_to_unknown(names: Iterable[str], strictness: Strictness) -> None:
-    """Note the names that are no parameter; in strict mode raise BadParameter for the first."""
+    """Keep a note of each name that is no parameter. In strict mode raise BadParameter for the first."""
     for name in names:
         strictness.object(name, "", "a parameter that this service knows")
 
 
 def check_path(path: str) -> str:
     """
-    Return a path of the library without its leading slash, as a key.
+    Return a path of the library as a key, without its leading slash.
 
     Raises:
-        BadUrl: it is none.
+        BadUrl: it is not a key.
     """
     key = path.removeprefix("/")
     _check_key(key)
@@ -209,7 +210,7 @@ def check_path(path: str) -> str:
 
 
 def _decode_text(raw: str) -> str:
-    """Decode a name or a value of a query: `+` is a space there. Bytes that are no UTF-8 become U+FFFD."""
+    """Decode a name or a value of a query. `+` is a space there. Bytes that are not UTF-8 become U+FFFD."""
     if "+" in raw:
         raw = raw.replace("+", " ")
     if "%" in raw:
@@ -218,7 +219,7 @@ def _decode_text(raw: str) -> str:
 
 
 def _decode_path(raw_path: str) -> str:
-    """Decode a path once; `+` stays what it is."""
+    """Decode a path once. `+` stays `+`."""
     if not raw_path.startswith("/"):
         raise BadUrl("The path must begin with a slash.")
     if "%" not in raw_path and raw_path.isascii():
@@ -230,7 +231,7 @@ def _decode_path(raw_path: str) -> str:
 
 
 def _split_crop(path: str) -> tuple[str, str | None]:
-    """Take the legacy part `/C=W..,H..,X..,Y..` off a path; as the text of a rect."""
+    """Split the legacy part `/C=W..,H..,X..,Y..` off a path, and write it as the text of a `rect`."""
     found = _LEGACY_CROP.fullmatch(path)
     if found is None:
         return path, None
@@ -239,7 +240,7 @@ def _split_crop(path: str) -> tuple[str, str | None]:
 
 
 def _check_key(key: str) -> None:
-    """Refuse a path that could mean anything but one picture: it names files here, and is asked of the library."""
+    """Refuse a path that could be anything but one picture: it becomes a file name and a request to the library."""
     if not key:
         raise BadUrl("The URL names no image.")
     if _UNSAFE.search(key):

@@ -1,12 +1,12 @@
 """
-The render plan: everything that decides a variant's pixels and bytes, as one frozen value.
+The render plan: everything that decides the pixels and bytes of a variant, as one frozen value.
 
-A plan is canonical. Every default is resolved, aliases are gone, `dpr` is multiplied into every length, and a value
-that cannot change the picture (a focal point without `crop=focalpoint`, a `q` for PNG) is at its default. So two URLs
-that mean the same picture make equal plans, and equal plans share one digest, which names the variant on disk.
+A plan is canonical. Every default is resolved, `dpr` is multiplied into every length, and a value that cannot change
+the picture (a focal point without `crop=focalpoint`, a `q` for PNG) is at its default. So two URLs that mean the same
+picture make equal plans. Equal plans have the same digest, which names the variant on disk.
 
-A plan knows nothing of the source's size: that is `render.geometry`'s business, inside a render process.
-Units: `_px` are device pixels; ratios are of the source's (or the rect's) side; percentages are 0-100 as in the URL.
+A plan does not know the size of the source; `render.geometry` applies it, in a render process.
+Units: `_px` are device pixels; ratios are of the side of the source (or of the rect); per cents are 0-100 as in URLs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from enum import StrEnum
 from functools import cache, cached_property
 from typing import Any
 
-# Raised whenever the same plan would give different bytes: a changed encoder setting, a mended rounding.
+# To be raised when the same plan gives other bytes: another encoder setting, a corrected rounding.
 PLAN_VERSION = 1
 
 MAX_SIDE_PX = 8192
 
 
 class Fit(StrEnum):
-    """How the source meets the requested box (spec 3.2)."""
+    """How the source meets the requested box."""
 
     CLIP = "clip"
     MAX = "max"
@@ -37,7 +37,7 @@ class Fit(StrEnum):
 
 
 class Crop(StrEnum):
-    """What a crop keeps (spec 3.3); a chain is tried in order, `FACES` falls through where there is no detector."""
+    """What a crop keeps. Of a list the first one that applies counts; there is no detector for `FACES`."""
 
     TOP = "top"
     BOTTOM = "bottom"
@@ -51,7 +51,7 @@ class Crop(StrEnum):
 
 
 class Format(StrEnum):
-    """What comes out. `SOURCE` keeps the source's own format where it can be encoded, else JPEG, or PNG with alpha."""
+    """The format. `SOURCE`: the format of the source if it can be encoded, else JPEG, or PNG with alpha."""
 
     SOURCE = "source"
     JPEG = "jpeg"
@@ -64,14 +64,14 @@ class Format(StrEnum):
     BLURHASH = "blurhash"
     PALETTE_JSON = "palette-json"
     PALETTE_CSS = "palette-css"
-    # auto=compress alone: PNG for a picture with alpha, JPEG otherwise, GIF and WebP animations kept (spec 4.1).
+    # auto=compress alone: PNG for a picture with alpha, else JPEG; GIF and WebP animations stay.
     COMPRESSED = "compressed"
-    # auto=compress,format for a client with neither AVIF nor WebP: PNG8 with alpha, else JPEG.
+    # auto=compress,format for a client without AVIF and WebP: PNG8 with alpha, else JPEG.
     COMPRESSED8 = "compressed8"
 
 
-class ColorSpace(StrEnum):
-    """The `cs` parameter (spec 4.3)."""
+class ColourSpace(StrEnum):
+    """The `cs` parameter."""
 
     SRGB = "srgb"
     ORIGIN = "origin"
@@ -81,7 +81,7 @@ class ColorSpace(StrEnum):
 
 
 class Metadata(StrEnum):
-    """Which of the source's metadata a variant keeps. GPS, serial numbers and thumbnails never survive."""
+    """Which metadata of the source a variant keeps. It never keeps GPS, serial numbers and thumbnails."""
 
     NONE = "none"
     CREDIT = "credit"
@@ -104,7 +104,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A position as a fraction of the free room: 0 is left or top, 0.5 the centre, 1 right or bottom."""
+    """A position as a fraction of the free space: 0 is left or top, 0.5 the centre, 1 right or bottom."""
 
     value: float
 
@@ -114,7 +114,7 @@ Position = Px | Ratio | Anchor
 
 
 @dataclass(frozen=True, slots=True)
-class Color:
+class Colour:
     """sRGB 0-255 with alpha 0-255 (255 is opaque)."""
 
     red: int
@@ -128,13 +128,13 @@ class Color:
         return self.red, self.green, self.blue
 
 
-TRANSPARENT_WHITE = Color(255, 255, 255, 0)
-WHITE = Color(255, 255, 255)
+TRANSPARENT_WHITE = Colour(255, 255, 255, 0)
+WHITE = Colour(255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
 class Rect:
-    """A region of the upright source, in source pixels or ratios (spec 3.4)."""
+    """A region of the upright source, in source pixels or ratios."""
 
     x: Position
     y: Position
@@ -144,10 +144,10 @@ class Rect:
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Cut uniform edges before resizing (spec 5)."""
+    """Cut uniform edges before resizing."""
 
     mode: str  # auto | color | alpha | colorunlessalpha
-    color: Color | None = None
+    colour: Colour | None = None
     tolerance: float = 0.0
     mean_difference: float = 11.0
     standard_deviation: float = 10.0
@@ -157,7 +157,7 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """min-w, max-w, min-h, max-h; only with fit=crop (spec 3.1)."""
+    """min-w, max-w, min-h, max-h; only with fit=crop."""
 
     min_width_px: int | None = None
     max_width_px: int | None = None
@@ -176,22 +176,22 @@ class Focal:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """The size and how the source gets there."""
+    """The size, and how the source gets it."""
 
     width: Length | None = None
     height: Length | None = None
-    aspect: float | None = None  # width / height; only where it has effect
+    aspect: float | None = None  # width / height; only if it has an effect
     fit: Fit = Fit.CLIP
     bounds: Bounds = Bounds()
     crop: tuple[Crop, ...] = ()  # () is the centre
     focal: Focal | None = None  # only with Crop.FOCALPOINT
     fill_blur: bool = False  # fit=fill|fillmax: a blurred cover instead of a colour
-    fill_color: Color | None = None  # fit=fill|fillmax: None follows `background`
+    fill_colour: Colour | None = None  # fit=fill|fillmax: None follows `background`
 
 
 @dataclass(frozen=True, slots=True)
 class Adjust:
-    """Tone, colour and style (spec 6); 0 leaves the picture as it is."""
+    """Tone, colour and style; 0 changes nothing."""
 
     brightness: float = 0.0
     contrast: float = 0.0
@@ -207,9 +207,9 @@ class Adjust:
     unsharp_radius: float = 2.5
     blur: float = 0.0
     pixellate_px: int = 0
-    monochrome: Color | None = None
+    monochrome: Colour | None = None
     sepia: float = 0.0
-    duotone: tuple[Color, Color] | None = None
+    duotone: tuple[Colour, Colour] | None = None
     duotone_alpha: float = 100.0
     invert: bool = False
     enhance: bool = False  # auto=enhance
@@ -227,10 +227,10 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """Painted over the picture's edge (spec 5). Radii: one, or four from the top left clockwise."""
+    """Painted over the edge of the picture. Radii: one, or four from the top left clockwise."""
 
     sides: Sides
-    color: Color
+    colour: Colour
     radius_px: tuple[int, ...] = ()
     inner_radius_px: tuple[int, ...] = ()
 
@@ -241,12 +241,12 @@ class Mask:
 
     shape: str  # ellipse | corners
     radius_px: tuple[int, ...] = ()
-    background: Color | None = None
+    background: Colour | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A watermark (spec 7). `source` is a key of the library, or a name of a configured mark."""
+    """A watermark. `source` is a key of the library."""
 
     source: str
     horizontal: str = "right"  # left | center | right
@@ -269,7 +269,7 @@ class Mark:
 class Blend:
     """A colour blended over the picture."""
 
-    color: Color
+    colour: Colour
     mode: str = "overlay"
     alpha: float = 100.0
 
@@ -293,24 +293,24 @@ class Output:
     """The encoding."""
 
     format: Format = Format.SOURCE
-    # AVIF or WebP was chosen for the client (auto=format without fm), so an SVG stays an SVG.
+    # auto=format chose AVIF or WebP and there is no fm: an SVG stays an SVG.
     is_negotiated: bool = False
-    # AVIF was chosen for the client, whatever fm says: with more pixels it leaves as WebP. None: it may be any size.
+    # auto=format chose AVIF: with more pixels the variant is WebP instead. None: no limit.
     avif_max_pixels: int | None = None
-    quality: int | None = None  # None is the format's default; unset where the format has no quality
+    quality: int | None = None  # None: the default of the format, or it has none
     is_lossless: bool = False
     is_progressive: bool = True
     chroma_444: bool = False
-    colors: int | None = None  # colorquant, or the palette's size
+    colours: int | None = None  # colorquant, or the size of the palette
     dpi: int | None = None
-    color_space: ColorSpace = ColorSpace.SRGB
+    colour_space: ColourSpace = ColourSpace.SRGB
     metadata: Metadata = Metadata.CREDIT
     palette_prefix: str = "image"
 
 
 @dataclass(frozen=True)
 class RenderPlan:
-    """One variant, completely described. `RenderPlan()` decodes and encodes again in the source's format."""
+    """The complete description of a variant. `RenderPlan()` means: decode, and encode again in the source's format."""
 
     orient: int | None = None  # EXIF orientation 1-8 to apply instead of the source's
     rect: Rect | None = None
@@ -325,29 +325,29 @@ class RenderPlan:
     border: Border | None = None
     mask: Mask | None = None
     pad: Sides = Sides()
-    background: Color = TRANSPARENT_WHITE
+    background: Colour = TRANSPARENT_WHITE
     frames: Frames = Frames()
     output: Output = Output()
 
     def __hash__(self) -> int:
-        """By its digest, which is made once: to go through all fields takes longer than a look into a dictionary."""
+        """Hash the digest, which is made once; hashing all fields takes longer than the look-up it is for."""
         return hash(self.digest)
 
     def canonical(self) -> str:
-        """The plan as text: only what differs from the defaults, in a fixed order. Equal plans, equal text."""
+        """Return the plan as text: what differs from the defaults, in a fixed order. Equal plans have equal texts."""
         return _describe(self)
 
     @cached_property
     def digest(self) -> str:
-        """32 hex digits that name the variant: of the plan's text and PLAN_VERSION."""
+        """The name of the variant: 32 hex digits, from the text of the plan and PLAN_VERSION."""
         return hashlib.sha256(f"{PLAN_VERSION}:{self.canonical()}".encode()).hexdigest()[:32]
 
     @cached_property
     def family(self) -> tuple[int, str] | None:
         """
-        The width, and a name for all plans that differ from this one in nothing else.
+        The width, and a name for all plans that differ from this one only in it.
 
-        None where the width alone does not make the size: then no other plan is the same picture, larger.
+        None if not only the width decides the size: then no plan gives the same picture larger.
         """
         size = self.resize
         if not isinstance(size.width, Px) or size.height is not None or size.fit not in (Fit.CLIP, Fit.MAX):
@@ -356,14 +356,13 @@ class RenderPlan:
 
 
 def _describe(value: Any) -> str:
-    """Write a plan value as text without its defaults; floats to twelve digits, so that 0.1+0.2 equals 0.3."""
+    """Write a value of a plan as text, without its defaults. Floats have twelve digits, so that 0.1+0.2 equals 0.3."""
     rows = _rows(value.__class__)
     if rows is not None:
         parts = [
             f"{name}={_describe(found)}"
             for name, default in rows
-            # Most fields hold the very default, so identity spares the comparison.
-            if (found := getattr(value, name)) is not default and found != default
+            if (found := getattr(value, name)) != default
         ]
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, bool) or value is None:
@@ -379,7 +378,7 @@ def _describe(value: Any) -> str:
 
 @cache
 def _rows(kind: Any) -> tuple[tuple[str, object], ...] | None:
-    """The names and defaults of a dataclass's fields; None for other types. A length has no default, so it is kept."""
+    """Return names and defaults of the fields of a dataclass; None for other types. A field without default is kept."""
     return tuple((item.name, item.default) for item in fields(kind)) if is_dataclass(kind) else None
 
 
@@ -388,8 +387,8 @@ class ImageRequest:
     """What an image URL asks for, after parsing and negotiation."""
 
     key: str
-    plan: RenderPlan | None  # None: the original's bytes, untouched
-    vary: tuple[str, ...] = ()  # request headers the plan depended on, e.g. ("Accept",)
-    expires_at_s: int | None = None  # Unix time after which the URL is no longer valid
+    plan: RenderPlan | None  # None: the bytes of the original, unchanged
+    vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
+    expires_at_s: int | None = None  # Unix time; the URL is not valid after it
     download_name: str | None = None  # dl: the file name for Content-Disposition
     notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log

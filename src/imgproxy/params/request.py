@@ -1,20 +1,20 @@
 """
-An image URL and the client's headers -> an ImageRequest: the one way from text to a plan.
+An image URL and the request headers -> an ImageRequest.
 
-Parse the target, put the URL's parameters over the presets it names and the configured defaults, follow the client
-hints it allows, negotiate the format, and assemble the canonical plan.
+The steps: parse the target; put the URL's parameters over its presets and over the configured defaults; follow the
+client hints that the URL allows; choose the format; assemble the canonical plan.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from imgproxy.errors import Expired
-from imgproxy.params import table, table_geometry
-from imgproxy.params import table_output as output
-from imgproxy.params.assemble import Client, plan_of
+from imgproxy.params import table
+from imgproxy.params.assemble import plan_of
+from imgproxy.params.assemble_output import Client
 from imgproxy.params.assemble_size import Sizing, scaled
 from imgproxy.params.negotiate import (
     VARY_DPR,
@@ -37,43 +37,61 @@ from imgproxy.params.parse import (
     split_target,
 )
 from imgproxy.params.plan import ImageRequest, Metadata, Px
+from imgproxy.params.table import delivery, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgproxy.config.sections import UrlSettings
-
 _MAX_NAME_BYTES: Final = 200
-# Beyond any year a URL could mean; keeps the arithmetic with it small.
+# Longer than any time a URL could mean, and small enough for arithmetic.
 _MAX_EXPIRES_DIGITS: Final = 15
-# Queries whose meaning is remembered: about 3 kB each. A site asks for the same few of every picture.
+# Remembered queries, about 3 kB each. A site uses the same few queries for all its pictures.
 _QUERIES_MAX: Final = 2048
-# Stands for every picture while a query alone is read: no picture has it.
+# The key while a query is read without a path; no picture has it.
 _ANY_KEY: Final = ""
+
+
+class UrlOptions(Protocol):
+    """The configuration's section `[url]`."""
+
+    @property
+    def strict(self) -> bool: ...  # noqa: D102 described in the section, as all others here
+    @property
+    def defaults(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, str]]: ...  # noqa: D102
+    @property
+    def width_ladder_px(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def auto_avif(self) -> bool: ...  # noqa: D102
+    @property
+    def avif_max_pixels(self) -> int: ...  # noqa: D102
+    @property
+    def max_url_chars(self) -> int: ...  # noqa: D102
 
 
 class RequestReader:
     """
-    Reads image URLs as `build_request` does, but each query of one kind of client only once.
+    Reads image URLs as `build_request` does, but each query only once for each class of client.
 
-    A picture that was never asked for comes with a query that was: its plan, and with it the plan's digest, is there.
+    A new picture usually comes with a known query. Its plan and the digest of the plan are then in memory.
     """
 
-    def __init__(self, settings: UrlSettings, *, mount_prefix: str = "", metadata: Metadata = Metadata.CREDIT) -> None:
+    def __init__(self, settings: UrlOptions, *, mount_prefix: str = "", metadata: Metadata = Metadata.CREDIT) -> None:
         self._settings = settings
         self._mount_prefix = mount_prefix
         self._metadata = metadata
         self._meaning = lru_cache(_QUERIES_MAX)(self._read_query)
 
     def read(self, raw_target: str, headers: ClientHeaders, *, is_remembered: bool = True) -> ImageRequest:
-        """Return what an image URL asks for; its query is not remembered on request. Raises as `build_request`."""
-        # The path first: where both are wrong, it is what is complained of.
+        """Return what an image URL asks for. `is_remembered`: keep its query. Raises as `build_request`."""
+        # If path and query are both wrong, the error names the path.
         key, crop, raw_query = split_target(
             raw_target, mount_prefix=self._mount_prefix, max_chars=self._settings.max_url_chars
         )
         if is_remembered and crop is None:
             found = self._meaning(raw_query, headers)
-            # What a watermark may be depends on the key.
+            # Whether a watermark is allowed depends on the key.
             if found.plan is None or found.plan.mark is None:
                 return ImageRequest(key, found.plan, found.vary, found.expires_at_s, found.download_name, found.notes)
         return build_request(
@@ -88,7 +106,7 @@ class RequestReader:
 def build_request(
     raw_target: str,
     headers: ClientHeaders,
-    settings: UrlSettings,
+    settings: UrlOptions,
     *,
     mount_prefix: str = "",
     metadata: Metadata = Metadata.CREDIT,
@@ -98,29 +116,27 @@ def build_request(
 
     Args:
         raw_target: path and query as received, not decoded.
-        headers: the client's, as far as a rendering may depend on them.
-        settings: how strict to be, default parameters, presets.
-        mount_prefix: `signing.mount_prefix`; taken off the path where it is there.
-        metadata: `render.metadata`, for variants whose URL says nothing about it.
+        headers: the request headers that a plan may depend on.
+        settings: strictness, default parameters, presets.
+        mount_prefix: `signing.mount_prefix`; it is removed if the path begins with it.
+        metadata: `render.metadata`, for URLs without `iptc`.
 
     Raises:
-        BadUrl, UriTooLong: the path is no key, or the target is too long.
-        BadParameter: bad base64, a size of 0, a picture from elsewhere; in strict mode every value out of order.
-        Expired: `expires` is not a time. Whether it has passed is for the caller to say, who has a clock.
+        BadUrl, UriTooLong: the path is not a key, or the target is too long.
+        BadParameter: bad base64, a size of 0, a URL as watermark; in strict mode every value that is not exact.
+        Expired: `expires` is not a time. The caller checks whether it has passed, as there is no clock here.
     """
     target = parse_target(raw_target, mount_prefix=mount_prefix, max_chars=settings.max_url_chars)
     return _understood(target, headers, settings, metadata)
 
 
-def _understood(
-    target: ParsedTarget, headers: ClientHeaders, settings: UrlSettings, metadata: Metadata
-) -> ImageRequest:
-    """From the texts of the parameters on, as `build_request`."""
+def _understood(target: ParsedTarget, headers: ClientHeaders, settings: UrlOptions, metadata: Metadata) -> ImageRequest:
+    """Do the steps of `build_request` after the parsing."""
     strictness = Strictness(is_strict=settings.strict)
     object_to_unknown(target.unknown, strictness)
     values = read_values(_merge(target, settings, strictness), strictness)
-    expires_at_s = _expires_at_s(values.get(output.EXPIRES))
-    download_name = safe_name(values.get(output.DL))
+    expires_at_s = _expires_at_s(values.get(delivery.EXPIRES))
+    download_name = safe_name(values.get(delivery.DL))
     if not values.has_any(table.RENDERING):
         notes = tuple(strictness.notes)
         return ImageRequest(target.key, None, (), expires_at_s, download_name, notes)
@@ -134,7 +150,7 @@ def _understood(
 
 
 def safe_name(text: str | None) -> str | None:
-    """Return a file name without path, quotes, control characters or leading dots; None where nothing is left."""
+    """Return a file name without path, quotes, control characters and leading dots; None if nothing is left."""
     if text is None:
         return None
     kept = "".join(char for char in text if char.isprintable() and char not in '"\\/<>:|?*')
@@ -144,45 +160,41 @@ def safe_name(text: str | None) -> str | None:
     return name or None
 
 
-def _merge(target: ParsedTarget, settings: UrlSettings, strictness: Strictness) -> Mapping[str, str]:
-    """Put the URL over its presets over the defaults; `auto` adds up over all three."""
-    layers: list[Mapping[str, str]] = [settings.defaults] if settings.defaults else []
-    preset = target.texts.get(output.PRESET.name)
-    for name in output.PRESET.read(preset)[0] or () if preset else ():
+def _merge(target: ParsedTarget, settings: UrlOptions, strictness: Strictness) -> Mapping[str, str]:
+    """Put the URL over its presets, and these over the defaults."""
+    layers = [settings.defaults]
+    names, _ = delivery.PRESET.kind.read(target.texts.get(delivery.PRESET.name, ""))
+    for name in names or ():
         found = settings.presets.get(name)
         if found is None:
-            strictness.object(output.PRESET.name, name, "a name from [url] presets")
+            strictness.object(delivery.PRESET.name, name, "a name from [url] presets")
         else:
             layers.append(found)
-    if not layers:
-        return target.texts
-    layers.append(target.texts)
     merged: dict[str, str] = {}
-    for layer in layers:
-        merged.update(layer)
-    auto = [layer[output.AUTO.name] for layer in layers if output.AUTO.name in layer]
-    if auto:
-        merged[output.AUTO.name] = ",".join(auto)
+    for layer in (*layers, target.texts):
+        for name, text in layer.items():
+            is_added = table.BY_NAME[name].adds_up and name in merged
+            merged[name] = f"{merged[name]},{text}" if is_added else text
     return merged
 
 
 def _sizing(values: Values, headers: ClientHeaders, ladder_px: tuple[int, ...]) -> tuple[Sizing, tuple[str, ...]]:
     """
-    Return the size in device pixels, and the headers it depended on.
+    Return the size in device pixels, and the headers it depends on.
 
-    A `Width` hint is in device pixels already; `h` and the other lengths follow the pixel ratio all the same. A
-    width that is snapped up to a step of the ladder enlarges everything with it.
+    A `Width` hint is in device pixels already; the pixel ratio still applies to `h` and the other lengths. If the
+    width is snapped up to a step of the ladder, all other lengths grow with it.
     """
-    hints = values.take(output.CH, ())
+    hints = values.take(delivery.CH, ())
     vary: tuple[str, ...] = ()
-    width, height = values.get(table_geometry.W), values.get(table_geometry.H)
+    width, height = values.get(size.W), values.get(size.H)
     hinted_px = None
     if "width" in hints:
         vary += VARY_WIDTH
         hinted_px = hinted_width_px(headers.width)
     if width is None and height is None and hinted_px is None:
         return Sizing(), vary
-    scale = values.take(table_geometry.DPR, 1.0)
+    scale = values.take(size.DPR, 1.0)
     if "dpr" in hints:
         vary += VARY_DPR
         scale = hinted_dpr(headers.dpr) or scale
@@ -194,7 +206,7 @@ def _sizing(values: Values, headers: ClientHeaders, ladder_px: tuple[int, ...]) 
     return Sizing(width, scaled(height, scale), scale), vary
 
 
-def _accepted(accept: str | None, settings: UrlSettings) -> AcceptClass:
+def _accepted(accept: str | None, settings: UrlOptions) -> AcceptClass:
     found = accept_class(accept)
     # Every browser that shows AVIF shows WebP.
     return AcceptClass.WEBP if found is AcceptClass.AVIF and not settings.auto_avif else found

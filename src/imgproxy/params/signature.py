@@ -3,8 +3,8 @@ Signed URLs, by the rule of the imgix clients: `s` is the MD5 of token, path and
 
     s = md5(token + path + ("?" + query if query else ""))
 
-Everything is taken as it stands on the wire: nothing is decoded, sorted or normalised first, so order and encoding of
-the parameters count. It is a plain MD5, not an HMAC, because every client that exists makes it that way.
+Path and query are signed as they are on the wire, not decoded, sorted or normalised. So the order and the encoding of
+the parameters matter. It is a plain MD5, not an HMAC, because all existing clients do it that way.
 Source: the imgix signing blueprint (github.com/imgix/imgix-blueprint, "Securing URLs") and its client test suites.
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What `quote` would encode and a browser leaves alone; letters, digits and `_.-~` always stay.
+# Characters that `quote` encodes and browsers do not. Letters, digits and `_.-~` are encoded by neither.
 _STAYS_IN_PATH = "!$%&'()*+,/:;=@[]|"
 _STAYS_IN_QUERY = "!$%&()*+,/:;=?@[\\]^`{|}"
 _HEX_DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -30,14 +30,14 @@ def verify(raw_target: str, tokens: Sequence[str], *, mount_prefix: str = "", al
     Tell whether a request target carries exactly one `s`, made with one of the tokens.
 
     Args:
-        raw_target: path and query as they were received, not decoded.
-        tokens: every token that is valid now; during a rotation the new and the old one.
-        mount_prefix: the path this service is mounted under. Livingdocs leaves the path of its image host out of
-            what it signs, so the path counts with and without the prefix.
-        allow_decoded_path: also accept a signature of the percent-decoded path: Livingdocs signs keys as they are,
-            and a browser escapes them afterwards.
+        raw_target: path and query as received, not decoded.
+        tokens: all tokens that are valid now; during a rotation the new and the old one.
+        mount_prefix: the path that this service is mounted under. Livingdocs does not sign the path of its image
+            host, so signatures with and without the prefix are valid.
+        allow_decoded_path: also accept a signature over the percent-decoded path. Livingdocs signs keys before they
+            are escaped.
 
-    The time taken does not depend on which token or which character differs.
+    The time does not depend on which token or which character differs.
     """
     path, query, found = _take_signature(raw_target)
     if len(found) != 1 or not _HEX_DIGEST.fullmatch(found[0]):
@@ -51,11 +51,10 @@ def verify(raw_target: str, tokens: Sequence[str], *, mount_prefix: str = "", al
 
 def sign(target: str, token: str) -> str:
     """
-    Return the target with its signature as last parameter; a signature it already has is replaced.
+    Return the target with its signature as the last parameter, instead of an older signature.
 
     Args:
-        target: path and query with all percent-encoding done, or a whole URL: scheme, host and fragment are kept
-            and not signed.
+        target: path and query, percent-encoded, or a whole URL. Scheme, host and fragment are kept, but not signed.
         token: the secret of the source.
     """
     target, mark, fragment = target.partition("#")
@@ -71,12 +70,12 @@ def sign(target: str, token: str) -> str:
 
 def as_browsers_send(url: str) -> str:
     """
-    Percent-encode what cannot stand in a request line, as a browser does before it asks; what is encoded stays.
+    Percent-encode what cannot stand in a request line, as browsers do. Existing percent-encoding stays.
 
-    Takes what `sign` takes. In the path: C0 controls, space, `"`, `<`, `>`, `^`, backquote, `{`, `}` and all beyond
-    ASCII; in the query: `'` too, but no `^`, backquote or brace. Source: the WHATWG URL standard, "path percent-encode
-    set" and "special-query percent-encode set" (url.spec.whatwg.org). A backslash stays in a query; in a path it is
-    encoded, not made a `/`.
+    Takes what `sign` takes. In the path it encodes C0 controls, space, `"`, `<`, `>`, `^`, backquote, `{`, `}` and
+    all non-ASCII; in the query also `'`, but not `^`, backquote and braces. Source: the WHATWG URL standard, "path
+    percent-encode set" and "special-query percent-encode set" (url.spec.whatwg.org). One difference: a backslash in a
+    path is encoded, not changed to `/`.
     """
     url, mark, fragment = url.partition("#")
     scheme, separator, rest = url.partition("://")
@@ -92,16 +91,16 @@ def as_browsers_send(url: str) -> str:
 
 
 def _split_host(rest: str) -> tuple[str, str]:
-    """Split what follows `://` into the host and its path and query; an empty path is `/` (RFC 3986 section 6.2.3)."""
+    """Split the part after `://` into the host, and path with query. An empty path is `/` (RFC 3986 section 6.2.3)."""
     host, slash, path_and_query = rest.partition("/")
-    if "?" in host:  # the first slash stands in the query
+    if "?" in host:  # the first slash is in the query
         host, _, query = rest.partition("?")
         return host, f"/?{query}"
     return host, f"{slash or '/'}{path_and_query}"
 
 
 def _take_signature(target: str) -> tuple[str, str, list[str]]:
-    """Split a target into path, query without its `s` pairs, and the values of those pairs."""
+    """Split a target into path, query without its `s` pairs, and the values of these pairs."""
     path, _, query = target.partition("?")
     pairs = query.split("&") if query else []
     found = [pair[2:] for pair in pairs if pair.startswith("s=")]
@@ -116,7 +115,7 @@ def _signed_paths(path: str, mount_prefix: str, *, allow_decoded_path: bool) -> 
     if prefix and path.startswith(f"{prefix}/"):
         paths.append(path[len(prefix) :])
     if allow_decoded_path and "%" in path:
-        # An encoded `?` must not turn the signature of one path with a query into that of another path.
+        # With an encoded `?`, one signature would be valid for a path, and for another path with a query.
         decoded = [unquote(item) for item in paths]
         paths += [item for item in decoded if "?" not in item and "#" not in item]
     return paths
@@ -125,4 +124,4 @@ def _signed_paths(path: str, mount_prefix: str, *, allow_decoded_path: bool) -> 
 def _digest(token: str, path: str, query: str) -> str:
     text = f"{token}{path}?{query}" if query else f"{token}{path}"
     raw = text.encode("utf-8", "surrogateescape")
-    return md5(raw, usedforsecurity=False).hexdigest()  # the clients' rule, see above
+    return md5(raw, usedforsecurity=False).hexdigest()  # the rule of the clients, see above

@@ -24,7 +24,7 @@ from imgproxy.render.colour import as_rgb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.params.plan import Adjust, Color
+    from imgproxy.params.plan import Adjust, Colour
 
 # Rec. 709 luma, as rounded in Filter Effects Module Level 1.
 LUMA: Final = (0.213, 0.715, 0.072)
@@ -206,13 +206,13 @@ def pixellate(image: Any, block_px: int) -> Any:
     return blocks.zoom(block_px, block_px).crop(0, 0, image.width, image.height)
 
 
-def monochrome(image: Any, color: Color) -> Any:
+def monochrome(image: Any, color: Colour) -> Any:
     """Map luma to black, the colour, white; mixed with the picture by the colour's alpha."""
     ramp = [_three_point(n / 255, color.rgb) for n in range(256)]
     return _ramped(image, ramp, color.alpha / 255)
 
 
-def duotone(image: Any, colors: tuple[Color, Color], mix: float) -> Any:
+def duotone(image: Any, colors: tuple[Colour, Colour], mix: float) -> Any:
     """Map luma from the dark colour to the light one; `mix` 0-1 with the picture."""
     dark, light = colors[0].rgb, colors[1].rgb
     ramp = [tuple(d + (b - d) * n / 255 for d, b in zip(dark, light, strict=True)) for n in range(256)]

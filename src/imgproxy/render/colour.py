@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyvips
 
-from imgproxy.params.plan import ColorSpace
+from imgproxy.params.plan import ColourSpace
 from imgproxy.render import profiles
 from imgproxy.render.srgb import is_srgb
 
@@ -37,7 +37,7 @@ class Coloured:
     profile: bytes | None
 
 
-def convert(image: Any, wanted: ColorSpace) -> Coloured:
+def convert(image: Any, wanted: ColourSpace) -> Coloured:
     """
     Bring decoded pixels into the colour space a plan wants.
 
@@ -45,13 +45,13 @@ def convert(image: Any, wanted: ColorSpace) -> Coloured:
     profile is embedded where the source was tagged: an untagged source stays untagged, as the web reads it.
     """
     tagged = bool(image.get_typeof(PROFILE_FIELD))
-    if wanted is ColorSpace.ORIGIN and tagged and image.interpretation in _RGB | _GREY:
+    if wanted is ColourSpace.ORIGIN and tagged and image.interpretation in _RGB | _GREY:
         profile = bytes(image.get(PROFILE_FIELD))
         return Coloured(_to_8_bit(image), profile)
-    if wanted is ColorSpace.ADOBERGB:
+    if wanted is ColourSpace.ADOBERGB:
         return _to_adobe(image)
     converted = to_srgb(image)
-    if wanted is ColorSpace.TINYSRGB or (wanted is ColorSpace.SRGB and tagged and converted.bands > 2):
+    if wanted is ColourSpace.TINYSRGB or (wanted is ColourSpace.SRGB and tagged and converted.bands > 2):
         return Coloured(converted, srgb_profile())
     return Coloured(converted, None)
 

@@ -106,13 +106,13 @@ def with_jfif(data: bytes, dpi: int) -> bytes:
 
 
 def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    if output.colors is not None:
+    if output.colours is not None:
         return _png8(image, output, options | SETTINGS[Format.PNG8])
     return bytes(call("pngsave_buffer", image, **options))
 
 
 def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    return bytes(image.pngsave_buffer(bitdepth=_bit_depth(output.colors, (1, 2, 4, 8)), **options))
+    return bytes(image.pngsave_buffer(bitdepth=_bit_depth(output.colours, (1, 2, 4, 8)), **options))
 
 
 def _webp(image: Any, output: Output, options: dict[str, Any]) -> bytes:
@@ -127,7 +127,7 @@ def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    return bytes(image.gifsave_buffer(bitdepth=_bit_depth(output.colors, range(1, 9)), **options))
+    return bytes(image.gifsave_buffer(bitdepth=_bit_depth(output.colours, range(1, 9)), **options))
 
 
 _SAVERS: Final[dict[Format, Callable[[Any, Output, dict[str, Any]], bytes]]] = {

@@ -62,7 +62,7 @@ def _describe(aim: Aim, work: Work) -> Rendered:
     if output.format is Format.BLURHASH:
         data = blurhash.encode(pixels, small.width, small.height).encode()
     else:
-        found = palette.find(pixels, palette.DEFAULT_COLORS if output.colors is None else output.colors)
+        found = palette.find(pixels, palette.DEFAULT_COLORS if output.colours is None else output.colours)
         is_css = output.format is Format.PALETTE_CSS
         data = palette.as_css(found, output.palette_prefix) if is_css else palette.as_json(found)
     return _write(aim, data, output.format, Size(flat.width, flat.height), work)

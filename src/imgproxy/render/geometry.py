@@ -51,7 +51,7 @@ _EDGE_SLACK = 1e-6
 class Canvas:
     """A larger area the picture lies on, `left_px` and `top_px` from its corner.
 
-    `extend` says what the rest of it shows: "color" (the plan's fill_color, else its background), "blur" (the
+    `extend` says what the rest of it shows: "color" (the plan's fill_colour, else its background), "blur" (the
     source's `backdrop` window, scaled to `size` and blurred) or "copy" (the picture's edge pixels, repeated).
     """
 

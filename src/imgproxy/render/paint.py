@@ -19,7 +19,7 @@ from imgproxy.render.colour import as_rgb
 from imgproxy.render.shapes import Size
 
 if TYPE_CHECKING:
-    from imgproxy.params.plan import Color
+    from imgproxy.params.plan import Colour
 
 
 def with_alpha(image: Any) -> Any:
@@ -33,7 +33,7 @@ def is_opaque(image: Any) -> bool:
     return bool(image.extract_band(image.bands - 1).min() == 255)
 
 
-def flat(size: Size, color: Color) -> Any:
+def flat(size: Size, color: Colour) -> Any:
     """A picture of one colour, with alpha where the colour is not opaque."""
     bands = [*color.rgb] if color.alpha == 255 else [*color.rgb, color.alpha]
     pixel = pyvips.Image.black(1, 1).linear([1.0] * len(bands), bands).cast("uchar").copy(interpretation="srgb")
@@ -48,7 +48,7 @@ def over(base: Any, top: Any, left_px: int = 0, top_px: int = 0) -> Any:
     return painted if base.hasalpha() else colours
 
 
-def flatten(image: Any, background: Color) -> Any:
+def flatten(image: Any, background: Colour) -> Any:
     """Paint a picture with alpha on a colour; a colour with alpha itself lies on white."""
     if not image.hasalpha():
         return image
@@ -56,7 +56,7 @@ def flatten(image: Any, background: Color) -> Any:
     return as_rgb(image).flatten(background=[round(ground) for ground in grounds])
 
 
-def underlay(image: Any, background: Color) -> Any:
+def underlay(image: Any, background: Colour) -> Any:
     """Paint a picture with alpha on a colour, which may leave it partly transparent."""
     if background.alpha == 0 or not image.hasalpha():
         return image
@@ -65,7 +65,7 @@ def underlay(image: Any, background: Color) -> Any:
     return over(flat(Size(image.width, image.height), background), image)
 
 
-def extend(image: Any, size: Size, left_px: int, top_px: int, color: Color) -> Any:
+def extend(image: Any, size: Size, left_px: int, top_px: int, color: Colour) -> Any:
     """Lay a picture on a larger canvas of a colour."""
     if color.alpha < 255 or image.hasalpha():
         image = with_alpha(image)
@@ -76,7 +76,7 @@ def extend(image: Any, size: Size, left_px: int, top_px: int, color: Color) -> A
     return image.embed(left_px, top_px, size.width_px, size.height_px, extend="background", background=[*color.rgb])
 
 
-def pad(image: Any, sides: Sides, color: Color) -> Any:
+def pad(image: Any, sides: Sides, color: Colour) -> Any:
     """Add space around a picture."""
     size = Size(
         image.width + sides.left_px + sides.right_px,
@@ -124,7 +124,7 @@ def cut_out(image: Any, coverage: Any) -> Any:
     return colours.bandjoin(kept).copy(interpretation="srgb")
 
 
-def stain(image: Any, coverage: Any, color: Color) -> Any:
+def stain(image: Any, coverage: Any, color: Colour) -> Any:
     """Paint a colour over a picture where a shape covers it."""
     layer = flat(Size(image.width, image.height), color)
     colours, alpha = split_alpha(layer)
@@ -136,7 +136,7 @@ def stain(image: Any, coverage: Any, color: Color) -> Any:
 
 
 def border(
-    image: Any, sides: Sides, color: Color, outer: tuple[int, int, int, int], inner: tuple[int, int, int, int]
+    image: Any, sides: Sides, color: Colour, outer: tuple[int, int, int, int], inner: tuple[int, int, int, int]
 ) -> Any:
     """Paint a frame over a picture's edge; outside rounded outer corners the picture becomes transparent."""
     size = Size(image.width, image.height)
@@ -170,7 +170,7 @@ SEPARABLE = {
 }
 
 
-def blend(image: Any, color: Color, mode: str, alpha: float) -> Any:
+def blend(image: Any, color: Colour, mode: str, alpha: float) -> Any:
     """
     Blend a colour over a picture, whose alpha stays as it is.
 

@@ -52,9 +52,9 @@ def smart_crop(work: Work) -> Work:
     return work.each(lambda image: crop(image, box))
 
 
-def to_color_space(work: Work) -> Work:
+def to_colour_space(work: Work) -> Work:
     """Bring the pixels into the colour space that the variant leaves in."""
-    converted = [colour.convert(image, work.plan.output.color_space) for image in work.frames]
+    converted = [colour.convert(image, work.plan.output.colour_space) for image in work.frames]
     return replace(work, frames=tuple(item.image for item in converted), profile=converted[0].profile)
 
 
@@ -67,7 +67,7 @@ def fill(work: Work) -> Work:
     if canvas.extend == "copy":
         return work.each(lambda image: image.embed(left, top, size.width_px, size.height_px, extend="copy"))
     if canvas.extend == "color" or canvas.backdrop is None:
-        color = work.plan.resize.fill_color or work.plan.background
+        color = work.plan.resize.fill_colour or work.plan.background
         return work.each(lambda image: paint.extend(image, size, left, top, color))
     pairs = zip(work.frames, work.decoded.frames, strict=True)
     return replace(work, frames=tuple(_on_backdrop(work, image, decoded) for image, decoded in pairs))
@@ -84,7 +84,7 @@ def _on_backdrop(work: Work, image: Any, decoded: Any) -> Any:
         decoded=work.decoded,
         in_memory=True,
     )
-    behind = colour.as_rgb(colour.convert(behind, work.plan.output.color_space).image)
+    behind = colour.as_rgb(colour.convert(behind, work.plan.output.colour_space).image)
     sigma = max(1.0, max(canvas.size.width_px, canvas.size.height_px) * _BACKDROP_SIGMA)
     return paint.over(adjust.blur(behind, sigma).copy_memory(), image, canvas.left_px, canvas.top_px)
 
@@ -147,7 +147,7 @@ def blend(work: Work) -> Work:
     wanted = work.plan.blend
     if wanted is None:
         return work
-    return work.each(lambda image: paint.blend(image, wanted.color, wanted.mode, wanted.alpha / 100))
+    return work.each(lambda image: paint.blend(image, wanted.colour, wanted.mode, wanted.alpha / 100))
 
 
 def mark(work: Work) -> Work:
@@ -181,7 +181,7 @@ def border(work: Work) -> Work:
     else:
         width = max(sides.top_px, sides.right_px, sides.bottom_px, sides.left_px)
         inner = (max(0, outer[0] - width), max(0, outer[1] - width), max(0, outer[2] - width), max(0, outer[3] - width))
-    return work.each(lambda image: paint.border(image, sides, wanted.color, outer, inner))
+    return work.each(lambda image: paint.border(image, sides, wanted.colour, outer, inner))
 
 
 def mask(work: Work) -> Work:
@@ -217,7 +217,7 @@ def background(work: Work) -> Work:
 STEPS: Final = (
     scale,
     smart_crop,
-    to_color_space,
+    to_colour_space,
     fill,
     flip,
     turn,

@@ -49,10 +49,10 @@ def _find_by_alpha(image: Any, trim: Trim) -> Box | None:
 
 def _find_by_color(image: Any, trim: Trim) -> Box | None:
     colours, _ = split_alpha(image)
-    ground = colours(0, 0) if trim.color is None else trim.color.rgb[: colours.bands]
-    if trim.color is not None and colours.bands == 1:
+    ground = colours(0, 0) if trim.colour is None else trim.colour.rgb[: colours.bands]
+    if trim.colour is not None and colours.bands == 1:
         colours = colours.colourspace("srgb")
-        ground = trim.color.rgb
+        ground = trim.colour.rgb
     tolerance = trim.tolerance or DEFAULT_TOLERANCE
     differs = (colours - [float(band) for band in ground]).abs() > tolerance
     return _bounds(differs.bandor() if differs.bands > 1 else differs)

@@ -1,11 +1,11 @@
-"""Colours in URLs: CSS keywords and hex digits with the alpha first, as imgix writes them."""
+"""Colours in URLs, as imgix writes them: CSS keywords, and hex digits with the alpha first."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from imgproxy.params.plan import Color
+from imgproxy.params.plan import Colour
 
 _HEX: Final = re.compile(r"#?([0-9a-f]{3}|[0-9a-f]{4}|[0-9a-f]{6}|[0-9a-f]{8})")
 
@@ -41,38 +41,38 @@ slategrey 708090, snow fffafa, springgreen 00ff7f, steelblue 4682b4, tan d2b48c,
 thistle d8bfd8, tomato ff6347, turquoise 40e0d0, violet ee82ee, wheat f5deb3, white ffffff,
 whitesmoke f5f5f5, yellow ffff00, yellowgreen 9acd32
 """
-# imgix knows these two names and publishes no values: the colours of its old logo, as near as we could tell.
+# imgix knows these two names, but publishes no values: these are near the colours of its old logo.
 _IMGIX_KEYWORDS: Final = "imgixorange f37021, imgixblue 0d6fb8"
 
 
-def _color_of(hex_digits: str) -> Color:
+def _colour_of(hex_digits: str) -> Colour:
     """Read RGB, ARGB, RRGGBB or AARRGGBB."""
     if len(hex_digits) <= 4:
         hex_digits = "".join(digit * 2 for digit in hex_digits)
     alpha, red, green, blue = bytes.fromhex(hex_digits.rjust(8, "f"))
-    return Color(red, green, blue, alpha)
+    return Colour(red, green, blue, alpha)
 
 
-def _keywords() -> dict[str, Color]:
+def _keywords() -> dict[str, Colour]:
     entries = f"{_CSS_KEYWORDS.strip()}, {_IMGIX_KEYWORDS}".replace("\n", " ").split(",")
-    return {name: _color_of(value) for name, value in (entry.split() for entry in entries if entry.strip())}
+    return {name: _colour_of(value) for name, value in (entry.split() for entry in entries if entry.strip())}
 
 
 KEYWORDS: Final = _keywords()
 
 
-def parse_color(text: str) -> Color | None:
+def parse_colour(text: str) -> Colour | None:
     """
-    Read a colour, or return None.
+    Read a colour. Return None for any other text.
 
-    Accepts a CSS keyword (plus `transparent`), or hex digits `RGB`, `ARGB`, `RRGGBB`, `AARRGGBB`, in either case and
-    with or without `#`. The alpha comes first, unlike in CSS.
+    Accepts a CSS keyword (plus `transparent`), or hex digits `RGB`, `ARGB`, `RRGGBB`, `AARRGGBB`, in upper or lower
+    case, with or without `#`. The alpha comes first, unlike in CSS.
     """
     text = text.strip().lower()
     keyword = KEYWORDS.get(text)
     if keyword is not None:
         return keyword
     if text == "transparent":
-        return Color(255, 255, 255, 0)
+        return Colour(255, 255, 255, 0)
     found = _HEX.fullmatch(text)
-    return _color_of(found[1]) if found else None
+    return _colour_of(found[1]) if found else None
