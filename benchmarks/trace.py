@@ -25,7 +25,7 @@ from pydantic import SecretStr
 import imgproxy
 from benchmarks.photos import DEMO_24MP
 from benchmarks.servers import free_port
-from imgproxy.config.load import Settings
+from imgproxy.config.settings import Settings
 from imgproxy.config.sections import CacheSettings, LogSettings, OriginSettings, RenderSettings, ServerSettings
 from imgproxy.edge.app import Edge
 

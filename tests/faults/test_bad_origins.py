@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.config.load import Settings
+from imgproxy.config.settings import Settings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.config.load import Settings
+from imgproxy.config.settings import Settings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,

@@ -412,7 +412,7 @@ def test_strict_mode_names_the_parameter_its_value_and_what_was_expected(name: s
     with pytest.raises(BadParameter) as caught:
         read_values({name: text}, Strictness(is_strict=True))
     row = table.BY_NAME[name]
-    assert caught.value.public == f"Parameter {name}={text!r}: expected {row.expected}."
+    assert caught.value.public == f"Parameter {name}={text!r}: expected {row.kind.expected}."
 
 
 @pytest.mark.parametrize(("name", "text"), _SLOPPY)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.config.load import Settings, example_toml, load, secret_lines, signing_tokens, webhook_secrets
+from imgproxy.config.example import example_toml
+from imgproxy.config.load import load
+from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
+from imgproxy.config.settings import Settings
 from imgproxy.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The settings of a cache or CDN in front, of which there can be many: `[[downstream]]`."""
+"""The settings of one cache in front, Varnish or a CDN: `[[downstream]]`, as many as there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from imgproxy.config.sections import Section
 
-# What each kind of cache in front needs beside `kind`, and what makes no sense for it.
+# The keys that each kind needs, and the kind that a key is for.
 _DOWNSTREAM_NEEDS = {
     "varnish": ("url",),
     "fastly": ("service_id", "token"),
@@ -29,61 +29,61 @@ _DOWNSTREAM_ONLY = {
     "concurrency": "http",
 }
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-# RFC 9110 section 5: a name is a token; a value with a line break would smuggle a header.
+# RFC 9110 section 5: a name is a token. A line break in a value would add another header.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 class DownstreamSettings(Section):
-    """A cache or CDN in front that is purged with us."""
+    """A cache in front (Varnish or a CDN) that is purged, too."""
 
     kind: Literal["varnish", "fastly", "cloudflare", "http"] = Field(
-        description="what it is: Varnish with xkey, Fastly, Cloudflare, or any other HTTP API"
+        description="Varnish with xkey, Fastly, Cloudflare, or any other HTTP API"
     )
     name: str = Field(
         "",
         pattern=r"^[A-Za-z0-9_.-]{0,64}$",
-        description="its name in receipts, metrics and the journal; unset: its kind",
+        description="its name in receipts, metrics and the journal; not set: its kind",
     )
     url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s]+",
-        description="varnish: where PURGE goes; http: the call, with {key}, {tag} or {entry} in it; else: the API",
+        description="varnish: address for PURGE; http: URL of the call, with {key}, {tag} or {entry} in URL or body; else: another address of the API",
     )
     token: SecretStr | None = Field(
-        None, description="varnish: bearer token that its VCL expects; fastly, cloudflare: API token; http: {token}"
+        None, description="varnish: bearer token that its VCL expects; fastly, cloudflare: API token; http: value of {token}"
     )
-    token_file: Path | None = Field(None, description="file with the token instead; read again when it changes")
-    service_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$", description="fastly: the service")
-    zone_id: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="cloudflare: the zone")
+    token_file: Path | None = Field(None, description="file with the token, instead of `token`; read again when it changes")
+    service_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$", description="fastly: id of the service")
+    zone_id: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="cloudflare: id of the zone")
     plan: Literal["free", "pro", "business", "enterprise"] = Field(
-        "free", description="cloudflare: the account's plan, which decides how many purges a second it takes"
+        "free", description="cloudflare: plan of the account; it limits the purges per second"
     )
     method: Literal["POST", "PUT", "PATCH", "DELETE", "GET", "PURGE", "BAN"] = Field(
-        "POST", description="http: the method"
+        "POST", description="http: method of the call"
     )
-    headers: dict[str, str] = Field({}, description="http: headers; {token} in a value stands for the token")
-    body: str = Field("", description="http: the body, with {key}, {tag} or {entry} in it; escaped as its type needs")
-    content_type: str = Field("application/json", pattern=r"^[ -~]+$", description="http: the body's type")
+    headers: dict[str, str] = Field({}, description="http: headers; {token} in a value is replaced by the token")
+    body: str = Field("", description="http: body, with {key}, {tag} or {entry} in URL or body; their values are escaped for the content type")
+    content_type: str = Field("application/json", pattern=r"^[ -~]+$", description="http: content type of the body")
     accept_statuses: tuple[Annotated[int, Field(ge=200, le=499)], ...] = Field(
-        (200, 201, 202, 204), description="http: statuses that mean purged; some APIs say 404 where they hold nothing"
+        (200, 201, 202, 204), description="http: statuses that mean success; some APIs answer 404 if they hold nothing of it"
     )
     concurrency: int = Field(4, ge=1, le=64, description="http: calls at the same time")
-    timeout_s: float = Field(5.0, gt=0, le=60, description="a purge call that takes longer has failed, for now")
+    timeout_s: float = Field(5.0, gt=0, le=60, description="a call that takes longer has failed and is tried again")
     wait_s: float = Field(
-        1.0, ge=0, le=30, description="a receipt waits this long for it; then it says pending, and it goes on by itself"
+        1.0, ge=0, le=30, description="a receipt waits this long for it, then says pending; the calls go on in the background"
     )
     again_after_s: float | None = Field(
         None,
         ge=0,
         le=3600,
-        description="purge a second time after this, for answers on their way at the first. Unset: settle_s; 0: never",
+        description="purge a second time after this, for answers that were on their way at the first. Not set: settle_s; 0: never",
     )
-    retry_max_s: float = Field(60.0, ge=0.1, le=3600, description="longest wait between tries; they never end")
+    retry_max_s: float = Field(60.0, ge=0.1, le=3600, description="longest wait between tries; they go on until one succeeds")
 
     @property
     def label(self) -> str:
-        """Its name, or its kind."""
+        """The name; without one, the kind."""
         return self.name or self.kind
 
     @model_validator(mode="after")
@@ -109,13 +109,13 @@ class DownstreamSettings(Section):
         return self
 
     def _template_problems(self) -> list[str]:
-        """What is wrong with url, headers and body as templates."""
+        """Return what is wrong with url, headers and body as templates."""
         problems = []
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 problems.append(f"headers: {name!r} is not a header name with a value of visible ASCII")
             if set(_PLACEHOLDER.findall(value)) - {"token"}:
-                problems.append(f"headers: {name}: only {{token}} can stand in a header")
+                problems.append(f"headers: {name}: the only placeholder here is {{token}}")
         is_token_used = any("{token}" in value for value in self.headers.values())
         if is_token_used and self.token is None and self.token_file is None:
             problems.append("headers: {token} needs token or token_file")
@@ -126,5 +126,5 @@ class DownstreamSettings(Section):
         if not used & {"key", "tag", "entry"}:
             problems.append("url or body must hold {key}, {tag} or {entry}, to say what is purged")
         if {"key", "entry"} <= used:
-            problems.append("{key} and {entry}: one call is for a key or for an entry; use one of them, or {tag}")
+            problems.append("{key} and {entry}: a call is for a key or for an entry; use one of them, or {tag}")
         return problems

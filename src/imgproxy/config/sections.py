@@ -1,9 +1,8 @@
 """
-Settings: a TOML file, then the environment (`IMGPROXY_<SECTION>__<KEY>`), validated once and frozen.
+The sections of the configuration.
 
-Each setting is declared once, here: its name, type, default, bounds, unit (in the name) and one line of help. The
-validation, `config.example.toml` and the documentation all come from this declaration (see settings.py). A wrong
-key or value is a ConfigError that names the section, the key and what is allowed.
+Each setting is declared once, here or in `downstream`: name with unit, type, default, bounds, and a line of help. The
+validation, the messages about wrong values and config.example.toml come from this declaration.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from imgproxy.params import table
+from imgproxy.params.table.delivery import CH
 
 MB = 1_000_000
 GB = 1_000 * MB
 
 
 class Section(BaseModel):
-    """A section of the configuration: frozen, and strict about its keys."""
+    """A section of the configuration: frozen; unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +32,7 @@ class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     shutdown_timeout_s: float = Field(
-        20.0, ge=0, le=600, description="after SIGTERM, requests in flight may take this long to finish"
+        20.0, ge=0, le=600, description="after SIGTERM, running requests may take this long to finish"
     )
 
 
@@ -46,214 +46,214 @@ class OriginSettings(Section):
     token: SecretStr | None = Field(None, description="access token with the scope public-api:read")
     token_file: Path | None = Field(
         None,
-        description="file with the token instead; read again when it changes. Two lines: new and old token",
+        description="file with the token, instead of `token`; read again when it changes. Two lines: new and old token",
     )
-    timeout_s: float = Field(10.0, gt=0, le=300, description="time for one original or API call, retries included")
-    fetches_max: int = Field(16, ge=1, le=1000, description="originals fetched at the same time")
-    fetch_queue_max: int = Field(64, ge=0, le=100_000, description="fetches that may wait; one more is shed: 503")
+    timeout_s: float = Field(10.0, gt=0, le=300, description="longest time for one original or API call, with its retries")
+    fetches_max: int = Field(16, ge=1, le=1000, description="originals that are fetched at the same time")
+    fetch_queue_max: int = Field(64, ge=0, le=100_000, description="fetches that may wait; one more gets 503")
 
 
 class RenderSettings(Section):
     """The processes that decode and encode."""
 
-    processes: int = Field(0, ge=0, le=256, description="render processes; 0 means one a core this service may use")
-    timeout_s: float = Field(10.0, gt=0, le=300, description="a render that takes longer is stopped: 422")
-    memory_bytes: int = Field(1_500 * MB, ge=100 * MB, description="a render process that grows larger is stopped: 422")
+    processes: int = Field(0, ge=0, le=256, description="render processes; 0: one for each CPU core that this service may use")
+    timeout_s: float = Field(10.0, gt=0, le=300, description="a render that takes longer is stopped and answered with 422")
+    memory_bytes: int = Field(1_500 * MB, ge=100 * MB, description="a render process that uses more memory is stopped; its request gets 422")
     recycle_bytes: int = Field(
-        400 * MB, ge=50 * MB, description="an idle render process larger than this is replaced by a fresh one"
+        400 * MB, ge=50 * MB, description="an idle render process that uses more memory is replaced by a new one"
     )
-    queue_max: int = Field(64, ge=0, le=100_000, description="renders that may wait; one more is shed: 503")
+    queue_max: int = Field(64, ge=0, le=100_000, description="renders that may wait; one more gets 503")
     queue_timeout_s: float = Field(
         5.0,
         gt=0,
         le=300,
-        description="a render that waited longer, or would by the cost of those before it, is shed: 503",
+        description="a render that has waited longer, or would by the estimated cost of those before it, gets 503",
     )
     avif: Literal["wait", "upgrade"] = Field(
         "wait",
-        description="a negotiated AVIF that is not there yet: wait for it, or answer with WebP and make it behind",
+        description="AVIF that auto=format chose and that is not in the cache: wait for it, or upgrade: answer with WebP and render it in the background",
     )
-    allow_truncated: bool = Field(False, description="serve what can be decoded of a truncated original")
+    allow_truncated: bool = Field(False, description="serve the part of a truncated original that can be decoded")
     metadata: Literal["none", "credit", "all"] = Field(
-        "credit", description="metadata that variants keep; GPS, serial numbers and thumbnails never survive"
+        "credit", description="metadata that variants keep; GPS, serial numbers and thumbnails are always removed"
     )
 
 
 class LimitsSettings(Section):
-    """What is refused, and what is scaled down."""
+    """Limits for originals and variants."""
 
-    source_bytes: int = Field(100 * MB, ge=1, description="largest original in bytes: 413 beyond")
+    source_bytes: int = Field(100 * MB, ge=1, description="largest original in bytes; a larger one gets 413")
     source_pixels: int = Field(
         60_000_000,
         ge=1,
-        description="most pixels of an original, frames summed: 413 beyond; of an animation its first frame is served",
+        description="most pixels of an original, all frames together; more get 413, an animation with more is served as its first frame",
     )
-    frames: int = Field(256, ge=1, description="most frames of an animation; beyond, its first frame is served")
-    output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; larger is scaled down")
+    frames: int = Field(256, ge=1, description="most frames of an animation; one with more is served as its first frame")
+    output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; a larger one is scaled down")
 
 
 class SigningSettings(Section):
-    """The `s` parameter of imgix URLs."""
+    """Signed URLs: the parameter `s`."""
 
     tokens: tuple[SecretStr, ...] = Field(
-        (), description="secure tokens; any of them signs, so that they can be rotated"
+        (), description="secure tokens; each of them makes valid signatures, so that tokens can be rotated"
     )
     tokens_file: Path | None = Field(
-        None, description="file with one token a line, instead of or beside `tokens`; read once, at start"
+        None, description="file with one token a line, in addition to `tokens`; read once, at start"
     )
     required: bool = Field(
         False,
-        description="refuse URLs without a valid signature: 403. Turn it on wherever strangers can reach the edge",
+        description="answer 403 to URLs without a valid signature. Turn it on if the edge can be reached from the internet",
     )
     allow_decoded_path: bool = Field(
         False,
-        description="also accept a signature over the decoded path, as a CMS makes it that signs before it encodes",
+        description="also accept a signature over the percent-decoded path, for a CMS that signs before it encodes",
     )
     mount_prefix: str = Field(
         "",
         pattern=r"^(/[^?#]*[^/?#])?$",
-        description="path prefix of the image host that is not part of the signed path",
+        description="path prefix of the image host, if it is not part of the signed path",
     )
 
 
 class AdminSettings(Section):
-    """Who may purge, warm and read the state."""
+    """Access to purges, warm-up and the state."""
 
-    token: SecretStr | None = Field(None, description="bearer token of the admin routes; without one they are closed")
-    token_file: Path | None = Field(None, description="file with the admin token instead; read once, at start")
+    token: SecretStr | None = Field(None, description="bearer token for the admin routes; without it they refuse every request")
+    token_file: Path | None = Field(None, description="file with the admin token, instead of `token`; read once, at start")
 
 
 class CacheSettings(Section):
-    """The disk and memory that variants are kept in."""
+    """The cache on disk and in memory."""
 
-    dir: Path = Field(Path("cache"), description="directory of originals, variants and the purge journal")
+    dir: Path = Field(Path("cache"), description="directory for originals, variants and the purge journal")
     max_bytes: int = Field(
-        20 * GB, ge=0, description="originals and variants on disk; the least recently used go first"
+        20 * GB, ge=0, description="most bytes of originals and variants on disk; the least recently used ones are removed first"
     )
-    min_free_bytes: int = Field(1 * GB, ge=0, description="free space to leave on the disk whatever max_bytes says")
-    hot_max_bytes: int = Field(256 * MB, ge=0, description="variants in memory; 0 turns the hot tier off")
+    min_free_bytes: int = Field(1 * GB, ge=0, description="free space to leave on the disk, even if max_bytes allows more")
+    hot_max_bytes: int = Field(256 * MB, ge=0, description="most bytes of variants in memory; 0: none")
     hot_item_max_bytes: int = Field(
-        2 * MB, ge=0, description="a larger variant is served from disk, never kept in memory"
+        2 * MB, ge=0, description="a larger variant is not kept in memory, but served from disk"
     )
     landing_bytes: int = Field(
         10 * MB,
         ge=0,
-        description="originals up to this size are rendered from shared memory as they come, and go to disk past the "
-        "page cache; there is memory for two a render process and four. 0: through the page cache",
+        description="originals up to this size are received in shared memory, rendered from there, and written to disk past the "
+        "page cache; this takes up to two buffers of this size per render process, plus four. 0: always the page cache",
     )
 
 
 class FreshnessSettings(Section):
-    """How long answers live, here and further down."""
+    """How long answers are valid: here, in CDNs, in browsers."""
 
     revalidate_after_s: float = Field(
         300.0,
         ge=0,
-        description="an original is asked for again after this time, behind the answer: the takedown bound",
+        description="an original is revalidated after this time, in the background: a takedown without a purge takes at most this long",
     )
     stale_if_error_s: float = Field(
         86_400.0,
         ge=0,
-        description="past that, while the origin is down, variants are served for this time; then 502",
+        description="for this time after that, variants are served while the origin is down; then 502",
     )
-    negative_ttl_s: float = Field(30.0, ge=0, le=3600, description="a 403 or 404 of the origin is remembered this long")
+    negative_ttl_s: float = Field(30.0, ge=0, le=3600, description="a 403 or 404 of the origin is remembered for this time")
     settle_s: float = Field(
         30.0,
         ge=0,
         le=3600,
-        description="originals fetched this soon after a purge are checked again when it ends",
+        description="originals that are fetched within this time after a purge are revalidated when it ends",
     )
     browser_ttl_s: int = Field(
         300,
         ge=0,
-        description="max-age for browsers: no purge reaches them, so this is how long they may show the old",
+        description="max-age for browsers; purges do not reach them, so they may show an old picture for this time",
     )
     cdn_ttl_s: int | None = Field(
         None,
         ge=0,
-        description="CDN-Cache-Control max-age; unset: a day where a [[downstream]] is purged, else browser_ttl_s",
+        description="max-age in CDN-Cache-Control; not set: a day if there is a [[downstream]], else browser_ttl_s",
     )
-    error_ttl_s: int = Field(60, ge=0, le=3600, description="max-age of a 4xx that lies in the URL or the picture")
+    error_ttl_s: int = Field(60, ge=0, le=3600, description="max-age of a 4xx whose reason is the URL or the picture")
     stale_while_revalidate_s: int = Field(
         0,
         ge=0,
-        description="emit stale-while-revalidate; allows a CDN to serve a revoked picture that long. 0: not emitted",
+        description="send stale-while-revalidate; a CDN may then serve a revoked picture for this time. 0: not sent",
     )
     emit_stale_if_error_s: int = Field(
         0,
         ge=0,
-        description="emit stale-if-error; allows a CDN to serve a revoked picture that long. 0: not emitted",
+        description="send stale-if-error; a CDN may then serve a revoked picture for this time. 0: not sent",
     )
 
 
 class PurgeSettings(Section):
-    """How a purge is acknowledged."""
+    """Purges: how long they may take."""
 
     drain_s: float = Field(
         1.0,
         ge=0,
         le=60,
-        description="answers with the old bytes may take this long to end after a purge; then they are cut",
+        description="answers with purged bytes may take this long to finish after a purge; then their connections are closed",
     )
     expand_timeout_s: float = Field(
-        5.0, gt=0, le=60, description="wait this long for the keys API before a purge is acknowledged as pending"
+        5.0, gt=0, le=60, description="a purge waits this long for the keys of an entry; then it is acknowledged as pending"
     )
-    retry_max_s: float = Field(60.0, ge=1, le=3600, description="longest wait between tries of what is pending")
-    max_body_bytes: int = Field(1 * MB, ge=1, description="a larger purge or warm request is refused: 413")
+    retry_max_s: float = Field(60.0, ge=1, le=3600, description="longest wait between tries of a pending purge")
+    max_body_bytes: int = Field(1 * MB, ge=1, description="largest body of a purge or warm request; a larger one gets 413")
 
 
 class WarmSettings(Section):
-    """The variants that are made before anyone asks for them, by `imgproxy warm` or when a picture is created."""
+    """Variants that `imgproxy warm` renders in advance, or the webhook when a picture is created."""
 
     queries: tuple[str, ...] = Field(
         (),
-        description='parameters of the variants to make, e.g. ["w=2048&auto=format", "w=1024&auto=format"]',
+        description='URL parameters of the variants to render, such as ["w=2048&auto=format", "w=1024&auto=format"]',
     )
     accept: tuple[Literal["avif", "webp", "legacy"], ...] = Field(
-        ("webp", "legacy"), description="the clients to make them for, where auto=format lets the client decide"
+        ("webp", "legacy"), description="classes of clients to render for, where auto=format depends on the client"
     )
-    on_create: bool = Field(False, description="warm a picture when the webhook says that it was created")
+    on_create: bool = Field(False, description="warm a picture when a webhook reports that it was created")
 
 
 class WebhookSettings(Section):
-    """The Livingdocs webhook."""
+    """The webhook that Livingdocs calls after a change."""
 
     secrets: tuple[SecretStr, ...] = Field(
-        (), description="webhook secrets; any of them signs. Without one it is closed"
+        (), description="webhook secrets; each of them makes valid signatures. Without one, webhooks are refused"
     )
     secrets_file: Path | None = Field(
-        None, description="file with one secret a line, instead of or beside `secrets`; read once, at start"
+        None, description="file with one secret a line, in addition to `secrets`; read once, at start"
     )
-    max_body_bytes: int = Field(1 * MB, ge=1, description="a larger webhook body is refused: 413")
+    max_body_bytes: int = Field(1 * MB, ge=1, description="largest body of a webhook; a larger one gets 413")
 
 
 class TagSettings(Section):
-    """Cache tags for the CDN in front."""
+    """Cache tags (surrogate keys) for CDNs."""
 
     headers: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], ...] = Field(
         ("Surrogate-Key", "Cache-Tag", "xkey"),
-        description="headers that carry the tags of a picture's key and entry",
+        description="headers that hold the tags of a picture: its key and its entry",
     )
 
 
 class LogSettings(Section):
-    """What is written to standard error."""
+    """Logs, on standard error."""
 
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON on a pipe")
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is written")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest severity that is written")
     access: Literal["all", "misses", "errors", "none"] = Field(
-        "all", description="which requests get a line; misses: all but hits, whose lines cost more than their answers"
+        "all", description="requests that get a line; misses: all but hits, whose lines take more CPU time than their answers"
     )
 
 
-def _canonical_parameters(given: object, *, barred: frozenset[str]) -> dict[str, str]:
-    """Check configured URL parameters as strict mode would, and bring their names to the canonical ones."""
+def _canonical_parameters(given: object, *, barred: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Check configured URL parameters as strict mode does. Return them by the names of their rows."""
     if not isinstance(given, Mapping):
         raise ValueError('must be a table of URL parameters, such as { auto = "format" }')  # noqa: TRY004 - pydantic's way
     found: dict[str, str] = {}
     for name, value in given.items():
         row, is_base64 = table.find(str(name))
-        if row is None or is_base64 or row.name in barred:
+        if row is None or is_base64 or not row.is_rendering or row.name in barred:
             raise ValueError(f"{name!r} is not a URL parameter that can be set here")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         try:
@@ -266,39 +266,37 @@ def _canonical_parameters(given: object, *, barred: frozenset[str]) -> dict[str,
     return found
 
 
-_NEVER_CONFIGURED = frozenset({"s", "ixlib", "expires", "dl", "preset"})
-
-
 def _defaults(given: object) -> dict[str, str]:
-    return _canonical_parameters(given, barred=_NEVER_CONFIGURED | {"ch"})
+    # With `ch` for every URL, the answers of all URLs would vary by the hints.
+    return _canonical_parameters(given, barred=frozenset({CH.name}))
 
 
 def _preset(given: object) -> dict[str, str]:
-    return _canonical_parameters(given, barred=_NEVER_CONFIGURED)
+    return _canonical_parameters(given)
 
 
 class UrlSettings(Section):
-    """The URL grammar."""
+    """Image URLs and their parameters."""
 
     strict: bool = Field(
-        False, description="answer 400 to unknown parameters and to values out of range, not ignore them"
+        False, description="answer 400 to unknown parameters and wrong values, instead of ignoring them"
     )
     defaults: Annotated[dict[str, str], BeforeValidator(_defaults)] = Field(
-        {}, description="parameters that every URL gets unless it has its own; `auto` adds up"
+        {}, description="parameters for every URL that does not have them; `auto` adds up"
     )
     presets: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[dict[str, str], BeforeValidator(_preset)]
-    ] = Field({}, description="named sets of parameters, for URLs with preset=NAME")
+    ] = Field({}, description="named sets of parameters for preset=NAME")
     width_ladder_px: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
-        (), description="widths that are made; others are snapped up to the next one. Empty: every width"
+        (), description="widths that are rendered; others are raised to the next one. Empty: every width"
     )
     auto_avif: bool = Field(True, description="auto=format may choose AVIF")
     avif_max_pixels: int = Field(
         4_000_000,
         ge=0,
-        description="an AVIF that auto=format chose and that comes out larger leaves as WebP; 0: no AVIF is too large",
+        description="if a variant has more pixels, auto=format makes WebP instead of AVIF; 0: no limit",
     )
-    max_url_chars: int = Field(8000, ge=100, le=100_000, description="longest path and query: 414 beyond")
+    max_url_chars: int = Field(8000, ge=100, le=100_000, description="longest path and query; a longer one gets 414")
 
     @field_validator("width_ladder_px")
     @classmethod

@@ -1,7 +1,8 @@
-"""A setting's declaration in words: what it may be, for errors and for `config.example.toml`."""
+"""The declaration of a setting in words, for error messages and for config.example.toml."""
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from types import NoneType
@@ -11,6 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic.fields import FieldInfo
 
 _TYPE_NAMES = {
@@ -24,7 +27,7 @@ _TYPE_NAMES = {
 
 
 def section_class(info: FieldInfo) -> type[BaseModel] | None:
-    """The class of a section, also of a list of them."""
+    """Return the class of a section, or of the members of a list of sections."""
     candidates = (info.annotation, *get_args(info.annotation))
     for item in candidates:
         if isinstance(item, type) and issubclass(item, BaseModel):
@@ -33,12 +36,12 @@ def section_class(info: FieldInfo) -> type[BaseModel] | None:
 
 
 def is_secret(setting: FieldInfo) -> bool:
-    """Whether its value must never be repeated."""
+    """Whether the value must not be repeated in a message."""
     return "Secret" in str(setting.annotation)
 
 
 def allowed(setting: FieldInfo) -> str:
-    """What a value may be, in words: its type and bounds."""
+    """Return in words which values are allowed: type and bounds."""
     words = type_words(setting.annotation)
     bounds = []
     for rule in setting.metadata:
@@ -51,7 +54,7 @@ def allowed(setting: FieldInfo) -> str:
 
 
 def type_words(annotation: Any) -> str:
-    """A type in the words of whoever writes a configuration."""
+    """Return a type in the words of a configuration file."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return type_words(get_args(annotation)[0])
@@ -67,7 +70,7 @@ def type_words(annotation: Any) -> str:
 
 
 def as_toml(value: Any) -> str:
-    """A default as it stands in a TOML file."""
+    """Return a default as it is written in a TOML file."""
     if value is None or value is PydanticUndefined:
         return '""' if value is None else "…"
     if isinstance(value, bool):
@@ -81,3 +84,9 @@ def as_toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{as_toml(name)} = {as_toml(item)}" for name, item in value.items()) + "}"
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def suggest(name: str, known: Mapping[str, object]) -> str:
+    """Return the known name that is most like an unknown one, and all known names."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return (f"; did you mean {close[0]}?" if close else "") + f" (known: {', '.join(known)})"

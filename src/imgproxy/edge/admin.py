@@ -30,7 +30,7 @@ from imgproxy.purge.service import TAKEDOWNS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from imgproxy.config.load import Settings
+    from imgproxy.config.settings import Settings
     from imgproxy.delivery.warming import Warming
     from imgproxy.edge.state import ServiceState
     from imgproxy.metrics import Metrics

@@ -20,7 +20,8 @@ from imgproxy.admission.policy import Admission
 from imgproxy.background import Background
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.purge_event import PurgeEvent
-from imgproxy.config.load import Settings, secret_lines, signing_tokens, webhook_secrets
+from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
+from imgproxy.config.settings import Settings
 from imgproxy.delivery.batching import Batches
 from imgproxy.delivery.delivery import Delivery
 from imgproxy.delivery.fallback import Fallback

@@ -12,7 +12,7 @@ from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.config.load import Settings
+    from imgproxy.config.settings import Settings
     from imgproxy.params.plan import ImageRequest
 
 # An interim or fallback variant is asked for again after this time. By then an AVIF of any size is there.

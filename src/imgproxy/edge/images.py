@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aiohttp import web
     from aiohttp.http_parser import RawRequestMessage
 
-    from imgproxy.config.load import Settings
+    from imgproxy.config.settings import Settings
     from imgproxy.delivery.delivery import Delivery
     from imgproxy.delivery.originals import Originals
     from imgproxy.delivery.request import ClientHas

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgproxy.config.load import secret_lines
+from imgproxy.config.secrets import secret_lines
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 
 if TYPE_CHECKING:

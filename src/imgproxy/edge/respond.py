@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.entry import OriginalFacts, Variant
-    from imgproxy.config.load import Settings
+    from imgproxy.config.settings import Settings
     from imgproxy.delivery.refusals import Refusal
     from imgproxy.delivery.request import Delivered
     from imgproxy.edge.waiters import Waiter, Waiters

@@ -1,0 +1,89 @@
+"""Settings in the environment: `IMGPROXY_<SECTION>__<KEY>`, lists and tables as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_origin
+
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+
+from imgproxy.config.settings import Settings
+from imgproxy.config.wording import section_class, suggest, type_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ENV_PREFIX = "IMGPROXY_"
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """
+    Return the settings in the environment by section and key, and a line for each variable that is wrong.
+
+    The line does not repeat the value, which may be a secret.
+    """
+    unknown = dict(_find_unknown(environ))
+    readable, problems = {}, list(unknown.values())
+    for name, value in sorted(environ.items()):
+        if name in unknown:
+            continue
+        try:
+            _MappingSource(Settings, {name: value})()
+        except SettingsError:
+            problems.append(f"environment {name}: not JSON; {_json_words(name)}")
+        else:
+            readable[name] = value
+    return _MappingSource(Settings, readable)(), problems
+
+
+class _MappingSource(EnvSettingsSource):
+    """The environment source of pydantic-settings, but over a mapping, so that tests never touch `os.environ`."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings_cls, env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+
+def _find_unknown(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Find variables that look like settings but are none: a typo must not silently give the default."""
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        if "__" not in name:
+            if (meant := _with_two_underscores(name)) is not None:
+                yield name, f"environment {name}: two underscores part section and key: {meant}"
+            continue
+        section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
+        info = Settings.model_fields.get(section)
+        if info is None:
+            yield name, f"environment {name}: unknown section{suggest(section, Settings.model_fields)}"
+            continue
+        model = section_class(info)
+        if model is not None and key.split("__")[0] not in model.model_fields:
+            yield name, f"environment {name}: unknown key{suggest(key, model.model_fields)}"
+
+
+def _with_two_underscores(name: str) -> str | None:
+    """Return the name with two underscores after the section, if that is a setting."""
+    section, _, key = name[len(ENV_PREFIX) :].lower().partition("_")
+    info = Settings.model_fields.get(section)
+    model = section_class(info) if info is not None else None
+    if model is None or key not in model.model_fields:
+        return None
+    return f"{ENV_PREFIX}{section.upper()}__{key.upper()}"
+
+
+def _json_words(name: str) -> str:
+    """Say how the list or table of this variable is written."""
+    section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
+    info = Settings.model_fields[section]
+    model = section_class(info)
+    setting = model.model_fields.get(key) if model is not None else None
+    if setting is not None:
+        words = type_words(setting.annotation)
+        return f"expected {words}, written as JSON, e.g. " + ('{"name": "text"}' if words == "table" else '["a", "b"]')
+    if get_origin(info.annotation) is tuple:
+        return 'expected list of tables, written as JSON, e.g. [{"kind": "varnish", "url": "http://127.0.0.1:6081"}]'
+    return f"a whole section is written as a JSON object; one setting of it: {ENV_PREFIX}{section.upper()}__KEY"

@@ -1,0 +1,85 @@
+"""The whole configuration: all sections, and the contradictions between them."""
+
+from __future__ import annotations
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from imgproxy.config.downstream import DownstreamSettings
+from imgproxy.config.sections import (
+    AdminSettings,
+    CacheSettings,
+    FreshnessSettings,
+    LimitsSettings,
+    LogSettings,
+    OriginSettings,
+    PurgeSettings,
+    RenderSettings,
+    ServerSettings,
+    SigningSettings,
+    TagSettings,
+    UrlSettings,
+    WarmSettings,
+    WebhookSettings,
+)
+
+# The header with the tags that each kind of CDN is purged by.
+_TAG_HEADERS = {"varnish": "xkey", "fastly": "Surrogate-Key", "cloudflare": "Cache-Tag"}
+
+
+class Settings(BaseSettings):
+    """All sections, validated and frozen. `config.load.load` makes it; tests make it by hand."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    server: ServerSettings = ServerSettings()
+    origin: OriginSettings = OriginSettings()
+    signing: SigningSettings = SigningSettings()
+    admin: AdminSettings = AdminSettings()
+    cache: CacheSettings = CacheSettings()
+    url: UrlSettings = UrlSettings()
+    render: RenderSettings = RenderSettings()
+    limits: LimitsSettings = LimitsSettings()
+    freshness: FreshnessSettings = FreshnessSettings()
+    purge: PurgeSettings = PurgeSettings()
+    webhook: WebhookSettings = WebhookSettings()
+    warm: WarmSettings = WarmSettings()
+    tags: TagSettings = TagSettings()
+    downstream: tuple[DownstreamSettings, ...] = ()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the signature is the library's
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Use only what is passed in. `load` reads the environment, so that tests never touch `os.environ`."""
+        del settings_cls
+        return (init_settings,)
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Return a line for each pair of settings that are valid, but not together."""
+    problems = []
+    if settings.signing.required and not (settings.signing.tokens or settings.signing.tokens_file):
+        problems.append("[signing] required = true: expected at least one token in tokens or tokens_file")
+    if settings.origin.token is not None and settings.origin.token_file is not None:
+        problems.append("[origin] token and token_file: give one of them")
+    if settings.admin.token is not None and settings.admin.token_file is not None:
+        problems.append("[admin] token and token_file: give one of them")
+    sent = {name.lower() for name in settings.tags.headers}
+    problems += [
+        f'[[downstream]] kind = "{item.kind}" purges by the tags in {needed}: put it into [tags] headers'
+        for item in settings.downstream
+        if (needed := _TAG_HEADERS.get(item.kind)) is not None and needed.lower() not in sent
+    ]
+    labels = [item.label for item in settings.downstream]
+    problems += [
+        f"[[downstream]] name: {label!r} is there {labels.count(label)} times; each needs a name of its own"
+        for label in dict.fromkeys(labels)
+        if labels.count(label) > 1
+    ]
+    return problems
