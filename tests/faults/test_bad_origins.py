@@ -11,7 +11,6 @@ import pytest
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.config.settings import Settings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
@@ -21,6 +20,7 @@ from imgproxy.config.sections import (
     RenderSettings,
 )
 from imgproxy.config.sections import ServerSettings as Server
+from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
 from tests.support.scripted_origin import Mode, ScriptedOrigin, scripted_origin
 from tests.support.site import ADMIN, KEY, Reply, jpeg, red_of, site, until

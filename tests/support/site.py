@@ -15,7 +15,6 @@ from PIL import Image
 from pydantic import SecretStr
 from yarl import URL
 
-from imgproxy.config.settings import Settings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
@@ -25,6 +24,7 @@ from imgproxy.config.sections import (
     ServerSettings,
     WebhookSettings,
 )
+from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary

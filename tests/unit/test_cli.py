@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imgproxy.cli.__main__ import app
-from imgproxy.cli.serve import why_unavailable
+from imgproxy.cli.process import why_unavailable
 from imgproxy.errors import CacheUnavailable
 from imgproxy.params.signature import verify
 from tests.support.library import TOKEN, fill_folder, running_library

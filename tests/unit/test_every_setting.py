@@ -33,13 +33,11 @@ def every_setting() -> list[tuple[str, str, FieldInfo]]:
 
 def attributes_read(tree: ast.AST) -> set[str]:
     """The names of all attributes that a module reads."""
-    return {
-        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-    }
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
 def attributes_read_outside_config() -> set[str]:
-    paths = [path for path in SOURCE.rglob("*.py") if "config" not in path.relative_to(SOURCE).parts]
+    paths = [path for path in SOURCE.rglob("*.py") if "config" not in path.parts or path.name == "secrets.py"]
     return set().union(*(attributes_read(ast.parse(path.read_text("utf-8"))) for path in paths))
 
 
@@ -50,7 +48,7 @@ def read() -> set[str]:
 
 @pytest.mark.parametrize(("section", "key", "setting"), every_setting(), ids=lambda item: str(item)[:30])
 def test_a_setting_is_read_and_documented(read: set[str], section: str, key: str, setting: FieldInfo) -> None:
-    """Some module outside the declarations reads an attribute of its name; the example has it, with its description."""
+    """A module outside `config/` reads an attribute of its name, or `config/secrets.py`; the example describes it."""
     assert key in read, f"[{section}] {key}: no code reads it"
     lines = EXAMPLE.splitlines()
     found = [number for number, line in enumerate(lines) if line.removeprefix("# ").startswith(f"{key} = ")]

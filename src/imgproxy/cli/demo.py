@@ -1,4 +1,4 @@
-"""Running the demo: library and edge in this process, wired to each other, until Ctrl-C."""
+"""`imgproxy demo`: a Media Library and an edge in this process, connected to each other, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from pydantic import SecretStr
 from rich.markup import escape
 
-from imgproxy.cli.serve import stop_on_signals, why_unavailable
-from imgproxy.config.load import Settings
+import imgproxy.demo
+from imgproxy import logs
+from imgproxy.cli.console import console, fail
+from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
@@ -24,48 +27,49 @@ from imgproxy.config.sections import (
     ServerSettings,
     WebhookSettings,
 )
+from imgproxy.config.settings import Settings
 from imgproxy.demo.tour import Picture, largest_of, purge_command, revoke_command, stops, unrevoke_command, within
-from imgproxy.edge.app import Edge
 from imgproxy.errors import CacheUnavailable, ConfigError
-from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Webhook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from imgproxy.edge.app import Edge
+    from imgproxy.medialibrary.server import EmbeddedLibrary
 
-    from rich.console import Console
-
-PHOTOS = Path(__file__).parent / "photos"
+PHOTOS = Path(imgproxy.demo.__file__).parent / "photos"
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What the user chose: the folder (None for the bundled photos) and two ports (0 takes a free one)."""
+    """The folder of pictures and two ports; 0 takes a free one."""
 
-    folder: Path | None
+    folder: Path
     port: int
     library_port: int
 
 
-async def run_demo(options: DemoOptions, console: Console, *, on_error: Callable[[str], int]) -> int:
-    """Start both, print the tour, stop on a signal. `on_error` is told in one line why it does not start."""
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of pictures; the bundled photos by default.")] = None,
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge.")] = 8080,
+    library_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Media Library.")] = 9090,
+) -> None:
+    """Run a Media Library over a folder and the edge in front of it, and print URLs to open."""
+    logs.configure("warning")
+    raise typer.Exit(run(_run_demo(DemoOptions(folder or PHOTOS, port, library_port))))
+
+
+async def _run_demo(options: DemoOptions) -> int:
+    """Start both, print the tour, stop on a signal. Returns the exit code."""
     stop = stop_on_signals()
-    folder = options.folder if options.folder is not None else PHOTOS
     work = Path(tempfile.mkdtemp(prefix="imgproxy-demo-"))
     try:
         async with AsyncExitStack() as stack:
-            try:
-                library, edge = await _start(stack, options, folder, work, console)
-            except ConfigError as error:
-                return on_error("; ".join(error.problems))
-            except CacheUnavailable as error:
-                return on_error(f"the cache directory {work}: {why_unavailable(error)}")
-            except OSError as error:
-                return on_error(f"cannot listen on {HOST}:{options.port}: {error.strerror} (choose another --port)")
+            library, edge = await _start_or_fail(stack, options, work)
             pictures = _pictures(library)
             if not pictures:
-                return on_error(f"{folder}: there is no picture in this folder that can be read")
-            _print_tour(console, library, edge, pictures, folder)
+                fail(f"{options.folder}: there is no picture in this folder that can be read")
+            _print_tour(library, edge, pictures, options.folder)
             await stop.wait()
             console.print("\n[dim]stopping …[/dim]")
     finally:
@@ -73,15 +77,27 @@ async def run_demo(options: DemoOptions, console: Console, *, on_error: Callable
     return 0
 
 
-async def _start(
-    stack: AsyncExitStack, options: DemoOptions, folder: Path, work: Path, console: Console
-) -> tuple[EmbeddedLibrary, Edge]:
-    """Library first, as the edge needs its port; its webhook points at the edge's."""
-    if not folder.is_dir():  # noqa: ASYNC240 once, before anything runs
-        raise ConfigError((f"{folder}: not a folder",))
+async def _start_or_fail(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tuple[EmbeddedLibrary, Edge]:
+    try:
+        return await _start(stack, options, work)
+    except ConfigError as error:
+        fail("; ".join(error.problems))
+    except CacheUnavailable as error:
+        fail(f"the cache directory {work}: {why_unavailable(error)}")
+    except OSError as error:
+        fail(f"cannot listen on {HOST}:{options.port}: {error.strerror} (choose another --port)")
+
+
+async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tuple[EmbeddedLibrary, Edge]:
+    """Start the library, then the edge, which needs the library's port."""
+    from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without these
+    from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Webhook  # noqa: PLC0415
+
+    if not options.folder.is_dir():
+        raise ConfigError((f"{options.folder}: not a folder",))
     token, secret = secrets.token_urlsafe(9), secrets.token_urlsafe(9)
     library = EmbeddedLibrary(
-        folder,
+        options.folder,
         host=HOST,
         port=options.library_port,
         tokens=[AccessToken(token)],
@@ -96,7 +112,7 @@ async def _start(
         admin=AdminSettings(token=SecretStr(secrets.token_urlsafe(9))),
         cache=CacheSettings(dir=work / "cache", min_free_bytes=0),
         webhook=WebhookSettings(secrets=(SecretStr(secret),)),
-        # A browser's own copy would go on showing a picture after it was revoked, which is what the tour is about.
+        # The tour revokes a picture: a browser must not show its own copy after that.
         freshness=FreshnessSettings(browser_ttl_s=0),
         log=LogSettings(access="none"),
     )
@@ -111,7 +127,7 @@ def _pictures(library: EmbeddedLibrary) -> list[Picture]:
     ]
 
 
-def _print_tour(console: Console, library: EmbeddedLibrary, edge: Edge, pictures: list[Picture], folder: Path) -> None:
+def _print_tour(library: EmbeddedLibrary, edge: Edge, pictures: list[Picture], folder: Path) -> None:
     limits = edge.settings.limits
     toured = within(pictures, pixels_max=limits.source_pixels, bytes_max=limits.source_bytes)
     largest = largest_of(toured)
@@ -124,19 +140,19 @@ def _print_tour(console: Console, library: EmbeddedLibrary, edge: Edge, pictures
     console.print("[bold]Open[/]")
     for stop in stops(edge.url, toured):
         console.print(f"  [cyan]{stop.title:<14}[/]", end=" ")
-        _print_copyable(console, stop.url)
+        _print_copyable(stop.url)
     console.print(f"\n[bold]Revoke[/] [cyan]{escape(largest.key)}[/] in the library:")
-    _print_copyable(console, "  " + revoke_command(library.url, version, library.token, largest))
+    _print_copyable("  " + revoke_command(library.url, version, library.token, largest))
     console.print(
         "  The library tells the edge by webhook. Open the picture again, in any size: [red]403[/].\n  Bring it back:",
         soft_wrap=True,
     )
-    _print_copyable(console, "  " + unrevoke_command(library.url, version, library.token, largest))
+    _print_copyable("  " + unrevoke_command(library.url, version, library.token, largest))
     console.print("\n[bold]Purge[/] it by hand, for the receipt:")
-    _print_copyable(console, "  " + purge_command(edge.url, admin.get_secret_value() if admin else "", largest))
+    _print_copyable("  " + purge_command(edge.url, admin.get_secret_value() if admin else "", largest))
     console.print("\n[dim]Ctrl-C stops both.[/]")
 
 
-def _print_copyable(console: Console, text: str) -> None:
-    """To be opened or copied: no wrapping, no markup, no colour in the middle."""
+def _print_copyable(text: str) -> None:
+    """Print a line to copy: without wrapping, markup and colours."""
     console.print(text, soft_wrap=True, markup=False, highlight=False)

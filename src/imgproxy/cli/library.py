@@ -1,36 +1,33 @@
 """
-`imgproxy library`: a Media Library over a folder of pictures, for people who have none at hand.
+`imgproxy library`: a Media Library over a folder of pictures, to try imgproxy without Livingdocs.
 
-Exit code 1 if it cannot run (a port in use), 2 if it was called wrongly (no such folder, no picture, no such scope).
+Exit code 1: it cannot run, as its port is in use. 2: wrong arguments, such as a folder without a picture.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import secrets
-import signal
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from imgproxy.cli.console import console, errors, fail
+from imgproxy.cli.process import run, stop_on_signals
 from imgproxy.errors import ConfigError
 from imgproxy.medialibrary.versions import NEWEST
 
 if TYPE_CHECKING:
     from imgproxy.medialibrary.server import EmbeddedLibrary, LibraryStore
 
+COMMAND = "imgproxy library"
 TOKEN_SETTING = "token"  # noqa: S105 - the name of a stored setting
-
-console = Console()
-errors = Console(stderr=True, highlight=False)
 
 
 def library(
@@ -50,7 +47,7 @@ def library(
     latency_ms: Annotated[float, typer.Option(min=0, max=600_000, help="Answer late, on purpose.")] = 0.0,
     fail_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of answers that are 503, on purpose.")] = 0.0,
     default_locale: Annotated[str, typer.Option(help="Locale whose asset cannot be removed.")] = "de",
-    include_unreadable: Annotated[bool, typer.Option(help="Serve files that are no pictures, too.")] = False,
+    include_unreadable: Annotated[bool, typer.Option(help="Also serve files that are not pictures.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Print the entries and end; also while it runs.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --list: as JSON.")] = False,
 ) -> None:
@@ -58,10 +55,10 @@ def library(
     from imgproxy.medialibrary.server import EmbeddedLibrary, Webhook, parse_token  # noqa: PLC0415 - slow to import
 
     logging.basicConfig(level=logging.WARNING, format="imgproxy library: %(message)s", stream=sys.stderr)
-    # What is no HTTP at all is answered by aiohttp, with a traceback in the log: nothing that a person could mend.
+    # For bytes that are not HTTP it logs a traceback, which helps nobody.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     if webhook_url is not None and not webhook_url.startswith(("http://", "https://")):
-        _end(2, "--webhook-url: expected a URL that begins with http:// or https://")
+        fail("--webhook-url: expected a URL that begins with http:// or https://", 2, command=COMMAND)
     try:
         tokens = [parse_token(text) for text in token or ()]
         with closing(_open(folder, state, default_locale, is_lenient=include_unreadable)) as store:
@@ -71,7 +68,7 @@ def library(
                 _print_entries(store, is_json=json_)
                 return
             if not store.all_entries():
-                _end(2, f"{folder}: there is no picture in this folder")
+                fail(f"{folder}: there is no picture in this folder", 2, command=COMMAND)
         embedded = EmbeddedLibrary(
             folder,
             host=host,
@@ -85,11 +82,11 @@ def library(
             is_lenient=include_unreadable,
             on_warning=lambda line: _warn((line,)),
         )
-        asyncio.run(_serve(embedded, webhook_url))
+        raise typer.Exit(run(_serve(embedded, webhook_url)))
     except ConfigError as error:
         from imgproxy.medialibrary.server.embedded import CannotListen  # noqa: PLC0415 - see above
 
-        _end(1 if isinstance(error, CannotListen) else 2, "\n".join(error.problems))
+        fail("\n".join(error.problems), 1 if isinstance(error, CannotListen) else 2, command=COMMAND)
 
 
 def _open(folder: Path, state: Path | None, default_locale: str, *, is_lenient: bool) -> LibraryStore:
@@ -99,7 +96,7 @@ def _open(folder: Path, state: Path | None, default_locale: str, *, is_lenient: 
 
 
 def _stored_token(store: LibraryStore) -> str:
-    # Whoever starts without --token gets the same one each time: the edge in front need not be told again.
+    # Without --token the library has the same token after each start, so an edge in front still works.
     token = store.setting(TOKEN_SETTING)
     if token is None:
         token = secrets.token_urlsafe(12)
@@ -107,14 +104,12 @@ def _stored_token(store: LibraryStore) -> str:
     return token
 
 
-async def _serve(embedded: EmbeddedLibrary, webhook_url: str | None) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+async def _serve(embedded: EmbeddedLibrary, webhook_url: str | None) -> int:
+    stop = stop_on_signals()
     async with embedded:
         _print_start(embedded, webhook_url)
-        await stopped.wait()
+        await stop.wait()
+    return 0
 
 
 def _print_start(embedded: EmbeddedLibrary, webhook_url: str | None) -> None:
@@ -133,7 +128,7 @@ def _print_start(embedded: EmbeddedLibrary, webhook_url: str | None) -> None:
             f"  [yellow]on purpose: {embedded.faults.latency_ms:g} ms late, {embedded.faults.fail_rate:.0%} fail[/]"
         )
     console.print("  try", end="       ")
-    # To be copied, so without colour, wrapping or markup.
+    # A line to copy: without colours, wrapping and markup.
     path = f"{embedded.url}/api/{NEWEST}/mediaLibrary/{entries[0].id}"
     console.print(
         f"curl -H 'Authorization: Bearer {embedded.token}' {path}", soft_wrap=True, markup=False, highlight=False
@@ -149,12 +144,12 @@ def _print_entries(store: LibraryStore, *, is_json: bool) -> None:
         sys.stdout.write(json.dumps(listed, ensure_ascii=False, indent=2) + "\n")
         return
     table = Table("id", "key", "status", "size", "type", "version", box=None, header_style="bold")
-    colors = {"active": "green", "revoked": "red", "invalid": "red", "archived": "yellow"}
+    colours = {"active": "green", "revoked": "red", "invalid": "red", "archived": "yellow"}
     for row in listed:
         table.add_row(
             row["id"],
             escape(row["key"]),
-            f"[{colors[row['status']]}]{row['status']}[/]",
+            f"[{colours[row['status']]}]{row['status']}[/]",
             f"{row['width']} x {row['height']}",
             row["mimeType"],
             str(row["version"]),
@@ -164,9 +159,4 @@ def _print_entries(store: LibraryStore, *, is_json: bool) -> None:
 
 def _warn(lines: tuple[str, ...]) -> None:
     for line in lines:
-        errors.print(f"imgproxy library: {line}", style="yellow", markup=False, soft_wrap=True)
-
-
-def _end(code: int, message: str) -> NoReturn:
-    errors.print(f"imgproxy library: {message}", style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(code)
+        errors.print(f"{COMMAND}: {line}", style="yellow", markup=False, soft_wrap=True)

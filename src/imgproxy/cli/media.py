@@ -1,7 +1,7 @@
 """
-`imgproxy media`: look at the entries of any Media Library and change them, from a terminal or a script.
+`imgproxy media`: show and change the entries of any Media Library, from a terminal or a script.
 
-Exit codes: 0 done, 2 called wrongly, 3 not found, 4 the token is refused, 5 the image is revoked or invalid,
+Exit codes: 0 done, 2 wrong arguments, 3 not found, 4 the token is refused, 5 the image is revoked or invalid,
 6 conflict, 7 the library finds the request invalid, 8 the library does not answer, 9 the API version does not have
 it, 1 anything else. With `--json` standard output is one JSON document; messages go to standard error.
 """
@@ -13,13 +13,13 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from imgproxy.cli.console import console, fail
 from imgproxy.errors import BadUrl, ConfigError, ImgproxyError
 from imgproxy.medialibrary import errors as library_errors
 from imgproxy.medialibrary import operations
@@ -46,14 +46,13 @@ EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (library_errors.VersionTooOld, 9),
 )
 
-app = typer.Typer(help="Look at the entries of a Media Library, and change them.", no_args_is_help=True)
-console = Console()
-errors = Console(stderr=True, highlight=False)
+app = typer.Typer(help="Show and change the entries of a Media Library.", no_args_is_help=True)
+COMMAND: Final = "imgproxy media"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which library to talk to, and how to print what it says."""
+    """The library to call, and how to print its answers."""
 
     url: str
     token: str | None
@@ -68,7 +67,7 @@ class Target:
             source = TokenSource.file(self.token_file)
         else:
             source = TokenSource.literal(self.token) if self.token else TokenSource.none()
-        from imgproxy.medialibrary.client.client import MediaLibraryClient  # noqa: PLC0415 others start faster
+        from imgproxy.medialibrary.client.client import MediaLibraryClient  # noqa: PLC0415 other commands start faster without it
 
         return MediaLibraryClient(self.url, token=source, api_version=self.api_version, timeout_s=self.timeout_s)
 
@@ -98,15 +97,15 @@ def target(
     timeout_s: Annotated[float, typer.Option(min=0.1, max=300, help="Time for a call, in seconds.")] = 10.0,
     json_: Json = False,
 ) -> None:
-    """Look at the entries of a Media Library, and change them."""
+    """Show and change the entries of a Media Library."""
     if api_version not in API_VERSIONS:
-        _end(2, f"--api-version: expected one of {', '.join(API_VERSIONS)}")
+        fail(f"--api-version: expected one of {', '.join(API_VERSIONS)}", 2, command=COMMAND)
     if not url.startswith(("http://", "https://")):
-        _end(2, "--url: expected a URL that begins with http:// or https://")
+        fail("--url: expected a URL that begins with http:// or https://", 2, command=COMMAND)
     context.obj = Target(url, token, token_file, api_version, timeout_s, json_)
 
 
-# --- looking -----------------------------------------------------------------------------------------------------
+# --- showing -----------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -135,9 +134,9 @@ def list_entries(
 ) -> None:
     """List entries by their ids, or by the id that an external system has for them."""
     if not entry_ids and external_id is None:
-        _end(2, "give entry ids, or --external-id with --system-name")
+        fail("give entry ids, or --external-id with --system-name", 2, command=COMMAND)
     if (external_id is None) != (system_name is None):
-        _end(2, "--external-id and --system-name go together")
+        fail("--external-id and --system-name go together", 2, command=COMMAND)
     entries = _call(
         context,
         lambda library: library.get_entries(ids=entry_ids or (), external_id=external_id, system_name=system_name),
@@ -210,7 +209,7 @@ def revoke(
     keep: KeepUpdatedAt = False,
     json_: Json = False,
 ) -> None:
-    """Revoke an entry's asset: it is served no more."""
+    """Revoke an entry's asset: it is not served any more."""
     _patch(context, entry_id, operations.RevokeAsset(note), version, keep=keep, is_json=json_)
 
 
@@ -248,7 +247,9 @@ def set_property(
     context: typer.Context,
     entry_id: EntryId,
     name: Annotated[str, typer.Argument(help="Metadata property.")],
-    value: Annotated[str | None, typer.Argument(help="JSON, or plain text; without it the property goes.")] = None,
+    value: Annotated[
+        str | None, typer.Argument(help="JSON, or plain text; without it the property is removed.")
+    ] = None,
     *,
     version: Version = None,
     keep: KeepUpdatedAt = False,
@@ -289,7 +290,7 @@ def _patch(
         console.print(f"[green]done:[/] {operation.operation} on {escape(entry_id)}", soft_wrap=True)
 
 
-# --- within ------------------------------------------------------------------------------------------------------
+# --- shared ------------------------------------------------------------------------------------------------------
 
 
 Result = TypeVar("Result")
@@ -306,7 +307,7 @@ def _call(context: typer.Context, work: Callable[[MediaLibraryClient], Awaitable
         return asyncio.run(run())
     except (ConfigError, ImgproxyError) as error:
         code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
-        _end(code, _reason(error, aim))
+        fail(_reason(error, aim), code, command=COMMAND)
 
 
 def _reason(error: ConfigError | ImgproxyError, aim: Target) -> str:
@@ -338,8 +339,3 @@ def _is_json(context: typer.Context, flag: bool) -> bool:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def _end(code: int, message: str) -> NoReturn:
-    errors.print(f"imgproxy media: {message}", style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(code)

@@ -1,82 +1,60 @@
-"""Running the edge as a process: start, wait for a signal, end."""
+"""`imgproxy serve`: the edge as a process."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import gc
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING
 
-from imgproxy.edge.app import Edge
+import typer
+
+from imgproxy import logs
+from imgproxy.cli.console import ConfigOption, fail, load_or_fail
+from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.errors import CacheUnavailable, ConfigError
-from imgproxy.workers.process import ProcessStartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from imgproxy.config.load import Settings
+    from imgproxy.config.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# How long a thread may keep the interpreter from another one that wants it. By default 5 ms: the loop would wait so
-# long for the scan of the cache, and a purge, whose record is written in a thread, several times for a busy loop.
+# How long a thread keeps the interpreter while another one wants it. With the default of 5 ms the event loop waits so
+# long for a thread that scans the cache, and the thread that records a purge several times so long for a busy loop.
 SWITCH_S = 0.000_5
-# So many more objects than were freed make the collector look at the young ones, by default 700. Next to all of them
-# are freed without it: looking less often takes 2 % off the edge's part in a miss.
-GARBAGE_AT = 5_000
 
 
-async def serve_until_stopped(settings: Settings, *, on_error: Callable[[str], int]) -> int:
-    """
-    Serve until SIGTERM or SIGINT, then finish what is in flight. Returns the exit code.
+def serve(config: ConfigOption = None) -> None:
+    """Serve images until SIGTERM or Ctrl-C."""
+    settings = load_or_fail(config)
+    logs.configure(settings.log.level, settings.log.format)
+    raise typer.Exit(run(serve_until_stopped(settings)))
 
-    `on_error` is told in one line why the service could not start, and gives the code for it.
-    """
+
+async def serve_until_stopped(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then finish the running requests. Returns the exit code."""
+    from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without it
+    from imgproxy.workers.process import ProcessStartError  # noqa: PLC0415
+
     sys.setswitchinterval(SWITCH_S)
     stop = stop_on_signals()
     try:
         edge = Edge(settings)
         await edge.__aenter__()
     except ConfigError as error:
-        return on_error(str(error))
+        fail(str(error))
     except CacheUnavailable as error:
-        return on_error(f"[cache] dir = {settings.cache.dir}: {why_unavailable(error)}")
+        fail(f"[cache] dir = {settings.cache.dir}: {why_unavailable(error)}")
     except ProcessStartError as error:
-        return on_error(f"a render process did not start: {error}")
+        fail(f"a render process did not start: {error}")
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
-        return on_error(f"[server] cannot listen on {where}: {error.strerror or error}")
-    # What the start has made stays: the collector need not walk through it again, 20 ms in which no hit is answered.
+        fail(f"[server] cannot listen on {where}: {error.strerror or error}")
+    # The objects of the start live as long as the process. Without this, a full collection goes through them: 20 ms
+    # in which no request is answered.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_AT, 10, 10)
     await stop.wait()
-    log.info("stopping: finishing what is in flight")
+    log.info("stopping: waiting for running requests")
     await edge.stop()
     return 0
-
-
-def why_unavailable(error: CacheUnavailable) -> str:
-    """Say in a few words why the cache cannot be used: another edge has it, or the system's reason."""
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno == errno.EBUSY:
-        return "another imgproxy is using this directory"
-    reason = cause.strerror if isinstance(cause, OSError) else None
-    return f"cannot be written ({reason or cause})"
-
-
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def ask(number: signal.Signals) -> None:
-        loop.remove_signal_handler(number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask, number)
-    return stop

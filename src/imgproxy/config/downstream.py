@@ -48,12 +48,16 @@ class DownstreamSettings(Section):
     url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s]+",
-        description="varnish: address for PURGE; http: URL of the call, with {key}, {tag} or {entry} in URL or body; else: another address of the API",
+        description="varnish: address for PURGE; http: URL of the call, with {key}, {tag} or {entry} here or in the "
+        "body; else: another address of the API",
     )
     token: SecretStr | None = Field(
-        None, description="varnish: bearer token that its VCL expects; fastly, cloudflare: API token; http: value of {token}"
+        None,
+        description="varnish: bearer token that its VCL expects; fastly, cloudflare: API token; http: value of {token}",
     )
-    token_file: Path | None = Field(None, description="file with the token, instead of `token`; read again when it changes")
+    token_file: Path | None = Field(
+        None, description="file with the token, instead of `token`; read again when it changes"
+    )
     service_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$", description="fastly: id of the service")
     zone_id: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="cloudflare: id of the zone")
     plan: Literal["free", "pro", "business", "enterprise"] = Field(
@@ -63,23 +67,32 @@ class DownstreamSettings(Section):
         "POST", description="http: method of the call"
     )
     headers: dict[str, str] = Field({}, description="http: headers; {token} in a value is replaced by the token")
-    body: str = Field("", description="http: body, with {key}, {tag} or {entry} in URL or body; their values are escaped for the content type")
+    body: str = Field(
+        "",
+        description="http: body, with {key}, {tag} or {entry} here or in the URL; escaped for the content type",
+    )
     content_type: str = Field("application/json", pattern=r"^[ -~]+$", description="http: content type of the body")
     accept_statuses: tuple[Annotated[int, Field(ge=200, le=499)], ...] = Field(
-        (200, 201, 202, 204), description="http: statuses that mean success; some APIs answer 404 if they hold nothing of it"
+        (200, 201, 202, 204),
+        description="http: statuses that mean success; some APIs answer 404 if they hold nothing of it",
     )
     concurrency: int = Field(4, ge=1, le=64, description="http: calls at the same time")
     timeout_s: float = Field(5.0, gt=0, le=60, description="a call that takes longer has failed and is tried again")
     wait_s: float = Field(
-        1.0, ge=0, le=30, description="a receipt waits this long for it, then says pending; the calls go on in the background"
+        1.0,
+        ge=0,
+        le=30,
+        description="a receipt waits this long for it, then says pending; the calls go on in the background",
     )
     again_after_s: float | None = Field(
         None,
         ge=0,
         le=3600,
-        description="purge a second time after this, for answers that were on their way at the first. Not set: settle_s; 0: never",
+        description="purge a second time after this, for answers under way at the first. Not set: settle_s; 0: never",
     )
-    retry_max_s: float = Field(60.0, ge=0.1, le=3600, description="longest wait between tries; they go on until one succeeds")
+    retry_max_s: float = Field(
+        60.0, ge=0.1, le=3600, description="longest wait between tries; they go on until one succeeds"
+    )
 
     @property
     def label(self) -> str:

@@ -48,7 +48,9 @@ class OriginSettings(Section):
         None,
         description="file with the token, instead of `token`; read again when it changes. Two lines: new and old token",
     )
-    timeout_s: float = Field(10.0, gt=0, le=300, description="longest time for one original or API call, with its retries")
+    timeout_s: float = Field(
+        10.0, gt=0, le=300, description="longest time for one original or API call, with its retries"
+    )
     fetches_max: int = Field(16, ge=1, le=1000, description="originals that are fetched at the same time")
     fetch_queue_max: int = Field(64, ge=0, le=100_000, description="fetches that may wait; one more gets 503")
 
@@ -56,9 +58,15 @@ class OriginSettings(Section):
 class RenderSettings(Section):
     """The processes that decode and encode."""
 
-    processes: int = Field(0, ge=0, le=256, description="render processes; 0: one for each CPU core that this service may use")
-    timeout_s: float = Field(10.0, gt=0, le=300, description="a render that takes longer is stopped and answered with 422")
-    memory_bytes: int = Field(1_500 * MB, ge=100 * MB, description="a render process that uses more memory is stopped; its request gets 422")
+    processes: int = Field(
+        0, ge=0, le=256, description="render processes; 0: one for each CPU core that this service may use"
+    )
+    timeout_s: float = Field(
+        10.0, gt=0, le=300, description="a render that takes longer is stopped and answered with 422"
+    )
+    memory_bytes: int = Field(
+        1_500 * MB, ge=100 * MB, description="a render process that uses more memory is stopped; its request gets 422"
+    )
     recycle_bytes: int = Field(
         400 * MB, ge=50 * MB, description="an idle render process that uses more memory is replaced by a new one"
     )
@@ -71,7 +79,8 @@ class RenderSettings(Section):
     )
     avif: Literal["wait", "upgrade"] = Field(
         "wait",
-        description="AVIF that auto=format chose and that is not in the cache: wait for it, or upgrade: answer with WebP and render it in the background",
+        description="an AVIF that auto=format chose and that is not in the cache: wait for it, or upgrade: answer with "
+        "WebP and render the AVIF in the background",
     )
     allow_truncated: bool = Field(False, description="serve the part of a truncated original that can be decoded")
     metadata: Literal["none", "credit", "all"] = Field(
@@ -86,9 +95,12 @@ class LimitsSettings(Section):
     source_pixels: int = Field(
         60_000_000,
         ge=1,
-        description="most pixels of an original, all frames together; more get 413, an animation with more is served as its first frame",
+        description="most pixels of an original, all frames together; a larger one gets 413, a larger animation is "
+        "served as its first frame",
     )
-    frames: int = Field(256, ge=1, description="most frames of an animation; one with more is served as its first frame")
+    frames: int = Field(
+        256, ge=1, description="most frames of an animation; one with more is served as its first frame"
+    )
     output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; a larger one is scaled down")
 
 
@@ -103,7 +115,7 @@ class SigningSettings(Section):
     )
     required: bool = Field(
         False,
-        description="answer 403 to URLs without a valid signature. Turn it on if the edge can be reached from the internet",
+        description="answer 403 to URLs without a valid signature. Turn it on if others can reach the edge",
     )
     allow_decoded_path: bool = Field(
         False,
@@ -119,8 +131,12 @@ class SigningSettings(Section):
 class AdminSettings(Section):
     """Access to purges, warm-up and the state."""
 
-    token: SecretStr | None = Field(None, description="bearer token for the admin routes; without it they refuse every request")
-    token_file: Path | None = Field(None, description="file with the admin token, instead of `token`; read once, at start")
+    token: SecretStr | None = Field(
+        None, description="bearer token for the admin routes; without it they refuse every request"
+    )
+    token_file: Path | None = Field(
+        None, description="file with the admin token, instead of `token`; read once, at start"
+    )
 
 
 class CacheSettings(Section):
@@ -128,9 +144,13 @@ class CacheSettings(Section):
 
     dir: Path = Field(Path("cache"), description="directory for originals, variants and the purge journal")
     max_bytes: int = Field(
-        20 * GB, ge=0, description="most bytes of originals and variants on disk; the least recently used ones are removed first"
+        20 * GB,
+        ge=0,
+        description="most bytes of originals and variants on disk; the least recently used ones are removed first",
     )
-    min_free_bytes: int = Field(1 * GB, ge=0, description="free space to leave on the disk, even if max_bytes allows more")
+    min_free_bytes: int = Field(
+        1 * GB, ge=0, description="free space to leave on the disk, even if max_bytes allows more"
+    )
     hot_max_bytes: int = Field(256 * MB, ge=0, description="most bytes of variants in memory; 0: none")
     hot_item_max_bytes: int = Field(
         2 * MB, ge=0, description="a larger variant is not kept in memory, but served from disk"
@@ -138,8 +158,8 @@ class CacheSettings(Section):
     landing_bytes: int = Field(
         10 * MB,
         ge=0,
-        description="originals up to this size are received in shared memory, rendered from there, and written to disk past the "
-        "page cache; this takes up to two buffers of this size per render process, plus four. 0: always the page cache",
+        description="originals up to this size are received in shared memory, rendered from there, and written to disk "
+        "past the page cache; that takes up to two buffers per render process, plus four. 0: always the page cache",
     )
 
 
@@ -149,14 +169,16 @@ class FreshnessSettings(Section):
     revalidate_after_s: float = Field(
         300.0,
         ge=0,
-        description="an original is revalidated after this time, in the background: a takedown without a purge takes at most this long",
+        description="an original is revalidated after this time, in the background: the longest takedown without a purge",
     )
     stale_if_error_s: float = Field(
         86_400.0,
         ge=0,
         description="for this time after that, variants are served while the origin is down; then 502",
     )
-    negative_ttl_s: float = Field(30.0, ge=0, le=3600, description="a 403 or 404 of the origin is remembered for this time")
+    negative_ttl_s: float = Field(
+        30.0, ge=0, le=3600, description="a 403 or 404 of the origin is remembered for this time"
+    )
     settle_s: float = Field(
         30.0,
         ge=0,
@@ -193,13 +215,18 @@ class PurgeSettings(Section):
         1.0,
         ge=0,
         le=60,
-        description="answers with purged bytes may take this long to finish after a purge; then their connections are closed",
+        description="answers with purged bytes may take this long after a purge; then their connections are closed",
     )
     expand_timeout_s: float = Field(
-        5.0, gt=0, le=60, description="a purge waits this long for the keys of an entry; then it is acknowledged as pending"
+        5.0,
+        gt=0,
+        le=60,
+        description="a purge waits this long for the keys of an entry; then it is acknowledged as pending",
     )
     retry_max_s: float = Field(60.0, ge=1, le=3600, description="longest wait between tries of a pending purge")
-    max_body_bytes: int = Field(1 * MB, ge=1, description="largest body of a purge or warm request; a larger one gets 413")
+    max_body_bytes: int = Field(
+        1 * MB, ge=1, description="largest body of a purge or warm request; a larger one gets 413"
+    )
 
 
 class WarmSettings(Section):
@@ -242,7 +269,8 @@ class LogSettings(Section):
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON on a pipe")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest severity that is written")
     access: Literal["all", "misses", "errors", "none"] = Field(
-        "all", description="requests that get a line; misses: all but hits, whose lines take more CPU time than their answers"
+        "all",
+        description="requests that get a line; misses: all but hits, whose lines take more CPU time than their answers",
     )
 
 

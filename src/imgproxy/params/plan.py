@@ -359,11 +359,7 @@ def _describe(value: Any) -> str:
     """Write a value of a plan as text, without its defaults. Floats have twelve digits, so that 0.1+0.2 equals 0.3."""
     rows = _rows(value.__class__)
     if rows is not None:
-        parts = [
-            f"{name}={_describe(found)}"
-            for name, default in rows
-            if (found := getattr(value, name)) != default
-        ]
+        parts = [f"{name}={_describe(found)}" for name, default in rows if (found := getattr(value, name)) != default]
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, bool) or value is None:
         return str(value)

@@ -1,0 +1,99 @@
+"""`imgproxy check`: is the configuration valid, and does everything that it names work?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imgproxy import __version__
+from imgproxy.cli.console import ConfigOption, console, load_or_fail, marked
+from imgproxy.config.example import example_toml
+from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
+from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
+
+if TYPE_CHECKING:
+    from imgproxy.config.settings import Settings
+
+
+def check(
+    config: ConfigOption = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Print every setting with its default and a line of help, as TOML.")
+    ] = False,
+) -> None:
+    """Validate the configuration, try the cache directory and the origin's token."""
+    if example:
+        sys.stdout.write(example_toml())
+        return
+    raise typer.Exit(asyncio.run(_check(load_or_fail(config))))
+
+
+async def _check(settings: Settings) -> int:
+    """Print a line for each check. Returns the exit code."""
+    _good(f"the configuration is valid (imgproxy {__version__})")
+    code = max(_check_cache(settings.cache.dir), await _check_secrets_and_origin(settings))
+    if not settings.signing.required:
+        _notice("[signing] required = false: anyone may ask for any size")
+    if settings.admin.token is None and settings.admin.token_file is None:
+        _notice("[admin] token is not set: nobody can purge by hand")
+    if not (settings.webhook.secrets or settings.webhook.secrets_file):
+        _notice("[webhook] secrets is empty: the Livingdocs webhook is closed")
+    return code
+
+
+def _check_cache(directory: Path) -> int:
+    """Write a temporary file into the directory, or into its nearest parent that exists."""
+    existing = next((item for item in (directory, *directory.absolute().parents) if os.path.lexists(item)), Path("/"))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        _bad(f"[cache] dir = {directory}: cannot be written ({error.strerror}: {existing})")
+        return 1
+    _good(f"the cache directory {directory} can be written")
+    return 0
+
+
+async def _check_secrets_and_origin(settings: Settings) -> int:
+    """Read every file of secrets, and call the origin with its token."""
+    from imgproxy.edge.app import PROBE_ENTRY, library_client  # noqa: PLC0415 other commands start faster without it
+
+    try:
+        signing_tokens(settings.signing)
+        webhook_secrets(settings.webhook)
+        secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
+        async with library_client(settings.origin) as library:
+            await library.get_entries(ids=(PROBE_ENTRY,))
+    except ConfigError as error:
+        for problem in error.problems:
+            _bad(problem)
+        return 2
+    except OriginDenied:
+        _bad(
+            f"[origin] {settings.origin.url}: the Media Library does not accept the token; "
+            "it needs the scope public-api:read"
+        )
+        return 1
+    except ImgproxyError as error:
+        _bad(f"[origin] {settings.origin.url}: {error.public}")
+        return 1
+    _good(f"the Media Library at {settings.origin.url} accepts the token")
+    return 0
+
+
+def _good(message: str) -> None:
+    console.print(marked("✓", "green", message), soft_wrap=True)
+
+
+def _bad(message: str) -> None:
+    console.print(marked("✗", "red", message), soft_wrap=True)
+
+
+def _notice(message: str) -> None:
+    console.print(marked("!", "yellow", message), soft_wrap=True)

@@ -1,0 +1,169 @@
+"""The calls of `imgproxy purge` and `imgproxy warm` to a running edge: one for each id, a few at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from imgproxy.cli.console import console, errors, fail
+from imgproxy.config.load import load
+from imgproxy.config.secrets import secret_lines
+from imgproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import httpx
+
+# A purge waits for the keys API and for running answers, a warm-up for its renders.
+CALL_TIMEOUT_S = 120.0
+PARALLEL = 8
+# RFC 6750 section 2.1 allows fewer characters; others than visible ASCII cannot stand in a header.
+_TOKEN = re.compile(r"[!-~]+")
+
+Ids = Annotated[
+    list[str], typer.Argument(help="Entry ids; with --keys, keys. `-` reads one a line from standard input.")
+]
+EdgeConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The edge's configuration: address and token.")
+]
+EdgeOption = Annotated[str | None, typer.Option("--edge", help="The edge's URL, if not the configured one.")]
+TokenOption = Annotated[str | None, typer.Option(help="The admin token; also IMGPROXY_ADMIN__TOKEN.")]
+KeysOption = Annotated[bool, typer.Option("--keys", help="The arguments are keys, not entry ids.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeTarget:
+    """The edge to call: its URL and its admin token."""
+
+    url: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to do with each id: `purge` or `warm`, as an entry id or as a key."""
+
+    verb: str
+    is_keys: bool
+    is_json: bool
+    query: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The edge's answer for one id. Status 0: there was no answer; `detail` says why."""
+
+    name: str
+    status: int
+    answer: dict[str, Any]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do for this id."""
+        return self.status == HTTPStatus.OK
+
+
+def find_edge(config: Path | None, url: str | None, token: str | None) -> EdgeTarget:
+    """Return the edge of the options, else of the configuration. Ends the command if there is no usable token."""
+    try:
+        settings = load(config)
+        tokens = (
+            (token,)
+            if token
+            else secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
+        )
+    except ConfigError as error:
+        fail(str(error), 2)
+    if not tokens:
+        fail("no admin token: give --token, IMGPROXY_ADMIN__TOKEN, or a configuration with [admin] token", 2)
+    if not _TOKEN.fullmatch(tokens[0]):
+        fail("the admin token cannot be sent in a header: expected visible ASCII characters, without spaces", 2)
+    host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::") else settings.server.host  # noqa: S104 not binding
+    return EdgeTarget((url or f"http://{host}:{settings.server.port}").rstrip("/"), tokens[0])
+
+
+def call_edge(config: Path | None, url: str | None, token: str | None, ids: Sequence[str], call: Call) -> list[Result]:
+    """Call the edge for each id and return the results in the same order. With `is_json`, print each one at once."""
+    found = [line.strip() for name in ids for line in (sys.stdin if name == "-" else (name,))]
+    names = [name for name in dict.fromkeys(found) if name]
+    if not names:
+        fail("no id given", 2)
+    return asyncio.run(_call_all(find_edge(config, url, token), names, call))
+
+
+def print_results(
+    columns: Sequence[str], results: Sequence[Result], counts_of: Callable[[dict[str, Any]], tuple[str, ...] | None]
+) -> None:
+    """Print a table: the id, and what `counts_of` makes of the answer; if that is None, the reason of the failure."""
+    # The id is there to be copied, so it is never cut.
+    table = Table(Column("id", overflow="fold"), *columns, box=None, header_style="bold")
+    for result in results:
+        cells = counts_of(result.answer)
+        if cells is None:
+            reason = Text(str(result.answer.get("detail", result.status)), style="red")
+            table.add_row(Text(result.name), *([""] * (len(columns) - 1)), reason)
+        else:
+            table.add_row(Text(result.name), *cells)
+    console.print(table)
+
+
+async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> list[Result]:
+    import httpx  # noqa: PLC0415 other commands start faster without it
+
+    gate = asyncio.Semaphore(PARALLEL)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=call.is_json or len(names) < 2 or not errors.is_terminal,
+    )
+    headers = {"Authorization": f"Bearer {target.token}"}
+    async with httpx.AsyncClient(base_url=target.url, headers=headers, timeout=CALL_TIMEOUT_S) as client:
+
+        async def call_for(name: str) -> Result:
+            async with gate:
+                result = await _call_one(client, name, call)
+            progress.advance(bar)
+            if call.is_json:
+                sys.stdout.write(json.dumps({"id": name, "status": result.status, **result.answer}) + os.linesep)
+            return result
+
+        with progress:
+            bar = progress.add_task(call.verb, total=len(names))
+            return await asyncio.gather(*(call_for(name) for name in names))
+
+
+async def _call_one(client: httpx.AsyncClient, name: str, call: Call) -> Result:
+    import httpx  # noqa: PLC0415 see _call_all
+
+    try:
+        if call.is_keys:
+            response = await client.post(f"/-/{call.verb}/keys", json={"keys": [name]})
+        else:
+            path = f"/-/{call.verb}/entries/{httpx.URL(path=name).raw_path.decode()}"
+            response = await client.post(path, params=call.query)
+        answer = response.json()
+    except httpx.InvalidURL as error:
+        return Result(name, 0, {"detail": f"this id cannot stand in a URL: {error}"})
+    except httpx.HTTPError as error:
+        return Result(name, 0, {"detail": f"the edge at {client.base_url} cannot be reached: {error}"})
+    except ValueError:
+        return Result(name, response.status_code, {"detail": "the edge's answer is not JSON"})
+    return Result(name, response.status_code, answer)

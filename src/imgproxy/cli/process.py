@@ -1,0 +1,46 @@
+"""Commands that run until a signal: their event loop, and why they cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from imgproxy.errors import CacheUnavailable
+
+
+def run(work: Coroutine[object, object, int]) -> int:
+    """Run on uvloop and return the exit code. Ctrl-C ends it without a traceback."""
+    import uvloop  # noqa: PLC0415 other commands start faster without it
+
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        return 130
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets. A second signal ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number)
+    return stop
+
+
+def why_unavailable(error: CacheUnavailable) -> str:
+    """Say in a few words why the cache directory cannot be used."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno == errno.EBUSY:
+        return "another imgproxy is using this directory"
+    reason = cause.strerror if isinstance(cause, OSError) else None
+    return f"cannot be written ({reason or cause})"
