@@ -2,8 +2,7 @@
 Every error that can reach a client, in one tree.
 
     ImgproxyError
-      BadRequest                   BadUrl, BadPurge
-      NotHttp, HeadersTooLarge, RequestTooSlow, UriTooLong, PayloadTooLarge, UnsatisfiableRange,
+      BadUrl, BadPurge, NotHttp, HeadersTooLarge, RequestTooSlow, UriTooLong, PayloadTooLarge, UnsatisfiableRange,
       BadParameter, BadSignature, Expired, Unauthorized, BadWebhookSignature, RouteNotFound, MethodNotAllowed,
       EntryNotFound, ReceiptNotFound
       OriginError                  NotFound, Revoked, OriginDenied, OriginUnreachable, OriginTimeout, OriginStatus
@@ -83,16 +82,12 @@ class ImgproxyError(Exception):
 
 
 @dataclass(eq=False)
-class BadRequest(ImgproxyError, status=400, code="bad_request", title="Bad request"):
-    """The request cannot be understood; `detail` is the whole public text."""
+class BadUrl(ImgproxyError, status=400, code="bad_url", title="Bad URL"):
+    """The path is not a key: empty, too long, or with a part that could leave the library."""
 
     text = "{detail}"
 
     detail: str
-
-
-class BadUrl(BadRequest, code="bad_url", title="Bad URL"):
-    """The path is not a key: empty, too long, or with a part that could leave the library."""
 
 
 @dataclass(eq=False)
@@ -106,8 +101,13 @@ class BadParameter(ImgproxyError, status=400, code="bad_parameter", title="Bad p
     expected: str
 
 
-class BadPurge(BadRequest, code="bad_purge", title="Bad purge request"):
+@dataclass(eq=False)
+class BadPurge(ImgproxyError, status=400, code="bad_purge", title="Bad purge request"):
     """A purge or warm request that cannot be understood, or that asks for what is not allowed."""
+
+    text = "{detail}"
+
+    detail: str
 
 
 @dataclass(eq=False)

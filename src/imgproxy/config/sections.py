@@ -169,7 +169,7 @@ class FreshnessSettings(Section):
     revalidate_after_s: float = Field(
         300.0,
         ge=0,
-        description="an original is revalidated after this time, in the background: the longest takedown without a purge",
+        description="an original is revalidated in the background after this time: longest takedown without a purge",
     )
     stale_if_error_s: float = Field(
         86_400.0,

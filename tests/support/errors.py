@@ -1,0 +1,23 @@
+"""An instance of each error of `imgproxy.errors`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from imgproxy import errors
+from imgproxy.errors import ImgproxyError
+
+
+def every_error() -> list[ImgproxyError]:
+    """One of each error of the tree, with plausible facts."""
+    made = []
+    pending = [ImgproxyError]
+    while pending:
+        cls = pending.pop()
+        pending += [sub for sub in cls.__subclasses__() if sub.__module__ == errors.__name__]
+        facts = {
+            item.name: 3 if "int" in str(item.type) else 1.5 if "float" in str(item.type) else "Some text."
+            for item in fields(cls)
+        }
+        made.append(cls(**facts))
+    return made
