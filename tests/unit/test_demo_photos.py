@@ -32,7 +32,7 @@ def _mean_rgb(image: pyvips.Image, left: int, top: int) -> list[float]:
 
 
 def test_provenance_names_every_picture_and_no_other() -> None:
-    """Each picture that ships has its entry in PROVENANCE.txt, and each entry its picture."""
+    """Each picture has an entry in PROVENANCE.txt, and each entry a picture."""
     shipped = {path.relative_to(PHOTOS).as_posix() for path in PHOTOS.rglob("*") if path.suffix in NEEDS_PROVENANCE}
     text = (PHOTOS / "PROVENANCE.txt").read_text()
     assert shipped == set(re.findall(r"^(\S+\.(?:jpg|png|gif))  ", text, re.MULTILINE))
@@ -65,7 +65,7 @@ def test_harbour_has_24_megapixels_in_a_wide_gamut() -> None:
 
 
 def test_harbour_carries_credit_and_secrets() -> None:
-    """The metadata policy has something to keep (credit, rights) and something to drop (place, serial number)."""
+    """The metadata has something to keep (credit, rights) and something to remove (GPS, serial number)."""
     image = _load(HARBOUR)
     assert "imgproxy authors" in image.get("exif-ifd0-Artist")
     assert b"imgproxy/CC0" in image.get("iptc-data")
@@ -75,7 +75,7 @@ def test_harbour_carries_credit_and_secrets() -> None:
 
 
 def test_portrait_stands_upright_only_after_its_orientation_is_applied() -> None:
-    """Stored lying on its side with Orientation 6; turned by it, the flag is left and the helmet is at the bottom right."""
+    """Stored on its side with Orientation 6; upright, the suit is on the left and the visor at the bottom right."""
     image = _load(PORTRAIT)
     assert (image.width, image.height, image.get("orientation")) == (512, 384, 6)
     upright = image.autorot()
@@ -107,10 +107,11 @@ def test_radar_is_an_endless_animation_of_24_different_frames() -> None:
 
 
 def test_the_wheel_ships_the_photos(tmp_path: Path) -> None:
-    """Who installs the wheel has the pictures and their provenance, byte for byte."""
+    """The wheel has the pictures and PROVENANCE.txt, and not the tools that drew them."""
     root = PHOTOS.parents[3]
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=60)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         for name in (*PICTURES, "PROVENANCE.txt"):
             assert wheel.read(f"imgproxy/demo/photos/{name}") == (PHOTOS / name).read_bytes()
+        assert not [name for name in wheel.namelist() if name.startswith("tools/") or name.endswith("make_photos.py")]

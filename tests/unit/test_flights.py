@@ -30,8 +30,8 @@ async def test_waiters_share_one_piece_of_work() -> None:
     assert len(flights) == 0
 
 
-async def test_a_leader_that_leaves_takes_nobody_down() -> None:
-    """When the first caller is cancelled, those who joined still get the result."""
+async def test_a_cancelled_leader_does_not_cancel_the_others() -> None:
+    """When the first caller is cancelled, the callers that joined still get the result."""
     flights: Flights[str] = Flights()
     gate = asyncio.Event()
 
@@ -51,7 +51,7 @@ async def test_a_leader_that_leaves_takes_nobody_down() -> None:
 
 
 async def test_work_nobody_waits_for_is_cancelled() -> None:
-    """When the last waiter leaves, the work stops, and the next caller starts anew."""
+    """When the last waiter is cancelled, so is the work; the next caller starts a new flight."""
     flights: Flights[str] = Flights()
     cancelled = asyncio.Event()
 
@@ -75,7 +75,7 @@ async def test_work_nobody_waits_for_is_cancelled() -> None:
 
 
 async def test_a_failure_reaches_every_waiter_and_is_not_remembered() -> None:
-    """An error is everyone's; the next call tries again."""
+    """Every waiter gets the error; the next call tries again."""
     flights: Flights[int] = Flights()
 
     async def fail() -> int:
@@ -92,7 +92,7 @@ async def test_a_failure_reaches_every_waiter_and_is_not_remembered() -> None:
 
 
 async def test_after_detach_a_new_caller_starts_a_new_flight() -> None:
-    """A detached flight ends for those who wait in it, and for nobody else."""
+    """A detached flight gives its result to its own waiters only."""
     flights: Flights[str] = Flights()
     gate = asyncio.Event()
 
@@ -113,7 +113,7 @@ async def test_after_detach_a_new_caller_starts_a_new_flight() -> None:
 
 
 async def test_a_launched_flight_goes_on_without_waiters() -> None:
-    """Background work is joined, not cancelled, by those who come and leave."""
+    """A caller that joins a launched flight and is cancelled does not cancel it."""
     flights: Flights[int] = Flights()
     gate = asyncio.Event()
 
@@ -133,7 +133,7 @@ async def test_a_launched_flight_goes_on_without_waiters() -> None:
 
 
 async def test_waiters_hear_of_a_result_before_the_task_has_ended() -> None:
-    """They are woken by the work itself, in the turn of the loop after it, and not one later by the end of its task."""
+    """The work wakes them itself, in the next turn of the loop; the end of its task would do so a turn later."""
     flights: Flights[int] = Flights()
     happened: list[str] = []
 

@@ -75,8 +75,8 @@ async def test_lines_of_one_turn_of_the_loop_are_written_together() -> None:
     assert stream.writes == 1
 
 
-async def test_a_warning_is_written_at_once_behind_what_came_before_it() -> None:
-    """If the process ends in the same moment, the reason is on paper."""
+async def test_a_warning_is_written_at_once_after_the_lines_before_it() -> None:
+    """If the process ends right after it, the reason is in the log."""
     stream = Stream()
     handler = TurnHandler(stream)
     handler.handle(record("before"))
@@ -86,7 +86,7 @@ async def test_a_warning_is_written_at_once_behind_what_came_before_it() -> None
 
 
 def test_without_a_loop_every_line_is_written_at_once() -> None:
-    """Commands and other threads have no turns."""
+    """Commands and other threads have no event loop."""
     stream = Stream()
     handler = TurnHandler(stream)
     handler.handle(record("one"))
@@ -94,8 +94,8 @@ def test_without_a_loop_every_line_is_written_at_once() -> None:
     assert stream.getvalue() == "one\n"
 
 
-def test_a_stream_that_is_gone_harms_nobody() -> None:
-    """A log that nobody reads any more is no reason to fail a request."""
+def test_a_closed_stream_raises_nothing() -> None:
+    """A request does not fail because its log line cannot be written."""
     stream = Stream()
     handler = TurnHandler(stream)
     stream.close()

@@ -1,9 +1,8 @@
-# ruff: noqa: INP001 - a script beside its pictures, not a part of the package
 """
-Two drawings of a newsroom's graphics desk: a weather symbol with soft transparency, and a rain radar in 24 frames.
+Draws a weather symbol with transparency, and a rain radar of 24 frames.
 
-Both come from fixed seeds and are ours (CC0). The symbol shows what alpha must survive: glows and shadows that fade to
-nothing, holes, and colour beneath near-zero alpha. The radar shows frames, a palette, and their delays.
+Both come from fixed seeds and are our own work (CC0). The symbol tests alpha: glows and shadows that fade out, holes,
+and colour under alpha near 0. The radar tests frames, delays and a palette.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 
 SUPERSAMPLE = 2
 RADAR_FRAMES = 24
-# Rain from light to heavy, and what the map under it is made of
+# Rain from light to heavy; then the colours of the map
 RAIN = ((156, 205, 235), (92, 160, 220), (44, 108, 196), (250, 214, 92), (240, 132, 58), (206, 52, 66))
 SEA, LAND, COAST, BORDER, INK = (205, 219, 228), (240, 238, 228), (150, 160, 162), (190, 186, 172), (46, 52, 60)
-# Made-up places on the made-up coast: (name, x, y) as shares of width and height
+# Invented places on the invented coast: (name, x, y) as shares of width and height
 TOWNS = (("Harbour", 0.40, 0.52), ("Northgate", 0.60, 0.22), ("Millbridge", 0.74, 0.55), ("Saltford", 0.47, 0.80))
 
 
 def draw_weather_symbol(width_px: int, height_px: int) -> Image.Image:
-    """Sun behind a cloud, with rain, on nothing: RGBA, straight alpha."""
+    """Draw a sun behind a cloud, with rain, on a transparent background: RGBA, straight alpha."""
     size = (width_px * SUPERSAMPLE, height_px * SUPERSAMPLE)
     unit = size[1]
     picture = Image.new("RGBA", size, (255, 190, 60, 0))
@@ -64,7 +63,7 @@ def draw_weather_symbol(width_px: int, height_px: int) -> Image.Image:
 
 
 def _glow(size: tuple[int, int], centre: tuple[float, float], radius: float) -> Image.Image:
-    """A halo that fades from half-opaque to nothing, with its colour kept all the way out."""
+    """A halo that fades from half opaque to transparent; its colour stays the same."""
     x = np.arange(size[0], dtype=np.float32)[None, :] - centre[0]
     y = np.arange(size[1], dtype=np.float32)[:, None] - centre[1]
     share = np.clip(1 - np.sqrt(x * x + y * y) / radius, 0, 1)
@@ -135,14 +134,14 @@ def _rain(size: tuple[int, int]) -> Image.Image:
 
 
 def draw_radar(width_px: int, height_px: int) -> list[Image.Image]:
-    """A loop of rain over a made-up coast: 24 RGB frames of few flat colours; the last leads back to the first."""
+    """Draw rain over an invented coast as an endless loop: 24 RGB frames of few flat colours."""
     rng = np.random.default_rng(14)
     land = _tileable(width_px, height_px, 3, 5, rng) + np.linspace(-0.85, 0.75, width_px)[None, :]
     below, above = _tileable(width_px, height_px, 4, 4, rng), _tileable(width_px, height_px, 7, 3, rng)
     chart = _draw_map(land)
     frames = []
     for number in range(RADAR_FRAMES):
-        # One field drifts east, one south, each by a whole picture in one loop: cells form and dissolve, nothing jumps.
+        # One field moves east, one south, each by a whole picture in a loop: cells form and dissolve without a jump.
         shift = round(number * width_px / RADAR_FRAMES)
         rain = np.roll(below, shift, axis=1) + 0.6 * np.roll(above, round(number * height_px / RADAR_FRAMES), axis=0)
         rain = rain + 0.25 * np.sin(2 * math.pi * number / RADAR_FRAMES)
@@ -156,7 +155,7 @@ def draw_radar(width_px: int, height_px: int) -> list[Image.Image]:
 
 
 def _tileable(width_px: int, height_px: int, waves: int, octaves: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Smooth noise of about -1..1 whose left edge meets its right, and whose top meets its bottom."""
+    """Smooth noise of about -1..1 that continues over the edges: left to right, top to bottom."""
     x = np.linspace(0, 2 * math.pi, width_px, endpoint=False)[None, :]
     y = np.linspace(0, 2 * math.pi, height_px, endpoint=False)[:, None]
     total = np.zeros((height_px, width_px))
@@ -169,7 +168,7 @@ def _tileable(width_px: int, height_px: int, waves: int, octaves: int, rng: np.r
 
 
 def _draw_map(land: NDArray[np.float64]) -> Image.Image:
-    """Sea, land, coastline, a grid of degrees."""
+    """Draw sea, land, the coast and a grid of degrees."""
     height_px, width_px = land.shape
     pixels = np.empty((height_px, width_px, 3), dtype=np.uint8)
     pixels[:] = SEA
@@ -189,7 +188,7 @@ def _draw_map(land: NDArray[np.float64]) -> Image.Image:
 
 
 def _draw_labels(picture: Image.Image, number: int) -> None:
-    """Towns, clock and scale, over the rain: one ink without smoothing, so that the palette stays small."""
+    """Draw towns, clock and scale over the rain, in one colour without smoothing: the palette stays small."""
     pen = ImageDraw.Draw(picture)
     pen.fontmode = "1"
     font, small = ImageFont.load_default(17), ImageFont.load_default(13)

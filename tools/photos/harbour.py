@@ -1,10 +1,9 @@
-# ruff: noqa: INP001 - a script beside its pictures, not a part of the package
 """
 Paints "harbour at dusk": 24 megapixels of gradients, haze, ripples, lit windows and rigging.
 
-Everything is computed from fixed seeds, so the picture is ours (CC0) and comes out the same on every machine with the
-same numpy and pillow. Positions are fractions of the width or the height, so `paint_harbour(1500, 1000)` is a quick
-preview of the real thing. Arrays are H x W x 3, float32, 0..1, gamma-encoded; masks are H x W.
+Everything is computed from fixed seeds, so the picture is our own work (CC0), and the same on every machine with the
+same numpy and pillow. Positions are fractions of the width or the height: `paint_harbour(1500, 1000)` is a quick
+preview. Arrays are H x W x 3, float32, 0..1, gamma-encoded; masks are H x W.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from imgproxy.demo.photos.silhouettes import LAMPS, dot, draw_boat, draw_jetty, draw_town
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from tools.photos.silhouettes import LAMPS, dot, draw_boat, draw_jetty, draw_town
 
 Plane = NDArray[np.float32]
 
 HORIZON = 0.585  # of the height
-SUN_X = 0.64  # of the width; it went down a few minutes ago
+SUN_X = 0.64  # of the width; the sun is just below the horizon
 
 # The sky from the zenith down to the horizon: (share of the way, R, G, B)
 SKY = (
@@ -48,7 +48,7 @@ BOATS = (
 
 
 def paint_harbour(width_px: int, height_px: int) -> Image.Image:
-    """The whole picture as an RGB image."""
+    """Paint the picture, as RGB."""
     rng = np.random.default_rng(3)
     scene = _paint_sky(width_px, height_px, rng)
     horizon_px = round(HORIZON * height_px)
@@ -62,9 +62,8 @@ def paint_harbour(width_px: int, height_px: int) -> Image.Image:
         _paint_boat(scene, (x, waterline, mast), horizon_px, slope_x)
     _paint_over(scene, draw_jetty(width_px, height_px))
     _paint_glow(scene, [(x, y, 0.048, (1.0, 0.72, 0.36)) for x, y, _ in LAMPS])
-    scene += rng.normal(0.0, 0.0045, scene.shape[:2]).astype(np.float32)[
-        ..., None
-    ]  # sensor noise; prevents banding, too
+    # The noise of a sensor; it also prevents banding.
+    scene += rng.normal(0.0, 0.0045, scene.shape[:2]).astype(np.float32)[..., None]
     return Image.fromarray(np.asarray(np.clip(scene, 0, 1) * 255 + 0.5, dtype=np.uint8), "RGB")
 
 
@@ -95,7 +94,7 @@ def _fractal(
 
 
 def _paint_sky(width_px: int, height_px: int, rng: np.random.Generator) -> Plane:
-    """Gradient, afterglow, stars and lit clouds. The part under the horizon is overpainted later."""
+    """Gradient, afterglow, stars and lit clouds. The part below the horizon is painted over later."""
     rows = np.linspace(0, 1 / HORIZON, height_px, dtype=np.float32)
     stops = [stop[0] for stop in SKY]
     column = np.stack([np.interp(rows, stops, [stop[c] for stop in SKY]) for c in (1, 2, 3)], axis=-1)
@@ -140,12 +139,12 @@ def _paint_ridge(
     ridge: tuple[float, float, tuple[float, float, float]],
     rng: np.random.Generator,
 ) -> None:
-    """One line of hills: its colour at the crest, paler with haze towards the water."""
+    """Paint one line of hills, with haze towards the water."""
     height_px, width_px = scene.shape[:2]
     crest, roughness, colour = ridge
     line = _fractal(width_px, 2, (5, 2), 9, rng)[0] * roughness
     x = np.linspace(0, 1, width_px, dtype=np.float32)
-    valley = 1 - 0.62 * np.exp(-(((x - SUN_X) / 0.20) ** 2))  # the hills leave the sun its gap
+    valley = 1 - 0.62 * np.exp(-(((x - SUN_X) / 0.20) ** 2))  # a gap for the sun
     top_px = horizon_px - (crest * valley + line * valley) * height_px
     y = np.arange(height_px, dtype=np.float32)[:, None]
     mask = np.clip(y - top_px[None, :] + 0.5, 0, 1) * (y < horizon_px)
@@ -186,7 +185,7 @@ def _waves(width_px: int, height_px: int, rng: np.random.Generator) -> tuple[Pla
 
 
 def _paint_water(scene: Plane, horizon_px: int, slope_x: Plane, slope_y: Plane) -> None:
-    """The mirror of what stands above the horizon, broken by the waves and darker towards the viewer."""
+    """Paint the reflection of everything above the horizon, broken by the waves, darker towards the viewer."""
     height_px, width_px = scene.shape[:2]
     below = height_px - horizon_px
     depth = (np.arange(below, dtype=np.float32)[:, None] + 1.0) / below
@@ -208,7 +207,7 @@ def _paint_water(scene: Plane, horizon_px: int, slope_x: Plane, slope_y: Plane) 
 
 
 def _paint_boat(scene: Plane, boat: tuple[float, float, float], horizon_px: int, slope_x: Plane) -> None:
-    """One sailing boat at anchor with its broken reflection."""
+    """Paint a sailing boat at anchor and its reflection."""
     height_px, width_px = scene.shape[:2]
     mast_px = boat[2] * height_px
     sprite = draw_boat(mast_px)

@@ -1,13 +1,11 @@
-# ruff: noqa: INP001 - a script beside its pictures, not a part of the package
 """
-Makes the demo's sample photos anew, beside itself. Not needed to run anything: the pictures are in the repository.
+Makes the sample photos of `imgproxy demo` again. The pictures are in the repository, so nothing else needs this.
 
-    pip download --no-deps --dest /tmp/wheel scikit-image==0.26.0
-    .venv/bin/python -m imgproxy.demo.photos.make_photos --wheel /tmp/wheel/scikit_image-0.26.0-*.whl
+    pip download --no-deps --dest wheels scikit-image==0.26.0
+    .venv/bin/python -m tools.photos.make_photos --wheel wheels/scikit_image-0.26.0-*.whl
 
-Needs pillow and numpy (development dependencies). The portrait is read out of the wheel; nothing is installed. Three of
-the four pictures are painted by `harbour.py` (with `silhouettes.py`)
-and `graphics.py`. PROVENANCE.txt says whose each one is.
+It needs pillow and numpy, which are development dependencies. `harbour` (with `silhouettes`) and `graphics` paint three
+of the pictures. The fourth one is read from the wheel; nothing is installed. PROVENANCE.txt names their authors.
 """
 
 from __future__ import annotations
@@ -20,12 +18,13 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgproxy.demo.photos.harbour import paint_harbour
 from PIL import ExifTags, Image
 
-from imgproxy.demo.photos.graphics import RADAR_FRAMES, draw_radar, draw_weather_symbol
+import imgproxy.demo
+from tools.photos.graphics import RADAR_FRAMES, draw_radar, draw_weather_symbol
+from tools.photos.harbour import paint_harbour
 
-HERE = Path(__file__).parent
+PHOTOS = Path(imgproxy.demo.__file__).parent / "photos"
 ASTRONAUT = "skimage/data/astronaut.png"
 ASTRONAUT_SHA256 = "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"
 
@@ -38,7 +37,7 @@ SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # IEC 61966-2-
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """Who made a picture and who is to be named, in the three places where a newsroom's tools look."""
+    """The author and the credit line of a picture. They are written as EXIF, IPTC and XMP."""
 
     caption: str
     creator: str
@@ -48,16 +47,18 @@ class Credit:
 
 def main() -> None:
     """Write the four pictures and print their sizes."""
-    arguments = argparse.ArgumentParser(description="Make the demo's sample photos anew.")
-    arguments.add_argument("--wheel", type=Path, required=True, help="scikit_image-0.26.0-*.whl, for the portrait")
-    wheel: Path = arguments.parse_args().wheel
-    made = (make_portrait(wheel), make_harbour(), make_symbol(), make_radar())
+    parser = argparse.ArgumentParser(description="Make the sample photos of the demo again.")
+    parser.add_argument("--wheel", type=Path, required=True, help="scikit_image-0.26.0-*.whl, for the portrait")
+    parser.add_argument("--folder", type=Path, default=PHOTOS, help="where to write them")
+    options = parser.parse_args()
+    folder: Path = options.folder
+    made = (make_portrait(folder, options.wheel), make_harbour(folder), make_symbol(folder), make_radar(folder))
     for path in made:
-        print(f"{path.stat().st_size:>9,} bytes  {path.relative_to(HERE)}")  # noqa: T201 - a script's output
+        print(f"{path.stat().st_size:>9,} bytes  {path.relative_to(folder)}")  # noqa: T201 - the output of a script
 
 
-def make_harbour() -> Path:
-    """24 megapixels in Display P3 with everything that a camera leaves behind: credit, but also place and serial."""
+def make_harbour(folder: Path) -> Path:
+    """Make the photo with 24 megapixels, Display P3, credit, GPS position and a serial number."""
     credit = Credit(
         caption="The harbour at dusk, seen from the jetty",
         creator="imgproxy authors",
@@ -68,9 +69,9 @@ def make_harbour() -> Path:
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.BodySerialNumber] = "SERIAL-0042"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2026:03:14 18:41:07"
     exif.get_ifd(ExifTags.IFD.GPSInfo).update(
-        {1: "N", 2: (54.0, 10.0, 33.0), 3: "E", 4: (7.0, 53.0, 32.0)}  # a public quay; must never reach a reader
+        {1: "N", 2: (54.0, 10.0, 33.0), 3: "E", 4: (7.0, 53.0, 32.0)}  # a public quay
     )
-    path = _place("2026/03/14/harbour-at-dusk.jpg")
+    path = _place(folder, "2026/03/14/harbour-at-dusk.jpg")
     paint_harbour(6000, 4000).save(
         path,
         quality=82,
@@ -83,8 +84,8 @@ def make_harbour() -> Path:
     return path
 
 
-def make_portrait(wheel: Path) -> Path:
-    """NASA's portrait, cut to 3:4 and stored lying on its side, as a phone held upright does: Orientation 6."""
+def make_portrait(folder: Path, wheel: Path) -> Path:
+    """Make the portrait by NASA: cut to 3:4, stored on its side with Orientation 6, as a phone does."""
     with zipfile.ZipFile(wheel) as archive:
         source = archive.read(ASTRONAUT)
     if hashlib.sha256(source).hexdigest() != ASTRONAUT_SHA256:
@@ -98,34 +99,34 @@ def make_portrait(wheel: Path) -> Path:
     exif = _exif(credit)
     exif[ExifTags.Base.Orientation] = 6
     upright = Image.open(io.BytesIO(source)).convert("RGB").crop((20, 0, 404, 512))
-    path = _place("2026/03/14/eileen-collins.jpg")
-    # Turned a quarter to the left; Orientation 6 tells the viewer to turn it back to the right.
+    path = _place(folder, "2026/03/14/eileen-collins.jpg")
+    # A quarter turn to the left. Orientation 6 tells the viewer to turn it back.
     upright.transpose(Image.Transpose.ROTATE_90).save(
         path, quality=92, subsampling=0, optimize=True, exif=exif, xmp=_xmp(credit), extra=_iptc(credit)
     )
     return path
 
 
-def make_symbol() -> Path:
-    """The weather symbol with its transparency."""
-    path = _place("graphics/sun-and-showers.png")
+def make_symbol(folder: Path) -> Path:
+    """Make the weather symbol, a PNG with transparency."""
+    path = _place(folder, "graphics/sun-and-showers.png")
     draw_weather_symbol(1600, 1200).save(path, optimize=True)
     return path
 
 
-def make_radar() -> Path:
-    """The radar loop: 24 frames, the last one held longer."""
+def make_radar(folder: Path) -> Path:
+    """Make the rain radar, a GIF of 24 frames; the last one stays longer."""
     frames = draw_radar(640, 480)
     palette = frames[RADAR_FRAMES // 2].quantize(16, dither=Image.Dither.NONE)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    path = _place("2026/03/15/rain-radar.gif")
+    path = _place(folder, "2026/03/15/rain-radar.gif")
     durations_ms = [120] * (RADAR_FRAMES - 1) + [600]
     indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=durations_ms, loop=0, optimize=True)
     return path
 
 
-def _place(key: str) -> Path:
-    path = HERE / key
+def _place(folder: Path, key: str) -> Path:
+    path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -166,7 +167,7 @@ def _iptc(credit: Credit) -> bytes:
 
 
 def display_p3_profile() -> bytes:
-    """A minimal ICC profile for Display P3, ours, so free of rights (ICC.1:2010, sections 8.3 and 10)."""
+    """Return a minimal ICC profile for Display P3. It is our own work (ICC.1:2010, sections 8.3 and 10)."""
     curve = b"para" + struct.pack(">4xH2x", 3) + b"".join(_fixed(value) for value in SRGB_CURVE)
     tags: list[tuple[bytes, bytes]] = [
         (b"desc", _text("Display P3")),

@@ -1,8 +1,7 @@
-# ruff: noqa: INP001 - a script beside its pictures, not a part of the package
 """
-The drawn parts of the harbour: town, lighthouse, boats and jetty, as RGBA layers with transparent surroundings.
+Parts of the harbour: town, lighthouse, boats and jetty, as RGBA layers on a transparent background.
 
-Each is drawn `SUPERSAMPLE` times too large and reduced, which smooths its edges.
+Each is drawn `SUPERSAMPLE` times too large and then reduced, which smooths its edges.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The demo: the embedded Media Library and the edge in front of it, in one process, over a folder of pictures."""
+"""The data of `imgproxy demo`: the sample photos, and what its tour shows."""

@@ -1,4 +1,4 @@
-"""What the demo shows: ready-to-open URLs over the pictures at hand, and a takedown to try."""
+"""What `imgproxy demo` shows: URLs to open, and commands that revoke a picture and bring it back."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ class Picture:
 
     @property
     def pixels(self) -> int:
-        """Width times height, as the file says."""
+        """Width times height of the file."""
         return self.width_px * self.height_px
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One thing to see: what it is, and its URL."""
+    """One thing to see: its title and its URL."""
 
     title: str
     url: str
 
 
 def within(pictures: Sequence[Picture], *, pixels_max: int, bytes_max: int) -> list[Picture]:
-    """The pictures that an edge with these limits takes; where it takes none, the smallest, whose answer says why."""
+    """Return the pictures within the limits of the edge. If there are none, the smallest, whose answer names the limit."""
     taken = [item for item in pictures if item.pixels <= pixels_max and item.size_bytes <= bytes_max]
     return taken or [min(pictures, key=lambda item: item.pixels)]
 
 
 def largest_of(pictures: Sequence[Picture]) -> Picture:
-    """The picture with the most pixels: the one the tour shows most of."""
+    """Return the picture with the most pixels, which most stops of the tour show."""
     return max(pictures, key=lambda item: item.pixels)
 
 
 def stops(edge_url: str, pictures: Sequence[Picture]) -> list[Stop]:
-    """URLs for these pictures; what there is no fitting picture for is left out."""
+    """Return at most eight stops. A stop without a suitable picture is left out."""
     largest = largest_of(pictures)
     found = [
         Stop("resize", image_url(edge_url, largest, "w=800")),
@@ -72,22 +72,22 @@ def stops(edge_url: str, pictures: Sequence[Picture]) -> list[Stop]:
 
 
 def image_url(edge_url: str, picture: Picture, query: str) -> str:
-    """The URL of a picture at the edge."""
+    """Return the URL of a picture at the edge."""
     return f"{edge_url}/{quote(picture.key)}?{query}"
 
 
 def revoke_command(library_url: str, api_version: str, token: str, picture: Picture) -> str:
-    """A curl line that revokes the picture's entry in the library."""
+    """Return a curl command that revokes the entry of a picture in the library."""
     return _patch_command(library_url, api_version, token, picture, {"operation": "revokeAsset", "note": "Case #1"})
 
 
 def unrevoke_command(library_url: str, api_version: str, token: str, picture: Picture) -> str:
-    """A curl line that brings it back."""
+    """Return a curl command that takes the revocation back."""
     return _patch_command(library_url, api_version, token, picture, {"operation": "unrevokeAsset"})
 
 
 def purge_command(edge_url: str, admin_token: str, picture: Picture) -> str:
-    """A curl line that purges the entry at the edge, for its receipt."""
+    """Return a curl command that purges the entry at the edge and prints the receipt."""
     return f"curl -X POST -H 'Authorization: Bearer {admin_token}' {edge_url}/-/purge/entries/{picture.entry}"
 
 
@@ -100,7 +100,7 @@ def _patch_command(library_url: str, api_version: str, token: str, picture: Pict
 
 
 def _rect(picture: Picture) -> str:
-    """The middle half of the picture, in 16:9 where it is large enough."""
+    """Return the middle half of the picture, in 16:9 if it is high enough."""
     width = picture.width_px // 2
     height = min(round(width / WIDE), picture.height_px)
     return f"{(picture.width_px - width) // 2},{(picture.height_px - height) // 2},{width},{height}"
