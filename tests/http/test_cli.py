@@ -115,7 +115,7 @@ async def test_the_demo_prints_urls_that_open_and_a_revocation_that_works() -> N
 
 @pytest.mark.parametrize("case", ["empty folder", "no folder", "unreadable picture", "port in use"])
 async def test_the_demo_says_in_one_line_what_is_wrong(tmp_path: Path, case: str) -> None:
-    """No traceback, a line that names the trouble, and an exit code."""
+    """One line that names the reason, an exit code, and no traceback."""
     folder = tmp_path / "pictures"
     arguments = ["demo", str(folder), "--library-port", "0", "--port", str(free_port())]
     with socket.socket() as taken:
@@ -188,7 +188,7 @@ async def test_serve_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
 
 
 async def test_purge_and_warm_talk_to_a_running_edge(tmp_path: Path) -> None:
-    """A table for people, a JSON object a line for scripts, ids also from standard input."""
+    """They print a table, or JSON lines with --json; ids also come from standard input."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         await here.get(f"/{KEY}?w=50")

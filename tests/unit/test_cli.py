@@ -1,4 +1,4 @@
-"""The commands in this process: what they print is what was given, whatever characters it has."""
+"""The commands, run in this process: output, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import imgproxy
 from imgproxy.cli.__main__ import app
 from imgproxy.cli.process import why_unavailable
 from imgproxy.errors import CacheUnavailable
@@ -22,22 +23,27 @@ from tests.support.library import TOKEN, fill_folder, running_library
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = "http://127.0.0.1:1"
-# Whatever the developer has set must not reach a test.
+# The environment of the developer must not reach the tests.
 CLEAN = {name: None for name in os.environ if name.startswith("IMGPROXY_")}
 
 
 def run(*arguments: str, stdin: str | None = None, **environ: str) -> tuple[int, str, str]:
-    """Run a command: exit code, standard output, standard error. An exception that is no exit is a failed test."""
+    """Run a command. Returns exit code, standard output and standard error; fails at any other exception."""
     result = CliRunner(env={**CLEAN, **environ}).invoke(app, list(arguments), input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     return result.exit_code, result.stdout, result.stderr
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
+# --- version and configuration ---------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_printed() -> None:
+    """`imgproxy --version` prints one line."""
+    assert run("--version") == (0, f"imgproxy {imgproxy.__version__}\n", "")
 
 
 def test_problems_of_the_configuration_are_printed_as_they_are(tmp_path: Path) -> None:
-    """One line each, with its [section] in it, and nothing of the terminal's markup."""
+    """Each problem is one line; its `[section]` is not read as markup."""
     config = tmp_path / "config.toml"
     config.write_text("[[downstream]]\nkind = 'varnish'\n[server]\nport = '[red]'\n")
 
@@ -58,7 +64,7 @@ def test_a_missing_token_names_its_section(tmp_path: Path) -> None:
 
 
 def test_check_names_section_and_key_of_a_secret_that_cannot_be_read(tmp_path: Path) -> None:
-    """The line begins with the mark and the place."""
+    """The line begins with the mark, the section and the key."""
     code, out, _ = run("check", IMGPROXY_ORIGIN__TOKEN_FILE=str(tmp_path / "none"), IMGPROXY_CACHE__DIR=str(tmp_path))
 
     assert code == 2
@@ -68,7 +74,7 @@ def test_check_names_section_and_key_of_a_secret_that_cannot_be_read(tmp_path: P
 
 @pytest.mark.parametrize("case", ["a file", "below a file", "a dangling link"])
 def test_check_refuses_a_cache_that_serve_would_refuse(tmp_path: Path, case: str) -> None:
-    """A directory that is none, or cannot be made, is said before the service starts."""
+    """A path that is not a directory, or cannot become one, is reported."""
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "file" / "nowhere")
     directory = {"a file": "file", "below a file": "file/cache", "a dangling link": "link"}[case]
@@ -80,7 +86,7 @@ def test_check_refuses_a_cache_that_serve_would_refuse(tmp_path: Path, case: str
 
 
 def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The directory is tried where it would be made, and is not made."""
+    """The nearest parent is tried; the directory is not made."""
     _, out, _ = run("check", IMGPROXY_CACHE__DIR=str(tmp_path / "a" / "b"), IMGPROXY_ORIGIN__URL=NOBODY)
 
     assert f"✓ the cache directory {tmp_path}/a/b can be written" in out
@@ -88,7 +94,7 @@ def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 async def test_check_speaks_to_the_operator(tmp_path: Path) -> None:
-    """A refused token is told to whom it concerns, not that somebody else was told."""
+    """The message for a refused token is for the operator, not the public text for clients."""
     fill_folder(tmp_path / "photos", "a.png")
     async with running_library(tmp_path / "photos") as library:
         code, out, _ = await asyncio.to_thread(
@@ -104,8 +110,8 @@ async def test_check_speaks_to_the_operator(tmp_path: Path) -> None:
     assert "operator" not in out
 
 
-def test_a_directory_in_use_is_said_so_and_nothing_else() -> None:
-    """Two edges on one directory are no question of permissions."""
+def test_a_directory_in_use_has_a_message_of_its_own() -> None:
+    """Two edges on one directory are not reported as a permission problem."""
     taken, full = CacheUnavailable(), CacheUnavailable()
     taken.__cause__ = OSError(errno.EBUSY, "another imgproxy is using this directory")
     full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
@@ -118,7 +124,7 @@ def test_a_directory_in_use_is_said_so_and_nothing_else() -> None:
 
 
 def test_names_with_brackets_are_printed_whole() -> None:
-    """A key may look like the terminal's markup; the table shows it as it is."""
+    """A key that looks like markup is shown as it is."""
     names = ("a[/b].jpg", "x[red]y.jpg", "[bold]")
 
     code, out, _ = run("purge", "--keys", *names, "--edge", NOBODY, "--token", "x")
@@ -129,7 +135,7 @@ def test_names_with_brackets_are_printed_whole() -> None:
 
 @pytest.mark.parametrize("option", [("--soft",), ("--reason", "edited")])
 def test_what_a_purge_by_key_cannot_do_is_refused(option: tuple[str, ...]) -> None:
-    """Nothing is purged harder than asked, and no reason is dropped without a word."""
+    """`--soft` and `--reason` are refused with `--keys`, as they would be ignored."""
     code, out, err = run("purge", "--keys", "a.jpg", *option, "--edge", NOBODY, "--token", "x")
 
     assert (code, out) == (2, "")
@@ -138,7 +144,7 @@ def test_what_a_purge_by_key_cannot_do_is_refused(option: tuple[str, ...]) -> No
 
 
 def test_a_token_that_no_header_can_hold_is_refused_in_one_line() -> None:
-    """A pasted typographic character ends in words, not in a traceback; the token is not repeated."""
+    """A token with other characters than visible ASCII is refused in one line that does not repeat it."""
     for token in ("gehe\u00efm", "two words"):
         code, out, err = run("purge", "a", "--edge", NOBODY, "--token", token)
         assert (code, out) == (2, "")
@@ -148,7 +154,7 @@ def test_a_token_that_no_header_can_hold_is_refused_in_one_line() -> None:
 
 
 def test_an_id_that_no_url_can_hold_is_one_row() -> None:
-    """The others are purged all the same."""
+    """The other ids are still purged."""
     code, out, _ = run("purge", "a\x01b", "fine", "--edge", NOBODY, "--token", "x", "--json")
 
     assert code == 1
@@ -170,7 +176,7 @@ def test_an_id_that_no_url_can_hold_is_one_row() -> None:
     ],
 )
 def test_sign_prints_the_url_as_a_browser_sends_it(given: str, expected: str) -> None:
-    """What is printed can be pasted anywhere, and its signature is the one of what goes over the wire."""
+    """The URL is percent-encoded, and its signature is valid for the encoded form."""
     code, out, _ = run("sign", given, "--token", "T")
 
     url = out.rstrip("\n")
@@ -179,11 +185,11 @@ def test_sign_prints_the_url_as_a_browser_sends_it(given: str, expected: str) ->
     assert verify(re.sub(r"^https://h|#.*$", "", url), ["T"])
 
 
-# --- what the README and the Makefile tell to run --------------------------------------------------------------------
+# --- the commands of the README and the Makefile --------------------------------------------------------------------
 
 
 async def test_the_media_command_of_the_readme_works(tmp_path: Path) -> None:
-    """With an address, a token and an id that exist in place of those it names."""
+    """It works with the URL, the token and an id of a running library."""
     match = re.search(r"`imgproxy (media --url \S+ --token T [^`]+)`", (REPOSITORY / "README.md").read_text("utf-8"))
     assert match
     fill_folder(tmp_path / "photos", "a.png")
@@ -198,7 +204,7 @@ async def test_the_media_command_of_the_readme_works(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_the_demo_target_takes_a_folder_with_a_space(tmp_path: Path) -> None:
-    """`make demo FOLDER="my pictures"` hands one folder on."""
+    """`make demo FOLDER="my pictures"` passes one argument."""
     command = ["make", "-n", "-o", ".venv/.ready", "demo", "FOLDER=my pictures"]
     said = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60).stdout
 

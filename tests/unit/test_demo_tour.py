@@ -10,7 +10,7 @@ def picture(key: str, width_px: int, height_px: int, size_bytes: int = 1_000) ->
 
 
 def test_a_picture_over_a_limit_is_not_toured() -> None:
-    """A panorama that the edge refuses does not become the picture that nearly all URLs are of."""
+    """Pictures that the edge refuses are in no stop of the tour."""
     small, fine = picture("small.jpg", 300, 200), picture("fine.jpg", 3_000, 2_000)
     folder = [picture("panorama.jpg", 20_000, 10_000), small, fine, picture("heavy.jpg", 4_000, 2_000, 10_000)]
 
@@ -23,8 +23,8 @@ def test_a_picture_over_a_limit_is_not_toured() -> None:
     assert sum("fine.jpg" in url for url in urls) > sum("small.jpg" in url for url in urls)
 
 
-def test_where_every_picture_is_too_large_the_smallest_is_toured() -> None:
-    """There is something to open, and its answer names the limit."""
+def test_if_every_picture_is_too_large_the_smallest_is_toured() -> None:
+    """The tour then shows the smallest picture, whose answer names the limit."""
     smaller = picture("smaller.jpg", 200, 100)
 
     assert within([picture("a.jpg", 300, 300), smaller], pixels_max=10, bytes_max=10) == [smaller]

@@ -1,4 +1,4 @@
-"""One picture, one digest: URLs generated in many spellings of one meaning, and of meanings that differ."""
+"""One picture, one digest: generated URLs with the same meaning in many spellings, and with different meanings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgproxy.params.request import build_request
 SETTINGS = UrlSettings()
 CHROME = ClientHeaders(accept="image/avif,image/webp,*/*")
 
-# Values of parameters that have an effect whatever else is in the URL, given that w and h are there and fm=jpg.
+# Values that always have an effect, in URLs with w, h and fm=jpg.
 MEANINGS: dict[str, list[str]] = {
     "w": ["400", "401", "0.5", "0.25"],
     "h": ["300", "301", "0.5", "0.75"],
@@ -53,7 +53,7 @@ MEANINGS: dict[str, list[str]] = {
     "jpg-progressive": ["true", "false"],
     "page": ["1", "2"],
 }
-# What the parameter means when it is not there: leaving it out is one more spelling.
+# The value that an absent parameter has: to leave it out is another spelling.
 ABSENT = {
     "dpr": "1", "q": "75", "rot": "0", "bg": "0fff", "pad": "0", "bri": "0", "con": "0", "hue": "0", "sharp": "0",
     "blur": "0", "px": "0", "sepia": "0", "invert": "false", "chromasub": "420", "cs": "srgb", "iptc": "allow",
@@ -85,7 +85,7 @@ def meanings(draw: st.DrawFn) -> dict[str, str]:
 
 
 def spelled(draw: st.DrawFn, name: str, value: str) -> str:
-    """One parameter, in one of the ways a client could write it."""
+    """Return one parameter in one of its spellings."""
     if name in NUMERIC:
         forms = [value, f"+{value}", f"0{value}", f"{value}0" if "." in value else f"{value}.0", f" {value}"]
         value = draw(st.sampled_from(forms if not value.startswith("-") else [value, f"{value} "]))
@@ -101,7 +101,7 @@ def spelled(draw: st.DrawFn, name: str, value: str) -> str:
 
 
 def url(draw: st.DrawFn, meaning: dict[str, str]) -> str:
-    """A whole query of this meaning: order, aliases, encodings, defaults and noise are all free."""
+    """Return a query with this meaning, in any order, with aliases, encodings, defaults and noise."""
     pairs = []
     fits_crop = meaning.get("fit") in ("crop", "min", "fill", "fillmax")
     for name, value in meaning.items():
@@ -173,7 +173,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_different_words_for_one_picture(first: str, second: str) -> None:
-    """Parameters that come to the same picture by rule share a digest."""
+    """By the rules, both queries mean the same picture, so they share a digest."""
     padding = "" if first.startswith("fm=json") else "&sepia=9"
     assert digest(first + padding) == digest(second + padding)
 
@@ -211,12 +211,12 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("first", "second"), DIFFERENT)
 def test_different_pictures_have_different_digests(first: str, second: str) -> None:
-    """Parameters that look alike and mean another picture do not share a digest."""
+    """The queries look alike, but mean different pictures, so their digests differ."""
     assert digest(first) != digest(second)
 
 
-def test_the_key_is_no_part_of_the_plan() -> None:
-    """A plan says how, not of what: two keys share it."""
+def test_the_key_is_not_in_the_plan() -> None:
+    """Two keys with the same query have the same plan."""
     assert digest("w=100", "/a.jpg") == digest("w=100", "/b/c.png")
 
 

@@ -1,4 +1,4 @@
-"""docs/urls.md: complete, current, and true where it shows URLs."""
+"""docs/urls.md is complete and current, and its examples work."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_example_is_understood_by_strict_mode(example: str) -> None:
 
 
 def test_the_page_has_examples() -> None:
-    """The test above has something to test."""
+    """The pattern above finds the examples."""
     assert len(EXAMPLES) >= 14
 
 
@@ -66,7 +66,7 @@ def test_the_configuration_in_the_page_is_valid() -> None:
 
 @pytest.mark.parametrize("row", [row for row in table.PARAMETERS if re.fullmatch(r"-?[\d.]+", row.default)])
 def test_a_documented_default_is_a_value_of_its_parameter(row: Parameter[object]) -> None:
-    """Where a default is a number, it can be written into a URL, and strict mode takes it."""
+    """Strict mode accepts each numeric default."""
     assert read_values({row.name: row.default}, Strictness(is_strict=True)).get(row) is not None
 
 

@@ -40,12 +40,12 @@ SAFARI_15 = "image/webp,image/png,image/svg+xml,image/*;q=0.8,video/*;q=0.8,*/*;
     ],
 )
 def test_accept_classes(accept: str | None, found: AcceptClass) -> None:
-    """A format counts where it is named with q above 0; wildcards say nothing."""
+    """A format counts if it is named with q above 0; wildcards do not count."""
     assert accept_class(accept) is found
 
 
 def test_all_accept_headers_fall_into_three_classes() -> None:
-    """A cache that keys on the class holds at most three answers for a URL."""
+    """There are at most three answers for a URL."""
     assert {item.value for item in AcceptClass} == {"avif", "webp", "legacy"}
 
 
@@ -53,7 +53,7 @@ def test_all_accept_headers_fall_into_three_classes() -> None:
     ("dpr", "found"), [(None, None), ("2", 2.0), ("1.5", 1.5), ("9", 5.0), ("0", None), ("-1", None), ("x", None)]
 )
 def test_dpr_hint(dpr: str | None, found: float | None) -> None:
-    """A stated pixel ratio counts up to 5; anything else is no hint."""
+    """A ratio above 5 counts as 5; other texts are no hint."""
     assert hinted_dpr(dpr) == found
 
 
@@ -61,7 +61,7 @@ def test_dpr_hint(dpr: str | None, found: float | None) -> None:
     ("width", "found"), [(None, None), ("640", 640), ("99999", 8192), ("0", None), ("0.5", None), ("x", None)]
 )
 def test_width_hint(width: str | None, found: int | None) -> None:
-    """A stated width counts up to the output limit; anything else is no hint."""
+    """A width above the output limit counts as the limit; other texts are no hint."""
     assert hinted_width_px(width) == found
 
 

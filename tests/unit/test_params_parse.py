@@ -1,4 +1,4 @@
-"""Targets to keys and texts: what a path may be, aliases, base64, repeats, and what is refused."""
+"""Parsing of request targets: paths, aliases, base64, repeats, values, and what is refused."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_paths_that_are_no_key_are_refused(path: str) -> None:
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_path_becomes_a_key_that_leaves_the_library(path: str) -> None:
-    """Whatever the path, it is refused or a key whose parts are plain names."""
+    """Any path is refused, or is a key whose parts are plain names."""
     try:
         key = parse_target(f"/{path.replace('?', '%3F')}").key
     except BadUrl:
@@ -104,14 +104,14 @@ def test_no_path_becomes_a_key_that_leaves_the_library(path: str) -> None:
 
 
 def test_a_target_over_the_limit_is_414() -> None:
-    """The length of the whole target counts, and the error tells both numbers."""
+    """The limit is for the whole target; the error has both numbers."""
     with pytest.raises(UriTooLong) as caught:
         parse_target("/a.jpg?x=" + "1" * 8000)
     assert (caught.value.status, caught.value.length, caught.value.limit) == (414, 8009, 8000)
 
 
-def test_mount_prefix_is_taken_off_where_it_is() -> None:
-    """Behind a prefix the key is what follows it; a path without the prefix is a key as it stands."""
+def test_a_mount_prefix_is_removed() -> None:
+    """A prefix is removed before the key; a path without it is a key, too."""
     assert parse_target("/img/a.jpg", mount_prefix="/img").key == "a.jpg"
     assert parse_target("/a.jpg", mount_prefix="/img").key == "a.jpg"
     assert parse_target("/imgs/a.jpg", mount_prefix="/img").key == "imgs/a.jpg"
@@ -135,12 +135,12 @@ def test_legacy_crop_part_is_a_rect(target: str) -> None:
 
 
 def test_a_rect_in_the_query_wins_over_the_legacy_part() -> None:
-    """With both, the query's rect counts."""
+    """If both are there, the query's rect counts."""
     assert parse_target("/a.jpg/C=W1,H2,X3,Y4?rect=5,6,7,8").texts["rect"] == "5,6,7,8"
 
 
 @pytest.mark.parametrize("path", ["/C=W1,H2,X3,Y4", "/a/C=W1,H2,X3", "/a/c=W1,H2,X3,Y4", "/a/C=W-1,H2,X3,Y4"])
-def test_what_only_looks_like_the_legacy_part_is_a_key(path: str) -> None:
+def test_a_path_that_looks_like_the_legacy_part_is_a_key(path: str) -> None:
     """Without a key before it, incomplete, or in another case, the part belongs to the key."""
     parsed = parse_target(path)
     assert parsed.key == path[1:]
@@ -226,7 +226,7 @@ def test_base64_of_the_official_clients() -> None:
 
 
 def test_unknown_names_are_reported_and_known_features_of_imgix_are_not() -> None:
-    """An unknown name can be told to a strict client; text, video and AI parameters pass in silence."""
+    """Unknown names are reported; imgix parameters for text, video and AI are not."""
     assert parse_query("mark-sclae=1&v=3&txt-font=x&bg-replace=y&w=1")[1] == ("mark-sclae", "v")
 
 
@@ -254,9 +254,9 @@ def test_unknown_names_are_reported_and_known_features_of_imgix_are_not() -> Non
         ("\u0663\u0663\u0663", None),
     ],
 )
-def test_colors(text: str, color: Colour | None) -> None:
+def test_colours(text: str, colour: Colour | None) -> None:
     """Keywords and hex of three, four, six and eight digits, the alpha first."""
-    assert parse_colour(text) == color
+    assert parse_colour(text) == colour
 
 
 def test_css_keywords_are_those_of_css() -> None:
@@ -379,7 +379,7 @@ VALUES: list[tuple[str, str, object]] = [
 
 @pytest.mark.parametrize(("name", "text", "value"), VALUES)
 def test_values(name: str, text: str, value: object) -> None:
-    """Leniently, a text gives its value, the nearest in range, or nothing."""
+    """In lenient mode a text gives its value, the nearest one in range, or None."""
     assert read_values({name: text}, Strictness()).get(table.BY_NAME[name]) == value
 
 
@@ -397,7 +397,7 @@ def test_values(name: str, text: str, value: object) -> None:
     ],
 )
 def test_values_that_are_never_valid(name: str, text: str) -> None:
-    """A size of nothing and a picture from elsewhere are refused even where parsing is lenient."""
+    """A size of 0 and the URL of another host are refused in lenient mode, too."""
     with pytest.raises(BadParameter) as caught:
         read_values({name: text}, Strictness())
     assert (caught.value.name, caught.value.value) == (name, text)
@@ -408,7 +408,7 @@ _SLOPPY = [("w", "abc"), ("q", "150"), ("fit", "cropp"), ("crop", "top,x"), ("dp
 
 @pytest.mark.parametrize(("name", "text"), _SLOPPY)
 def test_strict_mode_names_the_parameter_its_value_and_what_was_expected(name: str, text: str) -> None:
-    """What lenient parsing repairs or drops, strict parsing refuses, in words a developer can use."""
+    """Strict mode refuses what lenient mode corrects or drops, and says why."""
     with pytest.raises(BadParameter) as caught:
         read_values({name: text}, Strictness(is_strict=True))
     row = table.BY_NAME[name]
@@ -417,14 +417,14 @@ def test_strict_mode_names_the_parameter_its_value_and_what_was_expected(name: s
 
 @pytest.mark.parametrize(("name", "text"), _SLOPPY)
 def test_lenient_mode_keeps_a_note(name: str, text: str) -> None:
-    """What was repaired or dropped is told in the log."""
+    """A value that was corrected or dropped gives a note for the log."""
     strictness = Strictness()
     read_values({name: text}, strictness)
     assert strictness.notes == [f"{name}={text!r}: expected {table.BY_NAME[name].kind.expected}"]
 
 
 def test_notes_are_few_and_short() -> None:
-    """However long and many the foreign names and values are, the notes stay small and on one line each."""
+    """Many and long names and values give few short notes, each on one line."""
     _, unknown = parse_query("&".join(["w%0D%0A" * 500 + "=x%0D%0A"] * 100))
     strictness = Strictness()
     object_to_unknown(unknown, strictness)
@@ -450,7 +450,7 @@ def test_no_text_breaks_a_reader(name: str, text: str) -> None:
     st.text(alphabet="0123456789.,-:+abcflrxhv%", max_size=12),
 )
 def test_no_number_like_text_breaks_a_reader(name: str, text: str) -> None:
-    """The same for texts that nearly are numbers and lists."""
+    """The same for texts that are nearly numbers or lists."""
     try:
         read_values({name: text}, Strictness())
     except BadParameter as error:

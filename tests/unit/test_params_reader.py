@@ -1,4 +1,4 @@
-"""The reader of image URLs: it remembers what queries mean, and nobody can tell but by the time it takes."""
+"""The reader of image URLs remembers queries; its answers are the same as without memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TARGETS = (
 
 
 def answer(read: object, target: str, headers: ClientHeaders) -> ImageRequest | tuple[type[ImgproxyError], str]:
-    """What a reader makes of a target: the request, or the error as one can compare it."""
+    """Return the request, or the error in a form that can be compared."""
     assert callable(read)
     try:
         found = read(target, headers)
@@ -45,7 +45,7 @@ def answer(read: object, target: str, headers: ClientHeaders) -> ImageRequest | 
 
 @pytest.mark.parametrize("is_strict", [False, True])
 def test_a_reader_says_what_build_request_says(*, is_strict: bool) -> None:
-    """Every target means the same the first time and the second, on its own and after its query was seen elsewhere."""
+    """Each target gives the same twice, also after its query was read for another picture."""
     settings = UrlSettings(strict=is_strict, presets={"marked": {"mark": "logo.png"}})
     reader = RequestReader(settings, mount_prefix="/pre")
 
@@ -67,8 +67,8 @@ def test_pictures_share_the_plan_of_a_query() -> None:
     assert reader.read("/b.jpg?w=100&auto=format", LEGACY).plan != first
 
 
-def test_a_query_that_is_not_to_be_remembered_is_read_anew() -> None:
-    """What a stranger makes up does not stay in memory."""
+def test_a_query_is_not_remembered_with_is_remembered_false() -> None:
+    """Such a query gives an equal plan, but not the same object."""
     reader = RequestReader(UrlSettings())
     first = reader.read("/a.jpg?w=100", CHROME, is_remembered=False).plan
     again = reader.read("/b.jpg?w=100", CHROME, is_remembered=False).plan
@@ -76,8 +76,8 @@ def test_a_query_that_is_not_to_be_remembered_is_read_anew() -> None:
     assert again is not first
 
 
-def test_the_longest_target_is_as_long_as_ever() -> None:
-    """The limit is on the target as it came, to the character."""
+def test_the_limit_is_for_the_whole_target() -> None:
+    """A target of `max_url_chars` is read; one character more is refused."""
     reader = RequestReader(UrlSettings(max_url_chars=100))
     longest = "/a?w=1&dl=".ljust(100, "x")
     assert reader.read(longest, CHROME).key == "a"
@@ -85,8 +85,8 @@ def test_the_longest_target_is_as_long_as_ever() -> None:
         reader.read(f"{longest}x", CHROME)
 
 
-def test_the_path_is_complained_of_first() -> None:
-    """Where path and query are both wrong, it is the path that is named."""
+def test_a_wrong_path_is_reported_before_a_wrong_query() -> None:
+    """If path and query are both wrong, the error names the path."""
     reader = RequestReader(UrlSettings(strict=True))
     with pytest.raises(BadUrl):
         reader.read("//a.jpg?w=x", CHROME)
@@ -95,7 +95,7 @@ def test_the_path_is_complained_of_first() -> None:
 
 
 def test_equal_plans_have_equal_hashes_and_one_family() -> None:
-    """A plan is found in a dictionary by what it is; plans that differ in their width alone are of one family."""
+    """Equal plans are the same dictionary key; plans that differ only in their width are of one family."""
     reader = RequestReader(UrlSettings())
     plans = [
         reader.read(f"/a.jpg?{query}", LEGACY, is_remembered=False).plan for query in ("w=100", "w=100&q=", "w=200")

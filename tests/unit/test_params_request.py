@@ -1,4 +1,4 @@
-"""From an image URL to its plan: what each parameter means, when it counts, and what the answer depends on."""
+"""From image URLs to plans: what each parameter means, when it has an effect, and what `Vary` names."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def plan(query: str, headers: ClientHeaders = LEGACY, settings: UrlSettings = LE
     ],
 )
 def test_nothing_to_render_gives_the_original(query: str) -> None:
-    """Without a parameter that renders, the original's bytes are asked for, and the answer never varies."""
+    """Without a parameter that renders there is no plan, and no `Vary`."""
     found = request(query, CHROME)
     assert (found.plan, found.vary) == (None, ())
 
@@ -83,7 +83,7 @@ def test_any_rendering_parameter_renders(query: str) -> None:
 
 
 def test_legacy_crop_part_renders() -> None:
-    """The crop part of the path alone is a rendering."""
+    """The crop part of the path alone makes a plan."""
     found = build_request("/a.jpg/C=W10,H20,X1,Y2", LEGACY, LENIENT)
     assert found.key == "a.jpg"
     assert found.plan == plan("rect=1,2,10,20")
@@ -152,19 +152,19 @@ RESIZES: list[tuple[str, Resize]] = [
 
 @pytest.mark.parametrize(("query", "resize"), RESIZES)
 def test_resize(query: str, resize: Resize) -> None:
-    """Size, fit and crop come out canonical: what has no effect is at its default."""
+    """Size, fit and crop are canonical: values without effect are at their defaults."""
     assert plan(query).resize == resize
 
 
 def test_full_width_counts_with_padding() -> None:
-    """w=1 is the source's size and no size at all, unless padding has to fit inside it."""
+    """w=1 is the size of the source, so it is dropped, unless padding has to fit inside it."""
     assert plan("w=1&pad=10").resize == Resize(Ratio(1.0))
     assert plan("pad=10").resize == Resize()
 
 
 @pytest.mark.parametrize("query", ["w=0", "h=-3", "w=0.0", "mark=http://elsewhere.example/x.png"])
-def test_what_is_never_valid_is_refused_leniently_too(query: str) -> None:
-    """A size of nothing, and pictures from elsewhere, are 400 in every mode."""
+def test_values_that_are_never_valid_are_refused_in_lenient_mode(query: str) -> None:
+    """A size of 0 and URLs of other hosts are 400 in both modes."""
     with pytest.raises(BadParameter):
         request(query)
 
@@ -226,19 +226,19 @@ PLANS: list[tuple[str, RenderPlan]] = [
 
 @pytest.mark.parametrize(("query", "expected"), PLANS)
 def test_plans(query: str, expected: RenderPlan) -> None:
-    """Each parameter lands where it belongs, scaled by dpr, and only where it has an effect."""
+    """Each parameter sets its field, scaled by dpr, if it has an effect."""
     assert plan(query) == expected
 
 
 def test_an_image_is_not_its_own_watermark() -> None:
-    """A mark that names the picture itself is a loop: 400, as imgix documents it."""
+    """A mark that names the picture itself is 400, as in imgix."""
     with pytest.raises(BadParameter, match="another image"):
         request("mark=/a.jpg")
 
 
 @pytest.mark.parametrize("mark", ["../secret", "a//b", "a%00", "%2Fa%2F..%2Fb"])
 def test_a_watermark_is_a_key(mark: str) -> None:
-    """A watermark's path obeys the rules of keys; control characters are dropped before."""
+    """The path of a watermark follows the rules of keys, after control characters are removed."""
     if mark == "a%00":
         assert plan(f"mark={mark}").mark == Mark("a")
     else:
@@ -315,7 +315,7 @@ OUTPUTS: list[tuple[str, ClientHeaders, Output]] = [
     ],
 )
 def test_the_size_cap_of_avif(query: str, cap_pixels: int, expected: int | None) -> None:
-    """The cap goes with an AVIF that was chosen for the client, not with one the URL asks for by name."""
+    """The limit applies to an AVIF that auto=format chose, not to fm=avif."""
     request = build_request(f"/k.jpg?{query}", CHROME, UrlSettings(avif_max_pixels=cap_pixels))
     assert request.plan is not None
     assert (request.plan.output.format, request.plan.output.avif_max_pixels) == (Format.AVIF, expected)
@@ -323,7 +323,7 @@ def test_the_size_cap_of_avif(query: str, cap_pixels: int, expected: int | None)
 
 @pytest.mark.parametrize(("query", "headers", "output"), OUTPUTS)
 def test_output(query: str, headers: ClientHeaders, output: Output) -> None:
-    """Format and encoder knobs, for a client with AVIF, one with WebP and one with neither."""
+    """Format and encoder options, for clients with AVIF, with WebP and with neither."""
     assert plan(query, headers).output == output
 
 
@@ -333,13 +333,13 @@ def test_json_describes_the_original_whatever_else_is_asked() -> None:
 
 
 @pytest.mark.parametrize("still", ["jpg", "png", "png8"])
-def test_stills_have_no_play(still: str) -> None:
-    """Loop, speed and direction say nothing about a format without animation."""
+def test_still_formats_drop_animation_parameters(still: str) -> None:
+    """Loop, speed and direction have no effect on a format without animation."""
     assert plan(f"fm={still}&loop=3&fps=5&reverse=1&frame=2-4").frames == Frames(first=2)
 
 
 def test_background_of_jpeg_is_white_anyway() -> None:
-    """A white background says nothing more for JPEG, and much for PNG."""
+    """A white background changes nothing for JPEG; it does for PNG."""
     assert plan("fm=jpg&bg=fff").background == TRANSPARENT_WHITE
     assert plan("fm=png&bg=fff").background == Colour(255, 255, 255)
 
@@ -381,7 +381,7 @@ def test_configured_metadata_policy_holds_unless_the_url_says_otherwise() -> Non
     ],
 )  # fmt: skip
 def test_vary_names_what_the_answer_depends_on(query: str, vary: tuple[str, ...]) -> None:
-    """Vary holds the headers that could have changed the plan, and no other."""
+    """`Vary` has the headers that can change the plan, and no others."""
     for headers in (CHROME, LEGACY):
         assert request(query, headers).vary == vary
 
@@ -398,7 +398,7 @@ _OTHERS = {
     "query", ["w=9", "auto=format", "w=9&ch=width", "w=9&ch=dpr", "ch=save-data", "ch=dpr", "fm=png&ch=save-data"]
 )
 def test_a_header_outside_vary_changes_nothing_and_one_in_it_does(query: str) -> None:
-    """Against real plans: a header not in Vary never changes the plan; one in it can."""
+    """A header that is not in `Vary` never changes the plan; one that is can."""
     plain = request(query, ClientHeaders())
     for name, headers in _OTHERS.items():
         changed = request(query, headers)
@@ -417,7 +417,7 @@ def test_client_hints_replace_size_and_ratio() -> None:
 
 
 def test_save_data_lowers_the_default_quality_only() -> None:
-    """Save-Data makes 45 the default where the URL follows it; an explicit q stays."""
+    """With ch=save-data the default quality is 45; an explicit q stays."""
     saving = ClientHeaders(save_data="on")
     assert plan("fm=jpg&ch=save-data", saving).output.quality == 45
     assert plan("fm=jpg&ch=save-data&q=90", saving).output.quality == 90
@@ -427,8 +427,8 @@ def test_save_data_lowers_the_default_quality_only() -> None:
 # --- delivery ------------------------------------------------------------------------------------------------------
 
 
-def test_expires_is_a_unix_time_or_gone() -> None:
-    """Digits are a time; anything else is answered as expired, in every mode."""
+def test_expires_is_a_unix_time_or_an_error() -> None:
+    """Digits are a time; any other text counts as expired, in both modes."""
     assert request("expires=1700000000").expires_at_s == 1_700_000_000
     assert request("w=9").expires_at_s is None
     assert (request("expires=" + "9" * 400).expires_at_s or 0) > 10**14
@@ -456,7 +456,7 @@ def test_download_names_are_harmless(text: str | None, name: str | None) -> None
 
 
 def test_download_names_are_short() -> None:
-    """A name is cut to what file systems take, on a character's border."""
+    """A name is cut to 200 bytes, between characters."""
     name = safe_name("ä" * 500)
     assert name is not None
     assert len(name.encode()) <= 200
@@ -465,8 +465,8 @@ def test_download_names_are_short() -> None:
 # --- configuration -------------------------------------------------------------------------------------------------
 
 
-def test_defaults_count_where_the_url_says_nothing_and_auto_adds_up() -> None:
-    """The URL overrides configured defaults, and its auto values join theirs."""
+def test_the_url_wins_over_defaults_and_auto_adds_up() -> None:
+    """The URL wins over configured defaults; the values of auto add up."""
     settings = UrlSettings.model_validate({"defaults": {"auto": "format", "q": 60, "width": 500}})
     assert plan("fm=jpg", SAFARI, settings).output.format is Format.WEBP
     assert plan("w=100&auto=compress", LEGACY, settings).output == Output(
@@ -509,7 +509,7 @@ def test_configured_parameters_are_checked_at_start(section: dict[str, object]) 
         UrlSettings.model_validate(section)
 
 
-def test_width_ladder_snaps_up_and_takes_the_rest_along() -> None:
+def test_width_ladder_raises_the_width_and_scales_the_rest() -> None:
     """A width between two steps becomes the upper one, and height and padding grow by the same factor."""
     settings = UrlSettings(width_ladder_px=(800, 400, 1600))
     assert plan("w=200&h=100&pad=10", LEGACY, settings) == plan("w=400&h=200&pad=20")
@@ -520,7 +520,7 @@ def test_width_ladder_snaps_up_and_takes_the_rest_along() -> None:
 
 
 def test_avif_can_be_turned_off() -> None:
-    """auto_avif=false gives WebP to those who accept AVIF; fm=avif is still AVIF."""
+    """With auto_avif=false clients with AVIF get WebP; fm=avif is still AVIF."""
     settings = UrlSettings(auto_avif=False)
     assert plan("auto=format", CHROME, settings).output.format is Format.WEBP
     assert plan("fm=avif", CHROME, settings).output.format is Format.AVIF

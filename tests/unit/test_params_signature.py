@@ -60,7 +60,7 @@ def test_vectors_of_the_official_clients_verify_and_are_reproduced(token: str, t
 
 @pytest.mark.parametrize(("token", "target", "digest"), VECTORS)
 def test_one_changed_character_anywhere_is_refused(token: str, target: str, digest: str) -> None:
-    """Whatever single character of path, query or signature changes, the signature is refused."""
+    """A change of any single character of path, query or signature is refused."""
     good = signed(target, digest)
     for position in range(1, len(good)):
         other = "0" if good[position] != "0" else "1"
@@ -68,7 +68,7 @@ def test_one_changed_character_anywhere_is_refused(token: str, target: str, dige
 
 
 def test_the_official_python_client_and_this_service_agree() -> None:
-    """A URL of the `imgix` package from PyPI verifies as it stands on the wire."""
+    """A URL made by the `imgix` package verifies as it is."""
     builder = imgix.UrlBuilder("images.example", sign_key="FOO123bar", include_library_param=True)
     url = builder.create_url("/ein bild/ä+b&c.jpg", {"w": 400, "txt": "a+b c/ü", "rect": "1,2,3,4"})
     assert verify(url.removeprefix("https://images.example"), ["FOO123bar"])
@@ -76,7 +76,7 @@ def test_the_official_python_client_and_this_service_agree() -> None:
 
 
 def test_signature_counts_wherever_it_stands() -> None:
-    """`s` may stand first, in the middle or last: what is signed is the rest in its order."""
+    """`s` may be first, in the middle or last; the rest is signed in its order."""
     digest = "c7b86f666a832434dd38577e38cf86d1"
     for query in (f"s={digest}&w=400&h=300", f"w=400&s={digest}&h=300", f"w=400&h=300&s={digest}"):
         assert verify(f"/users/1.png?{query}", ["FOO123bar"])

@@ -39,7 +39,7 @@ class Stop:
 
 
 def within(pictures: Sequence[Picture], *, pixels_max: int, bytes_max: int) -> list[Picture]:
-    """Return the pictures within the limits of the edge. If there are none, the smallest, whose answer names the limit."""
+    """Return the pictures within the limits of the edge, or else the smallest: its answer names the limit."""
     taken = [item for item in pictures if item.pixels <= pixels_max and item.size_bytes <= bytes_max]
     return taken or [min(pictures, key=lambda item: item.pixels)]
 
