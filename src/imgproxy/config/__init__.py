@@ -1,0 +1,1 @@
+"""The configuration: sections of settings, read from a TOML file and the environment."""
