@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check format bench lock clean
+.PHONY: demo test test-slow check format docs bench lock clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml requirements-build.lock requirements-dev.lock
@@ -30,6 +30,11 @@ check: $(READY) ## lint, format, types
 format: $(READY)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules
+	$(BIN)/python -m imgproxy.params.document
+	$(BIN)/imgproxy check --example > config.example.toml
+	$(BIN)/python -m tools.module_map
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
 	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
