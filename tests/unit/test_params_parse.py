@@ -234,7 +234,7 @@ def test_unknown_names_are_reported_and_known_features_of_imgix_are_not() -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "color"),
+    ("text", "colour"),
     [
         ("red", Colour(255, 0, 0)),
         ("RebeccaPurple", Colour(0x66, 0x33, 0x99)),
