@@ -154,6 +154,14 @@ class Metrics:
         self.renders = Counter(
             "imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"), registry=self.registry
         )
+        self.refused = Counter(
+            "imgproxy_refused", "requests refused by admission, by rule", ("rule",), registry=self.registry
+        )
+        self.failed_after_answer = Counter(
+            "imgproxy_failed_after_answer",
+            "requests that failed after another request had written their answer",
+            registry=self.registry,
+        )
         self.render_process_ends = Counter(
             "imgproxy_render_process_ends",
             "render processes that ended, by reason",

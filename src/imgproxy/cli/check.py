@@ -62,14 +62,14 @@ def _check_cache(directory: Path) -> int:
 
 async def _check_secrets_and_origin(settings: Settings) -> int:
     """Read every file of secrets, and call the origin with its token."""
-    from imgproxy.edge.app import PROBE_ENTRY, library_client  # noqa: PLC0415 other commands start faster without it
+    from imgproxy.edge.origin import library_client, probe  # noqa: PLC0415 other commands start faster without it
 
     try:
         signing_tokens(settings.signing)
         webhook_secrets(settings.webhook)
         secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
         async with library_client(settings.origin) as library:
-            await library.get_entries(ids=(PROBE_ENTRY,))
+            await probe(library)
     except ConfigError as error:
         for problem in error.problems:
             _bad(problem)

@@ -21,7 +21,6 @@ from imgproxy.background import Background
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
-from imgproxy.config.settings import Settings
 from imgproxy.delivery.batching import Batches
 from imgproxy.delivery.delivery import Delivery
 from imgproxy.delivery.fallback import Fallback
@@ -55,6 +54,7 @@ from imgproxy.workers.pool import RenderPool
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from imgproxy.config.settings import Settings
     from imgproxy.workers.job import Lane
 
 log = logging.getLogger(__name__)
