@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.cache.purge_event import Purged, PurgeEvent
-from imgproxy.delivery.settling import Settling
+from imgproxy.delivery.settling import PARALLEL, Settling
 from imgproxy.errors import OriginUnreachable
 from tests.support.jumping_loop import JumpingLoop
 
@@ -31,12 +31,15 @@ class Site:
         self.failures: defaultdict[str, list[Exception]] = defaultdict(list)
         self.checked: list[tuple[str, float]] = []
         self.noted: list[tuple[str, float]] = []
+        self.answers: dict[str, asyncio.Event] = {}  # keys whose check waits for the origin's answer
         journal = SimpleNamespace(settling=self.read_left, settled=self.note)
         originals = SimpleNamespace(revalidate=self.revalidate)
         self.settling = Settling(self.event, journal, originals, settle_s=SETTLE_S, retry_max_s=RETRY_MAX_S)  # type: ignore[arg-type]
 
     async def revalidate(self, key: str) -> None:
         self.checked.append((key, asyncio.get_running_loop().time()))
+        if key in self.answers:
+            await self.answers[key].wait()
         if self.failures[key]:
             raise self.failures[key].pop(0)
 
@@ -71,7 +74,7 @@ def run(steps: Callable[[Site], Awaitable[None]], *, left: dict[str, float] | No
 
 
 def test_keys_are_checked_in_the_order_of_their_purges_when_the_settle_time_ends() -> None:
-    """One task serves all of them; a purge without a settle time needs no check."""
+    """No task waits for each of them; a purge without a settle time needs no check."""
 
     async def steps(site: Site) -> None:
         tasks = len(asyncio.all_tasks())
@@ -104,6 +107,22 @@ def test_a_check_that_fails_is_repeated_with_growing_waits(error: Exception) -> 
     assert [at_s for key, at_s in checked if key == "bad"] == [
         pytest.approx(SETTLE_S + wait_s, abs=1) for wait_s in (0, 1, 3, 7, 11)
     ]
+
+
+def test_a_slow_answer_does_not_hold_up_the_other_keys() -> None:
+    """The keys behind it are checked in time, and never more than a few at once."""
+
+    async def steps(site: Site) -> None:
+        site.answers["slow"] = asyncio.Event()
+        for key in ("slow", *(f"{number:02}" for number in range(3 * PARALLEL))):
+            site.purge(key)
+        while len(site.noted) < 3 * PARALLEL:
+            await asyncio.sleep(1)
+        site.answers["slow"].set()
+
+    checked = run(steps)
+
+    assert max(at_s for _, at_s in checked) < SETTLE_S + 1
 
 
 def test_a_later_purge_of_a_key_replaces_its_check() -> None:

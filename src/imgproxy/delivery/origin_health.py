@@ -1,8 +1,8 @@
 """
-Whether the Media Library, and our token for it, are all right.
+The health of the origin: whether the Media Library answers, and whether it accepts our token.
 
-A 403 for one picture is a revocation. A 401, or a 403 for everything, is a dead token: then nothing may be taken for
-revoked, the cache goes on serving within its bound, and `/-/ready` and a metric say so.
+A 403 for one picture is a revocation. A 401, or a 403 for every picture, means that the token is refused. Then no
+picture counts as revoked: the cache serves within `stale_if_error_s`, and `/-/ready` and a metric say so.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# From so many refusals on, without an answer of another kind in between, they are more likely one fault than as many
-# revocations.
+# So many refusals in a row are more likely one fault than as many revocations.
 SUSPICIOUS_RUN = 3
 
 
 class OriginHealth:
-    """Counts what the origin says. `probe` makes one API call that needs the token and names no picture."""
+    """Learns from the origin's answers. `probe` makes an API call that needs the token and names no picture."""
 
     def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:
         self._probe = probe
@@ -35,7 +34,7 @@ class OriginHealth:
         self.is_down = False
 
     def served(self) -> None:
-        """The origin answered for a picture: the token works."""
+        """Note that the origin answered for a picture: the token works."""
         if self.is_token_dead:
             log.warning("the Media Library accepts the token again")
         self.is_token_dead = False
@@ -43,23 +42,23 @@ class OriginHealth:
         self._refused_in_a_row = 0
 
     def denied(self) -> None:
-        """The origin refused the token."""
+        """Note that the origin refused the token."""
         if not self.is_token_dead:
             log.error("the Media Library refuses the token; cached pictures are served within stale_if_error_s")
         self.is_token_dead = True
         self.is_down = False
 
     def failed(self) -> None:
-        """The origin could not be reached."""
+        """Note that the origin could not be reached."""
         self.is_down = True
 
     async def is_refusing_everything(self) -> bool:
         """
-        Whether the 403 that just came is due to the token, by trying that on something that cannot be revoked.
+        Whether the 403 that just came is due to the token: try the token on something that cannot be revoked.
 
-        Every 403 is tried, as believing one deletes a picture. Those that come at the same time share one try, which
-        began after all of them. Where the try comes to nothing (a 503, a timeout), a single refusal is believed, as a
-        takedown must not wait for the API; a run of them is not, as it would purge the cache picture by picture.
+        Every 403 is tried, because believing one purges a picture. 403s that come at the same time share a try that
+        began after all of them. If the try fails (a 503, a timeout), a single 403 is believed, as a takedown must not
+        wait for the API. Several in a row are not: they would purge the cache picture by picture.
         """
         self._refused_in_a_row += 1
         begun = self._probes_begun
@@ -69,11 +68,11 @@ class OriginHealth:
                 await self.check()
         if self.is_token_dead or self._refused_in_a_row < SUSPICIOUS_RUN:
             return self.is_token_dead
-        log.error("%d refusals in a row, and the token cannot be tried: not believed", self._refused_in_a_row)
+        log.error("%d refusals in a row are not believed: the token cannot be tried", self._refused_in_a_row)
         return True
 
     async def check(self) -> ImgproxyError | None:
-        """Try the token on an API call; what came of it is returned, and noted."""
+        """Try the token on an API call, note the result, and return the error if there is one."""
         try:
             await self._probe()
         except (OriginDenied, Revoked) as error:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
+# Checks at a time: a purge of many keys must not flood the origin, and a slow answer must not hold up the other keys.
+PARALLEL = 4
+# A check is due this long before its time: sums of floating-point times are never exact.
+DUE_S = 0.001
 
 
 class _Check(NamedTuple):
@@ -36,7 +40,7 @@ class _Check(NamedTuple):
 
 
 class Settling:
-    """Checks keys one after the other, in the order in which they are due."""
+    """Checks keys in the order in which they are due, a few at a time."""
 
     def __init__(
         self, purged: PurgeEvent, journal: Journal, originals: Originals, *, settle_s: float, retry_max_s: float
@@ -49,6 +53,7 @@ class Settling:
         self._due_at_s: dict[str, float] = {}  # by key; a check with an earlier time was replaced by a later purge
         self._checks: list[_Check] = []
         self._news = asyncio.Event()
+        self._turns = asyncio.Semaphore(PARALLEL)
         self._background = Background("settling")
         purged.subscribe(self._note)
 
@@ -82,14 +87,21 @@ class Settling:
         while True:
             self._news.clear()
             wait_s = self._checks[0].at_s - asyncio.get_running_loop().time() if self._checks else None
-            if wait_s is not None and wait_s <= 0:
-                await self._check(heappop(self._checks))
+            if wait_s is not None and wait_s <= DUE_S:
+                await self._turns.acquire()
+                self._background.begin(self._check_in_turn, heappop(self._checks))
                 continue
             try:
                 async with asyncio.timeout(wait_s):
                     await self._news.wait()
             except TimeoutError:
                 continue
+
+    async def _check_in_turn(self, check: _Check) -> None:
+        try:
+            await self._check(check)
+        finally:
+            self._turns.release()
 
     async def _check(self, check: _Check) -> None:
         if self._due_at_s.get(check.key) != check.due_at_s:
@@ -111,3 +123,4 @@ class Settling:
         wait_s = min(RETRY_FIRST_S * 2.0 ** min(check.failures, 20), self._retry_max_s)
         at_s = asyncio.get_running_loop().time() + wait_s
         heappush(self._checks, check._replace(at_s=at_s, failures=check.failures + 1))
+        self._news.set()

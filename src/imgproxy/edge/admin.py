@@ -48,7 +48,7 @@ NUMBER_MAX_DIGITS = 18
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route: its method, whether it is open to everyone, and what answers it (given the rest of the path)."""
+    """A route: its method, whether it needs no token, and its function, which is given the rest of the path."""
 
     method: str
     is_open: bool
@@ -56,7 +56,7 @@ class Route:
 
 
 class AdminRoutes:
-    """Everything that is not an image."""
+    """Answers every request that is not for an image."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class AdminRoutes:
 
     @staticmethod
     def covers(path: str) -> bool:
-        """Whether a raw path is ours and not an image's."""
+        """Whether a raw path is an admin route and not an image."""
         return path.startswith(("/-/", "/api/v1/")) or path == "/-"
 
     async def handle(self, request: web.BaseRequest, target: str) -> web.Response:
@@ -112,7 +112,7 @@ class AdminRoutes:
         return await found.answer(request, rest)
 
     async def purge_key(self, request: web.BaseRequest, target: str) -> web.Response:
-        """PURGE /{key}: the key alone counts, whatever parameters the URL has."""
+        """Answer PURGE /{key}. The parameters of the URL do not matter."""
         self.authorize(request)
         parsed = parse_target(target.split("?", 1)[0], mount_prefix=self._settings.signing.mount_prefix)
         return _receipt(await self._purges.purge_keys([parsed.key], reason="manual"))
@@ -122,7 +122,7 @@ class AdminRoutes:
         Check the admin token, in constant time.
 
         Raises:
-            Unauthorized: it is missing or wrong, or none is configured.
+            Unauthorized: it is missing or wrong, or no token is configured.
         """
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         raw = given.strip().encode("utf-8", "surrogateescape")
@@ -176,7 +176,7 @@ class AdminRoutes:
         return _receipt(await self._purges.purge_keys(await self._read_keys(request), reason="manual"))
 
     async def _read_keys(self, request: web.BaseRequest) -> list[str]:
-        """The keys of a body; a leading slash is taken off. Raises BadPurge."""
+        """Read the keys of a body, without a leading slash. Raises BadPurge."""
         body = await read_json(request, self._settings.purge.max_body_bytes)
         keys = body.get("keys") if isinstance(body, dict) else None
         if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
@@ -186,7 +186,7 @@ class AdminRoutes:
         return [_checked_key(key) for key in keys]
 
     async def _receipts(self, request: web.BaseRequest, rest: str) -> web.Response:
-        """The latest receipts, of all or of one entry or key."""
+        """Answer with the latest receipts: of everything, of an entry, or of a key."""
         del rest
         asked = request.query
         entry, key, limit = asked.get("entry"), asked.get("key"), asked.get("limit", str(RECEIPTS_LISTED))
@@ -227,12 +227,12 @@ class AdminRoutes:
         return _json((await self._warming.warm(keys)).as_json())
 
     async def _purge_url(self, request: web.BaseRequest, rest: str) -> web.Response:
-        """Imgix's purge API: a JSON:API body with the URL of a picture, whose query does not matter."""
+        """Answer imgix's purge API: a JSON:API body with the URL of a picture. The query does not matter."""
         del rest
         body = await read_json(request, self._settings.purge.max_body_bytes)
         try:
             url = body["data"]["attributes"]["url"]
-            str(url).encode()  # it is repeated in the answer
+            str(url).encode()  # the answer repeats it, so it must be text
             path = urlsplit(url).path if isinstance(url, str) else ""
         except (TypeError, KeyError, ValueError):
             path = ""
@@ -254,7 +254,7 @@ class AdminRoutes:
 
 
 def _entry_of(rest: str) -> str:
-    """The entry's id at the end of a path. Raises BadPurge."""
+    """Return the entry id at the end of a path. Raises BadPurge."""
     entry = unquote(rest)
     if not is_entry_id(entry):
         raise BadPurge("The path must end in the id of one entry, e.g. /-/purge/entries/PNIi08x4UdEA.")
@@ -267,7 +267,7 @@ def _is_number(text: str) -> bool:
 
 
 def _checked_key(key: str) -> str:
-    """A key as a request for its picture would name it. Raises BadUrl."""
+    """Return a key as a request for its picture names it. Raises BadUrl."""
     try:
         key.encode()
     except UnicodeEncodeError:

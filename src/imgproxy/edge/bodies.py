@@ -1,4 +1,4 @@
-"""The bodies of purges and events: bounded in size and in time."""
+"""The bodies of purge requests and events, read with a limit in size and in time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from imgproxy.errors import BadPurge, PayloadTooLarge, RequestTooSlow
 if TYPE_CHECKING:
     from aiohttp import web
 
-# A body of purges or an event is a few kilobytes.
+# The body of a purge or an event has a few kilobytes.
 BODY_S = 30.0
 
 
 async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     """
-    The request's body.
+    Read the request's body.
 
     Raises:
         PayloadTooLarge: it is longer than `max_bytes`; no more than that is read.
+        RequestTooSlow: it did not come within BODY_S.
+        BadPurge: it broke off.
     """
     if request.content_length is not None and request.content_length > max_bytes:
         raise PayloadTooLarge(max_bytes)
@@ -44,7 +46,7 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
 
 async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:
     """
-    The request's body as JSON, whatever its Content-Type says.
+    Read the request's body as JSON, whatever its Content-Type says.
 
     Raises:
         BadPurge: it is not JSON.

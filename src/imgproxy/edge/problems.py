@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: one JSON shape, a stable type, never a token, a path or a traceback."""
+"""Errors as problem details (RFC 9457): one JSON shape, a stable type, no token, no path, no traceback."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from imgproxy.config.sections import FreshnessSettings
 
 TYPE_PREFIX = "urn:imgproxy:problem:"
-# Lies in the URL or in the picture: the same request gets the same answer for a while.
+# The cause is in the URL or in the picture: the same request gets the same answer for a while.
 _CACHEABLE = (BadParameter, BadUrl, DecodeFailed, Expired, ImageRefused, UriTooLong)
-# What may as well lie in the machine: a process that was killed, a machine that was busy.
+# The cause may also be in the machine: a process was killed, or the machine was busy.
 _DOUBTFUL = (RenderCrashed, RenderTimeout)
-# Clients that are all told the same second come back in the same second.
+# Clients that are told the same second would come back in the same second.
 RETRY_JITTER = 0.5
 
 
@@ -42,12 +42,12 @@ def problem_response(
     error: ImgproxyError, *, freshness: FreshnessSettings, negative_ttl_s: int | None = None, is_head: bool = False
 ) -> web.Response:
     """
-    The answer for an error.
+    Return the answer for an error.
 
     Args:
         error: what happened.
         freshness: how long errors may be cached.
-        negative_ttl_s: what is left of a remembered refusal, which bounds the answer's lifetime.
+        negative_ttl_s: for how long a remembered refusal still holds; it bounds the answer's lifetime.
         is_head: leave out the body.
     """
     kind = error.code.replace("_", "-")
@@ -80,7 +80,7 @@ def problem_response(
 
 
 def jittered_s(wait_s: int) -> int:
-    """A Retry-After of at least this many seconds, another one each time."""
+    """Return a Retry-After of at least this many seconds, with jitter."""
     return wait_s + round(random.uniform(0, RETRY_JITTER) * max(wait_s, 2))
 
 
