@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,109 +11,25 @@ import pytest
 from imgproxy.errors import BadUrl, NotFound, OriginUnreachable, Revoked, SourceTooLarge
 from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
 from imgproxy.medialibrary.operations import Archive
+from tests.support.scripted_origin import (
+    EMPTY_LIST,
+    GOOD,
+    Reply,
+    Request,
+    client_of,
+    drops,
+    hangs,
+    hangs_in_the_body,
+    origin,
+    says,
+)
 
 if TYPE_CHECKING:
-    import ssl
     from pathlib import Path
-
-Reply = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    method: str
-    target: str
-    headers: dict[str, str]
-
-
-@dataclass(slots=True)
-class Origin:
-    """A scripted server: each request gets the next reply, the last one for ever."""
-
-    replies: list[Reply]
-    url: str = ""
-    requests: list[Request] = field(default_factory=list)
-    connections: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.connections.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                method, target, _ = head[0].split(" ")
-                pairs = (line.split(": ", 1) for line in head[1:] if line)
-                request = Request(method, target, {name.lower(): value for name, value in pairs})
-                if length := int(request.headers.get("content-length", "0")):
-                    await reader.readexactly(length)
-                self.requests.append(request)
-                reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-                await reply(request, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            self.connections.discard(task)
-
-
-@asynccontextmanager
-async def origin(*replies: Reply, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
-    """An origin that answers with these, one after the other; with `tls` as https://localhost."""
-    scripted = Origin(list(replies))
-    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=tls)
-    base = "http://127.0.0.1" if tls is None else "https://localhost"
-    scripted.url = f"{base}:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield scripted
-    finally:
-        server.close()
-        for task in list(scripted.connections):
-            task.cancel()
-        await asyncio.gather(*scripted.connections, return_exceptions=True)
-        await server.wait_closed()
-
-
-def says(head: str, body: bytes = b"", *, is_last: bool = False) -> Reply:
-    """A reply as raw bytes; with `is_last` the connection ends after it."""
-
-    async def reply(_: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(f"HTTP/1.1 {head}\r\n\r\n".encode("latin-1") + body)
-        await writer.drain()
-        if is_last:
-            raise ConnectionAbortedError
-
-    return reply
-
-
-async def hangs(_: Request, writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
-
-
-async def hangs_in_the_body(_: Request, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
-    await writer.drain()
-    await asyncio.Event().wait()
-
-
-async def drops(_: Request, writer: asyncio.StreamWriter) -> None:
-    raise ConnectionAbortedError
-
-
-GOOD = says('200 OK\r\ncontent-length: 5\r\netag: "e"', b"hello")
-EMPTY_LIST = says("200 OK\r\ncontent-length: 14", b'{"results":[]}')
-
-
-def client_of(
-    server: Origin, *, token: TokenSource | None = None, timeout_s: float = 20.0, max_attempts: int = 3
-) -> MediaLibraryClient:
-    source = token or TokenSource.literal("T")
-    return MediaLibraryClient(server.url, token=source, timeout_s=timeout_s, max_attempts=max_attempts)
-
 
 BAD_BODIES: dict[str, Reply] = {
     "too short": says("200 OK\r\ncontent-length: 50", b"hello", is_last=True),
-    "too long": says("200 OK\r\ncontent-length: 5", b"helloHTTP/1.1 200 OK\r\n"),
+    "too long": says("200 OK\r\ncontent-length: 5", b"hello and more"),
     "cut in a chunk": says("200 OK\r\ntransfer-encoding: chunked", b"5\r\nhel", is_last=True),
     "no end of chunks": says("200 OK\r\ntransfer-encoding: chunked", b"5\r\nhello\r\n", is_last=True),
     "no HTTP": says("nonsense"),
@@ -281,8 +194,8 @@ REFUSALS = [
     ("403 Forbidden", b'{"message": "The requested image is revoked or marked as invalid"}', errors.Forbidden),
     ("403 Forbidden", b"<html>blocked, revoked, whatever</html>", errors.Unauthorized),
     ("401 Unauthorized", b"", errors.Unauthorized),
-    ("404 Not Found", b'{"error_details": {"name": "NotFound", "message": "No image found."}}', errors.NotFound),
-    ("404 Not Found", b"default backend - 404", errors.NotFound),
+    ("404 Not Found", b'{"error_details": {"name": "NotFound", "message": "No image found."}}', errors.LibraryNotFound),
+    ("404 Not Found", b"default backend - 404", errors.LibraryNotFound),
     ("410 Gone", b"{}", errors.VersionGone),
     ("400 Bad Request", b'{"error_details": {"key": "no"}}', errors.ValidationFailed),
     ("500 Oh", b"", errors.UnexpectedStatus),
@@ -306,7 +219,7 @@ async def test_what_a_refusal_means(
     error = refused.value
     assert type(error) is expected
     assert error.where == "GET /api/2026-05/mediaLibrary/serve-image/a/b.jpg"
-    if isinstance(error, errors.NotFound):
+    if isinstance(error, errors.LibraryNotFound):
         assert error.is_api_answer == body.startswith(b"{")
         assert isinstance(error, NotFound)
     if isinstance(error, errors.Forbidden):

@@ -329,7 +329,7 @@ async def test_the_client_reads_keys_and_usage_and_errors() -> None:
         (usage,) = await client.usage_log("x")
         with pytest.raises(errors.ValidationFailed) as invalid:
             await client.patch_entry("bad", Archive())
-        with pytest.raises(errors.NotFound) as missing:
+        with pytest.raises(errors.LibraryNotFound) as missing:
             await client.patch_entry("gone", Archive())
 
     assert keys == tuple(KEYS)

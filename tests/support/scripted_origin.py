@@ -1,14 +1,23 @@
-"""A Media Library that serves one picture, until it is told to behave badly: raw bytes over a real socket."""
+"""
+Media Libraries that behave badly, over real sockets.
+
+`scripted_origin` serves one picture, until a test sets another mode. `origin` gives the raw answers of a test in turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from imgproxy.medialibrary import MediaLibraryClient, TokenSource
+
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator
 
 Mode = Literal[
@@ -116,3 +125,107 @@ async def scripted_origin(picture: bytes) -> AsyncIterator[ScriptedOrigin]:
         server.close()
         origin.hang_up()
         await asyncio.sleep(0)
+
+
+# --- raw answers ---------------------------------------------------------------------------------------------------
+
+Reply = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client sent; header names in small letters."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Origin:
+    """A server that gives each request the next reply, and the last one for ever."""
+
+    replies: list[Reply]
+    url: str = ""
+    requests: list[Request] = field(default_factory=list)
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection, with as many requests as come."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                method, target, _ = head[0].split(" ")
+                pairs = (line.split(": ", 1) for line in head[1:] if line)
+                request = Request(method, target, {name.lower(): value for name, value in pairs})
+                if length := int(request.headers.get("content-length", "0")):
+                    await reader.readexactly(length)
+                self.requests.append(request)
+                reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+                await reply(request, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self.connections.discard(task)
+
+
+@asynccontextmanager
+async def origin(*replies: Reply, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
+    """Answer with these, one after the other; with `tls` as https://localhost."""
+    scripted = Origin(list(replies))
+    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=tls)
+    base = "http://127.0.0.1" if tls is None else "https://localhost"
+    scripted.url = f"{base}:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield scripted
+    finally:
+        server.close()
+        for task in list(scripted.connections):
+            task.cancel()
+        await asyncio.gather(*scripted.connections, return_exceptions=True)
+        await server.wait_closed()
+
+
+def says(head: str, body: bytes = b"", *, is_last: bool = False) -> Reply:
+    """A reply as raw bytes; with `is_last` the connection ends after it."""
+
+    async def reply(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {head}\r\n\r\n".encode("latin-1") + body)
+        await writer.drain()
+        if is_last:
+            raise ConnectionAbortedError
+
+    return reply
+
+
+async def hangs(_: Request, writer: asyncio.StreamWriter) -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+async def hangs_in_the_body(_: Request, writer: asyncio.StreamWriter) -> None:
+    """Send four of a hundred bytes."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    await writer.drain()
+    await asyncio.Event().wait()
+
+
+async def drops(_: Request, writer: asyncio.StreamWriter) -> None:
+    """Close the connection without an answer."""
+    raise ConnectionAbortedError
+
+
+GOOD = says('200 OK\r\ncontent-length: 5\r\netag: "e"', b"hello")
+EMPTY_LIST = says("200 OK\r\ncontent-length: 14", b'{"results":[]}')
+
+
+def client_of(
+    server: Origin, *, token: TokenSource | None = None, timeout_s: float = 20.0, max_attempts: int = 3
+) -> MediaLibraryClient:
+    """Return a client of this origin."""
+    source = token or TokenSource.literal("T")
+    return MediaLibraryClient(server.url, token=source, timeout_s=timeout_s, max_attempts=max_attempts)

@@ -159,7 +159,7 @@ def test_any_error_answer_has_a_meaning(status: int, body: bytes) -> None:
 def test_every_error_keeps_its_facts_over_a_process_border() -> None:
     """Each error class can be pickled, is one of the service's tree, and says something to the public."""
     facts: list[errors.MediaLibraryError] = [
-        errors.NotFound(message="m", where="w", is_api_answer=False),
+        errors.LibraryNotFound(message="m", where="w", is_api_answer=False),
         errors.Forbidden(message="m"),
         errors.Unauthorized(origin_status=401),
         errors.Conflict(),

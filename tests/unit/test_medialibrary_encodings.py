@@ -1,4 +1,4 @@
-"""What an encoded body means, however it is cut; and what means nothing."""
+"""What an encoded body stands for, wherever it is cut; and bodies that are not what they say."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from hypothesis import strategies as st
 from imgproxy.medialibrary.client.encodings import PIECE_BYTES, Decoder, EncodingError
 
 BODY = bytes(range(256)) * 40
-RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
 ENCODED = {
     None: BODY,
     "": BODY,
-    "identity": BODY,
+    "Identity": BODY,
     "gzip": gzip.compress(BODY),
-    "X-GZip": gzip.compress(BODY),
+    " X-GZip ": gzip.compress(BODY),
     "deflate": zlib.compress(BODY),
-    " deflate ": RAW.compress(BODY) + RAW.flush(),
-    "gzip, gzip": gzip.compress(gzip.compress(BODY)),
-    "deflate, identity, gzip": gzip.compress(zlib.compress(BODY)),
 }
 
 
@@ -36,48 +32,47 @@ def decoded(encoding: str | None, *parts: bytes) -> bytes:
 @pytest.mark.parametrize("encoding", ENCODED)
 @given(cut=st.integers(0, 400))
 def test_bodies_are_decoded_wherever_they_are_cut(encoding: str | None, cut: int) -> None:
-    """In the order in which the encodings were applied, the last one first."""
+    """The network cuts a body anywhere."""
     body = ENCODED[encoding]
 
     assert decoded(encoding, body[:cut], body[cut:]) == BODY
 
 
-def test_members_follow_one_another_and_what_is_no_member_is_left_out() -> None:
-    """As gzip(1) does it; some servers fill up with zeros."""
-    assert decoded("gzip", gzip.compress(b"one, ") + gzip.compress(b"two") + bytes(100)) == b"one, two"
+@given(cut=st.integers(0, 60))
+def test_gzip_members_follow_one_another(cut: int) -> None:
+    """Some servers make a member of each write (RFC 1952 section 2.2)."""
+    body = gzip.compress(b"one, ") + gzip.compress(b"two")
+
+    assert decoded("gzip", body[:cut], body[cut:]) == b"one, two"
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
-@pytest.mark.parametrize("kept", [1, 20, -1])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("kept", [0, 1, 20, -1])
 def test_a_body_that_is_cut_off_is_an_error(encoding: str, kept: int) -> None:
     """A part of a picture is not the picture."""
     with pytest.raises(EncodingError, match="CutOff"):
         decoded(encoding, ENCODED[encoding][:kept])
 
 
-def test_nothing_at_all_is_no_encoded_body() -> None:
-    """Where something was announced as encoded, at least its frame comes."""
-    with pytest.raises(EncodingError, match="CutOff"):
-        decoded("gzip")
-
-
-def test_what_is_not_what_it_says_is_an_error() -> None:
-    """Also behind a good beginning."""
-    for body in (b"hello", ENCODED["gzip"][:-8] + bytes(8)):
+def test_a_body_that_is_not_what_it_says_is_an_error() -> None:
+    """Also behind a good beginning, and behind a good end."""
+    for body in (b"hello", ENCODED["gzip"][:-8] + bytes(8), ENCODED["gzip"] + b"more"):
         with pytest.raises(EncodingError, match="NotWhatItSays"):
             decoded("gzip", body)
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br"])
-def test_what_is_not_known_is_an_error(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip"])
+def test_an_unknown_encoding_is_an_error(encoding: str) -> None:
     """Bytes that mean something else are not taken for the picture."""
     with pytest.raises(EncodingError, match="UnknownEncoding"):
         Decoder(encoding)
 
 
-def test_a_little_that_stands_for_a_lot_comes_in_pieces() -> None:
-    """Whoever takes them may stop at any, and nothing is lost where a piece is exactly full."""
+def test_a_short_body_that_stands_for_a_long_one_comes_in_pieces() -> None:
+    """Memory stays bounded; nothing is lost where a piece is exactly full."""
     for size_bytes in (PIECE_BYTES - 1, PIECE_BYTES, 5 * PIECE_BYTES + 7):
-        pieces = list(Decoder("gzip").feed(gzip.compress(bytes(size_bytes))))
+        decoder = Decoder("gzip")
+        pieces = list(decoder.feed(gzip.compress(bytes(size_bytes))))
+        decoder.end()
         assert max(map(len, pieces)) <= PIECE_BYTES
         assert b"".join(pieces) == bytes(size_bytes)

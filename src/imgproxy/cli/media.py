@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ConfigError, 2),
     (BadUrl, 2),
-    (library_errors.NotFound, 3),
+    (library_errors.LibraryNotFound, 3),
     (library_errors.Unauthorized, 4),
     (library_errors.Forbidden, 5),
     (library_errors.Conflict, 6),

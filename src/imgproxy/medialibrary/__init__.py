@@ -19,7 +19,7 @@ from imgproxy.medialibrary.models import (
 from imgproxy.medialibrary.versions import API_VERSIONS, ApiVersion
 
 if TYPE_CHECKING:
-    from imgproxy.medialibrary.client.client import ImageStream, MediaLibraryClient
+    from imgproxy.medialibrary.client.client import MediaLibraryClient
 
 __all__ = [
     "API_VERSIONS",
@@ -27,7 +27,6 @@ __all__ = [
     "Asset",
     "DocumentReferences",
     "Entry",
-    "ImageStream",
     "MediaLibraryClient",
     "MediaReferences",
     "Page",
@@ -41,7 +40,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """The client, when somebody wants it: its HTTP libraries are half of the start of a command that does not."""
-    if name not in {"ImageStream", "MediaLibraryClient"}:
+    if name != "MediaLibraryClient":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from imgproxy.medialibrary.client import client  # noqa: PLC0415 see above
 

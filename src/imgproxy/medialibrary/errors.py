@@ -2,7 +2,7 @@
 What can go wrong with a call to a Media Library, as the client raises it.
 
     MediaLibraryError        `message` (the library's own words, cut short) and `where` (method and path)
-      NotFound               404: no such entry, image or endpoint          (is also errors.NotFound)
+      LibraryNotFound        404: no such entry, image or endpoint          (is also errors.NotFound)
       Forbidden              403: the image is revoked or invalid            (is also errors.Revoked)
       Unauthorized           401, or a 403 about the token                   (is also errors.OriginDenied)
       Conflict               409: another version, or a state that forbids the operation
@@ -46,7 +46,7 @@ class MediaLibraryError(errors.OriginError):
 
 
 @dataclass(eq=False, kw_only=True)
-class NotFound(MediaLibraryError, errors.NotFound):
+class LibraryNotFound(MediaLibraryError, errors.NotFound):
     """
     There is no such entry, image or endpoint.
 

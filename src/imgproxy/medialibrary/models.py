@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -122,23 +122,6 @@ class Validators:
     last_modified: str | None = None
 
 
-class Landing(Protocol):
-    """Memory that an image may land in, to be used from there. Who takes part in that borrows it and gives it back."""
-
-    @property
-    def size_max_bytes(self) -> int:
-        """The largest image that fits."""
-
-    def room(self, size_bytes: int) -> memoryview:
-        """Memory for an image of so many bytes, in whole pages."""
-
-    def borrow(self) -> None:
-        """Use it, until it is given back as often."""
-
-    def give_back(self) -> None:
-        """Use it no longer; on the event loop, as `borrow`."""
-
-
 @dataclass(frozen=True, slots=True)
 class ServedImage:
     """
@@ -157,4 +140,3 @@ class ServedImage:
     size_bytes: int
     digest: str | None
     head: bytes = b""
-    is_landed: bool = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from cachetools import LRUCache
 
 from imgproxy.errors import OriginStatus
-from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.medialibrary.errors import LibraryNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

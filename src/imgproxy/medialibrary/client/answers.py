@@ -18,8 +18,8 @@ from imgproxy.medialibrary.errors import (
     MESSAGE_MAX_CHARS,
     Conflict,
     Forbidden,
+    LibraryNotFound,
     MediaLibraryError,
-    NotFound,
     OriginUnavailable,
     Unauthorized,
     UnexpectedStatus,
@@ -79,7 +79,7 @@ def error_for(
         is_about_image = said.is_json and any(word in said.message for word in _REVOKED_WORDS)
         return Forbidden(**context) if is_about_image else Unauthorized(origin_status=status, **context)
     if status == 404:
-        return NotFound(is_api_answer=said.is_api_answer, **context)
+        return LibraryNotFound(is_api_answer=said.is_api_answer, **context)
     if status == 409:
         return Conflict(**context)
     if status == 410:

@@ -11,8 +11,6 @@ Every call has one deadline over all its tries. Errors: `imgproxy.medialibrary.e
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -20,8 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from imgproxy.errors import BadUrl
 from imgproxy.medialibrary import versions
-from imgproxy.medialibrary.client.download import announced_bytes, checked_chunks
-from imgproxy.medialibrary.client.fetcher import ImageFetcher, Order
+from imgproxy.medialibrary.client.fetch import ImageFetcher
 from imgproxy.medialibrary.client.transport import Call, Transport, system_trust
 from imgproxy.medialibrary.errors import UnexpectedAnswer
 from imgproxy.medialibrary.models import (
@@ -41,31 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from types import TracebackType
 
-    import httpx
-
-    from imgproxy.medialibrary.client.intake import StrPath
+    from imgproxy.medialibrary.client.fetch import StrPath
     from imgproxy.medialibrary.client.tokens import TokenSource
-    from imgproxy.medialibrary.models import Landing
-
-JSON_MAX_BYTES = 32 * 1024 * 1024
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageStream:
-    """
-    A serve-image answer whose body is still to come.
-
-    `size_bytes` is what was announced, or None. Where `is_modified` is False (304) there are no chunks.
-    """
-
-    is_modified: bool
-    content_type: str | None
-    etag: str | None
-    last_modified: str | None
-    size_bytes: int | None
-    chunks: AsyncIterator[bytes]
 
 
 class MediaLibraryClient:
@@ -95,6 +71,7 @@ class MediaLibraryClient:
     ) -> None:
         self.api_version = api_version
         self._base = f"/api/{api_version}/mediaLibrary"
+        ssl_context = ssl_context or system_trust()
         self._transport = Transport(
             url,
             api_version=api_version,
@@ -104,13 +81,7 @@ class MediaLibraryClient:
             max_connections=max_connections,
             ssl_context=ssl_context,
         )
-        self._fetcher = ImageFetcher(
-            url,
-            connect_timeout_s=self._transport.connect_timeout_s,
-            max_connections=max_connections,
-            ssl_context=ssl_context or system_trust(),
-            on_token=self._transport.accept,
-        )
+        self._fetcher = ImageFetcher(url, self._transport, max_connections=max_connections, ssl_context=ssl_context)
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,7 +99,7 @@ class MediaLibraryClient:
     # --- entries -----------------------------------------------------------------------------------------------
 
     async def get_entry(self, entry_id: str) -> Entry:
-        """Return an entry. Raises NotFound for an unknown id."""
+        """Return an entry. Raises LibraryNotFound for an unknown id."""
         call = Call("GET", self._entry_path(entry_id))
         return _model(Entry, await self._json(call), call)
 
@@ -226,65 +197,26 @@ class MediaLibraryClient:
         *,
         validators: Validators | None = None,
         max_bytes: int | None = None,
-        landing: Landing | None = None,
     ) -> ServedImage:
         """
-        Stream the original with this key to a file.
+        Fetch the original with this key into a file.
 
         Args:
             key: the image, as the library names it.
             destination: written only if the library has other bytes than `validators` name; removed on failure.
-            validators: headers of an earlier answer, to be asked whether they still hold.
+            validators: headers of an earlier answer; the library is asked whether they still hold.
             max_bytes: larger images are refused.
-            landing: where it is put as well, if its length is announced and fits. It may be in use for a while after
-                this was cancelled.
 
         Raises:
-            NotFound, Forbidden, Unauthorized: there is no such image, it is revoked or invalid, or it is the token.
+            LibraryNotFound, Forbidden, Unauthorized: there is no such image; it is revoked or invalid; the token is
+                refused.
             TooLarge: more than `max_bytes`.
-            OriginUnavailable, OriginTimeout: nothing usable came in time; a short or long body counts as this.
+            OriginUnavailable, OriginTimeout: no usable answer came in time. A short or long body counts as none.
         """
         call = self._image_call(key, validators)
+        return await self._transport.repeat(call, lambda: self._fetcher.fetch(call, destination, max_bytes))
 
-        async def attempt() -> ServedImage:
-            return await self._fetcher.fetch(
-                Order(
-                    path=call.path,
-                    where=call.where,
-                    headers=call.headers,
-                    accepted=call.accepted,
-                    tokens=self._transport.tokens_in_order(),
-                    destination=destination,
-                    max_bytes=max_bytes,
-                    landing=landing,
-                    api_version=self.api_version,
-                )
-            )
-
-        return await self._transport.repeat(call, attempt)
-
-    @asynccontextmanager
-    async def serve_image_stream(
-        self, key: str, *, validators: Validators | None = None, max_bytes: int | None = None
-    ) -> AsyncIterator[ImageStream]:
-        """
-        Give the original with this key as an iterator of chunks; raises as `serve_image` does.
-
-        Only what happens before the body is tried again. The deadline covers the whole context.
-        """
-        call = self._image_call(key, validators)
-        async with self._transport.opened(call) as response:
-            is_modified = response.status_code != 304
-            yield ImageStream(
-                is_modified=is_modified,
-                content_type=response.headers.get("content-type"),
-                etag=response.headers.get("etag"),
-                last_modified=response.headers.get("last-modified"),
-                size_bytes=announced_bytes(response) if is_modified else None,
-                chunks=checked_chunks(response, max_bytes=max_bytes, where=call.where),
-            )
-
-    # --- within ------------------------------------------------------------------------------------------------
+    # --- private -----------------------------------------------------------------------------------------------
 
     def _has(self, since: str) -> bool:
         return versions.is_in(since, self.api_version)
@@ -341,15 +273,10 @@ class MediaLibraryClient:
             offset = 0 if after is not None else offset + len(page.results)
 
     async def _json(self, call: Call) -> Any:
-        async def consume(response: httpx.Response) -> Any:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > JSON_MAX_BYTES:
-                    raise UnexpectedAnswer(message=f"more than {JSON_MAX_BYTES} bytes of JSON", where=call.where)
-            return _parsed(bytes(body), call)
-
-        return await self._transport.run(call, consume)
+        try:
+            return json.loads(await self._transport.read(call))
+        except (ValueError, RecursionError) as exc:
+            raise UnexpectedAnswer(message="the body is not JSON", where=call.where) from exc
 
 
 def quoted_key(key: str) -> str:
@@ -362,13 +289,6 @@ def quoted_key(key: str) -> str:
     if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
         raise BadUrl(detail="A key needs parts separated by '/', none of them empty, '.' or '..'.")
     return quote(key, safe="/")
-
-
-def _parsed(body: bytes, call: Call) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise UnexpectedAnswer(message="the body is not JSON", where=call.where) from exc
 
 
 def _list(answer: Any, name: str, call: Call) -> Sequence[Any]:

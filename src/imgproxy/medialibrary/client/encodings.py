@@ -1,7 +1,7 @@
 """
-Content-Encoding undone (RFC 9110 section 8.4.1), for bodies that a proxy encoded although `identity` was asked for.
+Undoes a Content-Encoding that a proxy applied although `identity` was asked for (RFC 9110 section 8.4.1).
 
-Pure, and in bounded pieces: a little that is encoded can stand for a lot.
+aiohttp can undo it too, but takes a gzip body that is cut off for a whole one, and works on the event loop.
 """
 
 from __future__ import annotations
@@ -10,64 +10,38 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
+# A short encoded body can stand for a long one, so it is decoded in pieces of this size at most.
 PIECE_BYTES: Final = 1024 * 1024
-# zlib's "window bits": 15 is the largest window; 16 more mean gzip's frame, a minus none.
-_WINDOW: Final = zlib.MAX_WBITS
-_DEFLATE: Final = 8
-# One member may follow another (RFC 1952 section 2.2).
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ENCODINGS: Final = {"gzip", "x-gzip", "deflate"}
+# 32 more than the window's size lets zlib tell gzip's frame from its own (zlib manual, inflateInit2).
+_WINDOW: Final = zlib.MAX_WBITS + 32
 
 
 class EncodingError(Exception):
-    """A body that is not what its Content-Encoding says, or one that is not known; the message says which."""
+    """The body is not what its Content-Encoding says, or the encoding is unknown. The message says which."""
 
 
 class Decoder:
-    """Undoes the encodings that a header names, the last of them first."""
+    """Decodes one body."""
 
-    def __init__(self, encodings: str | None) -> None:
-        """Raises EncodingError for one that is not known."""
-        names = [name.strip().lower() for name in (encodings or "").split(",")]
-        try:
-            self._steps = [_STEPS[name]() for name in reversed(names) if name not in {"", "identity"}]
-        except KeyError as exc:
-            raise EncodingError("UnknownEncoding") from exc
+    def __init__(self, encoding: str | None) -> None:
+        """Take the value of the header. Raises EncodingError for an unknown encoding."""
+        name = (encoding or "identity").strip().lower()
+        if name not in _ENCODINGS and name not in {"identity", ""}:
+            raise EncodingError("UnknownEncoding")
+        self._inflate = zlib.decompressobj(_WINDOW) if name in _ENCODINGS else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes of the body, and give what they mean. Raises EncodingError where they mean nothing."""
-        pieces: Iterable[bytes] = (data,)
-        for step in self._steps:
-            pieces = step.feed_all(pieces)
-        yield from pieces
-
-    def end(self) -> None:
-        """Hear that this was all. Raises EncodingError where there should be more."""
-        if not all(step.is_whole for step in self._steps):
-            raise EncodingError("CutOff")
-
-
-class _Inflater:
-    def __init__(self, window: Callable[[bytes], int]) -> None:
-        self._window = window  # by the first bytes
-        self._inflate: zlib._Decompress | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        return self._inflate is not None and self._inflate.eof
-
-    def feed_all(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            yield from self._feed(piece)
-
-    def _feed(self, data: bytes) -> Iterator[bytes]:
-        is_more = False
-        while data or is_more:
-            if self.is_whole and not data.startswith(_GZIP_MAGIC):
-                return  # what lies behind the last member is nobody's
-            if self._inflate is None or self._inflate.eof:
-                self._inflate = zlib.decompressobj(self._window(data))
+        """Take bytes of the body, and give what they stand for. Raises EncodingError."""
+        if self._inflate is None:
+            yield data
+            return
+        piece = b""
+        while data or (len(piece) == PIECE_BYTES and not self._inflate.eof):
+            if self._inflate.eof:
+                self._inflate = zlib.decompressobj(_WINDOW)  # another gzip member (RFC 1952 section 2.2)
             try:
                 piece = self._inflate.decompress(data, PIECE_BYTES)
             except zlib.error as exc:
@@ -75,16 +49,8 @@ class _Inflater:
             if piece:
                 yield piece
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
-            is_more = len(piece) == PIECE_BYTES and not self._inflate.eof
 
-
-def _gzip() -> _Inflater:
-    return _Inflater(lambda _: 16 + _WINDOW)
-
-
-def _deflate() -> _Inflater:
-    # In zlib's frame, as it should be, or in none, as some send it.
-    return _Inflater(lambda data: _WINDOW if data[0] & 0x0F == _DEFLATE else -_WINDOW)
-
-
-_STEPS: Final = {"gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate}
+    def end(self) -> None:
+        """Check that the body was whole. Raises EncodingError."""
+        if self._inflate is not None and not self._inflate.eof:
+            raise EncodingError("CutOff")

@@ -1,9 +1,9 @@
 """
-How a call gets to the Media Library and back: tokens, tries, pauses, one deadline over all of it.
+Sends API calls to the Media Library, with httpx: tokens, tries, pauses, one deadline for each call.
 
-Everything that httpx raises becomes one of our errors here. Reads are tried again after a lost connection, a broken
-body, 429 and 502 to 504, with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog) or as
-Retry-After says; a PATCH is sent once. Redirects are followed for reads; httpx drops the token at another host.
+Reads are tried again after a lost connection, a broken body, 429 and 502 to 504: with full jitter ("Exponential
+Backoff And Jitter", AWS Architecture Blog), or when Retry-After says. A PATCH is sent once. Redirects of reads are
+followed; httpx drops the token at another host. What httpx raises becomes an error of ours.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 
 from imgproxy.medialibrary.client.answers import TRANSIENT_STATUSES, error_for, retry_after_s
-from imgproxy.medialibrary.client.fetcher import ERROR_BODY_MAX_BYTES, REDIRECTS_MAX
-from imgproxy.medialibrary.client.wire import KEEPALIVE_EXPIRY_S
 from imgproxy.medialibrary.errors import (
     MediaLibraryError,
     OriginTimeout,
@@ -30,12 +28,16 @@ from imgproxy.medialibrary.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from imgproxy.medialibrary.client.tokens import TokenSource
 
-BACKOFF_BASE_S = 0.1
-BACKOFF_MAX_S = 2.0
+BACKOFF_BASE_S: Final = 0.1
+BACKOFF_MAX_S: Final = 2.0
+REDIRECTS_MAX: Final = 5
+JSON_MAX_BYTES: Final = 32 * 1024 * 1024
+ERROR_BODY_MAX_BYTES: Final = 64 * 1024
+KEEPALIVE_EXPIRY_S: Final = 4.0  # below the 5 s of Node's servers: they would close a connection as we use it
 
 T = TypeVar("T")
 
@@ -74,7 +76,7 @@ class Transport:
         timeout_s: float,
         max_attempts: int,
         max_connections: int,
-        ssl_context: ssl.SSLContext | None,
+        ssl_context: ssl.SSLContext,
     ) -> None:
         self._api_version = api_version
         self._token = token
@@ -86,7 +88,7 @@ class Transport:
         # trust_env would let .netrc and proxy variables decide where the token goes.
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),
-            verify=ssl_context or system_trust(),
+            verify=ssl_context,
             limits=httpx.Limits(
                 max_connections=max_connections,
                 max_keepalive_connections=max_connections,
@@ -102,83 +104,40 @@ class Transport:
         """Close every connection."""
         await self._http.aclose()
 
-    async def run(self, call: Call, consume: Callable[[httpx.Response], Awaitable[T]]) -> T:
+    async def read(self, call: Call) -> bytes:
         """
-        Send the call and give each accepted answer, its body unread, to `consume`, until one try succeeds.
+        Send the call until one try succeeds, and return the body of its answer.
 
         Raises:
             MediaLibraryError: the last try's error, or OriginTimeout once the deadline has passed.
         """
-
-        async def attempt() -> T:
-            async with self._answer(call) as response:
-                with converted(call.where):
-                    return await consume(response)
-
-        return await self.repeat(call, attempt)
+        return await self.repeat(call, lambda: self._read_once(call))
 
     async def repeat(self, call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until one attempt succeeds, within the call's deadline. Raises as `run` does."""
-        # Not by `deadline`: each fetch comes by here, and a generator as a context takes 20 us more than the timeout.
+        """Try until one attempt succeeds, within the call's deadline. Raises as `read` does."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.timeout_s
-        try:
-            async with asyncio.timeout_at(end):
-                return await self._until_it_works(call, attempt, lambda: end - loop.time())
-        except TimeoutError as exc:
-            raise OriginTimeout(timeout_s=self.timeout_s, where=call.where) from exc
-
-    @asynccontextmanager
-    async def opened(self, call: Call) -> AsyncIterator[httpx.Response]:
-        """
-        Give an accepted answer with its body unread; only what happens before the body is tried again.
-
-        The deadline covers the whole context. Raises as `run` does.
-        """
-        async with self.deadline(call) as remaining_s:
-
-            async def attempt() -> tuple[Any, httpx.Response]:
-                context = self._answer(call)
-                return context, await context.__aenter__()
-
-            context, response = await self._until_it_works(call, attempt, remaining_s)
-            try:
-                with converted(call.where):
-                    yield response
-            finally:
-                await context.__aexit__(None, None, None)
-
-    @asynccontextmanager
-    async def deadline(self, call: Call) -> AsyncIterator[Callable[[], float]]:
-        """Bound what happens inside by the timeout of a call; gives a function that returns the seconds left."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.timeout_s
-        try:
-            async with asyncio.timeout_at(end):
-                yield lambda: end - loop.time()
-        except TimeoutError as exc:
-            raise OriginTimeout(timeout_s=self.timeout_s, where=call.where) from exc
-
-    async def _until_it_works(
-        self, call: Call, attempt: Callable[[], Awaitable[T]], remaining_s: Callable[[], float]
-    ) -> T:
+        end_at = loop.time() + self.timeout_s
         tries = self._max_attempts if call.is_idempotent else 1
-        for number in range(1, tries + 1):
-            try:
-                return await attempt()
-            except OriginUnavailable as failure:
-                pause = pause_s(number, failure.wait_s)
-                if number == tries or pause >= remaining_s():
-                    raise
-                await asyncio.sleep(pause)
-        raise AssertionError  # the last try returned or raised
+        number = 1
+        try:
+            async with asyncio.timeout_at(end_at):
+                while True:
+                    try:
+                        return await attempt()
+                    except OriginUnavailable as failure:
+                        pause = pause_s(number, failure.wait_s)
+                        if number == tries or loop.time() + pause >= end_at:
+                            raise
+                        number += 1
+                        await asyncio.sleep(pause)
+        except TimeoutError as exc:
+            raise OriginTimeout(timeout_s=self.timeout_s, where=call.where) from exc
 
-    @asynccontextmanager
-    async def _answer(self, call: Call) -> AsyncIterator[httpx.Response]:
-        """One try: the tokens in turn, until one is not answered by 401; then an accepted answer, or its error."""
+    async def _read_once(self, call: Call) -> bytes:
+        """One try, with each token in turn until one is not answered by 401."""
         tokens = self.tokens_in_order()
-        for position, token in enumerate(tokens, start=1):
-            with converted(call.where):
+        with _converted(call.where):
+            for position, token in enumerate(tokens, start=1):
                 request = self._http.build_request(
                     call.method,
                     call.path,
@@ -187,20 +146,21 @@ class Transport:
                     json=call.body,
                 )
                 response = await self._http.send(request, stream=True, follow_redirects=call.is_idempotent)
-            try:
-                if response.status_code == 401 and position < len(tokens):
-                    continue
-                if response.status_code != 401:
-                    self.accept(token)
-                if response.status_code not in call.accepted:
-                    raise await self._error(call, response)
-                yield response
-                return
-            finally:
-                await response.aclose()
+                try:
+                    if response.status_code == 401 and position < len(tokens):
+                        continue
+                    if response.status_code != 401:
+                        self.accept(token)
+                    if response.status_code in call.accepted:
+                        return await _body(response, JSON_MAX_BYTES)
+                    body = await _body(response, ERROR_BODY_MAX_BYTES)
+                    raise self.refusal(call, response.status_code, response.headers.get("retry-after"), body)
+                finally:
+                    await response.aclose()
+        raise AssertionError  # the last token's answer was returned or raised
 
     def accept(self, token: str | None) -> None:
-        """This token was not answered by 401: during a rotation it goes first, so that a call costs one round trip."""
+        """Try this token first from now on, as it was not answered by 401: a rotation then costs no second request."""
         self._accepted_token = token
 
     def tokens_in_order(self) -> tuple[str | None, ...]:
@@ -210,22 +170,25 @@ class Transport:
             tokens = tuple(sorted(tokens, key=lambda token: token != self._accepted_token))
         return tokens or (None,)
 
-    async def _error(self, call: Call, response: httpx.Response) -> MediaLibraryError:
-        body = b""
-        with converted(call.where):
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > ERROR_BODY_MAX_BYTES:
-                    break
-        wait_s = None
-        if response.status_code in TRANSIENT_STATUSES:
-            wait_s = retry_after_s(response.headers.get("retry-after"), now=datetime.now(UTC))
-        return error_for(response.status_code, body, where=call.where, api_version=self._api_version, wait_s=wait_s)
+    def refusal(self, call: Call, status: int, retry_after: str | None, body: bytes) -> MediaLibraryError:
+        """Return the error that an answer means; `retry_after` is that header, `body` its beginning."""
+        wait_s = retry_after_s(retry_after, now=datetime.now(UTC)) if status in TRANSIENT_STATUSES else None
+        return error_for(status, body, where=call.where, api_version=self._api_version, wait_s=wait_s)
+
+
+async def _body(response: httpx.Response, max_bytes: int) -> bytes:
+    """Return the body, or a little more than `max_bytes` of a longer one, which is then no valid JSON."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            break
+    return bytes(body)
 
 
 @cache
 def system_trust() -> ssl.SSLContext:
-    """Return trust in the system's authorities; made once, as reading them takes longer than a call."""
+    """Return trust in the system's authorities. Made once, as reading them takes longer than a call."""
     return ssl.create_default_context()
 
 
@@ -237,8 +200,8 @@ def pause_s(attempt: int, wait_s: float | None) -> float:
 
 
 @contextmanager
-def converted(where: str) -> Iterator[None]:
-    """Turn whatever httpx raises inside into an error of ours."""
+def _converted(where: str) -> Iterator[None]:
+    """Turn what httpx raises into an error of ours."""
     try:
         yield
     except httpx.TooManyRedirects as exc:
@@ -246,5 +209,4 @@ def converted(where: str) -> Iterator[None]:
     except (httpx.DecodingError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
         raise UnexpectedAnswer(message=type(exc).__name__, where=where) from exc
     except httpx.HTTPError as exc:
-        # Connect, read, write and protocol errors alike: no connection, or one that broke off.
         raise OriginUnavailable(message=type(exc).__name__, where=where) from exc
