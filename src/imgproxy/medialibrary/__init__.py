@@ -1,4 +1,4 @@
-"""The Media Library API: a typed client, and in `server` a library of one's own to develop and test against."""
+"""The Media Library API: a typed client, and in `server` a library to develop and test against."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from imgproxy.medialibrary.models import (
     DocumentReferences,
     Entry,
     MediaReferences,
-    Page,
     Reference,
     ServedImage,
     Usage,
@@ -29,7 +28,6 @@ __all__ = [
     "Entry",
     "MediaLibraryClient",
     "MediaReferences",
-    "Page",
     "Reference",
     "ServedImage",
     "TokenSource",
@@ -39,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The client, when somebody wants it: its HTTP libraries are half of the start of a command that does not."""
+    """Import the client only when it is used: its HTTP libraries take half of the start of a command."""
     if name != "MediaLibraryClient":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from imgproxy.medialibrary.client import client  # noqa: PLC0415 see above

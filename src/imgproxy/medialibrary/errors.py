@@ -1,5 +1,5 @@
 """
-What can go wrong with a call to a Media Library, as the client raises it.
+The errors of a call to a Media Library.
 
     MediaLibraryError        `message` (the library's own words, cut short) and `where` (method and path)
       LibraryNotFound        404: no such entry, image or endpoint          (is also errors.NotFound)
@@ -13,10 +13,10 @@ What can go wrong with a call to a Media Library, as the client raises it.
       OriginTimeout          no answer within the deadline of the call       (is also errors.OriginTimeout)
       TooLarge               the image has more bytes than the caller takes  (is also errors.SourceTooLarge)
       UnexpectedStatus       any other status                                (is also errors.OriginStatus)
-      UnexpectedAnswer       the right status around a body that is not in the API's form
+      UnexpectedAnswer       the status is right, but the body is not in the API's form
 
-Those that the edge may answer with derive from the error of the service's own tree, so that they need no second
-translation. No text of these holds a token: they are made from the answer and from the path alone.
+An error that the edge may answer with also derives from the service's own error, so that it needs no translation. No
+text holds a token: it is made from the answer and the path alone.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class LibraryNotFound(MediaLibraryError, errors.NotFound):
     """
     There is no such entry, image or endpoint.
 
-    `is_api_answer` tells the library's own 404 from that of something between it and us (a load balancer whose
-    backend is gone): only the former says that the image does not exist.
+    `is_api_answer` is False for a 404 that something in between made, such as a load balancer without a backend. Only
+    the library's own 404 says that the image does not exist.
     """
 
     is_api_answer: bool = True
@@ -71,7 +71,7 @@ class Unauthorized(MediaLibraryError, errors.OriginDenied):
 
 @dataclass(eq=False, kw_only=True)
 class Conflict(MediaLibraryError):
-    """The entry has another version or state than the call supposed; nothing was changed."""
+    """The entry has another version or state than the call expected. Nothing was changed."""
 
     code: ClassVar[str] = "origin_conflict"
     title: ClassVar[str] = "Conflict"
@@ -80,7 +80,7 @@ class Conflict(MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class ValidationFailed(MediaLibraryError):
-    """The library understood nothing of the call, or refuses values in it."""
+    """The library refuses the call, or values in it, as invalid."""
 
     code: ClassVar[str] = "origin_validation_failed"
     text: ClassVar[str] = "The Media Library refused the request as invalid."
@@ -115,7 +115,7 @@ class VersionTooOld(MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class OriginUnavailable(MediaLibraryError, errors.OriginUnreachable):
-    """No connection, one that broke off, or an answer that says "not now" (429, 502, 503, 504)."""
+    """No connection, one that broke off, or a status that asks for a later try (429, 502, 503, 504)."""
 
     origin_status: int | None = None
     wait_s: float | None = None
@@ -138,11 +138,11 @@ class TooLarge(errors.SourceTooLarge, MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class UnexpectedStatus(MediaLibraryError, errors.OriginStatus):
-    """A status that this call cannot mean."""
+    """A status that this call does not expect."""
 
 
 @dataclass(eq=False, kw_only=True)
 class UnexpectedAnswer(MediaLibraryError):
-    """The status was right and the body was not: no JSON, or JSON without what the API promises."""
+    """The status was right, but the body is no JSON, or JSON without what the API promises."""
 
     code: ClassVar[str] = "origin_unexpected_answer"

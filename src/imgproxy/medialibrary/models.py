@@ -1,8 +1,8 @@
 """
 What the Media Library answers with, typed and frozen.
 
-JSON names become ours (`mimeType` is `mime_type`). Fields that this version of the client does not know stay in
-`extra`, so that a newer server breaks nothing. Both shapes of a list (before and from 2026-01) become one.
+JSON names become ours (`mimeType` is `mime_type`). Fields that this client does not know stay in `extra`, so that a
+newer server breaks nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from imgproxy.medialibrary.moments import iso_ms
 
-# What comes of an image is handed out besides going to the file: enough to tell what kind of picture it is.
+# Enough of a picture to tell its kind without a look into its file.
 HEAD_BYTES: Final = 4096
 
 Moment = Annotated[datetime, PlainSerializer(iso_ms, when_used="json")]
@@ -106,17 +106,8 @@ Row = TypeVar("Row", DocumentReferences, MediaReferences)
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[Row]):
-    """One page of references; `total` and `cursor` are None before API version 2026-01."""
-
-    results: tuple[Row, ...]
-    total: int | None = None
-    cursor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Validators:
-    """What a conditional request compares: the values of an earlier answer's headers, as they were."""
+    """What a conditional request compares: these headers of an earlier answer."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -127,10 +118,9 @@ class ServedImage:
     """
     The outcome of serve-image.
 
-    Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0
-    and `digest` None. Otherwise `digest` is that of the bytes as they were written (`imgproxy.digest`), and `head` the
-    first of them, up to HEAD_BYTES: what tells their kind need not be read from the file again. `is_landed` says that
-    the bytes are in the landing, too.
+    Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0, and
+    `digest` is None. Otherwise `digest` is that of the bytes that were written (`imgproxy.digest`), and `head` their
+    first HEAD_BYTES, which tell the kind of picture.
     """
 
     is_modified: bool

@@ -1,8 +1,7 @@
 """
 The patches of `PATCH mediaLibrary/{id}`, as typed values.
 
-Each knows the API version that first has it; `to_json` refuses what the version in use does not have, so that a
-mistake costs no round trip and changes nothing.
+`to_json` refuses a patch that the API version in use does not have, so that nothing is sent.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceAsset:
-    """Give the entry another file, which must exist in the library's storage; with `locale`, the translated one."""
+    """Give the entry another file, which must exist in the library's storage; with `locale`, that of a translation."""
 
     operation: ClassVar[str] = "replaceAsset"
     key: str
@@ -97,7 +96,7 @@ class RevokeAsset:
 
 @dataclass(frozen=True, slots=True)
 class UnrevokeAsset:
-    """Take a revocation back (from 2026-01)."""
+    """Undo a revocation (from 2026-01)."""
 
     operation: ClassVar[str] = "unrevokeAsset"
 

@@ -1,8 +1,8 @@
 """
-The versions of the Media Library API, and what each of them first brought.
+The versions of the Media Library API, and the version that first has each feature.
 
-Versions are release dates (`2025-03`), so their order is the order of the texts. Client and server both ask this
-module, which is pure. Source of every date: the history tables of the Livingdocs Public API page "Media Library".
+Versions are release dates (`2025-03`), so they sort as text. Client and server both use this module, which is pure.
+Source of every date: the history tables of the Livingdocs Public API page "Media Library".
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ REFERENCES_MAX: Final = 100
 
 
 def is_in(feature_since: str, api_version: str) -> bool:
-    """Whether something that came with `feature_since` exists in `api_version`."""
+    """Whether a feature that came with `feature_since` exists in `api_version`."""
     return feature_since <= api_version

@@ -1,9 +1,9 @@
 """
-What an answer of the Media Library means: status, headers and error body in, one of our errors out. Pure.
+Turns an error answer of the Media Library into one of our errors. Pure.
 
-Errors of the API are JSON: `{"status", "error", "error_details": {"name", "message"}}`, and for a validation error
-`error_details` maps the path of each wrong value to a message. An answer that is not in this form was made by
-something between the library and us, and says nothing about an image.
+Errors of the API are JSON: `{"status", "error", "error_details": {"name", "message"}}`. For a validation error
+`error_details` maps the path of each wrong value to a message. An answer in another form comes from something between
+the library and this service, and says nothing about an image.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from imgproxy.medialibrary.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Statuses that say "not now": a later try may succeed (RFC 9110 sections 15.6.3-15.6.5, RFC 6585 section 4).
+# A later try may succeed after these statuses (RFC 9110 sections 15.6.3-15.6.5, RFC 6585 section 4).
 TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
 
-# Of the 403s, only that of serve-image about the picture itself: "The requested image is revoked or marked as invalid".
+# A 403 of serve-image about the image says: "The requested image is revoked or marked as invalid".
 _REVOKED_WORDS = ("revoked", "marked as invalid")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """The body of an error answer: is it JSON, is it in the API's own form, and what does it say."""
+    """The body of an error answer. `is_api_answer`: it has the API's form."""
 
     is_json: bool
     is_api_answer: bool
@@ -48,7 +48,7 @@ class ErrorBody:
 
 
 def read_error_body(body: bytes) -> ErrorBody:
-    """Return what an error body says; anything that is not in the API's form is only its first characters."""
+    """Read an error body. Of a body in another form, the message is its first characters."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -75,7 +75,7 @@ def error_for(
     if status == 401:
         return Unauthorized(origin_status=status, **context)
     if status == 403:
-        # Read widely, in any JSON object: a picture taken for available is worse than a token taken for refused.
+        # Any JSON object counts: to serve a revoked image is worse than to report a bad token as a revoked image.
         is_about_image = said.is_json and any(word in said.message for word in _REVOKED_WORDS)
         return Forbidden(**context) if is_about_image else Unauthorized(origin_status=status, **context)
     if status == 404:
@@ -89,7 +89,7 @@ def error_for(
 
 def retry_after_s(header: str | None, *, now: datetime) -> float | None:
     """
-    Return the seconds that a Retry-After header asks to wait, or None where there is none that can be read.
+    Return the seconds that a Retry-After header asks to wait, or None without a valid one.
 
     Source: RFC 9110 section 10.2.3 (a number of seconds, or a date).
     """

@@ -25,7 +25,6 @@ from imgproxy.medialibrary.models import (
     DocumentReferences,
     Entry,
     MediaReferences,
-    Page,
     Row,
     ServedImage,
     Usage,
@@ -158,35 +157,19 @@ class MediaLibraryClient:
 
     # --- references --------------------------------------------------------------------------------------------
 
-    async def incoming_document_references(
-        self, entry_id: str, *, limit: int = versions.REFERENCES_MAX, offset: int = 0, after: str | None = None
-    ) -> Page[DocumentReferences]:
-        """Return one page of the published documents that use the entry; `after` is a cursor (from 2026-01)."""
-        path = f"{self._entry_path(entry_id)}/incomingDocumentReferences"
-        return await self._references(DocumentReferences, path, limit=limit, offset=offset, after=after)
-
-    async def incoming_media_references(
-        self, entry_id: str, *, limit: int = versions.REFERENCES_MAX, offset: int = 0, after: str | None = None
-    ) -> Page[MediaReferences]:
-        """Return one page of the entries whose metadata uses the entry; `after` is a cursor (from 2026-01)."""
-        path = f"{self._entry_path(entry_id)}/incomingMediaReferences"
-        return await self._references(MediaReferences, path, limit=limit, offset=offset, after=after)
-
-    async def all_document_references(
+    def all_document_references(
         self, entry_id: str, *, page_size: int = versions.REFERENCES_MAX
     ) -> AsyncIterator[DocumentReferences]:
-        """Give every document that uses the entry, page by page."""
-        path = f"{self._entry_path(entry_id)}/incomingDocumentReferences"
-        async for row in self._all_references(DocumentReferences, path, page_size):
-            yield row
+        """Give every published document that uses the entry, page by page."""
+        return self._references(
+            DocumentReferences, f"{self._entry_path(entry_id)}/incomingDocumentReferences", page_size
+        )
 
-    async def all_media_references(
+    def all_media_references(
         self, entry_id: str, *, page_size: int = versions.REFERENCES_MAX
     ) -> AsyncIterator[MediaReferences]:
         """Give every entry whose metadata uses the entry, page by page."""
-        path = f"{self._entry_path(entry_id)}/incomingMediaReferences"
-        async for row in self._all_references(MediaReferences, path, page_size):
-            yield row
+        return self._references(MediaReferences, f"{self._entry_path(entry_id)}/incomingMediaReferences", page_size)
 
     # --- images ------------------------------------------------------------------------------------------------
 
@@ -222,7 +205,7 @@ class MediaLibraryClient:
         return versions.is_in(since, self.api_version)
 
     def _entry_path(self, entry_id: str) -> str:
-        # "." and ".." are left alone by quoting and resolved by every URL library: they would reach another endpoint.
+        # `quote` leaves "." and ".." alone, and URL libraries resolve them: they would reach another endpoint.
         if not entry_id or entry_id in {".", ".."}:
             raise BadUrl(detail="A Media Library entry id must not be empty, '.' or '..'.")
         return f"{self._base}/{quote(entry_id, safe='')}"
@@ -239,42 +222,27 @@ class MediaLibraryClient:
             accepted=frozenset({200, 304}),
         )
 
-    async def _references(
-        self, model: type[Row], path: str, *, limit: int, offset: int, after: str | None
-    ) -> Page[Row]:
-        params = {"limit": str(limit)}
-        if offset:
-            params["offset"] = str(offset)
-        if after is not None:
-            require("the cursor", versions.RESULTS_SINCE, self.api_version)
-            params["after"] = after
-        call = Call("GET", path, params=params)
-        answer = await self._json(call)
-        if not self._has(versions.RESULTS_SINCE):
-            return Page(_models(model, _list({"results": answer}, "results", call), call))
-        rows = _models(model, _list(answer, "results", call), call)
-        total, cursor = answer.get("total"), answer.get("cursor")
-        return Page(
-            rows,
-            total=total if isinstance(total, int) else None,
-            cursor=cursor if isinstance(cursor, str) and cursor else None,
-        )
-
-    async def _all_references(self, model: type[Row], path: str, page_size: int) -> AsyncIterator[Row]:
-        offset, after = 0, None
+    async def _references(self, model: type[Row], path: str, page_size: int) -> AsyncIterator[Row]:
+        given, place = 0, {}
         while True:
-            page = await self._references(model, path, limit=page_size, offset=offset, after=after)
-            for row in page.results:
+            call = Call("GET", path, params={"limit": str(page_size), **place})
+            answer = await self._json(call)
+            if not self._has(versions.RESULTS_SINCE):
+                answer = {"results": answer}
+            rows = _models(model, _list(answer, "results", call), call)
+            for row in rows:
                 yield row
-            if len(page.results) < page_size:
+            if len(rows) < page_size:
                 return
-            # A cursor stays right while documents are added; an offset is all that older versions have.
-            after = page.cursor
-            offset = 0 if after is not None else offset + len(page.results)
+            # A cursor stays right while documents are added. Older versions have only the offset.
+            given += len(rows)
+            cursor = answer.get("cursor")
+            place = {"after": cursor} if cursor and isinstance(cursor, str) else {"offset": str(given)}
 
     async def _json(self, call: Call) -> Any:
+        body = await self._transport.read(call)
         try:
-            return json.loads(await self._transport.read(call))
+            return json.loads(body)
         except (ValueError, RecursionError) as exc:
             raise UnexpectedAnswer(message="the body is not JSON", where=call.where) from exc
 

@@ -1,8 +1,8 @@
 """
-Where the access token comes from: a value, or a file that may change while the service runs.
+The access token: a value, or a file that may change while the service runs.
 
-A file may hold two tokens, one a line, the new one first: while a rotation is under way either may be the one the
-library accepts. The file is read again when its inode, size or time of change differ from the last reading.
+A file may hold two tokens, one on each line, the new one first: during a rotation the library accepts one of the two.
+The file is read again when its inode, size or modification time has changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TokenSource:
         Take the tokens as they are, the preferred one first.
 
         Raises:
-            ConfigError: if one is empty or cannot stand in a header.
+            ConfigError: if a token is empty or not valid in a header.
         """
         for token in tokens:
             _check(token, "the token")
@@ -55,7 +55,7 @@ class TokenSource:
         Read the tokens from a file now, and again whenever it changes.
 
         Raises:
-            ConfigError: if the file cannot be read, is empty, or holds what cannot stand in a header.
+            ConfigError: if the file cannot be read, is empty, or has a token that is not valid in a header.
         """
         source = cls((), path)
         try:
@@ -68,7 +68,7 @@ class TokenSource:
         """
         Return the tokens to try in order.
 
-        A file that is gone, empty or half written for a moment keeps the tokens of its last good reading.
+        While the file is missing, empty or half written, the tokens of the last good reading stay in use.
         """
         if self._path is None:
             return self._tokens
