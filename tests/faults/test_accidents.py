@@ -14,7 +14,7 @@ from imgproxy.cache.entry import key_hash
 from imgproxy.cache.housekeeping import delete_files
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, RenderSettings
 from imgproxy.errors import DecodeFailed, Revoked
-from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers.job import Lane
 from tests.faults.rows import children_of, command_of, go_on, stop

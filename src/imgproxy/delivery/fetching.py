@@ -26,7 +26,7 @@ from imgproxy.errors import (
 )
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary import Validators
-from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
