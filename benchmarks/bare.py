@@ -28,8 +28,8 @@ def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
 
     from imgproxy.params.plan import ColourSpace, Format, Output  # noqa: PLC0415
     from imgproxy.render.colour import convert  # noqa: PLC0415
-    from imgproxy.render.encode import encode  # noqa: PLC0415
-    from imgproxy.render.load import jpeg_shrink  # noqa: PLC0415
+    from imgproxy.render.encoders import encode  # noqa: PLC0415
+    from imgproxy.render.source import jpeg_shrink  # noqa: PLC0415
 
     factor = pyvips.Image.jpegload(photo).width / width_px
     shrink = jpeg_shrink(factor)

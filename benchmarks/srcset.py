@@ -18,7 +18,7 @@ from benchmarks.servers import BenchError, Product
 from benchmarks.ssim import luma, ssim
 from benchmarks.stats import paired_ratios
 from imgproxy.params.plan import Format, Output
-from imgproxy.render.encode import encode
+from imgproxy.render.encoders import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,9 @@ from PIL import Image
 
 from imgproxy import errors
 from imgproxy.params.plan import Crop, Fit, Format, Output, Px, RenderPlan, Resize, Trim
-from imgproxy.render import jpegframe, load
-from imgproxy.render.shapes import Size
+from imgproxy.render import jpegframe
+from imgproxy.render import source as load
+from imgproxy.render.sizes import Size
 from imgproxy.workers.job import ProcessLimits
 from tests.support import images
 from tests.support.rendering import PNG, render, render_all
@@ -22,7 +23,7 @@ from tests.support.rendering import PNG, render, render_all
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgproxy.render.load import Foresee, Source
+    from imgproxy.render.source import Foresee, Source
     from imgproxy.workers.sniff import SourceKind
 
 PHOTO = images.photo(1203, 899)

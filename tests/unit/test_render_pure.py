@@ -16,10 +16,10 @@ from imgproxy import errors
 from imgproxy.params.plan import Format, Frames, RenderPlan
 from imgproxy.render.formats import animated_format, still_format
 from imgproxy.render.frames import Selection, select_frames, select_page
-from imgproxy.render.load import jpeg_shrink
-from imgproxy.render.orient import stored_box
+from imgproxy.render.orientation import stored_box
 from imgproxy.render.quality import EQUAL, encoder_quality
-from imgproxy.render.shapes import Box, Size
+from imgproxy.render.sizes import Box, Size
+from imgproxy.render.source import jpeg_shrink
 from imgproxy.workers import channel
 from imgproxy.workers.capacity import usable_cores
 from imgproxy.workers.channel import BadMessageError, Done, Failed, Finished, Ready

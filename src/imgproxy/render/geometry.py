@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgproxy.params.plan import MAX_SIDE_PX, Anchor, Bounds, Crop, Fit, Px, Ratio, Sides
-from imgproxy.render.fitting import Fitted, centred_cover, fit_region
-from imgproxy.render.shapes import Box, Size, Window, round_half_up, round_px
+from imgproxy.render.fit import Fitted, centred_cover, fit_region
+from imgproxy.render.sizes import Box, Size, Window, round_half_up, round_px
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Length, Position, Rect, RenderPlan

@@ -9,7 +9,7 @@ from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.metadata import exif_text, is_private
 
 if TYPE_CHECKING:
-    from imgproxy.render.load import Source
+    from imgproxy.render.source import Source
 
 _MODELS: Final = {
     "srgb": "RGB",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from imgproxy.render.shapes import Size
+from imgproxy.render.sizes import Size
 
 # Baseline, extended sequential, progressive; with Huffman or arithmetic coding.
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})

@@ -22,8 +22,8 @@ from imgproxy.render.markup import MarkupError, parse, write
 from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
-    from imgproxy.render.load import Source
     from imgproxy.render.markup import Element
+    from imgproxy.render.source import Source
 
 # Bits of VipsForeignKeep.
 KEEP_EXIF: Final = 1

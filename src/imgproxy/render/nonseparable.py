@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
-from imgproxy.render.adjust import band_extremes
+from imgproxy.render.adjustments import band_extremes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

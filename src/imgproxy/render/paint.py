@@ -14,9 +14,9 @@ import pyvips
 
 from imgproxy.params.plan import Sides
 from imgproxy.render import nonseparable
-from imgproxy.render.adjust import on_colours, split_alpha
+from imgproxy.render.adjustments import on_colours, split_alpha
 from imgproxy.render.colour import as_rgb
-from imgproxy.render.shapes import Size
+from imgproxy.render.sizes import Size
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Colour

@@ -16,23 +16,25 @@ import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage
 from imgproxy.params.plan import Adjust, Format, RenderPlan
-from imgproxy.render import finish, formats, load, trim
-from imgproxy.render.aim import Aim
+from imgproxy.render import formats, trim
+from imgproxy.render import output as finish
+from imgproxy.render import source as load
+from imgproxy.render.draft import Work
 from imgproxy.render.frames import select_frames, select_page
 from imgproxy.render.geometry import Geometry, find_region, place, trim_region, upright_size
-from imgproxy.render.levels import Levels
-from imgproxy.render.orient import turn_upright
-from imgproxy.render.resample import crop
-from imgproxy.render.shapes import Box
+from imgproxy.render.orientation import turn_upright
+from imgproxy.render.pyramid import Levels
+from imgproxy.render.recipe import Aim
+from imgproxy.render.scaling import crop
+from imgproxy.render.sizes import Box
 from imgproxy.render.steps import STEPS
-from imgproxy.render.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.load import Source
-    from imgproxy.render.shapes import Size
-    from imgproxy.render.work import Decoded
+    from imgproxy.render.draft import Decoded
+    from imgproxy.render.sizes import Size
+    from imgproxy.render.source import Source
     from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
 
 # A site asks for the same few plans, of pictures in the same few sizes.

@@ -13,13 +13,14 @@ import pyvips
 
 from imgproxy.errors import ImgproxyError
 from imgproxy.params.plan import Crop, Sides
-from imgproxy.render import adjust, colour, paint, watermark
+from imgproxy.render import adjustments as adjust
+from imgproxy.render import colour, paint, watermark
 from imgproxy.render.geometry import corner_radii, shrink_sides
-from imgproxy.render.resample import crop, resample, rotate
-from imgproxy.render.shapes import Box, Size
+from imgproxy.render.scaling import crop, resample, rotate
+from imgproxy.render.sizes import Box, Size
 
 if TYPE_CHECKING:
-    from imgproxy.render.work import Work
+    from imgproxy.render.draft import Work
 
 # The blurred backdrop of fill=blur: this part of the longer side as sigma hides every detail and keeps the colours.
 _BACKDROP_SIGMA: Final = 1 / 40

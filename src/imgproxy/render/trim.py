@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from imgproxy.render.adjust import luma_of, split_alpha
+from imgproxy.render.adjustments import luma_of, split_alpha
 from imgproxy.render.colour import to_srgb
-from imgproxy.render.shapes import Box
+from imgproxy.render.sizes import Box
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Trim

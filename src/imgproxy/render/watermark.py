@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from imgproxy.params.plan import Fit, Px, Ratio, RenderPlan, Resize
 from imgproxy.render import colour, paint
+from imgproxy.render.draft import Decoded
 from imgproxy.render.geometry import place, upright_size
-from imgproxy.render.load import decode, open_source
-from imgproxy.render.resample import resample, rotate
-from imgproxy.render.shapes import Box, Size, round_half_up, round_px
-from imgproxy.render.work import Decoded
+from imgproxy.render.scaling import resample, rotate
+from imgproxy.render.sizes import Box, Size, round_half_up, round_px
+from imgproxy.render.source import decode, open_source
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Length, Mark

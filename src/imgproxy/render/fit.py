@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgproxy.params.plan import MAX_SIDE_PX, Crop, Fit, Focal
-from imgproxy.render.shapes import Box, Size, Window, clamp, round_half_up, round_px
+from imgproxy.render.sizes import Box, Size, Window, clamp, round_half_up, round_px
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Resize

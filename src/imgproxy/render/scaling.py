@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyvips
 
-from imgproxy.render import orient
+from imgproxy.render import orientation as orient
 from imgproxy.render.geometry import sample
-from imgproxy.render.shapes import Box, Size
+from imgproxy.render.sizes import Box, Size
 from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.shapes import Window
-    from imgproxy.render.work import Decoded
+    from imgproxy.render.draft import Decoded
+    from imgproxy.render.sizes import Window
 
 
 def resample(image: Any, window: Window, target: Size, *, decoded: Decoded, in_memory: bool) -> Any:

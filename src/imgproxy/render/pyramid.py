@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.render import load, resample
-from imgproxy.render.work import Decoded
+from imgproxy.render import scaling as resample
+from imgproxy.render import source as load
+from imgproxy.render.draft import Decoded
 from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from imgproxy.render.aim import Aim
-    from imgproxy.render.load import Source
+    from imgproxy.render.recipe import Aim
+    from imgproxy.render.source import Source
     from imgproxy.workers.job import ProcessLimits
 
 # What is left to the Lanczos filter at least, after a picture was halved; libvips' resize leaves as much after its box.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from imgproxy.render.shapes import Box, Size
+from imgproxy.render.sizes import Box, Size
 
 # The libvips operations that bring the stored picture upright, in order.
 _TURNS: Final[dict[int, tuple[str, ...]]] = {

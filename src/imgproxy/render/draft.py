@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.render.orient import is_swapped
+from imgproxy.render.orientation import is_swapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from imgproxy.params.plan import RenderPlan
     from imgproxy.render.geometry import Geometry
-    from imgproxy.render.load import Source
-    from imgproxy.render.shapes import Size
+    from imgproxy.render.sizes import Size
+    from imgproxy.render.source import Source
     from imgproxy.workers.job import ProcessLimits
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from imgproxy.params.plan import Format, RenderPlan
     from imgproxy.render.frames import Selection
     from imgproxy.render.geometry import Geometry
-    from imgproxy.render.shapes import Size
+    from imgproxy.render.sizes import Size
     from imgproxy.workers.job import RenderTarget
 
 

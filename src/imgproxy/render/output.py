@@ -10,14 +10,14 @@ import pyvips
 from imgproxy.digest import digest_of
 from imgproxy.params.plan import WHITE, Format
 from imgproxy.render import blurhash, formats, info, metadata, paint, palette
-from imgproxy.render.encode import Playback, encode
-from imgproxy.render.shapes import Size
+from imgproxy.render.encoders import Playback, encode
+from imgproxy.render.sizes import Size
 from imgproxy.workers.job import Rendered
 
 if TYPE_CHECKING:
-    from imgproxy.render.aim import Aim
-    from imgproxy.render.load import Source
-    from imgproxy.render.work import Work
+    from imgproxy.render.draft import Work
+    from imgproxy.render.recipe import Aim
+    from imgproxy.render.source import Source
 
 
 def write_picture(aim: Aim, work: Work) -> Rendered:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
-from imgproxy.render import jpegframe, labtiff, svg
+from imgproxy.render import jpegframe, svg
+from imgproxy.render import lab_tiff as labtiff
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.markup import MarkupError
 from imgproxy.render.vips import call
@@ -25,7 +26,7 @@ from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.shapes import Size
+    from imgproxy.render.sizes import Size
     from imgproxy.workers.job import ProcessLimits
 
     # The factor of `decode` that is to be expected of a source of this stored size; None where no pixels will be asked.

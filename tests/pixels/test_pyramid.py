@@ -13,7 +13,7 @@ import pyvips
 from PIL import Image
 
 from imgproxy.params.plan import WHITE, Crop, Fit, Format, Output, Px, Rect, RenderPlan, Resize, Trim
-from imgproxy.render.resample import halve
+from imgproxy.render.scaling import halve
 from tests.support import images
 from tests.support.rendering import PNG, render, render_all
 
