@@ -1,9 +1,9 @@
 """
 How many cores this service may use: the smallest of its affinity mask and its cgroups' CPU quotas.
 
-`os.cpu_count()` counts the machine's cores and knows neither; a container with `--cpus 2` on a 64-core host would
-start 64 render processes and be throttled. Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max";
-cgroup-v1/cpu "cpu.cfs_quota_us". Pure but for reading the files below `root`.
+`os.cpu_count()` counts the cores of the machine: a container with `--cpus 2` on a 64-core host would start 64 render
+processes, and be throttled. Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max"; cgroup-v1/cpu,
+"cpu.cfs_quota_us".
 """
 
 from __future__ import annotations
@@ -14,42 +14,40 @@ from pathlib import Path
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Return the cores this process may keep busy, at least 1. `root` is the file system root, for tests."""
-    limits = [_affinity(), *_quotas(root)]
+    """Return the number of cores that this process may use, at least 1. `root` is the root of the file system."""
+    limits = [_count_affinity(), *_read_quotas(root)]
     return max(1, math.floor(min(limits) + 0.01))
 
 
-def _affinity() -> float:
+def _count_affinity() -> float:
     if hasattr(os, "sched_getaffinity"):
         return float(len(os.sched_getaffinity(0)))
     return float(os.cpu_count() or 1)
 
 
-def _quotas(root: Path) -> list[float]:
-    """The CPU quotas, in cores, of this process's cgroup and of every parent, v2 and v1."""
+def _read_quotas(root: Path) -> list[float]:
+    """Return the CPU quotas, in cores, of this process's cgroup and of all its parents, v2 and v1."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
-    found: list[float] = []
+    found: list[float | None] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            mount = root / "sys/fs/cgroup"
-            found += [q for folder in _upwards(mount, path) if (q := _quota_v2(folder / "cpu.max")) is not None]
+            found += [_read_quota_v2(folder / "cpu.max") for folder in _folders(root / "sys/fs/cgroup", path)]
         elif "cpu" in controllers.split(","):
-            mount = root / "sys/fs/cgroup/cpu"
-            found += [q for folder in _upwards(mount, path) if (q := _quota_v1(folder)) is not None]
-    return found
+            found += [_read_quota_v1(folder) for folder in _folders(root / "sys/fs/cgroup/cpu", path)]
+    return [quota for quota in found if quota is not None]
 
 
-def _upwards(mount: Path, path: str) -> list[Path]:
-    """The cgroup's folder and its parents up to the mount. Inside a container the mount itself is the cgroup."""
+def _folders(mount: Path, path: str) -> list[Path]:
+    """Return the cgroup's folder and its parents up to the mount. In a container the mount itself is the cgroup."""
     parts = [part for part in path.split("/") if part and part != ".."]
     return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _quota_v2(file: Path) -> float | None:
+def _read_quota_v2(file: Path) -> float | None:
     try:
         quota, period = file.read_text(encoding="ascii").split()
         return None if quota == "max" else int(quota) / int(period)
@@ -57,7 +55,7 @@ def _quota_v2(file: Path) -> float | None:
         return None
 
 
-def _quota_v1(folder: Path) -> float | None:
+def _read_quota_v1(folder: Path) -> float | None:
     try:
         quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
         period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))

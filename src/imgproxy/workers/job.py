@@ -1,48 +1,30 @@
 """
-What crosses the border between the edge and a render process: a job in, a report out.
+What crosses between the edge and a render process: a job in, a report out. See `channel` for how.
 
-Only paths, plans and facts cross; pixels and encoded bytes never do. The way in is pickled (the edge is trusted by
-its own children); the way out is JSON of known shape, because a render process decodes foreign bytes and may, one
-day, be run by them. See `channel`.
+Only paths, plans and facts cross, never pixels or encoded bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import RenderPlan
 
 
 class Lane(StrEnum):
-    """
-    Who waits for a job. Lanes are served in this order, and only VISITOR may hold every process at once.
+    """Who waits for a job. Lanes are served in this order, and only VISITOR may use all processes at once."""
 
-    STAND_IN is for visitors, too: what is already there, brought to the size asked for while the queue is full. Where
-    visitors wait for a picture of their own, animated or not, it has no more than every second turn.
-    """
-
-    STAND_IN = "stand_in"
     VISITOR = "visitor"
     ANIMATION = "animation"
     BACKGROUND = "background"
 
 
-class Lent(Protocol):
-    """What must stay as it is while somebody reads it."""
-
-    def borrow(self) -> None:
-        """Use it, until it is given back as often."""
-
-    def give_back(self) -> None:
-        """Use it no longer."""
-
-
 @dataclass(frozen=True, slots=True)
 class RenderTarget:
-    """One variant to make. `path` is written, not renamed: a temporary name beside the final one, of no file yet."""
+    """One variant to make. `path` is a temporary name beside the final one; the file does not exist yet."""
 
     plan: RenderPlan
     path: str
@@ -61,9 +43,8 @@ class RenderJob:
     """
     Variants of one original, made in one render process from as few decodes as their plans allow.
 
-    `original_bytes` is the size of the original, by which the edge guesses at the cost, and `name` what it is known by
-    from one job to the next, as its place may be another's by then; `lent` is where it lies, where that is only lent:
-    the process that reads it borrows it. None of these crosses.
+    Two fields serve the edge's estimate of the cost: `original_bytes` is the size of the original, and `name` says
+    whether two jobs have the same original, as `original` is only a path.
     """
 
     original: str
@@ -71,18 +52,17 @@ class RenderJob:
     marks: tuple[MarkFile, ...] = ()
     original_bytes: int = 0
     name: str = ""
-    lent: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """
-    A variant as it lies in its file.
+    A variant in its file.
 
-    `digest` is that of its bytes (imgproxy.digest). `is_first_frame_only` says that the source is animated and a limit
-    reduced it to its first frame. `is_mark_missing` says that the plan wanted a watermark which could not be painted.
-    `shared_decode` names the decode that it shared with larger ones, "<width in px>-<how often halved for this one>",
-    where its pixels are not to the last bit those of a decode of its own; it is empty for the bytes that it has alone.
+    `digest` is the digest of its bytes. `is_first_frame_only`: the source is animated, and a limit reduced it to one
+    frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the variant shared a
+    decode with larger ones and so has other bytes than one made alone: "<width in px>-<how often halved>" of the
+    decode.
     """
 
     path: str
@@ -115,8 +95,8 @@ class RenderReport:
     """
     A finished job. `rendered` is in the order of the job's targets.
 
-    `queue_s` is the wait for a process, `open_s` the header and its checks, `render_s` everything after (libvips
-    decodes while it encodes, so the two cannot be told apart). `peak_bytes` is the process's largest resident size.
+    `queue_s` is the wait for a process, `open_s` the time to read and check the header, `render_s` the rest (libvips
+    decodes while it encodes, so these cannot be separated). `peak_bytes` is the process's largest resident size.
     """
 
     rendered: tuple[Rendered, ...]
@@ -129,7 +109,7 @@ class RenderReport:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """What a render process must know of the settings. Bytes of memory; pixels; frames."""
+    """The settings that a render process needs. Bytes of memory; pixels; frames."""
 
     memory_bytes: int
     source_pixels: int

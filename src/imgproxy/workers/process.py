@@ -1,8 +1,8 @@
 """
-A render process from the outside: start it, hand it a job, read what it says, end it.
+A render process as the edge sees it: start it, send it a job, read its messages, end it.
 
-An asyncio protocol, so that no thread stands between a finished render and the request that waits for it. It knows
-nothing of queues; the pool gives it one job at a time.
+It is an asyncio protocol, so no thread stands between a finished render and the request that waits for it. The pool
+sends one job at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from imgproxy.workers.job import ProcessLimits, RenderJob, RenderTarget
 
-# A process that has not loaded libvips by then never will.
+# A process that has not loaded libvips by then counts as broken.
 START_TIMEOUT_S: Final = 30.0
 
-# What a render process may inherit. The rest stays behind: it may hold tokens, and it may hold VIPS_* or G_* switches
-# that open what `vips.prepare` closes.
+# The variables that a render process inherits. Others may hold tokens, or VIPS_* and G_* switches that allow what
+# `vips.prepare` blocks.
 KEPT_ENVIRONMENT: Final = (
     "PATH",
     "HOME",
@@ -47,14 +47,15 @@ KEPT_ENVIRONMENT: Final = (
 )
 
 SET_ENVIRONMENT: Final = {
-    # One thread of pixels a process: N processes on N cores beat N processes of M threads, and use less memory.
+    # One thread for pixels in each process: N processes on N cores are faster than N processes of M threads, and use
+    # less memory.
     "VIPS_CONCURRENCY": "1",
-    # Decoded pictures stay in memory, where the watchdog counts them; libvips would spill to /tmp beyond 100 MB.
+    # Decoded pictures stay in memory, where the watchdog counts them. libvips would write those over 100 MB to /tmp.
     "VIPS_DISC_THRESHOLD": "64g",
-    # glibc's allocator keeps what a large picture needed between what small ones still need, and more with each kind of
-    # job: 190 MB after 350 mixed renders, and rising. With one arena for the few threads, whole planes of pixels in
-    # mappings of their own, and the free end given back, it stays between 80 and 95 MB, at the same CPU. Each name also
-    # ends glibc's own adjusting of its threshold. Other allocators do not read these. Source: mallopt(3).
+    # glibc's allocator cannot return memory that lies between small blocks in use: 190 MB after 350 mixed renders, and
+    # rising. With one arena, with mappings of their own for whole planes of pixels, and with the free end returned, it
+    # stays between 80 and 95 MB, at the same CPU. A set threshold also stops glibc from adjusting it. Other allocators
+    # ignore these. Source: mallopt(3).
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
@@ -62,29 +63,24 @@ SET_ENVIRONMENT: Final = {
 
 
 class ProcessStartError(Exception):
-    """A render process ended, or said nothing, before it was ready: the installation is broken."""
+    """A render process ended, or sent nothing, before it was ready: the installation is broken."""
 
 
 class RenderProcess(asyncio.Protocol):
     """
     One render process.
 
-    `on_message` hears everything it says about the job it has; `on_exit` hears once that it is gone, with the exit
-    status that subprocess gives (negative: the signal). `core` is the one that it keeps to, if any; it has the
-    descriptors `inherited` of the edge's.
+    `on_message` is called with each message about its job. `on_exit` is called once when the process is gone, with its
+    exit status (negative: the signal).
     """
 
     def __init__(
         self,
         on_message: Callable[[RenderProcess, Message], None],
         on_exit: Callable[[RenderProcess, int], None],
-        core: int | None = None,
-        inherited: tuple[int, ...] = (),
     ) -> None:
         self._on_message = on_message
         self._on_exit = on_exit
-        self._core = core
-        self._inherited = inherited
         self._buffer = bytearray()
         self._targets: tuple[RenderTarget, ...] = ()
         self._transport: asyncio.Transport | None = None
@@ -114,22 +110,20 @@ class RenderProcess(asyncio.Protocol):
             raise
 
     async def _spawn(self) -> None:
-        """Start the process and watch it. Never cancelled halfway, so that neither it nor its socket is lost."""
+        """Start the process and watch it. It is never cancelled halfway: the process or its socket would be lost."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 self._child = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    "-P",  # a folder here that is named as a module of the library would be imported in its place
+                    "-P",  # do not import from the working directory: a folder there may be named like a module
                     "-m",
                     "imgproxy.render.child",
                     str(theirs.fileno()),
-                    *([] if self._core is None else [str(self._core)]),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *self._inherited),
+                    pass_fds=(theirs.fileno(),),
                     env=child_environment(),
-                    # In our session, or its niceness would mean nothing: see `scheduling.step_back`.
                 )
         except BaseException:
             ours.close()
@@ -144,16 +138,16 @@ class RenderProcess(asyncio.Protocol):
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 before it was started."""
+        """The process id; 0 before the start."""
         return self._child.pid if self._child else 0
 
     def give(self, job: RenderJob) -> None:
-        """Hand over a job. The process must be idle."""
+        """Send a job. The process must be idle."""
         self._targets = job.targets
-        self._send(channel.pack_job(job))
+        self._send(pickle.dumps(job))
 
     def kill(self) -> None:
-        """End the process at once, whatever it does."""
+        """End the process at once."""
         if self._child is not None and self._child.returncode is None and not self.is_gone:
             self._child.kill()
 
@@ -173,39 +167,39 @@ class RenderProcess(asyncio.Protocol):
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
         status = await child.wait()
-        await self._drained  # its last words are read first: they may say why it ended
+        await self._drained  # read its last messages first: they may say why it ended
         self.is_gone = True
         if self._ready.done():
             self._on_exit(self, status)
         else:
             self._ready.set_exception(ProcessStartError(f"a render process ended with status {status} as it started"))
-            self._ready.exception()  # whoever waited may have left
+            self._ready.exception()  # the caller of `start` may have been cancelled
 
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has another class
 
     def data_received(self, data: bytes) -> None:
-        """Cut the stream into messages; a process that sends anything else is ended."""
+        """Cut the stream into messages. A process that sends something else is killed."""
         self._buffer += data
         try:
             while (payload := self._next_payload()) is not None:
                 for message in channel.decode(payload, self._targets):
-                    self._hear(message)
+                    self._accept(message)
         except BadMessageError:
             self._buffer.clear()
             self.kill()
 
-    def _hear(self, message: Message) -> None:
+    def _accept(self, message: Message) -> None:
         if not isinstance(message, Ready):
             self._on_message(self, message)
         elif not self._ready.done():
             self._ready.set_result(message.libvips_version)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol gives it
-        """Both sides have closed, and everything that was said has been heard."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - from the protocol
+        """Both sides have closed, and all messages have been read."""
         if not self._drained.done():
             self._drained.set_result(None)
 
@@ -224,5 +218,5 @@ class RenderProcess(asyncio.Protocol):
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a render process: the allowed part of ours, and what libvips needs."""
+    """Return the environment of a render process: the allowed part of the edge's, and the settings for libvips."""
     return {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ} | SET_ENVIRONMENT

@@ -1,8 +1,8 @@
 """
-What the bytes are, by their first bytes alone: names and Content-Types lie.
+The format of a file, by its first bytes alone: names and Content-Types may be wrong.
 
-The answer chooses the one loader that may see the file, so that a file which is two formats at once (a polyglot) is
-read as what it was recognised as, or not at all.
+The result chooses the one loader that may read the file. A file of two formats at once (a polyglot) is read in the
+recognised format, or refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HEAD_BYTES: Final = 4096
 
 
 class SourceKind(StrEnum):
-    """The formats that may be loaded; the value is the media type."""
+    """The formats that may be loaded. The value is the media type."""
 
     JPEG = "image/jpeg"
     PNG = "image/png"
@@ -33,7 +33,7 @@ _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# Only what may stand before the root element of an XML document, then <svg or a prefixed one.
+# Everything that may stand before the root element of an XML document, then <svg, with or without a prefix.
 _SVG_ROOT: Final = re.compile(
     rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:(?:<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>|<\?[^>]*\?>)\s*)*"
     rb"<(?:[A-Za-z_][\w.-]{0,30}:)?svg[\s/>]",
@@ -42,7 +42,7 @@ _SVG_ROOT: Final = re.compile(
 
 
 def sniff(head: bytes) -> SourceKind | None:
-    """Name the format that a file with these first bytes has; None for one that may not be loaded."""
+    """Return the format of a file with these first bytes, or None if it may not be loaded."""
     if head.startswith(b"\xff\xd8\xff"):
         return SourceKind.JPEG
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -59,7 +59,7 @@ def sniff(head: bytes) -> SourceKind | None:
 
 
 def _sniff_heif(head: bytes) -> SourceKind | None:
-    """AVIF and HEIC share a container; AVIF files often have the major brand mif1 and name avif among the others."""
+    """Tell AVIF from HEIC: both are HEIF. An AVIF may have the major brand mif1, and avif among the others."""
     size_bytes = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size_bytes - 3, 4))}
     if brands & _AVIF_BRANDS:
