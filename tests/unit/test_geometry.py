@@ -1,4 +1,4 @@
-"""Geometry: every number of the specification by table, and what must hold for any size by property."""
+"""Geometry: the rules of docs/urls.md by table, and properties that hold for every size."""
 
 from __future__ import annotations
 
@@ -23,19 +23,10 @@ from imgproxy.params.plan import (
     Resize,
     Sides,
 )
-from imgproxy.render.geometry import (
-    Box,
-    Geometry,
-    Size,
-    Window,
-    corner_radii,
-    find_region,
-    place,
-    sample,
-    shrink_sides,
-    trim_region,
-    upright_size,
-)
+from imgproxy.render.geometry import Geometry, corner_radii, find_region, place, shrink_sides, trim_region
+from imgproxy.render.orientation import swap
+from imgproxy.render.sampling import sample
+from imgproxy.render.sizes import Box, Size, Window
 
 
 def whole(width_px: int, height_px: int) -> Box:
@@ -131,7 +122,7 @@ def test_sizes_and_windows(
     final: tuple[int, int],
     window: tuple[float, float, float, float],
 ) -> None:
-    """Every mode gives the size and the part of the source that the specification says."""
+    """Every mode gives the size and the part of the source that docs/urls.md says."""
     found = placed(source, resize)
     assert found.final == Size(*final)
     assert found.window.left == pytest.approx(window[0])
@@ -163,7 +154,7 @@ def test_crop_keeps_the_named_side(crop: tuple[Crop, ...], left: float, top: flo
 
 @pytest.mark.parametrize("crop", [Crop.ENTROPY, Crop.EDGES])
 def test_smart_crops_are_left_to_libvips_with_the_region_scaled_to_cover(crop: Crop) -> None:
-    """A smart crop gets the whole region at the size that covers the frame, and none where nothing is in excess."""
+    """A smart crop gets the whole region at the size that covers the frame. If nothing is cut, there is no smart crop."""
     found = placed((300, 200), Resize(Px(100), Px(100), fit=Fit.CROP, crop=(Crop.FACES, crop)))
     assert (found.smart, found.scaled, found.picture) == (crop, Size(150, 100), Size(100, 100))
     assert found.window == Window(0, 0, 300, 200)
@@ -172,7 +163,7 @@ def test_smart_crops_are_left_to_libvips_with_the_region_scaled_to_cover(crop: C
 
 
 def test_a_smart_crop_of_a_thread_thin_source_falls_back_to_the_centre() -> None:
-    """A cover that would be hundreds of thousands of pixels long is not made; the centre is taken instead."""
+    """A cover of hundreds of thousands of pixels is not made; the crop takes the centre."""
     found = placed((10_000, 1), Resize(Px(1000), Px(1000), fit=Fit.CROP, crop=(Crop.ENTROPY,)))
     assert found.smart is None
     assert found.window == Window(4999.5, 0, 1, 1)
@@ -223,7 +214,7 @@ RECTS: list[tuple[Rect, Box]] = [
 
 @pytest.mark.parametrize(("rect", "region"), RECTS)
 def test_rect_names_a_region_inside_the_source(rect: Rect, region: Box) -> None:
-    """Pixels, ratios and words give a region; what lies outside is cut off, and an empty rest means all of it."""
+    """Pixels, ratios and words give a region. The part outside is cut off; a region fully outside is the whole source."""
     assert find_region(Size(2000, 1000), rect) == region
 
 
@@ -248,13 +239,13 @@ def test_sizes_are_relative_to_the_rect() -> None:
     ],
 )
 def test_trim_stays_inside_its_region(found: Box | None, pad_px: int, region: Box) -> None:
-    """A trim is grown or cut by its pad inside the region; one that leaves nothing is skipped."""
+    """A trim is grown or cut by its pad inside the region. A trim that leaves nothing is skipped."""
     assert trim_region(Box(10, 20, 200, 100), found, pad_px=pad_px) == region
 
 
 def test_orientations_five_to_eight_swap_the_sides() -> None:
     """EXIF orientations 5-8 turn the picture on its side; 1-4 do not."""
-    assert [upright_size(3, 2, value) for value in range(1, 9)] == [Size(3, 2)] * 4 + [Size(2, 3)] * 4
+    assert [swap(Size(3, 2), value) for value in range(1, 9)] == [Size(3, 2)] * 4 + [Size(2, 3)] * 4
 
 
 # --- canvas, pad, rotation, limit ----------------------------------------------------------------------------------
@@ -455,18 +446,18 @@ def test_sampling_reads_inside_the_loaded_picture_and_cuts_exactly(
     corner: tuple[float, float],
     part: tuple[float, float],
 ) -> None:
-    """Whatever was shrunk on load: the box lies in the picture, holds the window, and the cut has the target's size."""
+    """For every shrink on load: the box lies in the picture and holds the window; the cut has the target's size."""
     loaded = Size(-(-source[0] // shrink), -(-source[1] // shrink))
     width, height = source[0] * part[0], source[1] * part[1]
     window = Window(corner[0] * (source[0] - width), corner[1] * (source[1] - height), width, height)
     assume(width > 0.5)
     assume(height > 0.5)
-    found = sample(window, Size(*target), source=Size(*source), loaded=loaded)
+    ratio = (loaded.width_px / source[0], loaded.height_px / source[1])
+    found = sample(window, Size(*target), loaded=loaded, ratio=ratio)
     assert 0 <= found.box.left_px < found.box.left_px + found.box.width_px <= loaded.width_px
     assert 0 <= found.box.top_px < found.box.top_px + found.box.height_px <= loaded.height_px
-    ratio = loaded.width_px / source[0]
-    assert found.box.left_px <= window.left * ratio + 1e-5
-    assert found.box.left_px + found.box.width_px >= (window.left + window.width) * ratio - 1e-5
+    assert found.box.left_px <= window.left * ratio[0] + 1e-5
+    assert found.box.left_px + found.box.width_px >= (window.left + window.width) * ratio[0] - 1e-5
     if found.cut is None:
         assert found.scaled == Size(*target)
     else:
@@ -478,6 +469,7 @@ def test_sampling_reads_inside_the_loaded_picture_and_cuts_exactly(
 def test_a_whole_picture_is_sampled_whole_at_every_shrink() -> None:
     """Without a crop nothing is cut: all of the loaded picture is scaled to the target, exactly."""
     for loaded in (Size(3001, 2001), Size(1501, 1001), Size(376, 251)):
-        found = sample(Window(0, 0, 3001, 2001), Size(100, 67), source=Size(3001, 2001), loaded=loaded)
+        ratio = (loaded.width_px / 3001, loaded.height_px / 2001)
+        found = sample(Window(0, 0, 3001, 2001), Size(100, 67), loaded=loaded, ratio=ratio)
         assert found.box == Box(0, 0, loaded.width_px, loaded.height_px)
         assert (found.scaled, found.cut) == (Size(100, 67), None)

@@ -1,4 +1,4 @@
-"""The render room's pure decisions: what a file is, which frames play, how many cores, what leaves a process."""
+"""The pure parts of rendering: formats of files, frames, qualities, boxes, cores, messages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from imgproxy import errors
 from imgproxy.params.plan import Format, Frames, RenderPlan
+from imgproxy.render.encoders import EQUAL_QUALITY, encoder_quality
 from imgproxy.render.formats import animated_format, still_format
 from imgproxy.render.frames import Selection, select_frames, select_page
 from imgproxy.render.orientation import stored_box
-from imgproxy.render.quality import EQUAL, encoder_quality
 from imgproxy.render.sizes import Box, Size
 from imgproxy.render.source import jpeg_shrink
 from imgproxy.workers import channel
@@ -69,14 +69,14 @@ def ftyp(*brands: bytes) -> bytes:
         (b"\xff\xd8", None),
     ],
 )
-def test_files_are_told_by_their_first_bytes(head: bytes, kind: SourceKind | None) -> None:
-    """Only what begins as one of the formats is one; nothing later in the file counts."""
+def test_a_file_is_recognised_by_its_first_bytes(head: bytes, kind: SourceKind | None) -> None:
+    """A file has the format that its first bytes say; nothing later in it counts."""
     assert sniff(head) is kind
 
 
 @given(st.binary(max_size=4096))
 def test_sniffing_takes_any_bytes(head: bytes) -> None:
-    """No file can make the first look at it fail."""
+    """No file makes the recognition fail."""
     assert sniff(head) is None or isinstance(sniff(head), SourceKind)
 
 
@@ -103,7 +103,7 @@ MANY = {"frame_px": 100, "max_frames": 10, "max_pixels": 10_000}
     ids=str,
 )
 def test_frames_of_an_animation(frames: Frames, want: Selection) -> None:
-    """Ranges, steps, order and pace choose frames; the time of dropped ones is not lost."""
+    """Ranges, steps, order and pace choose frames. The delay of a dropped frame is not lost."""
     assert select_frames((10, 20, 30, 40), 2, frames, **MANY) == want
 
 
@@ -111,29 +111,29 @@ def test_frames_of_an_animation(frames: Frames, want: Selection) -> None:
     ("max_frames", "max_pixels", "is_cut"), [(4, 400, False), (3, 400, True), (4, 399, True), (1, 100, True)]
 )
 def test_limits_of_an_animation(max_frames: int, max_pixels: int, is_cut: bool) -> None:
-    """One frame or one pixel over a limit leaves the first frame and says so."""
+    """One frame or one pixel over a limit leaves the first frame, and `is_cut` is set."""
     found = select_frames((10,) * 4, 0, Frames(), frame_px=100, max_frames=max_frames, max_pixels=max_pixels)
     assert found.is_cut == is_cut
     assert found.order == ((0,) if is_cut else (0, 1, 2, 3))
 
 
 def test_late_frames_count_what_lies_before_them() -> None:
-    """libvips decodes an animation from its start, so the limit holds for all frames up to the last one used."""
+    """libvips decodes from the first frame on, so the limit counts all frames up to the last one that is used."""
     chosen = Frames(first=9, last=10)
     assert select_frames((10,) * 10, 0, chosen, frame_px=1, max_frames=9, max_pixels=100).is_cut
     assert select_frames((10,) * 10, 0, chosen, frame_px=1, max_frames=10, max_pixels=100).order == (8, 9)
 
 
 def test_pages_past_the_end_are_the_last() -> None:
-    """A page that a document does not have is its last one."""
+    """A page beyond the end is the last page."""
     assert [select_page(3, Frames(page=n)).order for n in (1, 3, 7)] == [(0,), (2,), (2,)]
 
 
 # --- formats, quality -------------------------------------------------------------------------------------------
 
 
-def test_animations_leave_as_what_their_client_takes() -> None:
-    """AVIF becomes animated WebP, old clients get GIF, stills stay stills."""
+def test_an_animation_gets_a_format_that_its_client_takes() -> None:
+    """AVIF becomes an animated WebP, old clients get GIF, and JPEG makes a still."""
     assert animated_format(Format.AVIF, SourceKind.GIF) is Format.WEBP
     assert animated_format(Format.SOURCE, SourceKind.WEBP) is Format.WEBP
     assert animated_format(Format.COMPRESSED8, SourceKind.WEBP) is Format.GIF
@@ -141,7 +141,7 @@ def test_animations_leave_as_what_their_client_takes() -> None:
 
 
 def test_every_still_format_is_concrete() -> None:
-    """Whatever a plan says and a source is, the outcome is a format that can be written."""
+    """For every plan and source the result is a format that can be written."""
     concrete = {Format.JPEG, Format.PNG, Format.PNG8, Format.WEBP, Format.AVIF, Format.GIF}
     for wanted in (*concrete, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8):
         for kind in SourceKind:
@@ -151,7 +151,7 @@ def test_every_still_format_is_concrete() -> None:
 
 @pytest.mark.parametrize("wanted", [Format.JPEG, Format.WEBP, Format.AVIF])
 def test_quality_rises_with_q(wanted: Format) -> None:
-    """From 0 to 100 the encoder's number never falls, and stays within what encoders take."""
+    """From 0 to 100 the encoder's number never falls, and stays within 1-100."""
     found = [encoder_quality(q, wanted) for q in range(101)]
     assert found == sorted(found)
     assert found[0] >= 1
@@ -159,8 +159,8 @@ def test_quality_rises_with_q(wanted: Format) -> None:
 
 
 def test_measured_qualities_are_exact() -> None:
-    """At the measured points the table's numbers are used; JPEG is its own measure."""
-    for q, webp, avif in EQUAL:
+    """At the measured points the numbers of the table are used; JPEG keeps its `q`."""
+    for q, webp, avif in EQUAL_QUALITY:
         assert (encoder_quality(q, Format.WEBP), encoder_quality(q, Format.AVIF)) == (webp, avif)
         assert encoder_quality(q, Format.JPEG) == max(1, q)
     assert encoder_quality(250, Format.WEBP) == encoder_quality(100, Format.WEBP)
@@ -169,8 +169,8 @@ def test_measured_qualities_are_exact() -> None:
 @pytest.mark.parametrize(
     ("factor", "shrink"), [(0.5, 1), (1.0, 1), (2.7, 1), (2.8, 2), (6.9, 2), (7.0, 4), (14.0, 8), (99.0, 8)]
 )
-def test_jpeg_shrinks_leave_room_for_the_filter(factor: float, shrink: int) -> None:
-    """A JPEG is shrunk early by two, and by more once enough is left."""
+def test_a_jpeg_shrinks_on_load_and_leaves_enough_to_the_filter(factor: float, shrink: int) -> None:
+    """A JPEG shrinks by two from a factor of 2.8 on, and by more from 7 and 14 on."""
     assert jpeg_shrink(factor) == shrink
 
 
@@ -186,7 +186,7 @@ def test_jpeg_shrinks_leave_room_for_the_filter(factor: float, shrink: int) -> N
 def test_stored_boxes_hold_the_same_pixels(
     orientation: int, size: tuple[int, int], parts: tuple[float, float, float, float]
 ) -> None:
-    """Turning a picture upright and cutting, or cutting where stored_box says and turning, is the same."""
+    """To turn upright and then cut gives the same pixels as to cut at `stored_box` and then turn."""
     turns: dict[int, Callable[[Any], Any]] = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -222,7 +222,7 @@ def cgroup(root: Path, membership: str, files: dict[str, str]) -> Path:
 
 
 def test_cores_without_limits_are_those_of_the_affinity(tmp_path: Path) -> None:
-    """Where no cgroup limits the service, it may use the cores it may run on."""
+    """Without a cgroup limit the service may use all cores of its affinity mask."""
     assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
 
 
@@ -237,13 +237,13 @@ def test_cores_without_limits_are_those_of_the_affinity(tmp_path: Path) -> None:
     ids=["root", "parent", "container", "v1"],
 )
 def test_cores_follow_the_smallest_quota(tmp_path: Path, membership: str, files: dict[str, str]) -> None:
-    """A quota of the cgroup or of any parent counts, rounded down, and one core is always left."""
+    """The smallest quota of the cgroup and its parents counts, rounded down, but at least one core."""
     assert usable_cores(cgroup(tmp_path, membership, files)) == 1
 
 
 @pytest.mark.parametrize("text", ["max 100000", "", "nonsense", "100000 0"])
-def test_unreadable_quotas_are_none(tmp_path: Path, text: str) -> None:
-    """What is not a quota limits nothing."""
+def test_an_unreadable_quota_limits_nothing(tmp_path: Path, text: str) -> None:
+    """A file without a valid quota is ignored."""
     assert usable_cores(cgroup(tmp_path, "0::/\n", {"cpu.max": text})) == usable_cores(tmp_path / "none")
 
 
@@ -266,7 +266,7 @@ SOURCE = SourceFacts("image/png", 30, 40, 1, 6, has_alpha=True)
     ids=lambda message: type(message).__name__,
 )
 def test_messages_arrive_as_they_were_sent(message: channel.Message) -> None:
-    """A message survives the way out of a render process, path and all."""
+    """A message is the same after it was encoded and decoded; the path is added from the target."""
     assert channel.decode(channel.encode(message), TARGETS) == [message]
 
 
@@ -276,7 +276,7 @@ def test_messages_arrive_as_they_were_sent(message: channel.Message) -> None:
     ids=lambda error: error.code,
 )
 def test_errors_arrive_with_their_facts(error: errors.ImgproxyError) -> None:
-    """An error of ours crosses with its class and its numbers."""
+    """An error arrives with its class and its figures."""
     done, found = channel.decode(channel.encode(Done(0, RENDERED), Failed(error, 7)), TARGETS)
     assert done == Done(0, RENDERED)
     assert isinstance(found, Failed)
@@ -310,8 +310,8 @@ def good() -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_no_other_message_is_believed(payload: dict[str, Any]) -> None:
-    """A render process that was taken over can send none of this into the edge."""
+def test_every_other_message_is_refused(payload: dict[str, Any]) -> None:
+    """The edge refuses these messages of a render process that was taken over."""
     with pytest.raises(BadMessageError):
         channel.decode(json.dumps([payload]).encode(), TARGETS)
     with pytest.raises(BadMessageError):
@@ -323,8 +323,8 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 
 @settings(max_examples=40, deadline=None)
 @given(st.recursive(LEAVES, lambda child: st.lists(child) | st.dictionaries(st.text(), child)))
-def test_any_json_is_a_message_or_refused(value: Any) -> None:
-    """Nothing that is no message gets through, and nothing else than BadMessageError comes out."""
+def test_any_other_json_is_refused(value: Any) -> None:
+    """For any JSON that is not a message, BadMessageError is raised and no other error."""
     with pytest.raises(BadMessageError):
         channel.decode(json.dumps(value).encode(), TARGETS)
     with pytest.raises(BadMessageError):

@@ -1,1 +1,1 @@
-"""Pixels: the pool of render processes, and what happens inside one. Only a render process imports pyvips."""
+"""Pixels: what happens inside a render process. Nothing else in the service imports this package, or pyvips."""

@@ -1,10 +1,10 @@
 """
-Colour: whatever the source is in becomes 8-bit sRGB, or grey, or what `cs` asks for.
+Convert the colours of any source to 8-bit sRGB, to grey, or to the space that `cs` asks for.
 
-Conversions between ICC profiles are relative colorimetric with black point compensation, as browsers and Photoshop do
-them. A profile that is broken, or belongs to another kind of picture, is treated as missing: RGB is then sRGB, CMYK
-is libvips' built-in press profile. Alpha passes through untouched.
-Source: https://www.libvips.org/API/current/method.Image.icc_transform.html
+Conversions between ICC profiles are relative colorimetric with black point compensation, as in browsers and Photoshop.
+A profile that is broken, or does not fit the picture, counts as missing: RGB is then read as sRGB, CMYK by libvips'
+built-in press profile. Alpha does not change. Source:
+https://www.libvips.org/API/current/method.Image.icc_transform.html
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from imgproxy.render.srgb import is_srgb
 
 PROFILE_FIELD: Final = "icc-profile-data"
 
-# What needs a conversion of its own, by libvips' interpretation.
+# libvips' interpretations that are treated alike.
 _CMYK: Final = "cmyk"
 _RGB: Final = frozenset({"srgb", "rgb", "rgb16", "scrgb"})
 _GREY: Final = frozenset({"b-w", "grey16"})
@@ -31,7 +31,7 @@ _TRANSFORM: Final = {"intent": "relative", "black_point_compensation": True}
 
 @dataclass(frozen=True, slots=True)
 class Coloured:
-    """Pixels in their final colour space, and the profile to embed: None for none."""
+    """Pixels in their final colour space, and the profile to embed, if any."""
 
     image: Any
     profile: bytes | None
@@ -39,10 +39,10 @@ class Coloured:
 
 def convert(image: Any, wanted: ColourSpace) -> Coloured:
     """
-    Bring decoded pixels into the colour space a plan wants.
+    Convert decoded pixels to the colour space of a plan.
 
-    The result is uchar: one band of grey or three of RGB, and alpha where there was one. With SRGB the small sRGB
-    profile is embedded where the source was tagged: an untagged source stays untagged, as the web reads it.
+    The result is uchar: one band of grey or three of RGB, and alpha if the source has it. With SRGB, a tagged source
+    gets the small sRGB profile. An untagged source stays untagged: browsers read it as sRGB.
     """
     tagged = bool(image.get_typeof(PROFILE_FIELD))
     if wanted is ColourSpace.ORIGIN and tagged and image.interpretation in _RGB | _GREY:
@@ -60,7 +60,8 @@ def to_srgb(image: Any) -> Any:
     """
     Convert to 8-bit sRGB; a grey picture stays grey. The result carries no profile.
 
-    Of more than one band beside the colours (spot colours of a TIFF) the first counts as alpha, the others go.
+    If there are several bands beside the colours (spot colours of a TIFF), the first counts as alpha; the others are
+    dropped.
     """
     converted = _to_srgb(image)
     return converted.extract_band(0, n=4) if converted.bands > 4 else converted
@@ -69,10 +70,10 @@ def to_srgb(image: Any) -> Any:
 def _to_srgb(image: Any) -> Any:
     if image.get_typeof(PROFILE_FIELD) and not _is_srgb_already(image):
         with contextlib.suppress(pyvips.Error):
-            return _without_profile(_through_profile(image, "srgb"))
+            return _drop_profile(_apply_profile(image, "srgb"))
     if image.interpretation == _CMYK:
-        return _without_profile(image.icc_transform("srgb", input_profile="cmyk", **_TRANSFORM))
-    return _without_profile(_to_8_bit(image))
+        return _drop_profile(image.icc_transform("srgb", input_profile="cmyk", **_TRANSFORM))
+    return _drop_profile(_to_8_bit(image))
 
 
 def _is_srgb_already(image: Any) -> bool:
@@ -85,11 +86,11 @@ def as_rgb(image: Any) -> Any:
     return image if image.bands > 2 else image.colourspace("srgb")
 
 
-def _through_profile(image: Any, target: str) -> Any:
+def _apply_profile(image: Any, target: str) -> Any:
     """
-    Use the embedded profile. Raises pyvips.Error where it does not fit the picture.
+    Convert by the embedded profile. Raises pyvips.Error if the profile does not fit the picture.
 
-    libvips would then fall back on a guess of its own, with a warning only; so the fit is checked first.
+    This is checked first, because libvips would use another profile, with only a warning.
     """
     data = bytes(image.get(PROFILE_FIELD))
     space = data[16:20]
@@ -99,7 +100,7 @@ def _through_profile(image: Any, target: str) -> Any:
         raise pyvips.Error("profile does not belong to this picture")
     depth = 8
     if space == b"GRAY":
-        # To grey again where nothing is lost: sRGB's curve, one band.
+        # Back to one band of grey, with sRGB's curve.
         grey = image.icc_transform(target, embedded=True, depth=depth, **_TRANSFORM)
         return grey.colourspace("b-w")
     return image.icc_transform(target, embedded=True, depth=depth, **_TRANSFORM)
@@ -113,19 +114,19 @@ def _to_adobe(image: Any) -> Coloured:
         lab = source.icc_import(embedded=True, input_profile="srgb", **_TRANSFORM)
     except pyvips.Error:
         lab = as_rgb(to_srgb(image)).icc_import(input_profile="srgb", **_TRANSFORM)
-    # icc_export takes its target from the picture's own field where no file is named.
+    # Without the name of a file, icc_export takes its target from the picture's own field.
     lab = lab.copy()
     lab.set_type(pyvips.GValue.blob_type, PROFILE_FIELD, profiles.adobe_rgb())
-    return Coloured(_without_profile(lab.icc_export(depth=8, **_TRANSFORM)), profiles.adobe_rgb())
+    return Coloured(_drop_profile(lab.icc_export(depth=8, **_TRANSFORM)), profiles.adobe_rgb())
 
 
 def srgb_profile() -> bytes:
-    """The small sRGB profile that comes with libvips, 480 bytes."""
+    """Return the small sRGB profile that comes with libvips, 480 bytes."""
     return bytes(pyvips.Operation.call("profile_load", "srgb"))
 
 
 def _to_8_bit(image: Any) -> Any:
-    """Map any interpretation without regard to profiles to 8-bit sRGB or grey."""
+    """Convert any interpretation to 8-bit sRGB or grey, without profiles."""
     interpretation = image.interpretation
     if interpretation in ("srgb", "b-w") and image.format == "uchar":
         return image
@@ -137,7 +138,7 @@ def _to_8_bit(image: Any) -> Any:
     return image.cast("uchar") if interpretation == "srgb" else image.colourspace("srgb")
 
 
-def _without_profile(image: Any) -> Any:
+def _drop_profile(image: Any) -> Any:
     if not image.get_typeof(PROFILE_FIELD):
         return image
     image = image.copy()

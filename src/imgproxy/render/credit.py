@@ -1,9 +1,9 @@
 """
-Who made a picture and under what terms, read from wherever the file says so, written in the two ways agencies read.
+The credit of a picture: who made it and under what terms.
 
-Read from XMP, then IPTC-IIM, then EXIF, per field; written as a fresh XMP packet and, for JPEG, as IPTC-IIM. Nothing
-else of the source's metadata passes, so position, serial numbers and thumbnails cannot. All input is hostile: lengths
-are bounded, and what cannot be read is as good as absent.
+Each field is read from XMP, else from IPTC-IIM, else from EXIF. It is written as a new XMP packet and, for JPEG, as
+IPTC-IIM: agencies read these two. No other metadata of the source is copied, so no position, serial number or thumbnail
+can leave. The input is untrusted: lengths are limited, and a block that cannot be read counts as missing.
 Sources: IPTC Photo Metadata Standard 2023.1; IIM 4.2; Google "Image license metadata" (the fields it reads);
 Adobe XMP Specification part 1 (packet), Photoshop File Formats Specification (8BIM resources).
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 XMP_MAX_BYTES: Final = 4_000_000
 
-# IIM allows 128 bytes of copyright notice; XMP no limit at all. Longer is no credit line but somebody's novel.
+# IIM allows 128 bytes of copyright notice, XMP has no limit. A longer text is not a credit.
 _TEXT_MAX: Final = 2_000
 _ITEMS_MAX: Final = 20
 
@@ -32,7 +32,7 @@ _RIGHTS: Final = "http://ns.adobe.com/xap/1.0/rights/"
 _PLUS: Final = "http://ns.useplus.org/ldf/xmp/1.0/"
 _EXT: Final = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 
-# The prefixes that readers which only search for text expect.
+# The usual prefixes. Some readers do not parse XML, and search for them as text.
 PREFIXES: Final = {
     "adobe:ns:meta/": "x",
     _RDF: "rdf",
@@ -49,7 +49,7 @@ _IIM_RESOURCE: Final = 0x0404
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What agencies and search engines ask to be kept. Empty where the source does not say."""
+    """The fields that agencies and search engines ask to keep. A field is empty if the source does not have it."""
 
     creators: tuple[str, ...] = ()
     credit_line: str = ""
@@ -63,7 +63,7 @@ class Credit:
 
 
 def read(xmp: bytes | None, iptc: bytes | None, artist: str, copyright_notice: str) -> Credit:
-    """Return the credit in a source's XMP packet, APP13 or raw IIM block, and EXIF Artist and Copyright."""
+    """Return the credit from a source's XMP packet, APP13 or raw IIM block, and EXIF Artist and Copyright."""
     first = _read_xmp(xmp) if xmp else Credit()
     second = _read_iim(find_iim(iptc)) if iptc else Credit()
     return Credit(
@@ -111,7 +111,7 @@ def _first(values: tuple[str, ...]) -> str:
 
 
 def _values(root: Element, name: str) -> tuple[str, ...]:
-    """All values of a property: attributes, plain text, rdf:resource, or the items of a list, in order."""
+    """Return all values of a property, in order: attributes, plain text, rdf:resource, the items of a list."""
     found: list[str] = []
     for element in _descend(root):
         if name in element.attributes:
@@ -130,12 +130,12 @@ def _descend(element: Element) -> Iterator[Element]:
 
 
 def _clean(text: str) -> str:
-    """One line, without control characters (XML forbids them), of bounded length."""
+    """Make one line of limited length, without control characters (XML forbids them)."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_TEXT_MAX]
 
 
 def as_xmp(credit: Credit) -> bytes:
-    """Write a credit as an XMP packet, in RDF/XML without a processing instruction's padding."""
+    """Write a credit as an XMP packet, in RDF/XML, without padding."""
     parts = []
     if credit.creators:
         items = "".join(f"<rdf:li>{escape(name)}</rdf:li>" for name in credit.creators)
@@ -175,7 +175,7 @@ _UTF8: Final = b"\x1b%G"
 
 
 def find_iim(block: bytes) -> bytes:
-    """Return the IIM records inside an APP13 block, or the block itself where it is bare (TIFF)."""
+    """Return the IIM records in an APP13 block. A block without its header (TIFF) is returned as it is."""
     if not block.startswith(_PHOTOSHOP_HEAD):
         return block
     at = len(_PHOTOSHOP_HEAD)
@@ -196,7 +196,7 @@ def _records(iim: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
     while at + 5 <= len(iim) and iim[at] == 0x1C:
         size = int.from_bytes(iim[at + 3 : at + 5], "big")
         if size & 0x8000:
-            return  # an extended length: for pictures inside, never for text
+            return  # an extended length: it is used for embedded pictures, not for text
         yield (iim[at + 1], iim[at + 2]), iim[at + 5 : at + 5 + size]
         at += 5 + size
 
@@ -215,7 +215,7 @@ def _read_iim(iim: bytes) -> Credit:
 
 
 def _decode(data: bytes, *, is_utf8: bool) -> str:
-    """Many programs write UTF-8 and do not say so; what is no UTF-8 is Latin-1."""
+    """Decode UTF-8, which many programs write without saying so; else Latin-1."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -223,7 +223,7 @@ def _decode(data: bytes, *, is_utf8: bool) -> str:
 
 
 def as_iptc(credit: Credit) -> bytes:
-    """Write a credit as the content of a JPEG's APP13 segment; empty where IIM has no field for what there is."""
+    """Write a credit as the content of a JPEG's APP13 segment. It is empty if IIM has no field for the credit."""
     records = [(_BY_LINE, name) for name in credit.creators]
     records += [(_CREDIT, credit.credit_line)] if credit.credit_line else []
     records += [(_COPYRIGHT, credit.copyright_notice)] if credit.copyright_notice else []

@@ -1,4 +1,4 @@
-"""What the steps of a render hand on to each other: the plan, the geometry, and the frames as they are now."""
+"""What one step of a render passes to the next: the decoded frames, and the variant as far as it is made."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Decoded:
     """
     The decoded frames of a source, as stored, perhaps shrunk on load.
 
-    `upright` is the size of the whole source at full size, after its `orientation`. `ratio` is how many stored pixels
-    of the frames one stored pixel of the source became, across and down.
+    `upright` is the full size of the source after its `orientation`. `ratio` is decoded pixels per source pixel, across
+    and down, of the stored picture.
     """
 
     frames: tuple[Any, ...]
@@ -33,18 +33,18 @@ class Decoded:
 
     @property
     def upright_ratio(self) -> tuple[float, float]:
-        """The same for the upright picture."""
+        """`ratio` of the upright picture."""
         return self.ratio[::-1] if is_swapped(self.orientation) else self.ratio
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Draft:
     """
-    A variant in the making.
+    A variant that is being made.
 
-    `frames` are the pictures so far: H x W x {1, 2, 3, 4} uchar, upright, from the colour step on sRGB or grey with
-    or without alpha. A still has one. libvips is lazy, so most of them are instructions yet; `is_in_memory` says that
-    their pixels may be read in any order.
+    `frames` are its pictures so far: H x W x {1, 2, 3, 4} uchar, upright; from the colour step on, sRGB or grey with or
+    without alpha. A still has one frame. libvips is lazy: most frames are instructions that have not run yet.
+    `is_in_memory` says that their pixels can be read in any order.
     """
 
     source: Source
@@ -58,11 +58,11 @@ class Work:
     profile: bytes | None = None
     is_mark_missing: bool = False
 
-    def each(self, change: Callable[[Any], Any]) -> Work:
-        """Change every frame alike."""
+    def change_frames(self, change: Callable[[Any], Any]) -> Draft:
+        """Change every frame in the same way."""
         return replace(self, frames=tuple(change(frame) for frame in self.frames))
 
     @property
     def first(self) -> Any:
-        """The frame that decisions are made on."""
+        """The first frame. Decisions for all frames are made on it."""
         return self.frames[0]

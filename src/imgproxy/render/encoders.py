@@ -1,12 +1,14 @@
 """
-From pixels to bytes: one table of settings a format, and what `q` means in each.
+From pixels to bytes: the encoder settings of each format, and what `q` means in each.
 
-Every figure in the reasons below comes from `benchmarks/encoders.py` (results in benchmarks/results/encoders.md).
+imgix passes the same `q` to each encoder; but 75 is a good JPEG, a poor WebP and a needlessly good AVIF. Here, a `q`
+gives the same quality in each format. All figures come from `benchmarks/encoders.py` (benchmarks/results/encoders.md).
 """
 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +16,6 @@ import pyvips
 
 from imgproxy.params.plan import Format
 from imgproxy.render.metadata import KEEP_EXIF
-from imgproxy.render.quality import encoder_quality
-from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,20 +25,23 @@ if TYPE_CHECKING:
 # imgix's default; `auto=compress` and Save-Data say 45.
 DEFAULT_QUALITY: Final = 75
 
-# What has a place for a density of its own; elsewhere it stands in EXIF or, of a JPEG, in the header that is put there.
-_WITH_DENSITY: Final = frozenset({Format.PNG, Format.PNG8})
+# Formats whose header has a density. In the others it is written to EXIF; in a JPEG also to a JFIF header.
+_HAS_DENSITY: Final = frozenset({Format.PNG, Format.PNG8})
 
 _MM_PER_INCH: Final = 25.4
 _WEB_DPI: Final = 72
 
-# Reasons, for the six photos at q=75 and per megapixel on one core (PNG8 and GIF have no q):
-# JPEG   progressive as the plan says: 2 % smaller for 15 ms more. Quantisation table 3 (Robidoux) is 8 % smaller for a
-#        DSSIM 3 % higher, at no cost. Trellis quantisation as well: 10 % smaller, 10 % further off, 66 ms more: no.
-#        Chroma is halved unless the plan says otherwise, as imgix documents; libvips alone would stop at 90.
-# PNG    all filters: 22 % smaller for 60 ms more; compression 9 another 1 % for 370 ms: no.
-# PNG8   effort 4: 560 ms; 7 is 10 % smaller for 1,340 ms. The same for GIF, where every frame pays.
-# WebP   effort 2: 66 ms; 4 is 4 % smaller for 144 ms, 6 10 % for 323 ms. smart_subsample: 3 % nearer for 115 ms.
-# AVIF   see avif_effort. libvips' own 4 takes 4,700 ms; 10 bits and tune=iq gain next to nothing, tune=ssim loses.
+# Reasons, for the six photos at q=75, per megapixel on one core (PNG8 and GIF have no q):
+# JPEG   Progressive as the plan says: 2 % smaller for 15 ms more. Quantisation table 3 (Robidoux) is 8 % smaller for a
+#        DSSIM 3 % higher, and costs no time. Trellis quantisation is 10 % smaller for a DSSIM 10 % higher and 66 ms
+#        more: not worth it. Chroma is halved unless the plan says otherwise, as imgix documents; libvips alone would
+#        stop halving it at 90.
+# PNG    All filters: 22 % smaller for 60 ms more. Compression 9: 1 % smaller for 370 ms more: not worth it.
+# PNG8   Effort 4: 560 ms. Effort 7 is 10 % smaller and takes 1,340 ms. The same for each frame of a GIF.
+# WebP   Effort 2: 66 ms. Effort 4 is 4 % smaller and takes 144 ms, 6 is 10 % smaller and takes 323 ms. smart_subsample
+#        has a DSSIM 3 % lower and takes 115 ms.
+# AVIF   See avif_effort. libvips' default effort 4 takes 4,700 ms. 10 bits and tune=iq gain almost nothing, tune=ssim
+#        loses.
 SETTINGS: Final[dict[Format, dict[str, Any]]] = {
     Format.JPEG: {"optimize_coding": True, "quant_table": 3},
     Format.PNG: {"compression": 6, "filter": "all"},
@@ -48,24 +51,57 @@ SETTINGS: Final[dict[Format, dict[str, Any]]] = {
     Format.GIF: {"effort": 4},
 }
 
-# Up to these pixels a second effort costs at most a tenth of a second more.
+# (q of a JPEG, q of a WebP, q of an AVIF) of the same DSSIM, as a mean over the photos ("Equal quality" in the
+# results).
+EQUAL_QUALITY: Final = (
+    (0, 1, 3),
+    (10, 2, 5),
+    (20, 12, 25),
+    (30, 26, 36),
+    (40, 39, 42),
+    (45, 44, 45),
+    (50, 50, 47),
+    (60, 63, 51),
+    (70, 76, 57),
+    (75, 79, 61),
+    (80, 83, 66),
+    (85, 86, 71),
+    (90, 90, 80),
+    (95, 95, 89),
+    (100, 100, 97),
+)
+
+_COLUMN: Final = {Format.WEBP: 1, Format.AVIF: 2}
+
+# Up to this size, effort 1 takes at most 0.1 s more than effort 0.
 _AVIF_EFFORT_PX: Final = 400_000
+
+
+def encoder_quality(q: int, wanted: Format) -> int:
+    """Return the encoder's own number (1-100) for a `q` of 0-100. Between the measured points it is interpolated."""
+    q = min(100, max(0, q))
+    column = _COLUMN.get(wanted)
+    if column is None:
+        return max(1, q)
+    above = min(bisect_right(EQUAL_QUALITY, q, key=lambda row: row[0]), len(EQUAL_QUALITY) - 1)
+    low, high = EQUAL_QUALITY[above - 1], EQUAL_QUALITY[above]
+    share = (q - low[0]) / (high[0] - low[0])
+    return round(low[column] + (high[column] - low[column]) * share)
 
 
 def avif_effort(pixels: int) -> int:
     """
     Return libvips' effort for an AVIF of this many pixels.
 
-    At equal quality effort 1 is 6 % smaller than 0 and takes 330 ms a megapixel instead of 92, which is about what a
-    WebP takes: so a large picture, which somebody waits for, gets 0, and a small one can afford 1. Either is a fifth
-    smaller than a WebP or JPEG as good.
+    At equal quality effort 1 is 6 % smaller than 0, and takes 330 ms a megapixel instead of 92 (about as long as a
+    WebP). So small pictures get 1 and large ones 0. Both are a fifth smaller than a WebP or JPEG of that quality.
     """
     return 1 if pixels <= _AVIF_EFFORT_PX else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Playback:
-    """How an animation plays: milliseconds of each frame, and 0 for endless or how many times."""
+    """How an animation plays: the milliseconds of each frame, and how many times (0 is endless)."""
 
     delays_ms: tuple[int, ...]
     loop: int
@@ -76,31 +112,31 @@ def encode(image: Any, wanted: Format, output: Output, *, keep: int, playback: P
     Encode a finished picture.
 
     Args:
-        image: uchar grey or RGB, with alpha only where the format takes it; the frames of an animation one below the
-            other, each a `playback`'s share of the height. Its metadata is what may leave.
+        image: uchar grey or RGB, with alpha only if the format takes it. The frames of an animation lie one below the
+            other. All its metadata that `keep` names is written.
         wanted: a concrete picture format.
         output: quality and the other encoder parameters.
         keep: bits of VipsForeignKeep.
         playback: for an animation.
     """
-    if keep & KEEP_EXIF or wanted in _WITH_DENSITY:
-        image = _with_resolution(image, output.dpi)
+    if keep & KEEP_EXIF or wanted in _HAS_DENSITY:
+        image = _set_resolution(image, output.dpi)
     options = {**SETTINGS[wanted], "keep": keep}
     if playback is not None:
-        image = _with_playback(image, playback)
+        image = _set_playback(image, playback)
         options["page_height"] = image.height // len(playback.delays_ms)
     return bytes(_SAVERS[wanted](image, output, options))
 
 
 def _jpeg(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    quality = _quality(output, Format.JPEG)
+    quality = _resolve_quality(output, Format.JPEG)
     options |= {"interlace": output.is_progressive, "subsample_mode": "off" if output.chroma_444 else "on"}
-    data = bytes(call("jpegsave_buffer", image, Q=quality, **options))
-    return data if output.dpi is None else with_jfif(data, output.dpi)
+    data = bytes(image.jpegsave_buffer(Q=quality, **options))
+    return data if output.dpi is None else add_jfif(data, output.dpi)
 
 
-def with_jfif(data: bytes, dpi: int) -> bytes:
-    """Put a JFIF header with a density behind the start of a JPEG; libvips writes none. Source: JFIF 1.02, page 5."""
+def add_jfif(data: bytes, dpi: int) -> bytes:
+    """Insert a JFIF header with a density into a JPEG; libvips writes none. Source: JFIF 1.02, page 5."""
     density = min(dpi, 0xFFFF)
     return data[:2] + struct.pack(">HH5sHBHHBB", 0xFFE0, 16, b"JFIF\0", 0x0102, 1, density, density, 0, 0) + data[2:]
 
@@ -108,7 +144,7 @@ def with_jfif(data: bytes, dpi: int) -> bytes:
 def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     if output.colours is not None:
         return _png8(image, output, options | SETTINGS[Format.PNG8])
-    return bytes(call("pngsave_buffer", image, **options))
+    return bytes(image.pngsave_buffer(**options))
 
 
 def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
@@ -118,12 +154,12 @@ def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 def _webp(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     if output.is_lossless:
         return bytes(image.webpsave_buffer(lossless=True, **options))
-    return bytes(call("webpsave_buffer", image, Q=_quality(output, Format.WEBP), **options))
+    return bytes(image.webpsave_buffer(Q=_resolve_quality(output, Format.WEBP), **options))
 
 
 def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
     effort = avif_effort(image.width * image.height)
-    return bytes(call("heifsave_buffer", image, Q=_quality(output, Format.AVIF), effort=effort, **options))
+    return bytes(image.heifsave_buffer(Q=_resolve_quality(output, Format.AVIF), effort=effort, **options))
 
 
 def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
@@ -140,24 +176,24 @@ _SAVERS: Final[dict[Format, Callable[[Any, Output, dict[str, Any]], bytes]]] = {
 }
 
 
-def _quality(output: Output, wanted: Format) -> int:
+def _resolve_quality(output: Output, wanted: Format) -> int:
     return encoder_quality(DEFAULT_QUALITY if output.quality is None else output.quality, wanted)
 
 
 def _bit_depth(colors: int | None, depths: Any) -> int:
-    """The largest depth whose palette has at most this many colours; palettes hold powers of two."""
+    """Return the largest depth whose palette has at most this many colours. A palette holds a power of two."""
     if colors is None:
         return int(max(depths))
     return int(max((depth for depth in depths if 2**depth <= colors), default=min(depths)))
 
 
-def _with_resolution(image: Any, dpi: int | None) -> Any:
-    """Write the density; the source's own would make a variant print at the size of its original."""
+def _set_resolution(image: Any, dpi: int | None) -> Any:
+    """Set the density. With the source's own, a variant would print at the size of its original."""
     per_mm = (dpi or _WEB_DPI) / _MM_PER_INCH
-    return call("copy", image, xres=per_mm, yres=per_mm)
+    return image.copy(xres=per_mm, yres=per_mm)
 
 
-def _with_playback(image: Any, playback: Playback) -> Any:
+def _set_playback(image: Any, playback: Playback) -> Any:
     image = image.copy()
     image.set_type(pyvips.GValue.array_int_type, "delay", list(playback.delays_ms))
     image.set_type(pyvips.GValue.gint_type, "loop", playback.loop)

@@ -1,5 +1,5 @@
 """
-How a region of the source meets the requested size: `fit` modes, `ar`, min/max bounds and crop windows.
+How a region of the source is fitted to the requested size: `fit`, `ar`, min and max bounds, crop windows.
 
 Source of the rules: docs/urls.md ("Size", "Crop").
 """
@@ -15,32 +15,34 @@ from imgproxy.render.sizes import Box, Size, Window, clamp, round_half_up, round
 if TYPE_CHECKING:
     from imgproxy.params.plan import Resize
 
-# A smart crop looks at the whole scaled region; past this many output limits the centre is taken.
+# A smart crop looks at the whole scaled region. If a side of that is longer than this many output limits, the crop
+# takes the centre instead.
 _SMART_COVER_LIMIT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """How the region meets the requested size, before rotation, padding and the limit; sizes not yet rounded."""
+    """A fitted region before rotation, padding and the size limit. Sizes are not rounded."""
 
     window: Window
     picture: tuple[float, float]
-    cover: tuple[float, float] | None = None  # what a smart crop gets: the whole region, scaled
+    cover: tuple[float, float] | None = None  # the whole region, scaled: a smart crop looks at it
     smart: Crop | None = None
     canvas: tuple[float, float] | None = None
 
 
 def fit_region(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
-    """Decide window, picture and canvas of a region for a requested size in device pixels.
+    """
+    Decide window, picture and canvas of a region for a size in device pixels.
 
-    `width` and `height` replace the resize's own lengths, whose ratios are resolved and from which padding that
-    goes inside is taken off; the same holds for its bounds.
+    `width` and `height` replace the lengths of `resize`: ratios are resolved, and inner padding is subtracted. Inner
+    padding is subtracted from the bounds of `resize` as well.
     """
     source_width, source_height = region.width_px, region.height_px
     if resize.fit is Fit.CROP:
-        return _cover(region, resize, *_crop_size(region, resize, width, height))
+        return _cover(region, resize, *_size_crop(region, resize, width, height))
     if resize.fit is Fit.FILL and resize.aspect is not None and (width is None or height is None):
-        width, height = _fill_size(region, resize.aspect, width, height)
+        width, height = _size_fill(region, resize.aspect, width, height)
     if width is None and height is None:
         return _whole(region, float(source_width), float(source_height))
     if width is None or height is None:
@@ -60,7 +62,7 @@ def fit_region(region: Box, resize: Resize, width: int | None, height: int | Non
 
 
 def _fit_one_side(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
-    """One side is given: the other follows the region's ratio, so only enlarging is left to decide."""
+    """Fit one given side. The other follows the region's ratio; some modes do not enlarge."""
     scale = width / region.width_px if width is not None else (height or 1) / region.height_px
     frame = _whole(region, width or region.width_px * scale, height or region.height_px * scale)
     if scale <= 1.0 or resize.fit not in (Fit.MAX, Fit.MIN, Fit.FILLMAX):
@@ -69,8 +71,8 @@ def _fit_one_side(region: Box, resize: Resize, width: int | None, height: int | 
     return replace(fitted, canvas=frame.picture) if resize.fit is Fit.FILLMAX else fitted
 
 
-def _crop_size(region: Box, resize: Resize, width: float | None, height: float | None) -> tuple[float, float]:
-    """The frame of fit=crop: sides not given follow `aspect` or the region; then each keeps its bounds."""
+def _size_crop(region: Box, resize: Resize, width: float | None, height: float | None) -> tuple[float, float]:
+    """Return the frame of fit=crop. A side that is not given follows `aspect` or the region; then the bounds apply."""
     ratio = resize.aspect or region.width_px / region.height_px
     if width is None and height is None:
         width = min(region.width_px, region.height_px * ratio)
@@ -87,8 +89,8 @@ def _crop_size(region: Box, resize: Resize, width: float | None, height: float |
     )
 
 
-def _fill_size(region: Box, aspect: float, width: int | None, height: int | None) -> tuple[int, int]:
-    """The frame of fit=fill with an aspect: from the side that is given, else just around the region."""
+def _size_fill(region: Box, aspect: float, width: int | None, height: int | None) -> tuple[int, int]:
+    """Return the frame of fit=fill with an aspect: from the given side, else the smallest around the region."""
     if width is not None:
         return width, round_px(width / aspect)
     if height is not None:
@@ -103,11 +105,11 @@ def _whole(region: Box, width: float, height: float) -> Fitted:
 
 
 def _cover(region: Box, resize: Resize, width: float, height: float) -> Fitted:
-    """Cut the region to the frame's ratio: by anchors or a focal point here, by libvips with `smart`."""
+    """Cut the region to the frame's ratio: by anchors or a focal point here, or later by libvips (`smart`)."""
     width, height = round_px(width), round_px(height)
     zoom = resize.focal.zoom if resize.focal else 1.0
     scale = max(width / region.width_px, height / region.height_px) * zoom
-    keep = _keep(resize.crop, resize.focal)
+    keep = _choose_crop(resize.crop, resize.focal)
     if isinstance(keep, Crop):
         cover = (region.width_px * scale, region.height_px * scale)
         if max(cover) <= _SMART_COVER_LIMIT * MAX_SIDE_PX:
@@ -118,8 +120,8 @@ def _cover(region: Box, resize: Resize, width: float, height: float) -> Fitted:
     return Fitted(_window_of(region, width / scale, height / scale, keep, resize.focal), (width, height))
 
 
-def _keep(crop: tuple[Crop, ...], focal: Focal | None) -> Crop | tuple[float, float]:
-    """Return the first crop that applies: a smart one, or the anchors of its edges; faces fall through."""
+def _choose_crop(crop: tuple[Crop, ...], focal: Focal | None) -> Crop | tuple[float, float]:
+    """Return the first crop that applies: a smart one, or the anchors of edges. FACES never applies."""
     x, y, is_anchored = 0.5, 0.5, False
     for item in crop:
         if item in (Crop.LEFT, Crop.RIGHT) and x == 0.5:
@@ -138,15 +140,15 @@ def _window_of(
 ) -> Window:
     """Return a window of the given size inside the region, at its anchors or around its focal point."""
     width, height = min(width, float(region.width_px)), min(height, float(region.height_px))
-    room_x, room_y = region.width_px - width, region.height_px - height
-    left, top = anchors[0] * room_x, anchors[1] * room_y
+    free_x, free_y = region.width_px - width, region.height_px - height
+    left, top = anchors[0] * free_x, anchors[1] * free_y
     if focal is not None:
-        left = clamp(focal.x * region.width_px - width / 2, 0.0, room_x)
-        top = clamp(focal.y * region.height_px - height / 2, 0.0, room_y)
+        left = clamp(focal.x * region.width_px - width / 2, 0.0, free_x)
+        top = clamp(focal.y * region.height_px - height / 2, 0.0, free_y)
     return Window(region.left_px + left, region.top_px + top, width, height)
 
 
-def centred_cover(region: Box, frame: Size) -> Window:
-    """Return the largest window in the middle of the region that has the frame's ratio."""
+def centre_cover(region: Box, frame: Size) -> Window:
+    """Return the largest window with the frame's ratio in the middle of the region."""
     scale = max(frame.width_px / region.width_px, frame.height_px / region.height_px)
     return _window_of(region, frame.width_px / scale, frame.height_px / scale, (0.5, 0.5))

@@ -1,4 +1,4 @@
-"""Which format comes out: decided from the plan, the source and, at the end, the picture itself. Pure."""
+"""The format of a variant, from the plan, the source, and the finished picture. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENT_TYPES: Final = {
     Format.PALETTE_CSS: "text/css; charset=utf-8",
 }
 
-# Results that describe the finished picture instead of encoding it.
+# Formats that describe the finished picture instead of encoding it.
 DESCRIPTIONS: Final = frozenset({Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS})
 
 _OWN: Final = {
@@ -39,7 +39,7 @@ _ALPHA: Final = frozenset({Format.PNG, Format.PNG8, Format.WEBP, Format.AVIF, Fo
 
 def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
     """
-    Return the format an animation stays animated in, or None where the plan wants a still.
+    Return the format that an animation keeps moving in, or None if the plan asks for a still.
 
     An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers.
     """
@@ -55,7 +55,7 @@ def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
 
 
 def still_format(wanted: Format, kind: SourceKind, *, has_alpha: bool) -> Format:
-    """Return the format of a still. `has_alpha` is of the finished picture, with at least one pixel not opaque."""
+    """Return the format of a still. `has_alpha`: at least one pixel of the finished picture is not opaque."""
     if wanted is Format.SOURCE:
         return _OWN.get(kind, Format.PNG if has_alpha else Format.JPEG)
     if wanted is Format.COMPRESSED:
@@ -65,17 +65,17 @@ def still_format(wanted: Format, kind: SourceKind, *, has_alpha: bool) -> Format
     return wanted
 
 
-def within_cap(wanted: Format, output: Output, pixels: int) -> Format:
+def cap_avif(wanted: Format, output: Output, pixels: int) -> Format:
     """
-    Return the format of a still of this many pixels: a very large AVIF, which nobody asked for by name, is a WebP.
+    Return the format of a still of this many pixels: a very large AVIF that the URL did not ask for becomes a WebP.
 
-    An AVIF takes as long as a WebP (see `encode`) only as long as both are of a size that pages use; its memory and,
-    on phones, its decoding grow faster. The SaaS vendors cap theirs as well.
+    At the sizes that pages use, an AVIF takes about as long as a WebP (see `encoders`). In larger pictures its memory
+    and its decoding time on phones grow faster. The hosted services have such a limit, too.
     """
     is_too_large = output.avif_max_pixels is not None and pixels > output.avif_max_pixels
     return Format.WEBP if wanted is Format.AVIF and is_too_large else wanted
 
 
 def takes_alpha(wanted: Format) -> bool:
-    """Whether a concrete format can hold transparency."""
+    """Whether a format can hold transparency."""
     return wanted in _ALPHA

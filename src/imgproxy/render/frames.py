@@ -1,4 +1,4 @@
-"""Which frames or page of a source a plan uses, and how an animation plays afterwards: pure decisions."""
+"""Which frames or page of a source a plan uses, and how the animation plays. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from imgproxy.params.plan import Frames
 
-# Browsers play a delay of 10 ms and less as 100 ms (Chromium, WebKit and Gecko agree); longer ones as they are.
+# Chromium, WebKit and Gecko show a frame with a delay of 10 ms or less for 100 ms.
 DEFAULT_DELAY_MS: Final = 100
-
-# How a GIF's or WebP's frames may be chosen needs at least two of them.
-STILL: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """
-    The frames to use: `order` holds their numbers in the file, from 0, in the order they play.
+    The frames to use. `order` holds their numbers in the file, from 0, in the order of play.
 
-    `delays_ms` belongs to `order`. `loop` is 0 for ever. `is_cut` says that a limit left only the first frame.
+    `delays_ms` has the delay of each. `loop` 0 is for ever. `is_cut`: a limit reduced the animation to one frame.
     """
 
     order: tuple[int, ...]
@@ -31,11 +28,11 @@ class Selection:
     @property
     def is_animated(self) -> bool:
         """Whether there is more than one frame."""
-        return len(self.order) > STILL
+        return len(self.order) > 1
 
 
 def select_page(pages: int, frames: Frames) -> Selection:
-    """Return the one page of a TIFF, HEIF or still that is used: `page`, the last one where it is beyond the end."""
+    """Return the page of a TIFF, HEIF or still that is used: `page`, or the last page if there are fewer."""
     return Selection((min(max(frames.page, 1), pages) - 1,))
 
 
@@ -46,18 +43,18 @@ def select_frames(
     Return the frames of an animation that a plan plays.
 
     Args:
-        delays_ms: of every frame of the file; its length is their number.
+        delays_ms: of every frame in the file.
         loop: of the file.
         frames: what the plan asks for.
         frame_px: pixels of one frame.
-        max_frames: most frames that are decoded; beyond, the first one stands for all.
-        max_pixels: most pixels of the decoded frames together; beyond, the same.
+        max_frames: frames that may be decoded. If there are more, only the first chosen one is used.
+        max_pixels: pixels of all decoded frames together. If there are more, the same.
     """
     count = len(delays_ms)
     first = min(max(frames.first or 1, 1), count) - 1
     last = min(max(frames.last or count, first + 1), count) - 1
     chosen = list(range(first, last + 1))
-    span = last + 1  # libvips decodes from the file's first frame on
+    span = last + 1  # libvips decodes from the first frame of the file on
     if len(chosen) > 1 and (span > max_frames or span * frame_px > max_pixels):
         return Selection((first,), (delays_ms[first],), is_cut=True)
     kept = [n for at, n in enumerate(chosen) if _is_kept(at, frames)] or chosen[:1]
@@ -69,14 +66,14 @@ def select_frames(
 
 
 def _is_kept(at: int, frames: Frames) -> bool:
-    """`interval` keeps every nth frame, `skip` drops every nth (1 drops nothing, as interval 1 keeps all)."""
+    """`interval` n keeps every nth frame, `skip` n drops every nth. 1 changes nothing in either."""
     if frames.interval > 1 and at % frames.interval:
         return False
     return not (frames.skip > 1 and (at + 1) % frames.skip == 0)
 
 
 def _delays_of(kept: list[int], chosen: list[int], delays_ms: tuple[int, ...], frames: Frames) -> list[int]:
-    """A dropped frame's time goes to the kept one before it, so that the animation keeps its length."""
+    """Return the delays of the kept frames. A dropped frame's delay is added to the kept frame before it."""
     if frames.fps is not None:
         return [max(1, round(1000 / frames.fps))] * len(kept)
     delays = [0] * len(kept)

@@ -1,17 +1,12 @@
 """
-Where every pixel of a variant comes from: pure arithmetic on sizes, no image library, no I/O.
+All sizes and places of a variant: pure arithmetic, no image library, no I/O.
 
-The steps, in the order a render takes them:
+    find_region      upright size, rect           -> the region of the source that is used
+    trim_region      region, what the trim found  -> a smaller region
+    place            region, plan                 -> Geometry: window, sizes, canvas, rotation, pad
 
-    upright_size     stored size and EXIF orientation -> size of the picture as people see it
-    find_region      upright size, rect               -> the region of the source that is used
-    trim_region      region, what the trim found      -> a smaller region
-    place            region, plan                     -> Geometry: window, sizes, canvas, rotation, pad
-    sample           window, size of what was loaded  -> whole-pixel boxes to read, scale and cut
-
-All coordinates are pixels of the upright source at its full size. A loader that shrinks on load (JPEG, WebP)
-keeps the same Geometry: only `sample` is told how large the loaded picture is. Sizes of results are exact
-device pixels. Rounding is half up, and no side is ever below one pixel. Source of the rules: docs/urls.md.
+Coordinates are pixels of the upright source at full size, also if it is shrunk on load (see `sampling`). Sizes of
+results are exact device pixels. Rounding is half up, and no side is below one pixel. Source of the rules: docs/urls.md.
 """
 
 from __future__ import annotations
@@ -21,35 +16,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgproxy.params.plan import MAX_SIDE_PX, Anchor, Bounds, Crop, Fit, Px, Ratio, Sides
-from imgproxy.render.fit import Fitted, centred_cover, fit_region
+from imgproxy.render.fit import Fitted, centre_cover, fit_region
 from imgproxy.render.sizes import Box, Size, Window, round_half_up, round_px
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Length, Position, Rect, RenderPlan
 
-__all__ = [
-    "Box",
-    "Canvas",
-    "Geometry",
-    "Sampling",
-    "Size",
-    "Window",
-    "corner_radii",
-    "find_region",
-    "place",
-    "sample",
-    "shrink_sides",
-    "trim_region",
-    "upright_size",
-]
-
-# A window that starts this close to a pixel's edge starts at it: the difference is floating point.
-_EDGE_SLACK = 1e-6
-
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A larger area the picture lies on, `left_px` and `top_px` from its corner.
+    """
+    A larger area that the picture lies on, `left_px` and `top_px` from its corner.
 
     `extend` says what the rest of it shows: "color" (the plan's fill_colour, else its background), "blur" (the
     source's `backdrop` window, scaled to `size` and blurred) or "copy" (the picture's edge pixels, repeated).
@@ -64,48 +41,28 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """One variant's sizes and places; executed from top to bottom."""
+    """The sizes and places of one variant, in the order of the steps."""
 
     region: Box  # source px: after rect and trim
     window: Window  # source px: the part of the region that is scaled
-    scaled: Size  # what the window is scaled to; more than `picture` only where `smart` is set
+    scaled: Size  # what the window is scaled to; larger than `picture` only if `smart` is set
     smart: Crop | None  # ENTROPY or EDGES: libvips finds `picture` inside `scaled`
     picture: Size  # the picture itself
-    canvas: Canvas | None  # fit=fill, fillmax, clamp, where the picture does not fill the frame
+    canvas: Canvas | None  # fit=fill, fillmax, clamp: if the picture does not fill the frame
     rotation_zoom: float  # enlarge by this while turning, so that the frame stays covered; 1 for pivot
     frame: Size  # after canvas and rotation
     pad: Sides  # around the frame
     final: Size  # what is encoded
-    limit_scale: float  # 1, or below it: border, mask radius and mark shrink by this, as the sizes here did
+    limit_scale: float  # below 1 if the size limit shrank these sizes: border, mask radius and mark shrink too
 
     @property
     def factor(self) -> float:
-        """Source pixels that become one pixel of the result; what a loader may shrink by."""
+        """Source pixels per pixel of the result. A loader may shrink by this."""
         return min(self.window.width / self.scaled.width_px, self.window.height / self.scaled.height_px)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """A window in whole pixels of a loaded picture: read `box`, scale to `scaled`, then cut out `cut`.
-
-    `across` and `down` are the exact factors from loaded pixels to the target's; `scaled` is the box times these, to
-    the nearest pixel.
-    """
-
-    box: Box
-    scaled: Size
-    cut: Box | None
-    across: float = 1.0
-    down: float = 1.0
-
-
-def upright_size(width_px: int, height_px: int, orientation: int) -> Size:
-    """Return the size after an EXIF orientation 1-8 was applied; 5 to 8 swap the sides (EXIF 2.32)."""
-    return Size(height_px, width_px) if orientation >= 5 else Size(width_px, height_px)
-
-
 def find_region(source: Size, rect: Rect | None) -> Box:
-    """Return the part of the upright source that `rect` names; the whole source where they do not meet."""
+    """Return the part of the upright source that `rect` names, or the whole source if they do not overlap."""
     whole = Box(0, 0, source.width_px, source.height_px)
     if rect is None:
         return whole
@@ -117,9 +74,10 @@ def find_region(source: Size, rect: Rect | None) -> Box:
 
 
 def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
-    """Return what a trim found of the region (`found` in source pixels), grown by `pad_px` inside the region.
+    """
+    Return the box that a trim found (in source pixels), grown by `pad_px` inside the region.
 
-    A negative pad cuts further. A trim that found nothing, or would leave nothing, is skipped.
+    A negative pad cuts further. If the trim found nothing, or would leave nothing, the region stays as it is.
     """
     if found is None:
         return region
@@ -133,19 +91,20 @@ def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
 
 
 def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> Geometry:
-    """Decide every size and place of a variant from its region of the source and its plan.
+    """
+    Decide every size and place of a variant from its region of the source and its plan.
 
-    The result is never larger than `max_side_px` on a side: what would be is scaled down as a whole.
+    No side of the result is longer than `max_side_px`: a larger result is scaled down as a whole.
     """
     resize, pad = plan.resize, plan.pad
-    width = _aim(resize.width, region.width_px)
-    height = _aim(resize.height, region.height_px)
+    width = _resolve(resize.width, region.width_px)
+    height = _resolve(resize.height, region.height_px)
     across, down = pad.left_px + pad.right_px, pad.top_px + pad.bottom_px
     if (width is not None and width - across < 1) or (height is not None and height - down < 1):
         pad, across, down = Sides(), 0, 0
     bounds = resize.bounds
     if width is not None or height is not None:
-        # With a size, the picture and its padding fit inside that size together.
+        # If a size is given, the picture and its padding fit into it together.
         width = None if width is None else width - across
         height = None if height is None else height - down
         bounds = _narrow(bounds, across, down)
@@ -157,41 +116,11 @@ def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> G
     return _assemble(region, plan, fitted, pad, limit_scale=max_side_px / largest_px, max_side_px=max_side_px)
 
 
-def sample(
-    window: Window, target: Size, *, source: Size, loaded: Size, ratio: tuple[float, float] | None = None
-) -> Sampling:
-    """Turn a window into whole pixels of a picture that was loaded at another size than the source's.
-
-    Args:
-        window: in pixels of the upright source.
-        target: what the window becomes.
-        source: the upright source at full size.
-        loaded: the upright picture at hand, perhaps shrunk on load.
-        ratio: loaded pixels a source pixel, across and down, where it is not that of the sizes: a loader that
-            shrinks 2725 pixels by two gives 1362, each of which still is two; taking them for the whole would
-            stretch the picture by half a pixel.
-
-    Returns:
-        The smallest box of loaded pixels around the window, the size to scale it to, and, where the box
-        is larger than the window by a pixel of the target or more, what to cut out afterwards.
-    """
-    ratio_x, ratio_y = ratio or (loaded.width_px / source.width_px, loaded.height_px / source.height_px)
-    left, width, scaled_width, cut_left = _sample_axis(
-        window.left, window.width, target.width_px, ratio_x, loaded.width_px
-    )
-    top, height, scaled_height, cut_top = _sample_axis(
-        window.top, window.height, target.height_px, ratio_y, loaded.height_px
-    )
-    scaled = Size(scaled_width, scaled_height)
-    cut = None if scaled == target else Box(cut_left, cut_top, target.width_px, target.height_px)
-    across, down = target.width_px / (window.width * ratio_x), target.height_px / (window.height * ratio_y)
-    return Sampling(Box(left, top, width, height), scaled, cut, across, down)
-
-
 def corner_radii(radius_px: tuple[int, ...], size: Size, *, limit_scale: float = 1.0) -> tuple[int, int, int, int]:
-    """Return the four corner radii from the top left clockwise, none above half the smaller side.
+    """
+    Return the four corner radii from the top left clockwise, at most half the smaller side.
 
-    Without a radius it is a fifth of the smaller side.
+    The default is a fifth of the smaller side.
     """
     smaller = min(size.width_px, size.height_px)
     radii = tuple(round_half_up(radius * limit_scale) for radius in radius_px) or (round_half_up(smaller / 5),)
@@ -200,7 +129,7 @@ def corner_radii(radius_px: tuple[int, ...], size: Size, *, limit_scale: float =
 
 
 def shrink_sides(sides: Sides, scale: float) -> Sides:
-    """Scale the four widths down, rounding down, so that what they surround never outgrows its limit."""
+    """Scale the four widths, rounded down, so that picture and sides together stay within the limit."""
     if scale == 1.0:
         return sides
     return Sides(
@@ -214,7 +143,7 @@ def shrink_sides(sides: Sides, scale: float) -> Sides:
 # --- lengths ------------------------------------------------------------------------------------------------
 
 
-def _aim(length: Length | None, side_px: int) -> int | None:
+def _resolve(length: Length | None, side_px: int) -> int | None:
     if length is None:
         return None
     return length.value if isinstance(length, Px) else round_px(length.value * side_px)
@@ -255,7 +184,7 @@ def _assemble(
     limit_scale: float = 1.0,
     max_side_px: int | None = None,
 ) -> Geometry:
-    """Round the sizes, once, and put canvas, rotation and padding around the picture."""
+    """Round the sizes once, and put canvas, rotation and padding around the picture."""
 
     def rounded(size: tuple[float, float]) -> Size:
         width_px, height_px = round_px(size[0] * limit_scale), round_px(size[1] * limit_scale)
@@ -296,14 +225,15 @@ def _canvas(region: Box, plan: RenderPlan, size: Size, picture: Size) -> Canvas:
         return Canvas(size, left, top, "copy")
     if not plan.resize.fill_blur:
         return Canvas(size, left, top, "color")
-    return Canvas(size, left, top, "blur", centred_cover(region, size))
+    return Canvas(size, left, top, "blur", centre_cover(region, size))
 
 
 def _rotate(frame: Size, degrees: float, *, is_pivot: bool) -> tuple[float, Size]:
-    """Return the zoom while turning and the frame afterwards.
+    """
+    Return the zoom while turning, and the frame afterwards.
 
-    `straighten` keeps the frame and enlarges the picture until, turned, it covers it; `pivot` keeps the picture
-    and grows the frame to the box around it.
+    `straighten` keeps the frame and enlarges the picture until it covers the frame; `pivot` keeps the picture and
+    enlarges the frame to the box around it.
     """
     sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
     width, height = frame.width_px, frame.height_px
@@ -313,14 +243,14 @@ def _rotate(frame: Size, degrees: float, *, is_pivot: bool) -> tuple[float, Size
 
 
 def _within(size: Size, most_width_px: int | None, most_height_px: int | None) -> Size:
-    """Take off the pixel that rounding may have put over the limit."""
+    """Take off the pixel that rounding may have added over the limit."""
     if most_width_px is None or most_height_px is None:
         return size
     return Size(min(size.width_px, max(1, most_width_px)), min(size.height_px, max(1, most_height_px)))
 
 
 def _shrink_pad(pad: Sides, scale: float, max_side_px: int | None) -> Sides:
-    """Scale the padding, and leave the picture a pixel where padding alone would fill the limit."""
+    """Scale the padding. If it fills the limit alone, leave one pixel for the picture."""
     pad = shrink_sides(pad, scale)
     if max_side_px is None:
         return pad
@@ -332,19 +262,3 @@ def _shrink_pad(pad: Sides, scale: float, max_side_px: int | None) -> Sides:
         bottom_px=pad.bottom_px - (surplus_down - min(surplus_down, pad.top_px)),
         left_px=pad.left_px - min(surplus_across, pad.left_px),
     )
-
-
-# --- whole pixels -------------------------------------------------------------------------------------------
-
-
-def _sample_axis(
-    start: float, length: float, target_px: int, ratio: float, loaded_px: int
-) -> tuple[int, int, int, int]:
-    """Return box start and length in loaded pixels, scaled length and cut start in target pixels."""
-    first, last = start * ratio, (start + length) * ratio
-    begin = max(0, min(math.floor(first + _EDGE_SLACK), loaded_px - 1))
-    end = min(loaded_px, max(math.ceil(last - _EDGE_SLACK), begin + 1))
-    scale = target_px / (last - first)
-    scaled = max(target_px, round_half_up((end - begin) * scale))
-    cut = min(max(0, round_half_up((first - begin) * scale)), scaled - target_px)
-    return begin, end - begin, scaled, cut

@@ -1,4 +1,4 @@
-"""fm=json: the source described as imgix does, from its header alone. GPS and serial numbers are left out."""
+"""fm=json: a description of the source in imgix's form, from its header alone, without GPS and serial numbers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MODELS: Final = {
 }
 _DEPTHS: Final = {"uchar": 8, "char": 8, "ushort": 16, "short": 16, "uint": 32, "int": 32, "float": 32, "double": 64}
 
-# TIFF tags of the picture itself, which imgix lists under "TIFF"; all other fields of the camera go under "Exif".
+# Fields per EXIF directory. IFD 0 (the picture) is listed under "TIFF", IFD 2 (the camera) under "Exif", as by imgix.
 _SHOWN_MAX: Final = 100
 _MM_PER_INCH: Final = 25.4
 
 
 def describe(source: Source) -> bytes:
-    """Return the JSON document: stored size with the orientation beside it, colour, resolution, EXIF, frames."""
+    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames."""
     header = source.header
     document: dict[str, Any] = {
         "Content-Type": source.kind.value,
@@ -45,7 +45,7 @@ def describe(source: Source) -> bytes:
     if source.has_alpha:
         document["HasAlpha"] = True
     dpi_x, dpi_y = header.xres * _MM_PER_INCH, header.yres * _MM_PER_INCH
-    if dpi_x > _MM_PER_INCH * 1.001:  # libvips says 1 pixel a millimetre where the file says nothing
+    if dpi_x > _MM_PER_INCH * 1.001:  # libvips gives 1 pixel per millimetre if the file has no resolution
         document |= {"DPIWidth": round(dpi_x), "DPIHeight": round(dpi_y)}
     document |= {"Exif": _exif(header, 2), "TIFF": _exif(header, 0)}
     profile = source.field(PROFILE_FIELD)
@@ -72,7 +72,7 @@ def _exif(header: Any, ifd: int) -> dict[str, int | float | str]:
 
 
 def _number(text: str) -> int | float | str:
-    """Read a value as libvips writes it, with how it is shown: "72/1 (72, Rational, …". Fractions become numbers."""
+    """Read a value in libvips' form, "72/1 (72, Rational, …". A fraction becomes a number."""
     text = text.split(" (", 1)[0]
     try:
         if "/" in text:

@@ -1,8 +1,8 @@
 """
-TIFF in 8-bit CIE L*a*b*, as Photoshop writes it in Lab mode, which libvips 8.18 refuses ("bad labq format").
+TIFF in 8-bit CIE L*a*b*, which Photoshop writes in Lab mode. libvips 8.18 refuses it ("bad labq format").
 
-The file is handed to libvips as if it were RGB, by one changed value in its header, and its three bands are then read
-as what they are: L* of 0-100 in 0-255, a* and b* as signed bytes. Source: TIFF 6.0, sections 2 (structure) and 23.
+One value in the header is changed, so that libvips reads the file as RGB. The three bands are then converted: L* is
+0-100 in 0-255, a* and b* are signed bytes. Source: TIFF 6.0, sections 2 (structure) and 23.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _PAGES_MAX: Final = 1000
 
 
 def as_rgb_file(path: str) -> bytes | None:
-    """Return an 8-bit Lab TIFF's bytes with its pages declared as RGB; None for any other file."""
+    """Return the bytes of an 8-bit Lab TIFF with its pages declared as RGB, or None for any other file."""
     with open(path, "rb") as file:
         head = file.read(8)
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
         if order is None:
             return None
-        places = _lab_places(file, order, struct.unpack(f"{order}I", head[4:8])[0])
+        places = _find_lab_pages(file, order, struct.unpack(f"{order}I", head[4:8])[0])
         if not places:
             return None
         file.seek(0)
@@ -36,8 +36,8 @@ def as_rgb_file(path: str) -> bytes | None:
     return bytes(data)
 
 
-def _lab_places(file: Any, order: str, at: int) -> list[int]:
-    """Where the photometric interpretation of each 8-bit Lab page is written."""
+def _find_lab_pages(file: Any, order: str, at: int) -> list[int]:
+    """Return the offset of the photometric interpretation of each 8-bit Lab page."""
     places: list[int] = []
     for _ in range(_PAGES_MAX):
         file.seek(at)
@@ -71,7 +71,7 @@ def _is_eight_bit(file: Any, order: str, entries: bytes, tags: dict[int, int]) -
 
 
 def as_lab(image: Any) -> Any:
-    """Read bands that were loaded as RGB as L*a*b*; a fourth is alpha."""
+    """Convert bands that were loaded as RGB to L*a*b*. A fourth band is alpha."""
     lightness = image.extract_band(0).linear(100 / 255, 0)
     signed = image.extract_band(1, n=2)
     signed = (signed >= 128).ifthenelse(signed.cast("float") - 256, signed)

@@ -1,9 +1,9 @@
 """
-XML from strangers, read without any of XML's dangerous parts.
+Read and write XML from unknown authors, without XML's dangerous parts. Used for SVG and XMP.
 
-A document type with declarations of its own is refused: entities (billion laughs, external files) cannot exist without
-one. The bare `<!DOCTYPE svg PUBLIC …>` of drawing programs is harmless and ignored; the DTD it names is never read.
-Depth, size and the number of elements are bounded. Used for SVG and for XMP.
+A document type with declarations is refused: entities (billion laughs, external files) need one. The bare
+`<!DOCTYPE svg PUBLIC …>` of drawing programs is ignored; the DTD it names is never read. Depth, size and the number of
+elements are limited.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ _XML: Final = "http://www.w3.org/XML/1998/namespace"
 
 
 class MarkupError(Exception):
-    """The text is no XML, or has a part that is refused."""
+    """The text is not XML, or has a part that is refused."""
 
 
 @dataclass(slots=True)
 class Element:
-    """An element: `name` and attribute names as "namespace name", or "name" without one. Text lies in `children`."""
+    """
+    An element. Text is in `children`.
+
+    `name` and the names of attributes are "namespace name", or "name" if they have no namespace.
+    """
 
     name: str
     attributes: dict[str, str]
@@ -77,27 +81,25 @@ def parse(data: bytes, *, max_bytes: int) -> Element:
 
 
 def write(root: Element, known_prefixes: Mapping[str, str]) -> bytes:
-    """Write a tree back as UTF-8. `known_prefixes` maps namespaces to their usual prefixes; others get new ones."""
+    """Write a tree as UTF-8. `known_prefixes` maps namespaces to prefixes; other namespaces get new prefixes."""
     prefixes = {_XML: "xml", **known_prefixes}
-    body = _written(root, prefixes)
+    body = _write(root, prefixes)
     declared = "".join(f" xmlns:{prefix}={quoteattr(uri)}" for uri, prefix in prefixes.items() if prefix != "xml")
     head, _, rest = body.partition(">")
     return f"{head}{declared}>{rest}".encode()
 
 
-def _written(element: Element, prefixes: dict[str, str]) -> str:
-    name = _prefixed(element.name, prefixes)
+def _write(element: Element, prefixes: dict[str, str]) -> str:
+    name = _add_prefix(element.name, prefixes)
     attributes = "".join(
-        f" {_prefixed(key, prefixes)}={quoteattr(value).replace('>', '&gt;')}"
+        f" {_add_prefix(key, prefixes)}={quoteattr(value).replace('>', '&gt;')}"
         for key, value in element.attributes.items()
     )
-    inside = "".join(
-        escape(child) if isinstance(child, str) else _written(child, prefixes) for child in element.children
-    )
+    inside = "".join(escape(child) if isinstance(child, str) else _write(child, prefixes) for child in element.children)
     return f"<{name}{attributes}>{inside}</{name}>"
 
 
-def _prefixed(name: str, prefixes: dict[str, str]) -> str:
+def _add_prefix(name: str, prefixes: dict[str, str]) -> str:
     namespace, _, local = name.rpartition(" ")
     if not namespace:
         return local

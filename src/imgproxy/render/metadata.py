@@ -1,12 +1,14 @@
 """
-What a variant says about itself: the metadata policy, applied to a picture just before it is encoded.
+The metadata of a variant, set just before it is encoded.
+
+The policy is one of
 
     none     nothing
     credit   creator, credit line, copyright, licence URLs, digital source type (see `credit`)
-    all      the source's EXIF, XMP and IPTC, without what is listed below
+    all      the source's EXIF, XMP and IPTC, but for private fields
 
-In no case: GPS positions, serial numbers and owner names of devices, maker notes (which hold both), thumbnails (which
-show what was cropped away), and the orientation (the pixels are upright).
+Private fields never leave: GPS positions, serial numbers and owner names of devices, maker notes (they hold both),
+thumbnails (they show what was cropped away), and the orientation (the pixels are upright).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from imgproxy.params.plan import Metadata
 from imgproxy.render import credit
 from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.markup import MarkupError, parse, write
-from imgproxy.render.vips import call
 
 if TYPE_CHECKING:
     from imgproxy.render.markup import Element
@@ -52,8 +53,8 @@ _PRIVATE_WORDS: Final = (
 )
 
 
-def read_credit(source: Source) -> credit.Credit:
-    """Return the credit that the original carries."""
+def _read_credit(source: Source) -> credit.Credit:
+    """Return the credit in the original."""
     return credit.read(
         _blob(source.header, _XMP),
         _blob(source.header, _IPTC),
@@ -64,15 +65,15 @@ def read_credit(source: Source) -> credit.Credit:
 
 def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -> tuple[Any, int]:
     """
-    Give a picture the metadata it leaves with, and no other.
+    Set the metadata that the policy allows, and remove all other.
 
-    Returns the picture and the bits of VipsForeignKeep that the encoder must keep.
+    Returns the picture, and the bits of VipsForeignKeep for the encoder.
     """
-    found = read_credit(source) if policy is Metadata.CREDIT else credit.Credit()
+    found = _read_credit(source) if policy is Metadata.CREDIT else credit.Credit()
     is_bare = policy is not Metadata.ALL and not (found or profile)
     if is_bare and not image.get_typeof("orientation"):
-        return image, 0  # an encoder that is to keep nothing writes nothing else of what may be there
-    image = call("copy", image)
+        return image, 0  # with these bits the encoder writes no metadata, so there is nothing to remove
+    image = image.copy()
     fields = [name for name in image.get_fields() if is_metadata(name)]
     kept_fields = _exif_fields(source.header) if policy is Metadata.ALL else frozenset[str]()
     for name in fields:
@@ -90,14 +91,14 @@ def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -
 
 
 def is_metadata(field: str) -> bool:
-    """Whether a header field is metadata of the picture, not a fact that libvips needs."""
+    """Whether a header field is metadata, and not a fact that libvips needs."""
     return field.startswith(("exif-", "xmp-", "iptc-", "icc-", "photoshop-", "png-comment", "gif-comment")) or (
         field in ("orientation", "jpeg-thumbnail-data", "image-description", "gainmap-data")
     )
 
 
 def exif_text(header: Any, field: str) -> str:
-    """Return an EXIF field's value; libvips adds its type in parentheses: "Doe (Doe, ASCII, 4 components, 4 bytes)"."""
+    """Return an EXIF field without the type that libvips adds: "Doe (Doe, ASCII, 4 components, 4 bytes)"."""
     if not header.get_typeof(field):
         return ""
     text = str(header.get(field))
@@ -105,7 +106,7 @@ def exif_text(header: Any, field: str) -> str:
 
 
 def is_private(name: str) -> bool:
-    """Whether a field or property must never leave, whatever the policy."""
+    """Whether a field or property is private: it is removed under every policy."""
     lowered = name.lower()
     return name.startswith(_PRIVATE_PREFIXES) or any(word in lowered for word in _PRIVATE_WORDS)
 
@@ -135,13 +136,13 @@ def _apply_all(image: Any, source: Source, kept_fields: frozenset[str]) -> int:
 
 
 def _exif_fields(header: Any) -> frozenset[str]:
-    """The EXIF fields that may stay. The block itself stays too: libvips drops from it what has no field any more."""
+    """Return the EXIF fields that may stay, and the block: libvips drops from it every field that was removed."""
     fields = {name for name in header.get_fields() if name.startswith("exif-ifd") and not is_private(name)}
     return frozenset(fields | {_EXIF}) if fields else frozenset()
 
 
 def filter_xmp(packet: bytes) -> bytes:
-    """Return a packet without its private properties; empty where it cannot be read."""
+    """Return a packet without its private properties, or nothing if it cannot be read."""
     try:
         root = parse(packet.strip(b"\0 \t\r\n"), max_bytes=credit.XMP_MAX_BYTES)
     except MarkupError:

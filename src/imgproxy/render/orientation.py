@@ -1,8 +1,8 @@
 """
 The eight EXIF orientations: how stored pixels become upright, and where an upright box lies among stored pixels.
 
-Pictures are scaled as they are stored, which libvips can do while it reads them from top to bottom, and turned when
-they are small. So boxes are carried over to the stored picture first.
+A picture is scaled as it is stored, because libvips can do that while it reads from top to bottom. It is turned when it
+is small. So an upright box is first translated into a box of the stored picture.
 Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from imgproxy.render.sizes import Box, Size
 
-# The libvips operations that bring the stored picture upright, in order.
+# The libvips operations that turn the stored picture upright, in order.
 _TURNS: Final[dict[int, tuple[str, ...]]] = {
     1: (),
     2: ("fliphor",),
@@ -26,12 +26,12 @@ _TURNS: Final[dict[int, tuple[str, ...]]] = {
 
 
 def is_swapped(orientation: int) -> bool:
-    """Whether upright width is stored height."""
+    """Whether the upright width is the stored height."""
     return orientation >= 5
 
 
 def swap(size: Size, orientation: int) -> Size:
-    """Return an upright size as stored, or a stored one upright."""
+    """Turn a stored size into the upright size, or the other way round."""
     return Size(size.height_px, size.width_px) if is_swapped(orientation) else size
 
 

@@ -1,8 +1,8 @@
 """
-The colours of a picture: a palette by median cut, and six named swatches, as JSON or CSS in imgix's shape.
+The `palette` parameter: the main colours of a picture and six named swatches, as JSON or CSS in imgix's form.
 
-Pure arithmetic on the bytes of a small RGB picture. The swatches follow Android's Palette library (target saturation
-and lightness); the cut is Heckbert's (1982), each box standing for its mean.
+Pure arithmetic on the bytes of a small RGB picture. The colours are found by median cut (Heckbert 1982), the swatches
+by the target saturation and lightness of Android's Palette library.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-DEFAULT_COLORS: Final = 6
-MAX_COLORS: Final = 16
+DEFAULT_COLOURS: Final = 6
 SIDE_PX: Final = 64
 
-# The swatches are chosen among this many colours.
+# The swatches are chosen from this many colours.
 _CANDIDATES: Final = 16
 
 Rgb = tuple[int, int, int]
 
-# name: lightness (least, wanted, most), saturation (least, wanted, most).
+# name: lightness (least, target, most), saturation (least, target, most).
 _TARGETS: Final = {
     "vibrant": ((0.3, 0.5, 0.7), (0.35, 1.0, 1.0)),
     "vibrant_light": ((0.55, 0.74, 1.0), (0.35, 1.0, 1.0)),
@@ -35,7 +34,7 @@ _TARGETS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """The main colours, most frequent first; the swatches that exist; the mean luminance, 0-1."""
+    """The main colours, most frequent first; the swatches that were found; the mean luminance, 0-1."""
 
     colors: tuple[Rgb, ...]
     swatches: dict[str, Rgb]
@@ -52,7 +51,7 @@ def find(pixels: bytes, count: int) -> Palette:
 
 
 def median_cut(counts: Counter[Rgb], count: int) -> list[Rgb]:
-    """Return at most `count` colours, those that stand for more pixels first."""
+    """Return at most `count` colours, the most frequent first."""
     if count < 1 or not counts:
         return []
     boxes = [list(counts.items())]
@@ -69,14 +68,14 @@ def median_cut(counts: Counter[Rgb], count: int) -> list[Rgb]:
 
 
 def _spread(box: list[tuple[Rgb, int]]) -> tuple[int, int]:
-    """The band in which a box is widest, and how wide it is there."""
+    """Return the band in which a box is widest, and its width there."""
     widths = [max(c[band] for c, _ in box) - min(c[band] for c, _ in box) for band in range(3)]
     band = widths.index(max(widths))
     return band, widths[band]
 
 
 def _halve(box: list[tuple[Rgb, int]], band: int) -> list[list[tuple[Rgb, int]]]:
-    """Cut a box where half of its pixels lie on either side; neither half is empty."""
+    """Cut a box into two with half of its pixels each. Neither is empty."""
     box = sorted(box, key=lambda item: item[0][band])
     half, seen, at = sum(n for _, n in box) / 2, 0, 0
     while at < len(box) - 1 and (seen + box[at][1] <= half or at == 0):
@@ -106,17 +105,17 @@ def _swatches(candidates: list[Rgb]) -> dict[str, Rgb]:
 
 
 def as_json(palette: Palette) -> bytes:
-    """The palette as imgix's JSON."""
+    """Write the palette as imgix's JSON."""
     document = {
-        "colors": [_described(rgb) for rgb in palette.colors],
+        "colors": [_describe(rgb) for rgb in palette.colors],
         "average_luminance": round(palette.luminance, 6),
-        "dominant_colors": {name: _described(rgb) for name, rgb in palette.swatches.items()},
+        "dominant_colors": {name: _describe(rgb) for name, rgb in palette.swatches.items()},
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
 
 def as_css(palette: Palette, prefix: str) -> bytes:
-    """The palette as imgix's style classes: `.image-fg-1`, `.image-bg-1`, …, then white, black and the swatches."""
+    """Write the palette as imgix's CSS classes: `.image-fg-1`, `.image-bg-1`, …, then white, black and the swatches."""
     named = {str(n): rgb for n, rgb in enumerate(palette.colors, 1)}
     named |= {"white": (255, 255, 255), "black": (0, 0, 0)}
     named |= {name.replace("_", "-"): rgb for name, rgb in palette.swatches.items()}
@@ -128,7 +127,7 @@ def as_css(palette: Palette, prefix: str) -> bytes:
     return "".join(lines).encode()
 
 
-def _described(rgb: Rgb) -> dict[str, float | str]:
+def _describe(rgb: Rgb) -> dict[str, float | str]:
     red, green, blue = (round(band / 255, 6) for band in rgb)
     return {"red": red, "green": green, "blue": blue, "hex": _hex(rgb)}
 

@@ -1,192 +1,129 @@
 """
-A job, from its file to its variants: open, decode as seldom as possible, run the steps, encode, write.
+A job, from its file to its variants: open, decode as few times as possible, run the steps, encode, write.
 
-Runs inside a render process. What each target needs is decided first (pure, from the header); targets that can be
-made from the same pixels are made from one decode.
+What each target needs is decided first, from the header (`recipe`). Targets that can be made from the same pixels share
+one decode (`pyramid`).
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage
 from imgproxy.params.plan import Adjust, Format, RenderPlan
-from imgproxy.render import formats, trim
-from imgproxy.render import output as finish
-from imgproxy.render import source as load
-from imgproxy.render.draft import Work
-from imgproxy.render.frames import select_frames, select_page
-from imgproxy.render.geometry import Geometry, find_region, place, trim_region, upright_size
+from imgproxy.render import formats, output, trim
+from imgproxy.render.draft import Draft
+from imgproxy.render.geometry import Geometry, find_region, place, trim_region
 from imgproxy.render.orientation import turn_upright
-from imgproxy.render.pyramid import Levels
-from imgproxy.render.recipe import Aim
+from imgproxy.render.pyramid import Pyramid
+from imgproxy.render.recipe import group_by_decode, write_recipe
 from imgproxy.render.scaling import crop
 from imgproxy.render.sizes import Box
+from imgproxy.render.source import open_source
 from imgproxy.render.steps import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.render.draft import Decoded
-    from imgproxy.render.sizes import Size
+    from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
-    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
-
-# A site asks for the same few plans, of pictures in the same few sizes.
-DECISIONS_REMEMBERED: Final = 512
+    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, SourceFacts
 
 
 def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> tuple[float, SourceFacts]:
     """
-    Make every target of a job, calling `on_done` as each file is whole.
+    Make every target of a job. Call `on_done` with its index as soon as its file is complete.
 
     Returns the seconds until the header was read and checked, and the source's facts.
 
-    Raises NotAnImage, DecodeFailed, TooManyPixels; OSError where a file cannot be written.
+    Raises NotAnImage, DecodeFailed, TooManyPixels; OSError if a file cannot be read or written.
     """
     started = time.perf_counter()
     try:
-        source = load.open_source(job.original, limits, lambda stored: _foresee(job, stored, limits))
-        aims = [_aim(index, target, source, limits) for index, target in enumerate(job.targets)]
+        source = open_source(job.original, limits)
+        recipes = [write_recipe(index, target, source, limits) for index, target in enumerate(job.targets)]
         opened_s = time.perf_counter() - started
-        for group in _groups(aims):
+        for group in group_by_decode(recipes):
             _make_group(group, source, job, limits, on_done)
     except pyvips.Error as exc:
-        # HEIC is HEVC inside, whose decoder is not free and not in every libvips: the file is whole, we cannot read it.
+        # HEIC holds HEVC. Its decoder is not free, so not every libvips has it: then the file is fine, but unreadable.
         raise (NotAnImage if "nsupported codec" in str(exc) else DecodeFailed) from exc
     return opened_s, source.facts()
 
 
-# --- what each target needs ---------------------------------------------------------------------------------
-
-
-def _aim(index: int, target: RenderTarget, source: Source, limits: ProcessLimits) -> Aim:
-    plan = target.plan
-    animated = formats.animated_format(plan.output.format, source.kind) if source.is_animation else None
-    if source.is_animation:
-        selection = select_frames(
-            source.delays_ms,
-            source.loop,
-            plan.frames,
-            frame_px=source.width_px * source.height_px,
-            max_frames=limits.frames if animated else 1,
-            max_pixels=limits.source_pixels,
-        )
-    else:
-        selection = select_page(source.pages, plan.frames)
-    orientation = plan.orient or source.orientation
-    upright = upright_size(source.width_px, source.height_px, orientation)
-    geometry = None if plan.trim else _geometry(plan, upright, limits.output_px)
-    return Aim(index, target, selection, animated, orientation, upright, geometry)
-
-
-def _foresee(job: RenderJob, stored: Size, limits: ProcessLimits) -> float | None:
-    """The factor of the decode, if the source is an upright still of this size; None where nothing will be decoded."""
-    factors = [
-        _geometry(plan, upright_size(stored.width_px, stored.height_px, plan.orient or 1), limits.output_px).factor
-        for plan in (target.plan for target in job.targets)
-        if plan.trim is None and plan.output.format is not Format.JSON
-    ]
-    return min(factors, default=None)
-
-
-@lru_cache(DECISIONS_REMEMBERED)
-def _geometry(plan: RenderPlan, upright: Size, max_side_px: int) -> Geometry:
-    return place(find_region(upright, plan.rect), plan, max_side_px=max_side_px)
-
-
-def _groups(aims: list[Aim]) -> list[list[Aim]]:
-    """Targets that can share one decode, the largest first: same frames, both trimmed or both not."""
-    groups: dict[tuple[tuple[int, ...], bool], list[Aim]] = {}
-    for aim in sorted(aims, key=lambda aim: aim.factor):
-        groups.setdefault((aim.selection.order, aim.geometry is None), []).append(aim)
-    return list(groups.values())
-
-
-# --- decode -------------------------------------------------------------------------------------------------
-
-
 def _make_group(
-    group: list[Aim],
+    group: list[Recipe],
     source: Source,
     job: RenderJob,
     limits: ProcessLimits,
     on_done: Callable[[int, Rendered], None],
 ) -> None:
-    described = [aim for aim in group if aim.plan.output.format is Format.JSON]
-    for aim in described:
-        on_done(aim.index, finish.write_info(aim, source))
-    pictured = [aim for aim in group if aim.plan.output.format is not Format.JSON]
-    if source.drawing is not None:
-        for aim in [aim for aim in pictured if _stays_drawing(aim.plan)]:
-            pictured.remove(aim)
-            on_done(aim.index, finish.write_drawing(aim, source.drawing))
+    """Make the targets that share a decode. A target that needs no pixels is written first, without a decode."""
+    pictured = []
+    for recipe in group:
+        if recipe.plan.output.format is Format.JSON:
+            on_done(recipe.index, output.write_info(recipe, source))
+        elif source.drawing is not None and _stays_drawing(recipe.plan):
+            on_done(recipe.index, output.write_drawing(recipe, source.drawing))
+        else:
+            pictured.append(recipe)
     if not pictured:
         return
-    levels = Levels(source, pictured, limits)
+    pyramid = Pyramid(source, pictured, limits)
     marks = {mark.source: mark.path for mark in job.marks}
-    for aim in pictured:
-        rendered = _make(aim, levels, source, marks, limits)
-        name = levels.name_of(aim)
-        on_done(aim.index, replace(rendered, shared_decode=name) if name else rendered)
+    for recipe in pictured:
+        rendered = _make(recipe, pyramid.choose_level(recipe), source, marks, limits)
+        on_done(recipe.index, replace(rendered, shared_decode=pyramid.name_shared_decode(recipe)))
 
 
-# --- one target ---------------------------------------------------------------------------------------------
-
-
-def _make(aim: Aim, levels: Levels, source: Source, marks: dict[str, str], limits: ProcessLimits) -> Rendered:
-    decoded = levels.decoded_for(aim)
-    geometry = aim.geometry or _trimmed(aim, decoded, limits)
-    work = Work(
+def _make(recipe: Recipe, decoded: Decoded, source: Source, marks: dict[str, str], limits: ProcessLimits) -> Rendered:
+    """Make one target: find its trim, run the steps, write the file."""
+    geometry = recipe.geometry or _trim(recipe, decoded, limits)
+    draft = Draft(
         source=source,
         decoded=decoded,
-        plan=aim.plan,
+        plan=recipe.plan,
         geometry=geometry,
         limits=limits,
         marks=marks,
-        is_in_memory=source.has_alpha or _needs_memory(aim.plan, geometry),
+        is_in_memory=source.has_alpha or _needs_memory(recipe.plan, geometry),
     )
     for step in STEPS:
-        work = step(work)
-    return finish.write_picture(aim, work)
+        draft = step(draft)
+    return output.write_picture(recipe, draft)
 
 
 def _needs_memory(plan: RenderPlan, geometry: Geometry) -> bool:
-    """Whether anything after scaling reads pixels twice or in another order than top to bottom; so does any alpha."""
-    return geometry.smart is not None or geometry.canvas is not None or not _is_plain(plan)
-
-
-@lru_cache(DECISIONS_REMEMBERED)
-def _is_plain(plan: RenderPlan) -> bool:
-    """Whether nothing is to be done but to scale."""
-    return (
+    """Whether a step after scaling reads pixels more than once, or not from top to bottom. Alpha always does."""
+    is_only_scaled = (
         plan.flip == ""
         and not plan.rotation
         and plan.adjust == Adjust()
         and all(layer is None for layer in (plan.blend, plan.mark, plan.border, plan.mask))
         and plan.output.format not in formats.DESCRIPTIONS
     )
+    return geometry.smart is not None or geometry.canvas is not None or not is_only_scaled
 
 
-def _trimmed(aim: Aim, decoded: Decoded, limits: ProcessLimits) -> Geometry:
+def _trim(recipe: Recipe, decoded: Decoded, limits: ProcessLimits) -> Geometry:
     """Find the uniform edges of the region in the decoded pixels, and place what is left."""
-    assert aim.plan.trim is not None
-    region = find_region(aim.upright, aim.plan.rect)
-    image = crop(turn_upright(decoded.frames[0], aim.orientation), region)
-    found = trim.find(image, aim.plan.trim)
+    assert recipe.plan.trim is not None
+    region = find_region(recipe.upright, recipe.plan.rect)
+    image = crop(turn_upright(decoded.frames[0], recipe.orientation), region)
+    found = trim.find(image, recipe.plan.trim)
     if found is not None:
         found = Box(region.left_px + found.left_px, region.top_px + found.top_px, found.width_px, found.height_px)
-    region = trim_region(region, found, pad_px=aim.plan.trim.pad_px)
-    return place(region, aim.plan, max_side_px=limits.output_px)
+    region = trim_region(region, found, pad_px=recipe.plan.trim.pad_px)
+    return place(region, recipe.plan, max_side_px=limits.output_px)
 
 
 def _stays_drawing(plan: RenderPlan) -> bool:
-    """Whether an SVG may leave as one: its format and its pixels are left to it, a size alone asks for no raster."""
+    """Whether an SVG leaves as an SVG: the plan names no raster format, and asks for no change but a size."""
     resize = plan.resize
     is_sized_only = plan == RenderPlan(resize=resize, output=plan.output, frames=plan.frames)
     is_whole = resize.aspect is None and not resize.crop and resize.fit.value in ("clip", "max")

@@ -1,9 +1,9 @@
 """
-Small ICC profiles made from their definitions, for pictures that leave in another colour space than sRGB.
+Make small ICC profiles from their definitions, for variants in another colour space than sRGB.
 
-A matrix/TRC display profile of ICC version 2.4 with one gamma value is 400 to 500 bytes; the ones that cameras and
-programs embed carry up to 500 kB. Sources: ICC.1:2001-04 sections 6 and 7 (layout); Adobe RGB (1998) Color Image
-Encoding, 2005-05, section 4.3 (primaries, gamma 563/256); Lindbloom's Bradford matrix (D65 to the profile's D50).
+A matrix/TRC display profile of ICC version 2.4 with one gamma value has 400 to 500 bytes. Profiles from cameras and
+programs have up to 500 kB. Sources: ICC.1:2001-04 sections 6 and 7 (layout); Adobe RGB (1998) Color Image Encoding,
+2005-05, section 4.3 (primaries, gamma 563/256); Lindbloom's Bradford matrix (D65 to the profile's D50).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @functools.cache
 def adobe_rgb() -> bytes:
-    """The Adobe RGB (1998) colour space as an ICC profile."""
+    """Return the Adobe RGB (1998) colour space as an ICC profile."""
     return matrix_profile("Adobe RGB compatible", _ADOBE_XY, _D65_XY, _ADOBE_GAMMA)
 
 
@@ -62,7 +62,7 @@ def matrix_profile(
 
 
 def _assemble(tags: dict[bytes, bytes]) -> bytes:
-    """Header, tag table and data; equal data (the three curves) is stored once."""
+    """Write header, tag table and data. Equal data (the three curves) is stored once."""
     at = 128 + 4 + 12 * len(tags)
     table, body, places = b"", b"", dict[bytes, int]()
     for signature, data in tags.items():
@@ -87,7 +87,7 @@ def _xyz_tag(xyz: tuple[float, ...]) -> bytes:
 
 
 def _fixed(value: float) -> bytes:
-    """s15Fixed16Number."""
+    """Write an s15Fixed16Number."""
     return struct.pack(">i", round(value * 65536))
 
 
@@ -96,14 +96,14 @@ def _xyz(xy: tuple[float, float]) -> tuple[float, float, float]:
 
 
 def _rgb_to_xyz(primaries: tuple[tuple[float, float], ...], white: tuple[float, float, float]) -> Matrix:
-    """The matrix whose columns are the primaries, scaled so that RGB (1, 1, 1) is the white point."""
+    """Return the matrix of the primaries, scaled so that RGB (1, 1, 1) is the white point."""
     columns = _transpose(tuple(_xyz(primary) for primary in primaries))
     scale = _apply(_inverse(columns), white)
     return tuple(tuple(value * factor for value, factor in zip(row, scale, strict=True)) for row in columns)
 
 
 def _adaptation(white: tuple[float, float, float]) -> Matrix:
-    """Bradford's adaptation from a white point to D50."""
+    """Return Bradford's adaptation from a white point to D50."""
     source, target = _apply(_BRADFORD, white), _apply(_BRADFORD, _D50)
     scale = tuple(tuple(target[i] / source[i] if i == j else 0.0 for j in range(3)) for i in range(3))
     return _multiply(_inverse(_BRADFORD), _multiply(scale, _BRADFORD))
@@ -122,7 +122,7 @@ def _apply(m: Matrix, v: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _inverse(m: Matrix) -> Matrix:
-    """Of a 3 x 3 matrix, by its adjugate."""
+    """Invert a 3 x 3 matrix, by its adjugate."""
     (a, b, c), (d, e, f), (g, h, i) = m
     det = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     return (

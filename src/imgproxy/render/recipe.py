@@ -1,24 +1,31 @@
-"""A target of a job together with what its plan needs of the source: decided from the header, before any pixel."""
+"""How each variant of a job is made, as far as the source's header decides it: frames, sizes, shared decodes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgproxy.render import formats
+from imgproxy.render.frames import select_frames, select_page
+from imgproxy.render.geometry import find_region, place
+from imgproxy.render.orientation import swap
+from imgproxy.render.sizes import Size
+
 if TYPE_CHECKING:
     from imgproxy.params.plan import Format, RenderPlan
     from imgproxy.render.frames import Selection
     from imgproxy.render.geometry import Geometry
-    from imgproxy.render.sizes import Size
-    from imgproxy.workers.job import RenderTarget
+    from imgproxy.render.source import Source
+    from imgproxy.workers.job import ProcessLimits, RenderTarget
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class Recipe:
     """
-    One target. `animated` is the format in which an animation stays animated, None where a still is wanted.
+    A target of the job, and what follows from its plan and the source's header.
 
-    `geometry` is None while a trim has yet to be found in the pixels.
+    `animated` is the format of an animation; None makes a still. `geometry` is None for a plan with a trim: the trim
+    has to look at the pixels first.
     """
 
     index: int
@@ -36,11 +43,42 @@ class Aim:
 
     @property
     def is_read_twice(self) -> bool:
-        """Whether the decoded pixels are looked at more than once: to find edges, or for a blurred backdrop."""
+        """Whether the decoded pixels are read more than once: for a trim, or for a blurred backdrop."""
         canvas = self.geometry.canvas if self.geometry else None
         return self.geometry is None or (canvas is not None and canvas.backdrop is not None)
 
     @property
     def factor(self) -> float:
-        """`Geometry.factor`; 1 while that is unknown."""
+        """`Geometry.factor`; 1 while there is no geometry."""
         return 1.0 if self.geometry is None else self.geometry.factor
+
+
+def write_recipe(index: int, target: RenderTarget, source: Source, limits: ProcessLimits) -> Recipe:
+    """Decide what the target needs of the source."""
+    plan = target.plan
+    animated = formats.animated_format(plan.output.format, source.kind) if source.is_animation else None
+    if source.is_animation:
+        selection = select_frames(
+            source.delays_ms,
+            source.loop,
+            plan.frames,
+            frame_px=source.width_px * source.height_px,
+            max_frames=limits.frames if animated else 1,
+            max_pixels=limits.source_pixels,
+        )
+    else:
+        selection = select_page(source.pages, plan.frames)
+    orientation = plan.orient or source.orientation
+    upright = swap(Size(source.width_px, source.height_px), orientation)
+    geometry = None
+    if plan.trim is None:
+        geometry = place(find_region(upright, plan.rect), plan, max_side_px=limits.output_px)
+    return Recipe(index, target, selection, animated, orientation, upright, geometry)
+
+
+def group_by_decode(recipes: list[Recipe]) -> list[list[Recipe]]:
+    """Group the recipes that can share one decode, the largest first: same frames, and all with or all without trim."""
+    groups: dict[tuple[tuple[int, ...], bool], list[Recipe]] = {}
+    for recipe in sorted(recipes, key=lambda recipe: recipe.factor):
+        groups.setdefault((recipe.selection.order, recipe.geometry is None), []).append(recipe)
+    return list(groups.values())

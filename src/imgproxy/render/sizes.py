@@ -1,11 +1,11 @@
-"""Sizes and rectangles, and the one way numbers become pixels: half up, never below one."""
+"""Sizes and rectangles, and the one rule that turns numbers into pixels: round half up, at least one pixel."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-# Keeps 66.4999999999, an artefact of floating point, on the side of 66.5.
+# Floating point gives 66.4999999999 where 66.5 is meant; this much is added before rounding.
 _SLACK = 1e-6
 
 
@@ -34,7 +34,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle of the upright full-size source, in fractions of pixels."""
+    """A rectangle of the upright source at full size, in fractions of pixels."""
 
     left: float
     top: float
@@ -48,12 +48,12 @@ def round_px(value: float) -> int:
 
 
 def round_half_up(value: float) -> int:
-    """Round to the nearest whole number, halves upward."""
+    """Round to the nearest whole number; halves go up."""
     return math.floor(value + 0.5 + _SLACK)
 
 
 def clamp(value: float, least: float | None, most: float | None) -> float:
-    """Hold a value between two bounds; where they contradict each other the lower one wins."""
+    """Keep a value between two bounds. If the bounds contradict each other, the lower one wins."""
     if most is not None:
         value = min(value, most)
     return value if least is None else max(value, least)

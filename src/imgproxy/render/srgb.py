@@ -1,9 +1,9 @@
 """
-Whether an ICC profile says no more than that the picture is in sRGB.
+Whether an ICC profile is one of the many profiles of sRGB.
 
-Most tagged pictures carry one of a dozen profiles of sRGB. To convert from it to sRGB changes a value by a level at
-most, for 4 ms a picture and 15 ns a pixel: as much as a fifth of a small render. So it is not done.
-Sources: ICC.1:2022 sections 7.3 (tag table), 10.6 and 10.18 (curves), 10.31 (XYZ); IEC 61966-2-1 (sRGB's curve).
+Most tagged pictures have one of a dozen profiles of sRGB. A conversion from it to sRGB would change a value by one
+level at most. It takes 4 ms a picture and 15 ns a pixel, up to a fifth of a small render, so it is left out. Sources:
+ICC.1:2022 sections 7.3 (tag table), 10.6 and 10.18 (curves), 10.31 (XYZ); IEC 61966-2-1 (sRGB's curve).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-# sRGB's primaries, adapted to the D50 of every profile (the columns of its matrix), as ICC registers them.
+# sRGB's primaries, adapted to the D50 of every profile, as registered by the ICC: the columns of its matrix.
 _COLUMNS: Final = {
     b"rXYZ": (0.43607, 0.22249, 0.01392),
     b"gXYZ": (0.38515, 0.71687, 0.09708),
@@ -19,19 +19,19 @@ _COLUMNS: Final = {
 }
 _CURVES: Final = (b"rTRC", b"gTRC", b"bTRC")
 
-# What known profiles of sRGB differ by. A thousandth of linear light is a quarter of a level in the middle.
+# Known profiles of sRGB differ by this much. A thousandth of linear light is a quarter of a level in the middle.
 _COLUMN_SLACK: Final = 0.001
-# Half a level of 255: what a curve is off by is then lost in rounding.
+# Half a level of 255: a smaller error of a curve is lost in rounding.
 _CURVE_SLACK: Final = 0.5 / 255
 
-# A profile may say the same twice, as a matrix and as tables; the tables are what is used then.
+# A profile may hold tables beside its matrix. The tables would be used then, so it does not count as sRGB.
 _TABLES: Final = (b"A2B", b"B2A", b"D2B", b"B2D")
 _TAGS_MAX: Final = 100
 _STEPS: Final = range(0, 256, 5)
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Return whether a conversion from this profile to sRGB would change no 8-bit value by more than one."""
+    """Whether a conversion from this profile to sRGB changes no 8-bit value by more than one."""
     if len(profile) < 132 or profile[16:24] != b"RGB XYZ " or profile[36:40] != b"acsp":
         return False
     try:
@@ -62,12 +62,12 @@ def _is_column(data: bytes, wanted: tuple[float, float, float]) -> bool:
 
 
 def _is_curve(data: bytes) -> bool:
-    """Whether a curve takes every encoded value where sRGB's takes it, told in encoded values."""
-    return all(abs(_encoded(_curve(data, step / 255)) - step / 255) <= _CURVE_SLACK for step in _STEPS)
+    """Whether a curve agrees with sRGB's curve, compared as encoded values."""
+    return all(abs(_encode(_linearise(data, step / 255)) - step / 255) <= _CURVE_SLACK for step in _STEPS)
 
 
-def _curve(data: bytes, value: float) -> float:
-    """Linear light of an encoded value. Raises KeyError for a kind of curve that no profile of sRGB has."""
+def _linearise(data: bytes, value: float) -> float:
+    """Return the linear light of an encoded value. Raises KeyError for a kind of curve that sRGB never has."""
     if data[:4] == b"para":
         kind, _, gamma, a, b, c, d = struct.unpack_from(">HH5i", data, 8)
         if kind != 3:
@@ -75,7 +75,7 @@ def _curve(data: bytes, value: float) -> float:
         gamma, a, b, c, d = (number / 65536 for number in (gamma, a, b, c, d))
         return float(max(0.0, a * value + b) ** gamma) if value >= d else c * value
     (count,) = struct.unpack_from(">I", data, 8)
-    if data[:4] != b"curv" or count < 2:  # none is linear, one is a plain power: neither is sRGB
+    if data[:4] != b"curv" or count < 2:  # 0 entries are a linear curve, 1 is a plain power: not sRGB
         raise KeyError(count)
     at = value * (count - 1)
     low = min(int(at), count - 2)
@@ -83,6 +83,6 @@ def _curve(data: bytes, value: float) -> float:
     return float(below + (above - below) * (at - low)) / 65535
 
 
-def _encoded(light: float) -> float:
+def _encode(light: float) -> float:
     """Return the value that encodes linear light by the curve of sRGB."""
     return 12.92 * light if light <= 0.0031308 else float(1.055 * light ** (1 / 2.4) - 0.055)

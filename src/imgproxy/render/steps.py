@@ -1,7 +1,7 @@
 """
-The steps of a render, in order, each with its own guard: a step that has nothing to do returns the work as it is.
+The steps of a render, in order. A step that the plan does not ask for returns the draft unchanged.
 
-The order is the specification's (docs/urls.md, "Order"): geometry first, then tone and style, then what is laid over.
+The order is that of docs/urls.md, "Order": geometry first, then tone and style, then layers.
 """
 
 from __future__ import annotations
@@ -13,212 +13,200 @@ import pyvips
 
 from imgproxy.errors import ImgproxyError
 from imgproxy.params.plan import Crop, Sides
-from imgproxy.render import adjustments as adjust
-from imgproxy.render import colour, paint, watermark
+from imgproxy.render import adjustments, blending, colour, paint, watermark
 from imgproxy.render.geometry import corner_radii, shrink_sides
 from imgproxy.render.scaling import crop, resample, rotate
 from imgproxy.render.sizes import Box, Size
 
 if TYPE_CHECKING:
-    from imgproxy.render.draft import Work
+    from imgproxy.render.draft import Draft
 
-# The blurred backdrop of fill=blur: this part of the longer side as sigma hides every detail and keeps the colours.
+# The sigma of the blurred backdrop of fill=blur, as a part of the longer side: it hides every detail, not the colours.
 _BACKDROP_SIGMA: Final = 1 / 40
 
 
-def scale(work: Work) -> Work:
-    """Cut the window out of the decoded picture, scale it, turn it upright."""
-    geometry, decoded = work.geometry, work.decoded
-
-    def scaled(image: Any) -> Any:
-        return resample(
-            image,
-            geometry.window,
-            geometry.scaled,
-            decoded=decoded,
-            in_memory=work.is_in_memory,
-        )
-
-    return replace(work, frames=tuple(scaled(image) for image in decoded.frames))
+def scale(draft: Draft) -> Draft:
+    """Cut the window out of the decoded frames, scale it, turn it upright."""
+    window, size, decoded = draft.geometry.window, draft.geometry.scaled, draft.decoded
+    frames = (resample(image, window, size, decoded=decoded, in_memory=draft.is_in_memory) for image in decoded.frames)
+    return replace(draft, frames=tuple(frames))
 
 
-def smart_crop(work: Work) -> Work:
-    """Let libvips find the part that keeps most detail (entropy) or draws the eye (edges), once for all frames."""
-    smart, size = work.geometry.smart, work.geometry.picture
+def smart_crop(draft: Draft) -> Draft:
+    """Let libvips find the part with most detail (entropy) or that catches the eye (edges), once for all frames."""
+    smart, size = draft.geometry.smart, draft.geometry.picture
     if smart is None:
-        return work
+        return draft
     interesting = "entropy" if smart is Crop.ENTROPY else "attention"
-    found = colour.to_srgb(work.first).smartcrop(size.width_px, size.height_px, interesting=interesting)
+    found = colour.to_srgb(draft.first).smartcrop(size.width_px, size.height_px, interesting=interesting)
     box = Box(-int(found.xoffset), -int(found.yoffset), size.width_px, size.height_px)
-    return work.each(lambda image: crop(image, box))
+    return draft.change_frames(lambda image: crop(image, box))
 
 
-def to_colour_space(work: Work) -> Work:
-    """Bring the pixels into the colour space that the variant leaves in."""
-    converted = [colour.convert(image, work.plan.output.colour_space) for image in work.frames]
-    return replace(work, frames=tuple(item.image for item in converted), profile=converted[0].profile)
+def convert_colours(draft: Draft) -> Draft:
+    """Convert the pixels to the colour space of the variant."""
+    converted = [colour.convert(image, draft.plan.output.color_space) for image in draft.frames]
+    return replace(draft, frames=tuple(item.image for item in converted), profile=converted[0].profile)
 
 
-def fill(work: Work) -> Work:
-    """Lay the picture on the larger canvas of fit=fill, fillmax and clamp."""
-    canvas = work.geometry.canvas
+def fill(draft: Draft) -> Draft:
+    """Put the picture on the larger canvas of fit=fill, fillmax and clamp."""
+    canvas = draft.geometry.canvas
     if canvas is None:
-        return work
+        return draft
     size, left, top = canvas.size, canvas.left_px, canvas.top_px
     if canvas.extend == "copy":
-        return work.each(lambda image: image.embed(left, top, size.width_px, size.height_px, extend="copy"))
+        return draft.change_frames(lambda image: image.embed(left, top, size.width_px, size.height_px, extend="copy"))
     if canvas.extend == "color" or canvas.backdrop is None:
-        color = work.plan.resize.fill_colour or work.plan.background
-        return work.each(lambda image: paint.extend(image, size, left, top, color))
-    pairs = zip(work.frames, work.decoded.frames, strict=True)
-    return replace(work, frames=tuple(_on_backdrop(work, image, decoded) for image, decoded in pairs))
+        color = draft.plan.resize.fill_color or draft.plan.background
+        return draft.change_frames(lambda image: paint.extend(image, size, left, top, color))
+    pairs = zip(draft.frames, draft.decoded.frames, strict=True)
+    return replace(draft, frames=tuple(_put_on_backdrop(draft, image, decoded) for image, decoded in pairs))
 
 
-def _on_backdrop(work: Work, image: Any, decoded: Any) -> Any:
-    canvas = work.geometry.canvas
+def _put_on_backdrop(draft: Draft, image: Any, decoded: Any) -> Any:
+    canvas = draft.geometry.canvas
     assert canvas is not None
     assert canvas.backdrop is not None
-    behind = resample(
-        decoded,
-        canvas.backdrop,
-        canvas.size,
-        decoded=work.decoded,
-        in_memory=True,
-    )
-    behind = colour.as_rgb(colour.convert(behind, work.plan.output.colour_space).image)
+    behind = resample(decoded, canvas.backdrop, canvas.size, decoded=draft.decoded, in_memory=True)
+    behind = colour.as_rgb(colour.convert(behind, draft.plan.output.color_space).image)
     sigma = max(1.0, max(canvas.size.width_px, canvas.size.height_px) * _BACKDROP_SIGMA)
-    return paint.over(adjust.blur(behind, sigma).copy_memory(), image, canvas.left_px, canvas.top_px)
+    return paint.over(adjustments.blur(behind, sigma).copy_memory(), image, canvas.left_px, canvas.top_px)
 
 
-def flip(work: Work) -> Work:
-    """Mirror left-right (h), top-bottom (v)."""
-    if "h" in work.plan.flip:
-        work = work.each(lambda image: image.fliphor())
-    return work.each(lambda image: image.flipver()) if "v" in work.plan.flip else work
+def flip(draft: Draft) -> Draft:
+    """Mirror left to right (h), top to bottom (v)."""
+    if "h" in draft.plan.flip:
+        draft = draft.change_frames(lambda image: image.fliphor())
+    return draft.change_frames(lambda image: image.flipver()) if "v" in draft.plan.flip else draft
 
 
-def turn(work: Work) -> Work:
-    """Turn counter-clockwise: enlarged to cover the frame, or whole in a larger frame whose corners stay empty."""
-    degrees, geometry = work.plan.rotation, work.geometry
+def turn(draft: Draft) -> Draft:
+    """Turn counter-clockwise: enlarged so that it covers the frame, or whole in a larger frame with empty corners."""
+    degrees, geometry = draft.plan.rotation, draft.geometry
     if not degrees:
-        return work
-    if work.plan.is_pivot and degrees % 90:
-        work = work.each(paint.with_alpha)
-    return work.each(lambda image: rotate(image, degrees, geometry.rotation_zoom, geometry.frame))
+        return draft
+    if draft.plan.is_pivot and degrees % 90:
+        draft = draft.change_frames(paint.add_alpha)
+    return draft.change_frames(lambda image: rotate(image, degrees, geometry.rotation_zoom, geometry.frame))
 
 
-def tone(work: Work) -> Work:
-    """Curves, hue, saturation."""
-    wanted = work.plan.adjust
+def tone(draft: Draft) -> Draft:
+    """Apply enhance, the tone curves, hue, saturation and vibrance."""
+    wanted = draft.plan.adjust
     if wanted.enhance:
-        work = work.each(adjust.enhance)
-    if adjust.has_tone(wanted):
-        work = work.each(lambda image: adjust.tone(image, wanted))
-    return work.each(lambda image: adjust.colour(image, wanted)) if adjust.has_colour(wanted) else work
+        draft = draft.change_frames(adjustments.enhance)
+    if adjustments.has_tone(wanted):
+        draft = draft.change_frames(lambda image: adjustments.tone(image, wanted))
+    if adjustments.has_colour(wanted):
+        draft = draft.change_frames(lambda image: adjustments.colour(image, wanted))
+    return draft
 
 
-def stylize(work: Work) -> Work:
-    """Blur, pixel blocks, tints."""
-    wanted = work.plan.adjust
+def stylize(draft: Draft) -> Draft:
+    """Apply blur, pixel blocks, tints and invert."""
+    wanted = draft.plan.adjust
     if wanted.blur:
-        work = work.each(lambda image: adjust.blur(image, wanted.blur / 10))
+        draft = draft.change_frames(lambda image: adjustments.blur(image, wanted.blur / 10))
     if wanted.pixellate_px > 1:
-        work = work.each(lambda image: adjust.pixellate(image, wanted.pixellate_px))
+        draft = draft.change_frames(lambda image: adjustments.pixellate(image, wanted.pixellate_px))
     if (color := wanted.monochrome) is not None:
-        work = work.each(lambda image: adjust.monochrome(image, color))
+        draft = draft.change_frames(lambda image: adjustments.monochrome(image, color))
     if wanted.sepia:
-        work = work.each(lambda image: adjust.sepia(image, wanted.sepia / 100))
+        draft = draft.change_frames(lambda image: adjustments.sepia(image, wanted.sepia / 100))
     if (colors := wanted.duotone) is not None:
-        work = work.each(lambda image: adjust.duotone(image, colors, wanted.duotone_alpha / 100))
-    return work.each(adjust.invert) if wanted.invert else work
+        draft = draft.change_frames(lambda image: adjustments.duotone(image, colors, wanted.duotone_alpha / 100))
+    return draft.change_frames(adjustments.invert) if wanted.invert else draft
 
 
-def sharpen(work: Work) -> Work:
-    """Sharpen luma, or by unsharp mask."""
-    wanted = work.plan.adjust
+def sharpen(draft: Draft) -> Draft:
+    """Sharpen the luma, or by unsharp mask."""
+    wanted = draft.plan.adjust
     if wanted.sharpen:
-        work = work.each(lambda image: adjust.sharpen(image, wanted.sharpen))
+        draft = draft.change_frames(lambda image: adjustments.sharpen(image, wanted.sharpen))
     if wanted.unsharp:
-        work = work.each(lambda image: adjust.unsharp(image, wanted.unsharp / 100, wanted.unsharp_radius))
-    return work
+        amount, radius = wanted.unsharp / 100, wanted.unsharp_radius
+        draft = draft.change_frames(lambda image: adjustments.unsharp(image, amount, radius))
+    return draft
 
 
-def blend(work: Work) -> Work:
+def blend(draft: Draft) -> Draft:
     """Blend a colour over the picture."""
-    wanted = work.plan.blend
+    wanted = draft.plan.blend
     if wanted is None:
-        return work
-    return work.each(lambda image: paint.blend(image, wanted.colour, wanted.mode, wanted.alpha / 100))
+        return draft
+    return draft.change_frames(lambda image: blending.blend(image, wanted.color, wanted.mode, wanted.alpha / 100))
 
 
-def mark(work: Work) -> Work:
-    """Paint the watermark; a missing or broken one leaves the picture as it is, and says so."""
-    wanted = work.plan.mark
+def mark(draft: Draft) -> Draft:
+    """Paint the watermark. If it is missing or broken the picture stays as it is, and the draft is marked."""
+    wanted = draft.plan.mark
     if wanted is None:
-        return work
-    base = Size(work.first.width, work.first.height)
+        return draft
+    base = Size(draft.first.width, draft.first.height)
     if base.width_px < wanted.min_width_px or base.height_px < wanted.min_height_px:
-        return work
-    path = work.marks.get(wanted.source)
+        return draft
+    path = draft.marks.get(wanted.source)
     try:
         if path is None:
-            return replace(work, is_mark_missing=True)
-        layer = watermark.layer(path, wanted, base, work.limits, work.geometry.limit_scale)
+            return replace(draft, is_mark_missing=True)
+        layer = watermark.make_layer(path, wanted, base, draft.limits, draft.geometry.limit_scale)
     except (ImgproxyError, pyvips.Error, OSError):
-        return replace(work, is_mark_missing=True)
-    return work.each(lambda image: paint.over(image, layer))
+        return replace(draft, is_mark_missing=True)
+    return draft.change_frames(lambda image: paint.over(image, layer))
 
 
-def border(work: Work) -> Work:
+def border(draft: Draft) -> Draft:
     """Paint a frame over the picture's edge."""
-    wanted = work.plan.border
+    wanted = draft.plan.border
     if wanted is None:
-        return work
-    limit = work.geometry.limit_scale
-    sides, size = shrink_sides(wanted.sides, limit), Size(work.first.width, work.first.height)
+        return draft
+    limit = draft.geometry.limit_scale
+    sides, size = shrink_sides(wanted.sides, limit), Size(draft.first.width, draft.first.height)
     outer = corner_radii(wanted.radius_px, size, limit_scale=limit) if wanted.radius_px else (0, 0, 0, 0)
     if wanted.inner_radius_px:
         inner = corner_radii(wanted.inner_radius_px, size, limit_scale=limit)
     else:
         width = max(sides.top_px, sides.right_px, sides.bottom_px, sides.left_px)
-        inner = (max(0, outer[0] - width), max(0, outer[1] - width), max(0, outer[2] - width), max(0, outer[3] - width))
-    return work.each(lambda image: paint.border(image, sides, wanted.colour, outer, inner))
+        a, b, c, d = (max(0, radius - width) for radius in outer)
+        inner = (a, b, c, d)
+    return draft.change_frames(lambda image: paint.border(image, sides, wanted.color, outer, inner))
 
 
-def mask(work: Work) -> Work:
-    """Keep what an ellipse or a rounded rectangle covers."""
-    wanted = work.plan.mask
+def mask(draft: Draft) -> Draft:
+    """Keep what an ellipse or a rounded rectangle covers; the rest becomes transparent, or the mask's background."""
+    wanted = draft.plan.mask
     if wanted is None:
-        return work
-    size = Size(work.first.width, work.first.height)
+        return draft
+    size = Size(draft.first.width, draft.first.height)
     if wanted.shape == "ellipse":
-        coverage = paint.ellipse(size)
+        coverage = paint.draw_ellipse(size)
     else:
-        radii = corner_radii(wanted.radius_px, size, limit_scale=work.geometry.limit_scale)
-        coverage = paint.rounded(size, Sides(), radii)
-    work = work.each(lambda image: paint.cut_out(image, coverage))
+        radii = corner_radii(wanted.radius_px, size, limit_scale=draft.geometry.limit_scale)
+        coverage = paint.draw_rounded(size, Sides(), radii)
+    draft = draft.change_frames(lambda image: paint.cut_out(image, coverage))
     ground = wanted.background
-    return work if ground is None else work.each(lambda image: paint.underlay(image, ground))
+    return draft if ground is None else draft.change_frames(lambda image: paint.underlay(image, ground))
 
 
-def pad(work: Work) -> Work:
+def pad(draft: Draft) -> Draft:
     """Add space around the picture, in the background's colour."""
-    sides = work.geometry.pad
+    sides = draft.geometry.pad
     if sides == Sides():
-        return work
-    return work.each(lambda image: paint.pad(image, sides, work.plan.background))
+        return draft
+    return draft.change_frames(lambda image: paint.pad(image, sides, draft.plan.background))
 
 
-def background(work: Work) -> Work:
-    """Paint what is transparent with the background, where the plan has one."""
-    ground = work.plan.background
-    return work if ground.alpha == 0 else work.each(lambda image: paint.underlay(image, ground))
+def background(draft: Draft) -> Draft:
+    """Paint the background under transparent pixels, if the plan has one."""
+    ground = draft.plan.background
+    return draft if ground.alpha == 0 else draft.change_frames(lambda image: paint.underlay(image, ground))
 
 
 STEPS: Final = (
     scale,
     smart_crop,
-    to_colour_space,
+    convert_colours,
     fill,
     flip,
     turn,

@@ -1,9 +1,9 @@
 """
-SVG without anything that runs, fetches or surprises: parsed, filtered by allow-lists, written anew.
+Sanitise SVG: parse it, keep what is on the allow-lists, and write it anew.
 
-What is not on a list is dropped: scripts, event handlers, foreignObject, animation, every reference that leaves the
-document. The result is safe to rasterise and safe to serve. Pictures inside stay where they are data: URLs of raster
-formats. Source of the element names: SVG 2, appendix G (element index); Filter Effects Module Level 1.
+Everything else is dropped: scripts, event handlers, foreignObject, animation, every reference that leaves the document.
+The result is safe to rasterise and to serve. Embedded pictures stay if they are data: URLs of raster formats.
+Source of the element names: SVG 2, appendix G (element index); Filter Effects Module Level 1.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 from imgproxy.render.markup import Element, MarkupError, parse
 
-# Drawings of a newsroom have kilobytes; a map has a few megabytes.
+# A newsroom's drawings have kilobytes, its maps a few megabytes.
 MAX_BYTES: Final = 10_000_000
 
-# Elements that are drawn when every <use> has been followed. Ten lines that use one another ten times each are 10^10
-# of them (a "billion laughs" without entities), which would keep a process busy until its time is up.
+# Elements that are drawn when every <use> is followed. Ten elements that use one another ten times each draw 10^10
+# elements (a "billion laughs" without entities), which would keep a process busy until its timeout.
 MAX_DRAWN: Final = 500_000
 
 _SVG: Final = "http://www.w3.org/2000/svg"
@@ -41,7 +41,7 @@ _DATA_IMAGE: Final = re.compile(r"\Adata:image/(?:png|jpe?g|gif|webp);base64,[A-
 _FRAGMENT: Final = re.compile(r"\A\s*#[^\s\"'()<>\\]{1,256}\s*\Z")
 _NAME: Final = re.compile(r"\A[A-Za-z_][\w.-]*\Z")
 
-# url(…) that is not a plain reference into this document.
+# A url(…) that is not a plain reference into this document.
 _OUTSIDE_URL: Final = re.compile(r"url\(\s*(?![\"']?\s*#)[^)]*\)?", re.IGNORECASE)
 _AT_RULE: Final = re.compile(r"@(?:import|charset|namespace|font-face)\b[^;{]*(?:;|\{[^}]*\}|\Z)", re.IGNORECASE)
 
@@ -50,15 +50,15 @@ def sanitise(data: bytes) -> bytes:
     """
     Return the drawing with only its harmless parts, as UTF-8.
 
-    Raises MarkupError where it is no SVG, is too large, declares entities, or uses its own parts beyond measure.
+    Raises MarkupError if it is not an SVG, is too large, declares entities, or draws more than MAX_DRAWN elements.
     """
     root = parse(data, max_bytes=MAX_BYTES)
     if root.local != "svg" or root.namespace not in (_SVG, ""):
         raise MarkupError("not an SVG")
     try:
-        drawn = _drawn(root, _by_id(root), {})
+        drawn = _count_drawn(root, _index_ids(root), {})
     except RecursionError as exc:
-        raise MarkupError("parts use one another too deeply") from exc
+        raise MarkupError("elements use one another too deeply") from exc
     if drawn > MAX_DRAWN:
         raise MarkupError("too much to draw")
     parts: list[str] = []
@@ -66,23 +66,23 @@ def sanitise(data: bytes) -> bytes:
     return "".join(parts).encode()
 
 
-def _by_id(element: Element) -> dict[str, Element]:
+def _index_ids(element: Element) -> dict[str, Element]:
     found = {element.attributes["id"]: element} if "id" in element.attributes else {}
     for child in element.elements():
-        found |= _by_id(child)
+        found |= _index_ids(child)
     return found
 
 
-def _drawn(element: Element, by_id: dict[str, Element], known: dict[int, int]) -> int:
-    """How many elements are drawn for this one; a part that uses itself is drawn once, as renderers do."""
+def _count_drawn(element: Element, by_id: dict[str, Element], known: dict[int, int]) -> int:
+    """Count the elements that are drawn for this one. An element that uses itself is drawn once, as in renderers."""
     if id(element) in known:
         return known[id(element)]
     known[id(element)] = 0
-    count = 1 + sum(_drawn(child, by_id, known) for child in element.elements())
+    count = 1 + sum(_count_drawn(child, by_id, known) for child in element.elements())
     target = element.attributes.get("href") or element.attributes.get(f"{_XLINK} href") or ""
     if element.local == "use" and target.strip().startswith("#"):
         used = by_id.get(target.strip()[1:])
-        count += _drawn(used, by_id, known) if used is not None else 0
+        count += _count_drawn(used, by_id, known) if used is not None else 0
     known[id(element)] = count
     return count
 
@@ -108,7 +108,7 @@ def _write(element: Element, parts: list[str], *, is_root: bool = False) -> None
 
 
 def _attribute_name(key: str) -> str | None:
-    """The name to write, or None for an attribute that is dropped: handlers and those of foreign namespaces."""
+    """Return the name to write. None drops the attribute: event handlers, foreign namespaces."""
     namespace, _, local = key.rpartition(" ")
     if not _NAME.match(local) or local.lower().startswith("on"):
         return None
@@ -129,7 +129,7 @@ def _clean_value(element: str, name: str, value: str) -> str | None:
 
 
 def _clean_css(text: str) -> str:
-    """Style without references that leave the document; a backslash could hide one, so then nothing is kept."""
+    """Drop references that leave the document. A backslash could hide one: then the whole text is dropped."""
     if "\\" in text:
         return ""
     return _OUTSIDE_URL.sub("none", _AT_RULE.sub("", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))

@@ -1,12 +1,12 @@
 """
-Find the uniform edges of a picture, so that they can be cut before it is resized.
+The `trim` parameter: find the uniform edges of a picture, which are cut before it is resized.
 
-    auto    a side's lines go while they are even (standard deviation at most `sd`) and alike; they are only cut
-            where what comes after differs from them by more than `md` on average: a lower `md` cuts more
-    color   lines go whose every pixel is within `tolerance` of a colour, by default that of the top left pixel
-    alpha   lines go whose every pixel has at most this alpha
+    auto    cut the lines of a side while they are even (standard deviation at most `sd`) and alike, if the lines after
+            them differ by more than `md` on average: a lower `md` cuts more
+    color   cut lines whose pixels are all within `tolerance` of a colour, by default the colour of the top left pixel
+    alpha   cut lines whose pixels all have at most this alpha
 
-Pure decisions on rows of statistics; libvips makes the statistics.
+libvips makes the statistics of rows and columns; the decisions on them are pure.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from imgproxy.render.sizes import Box
 if TYPE_CHECKING:
     from imgproxy.params.plan import Trim
 
-# JPEG leaves noise of a few levels on plain ground, so an untold tolerance of 0 would trim nothing.
+# JPEG leaves noise of a few levels on plain areas, so a default of 0 would trim nothing.
 DEFAULT_TOLERANCE: Final = 10.0
 
-# "What comes after" is looked for within this share of the side.
+# How many lines count as "the lines after them", as a share of the side.
 _LOOK_AHEAD: Final = 0.1
 
 
 def find(image: Any, trim: Trim) -> Box | None:
     """
-    Return the box that is left of a picture, or None where there is nothing to cut or nothing would be left.
+    Return the box that remains of a picture, or None if nothing is cut or nothing would remain.
 
     `image` is upright, in memory, in any colour space.
     """
@@ -59,7 +59,7 @@ def _find_by_color(image: Any, trim: Trim) -> Box | None:
 
 
 def _bounds(mask: Any) -> Box | None:
-    """The box around all pixels that are set."""
+    """Return the box around all pixels that are set, or None if it is empty or the whole picture."""
     columns, rows = mask.project()
     across, down = _span(_numbers(columns)), _span(_numbers(rows))
     if across is None or down is None:
@@ -69,7 +69,7 @@ def _bounds(mask: Any) -> Box | None:
 
 
 def _numbers(line: Any) -> list[float]:
-    """The pixels of an image of one row or one column."""
+    """Return the pixels of an image of one row or one column."""
     return [float(value) for row in line.tolist() for value in row]
 
 
@@ -92,25 +92,25 @@ def _find_even(image: Any, trim: Trim) -> Box | None:
 
 def cut_even(sums: list[float], squares: list[float], length: int, trim: Trim) -> tuple[int, int] | None:
     """
-    Return the first line that stays and the one after the last, or None where all lines are even.
+    Return the first line that stays and the line after the last, or None if all lines are even.
 
     Args:
-        sums: sum of each line's luma values.
+        sums: sum of the luma values of each line.
         squares: sum of their squares.
         length: pixels of a line.
-        trim: its thresholds.
+        trim: has the thresholds.
     """
     means = [value / length for value in sums]
     deviations = [max(0.0, square / length - mean * mean) ** 0.5 for square, mean in zip(squares, means, strict=True)]
-    first = _edge(means, deviations, trim)
-    last = _edge(means[::-1], deviations[::-1], trim)
+    first = _count_even(means, deviations, trim)
+    last = _count_even(means[::-1], deviations[::-1], trim)
     if first + last >= len(means):
         return None
     return first, len(means) - last
 
 
-def _edge(means: list[float], deviations: list[float], trim: Trim) -> int:
-    """How many lines go from the front."""
+def _count_even(means: list[float], deviations: list[float], trim: Trim) -> int:
+    """Count the lines that are cut from the front."""
     count = 0
     while (
         count < len(means)

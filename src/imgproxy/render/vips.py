@@ -1,14 +1,14 @@
 """
-libvips as a render process sets it up: which loaders may run, and nothing remembered between jobs.
+The set-up of libvips in a render process: which loaders may run, and no cache between jobs.
 
-The one place that names loaders. libvips' own "untrusted" flag is not enough: it leaves TIFF, HEIF, PDFium and others
-on and switches SVG off, so every loader is blocked by its class and the ones we want are opened by name.
+libvips' own "untrusted" flag is not enough: it leaves TIFF, HEIF, PDFium and others on, and switches SVG off. So every
+loader is blocked, and these are allowed by name.
 Source: https://www.libvips.org/API/current/func.operation_block_set.html
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import pyvips
 
@@ -24,24 +24,24 @@ LOADERS: Final = (
 
 
 def prepare() -> None:
-    """Close every loader but LOADERS, and switch the operation cache off: no job may see another's pixels."""
+    """Block every loader but LOADERS, and switch the operation cache off: no job may see another job's pixels."""
     pyvips.operation_block_set("VipsForeignLoad", True)
     for loader in LOADERS:
         pyvips.operation_block_set(loader, False)
     pyvips.cache_set_max(0)
     pyvips.cache_set_max_mem(0)
     pyvips.cache_set_max_files(0)
-    # pyvips hands every word of libvips to Python's logging, most from another thread, and nobody reads those of a
-    # render that goes well: eight. Without it warnings and worse go to stderr, as GLib does.
-    pyvips._remove_log_handler()  # noqa: SLF001 - there is no other way
+    # pyvips sends every line that libvips logs to Python's logging: eight for a render without problems. Without its
+    # handler, GLib writes warnings and errors to stderr.
+    pyvips._remove_log_handler()  # noqa: SLF001 - pyvips has no public function for it
 
 
 def warm_up() -> None:
     """
-    Use each frequent operation once on a few pixels.
+    Run each frequent operation once on a few pixels.
 
-    pyvips looks an operation up when it is first called, and encoders set up their tables: some 30 ms that the first
-    visitor of a process need not wait for.
+    The first call of an operation takes longer: pyvips looks it up, and encoders build their tables. Together 30 ms,
+    which the first request of a process does not have to wait for.
     """
     pixels = pyvips.Image.black(32, 32, bands=3).copy(interpretation="srgb")
     jpeg = pixels.jpegsave_buffer(Q=75)
@@ -51,16 +51,6 @@ def warm_up() -> None:
     loaded.pngsave_buffer()
 
 
-def call(operation: str, *arguments: Any, **options: Any) -> Any:
-    """
-    Call an operation by its name: `call("resize", image, 0.5)` for `image.resize(0.5)`, in what every render does.
-
-    As an attribute pyvips takes the name for a property first, and libvips composes an error on that: 80 us where the
-    pixels of a render have just gone through the caches.
-    """
-    return pyvips.Operation.call(operation, *arguments, **options)
-
-
 def version() -> str:
-    """The version of the libvips that is loaded, as "8.18.7"."""
+    """Return the version of the loaded libvips, like "8.18.7"."""
     return ".".join(str(pyvips.version(part)) for part in range(3))

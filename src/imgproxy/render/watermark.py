@@ -1,4 +1,4 @@
-"""A watermark as a layer of the picture's size: scaled, turned, faded, tiled or put in its place."""
+"""A watermark as a layer of the picture's size: scaled, turned, faded, and tiled or put in its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.params.plan import Fit, Px, Ratio, RenderPlan, Resize
 from imgproxy.render import colour, paint
 from imgproxy.render.draft import Decoded
-from imgproxy.render.geometry import place, upright_size
+from imgproxy.render.geometry import place
+from imgproxy.render.orientation import swap
 from imgproxy.render.scaling import resample, rotate
 from imgproxy.render.sizes import Box, Size, round_half_up, round_px
 from imgproxy.render.source import decode, open_source
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from imgproxy.workers.job import ProcessLimits
 
 
-def layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float = 1.0) -> Any:
+def make_layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float = 1.0) -> Any:
     """
-    Return a layer to be painted over a picture of size `base` at its top left corner.
+    Return a layer that has the size of the picture, `base`.
 
-    Raises the errors of `load.open_source`, and pyvips.Error where the pixels are damaged.
+    Raises the errors of `open_source`, and pyvips.Error if the pixels are damaged.
     """
-    image = paint.with_alpha(_scaled(path, mark, base, limits, limit_scale))
+    image = paint.add_alpha(_scale(path, mark, base, limits, limit_scale))
     if mark.rotation:
         turned = place(Box(0, 0, image.width, image.height), RenderPlan(rotation=mark.rotation, is_pivot=True))
         image = rotate(image, mark.rotation, 1.0, turned.frame)
@@ -32,15 +33,15 @@ def layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale:
         image = image.linear([1.0, 1.0, 1.0, mark.alpha / 100], [0.0] * 4).rint().cast("uchar")
     image = image.copy(interpretation="srgb").copy_memory()
     if mark.is_tiled:
-        return _tiled(image, round_half_up(mark.pad_px * limit_scale), base)
-    left, top = position(mark, Size(image.width, image.height), base, limit_scale)
+        return _tile(image, round_half_up(mark.pad_px * limit_scale), base)
+    left, top = _find_corner(mark, Size(image.width, image.height), base, limit_scale)
     return image.embed(left, top, base.width_px, base.height_px, extend="background", background=[0.0] * 4)
 
 
-def _scaled(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
+def _scale(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
     source = open_source(path, limits)
-    upright = upright_size(source.width_px, source.height_px, source.orientation)
-    geometry = size_of(mark, upright, base, limit_scale)
+    upright = swap(Size(source.width_px, source.height_px), source.orientation)
+    geometry = _place(mark, upright, base, limit_scale)
     factor = min(upright.width_px / geometry.scaled.width_px, upright.height_px / geometry.scaled.height_px)
     image = decode(source, factor=factor)
     ratio = (image.width / source.width_px, image.height / source.height_px)
@@ -50,14 +51,14 @@ def _scaled(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scal
     canvas = geometry.canvas
     if canvas is None:
         return picture
-    return paint.with_alpha(picture).embed(canvas.left_px, canvas.top_px, canvas.size.width_px, canvas.size.height_px)
+    return paint.add_alpha(picture).embed(canvas.left_px, canvas.top_px, canvas.size.width_px, canvas.size.height_px)
 
 
-def size_of(mark: Mark, upright: Size, base: Size, limit_scale: float) -> Geometry:
+def _place(mark: Mark, upright: Size, base: Size, limit_scale: float) -> Geometry:
     """
     Decide the watermark's size: lengths up to 1 are parts of the picture's sides, mark-scale is per cent of its width.
 
-    Without any size it keeps its own, and never outgrows the picture.
+    A watermark without a size keeps its own, but is never larger than the picture.
     """
     width = _length(mark.width, base.width_px, limit_scale)
     height = _length(mark.height, base.height_px, limit_scale)
@@ -76,12 +77,12 @@ def _length(length: Length | None, side_px: int, limit_scale: float) -> int | No
     return round_px(length.value * (side_px if isinstance(length, Ratio) else limit_scale))
 
 
-def position(mark: Mark, size: Size, base: Size, limit_scale: float) -> tuple[int, int]:
-    """Return where the watermark's top left corner lies: mark-x and mark-y, else its alignment and padding."""
+def _find_corner(mark: Mark, size: Size, base: Size, limit_scale: float) -> tuple[int, int]:
+    """Return where the watermark's top left corner lies: at mark-x and mark-y, else by its alignment and padding."""
     pad = round_half_up(mark.pad_px * limit_scale)
-    room_x, room_y = base.width_px - size.width_px, base.height_px - size.height_px
-    left = {"left": pad, "center": round_half_up(room_x / 2), "right": room_x - pad}[mark.horizontal]
-    top = {"top": pad, "middle": round_half_up(room_y / 2), "bottom": room_y - pad}[mark.vertical]
+    free_x, free_y = base.width_px - size.width_px, base.height_px - size.height_px
+    left = {"left": pad, "center": round_half_up(free_x / 2), "right": free_x - pad}[mark.horizontal]
+    top = {"top": pad, "middle": round_half_up(free_y / 2), "bottom": free_y - pad}[mark.vertical]
     if mark.x_px is not None:
         left = round_half_up(mark.x_px * limit_scale)
     if mark.y_px is not None:
@@ -89,7 +90,7 @@ def position(mark: Mark, size: Size, base: Size, limit_scale: float) -> tuple[in
     return left, top
 
 
-def _tiled(image: Any, pad_px: int, base: Size) -> Any:
+def _tile(image: Any, pad_px: int, base: Size) -> Any:
     """Repeat a watermark over the whole picture, `pad_px` apart."""
     tile = image.embed(0, 0, image.width + pad_px, image.height + pad_px, extend="background", background=[0.0] * 4)
     across, down = -(-base.width_px // tile.width), -(-base.height_px // tile.height)
