@@ -79,7 +79,7 @@ def item_name(item: object) -> str:
     ids=item_name,
 )
 def test_curves(adjust: Adjust, formula: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
-    """Each curve gives its formula's value, to one level of 255."""
+    """Each curve gives the value of its formula, to one level of 255."""
     assert images.largest_difference(adjusted(adjust), as_bytes(formula(V))) <= 1.0
 
 
@@ -105,7 +105,7 @@ def test_hue(degrees: float) -> None:
 
 @pytest.mark.parametrize("saturation", [-100.0, -40.0, 60.0, 100.0])
 def test_saturation(saturation: float) -> None:
-    """`sat` scales the distance from luma as CSS saturate() does; -100 is grey."""
+    """`sat` scales the distance from luma as CSS saturate() does. -100 is grey."""
     grey = (V @ LUMA)[..., None]
     want = as_bytes(grey + (V - grey) * (1 + saturation / 100))
     found = adjusted(Adjust(saturation=saturation))
@@ -114,7 +114,7 @@ def test_saturation(saturation: float) -> None:
         assert np.ptp(found, axis=2).max() <= 1
 
 
-def test_vibrance_spares_what_is_saturated() -> None:
+def test_vibrance_changes_saturated_colours_less() -> None:
     """`vib` scales chroma by 1 + vib (1 - chroma)."""
     grey = (V @ LUMA)[..., None]
     chroma = np.ptp(V, axis=2)[..., None]
@@ -130,7 +130,7 @@ def test_sepia() -> None:
 
 
 def test_monochrome() -> None:
-    """`monochrome` maps luma to black, the colour, white, by the colour's alpha."""
+    """`monochrome` maps luma from black through the colour to white, mixed by the colour's alpha."""
     tone = np.array([180, 90, 20]) / 255
     luma = (V @ LUMA)[..., None]
     ramp = np.where(luma < 0.5, tone * luma * 2, tone + (1 - tone) * (luma * 2 - 1))
@@ -154,8 +154,8 @@ def test_blur(blur: float) -> None:
     assert images.largest_difference(adjusted(Adjust(blur=blur)), as_bytes(blurred(V, blur / 10))) <= 2.0
 
 
-def test_large_blurs_are_made_small_and_look_the_same() -> None:
-    """A blur past the full-size limit, made on a smaller copy, is the same to two levels on average."""
+def test_a_large_blur_on_a_smaller_copy_looks_the_same() -> None:
+    """A blur that is made on a smaller copy differs by less than two levels on average."""
     large = images.photo(400, 300)
     found = adjusted(Adjust(blur=200), images.png(large))
     want = as_bytes(blurred(large / 255.0, 20.0))
@@ -163,7 +163,7 @@ def test_large_blurs_are_made_small_and_look_the_same() -> None:
 
 
 def test_pixel_blocks() -> None:
-    """`px` gives each block its mean; blocks at the edge count what they hold."""
+    """`px` gives each block the mean of its pixels, also if the edge cuts the block."""
     found = adjusted(Adjust(pixellate_px=8))
     want = PIXELS.reshape(8, 8, 12, 8, 3).mean(axis=(1, 3)).repeat(8, axis=0).repeat(8, axis=1)
     assert images.largest_difference(found, want) <= 1.0
@@ -177,14 +177,14 @@ def test_unsharp_mask(amount: float) -> None:
 
 
 def test_sharpen_adds_luma_detail_to_all_bands() -> None:
-    """`sharp` adds the luma's own detail, alike to all bands, so no colour appears at edges."""
+    """`sharp` adds the detail of the luma to all bands, so no colour appears at edges."""
     luma = (V @ LUMA)[..., None]
     want = as_bytes(V + 2 * 0.5 * (luma - blurred(luma, 0.5 + 50 / 50)))
     assert images.largest_difference(adjusted(Adjust(sharpen=50)), want) <= 2.0
 
 
 def test_enhance_stretches_a_flat_picture() -> None:
-    """auto=enhance spreads the tones of a dull picture, and leaves a picture with all tones as it is."""
+    """auto=enhance stretches the tones of a dull picture. A picture with all tones does not change."""
     dull = (PIXELS // 3 + 60).astype(np.uint8)
     found = adjusted(Adjust(enhance=True), images.png(dull))
     assert float(found.std()) > 1.5 * float(dull.std())
@@ -207,14 +207,14 @@ def test_enhance_stretches_a_flat_picture() -> None:
     ],
     ids=item_name,
 )
-def test_alpha_is_never_adjusted(adjust: Adjust) -> None:
-    """Whatever changes the colours leaves the transparency as it was."""
+def test_adjustments_keep_alpha(adjust: Adjust) -> None:
+    """No adjustment of the colours changes the alpha."""
     pixels = images.with_alpha(PIXELS)
     assert np.array_equal(adjusted(adjust, images.png(pixels))[..., 3], pixels[..., 3])
 
 
 def test_grey_pictures_take_tints() -> None:
-    """A grey picture becomes coloured where a tint asks for it."""
+    """A tint makes a grey picture coloured."""
     grey = PIXELS[..., 1]
     found = adjusted(Adjust(duotone=(Colour(0, 0, 0), Colour(255, 0, 0))), images.png(grey))
     assert images.largest_difference(found[..., 0], grey) <= 1.0
@@ -222,12 +222,12 @@ def test_grey_pictures_take_tints() -> None:
 
 
 def test_a_neutral_adjustment_changes_nothing() -> None:
-    """Zeros leave every pixel as it is."""
+    """An adjustment of zeros changes no pixel."""
     assert np.array_equal(adjusted(replace(Adjust(), unsharp_radius=9.0)), PIXELS)
 
 
 def test_blurring_does_not_mix_in_hidden_colours() -> None:
-    """What is transparent has no colour that could bleed when it is blurred."""
+    """The hidden colour of transparent pixels does not bleed when the picture is blurred."""
     pixels = images.with_alpha(np.full((64, 96, 3), 40, np.uint8))
     found = adjusted(Adjust(blur=30), images.png(pixels))
     seen = found[..., 3] > 10

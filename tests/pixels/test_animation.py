@@ -1,4 +1,4 @@
-"""Animations: every frame, its delay and the loop survive; limits leave the first frame and say so."""
+"""Animations keep their frames, delays and loop. A limit reduces them to one frame, and the result has a flag for it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def gif_timing(data: bytes) -> tuple[list[int], int]:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 @pytest.mark.parametrize("wanted", [Format.SOURCE, Format.GIF, Format.WEBP, Format.AVIF, Format.COMPRESSED])
 def test_animations_stay_animated(kind: str, wanted: Format) -> None:
-    """All frames come out scaled, in order, with their delays; where AVIF is wanted, as WebP."""
+    """All frames are scaled, in order, with their delays. AVIF becomes WebP."""
     plan = RenderPlan(resize=Resize(width=Px(40)), output=Output(format=wanted, quality=100))
     result = render(source(kind), plan)
     pictures, delays, loop = played(result)
@@ -98,7 +98,7 @@ def test_animations_stay_animated(kind: str, wanted: Format) -> None:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 @pytest.mark.parametrize("wanted", [Format.GIF, Format.WEBP])
 def test_loops_are_kept_and_can_be_set(kind: str, wanted: Format) -> None:
-    """An animation plays as often as its source did (a GIF counts repetitions, a WebP plays), or as `loop` says."""
+    """An animation plays as often as its source (a GIF counts repetitions, a WebP plays), or as `loop` says."""
     original = source(kind, loop=3)
     plays = gif_timing(original)[1] if kind == "GIF" else webp_timing(original)[1]
     kept = render(original, RenderPlan(output=Output(format=wanted)))
@@ -121,7 +121,7 @@ def test_loops_are_kept_and_can_be_set(kind: str, wanted: Format) -> None:
     ids=str,
 )
 def test_frames_can_be_chosen(chosen: Frames, numbers: list[int], delays: list[int]) -> None:
-    """frame, interval, skip, reverse and fps choose frames; dropped frames leave their time to the one before."""
+    """frame, interval, skip, reverse and fps choose frames. The delay of a dropped frame is added to the one before."""
     result = render(source("GIF"), RenderPlan(frames=chosen, output=Output(format=Format.WEBP, is_lossless=True)))
     if len(numbers) == 1:
         assert images.mean_difference(result.pixels[..., :3], FRAMES[numbers[0]]) < 1.5
@@ -133,7 +133,7 @@ def test_frames_can_be_chosen(chosen: Frames, numbers: list[int], delays: list[i
 
 
 def test_stills_of_animations_are_the_first_frame() -> None:
-    """A format without animation shows the first frame, and that is no cut by a limit."""
+    """A format without animation shows the first frame; `is_first_frame_only` is not set for it."""
     result = render(source("GIF"), RenderPlan(output=Output(format=Format.PNG)))
     assert images.mean_difference(result.pixels[..., :3], FRAMES[0]) < 1.5
     assert not result.rendered.is_first_frame_only
@@ -141,8 +141,8 @@ def test_stills_of_animations_are_the_first_frame() -> None:
 
 @pytest.mark.parametrize("limits", [replace(LIMITS, frames=4), replace(LIMITS, source_pixels=5 * 80 * 60 - 1)])
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_past_a_limit_the_first_frame_is_served(limits: Any, kind: str) -> None:
-    """Too many frames, or too many pixels in all of them: the first frame stands for all, and the result says so."""
+def test_an_animation_over_a_limit_is_its_first_frame(limits: Any, kind: str) -> None:
+    """With too many frames, or too many pixels in them, only the first frame is made, and `is_first_frame_only` is set."""
     result = render(source(kind), RenderPlan(), limits=limits)
     assert result.rendered.frames == 1
     assert result.rendered.is_first_frame_only
@@ -171,8 +171,8 @@ def test_steps_apply_to_every_frame() -> None:
             assert images.mean_difference(rgba[10:30, 10:30, :3], want[10:30, 10:30]) < 3
 
 
-def test_very_short_delays_are_what_browsers_make_of_them() -> None:
-    """Delays of 10 ms and less play as 100 ms, as in every browser."""
+def test_very_short_delays_become_100_ms() -> None:
+    """A delay of 10 ms or less becomes 100 ms, as in browsers."""
     data = images.animation("GIF", FRAMES, [0, 10, 20, 30, 40])
     result = render(data, RenderPlan(output=Output(format=Format.WEBP)))
     assert webp_timing(result.data)[0] == [100, 100, 20, 30, 40]

@@ -1,4 +1,4 @@
-"""Colour: wide gamut, CMYK, 16 bit, grey and Lab against LittleCMS through Pillow, and what `cs` leaves."""
+"""Colour: wide gamut, CMYK, 16 bit, grey and Lab, compared with LittleCMS through Pillow; the values of `cs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from imgproxy.params.plan import ColourSpace, Format, Output, Px, RenderPlan, Resize
+from imgproxy.params.plan import ColorSpace, Format, Output, Px, RenderPlan, Resize
 from imgproxy.render import profiles
 from tests.support import images
 from tests.support.rendering import PNG, render
@@ -40,7 +40,7 @@ def delta_e(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_the_distance_is_ciede2000() -> None:
-    """The distance that these tests state agrees with the published test data (Sharma et al., pairs 1, 17, 25)."""
+    """The colour distance of these tests agrees with the published test data (Sharma et al., pairs 1, 17, 25)."""
     pairs = [
         ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
         ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
@@ -53,7 +53,7 @@ def test_the_distance_is_ciede2000() -> None:
 @pytest.mark.parametrize("name", ["p3", "adobe"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 def test_wide_gamut_becomes_srgb(name: str, kind: str) -> None:
-    """Display P3 and Adobe RGB pictures keep their look in sRGB, whatever they came in."""
+    """Display P3 and Adobe RGB pictures look the same in sRGB, in every source format."""
     profile = images.vips_profile("p3") if name == "p3" else profiles.adobe_rgb()
     options: dict[str, Any] = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     if kind == "AVIF":
@@ -66,7 +66,7 @@ def test_wide_gamut_becomes_srgb(name: str, kind: str) -> None:
 
 
 def test_wide_gamut_is_converted_after_scaling_too() -> None:
-    """Scaled pictures are converted as whole ones are."""
+    """A scaled picture is converted like a whole one."""
     profile = images.vips_profile("p3")
     data = images.png(images.photo(384, 256), icc_profile=profile)
     result = render(data, RenderPlan(resize=Resize(width=Px(96)), output=PNG))
@@ -82,7 +82,7 @@ def cmyk_pixels() -> np.ndarray:
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 @pytest.mark.parametrize("has_profile", [True, False])
 def test_cmyk_becomes_srgb(kind: str, has_profile: bool) -> None:
-    """Press pictures are converted through their profile, or through a usual press where they have none."""
+    """A CMYK picture is converted by its profile, or by a usual press profile if it has none."""
     press = images.vips_profile("cmyk")
     options: dict[str, Any] = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     if has_profile:
@@ -97,7 +97,7 @@ def test_cmyk_becomes_srgb(kind: str, has_profile: bool) -> None:
 
 
 def test_ycck_becomes_srgb() -> None:
-    """A YCCK JPEG (Adobe marker, transform 2) is a CMYK picture in disguise, and comes out as that one."""
+    """A YCCK JPEG (Adobe marker, transform 2) gives the same colours as the CMYK picture that it encodes."""
     press = images.vips_profile("cmyk")
     import pyvips
 
@@ -130,14 +130,14 @@ def test_sixteen_bit_rgb() -> None:
 
 
 def test_grey_stays_grey_and_keeps_its_shades() -> None:
-    """A grey picture is not blown up to three bands, and its values stay."""
+    """A grey picture keeps one band, and its values."""
     grey = PIXELS[..., 1]
     result = render(images.png(grey), RenderPlan(output=PNG))
     assert np.array_equal(result.pixels, grey)
 
 
 def test_lab_tiff_becomes_srgb() -> None:
-    """A Lab TIFF shows the colours that its numbers mean."""
+    """A Lab TIFF shows its colours."""
     lab = ImageCms.profileToProfile(
         Image.fromarray(PIXELS), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
@@ -151,8 +151,8 @@ def test_lab_tiff_becomes_srgb() -> None:
 @pytest.mark.parametrize(
     "profile", [b"not a profile at all" * 20, images.vips_profile("cmyk"), images.vips_profile("p3")[:200]]
 )
-def test_profiles_that_do_not_fit_are_taken_as_missing(profile: bytes) -> None:
-    """A damaged profile, or one of another kind of picture, never costs the picture: RGB is then sRGB."""
+def test_a_profile_that_does_not_fit_counts_as_missing(profile: bytes) -> None:
+    """A picture with a damaged profile, or one for another kind of picture, is read as sRGB."""
     result = render(images.png(PIXELS, icc_profile=profile), RenderPlan(output=PNG))
     assert images.largest_difference(result.pixels, PIXELS) <= 1.0
 
@@ -164,8 +164,8 @@ def embedded_profile(data: bytes) -> bytes | None:
 
 
 @pytest.mark.parametrize("wanted", [Format.JPEG, Format.PNG, Format.WEBP, Format.AVIF])
-def test_srgb_is_tagged_where_the_source_was(wanted: Format) -> None:
-    """A tagged source leaves tagged as sRGB, by a profile of half a kilobyte; an untagged one stays untagged."""
+def test_a_tagged_source_gives_a_tagged_variant(wanted: Format) -> None:
+    """A tagged source gets the small sRGB profile. An untagged source stays untagged."""
     tagged = images.png(PIXELS, icc_profile=images.vips_profile("p3"))
     plan = RenderPlan(output=Output(format=wanted))
     found = embedded_profile(render(tagged, plan).data)
@@ -174,26 +174,26 @@ def test_srgb_is_tagged_where_the_source_was(wanted: Format) -> None:
     assert embedded_profile(render(images.png(PIXELS), plan).data) is None
 
 
-def test_cs_strip_leaves_no_profile() -> None:
-    """cs=strip converts to sRGB and embeds nothing."""
+def test_cs_strip_embeds_no_profile() -> None:
+    """cs=strip converts to sRGB and embeds no profile."""
     tagged = images.png(PIXELS, icc_profile=images.vips_profile("p3"))
-    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, colour_space=ColourSpace.STRIP)))
+    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, color_space=ColorSpace.STRIP)))
     assert embedded_profile(result.data) is None
     assert delta_e(result.pixels, by_littlecms(Image.fromarray(PIXELS), images.vips_profile("p3"))) < USUAL_DELTA_E
 
 
 def test_cs_origin_keeps_profile_and_numbers() -> None:
-    """cs=origin leaves the source's own colours, and says which they are."""
+    """cs=origin keeps the values and the profile of the source."""
     profile = images.vips_profile("p3")
     tagged = images.png(PIXELS, icc_profile=profile)
-    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, colour_space=ColourSpace.ORIGIN)))
+    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, color_space=ColorSpace.ORIGIN)))
     assert embedded_profile(result.data) == profile
     assert np.array_equal(result.pixels, PIXELS)
 
 
 def test_cs_adobergb_converts_and_tags() -> None:
-    """cs=adobergb1998 gives other numbers that mean the same colours."""
-    result = render(images.png(PIXELS), RenderPlan(output=Output(format=Format.PNG, colour_space=ColourSpace.ADOBERGB)))
+    """cs=adobergb1998 gives other values for the same colours."""
+    result = render(images.png(PIXELS), RenderPlan(output=Output(format=Format.PNG, color_space=ColorSpace.ADOBERGB)))
     profile = embedded_profile(result.data)
     assert profile is not None
     assert images.largest_difference(result.pixels, PIXELS) > 5
@@ -201,7 +201,7 @@ def test_cs_adobergb_converts_and_tags() -> None:
 
 
 def test_the_adobe_profile_has_the_published_primaries() -> None:
-    """The profile made from the definition has Adobe's colorants (Adobe RGB (1998), section 4.3.5.3, D50)."""
+    """The generated profile has Adobe's colorants (Adobe RGB (1998), section 4.3.5.3, D50)."""
     found = ImageCms.ImageCmsProfile(io.BytesIO(profiles.adobe_rgb())).profile
     for colorant, want in (
         (found.red_colorant, (0.60974, 0.31111, 0.01947)),

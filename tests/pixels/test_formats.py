@@ -1,4 +1,4 @@
-"""What comes out: formats, their parameters, `q`, and the descriptions that are no picture."""
+"""Output: formats, their parameters, `q`, and descriptions (JSON, BlurHash, palette)."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def opened(data: bytes) -> Image.Image:
         (Format.GIF, "GIF", "image/gif"),
     ],
 )
-def test_every_format_comes_out(wanted: Format, name: str, content_type: str) -> None:
-    """Each output format is what it says, and shows the picture."""
+def test_every_format_can_be_written(wanted: Format, name: str, content_type: str) -> None:
+    """Each output format has its own file type, and shows the picture."""
     result = render(SOURCE, RenderPlan(output=Output(format=wanted)))
     image = opened(result.data)
     assert (image.format, result.rendered.content_type) == (name, content_type)
@@ -66,14 +66,14 @@ def test_every_format_comes_out(wanted: Format, name: str, content_type: str) ->
     ],
 )
 def test_the_source_format_is_kept(kind: str, has_alpha: bool, content_type: str) -> None:
-    """Without a format the source's own comes out; one that browsers lack becomes JPEG, or PNG with alpha."""
+    """Without a format the source's format is kept. One that browsers cannot show becomes JPEG, or PNG with alpha."""
     data = images.encode(images.with_alpha(PIXELS) if has_alpha else PIXELS, kind)
     assert render(data, RenderPlan(resize=Resize(width=Px(80)))).rendered.content_type == content_type
 
 
 @pytest.mark.parametrize("has_alpha", [False, True])
 def test_compress_chooses_by_alpha(has_alpha: bool) -> None:
-    """auto=compress: PNG (PNG8 for old clients) where something is transparent, else JPEG."""
+    """auto=compress: PNG (PNG8 for old clients) if a pixel is transparent, else JPEG."""
     data = images.png(images.with_alpha(PIXELS) if has_alpha else PIXELS)
     plain = render(data, RenderPlan(output=Output(format=Format.COMPRESSED)))
     old = render(data, RenderPlan(output=Output(format=Format.COMPRESSED8)))
@@ -83,7 +83,7 @@ def test_compress_chooses_by_alpha(has_alpha: bool) -> None:
 
 
 def test_jpeg_parameters() -> None:
-    """Progressive and baseline, halved and full chroma, and the density are in the file as asked for."""
+    """Progressive or baseline, halved or full chroma, and the density are in the file as the plan says."""
     for is_progressive in (True, False):
         image = opened(render(SOURCE, RenderPlan(output=Output(Format.JPEG, is_progressive=is_progressive))).data)
         assert bool(image.info.get("progressive")) == is_progressive
@@ -96,8 +96,8 @@ def test_jpeg_parameters() -> None:
 
 @pytest.mark.parametrize("policy", [Metadata.NONE, Metadata.ALL])
 @pytest.mark.parametrize("wanted", [Format.JPEG, Format.WEBP, Format.AVIF, Format.PNG, Format.PNG8, Format.GIF])
-def test_the_sources_density_stays_behind(wanted: Format, policy: Metadata) -> None:
-    """Wherever a format or its EXIF tells a density it is the web's, however dense the original was."""
+def test_the_density_of_the_source_is_dropped(wanted: Format, policy: Metadata) -> None:
+    """The density in a format's header or in EXIF is 72 dpi, for every density of the source."""
     block = Image.Exif()
     block[0x0110], block[0x011A], block[0x011B] = "Model", 300.0, 300.0
     data = images.jpeg(PIXELS, exif=block.tobytes(), dpi=(300, 300))
@@ -109,7 +109,7 @@ def test_the_sources_density_stays_behind(wanted: Format, policy: Metadata) -> N
 
 
 def test_colour_counts() -> None:
-    """colorquant limits the palette to a power of two that is no larger."""
+    """colorquant limits the palette to the largest power of two that is not above it."""
     for wanted in (Format.PNG8, Format.GIF):
         for colors, most in ((2, 2), (5, 4), (16, 16)):
             result = render(SOURCE, RenderPlan(output=Output(format=wanted, colors=colors)))
@@ -123,8 +123,8 @@ def test_lossless_webp_is_lossless() -> None:
 
 
 @pytest.mark.parametrize("wanted", [Format.JPEG, Format.WEBP, Format.AVIF])
-def test_higher_q_is_nearer_and_larger(wanted: Format) -> None:
-    """More quality, more bytes, less distance, at every step."""
+def test_a_higher_q_is_closer_and_larger(wanted: Format) -> None:
+    """Each step of `q` gives more bytes and a smaller distance to the source."""
     results = [render(SOURCE, RenderPlan(output=Output(format=wanted, quality=q))) for q in (10, 30, 50, 75, 90)]
     sizes = [len(result.data) for result in results]
     distances = [images.mean_difference(result.pixels, PIXELS) for result in results]
@@ -153,7 +153,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("q", [45, 60, 75, 85])
 def test_q_means_the_same_quality_in_every_format(q: int) -> None:
-    """At one `q`, WebP and AVIF are about as far from the original as JPEG is; the bare numbers would not be."""
+    """At the same `q`, WebP and AVIF have about the same distance to the original as JPEG."""
     with Image.open(HARBOUR) as photo:
         pixels = np.asarray(photo.convert("RGB").resize((480, 320), Image.Resampling.LANCZOS))
     source = images.png(pixels)
@@ -170,7 +170,7 @@ def test_q_means_the_same_quality_in_every_format(q: int) -> None:
     [(160 * 120, "image/avif"), (160 * 120 - 1, "image/webp"), (None, "image/avif")],
 )
 def test_an_avif_above_the_cap_is_a_webp(cap_pixels: int | None, content_type: str) -> None:
-    """A negotiated AVIF of more pixels than its cap leaves as WebP, and shows the same picture."""
+    """A negotiated AVIF with more pixels than its limit becomes a WebP of the same picture."""
     plan = RenderPlan(output=Output(Format.AVIF, is_negotiated=True, avif_max_pixels=cap_pixels))
     result = render(SOURCE, plan)
     assert result.rendered.content_type == content_type
@@ -178,7 +178,7 @@ def test_an_avif_above_the_cap_is_a_webp(cap_pixels: int | None, content_type: s
 
 
 def test_large_avifs_are_encoded_faster() -> None:
-    """The effort falls where a picture is so large that somebody would wait."""
+    """A large picture gets a lower effort."""
     assert avif_effort(640 * 480) == 1
     assert avif_effort(1920 * 1080) == 0
 
@@ -186,16 +186,16 @@ def test_large_avifs_are_encoded_faster() -> None:
 # --- SVG --------------------------------------------------------------------------------------------------------
 
 
-def test_svg_is_drawn_at_the_size_it_is_needed_in() -> None:
-    """A drawing enlarged twentyfold has edges as sharp as at its own size."""
+def test_an_svg_is_drawn_at_its_final_size() -> None:
+    """A drawing enlarged twenty times has sharp edges."""
     result = render(DRAWING, RenderPlan(resize=Resize(width=Px(800)), output=PNG))
     assert result.pixels.shape == (400, 800, 3)
     assert tuple(result.pixels[200, 398]) == (255, 0, 0)
     assert tuple(result.pixels[200, 401]) == (0, 0, 255)
 
 
-def test_svg_stays_svg_where_its_pixels_are_left_alone() -> None:
-    """Without a format, and with a size at most, an SVG leaves as an SVG; a crop makes it a picture."""
+def test_an_svg_stays_an_svg_if_only_its_size_changes() -> None:
+    """Without a format, and with nothing but a size, an SVG stays an SVG. A crop makes a raster picture."""
     for plan in (RenderPlan(), RenderPlan(resize=Resize(width=Px(80)))):
         result = render(DRAWING, plan)
         assert result.rendered.content_type == "image/svg+xml"
@@ -204,8 +204,8 @@ def test_svg_stays_svg_where_its_pixels_are_left_alone() -> None:
     assert render(DRAWING, cropped).rendered.content_type == "image/jpeg"
 
 
-def test_svg_never_draws_more_than_a_picture_may_have() -> None:
-    """However large a drawing says it is, no more pixels are drawn than a source may have."""
+def test_an_svg_is_never_drawn_with_more_pixels_than_the_limit() -> None:
+    """A drawing of any size is drawn with at most the pixels that a source may have."""
     huge = DRAWING.replace(b'width="40" height="20"', b'width="30000" height="15000" viewBox="0 0 40 20"')
     limits = LIMITS.__class__(1_500_000_000, 1_000_000, 256, 8192)
     result = render(huge, RenderPlan(resize=Resize(width=Px(4000)), output=PNG), limits=limits)
@@ -217,14 +217,14 @@ def test_svg_never_draws_more_than_a_picture_may_have() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF"])
 def test_truncated_pictures_are_refused(kind: str) -> None:
-    """A file that ends too early is an error in every format, not a picture with a grey end."""
+    """In every format, a file that ends too early is refused."""
     data = images.encode(images.photo(320, 240), kind)
     with pytest.raises(DecodeFailed):
         render(data[: len(data) * 2 // 3], RenderPlan(output=PNG))
 
 
-def test_other_files_are_no_images() -> None:
-    """What does not begin as one of the formats is refused before any decoder sees it."""
+def test_other_files_are_not_images() -> None:
+    """A file that does not begin like one of the formats is refused before a decoder reads it."""
     for data in (b"", b"%PDF-1.7", b"<html><svg></svg></html>", b"BM" + bytes(100), b"8BPS" + bytes(100)):
         with pytest.raises(NotAnImage):
             render(data, RenderPlan())
@@ -234,7 +234,7 @@ def test_other_files_are_no_images() -> None:
 
 
 def test_fm_json_describes_the_source() -> None:
-    """fm=json gives the stored size, the orientation beside it, colour and EXIF, and no private fields."""
+    """fm=json has the stored size, the orientation, colour and EXIF, but no private fields."""
     block = Image.Exif()
     block[0x0112], block[0x0110] = 6, "Model"
     block.get_ifd(0x8825)[1] = "N"
@@ -289,7 +289,7 @@ def decode_blurhash(text: str, width: int, height: int) -> np.ndarray:
 
 
 def test_blurhash_decodes_to_the_picture() -> None:
-    """The hash, read by an independent decoder, shows the picture's colours where they are."""
+    """An independent decoder finds the picture's colours in the hash, at their places."""
     result = render(SOURCE, RenderPlan(output=Output(format=Format.BLURHASH)))
     text = result.data.decode("ascii")
     assert len(text) == 28
@@ -300,7 +300,7 @@ def test_blurhash_decodes_to_the_picture() -> None:
 
 
 def test_palette_json() -> None:
-    """The palette of a picture of four colours is these four, most frequent first, with their hex codes."""
+    """The palette of a picture of four colours has these four, the most frequent first, with hex codes."""
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:] = (200, 20, 30)
     pixels[:16, :] = (20, 30, 200)
@@ -316,7 +316,7 @@ def test_palette_json() -> None:
 
 
 def test_palette_css() -> None:
-    """The style sheet has a foreground and a background class for each colour, under the prefix."""
+    """The CSS has a foreground and a background class for each colour, with the prefix."""
     output = Output(format=Format.PALETTE_CSS, colors=3, palette_prefix="pic")
     result = render(SOURCE, RenderPlan(output=output))
     text = result.data.decode()
@@ -356,14 +356,14 @@ def framed(ground: tuple[int, ...], noise: int = 0) -> np.ndarray:
     ids=str,
 )
 def test_trim_finds_the_picture(trim: Trim, ground: tuple[int, ...], noise: int) -> None:
-    """Each mode cuts the plain ground away and leaves exactly the photo."""
+    """Each mode cuts the plain edges off and leaves exactly the photo."""
     result = render(images.png(framed(ground, noise)), RenderPlan(trim=trim, output=PNG))
     assert (result.rendered.width_px, result.rendered.height_px) == (60, 40)
     assert images.mean_difference(result.pixels[..., :3], images.photo(60, 40)) < 0.01
 
 
-def test_trim_padding_keeps_some_ground() -> None:
-    """trim-pad keeps pixels round what was found; a negative one cuts further."""
+def test_trim_padding_keeps_a_margin() -> None:
+    """trim-pad keeps pixels around the box that was found. A negative value cuts further."""
     for pad, size in ((5, (70, 50)), (-5, (50, 30))):
         plan = RenderPlan(trim=Trim("color", pad_px=pad), output=PNG)
         result = render(images.png(framed((255, 255, 255))), plan)

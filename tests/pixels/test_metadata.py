@@ -1,4 +1,4 @@
-"""Metadata: credit survives where agencies ask for it, and position, serial numbers and thumbnails never do."""
+"""Metadata: the credit is kept; position, serial numbers and thumbnails never are."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ FORMATS = [Format.JPEG, Format.WEBP, Format.AVIF]
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_credit_survives_by_default(wanted: Format) -> None:
-    """Creator, credit line, copyright, licence URLs and the digital source type are in every variant, verbatim."""
+def test_the_credit_is_kept_by_default(wanted: Format) -> None:
+    """Creator, credit line, copyright, licence URLs and the digital source type are in every variant, unchanged."""
     result = render(source(), RenderPlan(resize=Resize(width=Px(48)), output=Output(format=wanted)))
     assert credit.read(xmp_of(result.data), None, "", "") == CREDIT
 
 
 def test_credit_is_in_the_iptc_of_a_jpeg() -> None:
-    """A JPEG carries it as IPTC-IIM too, which is what older tools of agencies read."""
+    """A JPEG has the credit as IPTC-IIM too, which older tools of agencies read."""
     result = render(source(), RenderPlan())
     with Image.open(io.BytesIO(result.data)) as image:
         found = IptcImagePlugin.getiptcinfo(image)
@@ -114,7 +114,7 @@ def test_credit_is_in_the_iptc_of_a_jpeg() -> None:
 @pytest.mark.parametrize("wanted", [*FORMATS, Format.PNG])
 @pytest.mark.parametrize("policy", list(Metadata))
 def test_private_metadata_never_leaves(wanted: Format, policy: Metadata) -> None:
-    """GPS, serial numbers, owner, maker notes and thumbnails are in no variant, whatever the policy."""
+    """GPS, serial numbers, owner, maker notes and thumbnails are in no variant, under every policy."""
     data = with_app13(source(), iim((80, "By Line")))
     assert all(word in data for word in PRIVATE if word != b"GPS")
     result = render(data, RenderPlan(output=Output(format=wanted, metadata=policy)))
@@ -127,8 +127,8 @@ def test_private_metadata_never_leaves(wanted: Format, policy: Metadata) -> None
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_none_leaves_nothing(wanted: Format) -> None:
-    """metadata = none: no EXIF, no XMP, no IPTC."""
+def test_policy_none_removes_all_metadata(wanted: Format) -> None:
+    """With metadata = none there is no EXIF, XMP or IPTC."""
     result = render(source(), RenderPlan(output=Output(format=wanted, metadata=Metadata.NONE)))
     assert xmp_of(result.data) == b""
     assert exif_of(result.data) == {}
@@ -136,8 +136,8 @@ def test_none_leaves_nothing(wanted: Format) -> None:
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_all_keeps_the_rest(wanted: Format) -> None:
-    """metadata = all: the camera, the artist and other properties stay."""
+def test_policy_all_keeps_what_is_not_private(wanted: Format) -> None:
+    """With metadata = all the camera, the artist and other properties are kept."""
     result = render(source(), RenderPlan(output=Output(format=wanted, metadata=Metadata.ALL)))
     found = exif_of(result.data)
     assert found[0x0110] == "Camera Model One"
@@ -147,7 +147,7 @@ def test_all_keeps_the_rest(wanted: Format) -> None:
 
 
 def test_credit_is_found_in_iptc_and_exif() -> None:
-    """Where there is no XMP the credit comes from IPTC, and what is not there from EXIF."""
+    """Without XMP the credit comes from IPTC, and the fields that IPTC does not have from EXIF."""
     plain = images.jpeg(images.photo(96, 64), exif=exif_block())
     result = render(plain, RenderPlan())
     assert credit.read(xmp_of(result.data), None, "", "") == credit.Credit(
@@ -160,8 +160,8 @@ def test_credit_is_found_in_iptc_and_exif() -> None:
     )
 
 
-def test_a_picture_without_credit_carries_nothing() -> None:
-    """No empty packets: where the source says nothing, the variant is as small as with metadata = none."""
+def test_a_picture_without_a_credit_gets_no_packet() -> None:
+    """If the source has no credit, the variant is as small as with metadata = none."""
     plain = images.jpeg(images.photo(96, 64))
     small = render(plain, RenderPlan(output=Output(metadata=Metadata.NONE)))
     assert render(plain, RenderPlan()).data == small.data
@@ -178,8 +178,8 @@ def test_a_picture_without_credit_carries_nothing() -> None:
         b"",
     ],
 )
-def test_hostile_packets_are_as_good_as_none(packet: bytes) -> None:
-    """XMP that cannot be read, or declares entities, costs the credit and not the picture."""
+def test_a_hostile_packet_counts_as_missing(packet: bytes) -> None:
+    """If XMP cannot be read, or declares entities, the variant is made without a credit."""
     data = images.jpeg(images.photo(32, 32), xmp=packet or b" ")
     for policy in Metadata:
         result = render(data, RenderPlan(output=Output(metadata=policy)))

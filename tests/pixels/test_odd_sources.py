@@ -1,4 +1,4 @@
-"""Pictures as they should not be, and are: odd depths, bands, sizes and pages go through every part of a render."""
+"""Unusual sources: odd depths, bands, sizes and pages go through every step of a render."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ PLANS = [
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_pictures_show_their_colours(name: str) -> None:
-    """Whatever depth and bands a picture has, its 8-bit values are the ones that it means."""
+    """A picture of any depth and number of bands has the right 8-bit values."""
     data, want = ODD[name]
     pixels = render(data, RenderPlan(output=PNG)).pixels
     found = np.atleast_1d(pixels[0, 0]).astype(int)
@@ -104,14 +104,14 @@ def test_odd_pictures_show_their_colours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_pictures_go_through_everything(name: str) -> None:
-    """No step and no format fails on a picture that could be decoded."""
+def test_odd_pictures_go_through_every_step(name: str) -> None:
+    """No step and no format fails for a picture that can be decoded."""
     for plan in PLANS:
         assert render(ODD[name][0], plan).rendered.size_bytes > 0, plan.canonical()
 
 
 def test_pages_are_chosen_by_number() -> None:
-    """page=2 is the second page; a page past the end is the last one."""
+    """page=2 is the second page. A page beyond the end is the last one."""
     for page, want in ((1, 0), (2, 50), (3, 100), (9, 100)):
         pixels = render(ODD["pages"][0], RenderPlan(frames=Frames(page=page), output=PNG)).pixels
         assert pixels.shape[:2] == (16, 16)

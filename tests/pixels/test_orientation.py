@@ -31,23 +31,23 @@ def stored(orientation: int, kind: str = "PNG") -> bytes:
 @pytest.mark.parametrize("orientation", EVERY)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_pictures_come_out_upright(orientation: int, kind: str) -> None:
-    """Each of the eight values is undone, pixel by pixel, in every format that carries one."""
+    """For each of the eight values, in every format that has it, the result is upright, pixel by pixel."""
     data = stored(orientation, kind)
     result = render(data, RenderPlan(output=PNG))
     assert images.mean_difference(result.pixels, upright(data)) < (1.0 if kind == "JPEG" else 0.01)
 
 
 @pytest.mark.parametrize("orientation", EVERY)
-def test_rect_is_of_the_upright_picture(orientation: int) -> None:
-    """A rect names pixels as people see them, not as they are stored."""
+def test_a_rect_is_in_upright_coordinates(orientation: int) -> None:
+    """A rect is in pixels of the upright picture, not of the stored one."""
     data = stored(orientation)
     result = render(data, RenderPlan(rect=Rect(Px(5), Px(9), Px(40), Px(30)), output=PNG))
     assert np.array_equal(result.pixels, upright(data)[9:39, 5:45])
 
 
 @pytest.mark.parametrize("orientation", EVERY)
-def test_crops_are_of_the_upright_picture(orientation: int) -> None:
-    """The top of a turned picture is the top that people see."""
+def test_crops_are_in_upright_coordinates(orientation: int) -> None:
+    """crop=top keeps the top of the upright picture."""
     data = stored(orientation)
     seen = upright(data)
     height, width = seen.shape[:2]
@@ -66,8 +66,8 @@ def test_orient_overrides_the_tag(orientation: int) -> None:
 
 @pytest.mark.parametrize("wanted", [Format.JPEG, Format.PNG, Format.WEBP, Format.AVIF])
 @pytest.mark.parametrize("policy", list(Metadata))
-def test_no_orientation_tag_stays_behind(wanted: Format, policy: Metadata) -> None:
-    """An upright picture must not say that it has to be turned."""
+def test_a_variant_has_no_orientation_tag(wanted: Format, policy: Metadata) -> None:
+    """A variant is upright, and so has no orientation tag."""
     result = render(stored(6, "JPEG"), RenderPlan(output=Output(format=wanted, metadata=policy)))
     with Image.open(io.BytesIO(result.data)) as image:
         assert image.getexif().get(0x0112, 1) == 1
@@ -75,6 +75,6 @@ def test_no_orientation_tag_stays_behind(wanted: Format, policy: Metadata) -> No
 
 
 def test_broken_orientations_are_ignored() -> None:
-    """A value that EXIF does not have leaves the picture as it is stored."""
+    """A value that EXIF does not define is ignored."""
     result = render(stored(77), RenderPlan(output=PNG))
     assert np.array_equal(result.pixels, PIXELS)

@@ -1,4 +1,4 @@
-"""What is laid over and round a picture: flatten, pad, border, masks, blends, watermarks, turns."""
+"""Paint: flatten, pad, border, masks, blends, watermarks, turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from imgproxy.params.plan import (
     Blend,
     Border,
-    Colour,
+    Color,
     Fit,
     Format,
     Mark,
@@ -66,24 +66,24 @@ def rounded(left: float, top: float, right: float, bottom: float, radii: tuple[f
     return inside
 
 
-@pytest.mark.parametrize("background", [Colour(255, 255, 255, 0), Colour(200, 30, 60), Colour(0, 0, 255, 128)])
-def test_jpeg_flattens_on_the_background(background: Colour) -> None:
-    """A format without alpha shows the background where the source is transparent; white where there is none."""
+@pytest.mark.parametrize("background", [Color(255, 255, 255, 0), Color(200, 30, 60), Color(0, 0, 255, 128)])
+def test_jpeg_flattens_on_the_background(background: Color) -> None:
+    """A format without alpha shows the background under transparent pixels, or white if the plan has none."""
     result = render(images.png(ALPHA), RenderPlan(background=background, output=JPEG))
     ground = over(np.array(background.rgb), background.alpha / 255, np.array([255, 255, 255]))
     want = over(ALPHA[..., :3], ALPHA[..., 3] / 255, ground)
     assert images.mean_difference(result.pixels, want) < 1.5
 
 
-def test_background_shows_in_every_format() -> None:
-    """`bg` fills transparent parts where the format has alpha, too."""
-    result = render(images.png(ALPHA), RenderPlan(background=Colour(0, 90, 200), output=PNG))
+def test_the_background_is_painted_in_every_format() -> None:
+    """`bg` is painted under transparent pixels in formats with alpha, too."""
+    result = render(images.png(ALPHA), RenderPlan(background=Color(0, 90, 200), output=PNG))
     want = over(ALPHA[..., :3], ALPHA[..., 3] / 255, np.array([0, 90, 200]))
     assert images.largest_difference(result.pixels, want) <= 1.0
 
 
-def test_alpha_survives_where_nothing_fills_it() -> None:
-    """Without a background a picture stays as transparent as it was."""
+def test_alpha_is_kept_without_a_background() -> None:
+    """Without a background the alpha does not change."""
     for wanted in (Format.PNG, Format.WEBP):
         result = render(images.png(ALPHA), RenderPlan(output=Output(format=wanted, is_lossless=True)))
         assert np.array_equal(result.pixels[..., 3], ALPHA[..., 3])
@@ -91,16 +91,16 @@ def test_alpha_survives_where_nothing_fills_it() -> None:
 
 
 def test_an_opaque_alpha_band_is_dropped() -> None:
-    """A picture that says it has alpha and never uses it is encoded without."""
+    """An alpha band in which every pixel is opaque is not encoded."""
     opaque = np.dstack([PIXELS, np.full((64, 96), 255, np.uint8)])
     result = render(images.png(opaque), RenderPlan(output=PNG))
     assert result.pixels.shape == (64, 96, 3)
     assert not result.rendered.has_alpha
 
 
-@pytest.mark.parametrize("background", [Colour(250, 10, 10), Colour(255, 255, 255, 0)])
-def test_pad(background: Colour) -> None:
-    """`pad` adds space round the picture, in the background's colour or transparent."""
+@pytest.mark.parametrize("background", [Color(250, 10, 10), Color(255, 255, 255, 0)])
+def test_pad(background: Color) -> None:
+    """`pad` adds space around the picture, in the background's colour or transparent."""
     result = render(SOURCE, RenderPlan(pad=Sides(1, 2, 3, 4), background=background, output=PNG))
     assert result.pixels.shape[:2] == (64 + 4, 96 + 6)
     assert np.array_equal(result.pixels[1:65, 4:100, :3], PIXELS)
@@ -112,7 +112,7 @@ def test_pad(background: Colour) -> None:
 
 def test_border_is_painted_over_the_edge() -> None:
     """A border covers the picture's edge, side by side, and does not change its size."""
-    result = render(SOURCE, RenderPlan(border=Border(Sides(2, 4, 6, 8), Colour(10, 20, 30)), output=PNG))
+    result = render(SOURCE, RenderPlan(border=Border(Sides(2, 4, 6, 8), Color(10, 20, 30)), output=PNG))
     want = PIXELS.copy()
     want[:2], want[-6:], want[:, :8], want[:, -4:] = (10, 20, 30), (10, 20, 30), (10, 20, 30), (10, 20, 30)
     assert np.array_equal(result.pixels, want)
@@ -120,14 +120,14 @@ def test_border_is_painted_over_the_edge() -> None:
 
 def test_border_with_alpha_lets_the_picture_through() -> None:
     """A half transparent border mixes with what it covers."""
-    result = render(SOURCE, RenderPlan(border=Border(Sides(5, 5, 5, 5), Colour(0, 0, 0, 102)), output=PNG))
+    result = render(SOURCE, RenderPlan(border=Border(Sides(5, 5, 5, 5), Color(0, 0, 0, 102)), output=PNG))
     assert images.largest_difference(result.pixels[:5], PIXELS[:5] * 0.6) <= 1.0
     assert np.array_equal(result.pixels[5:-5, 5:-5], PIXELS[5:-5, 5:-5])
 
 
 def test_border_radii() -> None:
-    """Rounded borders: outside the outer corners nothing, between outer and inner the colour, inside the picture."""
-    border = Border(Sides(6, 6, 6, 6), Colour(255, 0, 0), radius_px=(20,), inner_radius_px=(10,))
+    """Rounded borders: transparent outside, the colour between outer and inner corners, the picture inside."""
+    border = Border(Sides(6, 6, 6, 6), Color(255, 0, 0), radius_px=(20,), inner_radius_px=(10,))
     found = render(SOURCE, RenderPlan(border=border, output=PNG)).pixels.astype(float)
     outer = oversampled(rounded(0, 0, 96, 64, (20, 20, 20, 20)))
     inner = oversampled(rounded(6, 6, 90, 58, (10, 10, 10, 10)))
@@ -140,7 +140,7 @@ def test_border_radii() -> None:
 
 @pytest.mark.parametrize("radii", [(), (30,), (5, 10, 20, 31)])
 def test_corner_masks(radii: tuple[int, ...]) -> None:
-    """mask=corners keeps a rounded rectangle; without radii a fifth of the smaller side."""
+    """mask=corners keeps a rounded rectangle. The default radius is a fifth of the smaller side."""
     result = render(SOURCE, RenderPlan(mask=Mask("corners", radii), output=PNG))
     used = (13,) * 4 if not radii else radii * 4 if len(radii) == 1 else radii
     want = oversampled(rounded(0, 0, 96, 64, tuple(map(float, used)))) * 255
@@ -149,11 +149,11 @@ def test_corner_masks(radii: tuple[int, ...]) -> None:
 
 
 def test_ellipse_mask_and_its_background() -> None:
-    """mask=ellipse keeps an ellipse; mask-bg paints the rest in every format."""
+    """mask=ellipse keeps an ellipse. mask-bg paints the rest, in every format."""
     coverage = oversampled(lambda x, y: ((x - 48) / 48) ** 2 + ((y - 32) / 32) ** 2 <= 1)
     clear = render(SOURCE, RenderPlan(mask=Mask("ellipse"), output=PNG)).pixels
     assert np.abs(clear[..., 3] - coverage * 255).mean() < 0.5
-    ground = Colour(0, 128, 0)
+    ground = Color(0, 128, 0)
     painted = render(SOURCE, RenderPlan(mask=Mask("ellipse", background=ground), output=PNG)).pixels
     assert painted.shape == (64, 96, 3)
     assert np.abs(painted - over(PIXELS, coverage, np.array(ground.rgb))).mean() < 0.7
@@ -225,16 +225,16 @@ MODES: dict[str, NDArray[Any]] = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("alpha", [100.0, 40.0])
 def test_blend_modes(mode: str, alpha: float) -> None:
-    """Every mode is the W3C's formula, mixed by its alpha."""
-    found = render(SOURCE, RenderPlan(blend=Blend(Colour(200, 60, 30), mode, alpha), output=PNG)).pixels
+    """Every mode follows the W3C's formula, mixed by its alpha."""
+    found = render(SOURCE, RenderPlan(blend=Blend(Color(200, 60, 30), mode, alpha), output=PNG)).pixels
     want = np.clip(MODES[mode], 0, 1) * alpha / 100 + B * (1 - alpha / 100)
     assert images.mean_difference(found, want * 255) < 1.0
     assert images.largest_difference(found, want * 255) <= (12 if mode in ("burn", "dodge", "softlight") else 3)
 
 
 def test_blends_keep_the_pictures_alpha() -> None:
-    """A colour is blended over the picture, not over the nothing round it."""
-    found = render(images.png(ALPHA), RenderPlan(blend=Blend(Colour(200, 60, 30), "normal"), output=PNG)).pixels
+    """A blend does not change the alpha."""
+    found = render(images.png(ALPHA), RenderPlan(blend=Blend(Color(200, 60, 30), "normal"), output=PNG)).pixels
     assert np.array_equal(found[..., 3], ALPHA[..., 3])
 
 
@@ -271,8 +271,8 @@ def painted_box(found: NDArray[Any]) -> tuple[int, int, int, int]:
     ],
     ids=str,
 )
-def test_watermarks_lie_where_they_are_told(mark: Mark, box: tuple[int, int, int, int]) -> None:
-    """Alignment, padding, position, size and turn put the stamp on exactly these pixels, and leave the others."""
+def test_watermarks_are_placed_by_their_parameters(mark: Mark, box: tuple[int, int, int, int]) -> None:
+    """Alignment, padding, position, size and rotation change exactly the expected pixels."""
     found = marked(mark)
     assert painted_box(found) == box
     left, top, width, height = box
@@ -282,14 +282,14 @@ def test_watermarks_lie_where_they_are_told(mark: Mark, box: tuple[int, int, int
 
 
 def test_watermark_opacity() -> None:
-    """mark-alpha mixes the stamp with the picture."""
+    """mark-alpha mixes the watermark with the picture."""
     found = marked(Mark("logo", alpha=40))
     want = over(np.array([255, 0, 0]), 0.4, PIXELS[49:59, 71:91])
     assert images.largest_difference(found[49:59, 71:91], want) <= 1.5
 
 
 def test_watermark_tiles() -> None:
-    """mark-tile=grid repeats the stamp over the whole picture, its padding apart."""
+    """mark-tile=grid repeats the watermark over the whole picture, with its padding between."""
     found = marked(Mark("logo", is_tiled=True, pad_px=4))
     for left in (0, 24, 48, 72):
         for top in (0, 14, 28, 42):
@@ -297,14 +297,14 @@ def test_watermark_tiles() -> None:
             assert np.array_equal(found[top + 12, left + 22], PIXELS[top + 12, left + 22])
 
 
-def test_watermarks_may_ask_for_a_least_size() -> None:
-    """mark-if-min-width leaves small pictures unmarked."""
+def test_watermarks_are_left_out_of_small_pictures() -> None:
+    """A picture smaller than mark-if-min-width gets no watermark."""
     assert np.array_equal(marked(Mark("logo", min_width_px=97)), PIXELS)
     assert not np.array_equal(marked(Mark("logo", min_width_px=96)), PIXELS)
 
 
-def test_a_missing_watermark_is_said_and_costs_nothing() -> None:
-    """Where the mark is not there or is no picture, the variant comes without it and says so."""
+def test_a_missing_watermark_is_reported() -> None:
+    """If the watermark is missing or is not a picture, the variant is made without it, and `is_mark_missing` is set."""
     plan = RenderPlan(mark=Mark("other"), output=PNG)
     for marks in ({"logo": STAMP_FILE}, {"other": b"no picture"}, {"other": STAMP_FILE[:60]}):
         result = render(SOURCE, plan, marks=marks)
@@ -318,7 +318,7 @@ def test_a_missing_watermark_is_said_and_costs_nothing() -> None:
 
 @pytest.mark.parametrize("flip", ["h", "v", "hv"])
 def test_flips(flip: str) -> None:
-    """Mirrored left-right, top-bottom, both: exactly."""
+    """`flip` mirrors left to right, top to bottom, or both, exactly."""
     want = PIXELS[:, ::-1] if "h" in flip else PIXELS
     want = want[::-1] if "v" in flip else want
     assert np.array_equal(render(SOURCE, RenderPlan(flip=flip, output=PNG)).pixels, want)
@@ -326,14 +326,14 @@ def test_flips(flip: str) -> None:
 
 @pytest.mark.parametrize("quarter", [1, 2, 3])
 def test_quarter_turns_are_exact(quarter: int) -> None:
-    """rot with rot-type=pivot by right angles moves whole pixels, counter-clockwise."""
+    """rot-type=pivot by right angles moves whole pixels, counter-clockwise."""
     found = render(SOURCE, RenderPlan(rotation=90.0 * quarter, is_pivot=True, output=PNG)).pixels
     assert np.array_equal(found, np.rot90(PIXELS, quarter))
 
 
 @pytest.mark.parametrize("degrees", [10.0, 45.0, 200.0])
 def test_pivot_shows_the_whole_picture(degrees: float) -> None:
-    """rot-type=pivot turns counter-clockwise about the centre, whole, with transparent corners."""
+    """rot-type=pivot turns the whole picture counter-clockwise about the centre, with transparent corners."""
     soft = images.photo(96, 64)
     found = render(images.png(soft), RenderPlan(rotation=degrees, is_pivot=True, output=PNG)).pixels
     want = np.asarray(Image.fromarray(soft).convert("RGBA").rotate(degrees, Image.Resampling.BICUBIC, expand=True))
@@ -351,7 +351,7 @@ def test_pivot_shows_the_whole_picture(degrees: float) -> None:
 
 
 def test_straighten_covers_the_frame() -> None:
-    """rot turns within the frame, enlarged so that no corner shows."""
+    """rot keeps the frame and enlarges the picture, so that no corner is empty."""
     result = render(SOURCE, RenderPlan(rotation=12.0, output=PNG))
     zoom = np.cos(np.radians(12)) + np.sin(np.radians(12)) * 96 / 64
     large = Image.fromarray(PIXELS).resize((round(96 * zoom), round(64 * zoom)), Image.Resampling.BICUBIC)
@@ -364,12 +364,12 @@ def test_straighten_covers_the_frame() -> None:
 
 
 def test_round_shapes_and_padding_together() -> None:
-    """Border, mask and padding follow one another: the padding lies outside the mask."""
+    """Border, mask and padding together: the padding lies outside the mask."""
     plan = RenderPlan(
         resize=Resize(width=Px(60), height=Px(60), fit=Fit.CROP),
         mask=Mask("ellipse"),
         pad=Sides(5, 5, 5, 5),
-        background=Colour(1, 2, 3),
+        background=Color(1, 2, 3),
         output=PNG,
     )
     found = render(SOURCE, plan).pixels

@@ -1,4 +1,4 @@
-"""Variants that share a decode: each looks like the one that is made alone, whatever the original is."""
+"""Variants that share a decode look like variants that are made alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ORIGINALS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", ORIGINALS)
 def test_a_srcset_made_together_is_the_one_made_apart(kind: str) -> None:
-    """Seven widths made at once are those made alone, as near as SSIM 0.98 in noise, to the last bit where they say so."""
+    """Seven widths made together look like those made alone. Without `shared_decode` they have the same bytes."""
     data = ORIGINALS[kind]()
     for plan, result in zip(widths(), render_all(data, *widths()), strict=True):
         alone = render(data, plan).pixels
@@ -74,8 +74,8 @@ def test_a_srcset_made_together_is_the_one_made_apart(kind: str) -> None:
 
 @pytest.mark.parametrize("output", [Output(format=Format.JPEG), Output(format=Format.WEBP), Output(format=Format.AVIF)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "SVG"])
-def test_a_variant_of_other_bytes_than_alone_says_so(output: Output, kind: str) -> None:
-    """A strong entity tag names one sequence of bytes: of the same decode they are the same, whoever else asked."""
+def test_a_variant_with_other_bytes_names_its_shared_decode(output: Output, kind: str) -> None:
+    """Variants with the same `shared_decode` have the same bytes, so a strong entity tag can include it."""
     data = SVG if kind == "SVG" else ORIGINALS[kind]()
     plans = widths(output)
     seen = set()
@@ -89,8 +89,8 @@ def test_a_variant_of_other_bytes_than_alone_says_so(output: Output, kind: str) 
     assert len(seen) > 1
 
 
-def test_hidden_colours_stay_hidden_in_every_size() -> None:
-    """The magenta under transparent pixels bleeds into none of a srcset's sizes; alpha is the one made alone."""
+def test_hidden_colours_do_not_bleed_in_any_size() -> None:
+    """The magenta under transparent pixels bleeds into no size of a srcset, and the alpha is the same as made alone."""
     data = images.png(images.with_alpha(PHOTO))
     for plan, result in zip(widths(), render_all(data, *widths()), strict=True):
         alone = render(data, plan).pixels
@@ -105,8 +105,8 @@ def _as_seen(pixels: np.ndarray) -> np.ndarray:
     return found
 
 
-def test_frames_of_an_animation_keep_their_places() -> None:
-    """Every frame of an animation made in several sizes at once is the frame made alone."""
+def test_frames_of_a_shared_animation_keep_their_order() -> None:
+    """Every frame of an animation made in several sizes together looks like the frame made alone."""
     frames = [images.photo(402, 300, seed=n) for n in range(3)]
     frames[1][:150] = (200, 30, 30)
     frames[2][150:] = (30, 30, 200)
@@ -131,7 +131,7 @@ def _frames(data: bytes) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG on its side", "PNG"])
 def test_cuts_and_crops_share_a_decode_without_a_shift(kind: str) -> None:
-    """Windows anywhere in the picture, of any scale, lie where they lie alone."""
+    """Windows anywhere in the picture, at any scale, show the same part as made alone."""
     data = ORIGINALS[kind]()
     square = Resize(width=Px(60), height=Px(60), fit=Fit.CROP, crop=(Crop.LEFT, Crop.TOP))
     plans = [
@@ -148,7 +148,7 @@ def test_cuts_and_crops_share_a_decode_without_a_shift(kind: str) -> None:
 
 
 def test_a_trimmed_srcset_finds_the_same_edges() -> None:
-    """A trim looks at whole pixels, alone or together, and cuts the same."""
+    """A trim cuts the same edges in variants made together and alone."""
     framed = np.full((700, 900, 3), 255, np.uint8)
     framed[100:600, 150:750] = images.photo(600, 500)
     plans = [replace(plan, trim=Trim("color", colour=WHITE, tolerance=0.1)) for plan in widths(sizes_px=(300, 100, 50))]
@@ -158,15 +158,15 @@ def test_a_trimmed_srcset_finds_the_same_edges() -> None:
 
 @pytest.mark.parametrize("size", [(1, 900), (900, 1), (3, 901)])
 def test_a_strip_is_never_halved_away(size: tuple[int, int]) -> None:
-    """A picture of one pixel across, or down, keeps it in every size."""
+    """A picture that is one pixel wide or high keeps this pixel in every size."""
     data = images.png(images.photo(*size))
     plans = [RenderPlan(resize=Resize(width=Px(1), height=Px(n), fit=Fit.SCALE), output=PNG) for n in (400, 90, 20)]
     for plan, result in zip(plans, render_all(data, *plans), strict=True):
         assert images.mean_difference(result.pixels, render(data, plan).pixels) < 6
 
 
-def test_halving_makes_nothing_lighter() -> None:
-    """Three halvings of noise, rounded to 8 bits each time, keep its mean to a tenth of a level."""
+def test_halving_keeps_the_mean() -> None:
+    """Three halvings of noise, each rounded to 8 bits, change the mean by less than a tenth of a level."""
     noise = np.random.default_rng(5).integers(0, 256, (512, 512, 3)).astype(np.uint8)
     image = pyvips.Image.new_from_array(noise)
     for _ in range(3):
@@ -176,7 +176,7 @@ def test_halving_makes_nothing_lighter() -> None:
 
 
 def test_a_srcset_of_24_megapixels_looks_like_renders_apart() -> None:
-    """The widths of a page, of a photo of a real camera's size, are those made alone: SSIM 0.99 before the encoder."""
+    """The widths of a page, of a photo of 24 megapixels, look like those made alone: SSIM above 0.99 before encoding."""
     data = HARBOUR.read_bytes()
     plans = widths(PNG, SRCSET_PX)
     for plan, result in zip(plans, render_all(data, *plans), strict=True):

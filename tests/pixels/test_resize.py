@@ -1,4 +1,4 @@
-"""Sizes and crops: every fit mode against the same cut and Lanczos filter in Pillow."""
+"""Sizes and crops: every fit mode, compared with the same cut and Lanczos filter in Pillow."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_fit_modes(resize: Resize, window: tuple[float, float, float, float], si
 )
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_rect(rect: Rect, window: tuple[int, int, int, int], scale: float) -> None:
-    """A rect cuts its source pixels before anything is scaled; alone, it is an exact cut."""
+    """A rect is cut before scaling. Without a size it is an exact cut."""
     size = (round((window[2] - window[0]) * scale), round((window[3] - window[1]) * scale))
     resize = Resize(width=Px(size[0]), height=Px(size[1]), fit=Fit.SCALE) if scale != 1.0 else Resize()
     result = render(SOURCE, RenderPlan(rect=rect, resize=resize, output=PNG))
@@ -103,8 +103,8 @@ def test_rect(rect: Rect, window: tuple[int, int, int, int], scale: float) -> No
 
 
 @pytest.mark.parametrize("width", [40, 60, 100, 150, 213, 319])
-def test_jpeg_that_shrinks_on_load_looks_as_if_it_had_not(width: int) -> None:
-    """A JPEG decoded at a fraction of its size is the same picture, without a shift, as one decoded whole."""
+def test_a_jpeg_shrunk_on_load_looks_like_one_decoded_whole(width: int) -> None:
+    """A JPEG that is shrunk on load looks like one that is decoded whole, without a shift."""
     large = images.photo(641, 483)
     data = images.jpeg(large)
     height = round(483 * width / 641)
@@ -120,8 +120,8 @@ def test_jpeg_that_shrinks_on_load_looks_as_if_it_had_not(width: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_a_cut_of_a_shrunk_load_is_where_it_belongs(kind: str) -> None:
-    """A crop window is placed in pixels of the full source, whatever the loader shrank by."""
+def test_a_crop_of_a_shrunk_jpeg_is_at_its_place(kind: str) -> None:
+    """A crop window is in pixels of the full source, for every shrink on load."""
     large = images.photo(1000, 750)
     data = images.encode(large, kind, quality=95)
     rect = Rect(Px(251), Px(127), Px(501), Px(379))
@@ -134,7 +134,7 @@ def test_a_cut_of_a_shrunk_load_is_where_it_belongs(kind: str) -> None:
 
 
 def test_enlarging_keeps_the_picture() -> None:
-    """Clip enlarges: back at the old size, the picture is the one it was."""
+    """Clip enlarges; scaled back, the picture is as before."""
     result = render(SOURCE, RenderPlan(resize=Resize(width=Px(960)), output=PNG))
     assert (result.rendered.width_px, result.rendered.height_px) == (960, 720)
     back = np.asarray(Image.fromarray(result.pixels).resize((320, 240), Image.Resampling.BOX))
@@ -142,7 +142,7 @@ def test_enlarging_keeps_the_picture() -> None:
 
 
 @pytest.mark.parametrize("fit", [Fit.FILL, Fit.FILLMAX])
-def test_fill_paints_what_the_picture_leaves(fit: Fit) -> None:
+def test_fill_paints_the_rest_of_the_frame(fit: Fit) -> None:
     """fit=fill centres the picture in the frame and paints the rest; fillmax does not enlarge it."""
     size = (200, 200) if fit is Fit.FILL else (400, 300)
     color = Colour(10, 200, 30)
@@ -158,7 +158,7 @@ def test_fill_paints_what_the_picture_leaves(fit: Fit) -> None:
 
 
 def test_fill_without_a_colour_is_transparent_and_white_in_jpeg() -> None:
-    """The room round a filled picture is transparent where the format can, white where it cannot."""
+    """The space around a filled picture is transparent, or white in a format without alpha."""
     resize = Resize(width=Px(200), height=Px(200), fit=Fit.FILL)
     clear = render(SOURCE, RenderPlan(resize=resize, output=PNG))
     white = render(SOURCE, RenderPlan(resize=resize, output=Output(format=Format.JPEG, quality=95)))
@@ -176,8 +176,8 @@ def test_clamp_repeats_the_edge() -> None:
     assert np.array_equal(result.pixels[199], result.pixels[174])
 
 
-def test_fill_blur_lays_the_picture_on_a_blurred_cover() -> None:
-    """fill=blur shows the source, blurred, round the picture: the colours of the cover without its detail."""
+def test_fill_blur_puts_the_picture_on_a_blurred_cover() -> None:
+    """fill=blur shows the blurred source around the picture: its colours without detail."""
     plan = RenderPlan(resize=Resize(width=Px(200), height=Px(200), fit=Fit.FILL, fill_blur=True), output=PNG)
     result = render(SOURCE, plan).pixels.astype(float)
     cover = np.asarray(Image.fromarray(PHOTO).resize((200, 200), Image.Resampling.LANCZOS, box=(40, 0, 280, 240)))
@@ -208,7 +208,7 @@ def test_the_output_limit_scales_the_whole_down() -> None:
 
 
 def test_scaling_does_not_mix_in_hidden_colours() -> None:
-    """Transparent pixels have no colour: scaled down, none of their garish magenta bleeds into the seen ones."""
+    """The hidden magenta of transparent pixels does not bleed into visible ones when the picture is scaled down."""
     pixels = images.with_alpha(PHOTO)
     result = render(images.png(pixels), RenderPlan(resize=Resize(width=Px(80)), output=PNG)).pixels
     premultiplied = pixels.astype(float)
@@ -226,7 +226,7 @@ def test_scaling_does_not_mix_in_hidden_colours() -> None:
 
 
 def test_variants_made_together_look_like_variants_made_alone() -> None:
-    """Seven widths from one decode are each within SSIM 0.99 of the same width from a decode of its own."""
+    """Seven widths from one decode each have an SSIM above 0.99 to the same width made alone."""
     data = images.jpeg(images.photo(1000, 750))
     plans = [RenderPlan(resize=Resize(width=Px(w)), output=PNG) for w in (340, 300, 240, 160, 120, 80, 40)]
     together = render_all(data, *plans)

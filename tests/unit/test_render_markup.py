@@ -1,4 +1,4 @@
-"""XML from strangers: SVG is filtered to its harmless parts, XMP gives its credit, entities are refused."""
+"""XML from unknown authors: SVG is sanitised, XMP gives its credit, entities are refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def clean(inside: str, attributes: str = "") -> str:
         ("<!-- a comment -->", "comment"),
     ],
 )
-def test_svg_loses_what_runs_or_fetches(inside: str, gone: str) -> None:
+def test_svg_loses_scripts_and_outside_references(inside: str, gone: str) -> None:
     """Scripts, handlers, foreign content and every reference that leaves the document are dropped."""
     assert gone not in clean(inside)
 
@@ -72,18 +72,18 @@ def test_svg_loses_what_runs_or_fetches(inside: str, gone: str) -> None:
         ("<a href='http://x'><circle r='3'/></a>", '<circle r="3">'),
     ],
 )
-def test_svg_keeps_what_draws(inside: str, kept: str) -> None:
+def test_svg_keeps_its_shapes(inside: str, kept: str) -> None:
     """Shapes, gradients, filters, text, references within the document and embedded rasters stay."""
     assert kept in clean(inside)
 
 
 def test_svg_keeps_its_size() -> None:
-    """Width, height and viewBox of the root are what they were."""
+    """Width, height and viewBox of the root do not change."""
     assert 'width="40" height="20" viewBox="0 0 4 2"' in clean("", 'width="40" height="20" viewBox="0 0 4 2"')
 
 
 def test_sanitising_twice_changes_nothing_more() -> None:
-    """What came out once goes through unchanged."""
+    """A sanitised drawing is not changed by another pass."""
     once = svg.sanitise(f"<svg {NS}><g fill='url(#a)'><text>a &amp; b</text></g></svg>".encode())
     assert svg.sanitise(once) == once
 
@@ -109,13 +109,13 @@ EXTERNAL = f'<!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg {NS}><
     ids=["laughs", "external", "cut", "empty", "html", "other namespace", "deep"],
 )
 def test_hostile_svg_is_refused(text: str) -> None:
-    """Entities, endless nesting and what is no SVG are refused."""
+    """Entities, deep nesting and text that is not SVG are refused."""
     with pytest.raises(MarkupError):
         svg.sanitise(text.encode())
 
 
-def test_drawings_that_use_themselves_beyond_measure_are_refused() -> None:
-    """Parts that use one another tenfold are an attack; a part that uses itself, or is used often, is not."""
+def test_drawings_that_draw_too_many_elements_are_refused() -> None:
+    """Elements that use one another ten times each are refused. An element that uses itself, or is used often, is not."""
     levels = "".join(f'<g id="l{n}">' + f'<use href="#l{n - 1}"/>' * 10 + "</g>" for n in range(1, 9))
     with pytest.raises(MarkupError):
         clean(f'<rect id="l0"/>{levels}<use xlink:href="#l8"/>')
@@ -125,7 +125,7 @@ def test_drawings_that_use_themselves_beyond_measure_are_refused() -> None:
 
 
 def test_a_plain_doctype_is_harmless() -> None:
-    """The document type that drawing programs write is ignored; nothing is fetched for it."""
+    """The document type that drawing programs write is ignored, and nothing is fetched for it."""
     text = f'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://evil/svg11.dtd"><svg {NS}><rect/></svg>'
     found = svg.sanitise(text.encode())
     assert b"<rect" in found
@@ -133,14 +133,14 @@ def test_a_plain_doctype_is_harmless() -> None:
 
 
 def test_size_is_bounded() -> None:
-    """More bytes than the limit are not even parsed."""
+    """More bytes than the limit are not parsed."""
     with pytest.raises(MarkupError):
         markup.parse(b"<a>" + b" " * 100 + b"</a>", max_bytes=50)
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_markup_or_refused(data: bytes) -> None:
-    """Nothing but MarkupError comes out of bad XML."""
+    """Bad XML raises MarkupError and no other error."""
     with contextlib.suppress(MarkupError):
         markup.parse(data, max_bytes=1000)
 
@@ -159,8 +159,8 @@ TEXT = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), mi
         digital_source_type=TEXT | st.just(""),
     )
 )
-def test_credit_survives_writing_and_reading(found: credit.Credit) -> None:
-    """Whatever names are made of, XMP and IPTC give back what was put in."""
+def test_a_credit_can_be_written_and_read_again(found: credit.Credit) -> None:
+    """XMP and IPTC give back every text that was written."""
     assert credit.read(credit.as_xmp(found), None, "", "") == found
     from_iptc = credit.read(None, credit.as_iptc(found) or None, "", "")
     assert from_iptc.creators == found.creators
@@ -168,15 +168,15 @@ def test_credit_survives_writing_and_reading(found: credit.Credit) -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_credit_or_none(data: bytes) -> None:
-    """Broken metadata never fails, whatever block it stands in."""
+def test_any_bytes_are_a_credit_or_nothing(data: bytes) -> None:
+    """Broken metadata raises no error, in any block."""
     credit.read(data, data, "", "")
     credit.read(None, b"Photoshop 3.0\0" + data, "", "")
     credit.read(None, b"Photoshop 3.0\x008BIM\x04\x04" + data, "", "")
 
 
 def test_credit_texts_are_one_clean_line() -> None:
-    """Line breaks and control characters cannot leave through a credit, and its length is bounded."""
+    """A credit has no line breaks and control characters, and its length is limited."""
     found = credit.read(None, None, "Jane\r\nRoe\x00\x1b[31m", "x" * 9000)
     assert found.creators == ("Jane Roe [31m",)
     assert len(found.copyright_notice) == 2000

@@ -1,4 +1,4 @@
-"""Which profiles say no more than sRGB, held against what LittleCMS makes of pixels by them."""
+"""Which ICC profiles are sRGB, compared with what LittleCMS makes of pixels by them."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def changed_by(profile: bytes) -> int:
     [SRGB, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), with_table(1024), with_table(4096)],
     ids=["libvips'", "LittleCMS'", "table of 1024", "table of 4096"],
 )
-def test_profiles_of_srgb_are_known_and_need_no_conversion(profile: bytes) -> None:
-    """Formula or table, LittleCMS changes no value by more than one level; so the pixels are left as they are."""
+def test_profiles_of_srgb_are_recognised_and_not_converted(profile: bytes) -> None:
+    """For a formula or a table of sRGB, LittleCMS changes no value by more than one level, and the pixels are kept."""
     assert is_srgb(profile)
     assert changed_by(profile) <= 1
     pixels = images.photo(40, 30)
@@ -80,12 +80,12 @@ def test_profiles_of_srgb_are_known_and_need_no_conversion(profile: bytes) -> No
     ids=["P3", "Adobe", "gamma", "white", "power", "no curve", "tables", "Lab", "cut", "empty"],
 )
 def test_other_profiles_are_not_taken_for_srgb(profile: bytes) -> None:
-    """Other primaries, curves and kinds are converted; what is broken is left to LittleCMS."""
+    """Profiles with other primaries, curves or kinds, and broken ones, are not taken for sRGB."""
     assert not is_srgb(profile)
 
 
 @given(st.binary(max_size=300), st.integers(0, len(SRGB)), st.binary(max_size=16))
-def test_no_profile_is_too_broken_to_be_looked_at(anything: bytes, at: int, patch: bytes) -> None:
-    """Bytes of any kind, and a profile damaged anywhere, are answered with yes or no."""
+def test_any_bytes_can_be_checked(anything: bytes, at: int, patch: bytes) -> None:
+    """Any bytes, and a profile damaged anywhere, give true or false."""
     assert is_srgb(anything) is False
     assert is_srgb(SRGB[:at] + patch + SRGB[at + len(patch) :]) in (True, False)
