@@ -50,6 +50,18 @@ IDLE_S: Final = 10.0
 _PEAK: Final = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
 
 
+def return_memory() -> None:
+    """
+    Let glibc's allocator return all free pages to the system, wherever they lie. Source: malloc_trim(3).
+
+    Without this an idle process keeps a quarter of its memory, which the benchmark's memory row counts. Other
+    allocators do not have the call, and return pages by themselves.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def main() -> None:
     """Serve the socket whose descriptor is the first argument, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -76,13 +88,13 @@ def main() -> None:
 
 
 def wait_for_job(
-    link: socket.socket, idle_s: float = IDLE_S, on_idle: Callable[[], None] | None = None
+    link: socket.socket, idle_s: float = IDLE_S, on_idle: Callable[[], None] = return_memory
 ) -> bytes | None:
     """Return the next job as it was sent, or None if the edge has closed the socket. Call `on_idle` after `idle_s`."""
     poll = select.poll()  # not `select.select`: the descriptor may be above its limit of 1024
     poll.register(link, select.POLLIN)
     if not poll.poll(idle_s * 1000):
-        (on_idle or return_memory)()
+        on_idle()
     return channel.receive(link)
 
 
@@ -116,18 +128,6 @@ def serve_job(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> No
         render_s = time.perf_counter() - started - opened_s
         resident = resident_bytes()
         link.send(*last, Finished(source, opened_s, render_s, max(peak_bytes(), resident), resident))
-
-
-def return_memory() -> None:
-    """
-    Let glibc's allocator return all free pages to the system, wherever they lie. Source: malloc_trim(3).
-
-    Without this an idle process keeps a quarter of its memory, which the benchmark's memory row counts. Other
-    allocators do not have the call, and return pages by themselves.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def resident_bytes() -> int:
