@@ -14,8 +14,8 @@ from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping
 from imgproxy.cache.journal import Journal
 from imgproxy.cache.ledger import variant_name
-from imgproxy.cache.purge import CachePurge, KeyPurge
-from imgproxy.cache.purge_event import PurgeEvent
+from imgproxy.cache.purge import CachePurge
+from imgproxy.cache.purge_event import Purged, PurgeEvent
 from imgproxy.cache.reading import matches_digest, read_at_once, stamp_of
 from imgproxy.cache.store import CacheStore
 from imgproxy.cache.trash import Trash
@@ -283,10 +283,10 @@ class Cache:
                 with nothing of them until the record is written, which is tried again in the background. Until then
                 the purge is not durable.
         """
-        named = [(key_hash(key), key) for key in dict.fromkeys(keys)]
+        items = [Purged(key_hash(key), key, settle_at_s) for key in dict.fromkeys(keys)]
         record = partial(
             self.journal.record_purge,
-            named,
+            [(item.key_hash, item.key) for item in items],
             entry=entry,
             reason=reason,
             is_pending=is_pending,
@@ -294,4 +294,4 @@ class Cache:
             outbox=outbox,
             expanded=expanded,
         )
-        return await self._purge.run(KeyPurge(named, record, settle_at_s))
+        return await self._purge.run(items, record)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from imgproxy.background import Background
 from imgproxy.cache.journal_file import PurgedKey
-from imgproxy.cache.purge_event import Purged
 from imgproxy.cache.trash import Measured, measure
 from imgproxy.errors import CacheUnavailable
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.epochs import Epochs
     from imgproxy.cache.hot import HotTier
     from imgproxy.cache.housekeeping import Housekeeping
-    from imgproxy.cache.purge_event import PurgeEvent
+    from imgproxy.cache.purge_event import Purged, PurgeEvent
     from imgproxy.cache.store import CacheStore, Detached
     from imgproxy.cache.trash import Trash
 
@@ -35,6 +34,7 @@ log = logging.getLogger(__name__)
 RECORD_AGAIN_FIRST_S = 0.5
 RECORD_AGAIN_MAX_S = 15.0
 NOTHING = Measured(0, 0)
+Record: TypeAlias = "Callable[[], Awaitable[int]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,12 @@ class PurgedKeys:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPurge:
-    """A purge to be done: its (key hash, key) pairs, and the call that writes its record and returns its number."""
-
-    named: Sequence[tuple[str, str]]
-    record: Callable[[], Awaitable[int]]
-    settle_at_s: float | None
-
-
 class CachePurge:
-    """Purges keys from memory and disk."""
+    """
+    Purges keys from memory and disk.
+
+    `items` are the keys of one purge, `record` writes its record and returns its number.
+    """
 
     def __init__(
         self,
@@ -89,14 +84,14 @@ class CachePurge:
                 gone.append(item)
         self._trash.collect(detached, gone)
 
-    async def run(self, purge: KeyPurge) -> PurgedKeys:
+    async def run(self, items: Sequence[Purged], record: Record) -> PurgedKeys:
         """
-        Do this purge. It goes on to its end even if the caller is cancelled.
+        Do a purge. It goes on to its end even if the caller is cancelled.
 
         Raises:
             CacheUnavailable: the record could not be written. The keys are closed, and the record is tried again.
         """
-        task = asyncio.ensure_future(self._run(purge))
+        task = asyncio.ensure_future(self._run(items, record))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
@@ -105,46 +100,46 @@ class CachePurge:
         """Stop trying to record what the disk refused."""
         await self._unrecorded.close()
 
-    async def _run(self, purge: KeyPurge) -> PurgedKeys:
+    async def _run(self, items: Sequence[Purged], record: Record) -> PurgedKeys:
         sizes = NOTHING
         try:
-            seq = await purge.record()
+            seq = await record()
         except CacheUnavailable as refusal:
             # The files have to go in any case. If the disk is full, deleting them may make the record possible.
-            sizes = await self._close_keys(purge)
+            sizes = await self._close_keys(items)
             self._housekeeping.make_room(refusal)
             try:
-                seq = await purge.record()
+                seq = await record()
             except CacheUnavailable:
-                self._unrecorded.begin(self._record_later, purge)
+                self._unrecorded.begin(self._record_later, items, record)
                 raise
-        return await self._finish(purge, seq, sizes)
+        return await self._finish(items, seq, sizes)
 
-    async def _finish(self, purge: KeyPurge, seq: int, already: Measured) -> PurgedKeys:
+    async def _finish(self, items: Sequence[Purged], seq: int, already: Measured) -> PurgedKeys:
         """Purge number `seq` is recorded: do it. `already` is what was deleted before it could be recorded."""
-        detached, gone = self._take_away(purge, seq)
+        detached, gone = self._take_away(items, seq)
         sizes = await measure(detached)
         self._trash.collect(detached, gone)
-        keys = tuple(key for _, key in purge.named)
+        keys = tuple(item.key for item in items)
         return PurgedKeys(seq, keys, sizes.variants + already.variants, sizes.size_bytes + already.size_bytes)
 
-    def _take_away(self, purge: KeyPurge, seq: int) -> tuple[list[Detached], list[PurgedKey]]:
+    def _take_away(self, items: Sequence[Purged], seq: int) -> tuple[list[Detached], list[PurgedKey]]:
         """
         Raise the epochs and take memory and directories out of reach, without an await in between.
 
         Return the directories, and the keys of which no directory is left in reach.
         """
-        for hashed, key in purge.named:
-            self._epochs.purge(hashed, seq)
-            self._epochs.reopen(hashed)
-            self._forget(hashed, key, purge.settle_at_s)
+        for item in items:
+            self._epochs.purge(item.key_hash, seq)
+            self._epochs.reopen(item.key_hash)
+            self._forget(item)
         detached: list[Detached] = []
-        gone = [PurgedKey(hashed, key, seq) for hashed, key in purge.named if self._detach(hashed, detached)]
+        gone = [PurgedKey(item.key_hash, item.key, seq) for item in items if self._detach(item.key_hash, detached)]
         return detached, gone
 
-    def _forget(self, hashed: str, key: str, settle_at_s: float | None) -> None:
-        self._hot.drop(hashed)
-        self._purged.publish(Purged(hashed, key, settle_at_s))
+    def _forget(self, item: Purged) -> None:
+        self._hot.drop(item.key_hash)
+        self._purged.publish(item)
 
     def _detach(self, hashed: str, detached: list[Detached]) -> bool:
         """Take a key's directory out of reach and add it to the list. Return whether none is left in reach."""
@@ -157,28 +152,28 @@ class CachePurge:
             detached.append(directory)
         return True
 
-    async def _close_keys(self, purge: KeyPurge) -> Measured:
+    async def _close_keys(self, items: Sequence[Purged]) -> Measured:
         """Answer with nothing of these keys until their purge is recorded, and delete their files now."""
-        log.error("a purge cannot be recorded; its %d keys are closed until it can", len(purge.named))
+        log.error("a purge cannot be recorded; its %d keys are closed until it can", len(items))
         detached: list[Detached] = []
-        for hashed, key in purge.named:
-            self._epochs.close(hashed)
-            self._forget(hashed, key, purge.settle_at_s)
-            self._detach(hashed, detached)
+        for item in items:
+            self._epochs.close(item.key_hash)
+            self._forget(item)
+            self._detach(item.key_hash, detached)
         sizes = await measure(detached)
         await self._trash.delete_now(detached)
         return sizes
 
-    async def _record_later(self, purge: KeyPurge) -> None:
+    async def _record_later(self, items: Sequence[Purged], record: Record) -> None:
         wait_s = RECORD_AGAIN_FIRST_S
         while True:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RECORD_AGAIN_MAX_S)
-            if purge.named and not any(self._epochs.is_closed(hashed) for hashed, _ in purge.named):
+            if items and not any(self._epochs.is_closed(item.key_hash) for item in items):
                 return  # the same keys were purged again, with success
             try:
-                seq = await purge.record()
+                seq = await record()
             except CacheUnavailable:
                 continue
-            await self._finish(purge, seq, NOTHING)
+            await self._finish(items, seq, NOTHING)
             return
