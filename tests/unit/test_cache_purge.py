@@ -50,7 +50,7 @@ async def test_a_purge_is_recorded_then_published_then_acknowledged(
         def listen(purged: Purged) -> None:
             assert record.recorded == [1]
             assert not purge.done()
-            assert not cache.is_current(purged.key_hash, facts)
+            assert not cache.epochs.holds(purged.key_hash, facts.seq)
             published.append(purged)
 
         cache.purged.subscribe(listen)

@@ -94,17 +94,15 @@ class Cache:
     # --- find --------------------------------------------------------------------------------------------------
 
     def facts(self, hashed: str) -> OriginalFacts | None:
-        """The facts of the key's original, unless they are of a stale generation."""
+        """
+        The facts of the key's original, unless a purge has come since they were fetched.
+
+        Facts of another journal are returned, too, if the key was not purged since. They are not proved.
+        """
         facts = self.store.facts(hashed)
-        return facts if facts is not None and self.is_current(hashed, facts) else None
-
-    def is_current(self, hashed: str, facts: OriginalFacts) -> bool:
-        """
-        Whether no purge has come since these facts were fetched.
-
-        Facts of another journal are current while the key was not purged since, but not proved.
-        """
-        return self.epochs.holds_in(facts.journal_id, hashed, facts.seq)
+        if facts is None or not self.epochs.holds_in(facts.journal_id, hashed, facts.seq):
+            return None
+        return facts
 
     def is_proved(self, facts: OriginalFacts) -> bool:
         """
@@ -180,15 +178,6 @@ class Cache:
             if not is_intact:
                 return None
         return Variant(facts, hashed, source.original.seq, path=path, also=source.also)
-
-    def keeps(self, variant: Variant) -> bool:
-        """Whether a variant's file still exists, with the bytes that it had when it was found."""
-        opened = self.store.open_variant(variant.key_hash, variant.facts.plan, variant.facts.original)
-        if opened is None:
-            return False
-        facts, descriptor = opened
-        os.close(descriptor)
-        return facts.digest == variant.facts.digest
 
     async def verified_original(self, facts: OriginalFacts) -> str | None:
         """The original's file, its checksum checked. None where it is missing or damaged."""
