@@ -42,7 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 async def run_started(names: list[str], only: str | None) -> Results:
-    """Start each proxy in front of its own origin, and run the scenarios; says what is not installed."""
+    """Start each proxy in front of an origin of its own, and run the scenarios. Names the programs that are missing."""
     results: Results = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="purge-tests-") as directory:
@@ -57,7 +57,7 @@ async def run_started(names: list[str], only: str | None) -> Results:
 
 
 async def run_running(chosen: argparse.Namespace) -> Results:
-    """Run the scenarios on a proxy that was started by someone else."""
+    """Run the scenarios on a proxy that runs already."""
     headers = dict(item.split(":", 1) for item in chosen.purge_header)
     target = Target(
         chosen.name,
@@ -71,7 +71,7 @@ async def run_running(chosen: argparse.Namespace) -> Results:
 
 
 def main() -> int:
-    """Run, print, and tell by the exit code whether everything held that was asked."""
+    """Run and print. The exit code is 0 if every scenario holds or does not apply."""
     chosen = parse(sys.argv[1:])
     scenarios = {title: (scenario.__doc__ or "").strip() for title, scenario in SCENARIOS}
     if chosen.list:

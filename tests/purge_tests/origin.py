@@ -1,7 +1,7 @@
 """
-The origin that the proxies fetch from: pictures whose version, status and pace the scenario sets.
+The origin that the proxies fetch from. The scenario sets the version and status of its pictures, and holds its answers.
 
-It is also as much of a Media Library as imgproxy needs: the path before the picture's name does not matter.
+It also answers as much of the Media Library's API as imgproxy needs. The path before the picture's name is ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Point = Literal["headers", "body"]
 PATIENCE_S = 15.0
-# Names end in this, so that the library's API paths can be told from pictures.
+# Pictures end in this. Other paths are the library's API.
 SUFFIX = ".png"
 NOT_FOUND = {"status": 404, "error": "Not Found", "error_details": {"name": "NotFound", "message": "No image found."}}
 FORBIDDEN = {
@@ -37,23 +37,22 @@ FORBIDDEN = {
 @dataclass(slots=True)
 class Picture:
     """
-    One picture and how it is served. `asked` and `asked_if_modified` count requests.
+    One picture and how it is served. `asked_if_modified` counts conditional requests.
 
-    `is_dated_backwards`: the new version has an older modification date than the old one, as a file that is put back has.
+    `is_dated_backwards`: the new version has an older modification date than the old one, as a restored file has.
     """
 
     version: int = OLD
     is_dated_backwards: bool = False
     status: int = 200
     max_age_s: int = 3600
-    asked: int = 0
     asked_if_modified: int = 0
     gates: dict[Point, asyncio.Event] = field(default_factory=dict)
     held: dict[Point, int] = field(default_factory=lambda: defaultdict(int))
 
 
 def tag_of(name: str) -> str:
-    """The cache tag of a picture, for proxies that purge by tag."""
+    """Return the cache tag of a picture, for proxies that purge by tag."""
     return "p-" + blake2b(name.encode(), digest_size=6).hexdigest()
 
 
@@ -68,7 +67,7 @@ class Origin:
         self._pictures["reference/new" + SUFFIX] = Picture(NEW)
 
     def picture(self, name: str) -> Picture:
-        """The picture of this name, made as it is first spoken of."""
+        """Return the picture of this name. It is created at first use."""
         return self._pictures[name]
 
     def hold(self, name: str, point: Point) -> None:
@@ -78,24 +77,23 @@ class Origin:
         picture.held[point] = 0
 
     def release(self, name: str, point: Point) -> None:
-        """Let them go on, and stop no more."""
+        """Let held answers go on, and hold no more."""
         gate = self._pictures[name].gates.pop(point, None)
         if gate is not None:
             gate.set()
 
     async def arrived(self, name: str, point: Point) -> None:
-        """Wait until an answer stands at the point."""
+        """Wait until an answer is held at the point."""
         async with self._changed, asyncio.timeout(PATIENCE_S):
             await self._changed.wait_for(lambda: self._pictures[name].held[point] > 0)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer; version and status are those of the moment the request came in."""
+        """Answer with the version and status of the moment when the request came in."""
         path, _, query = request.raw_path.partition("?")
         if not path.endswith(SUFFIX):
             return web.json_response({"results": []})
         name = "/".join(path.split("/")[-2:])
         picture = self._pictures[name]
-        picture.asked += 1
         version, status = picture.version, picture.status
         note = _accepted(request) if "auto" in parse_qs(query) else ""
         body = png(version, note=note)

@@ -1,4 +1,4 @@
-"""Two versions of one picture, as PNG, made of nothing but the standard library."""
+"""Two versions of one picture, as PNG, made with the standard library only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OLD, NEW = 1, 2
 @cache
 def png(version: int, *, note: str = "") -> bytes:
     """
-    A noisy picture of about 120 kB: too long for the buffers on the way, so that half of it is half of it.
+    Make a noisy picture of about 120 kB. It is larger than the buffers on the way, so that half of it arrives as half.
 
-    Same version, same pixels; `note` changes the bytes and not the pixels.
+    The pixels depend on the version only. `note` changes the bytes, not the pixels.
     """
     noise = random.Random(version)
     rows = b"".join(b"\0" + noise.randbytes(SIDE_PX * 3) for _ in range(SIDE_PX))

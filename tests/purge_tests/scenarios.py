@@ -1,8 +1,8 @@
 """
-The scenarios. Each has a picture of its own, and ends with what a proxy that purges for good must answer.
+The scenarios. Each has a picture of its own, and checks what the proxy answers after the purge.
 
-"Old" and "new" are told by comparison: two reference pictures, one that was always old and one that was always new, are
-asked for in the same way through the same proxy.
+Old and new answers are recognised by comparison. Two reference pictures, one always old and one always new, are
+requested in the same way through the same proxy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Verdict = bool | None  # None: does not apply
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a scenario came to; `note` says what was seen."""
+    """The result of a scenario. `note`: what was seen."""
 
     holds: Verdict
     note: str
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, as far as two can be compared. Status 0: the connection broke or nothing came."""
+    """The parts of an answer that are compared. Status 0: the connection broke, or no answer came."""
 
     status: int
     etag: str | None
@@ -48,7 +48,7 @@ NOTHING = Answer(0, None, b"")
 
 
 class Stage:
-    """One scenario's picture, and everything that can be done with it."""
+    """The picture of one scenario, with the steps that scenarios are made of."""
 
     def __init__(self, target: Target, origin: Origin, session: aiohttp.ClientSession, name: str) -> None:
         self.target = target
@@ -63,7 +63,7 @@ class Stage:
         return self.origin.picture(self.name)
 
     async def get(self, query: str = "", *, method: str = "GET", of: str | None = None, **headers: str) -> Answer:
-        """Ask the proxy for this picture, or another; underscores in header names become dashes."""
+        """Request this picture, or another, from the proxy. Underscores in header names become dashes."""
         target = f"/{of or self.name}" + (f"?{query}" if query else "")
         named = {key.replace("_", "-"): value for key, value in headers.items()}
         url = URL(self.target.url.rstrip("/") + target, encoded=True)
@@ -76,16 +76,16 @@ class Stage:
             return NOTHING
 
     def begin(self, query: str = "", **headers: str) -> asyncio.Task[Answer]:
-        """Ask, without waiting for the answer."""
+        """Send a request, without waiting for the answer."""
         return asyncio.create_task(self.get(query, **headers))
 
     async def purge(self, query: str = "") -> int | None:
-        """Have the proxy purge the picture; the status."""
+        """Purge the picture in the proxy. Returns the status."""
         self.purges.append(await self.target.purge(self.session, self.name, query))
         return self.purges[-1]
 
     async def seen(self, answer: Answer, query: str = "", *, method: str = "GET", **headers: str) -> str:
-        """Whether an answer is `old` or `new`, or else its status."""
+        """Say whether an answer is `old` or `new`, or return its status."""
         if answer.status not in (200, 206):
             return str(answer.status or "broken off")
         for word in ("old", "new"):
@@ -95,22 +95,22 @@ class Stage:
         return "neither old nor new"
 
     async def ask(self, query: str = "", *, method: str = "GET", **headers: str) -> str:
-        """Ask, and say what was seen."""
+        """Send a request, and say what was seen."""
         return await self.seen(await self.get(query, method=method, **headers), query, method=method, **headers)
 
     def replace(self) -> None:
-        """The newsroom replaces the picture at the origin."""
+        """Replace the picture at the origin."""
         self.picture.version = NEW
 
 
 def expect(seen: str | list[str], wanted: str) -> Outcome:
-    """It holds if everything that was seen is what was wanted."""
+    """Make the outcome: it holds if all that was seen is what was wanted."""
     words = [seen] if isinstance(seen, str) else seen
     return Outcome(all(word == wanted for word in words), ", ".join(dict.fromkeys(words)))
 
 
 async def cached(stage: Stage) -> Outcome:
-    """A cached picture is new after the purge."""
+    """After the purge, the proxy serves the new picture instead of the cached old one."""
     await stage.get()
     stage.replace()
     await stage.purge()
@@ -118,7 +118,7 @@ async def cached(stage: Stage) -> Outcome:
 
 
 async def twice(stage: Stage) -> Outcome:
-    """The same purge again is no error, and changes nothing."""
+    """The same purge a second time is not an error, and the new picture is still served."""
     await stage.get()
     stage.replace()
     statuses = [await stage.purge(), await stage.purge()]
@@ -129,7 +129,7 @@ async def twice(stage: Stage) -> Outcome:
 
 
 async def unknown(stage: Stage) -> Outcome:
-    """A purge of what the proxy never saw is no error."""
+    """A purge of a picture that the proxy has never fetched is not an error."""
     status = await stage.purge()
     return Outcome(
         None if status is None else status < 300, "no purge" if status is None else f"purge answered {status}"
@@ -137,7 +137,7 @@ async def unknown(stage: Stage) -> Outcome:
 
 
 async def sizes(stage: Stage) -> Outcome:
-    """One purge takes every size of the picture."""
+    """One purge removes every size of the picture."""
     queries = ("w=40", "w=60", "")
     for query in queries:
         await stage.get(query)
@@ -147,7 +147,7 @@ async def sizes(stage: Stage) -> Outcome:
 
 
 async def formats(stage: Stage) -> Outcome:
-    """One purge takes every variant that Vary tells apart."""
+    """One purge removes every variant that is selected by Vary."""
     accepts = ("image/webp", "image/png")
     for accept in accepts:
         await stage.get("auto=format", Accept=accept)
@@ -157,7 +157,7 @@ async def formats(stage: Stage) -> Outcome:
 
 
 async def head(stage: Stage) -> Outcome:
-    """HEAD says nothing of the old picture."""
+    """The answer to HEAD describes the new picture."""
     await stage.get()
     await stage.get(method="HEAD")
     stage.replace()
@@ -166,7 +166,7 @@ async def head(stage: Stage) -> Outcome:
 
 
 async def part(stage: Stage) -> Outcome:
-    """A range holds no byte of the old picture."""
+    """The answer to a Range request has only bytes of the new picture."""
     await stage.get()
     await stage.get(Range="bytes=100-199")
     stage.replace()
@@ -175,7 +175,7 @@ async def part(stage: Stage) -> Outcome:
 
 
 async def condition(stage: Stage) -> Outcome:
-    """A browser that still has the old picture is not told that it is current."""
+    """A browser that still has the old picture does not get a 304."""
     old = await stage.get()
     stage.replace()
     await stage.purge()
@@ -186,7 +186,7 @@ async def condition(stage: Stage) -> Outcome:
 
 
 async def condition_by_date(stage: Stage) -> Outcome:
-    """A client that knows only the date of the old picture is not told that it is current, if the new file is older."""
+    """A client that knows only the date of the old picture does not get a 304, although the new file has an older date."""
     stage.picture.is_dated_backwards = True
     old = await stage.get()
     stage.replace()
@@ -198,7 +198,7 @@ async def condition_by_date(stage: Stage) -> Outcome:
 
 
 async def in_flight(stage: Stage, point: Point) -> Outcome:
-    """A fetch that is on its way when the purge comes is not what the next client gets."""
+    """A fetch that is under way during the purge does not answer the next client."""
     stage.origin.hold(stage.name, point)
     first = stage.begin()
     await stage.origin.arrived(stage.name, point)
@@ -210,17 +210,17 @@ async def in_flight(stage: Stage, point: Point) -> Outcome:
 
 
 async def held_before_headers(stage: Stage) -> Outcome:
-    """The origin has not begun to answer."""
+    """The origin has not begun its answer when the purge comes. The next client gets the new picture."""
     return await in_flight(stage, "headers")
 
 
 async def held_in_the_body(stage: Stage) -> Outcome:
-    """The origin has sent half of it."""
+    """The origin has sent half of the body when the purge comes. The next client gets the new picture."""
     return await in_flight(stage, "body")
 
 
 async def waiters(stage: Stage) -> Outcome:
-    """Clients that wait for a fetch while the purge comes, and whose answers begin after it, get the new picture."""
+    """Clients that wait for the fetch during the purge get the new picture, because their answers begin after it."""
     stage.origin.hold(stage.name, "headers")
     waiting = [stage.begin() for _ in range(5)]
     await stage.origin.arrived(stage.name, "headers")
@@ -232,7 +232,7 @@ async def waiters(stage: Stage) -> Outcome:
 
 
 async def newcomer(stage: Stage) -> Outcome:
-    """Who comes after the purge, while the old fetch is still held, does not get it; waiting for it is no sin."""
+    """A client that comes after the purge, while the old fetch is still held, gets the new picture. It may have to wait."""
     stage.origin.hold(stage.name, "headers")
     first = stage.begin()
     await stage.origin.arrived(stage.name, "headers")
@@ -248,13 +248,13 @@ async def newcomer(stage: Stage) -> Outcome:
 
 
 async def revalidation(stage: Stage) -> Outcome:
-    """A 304 that is on its way when the purge comes does not revive the old picture."""
+    """A 304 from the origin that is under way during the purge does not make the old picture fresh again."""
     stage.picture.max_age_s = 1
     await stage.get()
     stage.origin.hold(stage.name, "headers")
     asked: list[asyncio.Task[Answer]] = []
     for _ in range(60):
-        # Once it has run out, a request makes the proxy ask the origin; some answer meanwhile, some wait.
+        # When the picture has expired, a request makes the proxy ask the origin. Some proxies answer meanwhile, some wait.
         asked.append(stage.begin())
         await asyncio.sleep(0.1)
         if stage.picture.held["headers"]:
@@ -272,7 +272,7 @@ async def revalidation(stage: Stage) -> Outcome:
 
 
 async def refusal_in_flight(stage: Stage) -> Outcome:
-    """A 404 that is on its way when the purge comes is not remembered."""
+    """A 404 from the origin that is under way during the purge is not cached."""
     stage.picture.status = 404
     stage.origin.hold(stage.name, "headers")
     first = stage.begin()
@@ -286,7 +286,7 @@ async def refusal_in_flight(stage: Stage) -> Outcome:
 
 
 async def refusal(stage: Stage) -> Outcome:
-    """A remembered 404 is forgotten by the purge."""
+    """The purge removes a cached 404."""
     stage.picture.status = 404
     await stage.get()
     stage.picture.status = 200
@@ -296,7 +296,7 @@ async def refusal(stage: Stage) -> Outcome:
 
 
 async def revoked(stage: Stage) -> Outcome:
-    """A picture that the origin refuses after the purge is refused."""
+    """The origin answers 403 after the purge, and so does the proxy."""
     await stage.get()
     stage.picture.status = 403
     await stage.purge()
@@ -304,7 +304,7 @@ async def revoked(stage: Stage) -> Outcome:
 
 
 async def origin_down(stage: Stage) -> Outcome:
-    """A purged picture does not come back because the origin fails."""
+    """The purged picture is not served as stale when the origin fails."""
     await stage.get()
     stage.picture.status = 500
     await stage.purge()
@@ -330,14 +330,14 @@ SCENARIOS: tuple[tuple[str, Callable[[Stage], Awaitable[Outcome]]], ...] = (
     ("revoked: 403 after the purge", revoked),
     ("origin fails after the purge", origin_down),
     ("purge repeated", twice),
-    ("purge of the unknown", unknown),
+    ("purge of an unknown picture", unknown),
 )
 
 
 async def run(target: Target, origin: Origin, only: str | None = None) -> dict[str, Outcome]:
-    """Every scenario on one target, one after the other."""
+    """Run every scenario on one target, one after the other."""
     found: dict[str, Outcome] = {}
-    # A proxy that is tested again has the pictures of the last time.
+    # New names in each run: a proxy may still hold the pictures of the last one.
     folder = secrets.token_hex(4)
     connector = aiohttp.TCPConnector(limit=50, force_close=True)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:

@@ -1,4 +1,4 @@
-"""Starting the proxies that are installed here, each in front of its own origin, on free ports of the loopback."""
+"""Start the installed proxies, each in front of an origin of its own, on free ports of the loopback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _binary(name: str) -> str:
 
 
 async def _version(command: Sequence[str]) -> str:
-    """The first version number that a program prints."""
+    """Return the first version number that a program prints."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -54,7 +54,7 @@ async def _version(command: Sequence[str]) -> str:
 
 @asynccontextmanager
 async def _running(command: Sequence[str], port: int, log: Path) -> AsyncIterator[None]:
-    """Run a program until the block ends; it is up when its port takes connections."""
+    """Run a program until the block ends. It has started when its port accepts connections."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -88,7 +88,7 @@ async def _running(command: Sequence[str], port: int, log: Path) -> AsyncIterato
 
 @asynccontextmanager
 async def _imgproxy(directory: Path, origin_port: int, *, more: str = "") -> AsyncIterator[Target]:
-    """The edge of this repository, as a process; an original is asked for again after two seconds."""
+    """Run the edge of this repository as a process. It revalidates an original after two seconds."""
     port = _free_port()
     directory.mkdir(parents=True)
     config = directory / "imgproxy.toml"
@@ -111,7 +111,7 @@ async def _imgproxy(directory: Path, origin_port: int, *, more: str = "") -> Asy
 
 @asynccontextmanager
 async def _varnish(directory: Path, vcl: str, port: int) -> AsyncIterator[str]:
-    """Varnish with this VCL; its version."""
+    """Run Varnish with this VCL. Yields its version."""
     program = _binary("varnishd")
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "test.vcl"
@@ -124,7 +124,7 @@ async def _varnish(directory: Path, vcl: str, port: int) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _nginx(directory: Path, text: str, port: int) -> AsyncIterator[str]:
-    """Nginx with this part of its http block; its version."""
+    """Run nginx with this part of its http block. Yields its version."""
     program = _binary("nginx")
     directory.mkdir(parents=True, exist_ok=True)
     temporary = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi"))
@@ -142,14 +142,14 @@ async def _nginx(directory: Path, text: str, port: int) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def imgproxy(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """The edge alone."""
+    """Run the edge alone."""
     async with _imgproxy(directory / "edge", origin_port) as target:
         yield target
 
 
 @asynccontextmanager
 async def imgproxy_varnish(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """The edge with Varnish in front, by deploy/varnish; purges go to the edge."""
+    """Run the edge behind Varnish with deploy/varnish. Purges go to the edge."""
     _binary("varnishd")
     port = _free_port()
     more = f'[[downstream]]\nkind = "varnish"\nurl = "http://127.0.0.1:{port}/"\nwait_s = 10\n'
@@ -168,7 +168,7 @@ async def imgproxy_varnish(directory: Path, origin_port: int) -> AsyncIterator[T
 
 @asynccontextmanager
 async def imgproxy_nginx(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """The edge with nginx in front, by deploy/nginx; purges go to the edge, nginx asks it before each use."""
+    """Run the edge behind nginx with deploy/nginx. Purges go to the edge, which nginx asks before each use."""
     _binary("nginx")
     port = _free_port()
     async with _imgproxy(directory / "edge", origin_port) as edge:
@@ -189,21 +189,21 @@ async def imgproxy_nginx(directory: Path, origin_port: int) -> AsyncIterator[Tar
 
 @asynccontextmanager
 async def varnish_purge(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """Varnish, purged by URL."""
+    """Run Varnish, purged by URL."""
     async with _plain_varnish(directory, origin_port) as (url, version):
         yield Target("Varnish PURGE", url, "PURGE", version=version)
 
 
 @asynccontextmanager
 async def varnish_ban(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """Varnish, purged by a ban on the path."""
+    """Run Varnish, purged by a ban on the path."""
     async with _plain_varnish(directory, origin_port) as (url, version):
         yield Target("Varnish BAN", url, "BAN", version=version)
 
 
 @asynccontextmanager
 async def varnish_xkey(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """Varnish, purged by tag."""
+    """Run Varnish, purged by tag."""
     async with _plain_varnish(directory, origin_port) as (url, version):
         yield Target("Varnish xkey", url, "xkey", version=version)
 
@@ -218,7 +218,7 @@ async def _plain_varnish(directory: Path, origin_port: int) -> AsyncIterator[tup
 
 @asynccontextmanager
 async def nginx(directory: Path, origin_port: int) -> AsyncIterator[Target]:
-    """Nginx' proxy_cache, which open-source nginx cannot purge."""
+    """Run nginx with proxy_cache, which open-source nginx cannot purge."""
     port = _free_port()
     text = (HERE / "configs" / "nginx.conf").read_text("utf-8").replace("@ORIGIN_PORT@", str(origin_port))
     text = text.replace("@PORT@", str(port)).replace("@DIRECTORY@", str(directory))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def markdown(results: Sequence[tuple[Target, dict[str, Outcome]]]) -> str:
-    """One row a scenario, one column a proxy; what was seen stands beside what does not hold."""
+    """Make the table: a row for each scenario, a column for each proxy. A cell that does not hold says what was seen."""
     titles = list(dict.fromkeys(title for _, outcomes in results for title in outcomes))
     names = [f"{target.name} {target.version}".strip() for target, _ in results]
     rows = [["the purge meets", *names], ["---", *("---" for _ in names)]]
@@ -25,22 +25,22 @@ def markdown(results: Sequence[tuple[Target, dict[str, Outcome]]]) -> str:
 
 
 def page(results: Sequence[tuple[Target, dict[str, Outcome]]], *, scenarios: dict[str, str], date: str) -> str:
-    """The table as a page of the documentation, with what was measured, how and when."""
+    """Make the page of the documentation: the table, and what was measured, how and when."""
     lines = [
         "# What a purge means: imgproxy, Varnish, nginx",
         "",
-        "Each row is a scenario: a picture is cached, or on its way, when it is replaced or revoked at the origin and",
-        "purged. **kept** means that a request which came after the purge was confirmed got the old picture. The suite",
-        "plays the origin and holds its answers, so that every order of events is the same in each run.",
+        "Each row is a scenario: a picture is cached, or being fetched, when it is replaced or revoked at the origin and",
+        "purged. **kept** means: a request that came after the confirmed purge still got the old picture. The suite is also",
+        "the origin. It holds its answers, so that the order of events is the same in each run.",
         "",
         markdown(results).strip(),
         "",
-        "Varnish and nginx stand here as their manuals configure them (`tests/purge_tests/configs/`); Varnish's columns",
-        "are its three ways to purge. `imgproxy + …` is our edge behind the configurations in `deploy/`, purged by one",
-        "call to the edge. Open-source nginx has no purge.",
+        "Varnish and nginx alone are configured as in their manuals (`tests/purge_tests/configs/`). Varnish has three",
+        "columns, one for each way to purge it. Open-source nginx has no purge. `imgproxy + …` is our edge behind the",
+        "configurations in `deploy/`. It is purged by one call to the edge.",
         "",
-        f"Measured on {date} by `cd tests && python -m purge_tests --page ../docs/purge-comparison.md`, with the versions",
-        "in the head of the table. It runs against any proxy: `python -m purge_tests --help`.",
+        f"Measured on {date} by `cd tests && python -m purge_tests --page ../docs/purge-comparison.md`. The head of the",
+        "table has the versions. The suite can test any proxy: `python -m purge_tests --help`.",
         "",
         "| scenario | what is expected |",
         "| --- | --- |",
@@ -62,7 +62,7 @@ def _cell(outcome: Outcome | None) -> str:
 
 
 def as_json(results: Sequence[tuple[Target, dict[str, Outcome]]]) -> str:
-    """A list of proxies, each with its outcomes."""
+    """Make JSON: a list of proxies, each with its outcomes."""
     found = [
         {
             "name": target.name,

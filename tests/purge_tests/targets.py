@@ -1,4 +1,4 @@
-"""The proxies that can be put to the test: where they listen, and how they are told to purge."""
+"""The proxies under test: where they listen, and how they are purged."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-# How a proxy is purged: by the method PURGE or BAN on the picture's URL, by PURGE with the picture's tag, or not at all.
+# How a proxy is purged: by method PURGE or BAN on the picture's URL, by PURGE with the picture's tag, or not at all.
 PurgeBy = Literal["PURGE", "BAN", "xkey", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A proxy. `purge_url` is where purges go, if not to the proxy itself."""
+    """A proxy. Purges go to `purge_url`; unset: to the proxy itself."""
 
     name: str
     url: str
@@ -30,7 +30,7 @@ class Target:
     version: str = ""
 
     async def purge(self, session: aiohttp.ClientSession, name: str, query: str = "") -> int | None:
-        """Purge a picture by its URL or tag; the status of the answer, None where there is no purge."""
+        """Purge a picture by its URL or tag. Returns the status of the answer, or None if the proxy has no purge."""
         if self.purge_by == "none":
             return None
         base = self.purge_url or self.url

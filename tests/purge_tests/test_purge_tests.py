@@ -1,4 +1,4 @@
-"""The black-box suite: what it finds in our edge, in Varnish and in nginx, and that it finds a proxy that forgets nothing."""
+"""The black-box suite, run against our edge, Varnish, nginx, and a proxy that ignores purges."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_FLIGHT = ("fetch in flight, before its headers", "clients waiting for that fe
 
 
 class NeverForgets:
-    """A proxy that keeps the first answer to each request, says yes to every purge, and forgets nothing."""
+    """A proxy that keeps the first answer to each request, confirms every purge, and ignores it."""
 
     def __init__(self, session: aiohttp.ClientSession, origin_port: int) -> None:
         self._session = session
@@ -64,8 +64,8 @@ async def outcomes_of_never_forgets(there: Origin, only: str | None = None) -> t
 @pytest.mark.parametrize(
     "only", ["cached", "size", "format", "HEAD", "Range", "before its headers", "revoked", "fails"]
 )
-async def test_a_proxy_that_forgets_nothing_is_found_out(only: str) -> None:
-    """Every kind of scenario sees the old picture where it is kept; otherwise a green row would mean nothing."""
+async def test_a_proxy_that_ignores_purges_fails(only: str) -> None:
+    """Every kind of scenario sees the old picture there; otherwise a green row would prove nothing."""
     async with origin() as there:
         _, outcomes = await outcomes_of_never_forgets(there, only)
 
@@ -74,7 +74,7 @@ async def test_a_proxy_that_forgets_nothing_is_found_out(only: str) -> None:
 
 
 async def test_the_table_has_a_row_a_scenario_and_says_what_was_kept() -> None:
-    """In Markdown for people, in JSON for scripts."""
+    """The table in Markdown and the JSON have the same outcomes."""
     async with origin() as there:
         result = await outcomes_of_never_forgets(there, "cached")
 
@@ -89,7 +89,7 @@ async def test_the_table_has_a_row_a_scenario_and_says_what_was_kept() -> None:
 
 
 async def run_suite(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    """Run the suite as people do, from tests/."""
+    """Run the suite as documented, from tests/."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -119,7 +119,7 @@ def installed(names: Iterable[str]) -> bool:
     [("imgproxy", ()), ("imgproxy-varnish", ("varnishd",)), ("imgproxy-nginx", ("nginx",))],
 )
 async def test_every_scenario_holds_for_us(start: str, programs: tuple[str, ...]) -> None:
-    """Alone, behind Varnish and behind nginx, by the configurations in deploy/."""
+    """The edge passes alone, behind Varnish and behind nginx, with the configurations in deploy/."""
     if not installed(programs):
         pytest.skip(f"{', '.join(programs)} is not installed")
     code, (ours,) = await run_suite("--start", start)
@@ -131,7 +131,7 @@ async def test_every_scenario_holds_for_us(start: str, programs: tuple[str, ...]
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["varnish-purge", "varnish-ban", "varnish-xkey", "nginx"])
 async def test_what_others_keep_is_recorded(start: str, record_property: Callable[[str, object], None]) -> None:
-    """The control: a cached picture goes, a fetch in flight stays. Only what the table claims is checked."""
+    """The control: others remove a cached picture, and keep a fetch in flight. Only claims of the table are checked."""
     if not installed(["nginx" if start == "nginx" else "varnishd"]):
         pytest.skip(f"{start}: not installed")
     _, (found,) = await run_suite("--start", start)
