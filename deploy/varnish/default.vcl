@@ -7,11 +7,11 @@
 #     url = "http://127.0.0.1:80/"       # this Varnish; one section for each, where there are several
 #     token_file = "/etc/imgproxy/varnish.token"
 #
-# and the same token in varnishd's environment as IMGPROXY_PURGE_TOKEN (systemd: Environment= in an override). Without
-# it, PURGE is let in by address alone.
+# Set the same token in varnishd's environment as IMGPROXY_PURGE_TOKEN (systemd: Environment= in an override). Without
+# it, PURGE is allowed by address alone.
 #
-# What it does: keeps answers for as long as CDN-Cache-Control says, knows each by the tags in `xkey`, and drops them
-# when imgproxy sends PURGE with tags. Nothing is served past its time, and nothing from an older proof: no grace, no keep.
+# Answers are kept for as long as CDN-Cache-Control says. imgproxy removes them by PURGE with the tags in `xkey`. Nothing
+# is served or revalidated after its time: no grace, no keep.
 vcl 4.1;
 
 import std;
@@ -21,7 +21,7 @@ backend imgproxy {
     .host = "127.0.0.1";
     .port = "8080";
     .connect_timeout = 2s;
-    # Longer than a fetch (10 s), a place in the queue (5 s) and a render (10 s) together.
+    # Longer than a fetch (10 s), a wait in the queue (5 s) and a render (10 s) together.
     .first_byte_timeout = 30s;
     .between_bytes_timeout = 10s;
     .max_connections = 500;
@@ -38,7 +38,7 @@ sub vcl_recv {
         if (client.ip !~ purgers) {
             return (synth(403, "Forbidden"));
         }
-        # Matched, not compared: what is not set is no empty string.
+        # A match, because a variable that is not set does not equal "".
         if (std.getenv("IMGPROXY_PURGE_TOKEN") ~ "."
             && req.http.Authorization != "Bearer " + std.getenv("IMGPROXY_PURGE_TOKEN")) {
             return (synth(403, "Forbidden"));
@@ -46,11 +46,11 @@ sub vcl_recv {
         if (!req.http.xkey-purge) {
             return (synth(400, "xkey-purge is missing"));
         }
-        # A hard purge: softpurge would leave a revoked picture to be served once more.
+        # A hard purge: after a softpurge a revoked picture could be served once more.
         return (synth(200, "Purged " + xkey.purge(req.http.xkey-purge)));
     }
 
-    # The webhook may come this way; the rest of the admin routes is nobody's business out here.
+    # The webhook is public. The other admin routes are not.
     if (req.url ~ "^/-/webhooks/") {
         return (pass);
     }
@@ -61,11 +61,11 @@ sub vcl_recv {
         return (synth(405, "Method Not Allowed"));
     }
 
-    # An image depends on neither; the URL stays as it is, for its signature covers every byte.
+    # An image depends on neither. The URL stays as it is, because its signature covers every byte.
     unset req.http.Cookie;
     unset req.http.Authorization;
 
-    # Of all Accept headers imgproxy tells three apart, so no more than three answers are kept.
+    # imgproxy distinguishes three kinds of Accept headers. So at most three answers of a URL are kept.
     if (req.http.Accept ~ "image/avif" && req.http.Accept !~ "image/avif *; *q=0(\.0*)? *(,|$)") {
         set req.http.Accept = "image/avif,image/webp";
     } elsif (req.http.Accept ~ "image/webp" && req.http.Accept !~ "image/webp *; *q=0(\.0*)? *(,|$)") {
@@ -81,7 +81,7 @@ sub vcl_recv {
 
 sub vcl_hash {
     hash_data(req.url);
-    # Vary would do; but requests for different formats of one URL would wait for each other's fetch.
+    # With Vary alone, requests for different formats of one URL would wait for each other's fetch.
     if (req.url ~ "[?&]auto=[^&]*format") {
         hash_data(req.http.Accept);
     }
@@ -89,27 +89,27 @@ sub vcl_hash {
 }
 
 sub vcl_backend_response {
-    # Stale answers are how a revoked picture comes back.
+    # A stale answer could be a revoked picture.
     set beresp.grace = 0s;
     set beresp.keep = 0s;
-    # RFC 9213: this header is for caches like this one, which are purged; Cache-Control is for browsers, which are not.
+    # RFC 9213: CDN-Cache-Control is for caches that are purged, like this one. Cache-Control is for browsers.
     if (beresp.http.CDN-Cache-Control ~ "(?i)no-store|no-cache|private") {
         set beresp.uncacheable = true;
         set beresp.ttl = 10s;
     } elsif (beresp.http.CDN-Cache-Control ~ "(?i)max-age=\d+") {
         set beresp.ttl = std.duration(regsub(beresp.http.CDN-Cache-Control, "(?i)^.*max-age=(\d+).*$", "\1s"), 0s);
     }
-    # An answer that cannot be purged is not kept.
+    # An answer without tags cannot be purged, so it is not kept for long.
     if (!beresp.http.xkey && beresp.ttl > 60s) {
         set beresp.ttl = 60s;
     }
 }
 
 sub vcl_deliver {
-    # max-age counts from here: what is kept here is purged, so its age says nothing about a picture being revoked.
+    # max-age of browsers counts from here, because this cache is purged.
     unset resp.http.Age;
     unset resp.http.CDN-Cache-Control;
-    # Remove these lines where another CDN in front purges by them.
+    # Remove these lines if another CDN in front purges by these headers.
     unset resp.http.xkey;
     unset resp.http.Surrogate-Key;
     unset resp.http.Cache-Tag;

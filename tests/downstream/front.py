@@ -23,14 +23,14 @@ Kind = Literal["varnish", "nginx"]
 
 @dataclass(frozen=True, slots=True)
 class Fronted:
-    """The site, the cache in front of it, and the network in between."""
+    """The site, the cache in front of it, and the network between them."""
 
     here: Site
     url: str
     network: Relay
 
     async def send(self, method: str, target: str, **headers: str) -> Reply:
-        """Ask the cache in front."""
+        """Send a request to the cache in front."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self.url + target, encoded=True)
         async with self.here.session.request(method, url, headers=named) as response:
@@ -41,7 +41,7 @@ class Fronted:
         return await self.send("GET", target, **headers)
 
     async def has_hit(self, target: str, **headers: str) -> bool:
-        """Whether the cache in front has this answer, and may use it."""
+        """Whether the cache in front answers this from its store."""
         reply = await self.get(target, **headers)
         assert reply.status == 200
         return reply.cache_status.endswith("varnish; hit") or reply.headers.get("X-Cache") == "REVALIDATED"
@@ -49,7 +49,7 @@ class Fronted:
 
 @asynccontextmanager
 async def fronted(tmp_path: Path, kind: Kind, **options: Any) -> AsyncIterator[Fronted]:
-    """Start library, edge and cache; options are those of `site`. Skips where the cache's program is missing."""
+    """Start library, edge and cache. The options are those of `site`. Skips the test if the program is not installed."""
     binary({"varnish": "varnishd", "nginx": "nginx"}[kind])
     port = free_port()
     if kind == "varnish":

@@ -11,7 +11,7 @@ from tests.support.site import KEY, jpeg
 
 
 async def test_it_asks_before_each_use_and_gets_no_body(tmp_path: Path) -> None:
-    """The bytes come from nginx, the right to show them from the edge: a 304 that costs neither a render nor a body."""
+    """nginx sends the bytes after a 304 from the edge, which costs neither a render nor a body."""
     async with fronted(tmp_path, "nginx") as front:
         first = await front.get(f"/{KEY}?w=50")
         sent_bytes = front.here.metric("imgproxy_sent_bytes_total")
@@ -26,7 +26,7 @@ async def test_it_asks_before_each_use_and_gets_no_body(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_one_request_of_many_at_once_goes_to_the_edge(tmp_path: Path) -> None:
-    """The lock: a picture nobody has is asked for once, then once for each use."""
+    """The lock: a new picture is requested once, and then once for each use."""
     async with fronted(tmp_path, "nginx") as front:
         replies = await asyncio.gather(*(front.get(f"/{KEY}?w=50") for _ in range(8)))
 
@@ -35,7 +35,7 @@ async def test_one_request_of_many_at_once_goes_to_the_edge(tmp_path: Path) -> N
 
 @pytest.mark.slow
 async def test_errors_and_what_cdns_must_not_keep_are_not_stored(tmp_path: Path) -> None:
-    """cdn_ttl_s = 0 means not at all; a 404 is asked for again."""
+    """With cdn_ttl_s = 0 nothing is stored, and a 404 never is."""
     async with fronted(tmp_path, "nginx", freshness=FreshnessSettings(cdn_ttl_s=0)) as front:
         for _ in range(2):
             assert (await front.get(f"/{KEY}?w=50")).headers["X-Cache"] == "MISS"
@@ -47,7 +47,7 @@ async def test_errors_and_what_cdns_must_not_keep_are_not_stored(tmp_path: Path)
 
 @pytest.mark.slow
 async def test_it_tells_three_accept_headers_apart(tmp_path: Path) -> None:
-    """Browsers of one class share an answer."""
+    """Browsers with the same formats share an answer."""
     async with fronted(tmp_path, "nginx") as front:
         target = f"/{KEY}?w=50&auto=format"
         kinds = [
@@ -64,7 +64,7 @@ async def test_it_tells_three_accept_headers_apart(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_it_shows_images_and_the_webhook_and_nothing_else(tmp_path: Path) -> None:
-    """Admin routes are not for the outside; neither are other methods."""
+    """Admin routes and other methods are blocked."""
     async with fronted(tmp_path, "nginx") as front:
         assert (await front.get("/-/status", Authorization="Bearer admin-token")).status == 404
         assert (await front.send("POST", "/api/v1/purge")).status == 404

@@ -13,7 +13,7 @@ from tests.support.site import KEY
 
 
 async def test_it_keeps_answers_as_long_as_the_header_for_cdns_says(tmp_path: Path) -> None:
-    """Not as long as browsers may; and what leaves it is for browsers alone."""
+    """The limit of browsers does not count, and headers for CDNs are removed from the answer."""
     freshness = FreshnessSettings(browser_ttl_s=0)
     async with fronted(tmp_path, "varnish", freshness=freshness) as front:
         await front.get(f"/{KEY}?w=50")
@@ -26,7 +26,7 @@ async def test_it_keeps_answers_as_long_as_the_header_for_cdns_says(tmp_path: Pa
 
 @pytest.mark.slow
 async def test_it_keeps_nothing_that_cdns_must_not_keep(tmp_path: Path) -> None:
-    """cdn_ttl_s = 0 means 0, whatever browsers may."""
+    """With cdn_ttl_s = 0 nothing is kept, even if browsers may keep it."""
     async with fronted(tmp_path, "varnish", freshness=FreshnessSettings(cdn_ttl_s=0, browser_ttl_s=300)) as front:
         for _ in range(3):
             assert not await front.has_hit(f"/{KEY}?w=50")
@@ -34,7 +34,7 @@ async def test_it_keeps_nothing_that_cdns_must_not_keep(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_it_tells_three_accept_headers_apart(tmp_path: Path) -> None:
-    """Browsers of one class share an answer, and where the URL names the format, all of them do."""
+    """Browsers with the same formats share an answer. If the URL names the format, all browsers do."""
     async with fronted(tmp_path, "varnish") as front:
         target = f"/{KEY}?w=50&auto=format"
         kinds = [
@@ -52,8 +52,8 @@ async def test_it_tells_three_accept_headers_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_without_a_token_it_lets_in_by_address(tmp_path: Path) -> None:
-    """A purge from the loopback needs none where Varnish was given none."""
+async def test_without_a_token_it_allows_purges_by_address(tmp_path: Path) -> None:
+    """A purge from the loopback needs no token if Varnish has none."""
     async with (
         cdn() as backend,
         varnish(tmp_path, backend.port, purge_token=None) as url,
@@ -66,8 +66,8 @@ async def test_without_a_token_it_lets_in_by_address(tmp_path: Path) -> None:
         assert backend.asked == []
 
 
-async def test_only_who_has_the_token_may_purge(tmp_path: Path) -> None:
-    """By the method PURGE with tags; nobody purges by URL, and without tags nothing is purged."""
+async def test_a_purge_needs_the_token_and_tags(tmp_path: Path) -> None:
+    """A PURGE without the token is 403, and one without tags is 400."""
     bearer = f"Bearer {PURGE_TOKEN}"
     asked: list[tuple[dict[str, str], int]] = [
         ({"xkey-purge": "k-1"}, 403),
@@ -83,7 +83,7 @@ async def test_only_who_has_the_token_may_purge(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_it_shows_images_and_the_webhook_and_nothing_else(tmp_path: Path) -> None:
-    """Admin routes are not for the outside; neither are other methods."""
+    """Admin routes and other methods are blocked."""
     async with fronted(tmp_path, "varnish") as front:
         assert (await front.get("/-/status", Authorization="Bearer admin-token")).status == 404
         assert (await front.send("POST", "/api/v1/purge")).status == 404

@@ -1,10 +1,7 @@
-"""What a purge promises, asked for by an operator, a webhook or imgix's API."""
+"""Purges by an operator, a webhook or imgix's API, and what they guarantee."""
 
 import asyncio
-import hashlib
-import hmac
 import json
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +13,9 @@ from imgproxy.config.sections import FreshnessSettings, PurgeSettings, ServerSet
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
-from tests.support.site import ADMIN, KEY, SECRET, Held, Reply, Site, jpeg, red_of, site, until
+from tests.support.frontends import free_port
+from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, red_of, site, until
+from tests.support.webhooks import deliver, deliver_raw
 
 OTHER = "2026/03/15/other.jpg"
 
@@ -28,19 +27,8 @@ def files_of(tmp_path: Path) -> list[str]:
     return sorted(str(path.relative_to(cache)) for path in found)
 
 
-async def deliver(here: Site, event: str, entry: str | None, *, delivery: str = "d-1", secret: str = SECRET) -> Reply:
-    """Deliver a webhook, signed."""
-    body = json.dumps({"event": event, "deliveryId": delivery, "mediaId": entry, "projectId": 1}).encode()
-    return await deliver_raw(here, body, "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest())
-
-
-async def deliver_raw(here: Site, body: bytes, signature: str) -> Reply:
-    """Deliver these bytes with this signature."""
-    return await here.send("POST", "/-/webhooks/livingdocs", data=body, headers={"x-livingdocs-signature": signature})
-
-
 async def test_after_a_revocation_and_a_purge_the_next_answer_is_403_and_no_byte_is_left(tmp_path: Path) -> None:
-    """The main promise, whatever size is asked for."""
+    """The main guarantee, for every size."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         for query in ("w=100", "w=200&fm=webp", ""):
@@ -60,8 +48,8 @@ async def test_after_a_revocation_and_a_purge_the_next_answer_is_403_and_no_byte
         await until(lambda: files_of(tmp_path) == [])
 
 
-async def test_a_purge_takes_every_key_of_the_entry(tmp_path: Path) -> None:
-    """Keys of before a replacement are found through the keys API."""
+async def test_a_purge_covers_every_key_of_the_entry(tmp_path: Path) -> None:
+    """The keys API also lists keys from before a replacement."""
     async with site(tmp_path, pictures={KEY: jpeg(200), OTHER: jpeg(50)}) as here:
         entry = here.library.entry_id(KEY)
         asset = here.library.store.all_entries()[1].asset
@@ -87,7 +75,7 @@ async def test_a_purge_takes_every_key_of_the_entry(tmp_path: Path) -> None:
 
 
 async def test_a_purge_again_is_a_purge_of_nothing(tmp_path: Path) -> None:
-    """Idempotent: the same keys, no variants, 200."""
+    """It is idempotent: the same keys, no variants, 200."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         await here.get(f"/{KEY}?w=50")
@@ -99,7 +87,7 @@ async def test_a_purge_again_is_a_purge_of_nothing(tmp_path: Path) -> None:
 
 
 async def test_receipts_outlive_a_restart_and_can_be_asked_for(tmp_path: Path) -> None:
-    """Each as it was given, with its reason and time: of an entry, of a key, by number; the newest first."""
+    """By entry, by key or by number, newest first: each as it was given, with its reason and time."""
     async with site(tmp_path, pictures={KEY: jpeg(1), OTHER: jpeg(2)}) as here:
         entry = here.library.entry_id(KEY)
         await here.get(f"/{KEY}?w=50")
@@ -139,10 +127,10 @@ async def test_receipts_outlive_a_restart_and_can_be_asked_for(tmp_path: Path) -
         ("/-/purges?key=a%2F..%2Fb", 400, "bad-url"),
     ],
 )
-async def test_a_question_for_receipts_that_is_none_says_what_was_expected(
+async def test_a_wrong_request_for_receipts_says_what_was_expected(
     tmp_path: Path, path: str, status: int, kind: str
 ) -> None:
-    """A number that was never given is 404, what is no number or no such filter is 400; all need the token."""
+    """An unknown number is 404; other wrong values and filters are 400. All need the token."""
     async with site(tmp_path) as here:
         answer = await here.get(path, **ADMIN)
         open_answer = await here.get(path)
@@ -152,7 +140,7 @@ async def test_a_question_for_receipts_that_is_none_says_what_was_expected(
 
 
 async def test_an_edited_picture_is_new_after_its_purge(tmp_path: Path) -> None:
-    """Other bytes under the same key are fetched, and have another entity tag."""
+    """The other bytes under the same key are fetched, and have another entity tag."""
     async with site(tmp_path) as here:
         before = await here.get(f"/{KEY}?w=50")
         await here.library.put(KEY, jpeg(20))
@@ -166,7 +154,7 @@ async def test_an_edited_picture_is_new_after_its_purge(tmp_path: Path) -> None:
 
 
 async def test_keys_can_be_purged_without_their_entry(tmp_path: Path) -> None:
-    """By list, and by the method PURGE on the image's URL, whose parameters do not matter."""
+    """A list of keys works, and so does the method PURGE on an image's URL with any parameters."""
     async with site(tmp_path, pictures={KEY: jpeg(1), OTHER: jpeg(2)}) as here:
         for key in (KEY, OTHER):
             await here.get(f"/{key}?w=50")
@@ -183,7 +171,7 @@ async def test_keys_can_be_purged_without_their_entry(tmp_path: Path) -> None:
 
 
 async def test_imgixs_purge_api_answers_200_on_repeats(tmp_path: Path) -> None:
-    """Both content types, any host, query ignored: what a Livingdocs server posts already."""
+    """It takes both content types and any host, and ignores the query, as a Livingdocs server needs."""
     async with site(tmp_path) as here:
         await here.get(f"/{KEY}?w=50")
         body = {"data": {"type": "purges", "attributes": {"url": f"https://images.example/{KEY}?auto=format&s=abc"}}}
@@ -206,8 +194,8 @@ async def test_imgixs_purge_api_answers_200_on_repeats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"no", b"[]", b"{}", b'{"keys": []}', b'{"keys": [1]}', b'{"keys": "a"}', b"[" * 100_000]
 )
-async def test_a_body_that_is_no_list_of_keys_is_400(tmp_path: Path, body: bytes) -> None:
-    """The text says what the body must be; nothing is purged."""
+async def test_a_body_without_a_list_of_keys_is_400(tmp_path: Path, body: bytes) -> None:
+    """Nothing is purged."""
     async with site(tmp_path) as here:
         reply = await here.send("POST", "/-/purge/keys", headers=ADMIN, data=body)
 
@@ -217,15 +205,15 @@ async def test_a_body_that_is_no_list_of_keys_is_400(tmp_path: Path, body: bytes
 
 
 async def test_a_body_over_its_limit_is_413(tmp_path: Path) -> None:
-    """It is not read to its end, announced or not."""
+    """A body over the limit is refused."""
     async with site(tmp_path, purge=PurgeSettings(max_body_bytes=1000)) as here:
         reply = await here.send("POST", "/-/purge/keys", headers=ADMIN, data=b"x" * 2000)
 
         assert reply.status == 413
 
 
-async def test_an_entry_nobody_knows_is_404(tmp_path: Path) -> None:
-    """A typo in an id is not answered as if something had been purged."""
+async def test_an_unknown_entry_is_404(tmp_path: Path) -> None:
+    """A typo in an id does not look like a successful purge."""
     async with site(tmp_path) as here:
         reply = await here.purge("nobody")
 
@@ -233,8 +221,8 @@ async def test_an_entry_nobody_knows_is_404(tmp_path: Path) -> None:
         assert "nobody" in reply.json()["detail"]
 
 
-async def test_a_purge_without_the_keys_api_takes_what_is_known_and_goes_on(tmp_path: Path) -> None:
-    """202 and pending at once, with the keys last seen gone; the rest by itself when the API is back."""
+async def test_a_purge_without_the_keys_api_purges_known_keys_and_is_pending(tmp_path: Path) -> None:
+    """The answer is 202 at once, with the keys last seen purged. The rest follows when the API is back."""
     settings = PurgeSettings(expand_timeout_s=0.5, retry_max_s=1)
     async with site(tmp_path, purge=settings) as here:
         entry = here.library.entry_id(KEY)
@@ -256,7 +244,7 @@ async def test_a_purge_without_the_keys_api_takes_what_is_known_and_goes_on(tmp_
 
 
 async def test_a_pending_purge_is_taken_up_after_a_restart(tmp_path: Path) -> None:
-    """The journal remembers what is still to be expanded."""
+    """The journal has the purges that are still to be expanded."""
     settings = PurgeSettings(expand_timeout_s=0.5)
     async with site(tmp_path, purge=settings) as here:
         entry = here.library.entry_id(KEY)
@@ -269,7 +257,7 @@ async def test_a_pending_purge_is_taken_up_after_a_restart(tmp_path: Path) -> No
 
 
 async def test_a_deleted_entry_is_purged_by_the_keys_last_seen(tmp_path: Path) -> None:
-    """After the deletion the keys API knows nothing; the journal does."""
+    """After the deletion only the journal knows the keys."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         await here.purge(entry)
@@ -283,7 +271,7 @@ async def test_a_deleted_entry_is_purged_by_the_keys_last_seen(tmp_path: Path) -
 
 
 async def test_purges_of_one_entry_at_once_are_few(tmp_path: Path) -> None:
-    """Twenty calls share the purge that is to come; each began after its call, so each keeps its promise."""
+    """Twenty calls share the next purge. It begins after all of them, so it covers each."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         await here.get(f"/{KEY}?w=50")
@@ -294,8 +282,8 @@ async def test_purges_of_one_entry_at_once_are_few(tmp_path: Path) -> None:
         assert here.probe.count("keys", entry) <= 3
 
 
-async def test_a_soft_purge_serves_once_more_and_asks_behind(tmp_path: Path) -> None:
-    """The variant stays, the origin is asked; where it changed, it is gone with that."""
+async def test_a_soft_purge_serves_once_more_and_revalidates(tmp_path: Path) -> None:
+    """The old variant is served once. The revalidation finds the change and purges."""
     async with site(tmp_path, freshness=FreshnessSettings(settle_s=0)) as here:
         entry = here.library.entry_id(KEY)
         await here.get(f"/{KEY}?w=50")
@@ -313,7 +301,7 @@ async def test_a_soft_purge_serves_once_more_and_asks_behind(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("reason", ["revoke", "invalid", "delete", "Revoke"])
 async def test_a_takedown_is_never_soft(tmp_path: Path, reason: str) -> None:
-    """A picture that must go is not served once more."""
+    """A revoked picture must not be served once more."""
     async with site(tmp_path) as here:
         reply = await here.purge(here.library.entry_id(KEY), f"?soft=1&reason={reason}")
 
@@ -324,8 +312,8 @@ async def test_a_takedown_is_never_soft(tmp_path: Path, reason: str) -> None:
 # --- settling --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_fetched_just_after_a_purge_is_checked_when_the_settle_time_ends(tmp_path: Path) -> None:
-    """A replica that still had the old picture does not leave it in the cache."""
+async def test_an_original_fetched_just_after_a_purge_is_revalidated_when_the_settle_time_ends(tmp_path: Path) -> None:
+    """If a lagging replica served the old picture, it does not stay in the cache."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=FreshnessSettings(settle_s=2)) as here:
         entry = here.library.entry_id(KEY)
@@ -334,7 +322,7 @@ async def test_what_was_fetched_just_after_a_purge_is_checked_when_the_settle_ti
         getting = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(Point.BEFORE_FETCH)
         held.release(Point.BEFORE_FETCH)
-        held.hold(Point.BEFORE_FETCH)  # the check: however slow all this is, it asks after the picture has changed
+        held.hold(Point.BEFORE_FETCH)  # holds the check until the picture has changed, also on a slow machine
         assert abs(red_of((await getting).body) - 200) <= 2
         await here.library.put(KEY, jpeg(20))
         held.release(Point.BEFORE_FETCH)
@@ -343,8 +331,8 @@ async def test_what_was_fetched_just_after_a_purge_is_checked_when_the_settle_ti
         assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
 
 
-async def test_what_was_to_be_checked_is_checked_after_a_restart(tmp_path: Path) -> None:
-    """The journal remembers which keys a purge has left to be checked."""
+async def test_the_check_survives_a_restart(tmp_path: Path) -> None:
+    """The journal has the keys that are to be checked."""
     async with site(tmp_path, freshness=FreshnessSettings(settle_s=600)) as here:
         await here.purge(here.library.entry_id(KEY))
         await here.get(f"/{KEY}?w=50")
@@ -369,8 +357,8 @@ async def test_events_that_change_a_picture_purge_it(tmp_path: Path, kind: str) 
         assert "fwd=uri-miss" in (await here.get(f"/{KEY}?w=50")).cache_status
 
 
-async def test_a_delete_event_purges_the_keys_learnt_at_its_creation(tmp_path: Path) -> None:
-    """`create` remembers what `delete` can no longer ask for."""
+async def test_a_delete_event_purges_the_keys_learnt_by_the_create_event(tmp_path: Path) -> None:
+    """After the deletion the keys API cannot be asked any more."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         assert (await deliver(here, "mediaLibraryEntry.create", entry)).status == 204
@@ -384,8 +372,8 @@ async def test_a_delete_event_purges_the_keys_learnt_at_its_creation(tmp_path: P
         assert (await here.get(f"/{KEY}?w=50")).status == 404
 
 
-async def test_a_create_event_comes_again_until_its_keys_are_known(tmp_path: Path) -> None:
-    """It is not acknowledged while the keys API gives no answer, nor is its delivery remembered."""
+async def test_a_create_event_fails_until_its_keys_are_known(tmp_path: Path) -> None:
+    """While the keys API does not answer, it is not acknowledged and its delivery is not remembered."""
     async with site(tmp_path, purge=PurgeSettings(expand_timeout_s=0.5)) as here:
         entry = here.library.entry_id(KEY)
         await here.library.stop()
@@ -397,10 +385,8 @@ async def test_a_create_event_comes_again_until_its_keys_are_known(tmp_path: Pat
 
 
 @pytest.mark.parametrize("on_create", [True, False])
-async def test_a_create_event_makes_the_configured_variants_where_that_is_wanted(
-    tmp_path: Path, on_create: bool
-) -> None:
-    """The first reader of a new picture is a hit, without a render of their own; by default nobody renders ahead."""
+async def test_a_create_event_makes_the_configured_variants_if_configured(tmp_path: Path, on_create: bool) -> None:
+    """The first request for a new picture is then a hit. By default nothing is rendered ahead."""
     settings = WarmSettings(queries=("w=50", "w=60"), accept=("legacy",), on_create=on_create)
     async with site(tmp_path, warm=settings) as here:
         assert (await deliver(here, "mediaLibraryEntry.create", here.library.entry_id(KEY))).status == 204
@@ -412,7 +398,7 @@ async def test_a_create_event_makes_the_configured_variants_where_that_is_wanted
 
 
 async def test_an_active_event_forgets_the_refusal(tmp_path: Path) -> None:
-    """A picture that is allowed again is served at once, not when the remembered 403 runs out."""
+    """An unrevoked picture is served at once, before the remembered 403 expires."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         await here.library.patch(entry, RevokeAsset())
@@ -427,7 +413,7 @@ async def test_an_active_event_forgets_the_refusal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("event", ["document.update", "publication.update", "mediaLibraryEntry.unheard-of"])
 async def test_other_events_are_204_and_do_nothing(tmp_path: Path, event: str) -> None:
-    """They may arrive at the same URL."""
+    """Livingdocs may send them to the same URL."""
     async with site(tmp_path) as here:
         reply = await deliver(here, event, here.library.entry_id(KEY))
 
@@ -436,7 +422,7 @@ async def test_other_events_are_204_and_do_nothing(tmp_path: Path, event: str) -
 
 
 async def test_a_delivery_is_handled_once_also_after_a_restart(tmp_path: Path) -> None:
-    """The same deliveryId again is acknowledged and does nothing."""
+    """A repeated deliveryId is acknowledged and does nothing."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         await deliver(here, "mediaLibraryEntry.update", entry)
@@ -448,7 +434,7 @@ async def test_a_delivery_is_handled_once_also_after_a_restart(tmp_path: Path) -
 
 
 async def test_a_webhook_needs_a_signature_by_a_configured_secret(tmp_path: Path) -> None:
-    """None, a wrong one, or one over other bytes: 401, nothing purged."""
+    """A missing signature, a wrong one, and one of other bytes are 401. Nothing is purged."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         assert (await deliver(here, "mediaLibraryEntry.revoke", entry, secret="guess")).status == 401
@@ -459,8 +445,8 @@ async def test_a_webhook_needs_a_signature_by_a_configured_secret(tmp_path: Path
 
 
 @pytest.mark.parametrize("entry", ["", ".", "..", "a/b", "a\0b", "\ud800"], ids=ascii)
-async def test_an_event_or_a_purge_of_what_is_no_entry_is_400(tmp_path: Path, entry: str) -> None:
-    """It could never be expanded, and would be tried for ever."""
+async def test_an_id_that_no_entry_can_have_is_400(tmp_path: Path, entry: str) -> None:
+    """Its purge could never be expanded, and would be tried for ever."""
     async with site(tmp_path) as here:
         event = await deliver(here, "mediaLibraryEntry.revoke", entry)
         purge = await here.purge(quote(entry, safe="", errors="surrogatepass").replace(".", "%2E"))
@@ -470,8 +456,8 @@ async def test_an_event_or_a_purge_of_what_is_no_entry_is_400(tmp_path: Path, en
         assert (here.edge.cache.epochs.seq, here.edge.purges.pending) == (0, 0)
 
 
-async def test_a_delivery_id_that_is_no_text_is_400(tmp_path: Path) -> None:
-    """Half of a surrogate pair cannot be remembered."""
+async def test_a_delivery_id_that_is_not_text_is_400(tmp_path: Path) -> None:
+    """Half of a surrogate pair cannot be written into the journal."""
     async with site(tmp_path) as here:
         reply = await deliver(here, "mediaLibraryEntry.update", here.library.entry_id(KEY), delivery="\ud800")
 
@@ -479,8 +465,8 @@ async def test_a_delivery_id_that_is_no_text_is_400(tmp_path: Path) -> None:
 
 
 async def test_the_librarys_own_webhook_takes_a_revoked_picture_down(tmp_path: Path) -> None:
-    """End to end: the newsroom revokes, the library calls, the edge forgets, and serves again when it is unrevoked."""
-    port = _free_port()
+    """End to end: the library revokes and calls the webhook, the edge answers 403, and serves again after the unrevoke."""
+    port = free_port()
     hook = Webhook(f"http://127.0.0.1:{port}/-/webhooks/livingdocs", SECRET)
     async with site(tmp_path, library={"webhook": hook}, server=ServerSettings(port=port)) as here:
         entry = here.library.entry_id(KEY)
@@ -498,9 +484,3 @@ async def _until_expanded(here: Site) -> None:
     async with asyncio.timeout(20):
         while await here.edge.cache.journal.pending_purges():
             await asyncio.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What is sent to caches in front, what their answers mean, and the settings behind it."""
+"""Purge calls to caches in front, verdicts on their answers, and the settings."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def token() -> str:
 
 
 def test_varnish_gets_a_purge_with_the_tags_in_a_header() -> None:
-    """Space-separated, each tag once, the token as bearer."""
+    """The tags are separated by spaces, each is there once, and the token is a bearer token."""
     call = Varnish("http://varnish/", token).call([KEY, ENTRY, KEY])
 
     assert (call.method, call.url, call.body) == ("PURGE", "http://varnish/", None)
@@ -39,19 +39,19 @@ def test_varnish_gets_a_purge_with_the_tags_in_a_header() -> None:
 
 
 def test_varnish_without_a_token_gets_no_authorization() -> None:
-    """Then the VCL lets in by address."""
+    """The VCL then allows purges by address."""
     assert "Authorization" not in Varnish("http://varnish/", lambda: None).call([KEY]).headers
 
 
-def test_a_full_batch_fits_into_a_header_line_of_varnish() -> None:
-    """http_req_hdr_len is 8 KiB by default; the longest tags are those of long entry ids."""
+def test_a_full_call_fits_into_a_header_line_of_varnish() -> None:
+    """http_req_hdr_len is 8 KiB by default. Long entry ids have the longest tags."""
     entries = [Subject(f"{number:0100}"[::-1], is_entry=True) for number in range(Varnish.subjects_max)]
 
     assert len(Varnish("http://varnish/", token).call(entries).headers["xkey-purge"]) < 8_000
 
 
 def test_a_template_is_escaped_where_it_is_filled_in() -> None:
-    """A key in a URL is percent-encoded but for its slashes; in JSON it is escaped."""
+    """A key is percent-encoded in a URL, except its slashes, and escaped in JSON."""
     settings = DownstreamSettings(
         kind="http",
         url="https://api.example/purge/{key}?tag={tag}",
@@ -94,7 +94,7 @@ def test_a_body_is_escaped_as_its_type_needs(content_type: str, expected: bytes)
         ("http://api/{key}/{tag}", True, False),
     ],
 )
-def test_a_template_is_called_for_what_it_has_a_place_for(url: str, keys: bool, entries: bool) -> None:
+def test_a_template_covers_what_it_has_a_placeholder_for(url: str, keys: bool, entries: bool) -> None:
     """{key} for keys, {entry} for entries, {tag} alone for both."""
     template = Template(DownstreamSettings(kind="http", url=url), token)
 
@@ -117,8 +117,8 @@ def test_a_template_is_called_for_what_it_has_a_place_for(url: str, keys: bool, 
         (PurgeAnswer(413), Result.REJECTED, None),
     ],
 )
-def test_statuses_mean_done_later_or_never_like_this(answer: PurgeAnswer, result: Result, wait_s: float | None) -> None:
-    """Only 200 is a purge; 429 is waited out; what lies in the request is told from what lies in the target."""
+def test_each_status_has_a_verdict(answer: PurgeAnswer, result: Result, wait_s: float | None) -> None:
+    """200 is done, 429 is limited; a failure of the target is not confused with a rejected request."""
     for adapter in (Varnish("http://v/", token), Fastly("abc", token)):
         verdict = adapter.judge(answer)
         assert (verdict.result, verdict.wait_s) == (result, wait_s)
@@ -140,10 +140,10 @@ def test_statuses_mean_done_later_or_never_like_this(answer: PurgeAnswer, result
         (500, b"", Result.FAILED, "HTTP 500"),
     ],
 )
-def test_cloudflare_purges_only_where_its_answer_says_so(
+def test_cloudflare_has_purged_only_if_its_answer_says_so(
     status: int, body: bytes, result: Result, detail: str | None
 ) -> None:
-    """A 200 of something in between is no purge."""
+    """A 200 from something in between does not count."""
     verdict = Cloudflare("0" * 32, token).judge(PurgeAnswer(status, body))
 
     assert (verdict.result, verdict.detail) == (result, detail)
@@ -234,7 +234,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("section", "expected"), WRONG)
 def test_a_wrong_section_is_refused_with_the_reason(tmp_path: Path, section: str, expected: str) -> None:
-    """At start, in words, not at the first purge."""
+    """The error comes at start, with the reason."""
     path = tmp_path / "config.toml"
     path.write_text(f"[[downstream]]\n{section}\n")
 
@@ -245,7 +245,7 @@ def test_a_wrong_section_is_refused_with_the_reason(tmp_path: Path, section: str
 
 
 def test_two_caches_need_two_names(tmp_path: Path) -> None:
-    """The outbox knows them by name."""
+    """The outbox stores caches by name."""
     path = tmp_path / "config.toml"
     varnish = '[[downstream]]\nkind = "varnish"\nurl = "http://v/"\n'
     path.write_text(varnish + varnish)
@@ -258,7 +258,7 @@ def test_two_caches_need_two_names(tmp_path: Path) -> None:
 
 
 def test_a_cdn_needs_the_header_with_its_tags(tmp_path: Path) -> None:
-    """Purges by a tag that no answer carries would purge nothing, and say done."""
+    """Without the header on answers, a purge by tag would be confirmed and remove nothing."""
     path = tmp_path / "config.toml"
     path.write_text('[tags]\nheaders = ["xkey"]\n[[downstream]]\nkind = "fastly"\nservice_id = "a"\ntoken = "x"\n')
 
@@ -269,14 +269,14 @@ def test_a_cdn_needs_the_header_with_its_tags(tmp_path: Path) -> None:
 
 
 def test_sections_come_from_the_environment_as_json() -> None:
-    """A container needs no file."""
+    """A container can be configured without a file."""
     settings = load(None, {"IMGPROXY_DOWNSTREAM": '[{"kind": "varnish", "url": "http://v/"}]'})
 
     assert [(item.kind, item.url) for item in settings.downstream] == [("varnish", "http://v/")]
 
 
 def test_a_token_is_read_from_its_file_and_again_when_it_changes(tmp_path: Path) -> None:
-    """A secret can be rotated without a restart; a file that is missing is said at start."""
+    """A secret can be rotated without a restart. A missing file is an error at start."""
     path = tmp_path / "token"
     settings = DownstreamSettings(kind="fastly", service_id="abc", token_file=path)
     with pytest.raises(ConfigError):
@@ -290,7 +290,7 @@ def test_a_token_is_read_from_its_file_and_again_when_it_changes(tmp_path: Path)
 
 
 def test_a_token_never_shows_in_the_settings() -> None:
-    """Neither in a repr nor in a validation error."""
+    """It is neither in a repr nor in a validation error."""
     settings = DownstreamSettings(kind="fastly", service_id="abc", token=SecretStr("hunter2"))
     assert "hunter2" not in repr(settings)
     with pytest.raises(ValidationError) as caught:
@@ -299,7 +299,7 @@ def test_a_token_never_shows_in_the_settings() -> None:
 
 
 def test_the_documented_settings_are_valid(tmp_path: Path) -> None:
-    """What docs/cdn.md shows can be copied."""
+    """The example in docs/cdn.md can be copied."""
     text = (Path(__file__).parents[2] / "docs" / "cdn.md").read_text("utf-8")
     path = tmp_path / "config.toml"
     path.write_text(text.split("```toml\n")[1].split("```")[0], "utf-8")
