@@ -221,8 +221,8 @@ async def test_a_cdn_is_purged_again_after_the_settle_time(tmp_path: Path) -> No
         await until_rounds_left(here, [2])
 
         await end_the_settle_time(here)
-        await purge_keys(here, "other.jpg")  # its call takes along what is due
-        assert tags_of(server.asked[1]) == {tag(KEY), tag("other.jpg")}
+        await purge_keys(here, "other.jpg")  # wakes the queue, which sends what is due no later than this
+        assert [tag(KEY) in tags_of(asked) for asked in server.asked].count(True) == 2
         await until_rounds_left(here, [2])
         assert [line[2] for line in await lines_of(here)] == ["other.jpg"]
 
