@@ -129,10 +129,7 @@ class PurgeService:
         Ask for the keys of an entry and remember them, without a purge of the entry.
 
         If the entry was purged before, new keys escaped that purge, here or in a cache in front. They are purged now,
-        before they count as known.
-
-        Raises:
-            ImgproxyError: as `EntryKeys.ask`.
+        before they count as known. Raises as `EntryKeys.ask`.
         """
         keys = await self._entries.ask(entry)
         known = await self._entries.last_seen(entry)
@@ -167,10 +164,7 @@ class PurgeService:
 
     async def _purge_in_turn(self, entry: str, reason: str) -> Receipt:
         """Wait for the purge of this entry that is under way, then begin the next. Later calls need one more."""
-        lock = self._running.get(entry)
-        if lock is None:
-            lock = self._running[entry] = asyncio.Lock()
-        async with lock:
+        async with self._running.setdefault(entry, asyncio.Lock()):
             self._queued.detach(entry)
             return await self._purge_entry(entry, reason)
 

@@ -73,9 +73,9 @@ class TargetQueue:
         Set up the queue of one target.
 
         Args:
-            settings: the target's.
+            settings: of the target.
             adapter: makes its calls.
-            outbox: what it has not confirmed.
+            outbox: has what it did not confirm yet.
             http: sends the calls.
             held_s: a purge releases its lines within this time. Later they are sent anyway: its process has crashed.
             again_after_s: round 2 is due this long after the purge was recorded. 0: there is no round 2.
