@@ -18,11 +18,10 @@ from imgproxy.config.sections import LimitsSettings, RenderSettings
 from imgproxy.errors import DecodeFailed, NotAnImage, RenderCrashed, RenderOutOfMemory, TooManyPixels
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers import channel
-from imgproxy.workers.job import RenderJob, RenderTarget
 from imgproxy.workers.pool import RenderPool
 from imgproxy.workers.process import ProcessStartError, RenderProcess, child_environment
 from tests.support import images
-from tests.unit.test_render_pool import LONG, SMALL, Ear, job, pool_of, until
+from tests.support.workers import LONG, SMALL, Observer, job, pool_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +40,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_crash_costs_only_its_own_job(photo: Path, death: signal.Signals) -> None:
     """A process that dies fails its own job. The jobs of other processes, and those that wait, are done."""
-    ear = Ear()
+    ear = Observer()
     async with pool_of(ear, processes=2) as pool:
         hurt = asyncio.create_task(pool.render(job(photo, LONG, name="hurt")))
         await until(lambda pool: pool.busy == 1, pool)
@@ -83,7 +82,7 @@ async def test_a_render_that_needs_too_much_memory_is_ended(tmp_path: Path) -> N
     """A process above render.memory_bytes ends itself. The error has both figures, and the next job is done."""
     original = tmp_path / "large.png"
     original.write_bytes(images.png_bomb(7000, 7000))
-    ear = Ear()
+    ear = Observer()
     async with pool_of(ear, memory_bytes=100_000_000) as pool:
         plan = RenderPlan(resize=Resize(width=Px(7000)), rotation=30.0, is_pivot=True, output=Output(format=Format.PNG))
         with pytest.raises(RenderOutOfMemory) as caught:
@@ -106,7 +105,7 @@ async def test_render_processes_end_when_the_edge_is_killed(tmp_path: Path) -> N
         from pathlib import Path
         from imgproxy.config.sections import LimitsSettings, RenderSettings
         from imgproxy.workers.pool import RenderPool
-        from tests.unit.test_render_pool import LONG, job
+        from tests.support.workers import LONG, job
         async def main():
             pool = RenderPool(RenderSettings(processes=2), LimitsSettings())
             await pool.start()
@@ -235,7 +234,7 @@ async def test_hostile_pictures_are_refused_or_rendered_but_never_fatal(tmp_path
             path = tmp_path / name
             path.write_bytes(data)
             try:
-                report = await pool.render(RenderJob(str(path), (RenderTarget(SMALL, str(tmp_path / "out.tmp")),)))
+                report = await pool.render(job(path, SMALL))
                 outcomes[name] = report.rendered[0].content_type
             except (NotAnImage, DecodeFailed, TooManyPixels) as error:
                 outcomes[name] = error.code

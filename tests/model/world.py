@@ -30,7 +30,7 @@ from imgproxy.delivery.request import Delivered, Request
 from imgproxy.delivery.variants import Variants
 from imgproxy.errors import ImgproxyError
 from imgproxy.failpoints import Failpoints, Point
-from imgproxy.medialibrary.errors import Forbidden, NotFound, OriginUnavailable
+from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.params.plan import Mark, RenderPlan
@@ -146,7 +146,7 @@ class FakeOrigin:
         if self.is_down:
             raise OriginUnavailable(message="down", where=key)
         if found is None:
-            raise NotFound(is_api_answer=True, message="no such image", where=key)
+            raise LibraryNotFound(is_api_answer=True, message="no such image", where=key)
         if found.is_revoked:
             await self._gates.reach("origin", key)
             raise Forbidden(message="revoked", where=key)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from imgproxy.params.plan import ColorSpace, Format, Output, Px, RenderPlan, Resize
+from imgproxy.params.plan import ColourSpace, Format, Output, Px, RenderPlan, Resize
 from imgproxy.render import profiles
 from tests.support import images
 from tests.support.rendering import PNG, render
@@ -177,7 +177,7 @@ def test_a_tagged_source_gives_a_tagged_variant(wanted: Format) -> None:
 def test_cs_strip_embeds_no_profile() -> None:
     """cs=strip converts to sRGB and embeds no profile."""
     tagged = images.png(PIXELS, icc_profile=images.vips_profile("p3"))
-    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, color_space=ColorSpace.STRIP)))
+    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, colour_space=ColourSpace.STRIP)))
     assert embedded_profile(result.data) is None
     assert delta_e(result.pixels, by_littlecms(Image.fromarray(PIXELS), images.vips_profile("p3"))) < USUAL_DELTA_E
 
@@ -186,14 +186,14 @@ def test_cs_origin_keeps_profile_and_numbers() -> None:
     """cs=origin keeps the values and the profile of the source."""
     profile = images.vips_profile("p3")
     tagged = images.png(PIXELS, icc_profile=profile)
-    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, color_space=ColorSpace.ORIGIN)))
+    result = render(tagged, RenderPlan(output=Output(format=Format.PNG, colour_space=ColourSpace.ORIGIN)))
     assert embedded_profile(result.data) == profile
     assert np.array_equal(result.pixels, PIXELS)
 
 
 def test_cs_adobergb_converts_and_tags() -> None:
     """cs=adobergb1998 gives other values for the same colours."""
-    result = render(images.png(PIXELS), RenderPlan(output=Output(format=Format.PNG, color_space=ColorSpace.ADOBERGB)))
+    result = render(images.png(PIXELS), RenderPlan(output=Output(format=Format.PNG, colour_space=ColourSpace.ADOBERGB)))
     profile = embedded_profile(result.data)
     assert profile is not None
     assert images.largest_difference(result.pixels, PIXELS) > 5

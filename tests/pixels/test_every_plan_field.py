@@ -23,8 +23,8 @@ from imgproxy.params.plan import (
     Blend,
     Border,
     Bounds,
-    Color,
-    ColorSpace,
+    Colour,
+    ColourSpace,
     Crop,
     Fit,
     Focal,
@@ -93,7 +93,7 @@ MARKS = {"logo": images.png(images.photo(30, 30))}
 
 # --- values -----------------------------------------------------------------------------------------------------
 
-RED, BLUE = Color(200, 30, 30), Color(20, 40, 220)
+RED, BLUE = Colour(200, 30, 30), Colour(20, 40, 220)
 JPEG, PNG, WEBP = (Output(format=form) for form in (Format.JPEG, Format.PNG, Format.WEBP))
 SMALL = RenderPlan(resize=Resize(width=Px(40)), output=PNG)
 CROPPED = replace(SMALL, resize=Resize(Px(40), Px(40), fit=Fit.CROP))
@@ -194,7 +194,7 @@ ROWS = (
     Row(
         replace(SMALL, resize=Resize(Px(60), Px(60), fit=Fit.FILL)),
         "resize",
-        {"fill_blur": (True,), "fill_color": (RED,)},
+        {"fill_blur": (True,), "fill_colour": (RED,)},
     ),
     Row(
         replace(SMALL, resize=Resize(Px(40), Px(60), fit=Fit.CROP)),
@@ -287,11 +287,11 @@ ROWS = (
             "is_progressive": (False,),
             "chroma_444": (True,),
             "dpi": (300,),
-            "color_space": (ColorSpace.ORIGIN, ColorSpace.ADOBERGB, ColorSpace.STRIP),
+            "colour_space": (ColourSpace.ORIGIN, ColourSpace.ADOBERGB, ColourSpace.STRIP),
             "metadata": (Metadata.NONE, Metadata.ALL),
         },
     ),
-    Row(RenderPlan(output=JPEG), "output", {"color_space": (ColorSpace.TINYSRGB,)}, "alpha"),
+    Row(RenderPlan(output=JPEG), "output", {"colour_space": (ColourSpace.TINYSRGB,)}, "alpha"),
     Row(RenderPlan(output=JPEG), "output", {"format": (Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8)}, "alpha"),
     Row(RenderPlan(output=WEBP), "output", {"is_lossless": (True,)}),
     Row(RenderPlan(output=WEBP), "output", {"is_negotiated": (True,)}, "drawing"),

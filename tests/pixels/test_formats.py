@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imgproxy.errors import DecodeFailed, NotAnImage
-from imgproxy.params.plan import Color, Fit, Format, Metadata, Output, Px, RenderPlan, Resize, Trim
+from imgproxy.params.plan import Colour, Fit, Format, Metadata, Output, Px, RenderPlan, Resize, Trim
 from imgproxy.render.encoders import avif_effort
 from tests.support import images
 from tests.support.rendering import LIMITS, PNG, render
@@ -112,7 +112,7 @@ def test_colour_counts() -> None:
     """colorquant limits the palette to the largest power of two that is not above it."""
     for wanted in (Format.PNG8, Format.GIF):
         for colors, most in ((2, 2), (5, 4), (16, 16)):
-            result = render(SOURCE, RenderPlan(output=Output(format=wanted, colors=colors)))
+            result = render(SOURCE, RenderPlan(output=Output(format=wanted, colours=colors)))
             assert len(np.unique(result.pixels.reshape(-1, result.pixels.shape[-1]), axis=0)) <= most
 
 
@@ -306,7 +306,7 @@ def test_palette_json() -> None:
     pixels[:16, :] = (20, 30, 200)
     pixels[:8, :] = (240, 240, 240)
     pixels[:4, :20] = (10, 120, 10)
-    result = render(images.png(pixels), RenderPlan(output=Output(format=Format.PALETTE_JSON, colors=4)))
+    result = render(images.png(pixels), RenderPlan(output=Output(format=Format.PALETTE_JSON, colours=4)))
     found = json.loads(result.data)
     assert {color["hex"] for color in found["colors"]} == {"#c8141e", "#141ec8", "#f0f0f0", "#0a780a"}
     assert found["colors"][0]["hex"] == "#c8141e"
@@ -317,7 +317,7 @@ def test_palette_json() -> None:
 
 def test_palette_css() -> None:
     """The CSS has a foreground and a background class for each colour, with the prefix."""
-    output = Output(format=Format.PALETTE_CSS, colors=3, palette_prefix="pic")
+    output = Output(format=Format.PALETTE_CSS, colours=3, palette_prefix="pic")
     result = render(SOURCE, RenderPlan(output=output))
     text = result.data.decode()
     assert result.rendered.content_type == "text/css; charset=utf-8"
@@ -346,7 +346,7 @@ def framed(ground: tuple[int, ...], noise: int = 0) -> np.ndarray:
     ("trim", "ground", "noise"),
     [
         (Trim("color"), (250, 250, 250), 3),
-        (Trim("color", color=Color(0, 0, 0), tolerance=8), (3, 3, 3), 2),
+        (Trim("color", colour=Colour(0, 0, 0), tolerance=8), (3, 3, 3), 2),
         (Trim("auto"), (255, 255, 255), 0),
         (Trim("auto"), (10, 10, 40), 4),
         (Trim("alpha"), (0, 0, 0, 0), 0),

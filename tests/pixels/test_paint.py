@@ -11,7 +11,7 @@ from PIL import Image
 from imgproxy.params.plan import (
     Blend,
     Border,
-    Color,
+    Colour,
     Fit,
     Format,
     Mark,
@@ -66,8 +66,8 @@ def rounded(left: float, top: float, right: float, bottom: float, radii: tuple[f
     return inside
 
 
-@pytest.mark.parametrize("background", [Color(255, 255, 255, 0), Color(200, 30, 60), Color(0, 0, 255, 128)])
-def test_jpeg_flattens_on_the_background(background: Color) -> None:
+@pytest.mark.parametrize("background", [Colour(255, 255, 255, 0), Colour(200, 30, 60), Colour(0, 0, 255, 128)])
+def test_jpeg_flattens_on_the_background(background: Colour) -> None:
     """A format without alpha shows the background under transparent pixels, or white if the plan has none."""
     result = render(images.png(ALPHA), RenderPlan(background=background, output=JPEG))
     ground = over(np.array(background.rgb), background.alpha / 255, np.array([255, 255, 255]))
@@ -77,7 +77,7 @@ def test_jpeg_flattens_on_the_background(background: Color) -> None:
 
 def test_the_background_is_painted_in_every_format() -> None:
     """`bg` is painted under transparent pixels in formats with alpha, too."""
-    result = render(images.png(ALPHA), RenderPlan(background=Color(0, 90, 200), output=PNG))
+    result = render(images.png(ALPHA), RenderPlan(background=Colour(0, 90, 200), output=PNG))
     want = over(ALPHA[..., :3], ALPHA[..., 3] / 255, np.array([0, 90, 200]))
     assert images.largest_difference(result.pixels, want) <= 1.0
 
@@ -98,8 +98,8 @@ def test_an_opaque_alpha_band_is_dropped() -> None:
     assert not result.rendered.has_alpha
 
 
-@pytest.mark.parametrize("background", [Color(250, 10, 10), Color(255, 255, 255, 0)])
-def test_pad(background: Color) -> None:
+@pytest.mark.parametrize("background", [Colour(250, 10, 10), Colour(255, 255, 255, 0)])
+def test_pad(background: Colour) -> None:
     """`pad` adds space around the picture, in the background's colour or transparent."""
     result = render(SOURCE, RenderPlan(pad=Sides(1, 2, 3, 4), background=background, output=PNG))
     assert result.pixels.shape[:2] == (64 + 4, 96 + 6)
@@ -112,7 +112,7 @@ def test_pad(background: Color) -> None:
 
 def test_border_is_painted_over_the_edge() -> None:
     """A border covers the picture's edge, side by side, and does not change its size."""
-    result = render(SOURCE, RenderPlan(border=Border(Sides(2, 4, 6, 8), Color(10, 20, 30)), output=PNG))
+    result = render(SOURCE, RenderPlan(border=Border(Sides(2, 4, 6, 8), Colour(10, 20, 30)), output=PNG))
     want = PIXELS.copy()
     want[:2], want[-6:], want[:, :8], want[:, -4:] = (10, 20, 30), (10, 20, 30), (10, 20, 30), (10, 20, 30)
     assert np.array_equal(result.pixels, want)
@@ -120,14 +120,14 @@ def test_border_is_painted_over_the_edge() -> None:
 
 def test_border_with_alpha_lets_the_picture_through() -> None:
     """A half transparent border mixes with what it covers."""
-    result = render(SOURCE, RenderPlan(border=Border(Sides(5, 5, 5, 5), Color(0, 0, 0, 102)), output=PNG))
+    result = render(SOURCE, RenderPlan(border=Border(Sides(5, 5, 5, 5), Colour(0, 0, 0, 102)), output=PNG))
     assert images.largest_difference(result.pixels[:5], PIXELS[:5] * 0.6) <= 1.0
     assert np.array_equal(result.pixels[5:-5, 5:-5], PIXELS[5:-5, 5:-5])
 
 
 def test_border_radii() -> None:
     """Rounded borders: transparent outside, the colour between outer and inner corners, the picture inside."""
-    border = Border(Sides(6, 6, 6, 6), Color(255, 0, 0), radius_px=(20,), inner_radius_px=(10,))
+    border = Border(Sides(6, 6, 6, 6), Colour(255, 0, 0), radius_px=(20,), inner_radius_px=(10,))
     found = render(SOURCE, RenderPlan(border=border, output=PNG)).pixels.astype(float)
     outer = oversampled(rounded(0, 0, 96, 64, (20, 20, 20, 20)))
     inner = oversampled(rounded(6, 6, 90, 58, (10, 10, 10, 10)))
@@ -153,7 +153,7 @@ def test_ellipse_mask_and_its_background() -> None:
     coverage = oversampled(lambda x, y: ((x - 48) / 48) ** 2 + ((y - 32) / 32) ** 2 <= 1)
     clear = render(SOURCE, RenderPlan(mask=Mask("ellipse"), output=PNG)).pixels
     assert np.abs(clear[..., 3] - coverage * 255).mean() < 0.5
-    ground = Color(0, 128, 0)
+    ground = Colour(0, 128, 0)
     painted = render(SOURCE, RenderPlan(mask=Mask("ellipse", background=ground), output=PNG)).pixels
     assert painted.shape == (64, 96, 3)
     assert np.abs(painted - over(PIXELS, coverage, np.array(ground.rgb))).mean() < 0.7
@@ -226,7 +226,7 @@ MODES: dict[str, NDArray[Any]] = {
 @pytest.mark.parametrize("alpha", [100.0, 40.0])
 def test_blend_modes(mode: str, alpha: float) -> None:
     """Every mode follows the W3C's formula, mixed by its alpha."""
-    found = render(SOURCE, RenderPlan(blend=Blend(Color(200, 60, 30), mode, alpha), output=PNG)).pixels
+    found = render(SOURCE, RenderPlan(blend=Blend(Colour(200, 60, 30), mode, alpha), output=PNG)).pixels
     want = np.clip(MODES[mode], 0, 1) * alpha / 100 + B * (1 - alpha / 100)
     assert images.mean_difference(found, want * 255) < 1.0
     assert images.largest_difference(found, want * 255) <= (12 if mode in ("burn", "dodge", "softlight") else 3)
@@ -234,7 +234,7 @@ def test_blend_modes(mode: str, alpha: float) -> None:
 
 def test_blends_keep_the_pictures_alpha() -> None:
     """A blend does not change the alpha."""
-    found = render(images.png(ALPHA), RenderPlan(blend=Blend(Color(200, 60, 30), "normal"), output=PNG)).pixels
+    found = render(images.png(ALPHA), RenderPlan(blend=Blend(Colour(200, 60, 30), "normal"), output=PNG)).pixels
     assert np.array_equal(found[..., 3], ALPHA[..., 3])
 
 
@@ -369,7 +369,7 @@ def test_round_shapes_and_padding_together() -> None:
         resize=Resize(width=Px(60), height=Px(60), fit=Fit.CROP),
         mask=Mask("ellipse"),
         pad=Sides(5, 5, 5, 5),
-        background=Color(1, 2, 3),
+        background=Colour(1, 2, 3),
         output=PNG,
     )
     found = render(SOURCE, plan).pixels

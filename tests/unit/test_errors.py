@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from imgproxy.errors import ImgproxyError, NotFound
-from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.medialibrary.errors import LibraryNotFound
 from tests.support.errors import every_error
 
 

@@ -359,8 +359,12 @@ def _describe(value: Any) -> str:
     """Write a value of a plan as text, without its defaults. Floats have twelve digits, so that 0.1+0.2 equals 0.3."""
     rows = _rows(value.__class__)
     if rows is not None:
-        parts = [f"{name}={_describe(found)}" for name, default in rows if (found := getattr(value, name)) != default]
-        return f"{type(value).__name__}({','.join(parts)})"
+        parts = [
+            f"{_written(name)}={_describe(found)}"
+            for name, default in rows
+            if (found := getattr(value, name)) != default
+        ]
+        return f"{_written(type(value).__name__)}({','.join(parts)})"
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, float):
@@ -370,6 +374,11 @@ def _describe(value: Any) -> str:
     if isinstance(value, str):
         return repr(str(value))
     return str(value)
+
+
+def _written(name: str) -> str:
+    """Return a name as the text of a plan has it. Digests are made of the text, so it keeps the spelling that it had."""
+    return name.replace("olour", "olor")
 
 
 @cache

@@ -24,7 +24,7 @@ from imgproxy.render.colour import as_rgb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.params.plan import Adjust, Color
+    from imgproxy.params.plan import Adjust, Colour
 
 # Rec. 709 luma, as rounded in Filter Effects Module Level 1.
 _LUMA: Final = (0.213, 0.715, 0.072)
@@ -202,15 +202,15 @@ def pixellate(image: Any, block_px: int) -> Any:
     return blocks.zoom(block_px, block_px).crop(0, 0, image.width, image.height)
 
 
-def monochrome(image: Any, color: Color) -> Any:
+def monochrome(image: Any, colour: Colour) -> Any:
     """Map luma from black through the colour to white. The colour's alpha mixes the result with the picture."""
-    ramp = [_mix_three_points(n / 255, color.rgb) for n in range(256)]
-    return _map_luma(image, ramp, color.alpha / 255)
+    ramp = [_mix_three_points(n / 255, colour.rgb) for n in range(256)]
+    return _map_luma(image, ramp, colour.alpha / 255)
 
 
-def duotone(image: Any, colors: tuple[Color, Color], mix: float) -> Any:
+def duotone(image: Any, colours: tuple[Colour, Colour], mix: float) -> Any:
     """Map luma from the dark colour to the light one. `mix`: 0 is the picture, 1 the duotone."""
-    dark, light = colors[0].rgb, colors[1].rgb
+    dark, light = colours[0].rgb, colours[1].rgb
     ramp = [tuple(d + (b - d) * n / 255 for d, b in zip(dark, light, strict=True)) for n in range(256)]
     return _map_luma(image, ramp, mix)
 

@@ -1,7 +1,7 @@
 """
 The `blend` parameter: one colour over a picture, in a blend mode of the W3C.
 
-libvips has the separable modes, which mix each band alone. The four others (hue, saturation, color, luminosity) mix all
+libvips has the separable modes, which mix each band alone. The four others (hue, saturation, colour, luminosity) mix all
 bands; they are computed here, on three float bands of 0-1.
 Source: W3C Compositing and Blending Level 1, section 8.2 (Lum, Sat, ClipColor, SetLum, SetSat).
 """
@@ -21,7 +21,7 @@ from imgproxy.render.sizes import Size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.params.plan import Color
+    from imgproxy.params.plan import Colour
 
 Rgb = tuple[float, ...]
 
@@ -46,25 +46,25 @@ _LUM: Final = (0.3, 0.59, 0.11)
 _GREY: Final = 1e-6
 
 
-def blend(image: Any, color: Color, mode: str, alpha: float) -> Any:
+def blend(image: Any, colour: Colour, mode: str, alpha: float) -> Any:
     """
     Blend a colour over a picture. The picture's alpha stays as it is.
 
     Args:
         image: uchar, sRGB or grey.
-        color: its alpha is multiplied with `alpha`.
+        colour: its alpha is multiplied with `alpha`.
         mode: one of imgix's names; an unknown name is overlay.
         alpha: 0-1.
     """
-    strength = alpha * color.alpha / 255
+    strength = alpha * colour.alpha / 255
 
     def change(colours: Any) -> Any:
         if mode in _NON_SEPARABLE:
-            mixed = _NON_SEPARABLE[mode](colours / 255.0, tuple(band / 255 for band in color.rgb)) * 255.0
+            mixed = _NON_SEPARABLE[mode](colours / 255.0, tuple(band / 255 for band in colour.rgb)) * 255.0
         else:
             # libvips' modes match the W3C's only for an opaque layer. So the layer is opaque, and is mixed in
             # afterwards.
-            layer = make_flat(Size(colours.width, colours.height), replace(color, alpha=255))
+            layer = make_flat(Size(colours.width, colours.height), replace(colour, alpha=255))
             mixed = colours.composite2(layer, _SEPARABLE.get(mode, "overlay")).extract_band(0, n=3)
         return mixed if strength >= 1.0 else colours * (1 - strength) + mixed * strength
 

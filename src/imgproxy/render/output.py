@@ -81,7 +81,7 @@ def _write_description(recipe: Recipe, draft: Draft) -> Rendered:
     if plan.format is Format.BLURHASH:
         data = _encode_blurhash(pixels, small.width)
     else:
-        found = palette.find(pixels, palette.DEFAULT_COLOURS if plan.colors is None else plan.colors)
+        found = palette.find(pixels, palette.DEFAULT_COLOURS if plan.colours is None else plan.colours)
         is_css = plan.format is Format.PALETTE_CSS
         data = palette.as_css(found, plan.palette_prefix) if is_css else palette.as_json(found)
     content_type = formats.CONTENT_TYPES[plan.format]

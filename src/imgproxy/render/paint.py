@@ -17,7 +17,7 @@ from imgproxy.render.colour import as_rgb
 from imgproxy.render.sizes import Size
 
 if TYPE_CHECKING:
-    from imgproxy.params.plan import Color
+    from imgproxy.params.plan import Colour
 
 
 def add_alpha(image: Any) -> Any:
@@ -31,9 +31,9 @@ def is_opaque(image: Any) -> bool:
     return bool(image.extract_band(image.bands - 1).min() == 255)
 
 
-def make_flat(size: Size, color: Color) -> Any:
+def make_flat(size: Size, colour: Colour) -> Any:
     """Return a picture of one colour, with alpha if the colour is not opaque."""
-    bands = [*color.rgb] if color.alpha == 255 else [*color.rgb, color.alpha]
+    bands = [*colour.rgb] if colour.alpha == 255 else [*colour.rgb, colour.alpha]
     pixel = pyvips.Image.black(1, 1).linear([1.0] * len(bands), bands).cast("uchar").copy(interpretation="srgb")
     return pixel.embed(0, 0, size.width_px, size.height_px, extend="copy")
 
@@ -46,7 +46,7 @@ def over(base: Any, top: Any, left_px: int = 0, top_px: int = 0) -> Any:
     return painted if base.hasalpha() else colours
 
 
-def flatten(image: Any, background: Color) -> Any:
+def flatten(image: Any, background: Colour) -> Any:
     """Paint a picture with alpha on a colour. If the colour has alpha too, it is painted on white first."""
     if not image.hasalpha():
         return image
@@ -54,7 +54,7 @@ def flatten(image: Any, background: Color) -> Any:
     return as_rgb(image).flatten(background=[round(ground) for ground in grounds])
 
 
-def underlay(image: Any, background: Color) -> Any:
+def underlay(image: Any, background: Colour) -> Any:
     """Paint a picture with alpha on a colour. If the colour has alpha, the result has alpha too."""
     if background.alpha == 0 or not image.hasalpha():
         return image
@@ -63,24 +63,24 @@ def underlay(image: Any, background: Color) -> Any:
     return over(make_flat(Size(image.width, image.height), background), image)
 
 
-def extend(image: Any, size: Size, left_px: int, top_px: int, color: Color) -> Any:
+def extend(image: Any, size: Size, left_px: int, top_px: int, colour: Colour) -> Any:
     """Put a picture on a larger canvas of a colour."""
-    if color.alpha < 255 or image.hasalpha():
+    if colour.alpha < 255 or image.hasalpha():
         image = add_alpha(image)
-        ground = [*color.rgb, color.alpha]
+        ground = [*colour.rgb, colour.alpha]
         laid = image.embed(left_px, top_px, size.width_px, size.height_px, extend="background", background=ground)
         return laid.copy(interpretation="srgb")
     image = as_rgb(image)
-    return image.embed(left_px, top_px, size.width_px, size.height_px, extend="background", background=[*color.rgb])
+    return image.embed(left_px, top_px, size.width_px, size.height_px, extend="background", background=[*colour.rgb])
 
 
-def pad(image: Any, sides: Sides, color: Color) -> Any:
+def pad(image: Any, sides: Sides, colour: Colour) -> Any:
     """Add space around a picture."""
     size = Size(
         image.width + sides.left_px + sides.right_px,
         image.height + sides.top_px + sides.bottom_px,
     )
-    return extend(image, size, sides.left_px, sides.top_px, color)
+    return extend(image, size, sides.left_px, sides.top_px, colour)
 
 
 # --- shapes -------------------------------------------------------------------------------------------------
@@ -122,9 +122,9 @@ def cut_out(image: Any, coverage: Any) -> Any:
     return colours.bandjoin(kept).copy(interpretation="srgb")
 
 
-def stain(image: Any, coverage: Any, color: Color) -> Any:
+def stain(image: Any, coverage: Any, colour: Colour) -> Any:
     """Paint a colour on the part of a picture that a shape covers."""
-    layer = make_flat(Size(image.width, image.height), color)
+    layer = make_flat(Size(image.width, image.height), colour)
     colours, alpha = split_alpha(layer)
     share = coverage if alpha is None else (coverage * (alpha / 255.0)).rint().cast("uchar")
     return over(image, colours.bandjoin(share).copy(interpretation="srgb"))
@@ -134,10 +134,10 @@ def stain(image: Any, coverage: Any, color: Color) -> Any:
 
 
 def border(
-    image: Any, sides: Sides, color: Color, outer: tuple[int, int, int, int], inner: tuple[int, int, int, int]
+    image: Any, sides: Sides, colour: Colour, outer: tuple[int, int, int, int], inner: tuple[int, int, int, int]
 ) -> Any:
     """Paint a frame over a picture's edge. Outside rounded outer corners the picture becomes transparent."""
     size = Size(image.width, image.height)
     whole, hole = draw_rounded(size, Sides(), outer), draw_rounded(size, sides, inner)
-    painted = stain(image, (whole - hole).cast("uchar"), color)
+    painted = stain(image, (whole - hole).cast("uchar"), colour)
     return cut_out(painted, whole) if any(outer) else painted

@@ -45,7 +45,7 @@ def smart_crop(draft: Draft) -> Draft:
 
 def convert_colours(draft: Draft) -> Draft:
     """Convert the pixels to the colour space of the variant."""
-    converted = [colour.convert(image, draft.plan.output.color_space) for image in draft.frames]
+    converted = [colour.convert(image, draft.plan.output.colour_space) for image in draft.frames]
     return replace(draft, frames=tuple(item.image for item in converted), profile=converted[0].profile)
 
 
@@ -58,8 +58,8 @@ def fill(draft: Draft) -> Draft:
     if canvas.extend == "copy":
         return draft.change_frames(lambda image: image.embed(left, top, size.width_px, size.height_px, extend="copy"))
     if canvas.extend == "color" or canvas.backdrop is None:
-        color = draft.plan.resize.fill_color or draft.plan.background
-        return draft.change_frames(lambda image: paint.extend(image, size, left, top, color))
+        fill = draft.plan.resize.fill_colour or draft.plan.background
+        return draft.change_frames(lambda image: paint.extend(image, size, left, top, fill))
     pairs = zip(draft.frames, draft.decoded.frames, strict=True)
     return replace(draft, frames=tuple(_put_on_backdrop(draft, image, decoded) for image, decoded in pairs))
 
@@ -69,7 +69,7 @@ def _put_on_backdrop(draft: Draft, image: Any, decoded: Any) -> Any:
     assert canvas is not None
     assert canvas.backdrop is not None
     behind = resample(decoded, canvas.backdrop, canvas.size, decoded=draft.decoded, in_memory=True)
-    behind = colour.as_rgb(colour.convert(behind, draft.plan.output.color_space).image)
+    behind = colour.as_rgb(colour.convert(behind, draft.plan.output.colour_space).image)
     sigma = max(1.0, max(canvas.size.width_px, canvas.size.height_px) * _BACKDROP_SIGMA)
     return paint.over(adjustments.blur(behind, sigma).copy_memory(), image, canvas.left_px, canvas.top_px)
 
@@ -110,12 +110,12 @@ def stylize(draft: Draft) -> Draft:
         draft = draft.change_frames(lambda image: adjustments.blur(image, wanted.blur / 10))
     if wanted.pixellate_px > 1:
         draft = draft.change_frames(lambda image: adjustments.pixellate(image, wanted.pixellate_px))
-    if (color := wanted.monochrome) is not None:
-        draft = draft.change_frames(lambda image: adjustments.monochrome(image, color))
+    if (tint := wanted.monochrome) is not None:
+        draft = draft.change_frames(lambda image: adjustments.monochrome(image, tint))
     if wanted.sepia:
         draft = draft.change_frames(lambda image: adjustments.sepia(image, wanted.sepia / 100))
-    if (colors := wanted.duotone) is not None:
-        draft = draft.change_frames(lambda image: adjustments.duotone(image, colors, wanted.duotone_alpha / 100))
+    if (tints := wanted.duotone) is not None:
+        draft = draft.change_frames(lambda image: adjustments.duotone(image, tints, wanted.duotone_alpha / 100))
     return draft.change_frames(adjustments.invert) if wanted.invert else draft
 
 
@@ -135,7 +135,7 @@ def blend(draft: Draft) -> Draft:
     wanted = draft.plan.blend
     if wanted is None:
         return draft
-    return draft.change_frames(lambda image: blending.blend(image, wanted.color, wanted.mode, wanted.alpha / 100))
+    return draft.change_frames(lambda image: blending.blend(image, wanted.colour, wanted.mode, wanted.alpha / 100))
 
 
 def mark(draft: Draft) -> Draft:
@@ -170,7 +170,7 @@ def border(draft: Draft) -> Draft:
         width = max(sides.top_px, sides.right_px, sides.bottom_px, sides.left_px)
         a, b, c, d = (max(0, radius - width) for radius in outer)
         inner = (a, b, c, d)
-    return draft.change_frames(lambda image: paint.border(image, sides, wanted.color, outer, inner))
+    return draft.change_frames(lambda image: paint.border(image, sides, wanted.colour, outer, inner))
 
 
 def mask(draft: Draft) -> Draft:

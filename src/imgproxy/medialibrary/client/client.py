@@ -223,7 +223,8 @@ class MediaLibraryClient:
         )
 
     async def _references(self, model: type[Row], path: str, page_size: int) -> AsyncIterator[Row]:
-        given, place = 0, {}
+        given = 0
+        place: dict[str, str] = {}
         while True:
             call = Call("GET", path, params={"limit": str(page_size), **place})
             answer = await self._json(call)
