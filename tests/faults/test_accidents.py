@@ -43,7 +43,7 @@ def temporary(tmp_path: Path) -> list[Path]:
 
 async def test_an_original_evicted_under_its_render_is_fetched_again(tmp_path: Path) -> None:
     """The render process finds no file; the client gets its picture all the same, from a second fetch."""
-    async with site(tmp_path, cache=CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, landing_bytes=0)) as here:
+    async with site(tmp_path, cache=CacheSettings(dir=tmp_path / "cache", min_free_bytes=0)) as here:
         assert (await here.get(f"/{KEY}?w=40")).status == 200
         assert await here.renders() == 1
         pids = [pid for pid in children_of(os.getpid()) if "imgproxy.render.child" in command_of(pid)]

@@ -61,31 +61,32 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
 
 # Every third-party library, and the places that may import it. The longest name that matches counts.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "aiohappyeyeballs": ("medialibrary.client",),
     "aiohttp": ("edge", "medialibrary.client", "medialibrary.server"),
     "aiohttp.web": ("edge", "medialibrary.server"),
+    "aiolimiter": ("purge",),
     "blake3": ("digest",),
+    "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
     "httpx": ("medialibrary.client", "purge", "cli"),
     "multidict": ("edge",),
     "prometheus_client": ("metrics",),
-    "pydantic": ("config", "medialibrary.models"),
+    "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),
     "pydantic_settings": ("config",),
     "pyvips": ("render",),
     "rich": ("cli",),
     "typer": ("cli",),
     "uvloop": ("cli",),
+    "yarl": ("medialibrary.client",),
 }
 # Modules of the standard library that only some places may import. All others are free.
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "ctypes": ("render",),
-    "fcntl": ("cache", "medialibrary.client"),
+    "fcntl": ("cache",),
     "gc": ("cli", "render"),
     "http.client": (),
     "http.server": (),
     "importlib": (),  # an import by name would escape these checks
-    "mmap": ("cache",),
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
     "resource": ("render",),

@@ -234,3 +234,12 @@ def test_each_file_of_secrets_says_when_it_is_read() -> None:
     assert len(said) >= 4
     for name, words in said.items():
         assert ("read again when it changes" if name.startswith("origin.") else "read once, at start") in words, name
+
+
+def test_a_retired_setting_is_dropped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An old configuration file still starts; the log says which line can be removed."""
+    file = tmp_path / "edge.toml"
+    file.write_text("[cache]\nlanding_bytes = 10\nmax_bytes = 1000000000\n")
+
+    assert load(file, {}).cache.max_bytes == 1_000_000_000
+    assert "[cache] landing_bytes" in caplog.text

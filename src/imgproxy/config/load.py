@@ -6,9 +6,10 @@ The environment (`IMGPROXY_CACHE__MAX_BYTES=1000`) wins over the file, and the f
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+log = logging.getLogger(__name__)
+
+# Settings of earlier versions that nothing reads any more. They are dropped, so that an old file still starts.
+RETIRED: Final = (("cache", "landing_bytes"),)
+
+
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
     """
     Read the file, if there is one, and the environment (by default that of the process), and validate both.
@@ -33,6 +40,7 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     tree = _read_toml(path) if path is not None else {}
     from_environment, problems = read_environment(os.environ if environ is None else environ)
     _merge(tree, from_environment)
+    _drop_retired(tree)
     try:
         settings = Settings(**tree)
     except ValidationError as exc:
@@ -51,6 +59,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_text(path, f"the configuration file {path}"))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError((f"the configuration file {path} is not TOML: {exc}",)) from None
+
+
+def _drop_retired(tree: dict[str, Any]) -> None:
+    for section, name in RETIRED:
+        found = tree.get(section)
+        if isinstance(found, dict) and name in found:
+            log.warning("[%s] %s: this setting has no effect any more and can be removed", section, name)
+            del found[name]
 
 
 def _merge(tree: dict[str, Any], over: dict[str, Any]) -> None:

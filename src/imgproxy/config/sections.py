@@ -155,12 +155,6 @@ class CacheSettings(Section):
     hot_item_max_bytes: int = Field(
         2 * MB, ge=0, description="a larger variant is not kept in memory, but served from disk"
     )
-    landing_bytes: int = Field(
-        10 * MB,
-        ge=0,
-        description="originals up to this size are received in shared memory, rendered from there, and written to disk "
-        "past the page cache; that takes up to two buffers per render process, plus four. 0: always the page cache",
-    )
 
 
 class FreshnessSettings(Section):

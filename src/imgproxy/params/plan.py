@@ -359,11 +359,8 @@ def _describe(value: Any) -> str:
     """Write a value of a plan as text, without its defaults. Floats have twelve digits, so that 0.1+0.2 equals 0.3."""
     rows = _rows(value.__class__)
     if rows is not None:
-        parts = [
-            f"{_written(name)}={_describe(found)}"
-            for name, default in rows
-            if (found := getattr(value, name)) != default
-        ]
+        found = [(name, getattr(value, name)) for name, default in rows if getattr(value, name) != default]
+        parts = [f"{_written(name)}={_describe(item)}" for name, item in found]
         return f"{_written(type(value).__name__)}({','.join(parts)})"
     if isinstance(value, bool) or value is None:
         return str(value)
@@ -377,7 +374,7 @@ def _describe(value: Any) -> str:
 
 
 def _written(name: str) -> str:
-    """Return a name as the text of a plan has it. Digests are made of the text, so it keeps the spelling that it had."""
+    """Return a name in the spelling that plans have always had: their digests are made of it."""
     return name.replace("olour", "olor")
 
 

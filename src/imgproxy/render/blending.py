@@ -1,7 +1,7 @@
 """
 The `blend` parameter: one colour over a picture, in a blend mode of the W3C.
 
-libvips has the separable modes, which mix each band alone. The four others (hue, saturation, colour, luminosity) mix all
+libvips has the separable modes, which mix each band alone. The four others (hue, saturation, color, luminosity) mix all
 bands; they are computed here, on three float bands of 0-1.
 Source: W3C Compositing and Blending Level 1, section 8.2 (Lum, Sat, ClipColor, SetLum, SetSat).
 """
