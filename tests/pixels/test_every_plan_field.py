@@ -173,7 +173,7 @@ ROWS = (
     Row(
         replace(SMALL, trim=Trim("color")),
         "trim",
-        {"mode": ("alpha",), "color": (RED,), "tolerance": (2.0, 250.0), "pad_px": (4, -4)},
+        {"mode": ("alpha",), "colour": (RED,), "tolerance": (2.0, 250.0), "pad_px": (4, -4)},
     ),
     Row(
         replace(SMALL, trim=Trim("auto")),
@@ -228,8 +228,8 @@ ROWS = (
     Row(replace(SMALL, adjust=Adjust(unsharp=80.0)), "adjust", {"unsharp_radius": (5.0,)}),
     Row(replace(SMALL, adjust=Adjust(duotone=(RED, BLUE))), "adjust", {"duotone_alpha": (40.0,)}),
     Row(SMALL, "adjust", {"enhance": (True,)}, "document"),
-    Row(BLENDED, "blend", {"color": (BLUE,), "mode": ("multiply", "hue"), "alpha": (40.0,)}),
-    Row(BLENDED, "blend color", {"red": (9,), "green": (9,), "blue": (9,), "alpha": (9,)}),
+    Row(BLENDED, "blend", {"colour": (BLUE,), "mode": ("multiply", "hue"), "alpha": (40.0,)}),
+    Row(BLENDED, "blend colour", {"red": (9,), "green": (9,), "blue": (9,), "alpha": (9,)}),
     Row(
         MARKED,
         "mark",
@@ -254,7 +254,7 @@ ROWS = (
     Row(
         BORDERED,
         "border",
-        {"sides": (Sides(5, 5, 5, 5),), "color": (BLUE,), "radius_px": ((9,),), "inner_radius_px": ((9,),)},
+        {"sides": (Sides(5, 5, 5, 5),), "colour": (BLUE,), "radius_px": ((9,),), "inner_radius_px": ((9,),)},
     ),
     Row(BORDERED, "border sides", {"top_px": (9,), "right_px": (9,), "bottom_px": (9,), "left_px": (9,)}),
     Row(
@@ -296,7 +296,7 @@ ROWS = (
     Row(RenderPlan(output=WEBP), "output", {"is_lossless": (True,)}),
     Row(RenderPlan(output=WEBP), "output", {"is_negotiated": (True,)}, "drawing"),
     Row(RenderPlan(output=Output(format=Format.AVIF)), "output", {"avif_max_pixels": (100,)}),
-    Row(RenderPlan(output=Output(format=Format.PNG8)), "output", {"colors": (4,)}),
+    Row(RenderPlan(output=Output(format=Format.PNG8)), "output", {"colours": (4,)}),
     Row(RenderPlan(output=Output(format=Format.PALETTE_CSS)), "output", {"palette_prefix": ("page",)}),
     Row(SMALL, "resize width", {"value": (50,)}),
     Row(replace(SMALL, resize=Resize(Ratio(0.5))), "resize width", {"value": (0.25,)}),
