@@ -151,7 +151,8 @@ class ImageFetcher:
                 raise TooLarge(limit_bytes=max_bytes, size_bytes=announced, where=call.where)
             file = _File(destination, _decoder(response), max_bytes, call.where)
             try:
-                digest = await self._received(response, file)
+                # A task of its own: each part of the body wakes it alone, and not all that wait for the image.
+                digest = await asyncio.create_task(self._received(response, file))
             except BaseException:
                 file.discard()
                 raise
