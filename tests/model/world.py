@@ -39,7 +39,7 @@ from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
     from imgproxy.medialibrary import Validators
-    from imgproxy.workers.ticket import Begin, OnRendered
+    from imgproxy.workers.queue import Begin, OnRendered
 
 KEY = "a.jpg"
 MARK = "mark.png"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgproxy.workers.pool import RenderPool
-    from imgproxy.workers.ticket import Begin, OnRendered
+    from imgproxy.workers.queue import Begin, OnRendered
 
 KEY = key_hash("a.jpg")
 OTHER = key_hash("b.jpg")

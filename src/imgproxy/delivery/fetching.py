@@ -7,6 +7,7 @@ Every fetch notes the epoch's sequence before it starts. If a purge comes meanwh
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from imgproxy.errors import (
     OriginDenied,
     OriginStatus,
     OriginUnreachable,
+    Overloaded,
     Revoked,
     SourceTooLarge,
 )
@@ -101,10 +103,20 @@ class Fetching:
         negative_ttl_s: float,
         metrics: Metrics,
         failpoints: Failpoints,
+        fetches_max: int = 16,
+        queue_max: int = 64,
         on_fetched: Callable[[float], None] = lambda _seconds: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`now` is the wall clock, Unix time; `on_fetched` is told how many seconds a trip took."""
+        """
+        Set up fetching.
+
+        `fetches_max` trips are made at a time, and `queue_max` more may wait. `on_fetched` is told how many seconds a
+        trip took. `now` is the wall clock, Unix time.
+        """
+        self._turns = asyncio.Semaphore(fetches_max)
+        self._queue_max = queue_max
+        self._queued = 0
         self._cache = cache
         self._origin = origin
         self._health = health
@@ -124,8 +136,22 @@ class Fetching:
 
         Raises:
             ImgproxyError: what the origin said, or that it could not be asked. A refusal is remembered.
+            Overloaded: too many trips wait already.
             StaleGeneration: a purge came meanwhile.
         """
+        if self._turns.locked() and self._queued >= self._queue_max:
+            raise Overloaded
+        self._queued += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._queued -= 1
+        try:
+            return await self._fetch(hashed, key, known)
+        finally:
+            self._turns.release()
+
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
         with self._cache.epochs.at_work() as began_seq:
             started_s = time.monotonic()
             # The origin's answer is true of the moment in which it was asked, however long the bytes take.

@@ -8,20 +8,19 @@ Originals: the current original of each key, fetched once, revalidated in time, 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache, TTLCache
 
 from imgproxy.cache.entry import OriginalFacts, key_hash
-from imgproxy.delivery.fetching import Fetching, StaleGeneration
-from imgproxy.errors import ImgproxyError, Overloaded
+from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.errors import ImgproxyError
 from imgproxy.flights import Flights
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Purged
     from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
 
 __all__ = ["Original", "Originals", "StaleGeneration", "State"]
@@ -73,8 +73,6 @@ class Originals:
         refusals: Refusals,
         *,
         freshness: FreshnessSettings,
-        fetches_max: int = 16,
-        fetch_queue_max: int = 64,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`now` is the wall clock, Unix time."""
@@ -83,10 +81,7 @@ class Originals:
         self._refusals = refusals
         self._freshness = freshness
         self._now = now
-        self._flights: Flights[Original] = Flights()
-        self._turns = asyncio.Semaphore(fetches_max)
-        self._queue_max = fetch_queue_max
-        self._queued = 0
+        self._flights: Flights[Fetched] = Flights()
         self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, RETRY_BEHIND_S)
         # Originals that answered after their time and were not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
@@ -192,37 +187,24 @@ class Originals:
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         # A conditional and an unconditional fetch are different flights: the first may come back without bytes.
         name = (hashed, known is not None)
-        original, joined = await self._flights.join(name, lambda: self._fetch_in_turn(hashed, key, known))
-        return replace(original, is_collapsed=True) if joined else original
+        fetched, joined = await self._flights.join(name, lambda: self._fetching.fetch(hashed, key, known))
+        self._unproved.pop(hashed, None)
+        state = State.FETCHED if fetched.is_modified else State.REVALIDATED
+        return Original(fetched.facts, hashed, state, fetched.fetch_s, joined)
 
     def _revalidate_behind(self, hashed: str, facts: OriginalFacts) -> None:
         if hashed not in self._retry_at_s:
             self._retry_at_s[hashed] = time.monotonic()
             self._flights.launch((hashed, True), lambda: self._revalidate_quietly(hashed, facts))
 
-    async def _revalidate_quietly(self, hashed: str, facts: OriginalFacts) -> Original:
+    async def _revalidate_quietly(self, hashed: str, facts: OriginalFacts) -> Fetched:
         try:
-            return await self._fetch_in_turn(hashed, facts.key, facts)
+            fetched = await self._fetching.fetch(hashed, facts.key, facts)
         except ImgproxyError as error:
             log.info("revalidation of %s failed: %s", facts.key, error)
             raise
-
-    async def _fetch_in_turn(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
-        """Fetch or revalidate, as one of `fetches_max` at a time. `known` makes it conditional."""
-        if self._turns.locked() and self._queued >= self._queue_max:
-            raise Overloaded
-        self._queued += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self._queued -= 1
-        try:
-            fetched = await self._fetching.fetch(hashed, key, known)
-        finally:
-            self._turns.release()
         self._unproved.pop(hashed, None)
-        state = State.FETCHED if fetched.is_modified else State.REVALIDATED
-        return Original(fetched.facts, hashed, state, fetched.fetch_s)
+        return fetched
 
 
 def judge(facts: OriginalFacts, now_s: float, settings: FreshnessSettings, *, is_proved: bool) -> State | None:

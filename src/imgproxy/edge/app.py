@@ -119,16 +119,11 @@ class Edge:
             negative_ttl_s=settings.freshness.negative_ttl_s,
             metrics=self.metrics,
             failpoints=failpoints,
+            fetches_max=settings.origin.fetches_max,
+            queue_max=settings.origin.fetch_queue_max,
             on_fetched=self.admission.fetch_ended,
         )
-        self.originals = Originals(
-            self.cache,
-            fetching,
-            refusals,
-            freshness=settings.freshness,
-            fetches_max=settings.origin.fetches_max,
-            fetch_queue_max=settings.origin.fetch_queue_max,
-        )
+        self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness)
         self.settling = Settling(
             self.cache.purged,
             self.cache.journal,

@@ -21,9 +21,8 @@ from imgproxy import errors
 from imgproxy.workers.capacity import usable_cores
 from imgproxy.workers.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
 from imgproxy.workers.job import Lane, ProcessLimits, RenderReport
-from imgproxy.workers.lanes import Lanes
+from imgproxy.workers.queue import Begin, Lanes, OnRendered, PoolObserver, SilentObserver, Ticket
 from imgproxy.workers.supervisor import Supervisor
-from imgproxy.workers.ticket import Begin, OnRendered, PoolObserver, SilentObserver, Ticket
 
 if TYPE_CHECKING:
     from imgproxy.config.sections import LimitsSettings, RenderSettings
@@ -68,11 +67,12 @@ class RenderPool:
             self._observer,
             on_message=self._receive,
             on_lost=self._lose,
-            on_new=self._dispatch,
+            on_new=self._take_in,
             is_wanted=lambda: self._is_open or self.waiting > 0,
         )
         self._lanes = Lanes(self.processes)
         self._running: dict[RenderProcess, Ticket] = {}
+        self._idle: list[RenderProcess] = []  # the one that worked last is the next: its memory is in the caches
         self._all_done = asyncio.Event()
         self._is_open = False
 
@@ -81,7 +81,7 @@ class RenderPool:
     @property
     def pids(self) -> tuple[int, ...]:
         """The process ids of the render processes that are ready."""
-        return (*(process.pid for process in self._running), *self._supervisor.idle_pids)
+        return tuple(process.pid for process in (*self._running, *self._idle))
 
     @property
     def busy(self) -> int:
@@ -91,7 +91,7 @@ class RenderPool:
     @property
     def waiting(self) -> int:
         """How many jobs wait for a process, in all lanes."""
-        return sum(map(self._lanes.length, Lane))
+        return len(self._lanes)
 
     @property
     def restarts(self) -> int:
@@ -105,7 +105,7 @@ class RenderPool:
 
     def free(self, lane: Lane) -> int:
         """How many jobs of this lane would begin at once."""
-        return self._lanes.free(lane, self._supervisor.idle)
+        return self._lanes.free(lane, len(self._idle))
 
     # --- life ---
 
@@ -133,7 +133,7 @@ class RenderPool:
             self._refuse(ticket)
         for ticket in self._running.values():
             ticket.end_reason = ticket.end_reason or "closed"
-        await self._supervisor.close(tuple(self._running))
+        await self._supervisor.close(busy=tuple(self._running), idle=tuple(self._idle))
 
     # --- a job ---
 
@@ -159,7 +159,7 @@ class RenderPool:
             raise errors.Overloaded(self._patience_s())
         self._lanes.add(ticket)
         self._dispatch()
-        if ticket in self._lanes:
+        if ticket.job is None:
             ticket.timer = loop.call_later(self._settings.queue_timeout_s, self._refuse, ticket)
         try:
             return await ticket.done
@@ -170,19 +170,23 @@ class RenderPool:
     def _patience_s(self) -> int:
         return max(1, math.ceil(self._settings.queue_timeout_s))
 
+    def _take_in(self, process: RenderProcess) -> None:
+        """A new process is ready."""
+        self._idle.append(process)
+        self._dispatch()
+
     def _dispatch(self) -> None:
         """Give waiting jobs to idle processes."""
-        while self._supervisor.idle:
+        while self._idle:
             ticket = self._lanes.next()
             if ticket is None:
                 return
-            self._begin(self._supervisor.take(), ticket)
+            self._begin(self._idle.pop(), ticket)
 
     def _begin(self, process: RenderProcess, ticket: Ticket) -> None:
         ticket.began_s = asyncio.get_running_loop().time()
         ticket.job = ticket.begin()
         self._running[process] = ticket
-        self._lanes.begun(ticket.lane)
         self._set_deadline(process, ticket)
         process.give(ticket.job)
 
@@ -233,7 +237,8 @@ class RenderPool:
         ticket.rendered[message.index] = message.rendered
         if ticket.is_abandoned:
             return
-        if len(ticket.rendered) < ticket.targets:
+        assert ticket.job is not None
+        if len(ticket.rendered) < len(ticket.job.targets):
             self._set_deadline(process, ticket)
         if ticket.on_rendered is not None:
             ticket.announced.add(message.index)
@@ -247,7 +252,7 @@ class RenderPool:
         if resident_bytes > self._settings.recycle_bytes:
             self._supervisor.let_go(process)
         else:
-            self._supervisor.give_back(process)
+            self._idle.append(process)
         self._dispatch()
         self._note_if_done()
 
@@ -276,6 +281,8 @@ class RenderPool:
 
     def _lose(self, process: RenderProcess, status: int) -> str:
         """A process is gone: return why, and fail its job. An empty reason means that it was asked to end."""
+        if process in self._idle:
+            self._idle.remove(process)
         ticket = self._running.pop(process, None)
         if not self._is_open and ticket is None:
             return ""
@@ -304,5 +311,5 @@ class RenderPool:
         return errors.RenderCrashed()
 
     def _note_if_done(self) -> None:
-        if not self._running and not self.waiting:
+        if not self._running and not len(self._lanes):
             self._all_done.set()

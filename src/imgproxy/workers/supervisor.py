@@ -1,25 +1,23 @@
 """
 The supervisor keeps a fixed number of render processes: it starts them, and replaces those that end.
 
-It knows nothing of jobs. The pool takes an idle process, and gives it back, or lets it go if it has grown too large.
+It knows nothing of jobs. The pool gives them to the processes, and lets a process go that has grown too large.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.workers.process import ProcessStartError, RenderProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from imgproxy.workers.channel import Message
     from imgproxy.workers.job import ProcessLimits
-    from imgproxy.workers.ticket import PoolObserver
+    from imgproxy.workers.queue import PoolObserver
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +32,8 @@ class Supervisor:
     """
     Keeps `size` render processes.
 
-    `on_message` hears what a process says about its job. `on_lost` hears that a process ended, with its exit status,
-    and returns the reason for the metrics, or "" if it was asked to. `on_new` hears that a new process is idle.
+    `on_new` is given each process that is ready. `on_message` hears what a process says about its job. `on_lost` hears
+    that a process ended, with its exit status, and returns the reason for the metrics, or "" if it was asked to.
     `is_wanted` tells whether a process that ended has to be replaced.
     """
 
@@ -46,7 +44,7 @@ class Supervisor:
         observer: PoolObserver,
         on_message: Callable[[RenderProcess, Message], None],
         on_lost: Callable[[RenderProcess, int], str],
-        on_new: Callable[[], None],
+        on_new: Callable[[RenderProcess], None],
         is_wanted: Callable[[], bool],
     ) -> None:
         self.size = size
@@ -56,21 +54,10 @@ class Supervisor:
         self._on_lost = on_lost
         self._on_new = on_new
         self._is_wanted = is_wanted
-        self._idle: deque[RenderProcess] = deque()
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
         self.restarts = 0  # processes replaced since the start, for whatever reason
         self.libvips_version = ""  # empty before the start
-
-    @property
-    def idle(self) -> int:
-        """How many processes have nothing to do."""
-        return len(self._idle)
-
-    @property
-    def idle_pids(self) -> tuple[int, ...]:
-        """Their process ids."""
-        return tuple(process.pid for process in self._idle)
 
     async def start(self) -> None:
         """
@@ -79,18 +66,20 @@ class Supervisor:
         Raises ProcessStartError if one does not start. `close` then ends the others.
         """
         started = await asyncio.gather(*(self._start_process() for _ in range(self.size)), return_exceptions=True)
-        self._idle.extend(process for process in started if isinstance(process, RenderProcess))
+        for process in started:
+            if isinstance(process, RenderProcess):
+                self._on_new(process)
         failed = next((error for error in started if isinstance(error, BaseException)), None)
         if failed is not None:
             raise failed
 
-    async def close(self, busy: tuple[RenderProcess, ...]) -> None:
+    async def close(self, *, busy: Collection[RenderProcess], idle: Collection[RenderProcess]) -> None:
         """End every process: kill the busy ones, and ask the others to end."""
         for launch in self._launches:
             launch.cancel()
         for process in busy:
             process.kill()
-        asked = [*self._idle, *self._retiring]
+        asked = [*idle, *self._retiring]
         for process in asked:
             process.dismiss()
         await asyncio.gather(*self._launches, return_exceptions=True)
@@ -100,14 +89,6 @@ class Supervisor:
             for process in asked:
                 process.kill()
             await asyncio.wait(gone)
-
-    def take(self) -> RenderProcess:
-        """Take the idle process that worked last: its memory is in the processor's caches."""
-        return self._idle.pop()
-
-    def give_back(self, process: RenderProcess) -> None:
-        """A process is idle again."""
-        self._idle.append(process)
 
     def let_go(self, process: RenderProcess) -> None:
         """Replace a process that has no job and has grown too large."""
@@ -119,8 +100,6 @@ class Supervisor:
         if process in self._retiring:
             self._retiring.discard(process)
             return
-        with contextlib.suppress(ValueError):
-            self._idle.remove(process)
         reason = self._on_lost(process, status)
         if reason:
             self._replace(reason)
@@ -139,13 +118,13 @@ class Supervisor:
         pause_s = RESTART_FIRST_S
         while True:
             try:
-                self._idle.append(await self._start_process())
+                process = await self._start_process()
             except (ProcessStartError, OSError) as exc:
                 log.error("render process could not be started: %s", exc)  # noqa: TRY400 - no traceback of ours helps
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RESTART_MAX_S)
             else:
-                self._on_new()
+                self._on_new(process)
                 return
 
     async def _start_process(self) -> RenderProcess:

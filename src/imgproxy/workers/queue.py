@@ -1,8 +1,9 @@
-"""A job on its way through the pool, and the observers of the pool."""
+"""The queue of the pool: jobs that wait for a process, in lanes by who waits for them; the observers of the pool."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from imgproxy.workers.job import Lane, Rendered, RenderJob, RenderReport
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterator
 
 # Builds the job when a process begins it.
 Begin: TypeAlias = Callable[[], RenderJob]
@@ -57,11 +59,6 @@ class Ticket:
     has_failed: bool = False
     end_reason: str = ""  # why the pool ended the process, if it did
 
-    @property
-    def targets(self) -> int:
-        """How many variants the job makes."""
-        return len(self.job.targets) if self.job is not None else 0
-
     def remove_files(self) -> None:
         """Remove what the job may have written, but for the files that were announced."""
         for index, target in enumerate(self.job.targets if self.job is not None else ()):
@@ -74,3 +71,58 @@ class Ticket:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+class Lanes:
+    """The queue in front of `size` processes: a line for each lane, served in the order of Lane."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: dict[Lane, deque[Ticket]] = {lane: deque() for lane in Lane}
+        self._running: Counter[Lane] = Counter()
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """Give all jobs that wait."""
+        for waiting in self._waiting.values():
+            yield from waiting
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        """Whether this job waits."""
+        return ticket in self._waiting[ticket.lane]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def length(self, lane: Lane) -> int:
+        """How many jobs wait in this lane."""
+        return len(self._waiting[lane])
+
+    def add(self, ticket: Ticket) -> None:
+        """Have a job wait behind the others of its lane."""
+        self._waiting[ticket.lane].append(ticket)
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take a job out of the queue."""
+        self._waiting[ticket.lane].remove(ticket)
+
+    def free(self, lane: Lane, idle: int) -> int:
+        """How many jobs of this lane would begin at once, with so many processes idle."""
+        if self._waiting[lane]:
+            return 0
+        return max(0, min(idle, self._share(lane) - self._running[lane]))
+
+    def next(self) -> Ticket | None:
+        """Take out the job to begin now; `ended` must follow."""
+        for lane, waiting in self._waiting.items():
+            if waiting and self._running[lane] < self._share(lane):
+                self._running[lane] += 1
+                return waiting.popleft()
+        return None
+
+    def ended(self, lane: Lane) -> None:
+        """A process has no job of this lane any more."""
+        self._running[lane] -= 1
+
+    def _share(self, lane: Lane) -> int:
+        """How many processes a lane may hold at once: visitors all, the other lanes all but one, and at least one."""
+        return self._size if lane is Lane.VISITOR else max(1, self._size - 1)
