@@ -25,8 +25,6 @@ _DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 # The `inc` of a counter, or the `observe` of a histogram, with its labels.
 Count: TypeAlias = "Callable[[float], None]"
-# What counts the answers of one outcome and status, and what observes their duration.
-Counting: TypeAlias = tuple[Count, Count]
 # After so many notes they are counted; that takes half a millisecond.
 NOTED_MAX = 256
 
@@ -171,7 +169,19 @@ class Metrics:
         self.render_peak_bytes = Gauge(
             "imgproxy_render_peak_bytes", "largest resident size a render process has had", registry=self.registry
         )
+        self._peak_bytes = 0
         self.build = Info("imgproxy_build", "versions of this service and of libvips", registry=self.registry)
+
+    def job_ended(self, lane: str, outcome: str, peak_bytes: int) -> None:
+        """Count a render job. `peak_bytes` is the largest size of its process so far, 0 if unknown."""
+        self.tally.note(self.renders.labels(lane, outcome).inc)
+        if peak_bytes > self._peak_bytes:
+            self._peak_bytes = peak_bytes
+            self.render_peak_bytes.set(peak_bytes)
+
+    def process_ended(self, reason: str) -> None:
+        """Count a render process that ended."""
+        self.render_process_ends.labels(reason=reason).inc()
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a gauge. `read` is called each time the metrics page is made."""

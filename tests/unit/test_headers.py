@@ -14,10 +14,8 @@ from imgproxy.edge.headers import (
     etag_matches,
     requested_range,
     server_timing,
-    tag_headers,
-    tags,
 )
-from imgproxy.purge.tags import entry_tag
+from imgproxy.purge.tags import entry_tag, tag_headers, tags
 
 ETAG = '"abc"'
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -55,12 +54,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from imgproxy.config.settings import Settings
-    from imgproxy.workers.job import Lane
 
 log = logging.getLogger(__name__)
-
-# Pairs of a lane and an outcome are a few dozen.
-COUNTERS_MAX = 128
 
 
 class Edge:
@@ -105,7 +100,7 @@ class Edge:
     def _compose_delivery(self, settings: Settings, failpoints: Failpoints) -> None:
         refusals = Refusals()
         self.health = OriginHealth(lambda: probe(self.library))
-        self.pool = RenderPool(settings.render, settings.limits, observer=RenderObserver(self.metrics))
+        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics)
         self.admission = Admission(
             settings.render, self.pool.processes, on_refused=lambda rule: self.metrics.refused.labels(rule=rule).inc()
         )
@@ -312,23 +307,3 @@ class Edge:
 
     async def _warm(self, keys: tuple[str, ...]) -> None:
         await self.warming.warm(keys)
-
-
-class RenderObserver:
-    """Puts what the render pool tells into the metrics."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._renders = lru_cache(COUNTERS_MAX)(metrics.renders.labels)
-        self._peak_bytes = 0
-
-    def job_ended(self, lane: Lane, outcome: str, peak_bytes: int) -> None:
-        """Count a job."""
-        self._metrics.tally.note(self._renders(lane, outcome).inc)
-        if peak_bytes > self._peak_bytes:
-            self._peak_bytes = peak_bytes
-            self._metrics.render_peak_bytes.set(peak_bytes)
-
-    def process_ended(self, reason: str) -> None:
-        """Count a process that ended."""
-        self._metrics.render_process_ends.labels(reason=reason).inc()

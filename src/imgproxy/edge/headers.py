@@ -9,10 +9,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from imgproxy.purge.tags import entry_tag, key_tag
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.request import Timings
@@ -142,20 +140,6 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
         "Cache-Control": f"public, max-age={browser_s}{extensions}",
         "CDN-Cache-Control": f"max-age={cdn_s}{extensions}",
     }
-
-
-def tags(key_hash: str, entry: str | None, also: Iterable[str] = ()) -> str:
-    """
-    Return the surrogate keys of a picture, separated by spaces: `k-<12 hex>` for its key, `e-<id>` for a known entry.
-
-    `also` are the hashes of other keys that went into it, such as its watermark's: it is purged with them, too.
-    """
-    return " ".join([key_tag(key_hash), *([entry_tag(entry)] if entry else []), *map(key_tag, also)])
-
-
-def tag_headers(names: Iterable[str], found: str) -> dict[str, str]:
-    """The tags under each configured name; Cache-Tag separates by commas, the others by spaces."""
-    return {name: found.replace(" ", ",") if name.lower() in ("cache-tag", "cdn-tag") else found for name in names}
 
 
 def cache_status(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import Delivered, Outcome
-from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing, tag_headers, tags
+from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing
+from imgproxy.purge.tags import tag_headers, tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable

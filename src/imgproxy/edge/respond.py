@@ -24,8 +24,6 @@ from imgproxy.edge.headers import (
     http_date,
     requested_range,
     server_timing,
-    tag_headers,
-    tags,
 )
 from imgproxy.edge.heads import ImageHeads
 from imgproxy.edge.problems import problem_response
@@ -33,6 +31,7 @@ from imgproxy.edge.waiters import Written
 from imgproxy.errors import OriginError, UnsatisfiableRange
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.negotiate import accept_class
+from imgproxy.purge.tags import tag_headers, tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
