@@ -65,6 +65,10 @@ sub vcl_recv {
     unset req.http.Cookie;
     unset req.http.Authorization;
 
+    # An answer has an ETag and no Last-Modified. Varnish would compare this date with the time of its own fetch, and
+    # could so answer 304 to a client whose copy was purged.
+    unset req.http.If-Modified-Since;
+
     # imgproxy distinguishes three kinds of Accept headers. So at most three answers of a URL are kept.
     if (req.http.Accept ~ "image/avif" && req.http.Accept !~ "image/avif *; *q=0(\.0*)? *(,|$)") {
         set req.http.Accept = "image/avif,image/webp";
