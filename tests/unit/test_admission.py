@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 import pytest
 
@@ -17,6 +16,7 @@ from imgproxy.admission.policy import (
     RETRY_AFTER_MAX_S,
     SHORT_WAIT_JOBS,
     Admission,
+    Admitted,
 )
 from imgproxy.config.sections import RenderSettings
 from imgproxy.errors import Overloaded
@@ -32,6 +32,13 @@ class Clock:
         return self.now_s
 
 
+class Counted(Admitted):
+    """An admitted request that is counted, and that no task waits in."""
+
+    def expire_at(self, when_s: float | None) -> None:
+        """Do nothing: there is no task to refuse."""
+
+
 class World:
     """An admission policy for two processes on a clock of its own, and the rules that refused."""
 
@@ -43,28 +50,36 @@ class World:
         for _ in range(300):
             self.admission.job_ended(job_s)
         self.job_s = job_s
-        self.open = AsyncExitStack()
+        self._admitted: list[Admitted] = []
         self._keys = 0
 
-    async def admit(self, key: str | None = None, plan: str = "p", *, is_fetched: bool = False) -> bool:
-        """Try to admit a request for a key that is new by default; whether it came in."""
+    def admit(self, key: str | None = None, plan: str = "p", *, is_fetched: bool = False) -> bool:
+        """Try to admit a request for a key that is new by default; whether it was. It is counted until `leave`."""
         if key is None:
             self._keys += 1
             key = f"new-{self._keys}"
         try:
-            await self.open.enter_async_context(self.admission.admit(key, plan, is_fetched=is_fetched))
+            self.admission.admit(key, plan, is_fetched=is_fetched)
         except Overloaded:
             return False
+        admitted = Counted(self.admission, key, plan, is_fetched=is_fetched)
+        self.admission.enter(admitted)
+        self._admitted.append(admitted)
         return True
 
-    async def fill(self, count: int) -> None:
+    def leave(self) -> None:
+        """All requests are answered."""
+        while self._admitted:
+            self.admission.leave(self._admitted.pop())
+
+    def fill(self, count: int) -> None:
         """Admit so many new pictures."""
         for _ in range(count):
-            assert await self.admit()
+            assert self.admit()
 
-    async def overload(self) -> None:
+    def overload(self) -> None:
         """Begin an overload: more new pictures at once than any page has."""
-        while await self.admit():
+        while self.admit():
             pass
         assert self.admission.is_overloaded
 
@@ -72,52 +87,46 @@ class World:
 async def test_a_new_front_page_is_served_whole() -> None:
     """Thirty new pictures at once, and a dozen more that scroll into view, are admitted on two processes."""
     world = World()
-    await world.fill(30)
+    world.fill(30)
     for at_s in (0.2, 0.4, 0.6):
         world.clock.now_s = 1_000.0 + at_s
-        await world.fill(4)
+        world.fill(4)
 
     assert world.rules == []
-    await world.open.aclose()
 
 
 async def test_more_new_pictures_than_a_page_has_are_an_overload() -> None:
     """The rule `burst` refuses at once, and from then on only short waits are admitted."""
     world = World()
-    await world.overload()
+    world.overload()
 
     assert world.rules == ["burst"]
-    assert not await world.admit()
+    assert not world.admit()
     assert world.rules == ["burst", "overload"]
-    await world.open.aclose()
 
 
 async def test_a_queue_that_stays_long_is_an_overload() -> None:
     """The queue was longer than four jobs a process for a second: the next request is refused."""
     world = World()
-    await world.fill(30)
+    world.fill(30)
     world.clock.now_s += BURST_S / 2
-    assert await world.admit()
+    assert world.admit()
     world.clock.now_s += BURST_S
 
-    assert not await world.admit()
+    assert not world.admit()
     assert world.rules == ["overload"]
-    await world.open.aclose()
 
 
 async def test_a_queue_that_drains_is_none() -> None:
     """A short queue in between starts the second anew."""
     world = World()
-    async with AsyncExitStack() as first:
-        world.open = first
-        await world.fill(30)
-    world.open = AsyncExitStack()
+    world.fill(30)
+    world.leave()
     world.clock.now_s += BURST_S * 2
-    assert await world.admit()
-    await world.fill(29)
+    assert world.admit()
+    world.fill(29)
 
     assert world.rules == []
-    await world.open.aclose()
 
 
 async def test_slow_jobs_may_queue() -> None:
@@ -125,43 +134,69 @@ async def test_slow_jobs_may_queue() -> None:
     world = World(job_s=3.0, queue_timeout_s=300.0)
     for second in range(2 * LONG_WAIT_JOBS):
         world.clock.now_s = 1_000.0 + second
-        assert await world.admit()
+        assert world.admit()
 
     assert not world.admission.is_overloaded
-    await world.open.aclose()
 
 
 @pytest.mark.parametrize(("done_jobs", "is_admitted"), [(0.0, False), (0.3, False), (0.8, True), (3.0, True)])
 async def test_in_an_overload_only_a_short_wait_is_admitted(done_jobs: float, is_admitted: bool) -> None:
     """With a picture at work in each process, the next comes in as these come to their end."""
     world = World(processes=2)
-    await world.overload()
-    await world.open.aclose()
-    world.open = AsyncExitStack()
-    assert await world.admit("a")
-    assert await world.admit("b")
+    world.overload()
+    world.leave()
+    assert world.admit("a")
+    assert world.admit("b")
     for key in "ab":
         world.admission.job_began(key)
     world.clock.now_s += done_jobs * world.job_s / 2
 
     waits = 1 - min(done_jobs / 2, 1.0) * 2
     assert (waits / 2 <= SHORT_WAIT_JOBS) is is_admitted
-    assert await world.admit() is is_admitted
-    await world.open.aclose()
+    assert world.admit() is is_admitted
 
 
 async def test_an_overload_ends_when_nothing_was_refused_for_a_second() -> None:
     """Each refusal prolongs it."""
     world = World()
-    await world.overload()
+    world.overload()
     world.clock.now_s += CALM_S * 0.9
-    assert not await world.admit()
+    assert not world.admit()
     world.clock.now_s += CALM_S * 0.9
     assert world.admission.is_overloaded
     world.clock.now_s += CALM_S * 0.2
 
     assert not world.admission.is_overloaded
-    await world.open.aclose()
+
+
+async def test_a_burst_waits_unfetched() -> None:
+    """Only what keeps every process busy is fetched; each job that begins lets the next original be fetched."""
+    world = World(processes=2)
+    fetching: list[str] = []
+    done = asyncio.Event()
+
+    async def fetch(key: str) -> None:
+        async with world.admission.admit(key, "p", is_fetched=False):
+            fetching.append(key)
+            await done.wait()
+
+    tasks = [asyncio.create_task(fetch(str(number))) for number in range(10)]
+    await asyncio.sleep(0)
+    assert fetching == ["0", "1", "2", "3"]
+
+    world.admission.job_began("1")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert fetching == ["0", "1", "2", "3", "4"]
+
+    tasks[0].cancel()
+    tasks[6].cancel()  # it leaves the line, and takes nobody's turn
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert fetching == ["0", "1", "2", "3", "4", "5"]
+    done.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert sorted(fetching) == [str(number) for number in range(10) if number != 6]
 
 
 async def test_what_waits_when_an_overload_begins_is_refused_after_a_job() -> None:
@@ -177,7 +212,7 @@ async def test_what_waits_when_an_overload_begins_is_refused_after_a_job() -> No
     waiting = [asyncio.create_task(wait(f"waiting-{number}")) for number in range(BURST_JOBS)]
     await asyncio.sleep(0)
     world.admission.job_began("at-work")
-    assert not await world.admit()
+    assert not world.admit()
 
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(result) for result in results} == {Overloaded}
@@ -190,47 +225,43 @@ async def test_what_waits_when_an_overload_begins_is_refused_after_a_job() -> No
 async def test_a_request_that_adds_nothing_is_always_admitted() -> None:
     """The same variant is collapsed; another plan shares the decode of a job that has not begun, up to a full job."""
     world = World()
-    assert await world.admit("page", "w=1")
-    await world.overload()
+    assert world.admit("page", "w=1")
+    world.overload()
 
-    assert await world.admit("page", "w=1")
+    assert world.admit("page", "w=1")
     for width in range(2, PLANS_PER_JOB + 1):
-        assert await world.admit("page", f"w={width}")
-    assert not await world.admit("page", "w=99")
+        assert world.admit("page", f"w={width}")
+    assert not world.admit("page", "w=99")
     world.admission.job_began("page")
-    assert await world.admit("page", "w=1")
-    await world.open.aclose()
+    assert world.admit("page", "w=1")
 
 
 async def test_a_shared_decode_ends_when_its_job_begins() -> None:
     """From then on another plan of the same picture waits like any other picture."""
     world = World()
-    assert await world.admit("page", "w=1")
-    await world.overload()
+    assert world.admit("page", "w=1")
+    world.overload()
     world.admission.job_began("page")
 
-    assert not await world.admit("page", "w=2")
-    await world.open.aclose()
+    assert not world.admit("page", "w=2")
 
 
 async def test_a_fetched_picture_is_no_part_of_a_burst() -> None:
     """It costs the origin nothing, so it waits for as long as the queue drains."""
     world = World()
-    await world.fill(BURST_JOBS)
+    world.fill(BURST_JOBS)
 
-    assert await world.admit(is_fetched=True)
-    await world.open.aclose()
+    assert world.admit(is_fetched=True)
 
 
 async def test_a_wait_beyond_the_configured_one_is_refused() -> None:
     """The rule `full` holds in a burst, too."""
     world = World(queue_timeout_s=LONG_WAIT_S / 4)
-    while await world.admit():
+    while world.admit():
         pass
 
     assert world.rules == ["full"]
     assert world.admission.is_full
-    await world.open.aclose()
 
 
 async def test_pictures_that_are_being_fetched_do_not_wait_for_a_process() -> None:
@@ -240,14 +271,13 @@ async def test_pictures_that_are_being_fetched_do_not_wait_for_a_process() -> No
         slow.admission.fetch_ended(0.5)
     admitted = []
     for world in (quick, slow):
-        await world.overload()
-        await world.open.aclose()
-        world.open = AsyncExitStack()
+        world.overload()
+        world.leave()
         count = 0
-        while await world.admit():
+        while world.admit():
             count += 1
         admitted.append(count)
-        await world.open.aclose()
+        world.leave()
 
     assert admitted[1] - admitted[0] == pytest.approx(2 * 0.5 / 0.05, abs=2)
 
@@ -255,24 +285,20 @@ async def test_pictures_that_are_being_fetched_do_not_wait_for_a_process() -> No
 async def test_retry_after_is_bounded_and_differs() -> None:
     """Clients that are refused together must not come back together."""
     world = World(job_s=2.0)
-    await world.fill(10)
+    world.fill(10)
     values = {world.admission.retry_after_s() for _ in range(200)}
 
     assert len(values) > 3
     assert 1 <= min(values) <= max(values) <= RETRY_AFTER_MAX_S
-    await world.open.aclose()
 
 
 async def test_what_has_left_is_not_counted() -> None:
     """After all contexts are closed the queue is empty again, also after a failure inside."""
     world = World()
-    await world.fill(20)
+    world.fill(20)
     with pytest.raises(ZeroDivisionError):
         async with world.admission.admit("x", "p", is_fetched=True):
             raise ZeroDivisionError
-    await world.open.aclose()
-    world.open = AsyncExitStack()
-    await world.fill(30)
+    world.fill(30)
 
     assert world.rules == []
-    await world.open.aclose()

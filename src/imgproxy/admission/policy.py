@@ -7,6 +7,9 @@ Admission: the one decision about a request that needs a render. It is admitted,
     overload        the queue was long for a second; then only short waits are good   p99 of accepted <= 2 x unloaded
     left over       a request from before the overload still waits                    p99 of accepted <= 2 x unloaded
 
+A picture that has to be fetched waits before its fetch, until it is one of the next that the processes need. So a burst
+waits unfetched, and what is refused later has cost the origin nothing (row `overload`: fetches, p99 of hits).
+
 A page asks for some thirty new pictures at once. They may wait, as nothing comes behind them. In an overload more comes
 than can be made, and each wait makes the next one longer. So a long queue is good while it drains, and is cut when it
 does not. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue 2012) and "Fail at Scale" (Maurer, ACM Queue
@@ -20,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -58,9 +62,14 @@ _FIRST_JOB_S: Final = 0.1
 
 @dataclass(eq=False, slots=True)
 class _Work:
-    """The admitted requests for one original: by plan how many, when the first came, and when its job began."""
+    """
+    The admitted requests for one original: by plan how many, when the first came, and when its job began.
+
+    `turn` is set when the original may be fetched; None for one that is here.
+    """
 
     came_s: float
+    turn: asyncio.Event | None
     plans: dict[str, int] = field(default_factory=dict)
     admissions: set[Admitted] = field(default_factory=set)
     began_s: float | None = None
@@ -91,6 +100,9 @@ class Admission:
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._work: dict[str, _Work] = {}  # by key hash
         self._jobs = 0
+        # Originals that wait for their turn to be fetched, and those that have had it and whose job has not begun.
+        self._unfetched: deque[_Work] = deque()
+        self._turns: set[int] = set()
         self._job_s = _FIRST_JOB_S  # what a job takes one process, on average
         self._fetch_s = 0.0
         self._long_since_s: float | None = None
@@ -114,7 +126,7 @@ class Admission:
         if rule is not None:
             self._on_refused(rule)
             raise Overloaded(self.retry_after_s())
-        return Admitted(self, key_hash, plan)
+        return Admitted(self, key_hash, plan, is_fetched=is_fetched)
 
     def refusal(self, key_hash: str, plan: str, *, is_fetched: bool) -> str | None:
         """Return the rule that refuses this request now, or None. A refusal prolongs an overload."""
@@ -169,9 +181,11 @@ class Admission:
 
     def _jobs_ahead(self) -> int:
         """Jobs that a new one waits for: all but those that are still being fetched, and one for each process."""
-        # As many are being fetched as are made in the time of a fetch (Little's law).
-        fetching = min(FETCHES_AHEAD_MAX, round(self._processes * self._fetch_s / self._job_s))
-        return max(0, self._jobs - fetching - self._processes + 1)
+        return max(0, self._jobs - self._fetching() - self._processes + 1)
+
+    def _fetching(self) -> int:
+        """How many are being fetched if as many come as are made (Little's law)."""
+        return min(FETCHES_AHEAD_MAX, round(self._processes * self._fetch_s / self._job_s))
 
     def _wait_s(self, ahead: int, now_s: float) -> float:
         """Seconds until a process is free for one more job; what is half made is half a job to wait for."""
@@ -212,6 +226,7 @@ class Admission:
             work.began_s = self._now()
             for admitted in work.admissions:
                 admitted.expire_at(None)
+            self._end_turn(work)
 
     def job_ended(self, seconds: float) -> None:
         """Learn how long a job keeps one process."""
@@ -219,15 +234,20 @@ class Admission:
 
     # --- count ---
 
-    def enter(self, admitted: Admitted) -> None:
-        """Count a request."""
+    def enter(self, admitted: Admitted) -> asyncio.Event | None:
+        """Count a request. Returns what it has to wait for before it fetches."""
         work = self._work.get(admitted.key_hash)
         if work is None:
-            work = self._work[admitted.key_hash] = _Work(self._now())
+            turn = None if admitted.is_fetched else asyncio.Event()
+            work = self._work[admitted.key_hash] = _Work(self._now(), turn)
+            if turn is not None:
+                self._unfetched.append(work)
         before = work.jobs
         work.plans[admitted.plan] = work.plans.get(admitted.plan, 0) + 1
         work.admissions.add(admitted)
         self._jobs += work.jobs - before
+        self._give_turns()
+        return work.turn
 
     def leave(self, admitted: Admitted) -> None:
         """Stop counting a request."""
@@ -240,18 +260,32 @@ class Admission:
         self._jobs += work.jobs - before
         if not work.plans:
             del self._work[admitted.key_hash]
+            self._end_turn(work)
+
+    def _give_turns(self) -> None:
+        """Let as many originals be fetched as keep every process busy."""
+        while self._unfetched and len(self._turns) < 2 * self._processes + self._fetching():
+            work = self._unfetched.popleft()
+            if work.plans and work.turn is not None:
+                self._turns.add(id(work))
+                work.turn.set()
+
+    def _end_turn(self, work: _Work) -> None:
+        self._turns.discard(id(work))
+        self._give_turns()
 
 
 class Admitted:
-    """The context of an admitted request. It raises Overloaded at the time given to `expire_at`."""
+    """The context of an admitted request: it waits for its turn to fetch, and raises Overloaded when it expires."""
 
-    __slots__ = ("_admission", "_timeout", "key_hash", "plan")
+    __slots__ = ("_admission", "_timeout", "is_fetched", "key_hash", "plan")
 
-    def __init__(self, admission: Admission, key_hash: str, plan: str) -> None:
+    def __init__(self, admission: Admission, key_hash: str, plan: str, *, is_fetched: bool) -> None:
         self._admission = admission
         self._timeout = asyncio.timeout(None)
         self.key_hash = key_hash
         self.plan = plan
+        self.is_fetched = is_fetched
 
     def expire_at(self, when_s: float | None) -> None:
         """Refuse the request at this time, unless it has left; None takes the time back."""
@@ -260,7 +294,13 @@ class Admitted:
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
-        self._admission.enter(self)
+        turn = self._admission.enter(self)
+        if turn is not None and not self.is_fetched:
+            try:
+                await turn.wait()
+            except asyncio.CancelledError as error:
+                await self.__aexit__(type(error), error, None)
+                raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
