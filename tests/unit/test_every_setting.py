@@ -46,7 +46,9 @@ def read() -> set[str]:
     return attributes_read_outside_config()
 
 
-@pytest.mark.parametrize(("section", "key", "setting"), every_setting(), ids=lambda item: str(item)[:30])
+@pytest.mark.parametrize(
+    ("section", "key", "setting"), every_setting(), ids=lambda item: item if isinstance(item, str) else ""
+)
 def test_a_setting_is_read_and_documented(read: set[str], section: str, key: str, setting: FieldInfo) -> None:
     """A module outside `config/` reads an attribute of its name, or `config/secrets.py`; the example describes it."""
     assert key in read, f"[{section}] {key}: no code reads it"

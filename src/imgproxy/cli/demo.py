@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import SecretStr
 from rich.markup import escape
 
 import imgproxy.demo
@@ -108,10 +107,10 @@ async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tup
     await stack.enter_async_context(library)
     settings = Settings(
         server=ServerSettings(host=HOST, port=options.port, shutdown_timeout_s=2.0),
-        origin=OriginSettings(url=library.url, token=SecretStr(token)),
-        admin=AdminSettings(token=SecretStr(secrets.token_urlsafe(9))),
+        origin=OriginSettings(url=library.url, token=token),
+        admin=AdminSettings(token=secrets.token_urlsafe(9)),
         cache=CacheSettings(dir=work / "cache", min_free_bytes=0),
-        webhook=WebhookSettings(secrets=(SecretStr(secret),)),
+        webhook=WebhookSettings(secrets=(secret,)),
         # The tour revokes a picture: a browser must not show its own copy after that.
         freshness=FreshnessSettings(browser_ttl_s=0),
         log=LogSettings(access="none"),
