@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it at run time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.alias_generators import to_camel
 
+from imgproxy.medialibrary.errors import UnexpectedAnswer
 from imgproxy.medialibrary.moments import iso_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Enough of a picture to tell its kind without a look into its file.
 HEAD_BYTES: Final = 4096
@@ -103,6 +107,7 @@ class Usage(ApiModel):
 
 
 Row = TypeVar("Row", DocumentReferences, MediaReferences)
+Model = TypeVar("Model", bound=ApiModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +135,26 @@ class ServedImage:
     size_bytes: int
     digest: str | None
     head: bytes = b""
+
+
+def read(model: type[Model], answer: Any, where: str) -> Model:
+    """
+    Return the model that a JSON value of an answer stands for.
+
+    Raises:
+        UnexpectedAnswer: the value has another form; `where` (method and path) is in its text.
+    """
+    try:
+        return model.model_validate(answer)
+    except ValidationError as exc:
+        problem = exc.errors(include_input=False, include_url=False)[0]
+        path = ".".join(str(part) for part in problem["loc"])
+        raise UnexpectedAnswer(message=f"{model.__name__} {path}: {problem['msg']}", where=where) from exc
+
+
+def read_list(answer: Any, name: str, where: str) -> Sequence[Any]:
+    """Return the list with this name in an answer. Raises UnexpectedAnswer where the answer has none."""
+    rows = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(rows, list):
+        raise UnexpectedAnswer(message=f"the body has no list {name!r}", where=where)
+    return rows

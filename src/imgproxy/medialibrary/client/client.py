@@ -11,10 +11,8 @@ Every call has one deadline over all its tries. Errors: `imgproxy.medialibrary.e
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
-
-from pydantic import BaseModel, ValidationError
 
 from imgproxy.errors import BadUrl
 from imgproxy.medialibrary import versions
@@ -29,18 +27,18 @@ from imgproxy.medialibrary.models import (
     ServedImage,
     Usage,
     Validators,
+    read,
+    read_list,
 )
 from imgproxy.medialibrary.operations import Operation, require, to_json
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
-    from imgproxy.medialibrary.client.fetch import StrPath
+    from imgproxy.medialibrary.client.image_file import StrPath
     from imgproxy.medialibrary.client.tokens import TokenSource
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class MediaLibraryClient:
@@ -100,7 +98,7 @@ class MediaLibraryClient:
     async def get_entry(self, entry_id: str) -> Entry:
         """Return an entry. Raises LibraryNotFound for an unknown id."""
         call = Call("GET", self._entry_path(entry_id))
-        return _model(Entry, await self._json(call), call)
+        return read(Entry, await self._json(call), call.where)
 
     async def patch_entry(
         self,
@@ -138,13 +136,13 @@ class MediaLibraryClient:
         wanted = {"ids": ",".join(ids), "externalId": external_id, "systemName": system_name}
         call = Call("GET", self._base, params={name: value for name, value in wanted.items() if value})
         name = "results" if self._has(versions.RESULTS_SINCE) else "mediaLibraryEntries"
-        return _models(Entry, _list(await self._json(call), name, call), call)
+        return tuple(read(Entry, row, call.where) for row in read_list(await self._json(call), name, call.where))
 
     async def keys(self, entry_id: str) -> tuple[str, ...]:
         """Return every key of an entry: its asset, those it had before, translations and variants (from 2026-03)."""
         require("the keys endpoint", versions.KEYS_SINCE, self.api_version)
         call = Call("GET", f"{self._entry_path(entry_id)}/keys")
-        rows = _list(await self._json(call), "results", call)
+        rows = read_list(await self._json(call), "results", call.where)
         if not all(isinstance(key, str) for key in rows):
             raise UnexpectedAnswer(message="a key is not a string", where=call.where)
         return tuple(rows)
@@ -153,7 +151,7 @@ class MediaLibraryClient:
         """Return the usage log of an entry (from 2026-05)."""
         require("the usage log", versions.USAGE_LOG_SINCE, self.api_version)
         call = Call("GET", f"{self._entry_path(entry_id)}/usageLog")
-        return _models(Usage, _list(await self._json(call), "results", call), call)
+        return tuple(read(Usage, row, call.where) for row in read_list(await self._json(call), "results", call.where))
 
     # --- references --------------------------------------------------------------------------------------------
 
@@ -230,9 +228,9 @@ class MediaLibraryClient:
             answer = await self._json(call)
             if not self._has(versions.RESULTS_SINCE):
                 answer = {"results": answer}
-            rows = _models(model, _list(answer, "results", call), call)
+            rows = read_list(answer, "results", call.where)
             for row in rows:
-                yield row
+                yield read(model, row, call.where)
             if len(rows) < page_size:
                 return
             # A cursor stays right while documents are added. Older versions have only the offset.
@@ -258,23 +256,3 @@ def quoted_key(key: str) -> str:
     if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
         raise BadUrl(detail="A key needs parts separated by '/', none of them empty, '.' or '..'.")
     return quote(key, safe="/")
-
-
-def _list(answer: Any, name: str, call: Call) -> Sequence[Any]:
-    rows = answer.get(name) if isinstance(answer, dict) else None
-    if not isinstance(rows, list):
-        raise UnexpectedAnswer(message=f"the body has no list {name!r}", where=call.where)
-    return rows
-
-
-def _model(model: type[Model], answer: Any, call: Call) -> Model:
-    try:
-        return model.model_validate(answer)
-    except ValidationError as exc:
-        problem = exc.errors(include_input=False, include_url=False)[0]
-        path = ".".join(str(part) for part in problem["loc"])
-        raise UnexpectedAnswer(message=f"{model.__name__} {path}: {problem['msg']}", where=call.where) from exc
-
-
-def _models(model: type[Model], rows: Sequence[Any], call: Call) -> tuple[Model, ...]:
-    return tuple(_model(model, row, call) for row in rows)

@@ -7,40 +7,34 @@ The event loop sends and receives; threads decode, hash and write, so that a slo
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from imgproxy.digest import ContentHasher
-from imgproxy.medialibrary.client.encodings import Decoder, EncodingError
+from imgproxy.medialibrary.client.image_file import Decoder, EncodingError, ImageFile
 from imgproxy.medialibrary.client.transport import ERROR_BODY_MAX_BYTES, KEEPALIVE_EXPIRY_S, REDIRECTS_MAX
 from imgproxy.medialibrary.errors import OriginUnavailable, TooLarge, UnexpectedAnswer
-from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
+from imgproxy.medialibrary.models import ServedImage
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterator
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
+    from imgproxy.medialibrary.client.image_file import StrPath
     from imgproxy.medialibrary.client.transport import Call, Transport
 
 # A thread gets this much of a body at a time; the loop receives up to twice as much meanwhile. CPU of a fetch of 0.8 MB
 # with parts of 64, 256, 512, 1024 KiB: 2.0, 1.6, 2.1, 2.5 ms.
 PART_BYTES: Final = 256 * 1024
 _HEADERS: Final = {"User-Agent": "imgproxy", "Accept": "*/*", "Accept-Encoding": "identity"}
-
-StrPath: TypeAlias = "str | os.PathLike[str]"
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class ImageFetcher:
@@ -149,10 +143,10 @@ class ImageFetcher:
             announced = response.content_length
             if max_bytes is not None and announced is not None and announced > max_bytes:
                 raise TooLarge(limit_bytes=max_bytes, size_bytes=announced, where=call.where)
-            file = _File(destination, _decoder(response), max_bytes, call.where)
+            file = ImageFile(destination, _decoder(response), self._threads, max_bytes=max_bytes, where=call.where)
             try:
-                # A task of its own: each part of the body wakes it alone, and not all that wait for the image.
-                digest = await asyncio.create_task(self._received(response, file))
+                # A task of its own: each part of the body wakes this task alone, not the whole chain of its callers.
+                digest = await asyncio.create_task(_received(response, file))
             except BaseException:
                 file.discard()
                 raise
@@ -166,23 +160,6 @@ class ImageFetcher:
             digest=digest,
             head=head,
         )
-
-    async def _received(self, response: aiohttp.ClientResponse, file: _File) -> str:
-        """Receive a body into its file, and return its digest. Raises what aiohttp and `_File.write` raise."""
-        parts: list[bytes] = []
-        waiting_bytes = received_bytes = 0
-        async for data in response.content.iter_any():
-            parts.append(data)
-            waiting_bytes += len(data)
-            received_bytes += len(data)
-            if waiting_bytes >= PART_BYTES:
-                await file.in_thread(self._threads, file.write, parts)
-                parts, waiting_bytes = [], 0
-        digest = await file.in_thread(self._threads, file.end, parts)
-        assert isinstance(response, _Response)
-        if not response.is_as_announced(received_bytes):
-            raise aiohttp.ClientPayloadError
-        return digest
 
     @contextmanager
     def _converted(self, call: Call) -> Iterator[None]:
@@ -242,63 +219,22 @@ class _Response(aiohttp.ClientResponse):
         return self.content_length in {None, received_bytes} and not has_surplus and not is_torn
 
 
-class _File:
-    """The file of a body. Its methods block, except `in_thread` and `discard`."""
-
-    def __init__(self, path: StrPath, decoder: Decoder, max_bytes: int | None, where: str) -> None:
-        self.size_bytes = 0
-        self.head = b""
-        self._path = path
-        self._decoder = decoder
-        self._max_bytes = max_bytes
-        self._where = where
-        self._hasher = ContentHasher()
-        self._file: BinaryIO | None = None
-        self._work: Future[object] | None = None
-
-    async def in_thread(self, threads: ThreadPoolExecutor, method: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
-        """Call one of its methods in a thread. To be awaited before the next."""
-        work = threads.submit(method, *args, **kw)
-        self._work = work  # type: ignore[assignment] # whatever it returns, it is an object
-        return await asyncio.wrap_future(work)
-
-    def write(self, parts: Sequence[bytes]) -> None:
-        """Write what these bytes stand for behind what is there. Raises TooLarge, EncodingError, OSError."""
-        if self._file is None:
-            # Not by O_TRUNC: ext4 writes a file that was emptied to the disk as it is closed (ext4(5), auto_da_alloc).
-            self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), "wb")
-        for part in parts:
-            for piece in self._decoder.feed(part):
-                self.size_bytes += len(piece)
-                if self._max_bytes is not None and self.size_bytes > self._max_bytes:
-                    raise TooLarge(limit_bytes=self._max_bytes, where=self._where)
-                if len(self.head) < HEAD_BYTES:
-                    self.head += piece[: HEAD_BYTES - len(self.head)]
-                self._hasher.update(piece)
-                self._file.write(piece)
-
-    def end(self, parts: Sequence[bytes]) -> str:
-        """Write the last bytes, close the file, and return the digest of its content. Raises as `write`."""
-        self.write(parts)
-        self._decoder.end()
-        assert self._file is not None
-        self._file.truncate()  # of what it held before
-        self._file.close()  # some file systems say only now that they have no space
-        return self._hasher.hexdigest()
-
-    def discard(self) -> None:
-        """Remove the file: now, or when the thread that still writes to it is through, as a disk takes no cancel."""
-        if self._work is None:
-            self._remove()
-        else:
-            self._work.add_done_callback(lambda _: self._remove())
-
-    def _remove(self) -> None:
-        with suppress(OSError):
-            if self._file is not None:
-                self._file.close()
-        with suppress(OSError):  # it is gone already, or the disk is broken
-            os.unlink(self._path)
+async def _received(response: aiohttp.ClientResponse, file: ImageFile) -> str:
+    """Receive a body into its file, and return its digest. Raises what aiohttp and `ImageFile` raise."""
+    parts: list[bytes] = []
+    waiting_bytes = received_bytes = 0
+    async for data in response.content.iter_any():
+        parts.append(data)
+        waiting_bytes += len(data)
+        received_bytes += len(data)
+        if waiting_bytes >= PART_BYTES:
+            await file.write(parts)
+            parts, waiting_bytes = [], 0
+    digest = await file.end(parts)
+    assert isinstance(response, _Response)
+    if not response.is_as_announced(received_bytes):
+        raise aiohttp.ClientPayloadError
+    return digest
 
 
 def _decoder(response: aiohttp.ClientResponse) -> Decoder:

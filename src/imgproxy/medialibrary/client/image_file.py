@@ -1,0 +1,135 @@
+"""
+The file of an image: decoded, hashed and written in threads.
+
+A proxy may apply a Content-Encoding although `identity` was asked for (RFC 9110 section 8.4.1). aiohttp can undo it
+too, but takes a gzip body that is cut off for a whole one, and works on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import zlib
+from contextlib import suppress
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar
+
+from imgproxy.digest import ContentHasher
+from imgproxy.medialibrary.errors import TooLarge
+from imgproxy.medialibrary.models import HEAD_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
+T = TypeVar("T")
+
+# A short encoded body can stand for a long one, so it is decoded in pieces of this size at most.
+PIECE_BYTES: Final = 1024 * 1024
+_ENCODINGS: Final = {"gzip", "x-gzip", "deflate"}
+# 32 more than the window's size lets zlib tell gzip's frame from its own (zlib manual, inflateInit2).
+_WINDOW: Final = zlib.MAX_WBITS + 32
+
+
+class EncodingError(Exception):
+    """The body is not what its Content-Encoding says, or the encoding is unknown. The message says which."""
+
+
+class Decoder:
+    """Decodes one body."""
+
+    def __init__(self, encoding: str | None) -> None:
+        """Take the value of the header. Raises EncodingError for an unknown encoding."""
+        name = (encoding or "identity").strip().lower()
+        if name not in _ENCODINGS and name not in {"identity", ""}:
+            raise EncodingError("UnknownEncoding")
+        self._inflate = zlib.decompressobj(_WINDOW) if name in _ENCODINGS else None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take bytes of the body, and give what they stand for. Raises EncodingError."""
+        if self._inflate is None:
+            yield data
+            return
+        piece = b""
+        while data or (len(piece) == PIECE_BYTES and not self._inflate.eof):
+            if self._inflate.eof:
+                self._inflate = zlib.decompressobj(_WINDOW)  # another gzip member (RFC 1952 section 2.2)
+            try:
+                piece = self._inflate.decompress(data, PIECE_BYTES)
+            except zlib.error as exc:
+                raise EncodingError("NotWhatItSays") from exc
+            if piece:
+                yield piece
+            data = self._inflate.unconsumed_tail or self._inflate.unused_data
+
+    def end(self) -> None:
+        """Check that the body was whole. Raises EncodingError."""
+        if self._inflate is not None and not self._inflate.eof:
+            raise EncodingError("CutOff")
+
+
+class ImageFile:
+    """The file that the body of an answer goes to, part by part. Threads do the work."""
+
+    def __init__(
+        self, path: StrPath, decoder: Decoder, threads: ThreadPoolExecutor, *, max_bytes: int | None, where: str
+    ) -> None:
+        self.size_bytes = 0
+        self.head = b""  # the first HEAD_BYTES
+        self._path = path
+        self._threads = threads
+        self._decoder = decoder
+        self._max_bytes = max_bytes
+        self._where = where
+        self._hasher = ContentHasher()
+        self._file: BinaryIO | None = None
+        self._work: Future[object] | None = None
+
+    async def write(self, parts: Sequence[bytes]) -> None:
+        """Write what these bytes stand for behind what is there. Raises TooLarge, EncodingError, OSError."""
+        await self._in_thread(self._write, parts)
+
+    async def end(self, parts: Sequence[bytes]) -> str:
+        """Write the last bytes, close the file, and return the digest of its content. Raises as `write`."""
+        return await self._in_thread(self._end, parts)
+
+    def discard(self) -> None:
+        """Remove the file: now, or when the thread that still writes to it is through, as a disk takes no cancel."""
+        if self._work is None:
+            self._remove()
+        else:
+            self._work.add_done_callback(lambda _: self._remove())
+
+    async def _in_thread(self, method: Callable[[Sequence[bytes]], T], parts: Sequence[bytes]) -> T:
+        work = self._threads.submit(method, parts)
+        self._work = work  # type: ignore[assignment] # whatever it returns, it is an object
+        return await asyncio.wrap_future(work)
+
+    def _write(self, parts: Sequence[bytes]) -> None:
+        if self._file is None:
+            # Not by O_TRUNC: ext4 writes a file that was emptied to the disk as it is closed (ext4(5), auto_da_alloc).
+            self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), "wb")
+        for part in parts:
+            for piece in self._decoder.feed(part):
+                self.size_bytes += len(piece)
+                if self._max_bytes is not None and self.size_bytes > self._max_bytes:
+                    raise TooLarge(limit_bytes=self._max_bytes, where=self._where)
+                if len(self.head) < HEAD_BYTES:
+                    self.head += piece[: HEAD_BYTES - len(self.head)]
+                self._hasher.update(piece)
+                self._file.write(piece)
+
+    def _end(self, parts: Sequence[bytes]) -> str:
+        self._write(parts)
+        self._decoder.end()
+        assert self._file is not None
+        self._file.truncate()  # of what it held before
+        self._file.close()  # some file systems say only now that they have no space
+        return self._hasher.hexdigest()
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+        with suppress(OSError):  # it is gone already, or the disk is broken
+            os.unlink(self._path)
