@@ -56,7 +56,7 @@ def red_of(body: bytes) -> int:
 
 
 class Held(Failpoints):
-    """Failpoints that hold requests at chosen points until they are released; counts who came by."""
+    """Failpoints that hold requests at chosen points until they are released, and count the requests that arrive."""
 
     def __init__(self) -> None:
         self._gates: dict[Point, asyncio.Event] = {}
@@ -64,15 +64,24 @@ class Held(Failpoints):
         self._came = asyncio.Condition()
 
     def hold(self, point: Point) -> None:
-        """Hold whoever reaches this point from now on."""
+        """Hold every request that reaches this point from now on."""
         self._gates[point] = asyncio.Event()
         self._arrivals[point] = 0
 
     def release(self, point: Point) -> None:
-        """Let everyone at this point go on, and hold nobody there any more."""
+        """Let every request at this point go on, and hold no more there."""
+        self.stop_holding(point)()
+
+    def hold_again(self, point: Point) -> None:
+        """Let the requests at this point go on, and hold those that reach it from now on."""
+        let_go = self.stop_holding(point)
+        self.hold(point)
+        let_go()
+
+    def stop_holding(self, point: Point) -> Callable[[], None]:
+        """Hold no more requests at this point. Return what lets those go on that it holds."""
         gate = self._gates.pop(point, None)
-        if gate is not None:
-            gate.set()
+        return gate.set if gate is not None else lambda: None
 
     async def arrived(self, point: Point, count: int = 1) -> None:
         """Wait until `count` requests stand at the point."""
