@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +28,8 @@ from imgproxy.workers.job import Lane
 from tests.support.delivery import HASHED, KEY, MARK, NEW, OLD, Gate, loop_turns, parts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgproxy.delivery.variants import Made
     from tests.support.delivery import Parts
 
