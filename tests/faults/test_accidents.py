@@ -17,7 +17,7 @@ from imgproxy.errors import DecodeFailed, Revoked
 from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers.job import Lane
-from tests.faults.rows import children_of, command_of, go_on, stop
+from tests.support.purge_rows import children_of, command_of, go_on, stop
 from tests.http.test_render_features import LOGO, pixel, png
 from tests.support.images import cached_photo
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until

@@ -20,7 +20,7 @@ import pytest
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
-from tests.faults.rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, Pictures, Row, Stage, Standing, noisy_png, poll
+from tests.support.purge_rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, Pictures, Row, Stage, Standing, noisy_png, poll
 from tests.support.edge_process import EdgeProcess
 from tests.support.site import KEY
 

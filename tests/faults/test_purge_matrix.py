@@ -11,7 +11,7 @@ import pytest
 
 from imgproxy.config.sections import PurgeSettings
 from imgproxy.failpoints import Point
-from tests.faults.rows import MIDDLE, NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png, poll
+from tests.support.purge_rows import MIDDLE, NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png, poll
 from tests.support.site import KEY, Held, site
 from tests.support.small_disk import fill, small_disk
 

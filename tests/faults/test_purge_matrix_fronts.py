@@ -9,7 +9,7 @@ import pytest
 
 from imgproxy.config.sections import PurgeSettings
 from tests.downstream.front import Kind, fronted
-from tests.faults.rows import NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png
+from tests.support.purge_rows import NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png
 from tests.support.site import KEY, Held
 
 if TYPE_CHECKING:
