@@ -1,4 +1,4 @@
-"""Accidents of the machine: killed renders, disks that take nothing, readers that leave; none is a picture's fault."""
+"""Accidents of the machine: killed renders, full disks, clients that leave. No picture is blamed for them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import key_hash
-from imgproxy.cache.housekeeping import delete_files
+from imgproxy.cache.housekeeping import Housekeeping, delete_files
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, RenderSettings
 from imgproxy.errors import DecodeFailed, Revoked
 from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers.job import Lane
-from tests.support.purge_rows import children_of, command_of, go_on, stop
-from tests.http.test_render_features import LOGO, pixel, png
+from tests.support.cache import opened
 from tests.support.images import cached_photo
-from tests.support.site import ADMIN, KEY, Site, jpeg, site, until
+from tests.support.processes import render_pids, stopped
+from tests.support.site import ADMIN, KEY, LOGO, Site, jpeg, pixel, png, site, until
 from tests.support.small_disk import fill, small_disk, use_up_inodes
 
 if TYPE_CHECKING:
@@ -34,26 +33,22 @@ WIDTH_50 = RenderPlan(resize=Resize(width=Px(50)), output=Output(format=Format.J
 
 
 def temporary(tmp_path: Path) -> list[Path]:
-    """Files in the cache that are still being written, or were forgotten."""
+    """Return the files in the cache that are being written, or that were forgotten."""
     return list((tmp_path / "cache" / "keys").glob("*/*/t-*"))
 
 
-# --- originals that go --------------------------------------------------------------------------------------------
+# --- evicted originals ---------------------------------------------------------------------------------------------
 
 
 async def test_an_original_evicted_under_its_render_is_fetched_again(tmp_path: Path) -> None:
-    """The render process finds no file; the client gets its picture all the same, from a second fetch."""
+    """The render process finds no file; the client gets its picture from a second fetch."""
     async with site(tmp_path, cache=CacheSettings(dir=tmp_path / "cache", min_free_bytes=0)) as here:
         assert (await here.get(f"/{KEY}?w=40")).status == 200
         assert await here.renders() == 1
-        pids = [pid for pid in children_of(os.getpid()) if "imgproxy.render.child" in command_of(pid)]
-        for pid in pids:
-            stop(pid)
-        request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
-        await until(lambda: here.metric("imgproxy_render_busy") == 1)
-        delete_files([here.edge.cache.store.key_dir(key_hash(KEY)) / "original"])
-        for pid in pids:
-            go_on(pid)
+        with stopped(*render_pids(os.getpid())):
+            request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+            await until(lambda: here.metric("imgproxy_render_busy") == 1)
+            delete_files([here.edge.cache.store.key_dir(key_hash(KEY)) / "original"])
 
         assert (await request).status == 200
         assert here.metric("imgproxy_origin_answers_total", answer="image") == 2
@@ -63,7 +58,7 @@ async def test_an_original_evicted_under_its_render_is_fetched_again(tmp_path: P
 
 
 def frames_of(error: BaseException) -> int:
-    """How many frames an error's traceback holds."""
+    """Count the frames of an error's traceback."""
     count, link = 0, error.__traceback__
     while link is not None:
         count, link = count + 1, link.tb_next
@@ -71,7 +66,7 @@ def frames_of(error: BaseException) -> int:
 
 
 async def test_a_remembered_refusal_does_not_grow(tmp_path: Path) -> None:
-    """Each request raises an error of its own: the remembered ones hold no frame, however often they are asked for."""
+    """Each request raises an error of its own, so the remembered error keeps no frame alive."""
     pictures = {KEY: jpeg(1, (800, 600))[:3000]}
     async with site(tmp_path, pictures=pictures, library={"is_lenient": True}) as here:
         for _ in range(5):
@@ -83,11 +78,11 @@ async def test_a_remembered_refusal_does_not_grow(tmp_path: Path) -> None:
         assert [frames_of(error) for error in refusals] == [0, 0]
 
 
-# --- renders that end early ------------------------------------------------------------------------------------------
+# --- killed renders ---------------------------------------------------------------------------------------------------
 
 
 async def kill_the_render(here: Site) -> None:
-    """SIGKILL the process that is rendering, as the kernel does when memory runs out."""
+    """Kill the process that is rendering, as the kernel does when memory runs out."""
     await until(lambda: here.edge.pool.busy == 1)
     restarts = here.edge.pool.restarts
     os.kill(here.edge.pool.pids[0], signal.SIGKILL)
@@ -95,7 +90,7 @@ async def kill_the_render(here: Site) -> None:
 
 
 async def test_a_killed_render_is_made_again(tmp_path: Path) -> None:
-    """Nobody but the operator notices a kill -9: the picture is answered."""
+    """A SIGKILL from outside costs one more try; the client gets its picture."""
     async with site(tmp_path, render=RenderSettings(processes=1)) as here:
         process = here.edge.pool.pids[0]
         os.kill(process, signal.SIGSTOP)
@@ -106,8 +101,8 @@ async def test_a_killed_render_is_made_again(tmp_path: Path) -> None:
         assert here.edge.pool.restarts == 1
 
 
-async def test_a_render_that_dies_twice_is_refused_and_told_to_nobody_else(tmp_path: Path) -> None:
-    """The second death in a row is remembered here, but no CDN may keep it: both may have been bad luck."""
+async def test_a_render_that_is_killed_twice_is_refused_but_not_stored_by_caches(tmp_path: Path) -> None:
+    """The second crash in a row is remembered here; no CDN may keep it, as both may have been accidents."""
     async with site(tmp_path, pictures={KEY: cached_photo()}, render=RenderSettings(processes=1)) as here:
         request = asyncio.create_task(here.get(SLOW))
         await kill_the_render(here)
@@ -120,8 +115,8 @@ async def test_a_render_that_dies_twice_is_refused_and_told_to_nobody_else(tmp_p
         assert here.edge.pool.restarts == 2
 
 
-async def test_a_render_out_of_time_is_tried_once_more_by_the_next_reader(tmp_path: Path) -> None:
-    """The machine may have been busy: only the second timeout in a row is remembered, and no CDN keeps either."""
+async def test_a_render_that_timed_out_is_tried_once_more(tmp_path: Path) -> None:
+    """The machine may have been busy: only the second timeout in a row is remembered, and no CDN may keep either."""
     settings = RenderSettings(processes=1, timeout_s=0.3)
     async with site(tmp_path, pictures={KEY: cached_photo()}, render=settings) as here:
         replies = []
@@ -136,27 +131,21 @@ async def test_a_render_out_of_time_is_tried_once_more_by_the_next_reader(tmp_pa
 
 
 async def test_many_avifs_are_made_by_every_process(tmp_path: Path) -> None:
-    """A cold picture whose widths are asked for as AVIF keeps no process idle."""
+    """AVIFs of one picture that are wanted at the same time are rendered by all processes."""
     async with site(tmp_path, pictures={KEY: cached_photo()}, render=RenderSettings(processes=2)) as here:
         await here.get(f"/{KEY}")
-        processes = here.edge.pool.pids
-        for process in processes:
-            os.kill(process, signal.SIGSTOP)
-        requests = [asyncio.create_task(here.get(f"/{KEY}?w={width}&fm=avif")) for width in (40, 50, 60, 70)]
-        try:
+        with stopped(*here.edge.pool.pids):
+            requests = [asyncio.create_task(here.get(f"/{KEY}?w={width}&fm=avif")) for width in (40, 50, 60, 70)]
             await until(lambda: here.edge.pool.busy == 2)
-        finally:
-            for process in processes:
-                os.kill(process, signal.SIGCONT)
 
         assert [reply.status for reply in await asyncio.gather(*requests)] == [200] * 4
 
 
-# --- watermarks that get lost, readers that leave ----------------------------------------------------------------
+# --- evicted watermarks, clients that leave ----------------------------------------------------------------------
 
 
-async def losing_its_mark(here: Site) -> None:
-    """Have the watermark's file gone from the disk, as by an eviction, while its facts are still known."""
+async def evict_watermark(here: Site) -> None:
+    """Delete the watermark's file, as an eviction does. Its facts are still known."""
     await here.get(f"/{KEY}?w=99&fm=png&mark={LOGO}")
     facts = here.edge.cache.facts(key_hash(LOGO))
     assert facts is not None
@@ -165,12 +154,12 @@ async def losing_its_mark(here: Site) -> None:
     os.unlink(path)
 
 
-async def test_a_lost_watermark_costs_only_itself(tmp_path: Path) -> None:
-    """Its picture comes without it, under a tag of its own; other sizes in the same job come as ever."""
+async def test_without_its_watermark_a_picture_is_served_all_the_same(tmp_path: Path) -> None:
+    """It has a tag of its own and is kept for a short time; plans without a watermark are not affected."""
     async with site(tmp_path, pictures={KEY: jpeg(200), LOGO: png((0, 0, 255))}) as here:
         with_mark = await here.get(f"/{KEY}?w=320&fm=png&mark={LOGO}")
         await here.purge(here.library.entry_id(KEY))
-        await losing_its_mark(here)
+        await evict_watermark(here)
         await here.library.remove(LOGO)
         without, plain = await asyncio.gather(
             here.get(f"/{KEY}?w=320&fm=png&mark={LOGO}"), here.get(f"/{KEY}?w=310&fm=png")
@@ -185,10 +174,10 @@ async def test_a_lost_watermark_costs_only_itself(tmp_path: Path) -> None:
         assert not here.edge.cache.store.is_being_written(key_hash(KEY))
 
 
-async def test_leaving_while_the_watermark_is_fetched_leaves_nothing_behind(tmp_path: Path) -> None:
-    """No file, and no note that one is being written, which would keep the directory for ever."""
+async def test_a_client_that_leaves_while_the_watermark_is_fetched_leaves_no_file(tmp_path: Path) -> None:
+    """There is no file, and no note that one is being written: that would keep the directory for ever."""
     async with site(tmp_path, pictures={KEY: jpeg(200), LOGO: png((0, 0, 255))}) as here:
-        await losing_its_mark(here)
+        await evict_watermark(here)
         here.probe.hold("headers")
         request = asyncio.create_task(here.get(f"/{KEY}?w=50&mark={LOGO}"))
         async with asyncio.timeout(20):
@@ -201,8 +190,8 @@ async def test_leaving_while_the_watermark_is_fetched_leaves_nothing_behind(tmp_
         assert not here.edge.cache.store.is_being_written(key_hash(KEY))
 
 
-async def test_a_request_that_comes_as_the_last_one_leaves_is_answered(tmp_path: Path) -> None:
-    """A batch that is given up takes no new request with it."""
+async def test_a_request_that_arrives_as_the_last_one_leaves_is_answered(tmp_path: Path) -> None:
+    """A batch that is given up does not take in the new request."""
     async with site(tmp_path) as here:
         await here.get(f"/{KEY}")
         original = await here.edge.originals.current(KEY)
@@ -222,20 +211,20 @@ async def test_a_request_that_comes_as_the_last_one_leaves_is_answered(tmp_path:
                 return finished.rendered.width_px
             raise AssertionError
 
-        reader = asyncio.create_task(leave_and_come_back())
+        client = asyncio.create_task(leave_and_come_back())
         while not batches._open:
             await asyncio.sleep(0)
-        reader.cancel()
+        client.cancel()
 
-        assert await reader == 50
+        assert await client == 50
         assert batches._open == {}
 
 
-# --- disks that take nothing -----------------------------------------------------------------------------------------
+# --- full disks ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_disk_without_inodes_is_not_ready_and_asks_the_origin_all_the_same(tmp_path: Path) -> None:
-    """A 304 needs no file: the picture is proved again."""
+async def test_with_a_disk_without_inodes_pictures_are_still_revalidated(tmp_path: Path) -> None:
+    """The service is not ready; but a 304 needs no file, so the picture is proved again."""
     with small_disk(tmp_path / "cache", 64_000_000):
         async with site(tmp_path) as here:
             await here.get(f"/{KEY}?w=50")
@@ -251,8 +240,8 @@ async def test_a_disk_without_inodes_is_not_ready_and_asks_the_origin_all_the_sa
             assert after.validated_at_s > before.validated_at_s
 
 
-async def test_a_disk_without_inodes_keeps_no_revoked_picture_up(tmp_path: Path) -> None:
-    """A 403 needs no file: what the origin refuses goes, from memory and from the disk."""
+async def test_with_a_disk_without_inodes_a_revoked_picture_is_removed(tmp_path: Path) -> None:
+    """A 403 needs no file: the picture is purged from memory and disk."""
     with small_disk(tmp_path / "cache", 64_000_000):
         async with site(tmp_path, freshness=FreshnessSettings(settle_s=0)) as here:
             await here.get(f"/{KEY}?w=50")
@@ -264,8 +253,8 @@ async def test_a_disk_without_inodes_keeps_no_revoked_picture_up(tmp_path: Path)
             assert (await here.get(f"/{KEY}?w=50")).status == 403
 
 
-async def test_a_full_disk_is_not_ready_even_without_a_floor(tmp_path: Path) -> None:
-    """`min_free_bytes = 0` asks for no reserve; a disk with nothing left can take no original all the same."""
+async def test_a_full_disk_is_not_ready_even_if_no_free_space_is_required(tmp_path: Path) -> None:
+    """With `min_free_bytes = 0`, too: a full disk takes no original."""
     with small_disk(tmp_path / "cache", 64_000_000):
         async with site(tmp_path) as here:
             assert (await here.get("/-/ready")).status == 200
@@ -278,10 +267,10 @@ async def test_a_full_disk_is_not_ready_even_without_a_floor(tmp_path: Path) -> 
             assert (await here.get("/-/ready")).status == 200
 
 
-async def test_a_disk_that_others_have_filled_is_what_the_answer_and_the_log_complain_of(
+async def test_a_disk_that_others_have_filled_is_named_in_the_answer_and_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A picture that is evicted as it comes was not purged: who reads that would look in the wrong place."""
+    """A picture that is evicted as soon as it is made was not purged, so the answer must not say so."""
     cache = CacheSettings(dir=tmp_path / "cache", min_free_bytes=10**18)
     async with site(tmp_path, cache=cache) as here:
         answers = [await here.get(f"/{KEY}?w={width}") for width in range(50, 58)]
@@ -292,23 +281,26 @@ async def test_a_disk_that_others_have_filled_is_what_the_answer_and_the_log_com
         assert "beyond cache.min_free_bytes" in caplog.text
 
 
-async def test_each_time_that_others_fill_the_disk_is_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_each_time_that_others_fill_the_disk_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not with every picture that comes meanwhile; and again where there was room in between."""
-    cache = Cache(CacheSettings(dir=tmp_path / "cache"))
-    await cache.start()
-    await until(lambda: cache.housekeeping.is_scanned)
-    for free_bytes, said in ((0, 1), (0, 1), (10**18, 1), (0, 2)):
-        monkeypatch.setattr(cache.housekeeping, "_free_bytes", lambda free_bytes=free_bytes: free_bytes)
-        cache.housekeeping.after_commit()
-        await until(lambda: not cache.housekeeping._is_evicting)
-        assert caplog.text.count("beyond cache.min_free_bytes") == said
-    await cache.close()
+    """It is not logged again with every picture, but again after there was space in between."""
+    free_bytes = [0.0]
+    async with opened(tmp_path / "cache") as cache:
+        settings = CacheSettings(dir=tmp_path / "cache")
+        housekeeping = Housekeeping(cache.store, cache.hot, cache.trash, settings, free_bytes=lambda: free_bytes[-1])
+        housekeeping.start()
+        await until(lambda: housekeeping.is_scanned and not housekeeping._is_evicting)
+        for now_free_bytes, logged in ((0.0, 1), (0.0, 1), (1e18, 1), (0.0, 2)):
+            free_bytes.append(now_free_bytes)
+            housekeeping.after_commit()
+            await until(lambda: not housekeeping._is_evicting)
+            assert caplog.text.count("beyond cache.min_free_bytes") == logged
+        await housekeeping.close()
 
 
-async def test_words_of_callers_are_no_labels(tmp_path: Path) -> None:
-    """A metric keeps each label value for ever: reasons that we do not know count as one."""
+async def test_unknown_reasons_of_purges_are_counted_as_one(tmp_path: Path) -> None:
+    """A metric keeps each label value for ever, so callers must not choose them."""
     async with site(tmp_path) as here:
         entry = here.library.entry_id(KEY)
         for word in ("manual", "revoke", "one", "two", "three"):

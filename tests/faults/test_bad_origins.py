@@ -1,4 +1,4 @@
-"""An origin that misbehaves while pictures of it are cached: what is there is served within its bound, and stays."""
+"""An origin that misbehaves while its pictures are cached: they are served within their bound, and stay cached."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from imgproxy.config.sections import (
 from imgproxy.config.sections import ServerSettings as Server
 from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
+from imgproxy.errors import ImgproxyError
 from tests.support.scripted_origin import Mode, ScriptedOrigin, scripted_origin
 from tests.support.site import ADMIN, KEY, Reply, jpeg, red_of, site, until
 
@@ -36,8 +37,8 @@ NEVER_STALE = FreshnessSettings(revalidate_after_s=0, stale_if_error_s=0, settle
 
 
 @dataclass(frozen=True)
-class Before:
-    """An edge before a scripted origin."""
+class FrontedOrigin:
+    """An edge in front of a scripted origin."""
 
     edge: Edge
     origin: ScriptedOrigin
@@ -54,16 +55,16 @@ class Before:
 
     @property
     def unproved_s(self) -> float:
-        """The age of the oldest unproved original, by the metric."""
+        """Return the age of the oldest unproved original, from its metric."""
         return self.edge.metrics.registry.get_sample_value("imgproxy_oldest_unproved_original_seconds") or 0.0
 
-    async def tried_behind(self) -> None:
-        """Wait until nothing is asked of the origin any more."""
+    async def origin_asked(self) -> None:
+        """Wait until no request to the origin is under way."""
         await until(lambda: self.edge.originals.under_way == 0)
 
 
 @asynccontextmanager
-async def before(tmp_path: Path, freshness: FreshnessSettings) -> AsyncIterator[Before]:
+async def fronted_origin(tmp_path: Path, freshness: FreshnessSettings) -> AsyncIterator[FrontedOrigin]:
     async with scripted_origin(jpeg(200)) as origin:
         sections: dict[str, Any] = {
             "server": Server(port=0, shutdown_timeout_s=1),
@@ -75,20 +76,22 @@ async def before(tmp_path: Path, freshness: FreshnessSettings) -> AsyncIterator[
             "freshness": freshness,
         }
         async with Edge(Settings(**sections)) as edge, aiohttp.ClientSession(auto_decompress=False) as session:
-            yield Before(edge, origin, session)
+            yield FrontedOrigin(edge, origin, session)
 
 
 @pytest.mark.parametrize("mode", BAD)
 async def test_a_bad_origin_takes_nothing_away(tmp_path: Path, mode: Mode) -> None:
-    """Stale is served, nothing is purged or remembered as refused, and all is well when the origin is."""
-    async with before(tmp_path, SERVED_STALE) as here:
+    """Stale pictures are served, nothing is purged or remembered as refused, and the service recovers with its origin."""
+    async with fronted_origin(tmp_path, SERVED_STALE) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         here.origin.mode = mode
         for _ in range(3):
-            here.edge.originals._retry_at_s.clear()
             reply = await here.get(f"/{KEY}?w=50")
             assert (reply.status, abs(red_of(reply.body) - 200) <= 3) == (200, True)
-            await here.tried_behind()
+            await here.origin_asked()
+            # The answers ask the origin once in a while; this asks it once more.
+            with pytest.raises(ImgproxyError):
+                await here.edge.originals.revalidate(KEY)
         assert here.edge.originals.refusal(KEY) is None
         assert here.unproved_s > 0
         ready = await here.get("/-/ready")
@@ -96,17 +99,16 @@ async def test_a_bad_origin_takes_nothing_away(tmp_path: Path, mode: Mode) -> No
 
         here.origin.mode = "ok"
         here.origin.hang_up()
-        here.edge.originals._retry_at_s.clear()
-        assert (await here.get(f"/{KEY}?w=50")).status == 200
-        await here.tried_behind()
+        await here.edge.originals.revalidate(KEY)
         assert here.unproved_s == 0
+        assert (await here.get(f"/{KEY}?w=50")).status == 200
         assert (await here.get("/-/ready")).status == 200
 
 
 @pytest.mark.parametrize("mode", BAD)
 async def test_beyond_its_bound_nothing_stale_is_served(tmp_path: Path, mode: Mode) -> None:
-    """With `stale_if_error_s` used up, an origin that cannot be asked means an error, never the old picture."""
-    async with before(tmp_path, NEVER_STALE) as here:
+    """After `stale_if_error_s`, a picture whose origin cannot be asked is an error."""
+    async with fronted_origin(tmp_path, NEVER_STALE) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         here.origin.mode = mode
 
@@ -117,8 +119,8 @@ async def test_beyond_its_bound_nothing_stale_is_served(tmp_path: Path, mode: Mo
         assert (await here.get(f"/{KEY}?w=50")).status == 200
 
 
-async def test_without_any_webhook_a_revoked_picture_stops(tmp_path: Path) -> None:
-    """The takedown bound: past `revalidate_after_s`, one answer starts the question, and what follows is a 403."""
+async def test_without_a_webhook_a_revoked_picture_is_refused_after_its_time(tmp_path: Path) -> None:
+    """The takedown bound: after `revalidate_after_s`, one stale answer asks the origin, and the next is a 403."""
     async with site(tmp_path, freshness=SERVED_STALE) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         await here.library.mark_invalid(here.library.entry_id(KEY))
@@ -131,9 +133,9 @@ async def test_without_any_webhook_a_revoked_picture_stops(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", BAD)
-async def test_a_purge_is_pending_until_the_origin_itself_has_answered(tmp_path: Path, mode: Mode) -> None:
-    """Whatever else answers in its place, a load balancer's 404 above all: the entry may have keys nobody knows yet."""
-    async with before(tmp_path, SERVED_STALE) as here:
+async def test_a_purge_is_pending_until_the_media_library_itself_has_answered(tmp_path: Path, mode: Mode) -> None:
+    """A load balancer's 404 is no answer: the entry may have keys that are not known yet."""
+    async with fronted_origin(tmp_path, SERVED_STALE) as here:
         here.origin.mode = mode
 
         reply = await here.purge("some-entry")

@@ -1,8 +1,8 @@
 """
-The edge dies by SIGKILL: at every place of the purge matrix, and at every step of a commit and of a purge.
+The edge is killed by SIGKILL: at every place of the purge matrix, and at every step of a commit and of a purge.
 
-A kill spares the kernel, so what was written is there; the order of the journal's record before everything else is
-what a power cut needs beyond that, and SQLite's syncs are its business.
+The kernel goes on, so everything that was written is there. For a power cut, the journal's record must also be synced
+before everything else; SQLite does that.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pytest
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
-from tests.support.purge_rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, Pictures, Row, Stage, Standing, noisy_png, poll
 from tests.support.edge_process import EdgeProcess
-from tests.support.site import KEY
+from tests.support.purge_rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, HeldRequest, Pictures, Row, Stage, noisy_png
+from tests.support.site import KEY, poll
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ PICTURES = Pictures((noisy_png(OLD),), noisy_png(NEW))
 
 @dataclass(frozen=True)
 class Newsroom:
-    """A library with one picture, and a client."""
+    """A library with one picture, and an HTTP client."""
 
     library: EmbeddedLibrary
     probe: Probe
@@ -62,24 +62,24 @@ async def newsroom(tmp_path: Path) -> AsyncIterator[Newsroom]:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_purge_then_a_kill(tmp_path: Path, row: Row) -> None:
-    """The edge dies while the request stands at its place, just after the acknowledgement."""
+    """The edge is killed just after the acknowledgement, while the request is held at its place."""
     async with newsroom(tmp_path) as room:
         async with EdgeProcess(room.library, tmp_path / "cache", row.freshness) as edge:
-            standing = Standing(room.stage(edge), row)
-            await standing.begin()
+            request = HeldRequest(room.stage(edge), row)
+            await request.begin()
             await room.library.put(KEY, noisy_png(NEW))
             assert (await room.stage(edge).purge()).status == 200
             await edge.kill()
             if not isinstance(row.place, Point):
-                await standing.let_go()
-            replies = await standing.replies()
+                await request.let_go()
+            replies = await request.replies()
 
         async with EdgeProcess(room.library, tmp_path / "cache", row.freshness) as edge:
             await PICTURES.assert_only_new(room.stage(edge), row, *replies)
 
 
 async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
-    """The webhook's purge is in force after the restart, and the same delivery is not taken a second time."""
+    """After the restart the webhook's purge still holds, and the same delivery is not taken again."""
     secret = "webhook-secret"
     async with newsroom(tmp_path) as room:
         body = json.dumps(
@@ -115,7 +115,7 @@ COMMIT_STEPS = ("begin-file", "commit-original", "commit-facts", "seal-variant",
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", COMMIT_STEPS)
 async def test_a_kill_at_a_step_of_a_commit(tmp_path: Path, step: str, when: str) -> None:
-    """Whatever is half done is not served, nothing of it stays, and the picture is made anew."""
+    """A half-written file is not served and does not stay; the picture is made anew."""
     async with newsroom(tmp_path) as room:
         async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as edge:
             await edge.die(step, when)
@@ -139,7 +139,7 @@ def temporary_files(tmp_path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class PurgeStep:
-    """A step of a purge, and what may be expected after a death there."""
+    """A step of a purge, and what must hold after the edge is killed there."""
 
     name: str
     when: str
@@ -170,9 +170,9 @@ PURGE_STEPS = (
 @pytest.mark.parametrize("step", PURGE_STEPS, ids=str)
 async def test_a_kill_at_a_step_of_a_purge(tmp_path: Path, step: PurgeStep) -> None:
     """
-    From the record on the purge is in force, acknowledged or not; before it the caller knows that it is not.
+    As soon as its record is written the purge holds, acknowledged or not. Before that it is not acknowledged.
 
-    The keys of the entry are known, as from a purge before, so that the record names them.
+    The keys of the entry are known from an earlier purge, so the record names them.
     """
     async with newsroom(tmp_path) as room:
         async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING) as edge:
@@ -198,7 +198,7 @@ async def test_a_kill_at_a_step_of_a_purge(tmp_path: Path, step: PurgeStep) -> N
 
 
 async def test_two_processes_do_not_share_a_cache(tmp_path: Path) -> None:
-    """A second edge over the directory does not start: it would not hear of the first one's purges."""
+    """A second edge over the directory does not start: it would not know of the purges of the first."""
     async with newsroom(tmp_path) as room:
         async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING):
             second = EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING)

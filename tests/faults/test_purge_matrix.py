@@ -1,4 +1,4 @@
-"""The purge matrix: a purge meets a request at every place, with more going wrong at the same time."""
+"""The purge matrix: a purge meets a request at every place, alone, with a second purge, and on a full disk."""
 
 import os
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ import pytest
 
 from imgproxy.config.sections import PurgeSettings
 from imgproxy.failpoints import Point
-from tests.support.purge_rows import MIDDLE, NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png, poll
-from tests.support.site import KEY, Held, site
+from tests.support.purge_rows import MIDDLE, NEW, OLD, ROWS, HeldRequest, OwnPoints, Pictures, Row, Stage, noisy_png
+from tests.support.site import KEY, Held, poll, site
 from tests.support.small_disk import fill, small_disk
 
 QUICK = PurgeSettings(drain_s=0.05)
@@ -31,37 +31,37 @@ async def staged(tmp_path: Path, row: Row, **sections: Any) -> AsyncIterator[Sta
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_purge(tmp_path: Path, row: Row) -> None:
-    """A purge goes by while the request stands at its place."""
+    """The purge comes while the request is held at its place."""
     async with staged(tmp_path, row) as stage:
-        standing = Standing(stage, row)
-        await standing.begin()
+        request = HeldRequest(stage, row)
+        await request.begin()
         await stage.library.put(KEY, noisy_png(NEW))
         assert (await stage.purge()).status == 200
-        await standing.let_go()
+        await request.let_go()
 
-        replies = await standing.replies()
+        replies = await request.replies()
         if row.place is Point.MID_RESPONSE:
-            assert isinstance(replies[0], aiohttp.ClientPayloadError)  # cut: the client cannot take it for the whole
+            assert isinstance(replies[0], aiohttp.ClientPayloadError)  # cut: the client sees that it is not whole
         else:
-            # It started over and has the new picture: being overtaken is no error.
+            # It started over and has the new picture: the purge is no error for the client.
             assert [getattr(reply, "status", reply) for reply in replies] == [row.status] * len(replies)
         await Pictures((noisy_png(OLD),), noisy_png(NEW)).assert_only_new(stage, row, *replies)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_second_purge(tmp_path: Path, row: Row) -> None:
-    """A second purge meets the request where it starts over; the picture between the two is old as well."""
+    """The second purge meets the request as it starts over; the picture between the two purges is old as well."""
     async with staged(tmp_path, row) as stage:
-        standing = Standing(stage, row)
-        await standing.begin()
+        request = HeldRequest(stage, row)
+        await request.begin()
         await stage.library.put(KEY, noisy_png(MIDDLE))
         assert (await stage.purge()).status == 200
-        await standing.begin_again()
+        await request.begin_again()
         await stage.library.put(KEY, noisy_png(NEW))
         assert (await stage.purge()).status == 200
-        await standing.let_go()
+        await request.let_go()
 
-        replies = await standing.replies()
+        replies = await request.replies()
         gone = (noisy_png(OLD), noisy_png(MIDDLE))
         await Pictures(gone, noisy_png(NEW)).assert_only_new(stage, row, *replies)
 
@@ -69,20 +69,20 @@ async def test_a_second_purge(tmp_path: Path, row: Row) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_purge_on_a_full_disk(tmp_path: Path, row: Row) -> None:
     """
-    The purge finds no byte of free space. It makes room for its record, or says that it could not and shows nothing.
+    The disk is full when the purge comes. Either the purge makes room for its record, or its answer is an error.
 
-    Once there is space, the record is made by itself.
+    In both cases the picture is not shown. When there is space, the record is written without another request.
     """
     with small_disk(tmp_path / "cache", DISK_BYTES):
         async with staged(tmp_path, row) as stage:
-            standing = Standing(stage, row)
-            await standing.begin()
+            request = HeldRequest(stage, row)
+            await request.begin()
             filler = fill(tmp_path / "cache")
             await stage.library.put(KEY, noisy_png(NEW))
             answer = await stage.purge()
             assert answer.status in (200, 503)
-            await standing.let_go()
-            replies = await standing.replies()
+            await request.let_go()
+            replies = await request.replies()
 
             pictures = Pictures((noisy_png(OLD),), noisy_png(NEW))
             assert not [reply for reply in replies if pictures.is_old(reply)]

@@ -1,4 +1,4 @@
-"""The purge matrix with a real cache in front: what Varnish or nginx kept, or was just being given, is gone as well."""
+"""The purge matrix with Varnish or nginx in front: they have no old answer either, and get none that was under way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from imgproxy.config.sections import PurgeSettings
 from tests.downstream.front import Kind, fronted
-from tests.support.purge_rows import NEW, OLD, ROWS, OwnPoints, Pictures, Row, Stage, Standing, noisy_png
+from tests.support.purge_rows import NEW, OLD, ROWS, HeldRequest, OwnPoints, Pictures, Row, Stage, noisy_png
 from tests.support.site import KEY, Held
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=str)
 @pytest.mark.parametrize("kind", ["varnish", "nginx"])
 async def test_a_purge_behind(tmp_path: Path, kind: Kind, row: Row) -> None:
-    """A reader's request goes through the cache in front, and is held behind it while the purge goes by."""
+    """A request goes through the cache in front, and is held in the edge while the purge comes."""
     held = Held()
     async with fronted(
         tmp_path,
@@ -35,11 +35,11 @@ async def test_a_purge_behind(tmp_path: Path, kind: Kind, row: Row) -> None:
         stage = Stage(
             here.library, here.probe, OwnPoints(held), here.edge.url, os.getpid(), here.session, front_url=front.url
         )
-        standing = Standing(stage, row)
-        await standing.begin()
+        request = HeldRequest(stage, row)
+        await request.begin()
         await here.library.put(KEY, noisy_png(NEW))
         assert (await stage.purge()).status == 200
-        await standing.let_go()
+        await request.let_go()
 
-        replies = await standing.replies()
+        replies = await request.replies()
         await Pictures((noisy_png(OLD),), noisy_png(NEW)).assert_only_new(stage, row, *replies)

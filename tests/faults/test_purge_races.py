@@ -1,4 +1,4 @@
-"""A purge meets a request at every point of its way; not one old byte gets past the acknowledgement."""
+"""A purge meets a request at every point of its way: no old byte is sent after the acknowledgement."""
 
 import asyncio
 from pathlib import Path
@@ -39,7 +39,7 @@ def is_new(body: bytes) -> bool:
 
 @pytest.mark.parametrize("point", HOLDING_POINTS)
 async def test_a_request_held_at_any_point_answers_with_the_new_picture(tmp_path: Path, point: Point) -> None:
-    """Held, overtaken by a purge, released: the old bytes are neither handed out nor stored."""
+    """A request that is purged while it is held sends no old bytes, and stores none."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(point)
@@ -55,14 +55,14 @@ async def test_a_request_held_at_any_point_answers_with_the_new_picture(tmp_path
 
 
 @pytest.mark.parametrize("point", HOLDING_POINTS)
-async def test_every_waiter_of_an_overtaken_flight_gets_the_new_picture(tmp_path: Path, point: Point) -> None:
-    """Those who waited with the leader check for themselves."""
+async def test_every_request_of_a_stale_flight_gets_the_new_picture(tmp_path: Path, point: Point) -> None:
+    """Each of five requests that share a flight checks for itself."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(point)
         requests = [asyncio.create_task(here.get(f"/{KEY}?w=50")) for _ in range(5)]
         await held.arrived(point)
-        await until(lambda: here.edge.metrics.in_flight._value.get() == 5)
+        await until(lambda: here.metric("imgproxy_requests_in_flight") == 5)
         await purged(here)
         held.release(point)
 
@@ -71,26 +71,28 @@ async def test_every_waiter_of_an_overtaken_flight_gets_the_new_picture(tmp_path
 
 
 @pytest.mark.parametrize("point", HOLDING_POINTS)
-async def test_after_the_acknowledgement_a_newcomer_does_not_join_the_old_flight(tmp_path: Path, point: Point) -> None:
-    """While the old request is still held, a new one is answered with the new picture."""
+async def test_after_the_acknowledgement_a_new_request_does_not_join_the_old_flight(
+    tmp_path: Path, point: Point
+) -> None:
+    """While the old request is still held, a new one gets the new picture."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(point)
         old = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(point)
-        gate = held._gates.pop(point)
+        let_go = held.stop_holding(point)
         await purged(here)
 
-        newcomer = await here.get(f"/{KEY}?w=50")
-        gate.set()
+        new = await here.get(f"/{KEY}?w=50")
+        let_go()
 
-        assert is_new(newcomer.body)
+        assert is_new(new.body)
         assert is_new((await old).body)
 
 
 @pytest.mark.parametrize("point", [Point.AFTER_RENDER, Point.BEFORE_COMMIT, Point.BEFORE_RESPONSE])
 async def test_a_picture_revoked_while_it_is_made_is_refused(tmp_path: Path, point: Point) -> None:
-    """After the purge of a revocation, the held request is a 403."""
+    """The held request is a 403, and nothing of the picture stays on disk."""
     held = Held()
     async with site(tmp_path, failpoints=held) as here:
         held.hold(point)
@@ -104,17 +106,15 @@ async def test_a_picture_revoked_while_it_is_made_is_refused(tmp_path: Path, poi
         await until(lambda: list((tmp_path / "cache" / "keys").glob("*/*")) == [])
 
 
-async def test_two_purges_on_the_way_are_answered_by_trying_again_later(tmp_path: Path) -> None:
-    """A request starts over once; a picture purged twice meanwhile is a 503 that may be tried at once."""
+async def test_a_request_that_is_purged_twice_is_a_503(tmp_path: Path) -> None:
+    """A request starts over once; after the second purge the client may try again at once."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         held.hold(Point.BEFORE_RESPONSE)
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(Point.BEFORE_RESPONSE)
         await purged(here)
-        first = held._gates[Point.BEFORE_RESPONSE]
-        held.hold(Point.BEFORE_RESPONSE)
-        first.set()
+        held.hold_again(Point.BEFORE_RESPONSE)
         await held.arrived(Point.BEFORE_RESPONSE)
         await purged(here)
         held.release(Point.BEFORE_RESPONSE)
@@ -124,7 +124,7 @@ async def test_two_purges_on_the_way_are_answered_by_trying_again_later(tmp_path
 
 
 async def test_an_answer_under_way_is_cut_before_the_acknowledgement(tmp_path: Path) -> None:
-    """A client in the middle of the old bytes does not get their end after the purge."""
+    """A client that has half of the old bytes does not get the rest after the purge."""
     held = Held()
     settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
     noise = jpeg(OLD, (1600, 1200))
@@ -141,8 +141,8 @@ async def test_an_answer_under_way_is_cut_before_the_acknowledgement(tmp_path: P
         await asyncio.gather(request, return_exceptions=True)
 
 
-async def test_a_304_of_the_origin_does_not_revive_what_a_purge_removed(tmp_path: Path) -> None:
-    """A revalidation that was on its way when the purge came is thrown away."""
+async def test_a_304_of_the_origin_does_not_bring_back_what_a_purge_removed(tmp_path: Path) -> None:
+    """A revalidation under way when the purge comes is thrown away."""
     held = Held()
     stale_at_once = FreshnessSettings(revalidate_after_s=0, settle_s=0)
     async with site(tmp_path, failpoints=held, freshness=stale_at_once) as here:
@@ -158,8 +158,8 @@ async def test_a_304_of_the_origin_does_not_revive_what_a_purge_removed(tmp_path
         assert is_new((await here.get(f"/{KEY}?w=50")).body)
 
 
-async def test_a_refusal_on_its_way_is_not_remembered_after_an_active_event(tmp_path: Path) -> None:
-    """A 403 fetched before the picture was allowed again does not outlive the purge that allowed it."""
+async def test_a_403_under_way_is_not_remembered_after_the_picture_is_allowed_again(tmp_path: Path) -> None:
+    """The purge that allows the picture ends the refusal, also one that has not arrived yet."""
     held = Held()
     async with site(tmp_path, failpoints=held) as here:
         entry = here.library.entry_id(KEY)
@@ -176,8 +176,8 @@ async def test_a_refusal_on_its_way_is_not_remembered_after_an_active_event(tmp_
         assert (await request).status == 200
 
 
-async def test_the_origin_answering_late_with_the_old_picture_changes_nothing(tmp_path: Path) -> None:
-    """The library's own answer is held half-way while the purge goes by."""
+async def test_a_late_answer_of_the_origin_with_the_old_picture_is_thrown_away(tmp_path: Path) -> None:
+    """The purge comes while the library's answer is held, before its headers or in its body."""
     points: tuple[LibraryPoint, ...] = ("headers", "body")
     for point in points:
         where = tmp_path / point
@@ -191,8 +191,8 @@ async def test_the_origin_answering_late_with_the_old_picture_changes_nothing(tm
             assert is_new((await request).body), point
 
 
-async def test_head_and_range_and_304_are_checked_as_well(tmp_path: Path) -> None:
-    """No form of answer escapes the check before it begins."""
+async def test_head_range_and_304_are_checked_like_any_answer(tmp_path: Path) -> None:
+    """Each is checked for a purge before it begins."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=NO_SETTLING) as here:
         old = await here.get(f"/{KEY}")
@@ -212,10 +212,8 @@ async def test_head_and_range_and_304_are_checked_as_well(tmp_path: Path) -> Non
         assert (conditional.status, is_new(conditional.body)) == (200, True)
 
 
-async def test_a_purge_that_comes_while_another_is_at_work_is_one_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was fetched after the first had begun is old to the second."""
+async def test_a_purge_that_comes_while_another_is_under_way_does_not_join_it(tmp_path: Path) -> None:
+    """A picture that was fetched after the first purge is old to the second."""
     asked, may_answer = asyncio.Event(), asyncio.Event()
     patient = PurgeSettings(expand_timeout_s=60)
     async with site(tmp_path, freshness=NO_SETTLING, purge=patient) as here:
@@ -227,24 +225,22 @@ async def test_a_purge_that_comes_while_another_is_at_work_is_one_of_its_own(
             await may_answer.wait()
             return await ask(entry)
 
-        monkeypatch.setattr(here.edge.entries, "ask", ask_in_time)
+        here.edge.entries.ask = ask_in_time  # type: ignore[method-assign]
         first = asyncio.create_task(here.purge(entry))
         await asked.wait()
         await until(lambda: here.edge.cache.epochs.seq == 2)
         assert not is_new((await here.get(f"/{KEY}?w=50")).body)
         await here.library.put(KEY, jpeg(NEW))
         second = asyncio.create_task(here.purge(entry))
-        await until(lambda: len(here.edge.handler._admin_work) == 2)
-        for _ in range(10):  # it waits for nothing but the first
-            await asyncio.sleep(0)
+        await until(lambda: len(here.edge.purges._queued) == 1)  # the second waits for the first
         may_answer.set()
 
         assert [reply.status for reply in await asyncio.gather(first, second)] == [200, 200]
         assert is_new((await here.get(f"/{KEY}?w=50")).body)
 
 
-async def test_a_check_asks_anew_though_somebody_is_asking(tmp_path: Path) -> None:
-    """Whoever asks already may have asked too early: the check at the end of a settle time is one of its own."""
+async def test_a_check_after_the_settle_time_does_not_join_a_revalidation_under_way(tmp_path: Path) -> None:
+    """The revalidation may have asked the origin too early."""
     held = Held()
     stale_at_once = FreshnessSettings(revalidate_after_s=0, settle_s=0)
     async with site(tmp_path, failpoints=held, freshness=stale_at_once) as here:

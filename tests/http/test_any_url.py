@@ -1,4 +1,4 @@
-"""Any URL that the grammar allows is answered with the picture that its plan describes."""
+"""Any URL that the grammar allows gets the picture that its plan describes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ACCEPT = "image/avif,image/webp,*/*;q=0.8"
 SOURCE = Size(60, 40)
-# For each parameter, values that are different in kind; the lengths fit the small source.
+# For each parameter, values of different kinds. Lengths fit the small source.
 VALUES: dict[str, list[str]] = {
     "w": ["30", "90", "0.5", "1", "2"],
     "h": ["20", "90", "0.5", "1"],
@@ -106,7 +106,7 @@ VALUES: dict[str, list[str]] = {
 
 
 def picture(suffix: str) -> bytes:
-    """A small picture with detail; with alpha as PNG, with three frames as GIF."""
+    """Return a small picture with detail. A PNG has alpha, a GIF three frames."""
     mode = "RGBA" if suffix == "png" else "RGB"
     size = (SOURCE.width_px, SOURCE.height_px)
     frames = [Image.effect_noise(size, 60 + 20 * shade).convert(mode) for shade in range(3)]
@@ -121,13 +121,13 @@ def picture(suffix: str) -> bytes:
 
 
 def query(rng: random.Random) -> str:
-    """Up to nine parameters with values of theirs."""
+    """Return a query with one to nine parameters."""
     names = rng.sample(sorted(VALUES), rng.randint(1, 9))
     return "&".join(f"{name}={quote(rng.choice(VALUES[name]))}" for name in names)
 
 
 def expected_size(plan: RenderPlan) -> Size | None:
-    """The size that the plan's geometry says, or None where it depends on the pixels."""
+    """Return the size by the plan's geometry; None if it depends on the pixels."""
     if plan.trim is not None:
         return None
     is_turned = plan.orient is not None and plan.orient >= 5
@@ -137,7 +137,7 @@ def expected_size(plan: RenderPlan) -> Size | None:
 
 @pytest.mark.slow
 async def test_any_url_gives_a_picture_of_the_planned_size(tmp_path: Path) -> None:
-    """Hundreds of random URLs over a JPEG, a PNG with alpha and a GIF: none fails, and each has its planned size."""
+    """Of 600 random URLs over a JPEG, a PNG with alpha and a GIF, none fails, and each has its planned size."""
     rng = random.Random(20261123)
     failures = []
     pictures = {f"picture.{suffix}": picture(suffix) for suffix in ("jpg", "png", "gif")}

@@ -1,4 +1,4 @@
-"""No date proves a copy: after a purge, a client that knows only a date gets the new picture, on every way to an answer."""
+"""No date proves a copy: after a purge, a client that has only a date gets the new picture, however it is answered."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ REPLACEMENTS = {"by an older file": FILE_TIME_S - 86_400, "within the same secon
 
 
 async def put(here: Site, tmp_path: Path, key: str, red: int, time_s: int) -> None:
-    """Put a picture of one colour into the library, with this modification time."""
+    """Put a picture of one colour with this modification time into the library."""
     await here.library.put(key, jpeg(red))
     os.utime(tmp_path / "photos" / key, (time_s, time_s))
     await here.library.rescan()
@@ -35,21 +35,21 @@ async def purged(here: Site, tmp_path: Path, key: str, time_s: int) -> None:
 
 
 def dates(*known: Reply) -> list[str]:
-    """Every date that a client of these answers may have kept, and one that lies in the future."""
+    """Return every date that a client may have kept of these answers, and one in the future."""
     found = [reply.headers[name] for reply in known for name in ("Last-Modified", "Date") if name in reply.headers]
     return [*dict.fromkeys(found), LATER]
 
 
 async def assert_new(here: Site, target: str, known: str, *, method: str = "GET", status: int = 200) -> None:
-    """Ask with this date alone: the answer is the new picture."""
+    """Check that a request with this date alone gets the new picture."""
     reply = await here.send(method, target, headers={"If-Modified-Since": known})
     assert reply.status == status
     if method == "GET":
         assert abs(red_of(reply.body) - NEW) < 10
 
 
-async def test_no_answer_has_a_date_that_could_prove_it(tmp_path: Path) -> None:
-    """Variants and originals carry an entity tag and no Last-Modified; a cache in front has no date to answer by."""
+async def test_no_answer_has_a_last_modified_date(tmp_path: Path) -> None:
+    """Variants and originals have an entity tag and no Last-Modified, so a cache in front cannot answer by date."""
     async with site(tmp_path) as here:
         for target in (SMALL, f"/{KEY}"):
             for _ in range(2):
@@ -62,7 +62,7 @@ async def test_no_answer_has_a_date_that_could_prove_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("hot_max_bytes", [64_000_000, 0], ids=["memory", "disk"])
 async def test_a_replaced_picture(tmp_path: Path, time_s: int, method: str, hot_max_bytes: int) -> None:
-    """The first request after the purge renders; those after it are hits of the fast path, or from disk."""
+    """The first request after the purge renders; the next ones are hits of the fast path, or from disk."""
     cache = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=hot_max_bytes)
     async with site(tmp_path, freshness=NOT_SETTLING, cache=cache) as here:
         await put(here, tmp_path, KEY, OLD, FILE_TIME_S)
@@ -78,7 +78,7 @@ async def test_a_replaced_picture(tmp_path: Path, time_s: int, method: str, hot_
 
 @pytest.mark.parametrize("time_s", REPLACEMENTS.values(), ids=REPLACEMENTS)
 async def test_a_replaced_original(tmp_path: Path, time_s: int) -> None:
-    """An original that is passed on is no different, and a date in If-Range never lets a part of it be spliced."""
+    """An original that is passed on is the new one too, and a date in If-Range never gets a part of it."""
     async with site(tmp_path, freshness=NOT_SETTLING) as here:
         await put(here, tmp_path, KEY, OLD, FILE_TIME_S)
         first = await here.get(f"/{KEY}")
@@ -93,7 +93,7 @@ async def test_a_replaced_original(tmp_path: Path, time_s: int) -> None:
 
 @pytest.mark.parametrize("time_s", REPLACEMENTS.values(), ids=REPLACEMENTS)
 async def test_a_replaced_watermark(tmp_path: Path, time_s: int) -> None:
-    """The picture is as it was, only its watermark is another: the date of the picture says nothing of that."""
+    """The picture is the same and its watermark is another one: a date of the picture says nothing about that."""
     pictures = {KEY: jpeg(NEW), MARK: jpeg(OLD)}
     async with site(tmp_path, pictures=pictures, freshness=NOT_SETTLING) as here:
         await put(here, tmp_path, MARK, OLD, FILE_TIME_S)
@@ -109,7 +109,7 @@ async def test_a_replaced_watermark(tmp_path: Path, time_s: int) -> None:
 
 @pytest.mark.parametrize("time_s", REPLACEMENTS.values(), ids=REPLACEMENTS)
 async def test_an_answer_shared_among_waiters(tmp_path: Path, time_s: int) -> None:
-    """Requests that wait together for the new render get it, those with a date among them."""
+    """Requests that wait together for the new render all get it, also those with a date."""
     held = Held()
     async with site(tmp_path, failpoints=held, freshness=NOT_SETTLING) as here:
         await put(here, tmp_path, KEY, OLD, FILE_TIME_S)

@@ -1,4 +1,4 @@
-"""Every way to fail has its status, its type and its words, and leaks nothing."""
+"""Every failure has its status, its type and its text, and leaks nothing."""
 
 import asyncio
 import json
@@ -17,13 +17,14 @@ from imgproxy.config.sections import (
     RenderSettings,
     UrlSettings,
 )
-from tests.support.site import ADMIN, KEY, Reply, jpeg, site
+from tests.support.processes import stopped
+from tests.support.site import ADMIN, KEY, Reply, jpeg, site, until
 
 TOKEN = "secret-origin-token"
 
 
 def problem(reply: Reply, status: int, kind: str) -> str:
-    """Check the shape of a problem (RFC 9457) and give its text."""
+    """Check the form of a problem (RFC 9457) and return its text."""
     assert reply.status == status, reply
     assert reply.headers["Content-Type"] == "application/problem+json"
     body = json.loads(reply.body)
@@ -38,7 +39,7 @@ def problem(reply: Reply, status: int, kind: str) -> str:
 
 @asynccontextmanager
 async def raw_origin(answer: bytes | None) -> AsyncIterator[str]:
-    """A server that reads a request, sends these bytes (None: nothing, ever) and closes."""
+    """Run a server that reads a request, sends these bytes and closes; for None it never answers."""
     hanging: list[asyncio.Event] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +67,7 @@ def origin(url: str, timeout_s: float = 5.0) -> OriginSettings:
 
 
 async def test_an_unknown_key_is_404_and_remembered_for_a_short_time(tmp_path: Path) -> None:
-    """The origin is asked once; the answer says how long it is good for, and that it came from memory."""
+    """The origin is asked once; the second answer is a hit, and both say how long they may be kept."""
     async with site(tmp_path) as here:
         first = await here.get("/nothing.jpg?w=50")
         second = await here.get("/nothing.jpg?w=60")
@@ -81,7 +82,7 @@ async def test_an_unknown_key_is_404_and_remembered_for_a_short_time(tmp_path: P
 
 
 async def test_a_revoked_image_is_403_with_a_short_life_and_a_reason(tmp_path: Path) -> None:
-    """A revocation is told from a bad signature by its type, and Cache-Status says why."""
+    """The type differs from that of a bad signature, and Cache-Status names the reason."""
     async with site(tmp_path) as here:
         await here.library.mark_invalid(here.library.entry_id(KEY))
         reply = await here.get(f"/{KEY}?w=50")
@@ -93,7 +94,7 @@ async def test_a_revoked_image_is_403_with_a_short_life_and_a_reason(tmp_path: P
 
 
 async def test_bytes_that_are_no_image_are_422(tmp_path: Path) -> None:
-    """HTML served with status 200 is neither rendered nor passed on."""
+    """HTML with status 200 is neither rendered nor passed on."""
     async with site(
         tmp_path, pictures={KEY: jpeg(1), "page.jpg": b"<html>hello</html>"}, library={"is_lenient": True}
     ) as here:
@@ -101,14 +102,14 @@ async def test_bytes_that_are_no_image_are_422(tmp_path: Path) -> None:
         problem(await here.get("/page.jpg"), 422, "not-an-image")
 
 
-async def test_a_truncated_image_is_422_and_its_name_is_given(tmp_path: Path) -> None:
-    """A picture that begins well and ends early cannot be decoded."""
+async def test_a_truncated_image_is_422(tmp_path: Path) -> None:
+    """A picture whose end is missing cannot be decoded."""
     async with site(tmp_path, pictures={KEY: jpeg(1, (800, 600))[:3000]}, library={"is_lenient": True}) as here:
         problem(await here.get(f"/{KEY}?w=50"), 422, "decode-failed")
 
 
 async def test_too_many_bytes_or_pixels_are_413_with_both_numbers(tmp_path: Path) -> None:
-    """Each breach names what was found and what is allowed."""
+    """The text says what was found and what is allowed."""
     size = len(jpeg(200))
     async with site(tmp_path, limits=LimitsSettings(source_bytes=size - 1)) as here:
         text = problem(await here.get(f"/{KEY}?w=50"), 413, "source-too-large")
@@ -120,7 +121,7 @@ async def test_too_many_bytes_or_pixels_are_413_with_both_numbers(tmp_path: Path
 
 
 async def test_an_origin_that_cannot_be_reached_is_502(tmp_path: Path) -> None:
-    """Nobody listens there."""
+    """Its port takes no connection; the answer is not stored."""
     async with site(tmp_path, origin=origin("http://127.0.0.1:1")) as here:
         reply = await here.get(f"/{KEY}?w=50")
 
@@ -129,7 +130,7 @@ async def test_an_origin_that_cannot_be_reached_is_502(tmp_path: Path) -> None:
 
 
 async def test_an_origin_that_hangs_is_504(tmp_path: Path) -> None:
-    """It accepts the connection and never answers."""
+    """It accepts the connection and never answers; the text has the timeout."""
     async with raw_origin(None) as url, site(tmp_path, origin=origin(url, timeout_s=0.3)) as here:
         text = problem(await here.get(f"/{KEY}?w=50"), 504, "origin-timeout")
         assert "0.3 s" in text
@@ -154,15 +155,15 @@ async def test_an_origin_that_breaks_off_is_502_and_nothing_is_kept(tmp_path: Pa
 
 
 async def test_an_origin_with_another_status_is_502(tmp_path: Path) -> None:
-    """A 500 of the origin is said as such, and not remembered against the picture."""
+    """The text has the origin's status."""
     answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     async with raw_origin(answer) as url, site(tmp_path, origin=origin(url)) as here:
         text = problem(await here.get(f"/{KEY}?w=50"), 502, "origin-status")
         assert "500" in text
 
 
-async def test_a_refused_token_is_502_and_no_picture_is_taken_for_revoked(tmp_path: Path) -> None:
-    """401 on everything is our own trouble: it is said in readiness, and forgotten as soon as a token works."""
+async def test_a_refused_token_is_502_and_no_picture_counts_as_revoked(tmp_path: Path) -> None:
+    """A 401 for everything is a fault of the token: `/-/ready` says so until a token works."""
     token_file = tmp_path / "token"
     token_file.write_text("wrong")
     async with site(tmp_path) as right:
@@ -178,15 +179,18 @@ async def test_a_refused_token_is_502_and_no_picture_is_taken_for_revoked(tmp_pa
 
 
 async def test_a_full_render_queue_is_503_with_retry_after(tmp_path: Path) -> None:
-    """What cannot be made now is shed with a time to come back, and is not stored by anyone."""
-    pictures = {f"{number}.jpg": jpeg(number, (3000, 2000)) for number in range(12)}
+    """A refused request is told when to come back, and its answer is not stored."""
+    pictures = {f"{number}.jpg": jpeg(number) for number in range(12)}
     settings = RenderSettings(processes=1, queue_max=1)
     async with site(tmp_path, pictures=pictures, render=settings) as here:
-        replies = await asyncio.gather(*(here.get(f"/{key}?w=2000&fm=webp") for key in pictures))
+        with stopped(*here.edge.pool.pids):
+            requests = [asyncio.create_task(here.get(f"/{key}?w=50")) for key in pictures]
+            await until(lambda: any(request.done() for request in requests))
+        replies = await asyncio.gather(*requests)
 
-        shed = [reply for reply in replies if reply.status != 200]
-        assert shed
-        for reply in shed:
+        refused = [reply for reply in replies if reply.status != 200]
+        assert refused
+        for reply in refused:
             problem(reply, 503, "overloaded")
             assert int(reply.headers["Retry-After"]) >= 1
             assert reply.headers["Cache-Control"] == "no-store"
@@ -196,16 +200,16 @@ async def test_a_full_render_queue_is_503_with_retry_after(tmp_path: Path) -> No
     ("query", "name"),
     [("w=0", "w"), ("h=-5", "h"), ("txt64=%%%", "txt64"), ("w64=a+b/", "w64"), ("mark64=*", "mark64")],
 )
-async def test_values_that_cannot_be_meant_are_400_and_named(tmp_path: Path, query: str, name: str) -> None:
-    """The parameter is in the text, and what was expected."""
+async def test_impossible_values_are_400_and_named(tmp_path: Path, query: str, name: str) -> None:
+    """The text names the parameter, and the origin is not asked."""
     async with site(tmp_path) as here:
         text = problem(await here.get(f"/{KEY}?{query}"), 400, "bad-parameter")
         assert name.removesuffix("64") in text
         assert here.probe.count("serveImage", KEY) == 0
 
 
-async def test_strict_mode_names_what_is_wrong(tmp_path: Path) -> None:
-    """With `strict`, what would be ignored is 400."""
+async def test_strict_mode_refuses_what_is_else_ignored(tmp_path: Path) -> None:
+    """With `strict`, unknown parameters and values are 400 and named."""
     async with site(tmp_path, url=UrlSettings(strict=True)) as here:
         assert "mark-sclae" in problem(await here.get(f"/{KEY}?mark-sclae=1"), 400, "bad-parameter")
         assert "fit" in problem(await here.get(f"/{KEY}?w=50&fit=stretch"), 400, "bad-parameter")
@@ -224,21 +228,21 @@ async def test_strict_mode_names_what_is_wrong(tmp_path: Path) -> None:
     ],
 )
 async def test_paths_that_are_no_keys_are_400_and_never_reach_the_origin(tmp_path: Path, target: str) -> None:
-    """Nothing that could leave the library is asked for."""
+    """A path that could leave the library is refused."""
     async with site(tmp_path) as here:
         problem(await here.get(target), 400, "bad-url")
         assert here.probe.count("serveImage") == 0
 
 
 async def test_a_url_that_is_too_long_is_414(tmp_path: Path) -> None:
-    """Both numbers are in the text."""
+    """The text has the limit."""
     async with site(tmp_path) as here:
         text = problem(await here.get(f"/{KEY}?w=50&x={'a' * 9000}"), 414, "uri-too-long")
         assert "8000" in text
 
 
 async def test_admin_routes_need_the_token(tmp_path: Path) -> None:
-    """Without it, or with another, every admin route is 401, and says which header is missing."""
+    """Without it, or with another one, every admin route is 401 and names the scheme."""
     async with site(tmp_path) as here:
         for method, target in (
             ("POST", "/-/purge/entries/abc"),
@@ -255,14 +259,14 @@ async def test_admin_routes_need_the_token(tmp_path: Path) -> None:
 
 
 async def test_without_an_admin_token_the_routes_are_closed(tmp_path: Path) -> None:
-    """An empty token opens nothing."""
+    """An empty token is no token."""
     async with site(tmp_path, admin=AdminSettings()) as here:
         for value in ("Bearer ", "Bearer", "Bearer None", ""):
             assert (await here.send("POST", "/-/purge/entries/a", headers={"Authorization": value})).status == 401
 
 
 async def test_unknown_admin_routes_and_methods(tmp_path: Path) -> None:
-    """404 for a route that is not there, 405 with Allow for a method."""
+    """An unknown route is 404, a wrong method 405 with Allow."""
     async with site(tmp_path) as here:
         problem(await here.send("GET", "/-/nothing", headers=ADMIN), 404, "route-not-found")
         reply = await here.send("GET", "/-/purge/keys", headers=ADMIN)
@@ -271,7 +275,7 @@ async def test_unknown_admin_routes_and_methods(tmp_path: Path) -> None:
 
 
 async def test_an_error_within_is_500_without_its_text(tmp_path: Path) -> None:
-    """What nobody foresaw is logged, and the client reads nothing of it."""
+    """The client sees nothing of an unexpected error."""
     async with site(tmp_path) as here:
 
         def explode(*_: object) -> None:
@@ -281,8 +285,8 @@ async def test_an_error_within_is_500_without_its_text(tmp_path: Path) -> None:
         problem(await here.get(f"/{KEY}?w=50"), 500, "internal")
 
 
-async def test_errors_are_refreshed_after_their_time(tmp_path: Path) -> None:
-    """A picture that comes to the library after a 404 is found when the refusal has run out."""
+async def test_a_404_is_asked_again_after_its_time(tmp_path: Path) -> None:
+    """A picture that is added after a 404 is found when the refusal has run out."""
     async with site(tmp_path, freshness=FreshnessSettings(negative_ttl_s=0)) as here:
         problem(await here.get("/late.jpg?w=50"), 404, "not-found")
         await here.library.put("late.jpg", jpeg(9))

@@ -1,74 +1,46 @@
-"""Hits answered from the memo: the same answers as the usual way gives, and never one that no longer stands."""
+"""Hits answered from the memo: the same answers as delivery gives, and never one that a purge or a change has ended."""
 
 import asyncio
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
 from imgproxy.edge.fast import server as fastpath
-from tests.support.site import KEY, Reply, Site, jpeg, red_of, site, until
-
-REQUEST = "GET {target} HTTP/1.1\r\nHost: edge\r\n{more}\r\n"
+from tests.support.site import KEY, Reply, Site, jpeg, png_of_noise, red_of, site, until
+from tests.support.wire import REQUEST, Wire
 
 
 def is_fast(headers: Mapping[str, str]) -> bool:
-    """Answers of the memo have no total in their Server-Timing."""
+    """Whether the memo has answered from memory: then Server-Timing has nothing but that word."""
     return headers["Server-Timing"] == "memory"
 
 
 async def warm(here: Site, target: str) -> None:
-    """Have the answer made, and then prepared."""
+    """Have the answer made, and prepared for the memo."""
     for _ in range(2):
         assert (await here.get(target)).status == 200
 
 
-class Wire:
-    """A raw connection to the edge."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def to(cls, here: Site, limit: int = 2**24) -> "Wire":
-        """Connect; the client reads no more than about `limit` bytes ahead."""
-        host, port = here.edge.url.removeprefix("http://").split(":")
-        return cls(*await asyncio.open_connection(host, int(port), limit=limit))
-
-    async def read_answer(self) -> tuple[int, dict[str, str], bytes]:
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode("latin-1")
-        lines = head.split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-        body = await self.reader.readexactly(int(headers.get("Content-Length", "0")))
-        return int(lines[0].split()[1]), headers, body
-
-    async def close(self) -> None:
-        self.writer.close()
-        await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
-
-
-def test_the_library_still_has_a_place_for_it() -> None:
-    """If an update of aiohttp takes the place away, this says so; the service would only be slower."""
+def test_the_installed_aiohttp_supports_the_fast_path() -> None:
+    """If an update of aiohttp breaks it, this test says so; the service itself would only be slower."""
     assert fastpath.is_supported()
 
 
 async def test_a_repeated_hit_is_answered_from_the_memo_with_the_same_headers(tmp_path: Path) -> None:
-    """Status, body and every header but the lively ones are those of the usual way."""
+    """Status, body and headers are those of the first answer, but for the headers that change with every answer."""
     async with site(tmp_path) as here:
         target = f"/{KEY}?w=50&auto=format&dl=a.jpg"
         usual = await here.get(target, Accept="image/webp")
         fast = await here.get(target, Accept="image/webp")
 
-        lively = {"Server-Timing", "Cache-Status", "Date"}
+        changing = {"Server-Timing", "Cache-Status", "Date"}
         assert is_fast(fast.headers)
         assert fast.body == usual.body
-        assert {name: value for name, value in fast.headers.items() if name not in lively} == {
-            name: value for name, value in usual.headers.items() if name not in lively
+        assert {name: value for name, value in fast.headers.items() if name not in changing} == {
+            name: value for name, value in usual.headers.items() if name not in changing
         }
         assert fast.cache_status.startswith("imgproxy; hit; ttl=")
         assert here.metric("imgproxy_requests_total", outcome="hit", status="200") == 1
@@ -76,7 +48,7 @@ async def test_a_repeated_hit_is_answered_from_the_memo_with_the_same_headers(tm
 
 
 async def test_clients_of_another_accept_class_get_their_own_format(tmp_path: Path) -> None:
-    """The memo is by target and Accept class."""
+    """The memo keeps answers by target and Accept class."""
     async with site(tmp_path) as here:
         target = f"/{KEY}?w=50&auto=format"
         for accept, kind in (("image/webp", "image/webp"), ("*/*", "image/jpeg")) * 2:
@@ -84,7 +56,7 @@ async def test_clients_of_another_accept_class_get_their_own_format(tmp_path: Pa
 
 
 async def test_conditions_are_answered_from_the_memo(tmp_path: Path) -> None:
-    """A current tag is a 304 without a body, another one the picture."""
+    """A current tag gets a 304 without a body; another tag gets the picture."""
     async with site(tmp_path) as here:
         target = f"/{KEY}?w=50"
         await warm(here, target)
@@ -102,10 +74,10 @@ async def test_conditions_are_answered_from_the_memo(tmp_path: Path) -> None:
     ("query", "name", "value"),
     [("w=50&ch=save-data", "Save-Data", "on"), ("w=50&ch=dpr", "DPR", "2"), ("w=50&ch=width", "Width", "20")],
 )
-async def test_what_depends_on_other_headers_is_never_prepared(
+async def test_an_answer_that_depends_on_a_client_hint_is_never_prepared(
     tmp_path: Path, query: str, name: str, value: str
 ) -> None:
-    """With the header, without it, and with it again: each gets its own picture, by the usual way."""
+    """Requests with and without the hint get pictures of their own, and none comes from the memo."""
     async with site(tmp_path) as here:
         target = f"/{KEY}?{query}"
         await warm(here, target)
@@ -118,8 +90,8 @@ async def test_what_depends_on_other_headers_is_never_prepared(
 
 
 @pytest.mark.parametrize(("name", "value"), [("Range", "bytes=0-1"), ("Save-Data", "on"), ("DPR", "2")])
-async def test_headers_that_do_not_matter_change_nothing(tmp_path: Path, name: str, value: str) -> None:
-    """A picture that depends on none of them is the same with each of them, prepared or not."""
+async def test_headers_without_effect_on_the_picture_change_nothing(tmp_path: Path, name: str, value: str) -> None:
+    """The picture is the same with each of them, from the memo or not."""
     async with site(tmp_path) as here:
         target = f"/{KEY}?w=50"
         usual = await here.send("GET", target, headers={name: value})
@@ -141,8 +113,8 @@ async def test_a_purge_ends_what_the_memo_knows(tmp_path: Path) -> None:
         assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
 
 
-async def test_a_stale_original_is_asked_for_again_through_the_memo_too(tmp_path: Path) -> None:
-    """A hit that is no longer fresh goes the usual way, which revalidates."""
+async def test_a_stale_original_is_revalidated_although_the_memo_has_the_answer(tmp_path: Path) -> None:
+    """The memo does not answer with a stale original, so delivery revalidates it."""
     async with site(tmp_path, freshness=FreshnessSettings(revalidate_after_s=0)) as here:
         await warm(here, f"/{KEY}?w=50")
         await here.get(f"/{KEY}?w=50")
@@ -151,12 +123,12 @@ async def test_a_stale_original_is_asked_for_again_through_the_memo_too(tmp_path
 
 
 def cold_memory(tmp_path: Path) -> CacheSettings:
-    """A cache whose memory holds about six small variants."""
+    """Return a cache whose memory holds about six small variants."""
     return CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=12_000)
 
 
 async def known_from_disk(here: Site) -> Reply:
-    """Have `/KEY?w=50` prepared, read from disk once, and then pushed out of memory."""
+    """Have `/KEY?w=50` prepared, read from disk once, and evicted from memory."""
     target = f"/{KEY}?w=50"
     await warm(here, target)
     for width in (*range(60, 70), 50, *range(60, 70)):
@@ -169,13 +141,13 @@ async def known_from_disk(here: Site) -> Reply:
 
 
 def file_of(here: Site, tmp_path: Path) -> Path:
-    """The file of the variant of `/KEY?w=50`, told apart by its size."""
+    """Return the file of the variant of `/KEY?w=50`, which is the smallest."""
     files = (tmp_path / "cache").glob("keys/*/*/v-*")
     return min(files, key=lambda path: path.stat().st_size)
 
 
 async def test_an_evicted_variant_is_read_from_disk_and_answered_by_the_memo(tmp_path: Path) -> None:
-    """The memo holds no bytes of its own; it knows the file that it has seen, and notes that it was used."""
+    """The memo has no bytes of its own; it knows the file that was read before, and notes its use."""
     async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
         usual = await known_from_disk(here)
         here.edge.cache.store.ledger.take_touched()
@@ -188,13 +160,13 @@ async def test_an_evicted_variant_is_read_from_disk_and_answered_by_the_memo(tmp
         assert (fast.headers["Server-Timing"], fast.body) == ("disk", usual.body)
         assert fast.cache_status.endswith("detail=disk")
         assert len(here.edge.cache.store.ledger.take_touched()) == 1
-        # Read twice in a row it is worth its place in memory.
+        # A variant that is read twice in a row goes into memory.
         assert (is_fast(again.headers), again.body) == (True, usual.body)
         assert here.metric("imgproxy_cache_hits_total", tier="disk") >= 3
 
 
 async def test_a_condition_needs_no_file(tmp_path: Path) -> None:
-    """A 304 of the memo costs no read, even where the variant has left memory and disk."""
+    """A 304 of the memo reads nothing: the variant is neither in memory nor on disk."""
     async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
         usual = await known_from_disk(here)
         for path in (tmp_path / "cache").glob("keys/*/*/v-*"):
@@ -205,8 +177,8 @@ async def test_a_condition_needs_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["written over", "replaced", "gone"])
-async def test_a_file_that_is_not_the_one_that_was_seen_is_a_miss(tmp_path: Path, way: str) -> None:
-    """Other bytes under the variant's name are never answered, whatever wrote them and whatever time it gave them."""
+async def test_a_file_that_is_not_the_one_that_was_read_before_is_a_miss(tmp_path: Path, way: str) -> None:
+    """Other bytes under the variant's name are never sent, even with the size and the time of the right file."""
     async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
         usual = await known_from_disk(here)
         path = file_of(here, tmp_path)
@@ -227,7 +199,7 @@ async def test_a_file_that_is_not_the_one_that_was_seen_is_a_miss(tmp_path: Path
 
 
 async def test_a_purge_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> None:
-    """Even after the purge is collected and its epoch forgotten, and were the old file back under its name."""
+    """Even after the purge's epoch is forgotten, and with the old file back under its name."""
     freshness = FreshnessSettings(settle_s=0)
     async with site(tmp_path, cache=cold_memory(tmp_path), freshness=freshness) as here:
         await known_from_disk(here)
@@ -243,10 +215,10 @@ async def test_a_purge_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> N
 
 
 async def test_another_proof_of_the_original_ends_what_the_memo_knows_of_the_disk(tmp_path: Path) -> None:
-    """A soft purge counts for variants that have left memory, too: the next answer is said to be stale."""
+    """After a soft purge the next answer is stale, also for a variant that is on disk alone."""
     async with site(tmp_path, cache=cold_memory(tmp_path)) as here:
         entry = here.library.entry_id(KEY)
-        await here.edge.purges.learn(entry)  # that an entry becomes known ends what was prepared, too
+        await here.edge.purges.learn(entry)  # a newly known entry changes the tags, and so ends prepared answers
         await known_from_disk(here)
         assert (await here.get(f"/{KEY}?w=50")).headers["Server-Timing"] == "disk"
         await here.purge(entry, "?soft=1")
@@ -257,7 +229,7 @@ async def test_another_proof_of_the_original_ends_what_the_memo_knows_of_the_dis
 
 
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
-    """Hits and others mixed on one connection, sent at once."""
+    """Hits, a miss and an admin route, sent at once over one connection."""
     async with site(tmp_path) as here:
         await warm(here, f"/{KEY}?w=50")
         wire = await Wire.to(here)
@@ -273,22 +245,22 @@ async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
 
 
 async def test_many_hits_on_one_connection_and_then_a_miss(tmp_path: Path) -> None:
-    """The connection is the same for both ways."""
+    """The fast path hands the connection over to aiohttp and takes it back."""
     async with site(tmp_path) as here:
         await warm(here, f"/{KEY}?w=50")
         wire = await Wire.to(here)
         for _ in range(50):
-            wire.writer.write(REQUEST.format(target=f"/{KEY}?w=50", more="").encode())
+            wire.ask(f"/{KEY}?w=50")
             status, headers, _ = await wire.read_answer()
             assert (status, is_fast(headers)) == (200, True)
-        wire.writer.write(REQUEST.format(target=f"/{KEY}?w=77", more="").encode())
+        wire.ask(f"/{KEY}?w=77")
         status, headers, _ = await wire.read_answer()
         assert (status, is_fast(headers)) == (200, False)
         await wire.close()
 
 
 async def test_a_request_in_pieces_is_put_together(tmp_path: Path) -> None:
-    """A head that comes byte by byte is one request."""
+    """A head that arrives byte by byte is one request."""
     async with site(tmp_path) as here:
         await warm(here, f"/{KEY}?w=50")
         wire = await Wire.to(here)
@@ -303,12 +275,12 @@ async def test_a_request_in_pieces_is_put_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "junk", [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n"]
 )
-async def test_what_is_no_http_is_400_and_closes_that_connection_alone(tmp_path: Path, junk: bytes) -> None:
-    """After a hit on the same connection, too."""
+async def test_bytes_that_are_not_http_are_400_and_close_that_connection_alone(tmp_path: Path, junk: bytes) -> None:
+    """Also after a hit on the same connection."""
     async with site(tmp_path) as here:
         await warm(here, f"/{KEY}?w=50")
         wire = await Wire.to(here)
-        wire.writer.write(REQUEST.format(target=f"/{KEY}?w=50", more="").encode())
+        wire.ask(f"/{KEY}?w=50")
         assert (await wire.read_answer())[0] == 200
         wire.writer.write(junk)
         assert (await wire.reader.readline()).split()[1] == b"400"
@@ -316,18 +288,16 @@ async def test_what_is_no_http_is_400_and_closes_that_connection_alone(tmp_path:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
 
 
-async def test_a_client_that_does_not_read_is_cut_by_a_purge(tmp_path: Path) -> None:
-    """Bytes of a hit that still wait in this process when the purge comes are never sent."""
-    out = io.BytesIO()
-    Image.effect_noise((2400, 2400), 90).convert("RGB").save(out, "PNG", compress_level=1)
+async def test_a_purge_cuts_a_hit_whose_client_does_not_read(tmp_path: Path) -> None:
+    """Bytes that are still in this process when the purge comes are never sent."""
     settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_item_max_bytes=50_000_000)
-    pictures = {KEY: out.getvalue()}
+    pictures = {KEY: png_of_noise(2400)}
     async with site(tmp_path, purge=PurgeSettings(drain_s=0.05), pictures=pictures, cache=settings) as here:
         target = f"/{KEY}?w=2400&fm=png"
         await warm(here, target)
         wire = await Wire.to(here, limit=1024)
-        wire.writer.write(REQUEST.format(target=target, more="").encode())
-        head = await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 20)
+        wire.ask(target)
+        head = await wire.read_head()
         assert b"Server-Timing: memory" in head
 
         receipt = await here.purge(here.library.entry_id(KEY))
@@ -337,7 +307,7 @@ async def test_a_client_that_does_not_read_is_cut_by_a_purge(tmp_path: Path) -> 
 
 
 async def test_hits_are_logged_where_all_requests_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With `access = "all"` also those of the fast path."""
+    """With `access = "all"`, hits of the fast path are in the log, too."""
     caplog.set_level("INFO", "imgproxy.access")
     async with site(tmp_path, log=LogSettings(access="all")) as here:
         await warm(here, f"/{KEY}?w=50")

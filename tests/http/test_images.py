@@ -1,4 +1,4 @@
-"""What an image request promises: pixels, caching headers, conditions, parts, one fetch for many."""
+"""Image requests: pixels, caching headers, conditions, parts of originals, and one fetch for many requests."""
 
 import asyncio
 import io
@@ -11,14 +11,22 @@ from pydantic import SecretStr
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, SigningSettings
 from imgproxy.params.signature import sign
 from tests.support import images
-from tests.support.site import ADMIN, KEY, jpeg, red_of, site, until
+from tests.support.site import ADMIN, KEY, Site, jpeg, red_of, site, until
 
 AVIF = "image/avif,image/webp,image/*,*/*;q=0.8"
 WEBP = "image/webp,*/*;q=0.8"
 
 
-async def test_a_miss_is_made_and_then_hit(tmp_path: Path) -> None:
-    """The first request fetches, renders and stores; the second is answered from memory with the same bytes."""
+def drop_variants(here: Site, tmp_path: Path) -> None:
+    """Remove every variant from memory and disk."""
+    hashed = next((tmp_path / "cache" / "keys").glob("*/*")).name
+    here.edge.cache.hot.drop(hashed)
+    for path in (tmp_path / "cache").glob("keys/*/*/v-*"):
+        path.unlink()
+
+
+async def test_the_first_request_is_a_miss_and_the_second_a_hit(tmp_path: Path) -> None:
+    """The miss fetches, renders and stores; the hit comes from memory with the same bytes."""
     async with site(tmp_path) as here:
         first = await here.get(f"/{KEY}?w=160")
         second = await here.get(f"/{KEY}?w=160")
@@ -42,7 +50,7 @@ async def test_a_miss_is_made_and_then_hit(tmp_path: Path) -> None:
     ("accept", "expected"), [(AVIF, "image/avif"), (WEBP, "image/webp"), ("*/*", "image/jpeg"), (None, "image/jpeg")]
 )
 async def test_auto_format_follows_accept_and_says_so(tmp_path: Path, accept: str | None, expected: str) -> None:
-    """The best format that the client names; every negotiated answer varies, also the JPEG."""
+    """The client gets the best format that it names; every negotiated answer varies, also the JPEG."""
     async with site(tmp_path) as here:
         headers = {"Accept": accept} if accept is not None else {}
         reply = await here.send("GET", f"/{KEY}?w=64&auto=format", headers=headers, skip_auto_headers=["Accept"])
@@ -52,7 +60,7 @@ async def test_auto_format_follows_accept_and_says_so(tmp_path: Path, accept: st
 
 
 async def test_an_answer_that_was_not_negotiated_does_not_vary(tmp_path: Path) -> None:
-    """Vary costs hits in every cache in front, so it comes only where it is true."""
+    """Vary costs hits in every cache in front, so it is sent only for a negotiated answer."""
     async with site(tmp_path) as here:
         reply = await here.get(f"/{KEY}?w=64", Accept=AVIF)
 
@@ -60,8 +68,8 @@ async def test_an_answer_that_was_not_negotiated_does_not_vary(tmp_path: Path) -
         assert reply.headers["Content-Type"] == "image/jpeg"
 
 
-async def test_one_picture_has_one_variant_however_it_is_asked_for(tmp_path: Path) -> None:
-    """Order, aliases and spelled-out defaults change neither the entity tag nor the number of renders."""
+async def test_urls_that_mean_the_same_picture_share_a_variant(tmp_path: Path) -> None:
+    """Order, aliases and explicit defaults change neither the entity tag nor the number of renders."""
     async with site(tmp_path) as here:
         replies = [
             await here.get(f"/{KEY}?{query}")
@@ -73,14 +81,10 @@ async def test_one_picture_has_one_variant_however_it_is_asked_for(tmp_path: Pat
 
 
 async def test_a_304_costs_no_pixel_even_for_an_evicted_variant(tmp_path: Path) -> None:
-    """The entity tag is known from original and plan alone."""
+    """The entity tag is made of the original and the plan alone."""
     async with site(tmp_path) as here:
         first = await here.get(f"/{KEY}?w=64")
-        hashed = next((tmp_path / "cache" / "keys").glob("*/*")).name
-        here.edge.cache.hot.drop(hashed)
-        for path in (tmp_path / "cache").glob("keys/*/*/v-*"):
-            path.unlink()
-
+        drop_variants(here, tmp_path)
         again = await here.get(f"/{KEY}?w=64", If_None_Match=f'"other", W/{first.headers["ETag"]}')
 
         assert again.status == 304
@@ -91,8 +95,8 @@ async def test_a_304_costs_no_pixel_even_for_an_evicted_variant(tmp_path: Path) 
         assert await here.renders() == 1
 
 
-async def test_a_srcset_made_at_once_has_tags_of_its_own_which_are_current_as_long(tmp_path: Path) -> None:
-    """Where a shared decode makes other bytes the tag says so; a copy with it is current when the variant is gone."""
+async def test_variants_of_a_shared_decode_have_tags_of_their_own_which_stay_current(tmp_path: Path) -> None:
+    """Other bytes have another tag; a client's copy with such a tag is current even after the variant was evicted."""
     widths = (600, 300, 100, 60)
     async with site(tmp_path, pictures={KEY: images.jpeg(images.photo(1203, 899))}) as here:
         here.probe.hold("headers")
@@ -101,10 +105,7 @@ async def test_a_srcset_made_at_once_has_tags_of_its_own_which_are_current_as_lo
         here.probe.release("headers")
         together = await asyncio.gather(*asked)
         hits = [await here.get(f"/{KEY}?w={width}") for width in widths]
-        hashed = next((tmp_path / "cache" / "keys").glob("*/*")).name
-        here.edge.cache.hot.drop(hashed)
-        for path in (tmp_path / "cache").glob("keys/*/*/v-*"):
-            path.unlink()
+        drop_variants(here, tmp_path)
         current = [
             await here.get(f"/{KEY}?w={width}", If_None_Match=reply.headers["ETag"])
             for width, reply in zip(widths, together, strict=True)
@@ -123,7 +124,7 @@ async def test_a_srcset_made_at_once_has_tags_of_its_own_which_are_current_as_lo
 
 
 async def test_another_plan_has_another_tag(tmp_path: Path) -> None:
-    """A client's copy of one size does not pass for another."""
+    """A client's copy of one size does not match another size."""
     async with site(tmp_path) as here:
         first = await here.get(f"/{KEY}?w=64")
 
@@ -133,7 +134,7 @@ async def test_another_plan_has_another_tag(tmp_path: Path) -> None:
 
 
 async def test_head_answers_as_get_without_the_body(tmp_path: Path) -> None:
-    """Same status, same length, same tag, for variants, originals and errors alike."""
+    """Status, length, type and tag are those of GET, for variants, originals and errors."""
     async with site(tmp_path) as here:
         for target in (f"/{KEY}?w=64", f"/{KEY}", "/nothing.jpg?w=64", f"/{KEY}?w=0"):
             got = await here.get(target)
@@ -145,7 +146,7 @@ async def test_head_answers_as_get_without_the_body(tmp_path: Path) -> None:
 
 
 async def test_without_parameters_the_original_is_passed_on(tmp_path: Path) -> None:
-    """Byte for byte, also when only parameters without effect on the picture are there."""
+    """Byte for byte, also if the URL has only parameters without effect on the picture."""
     data = jpeg(10)
     async with site(tmp_path, pictures={KEY: data}) as here:
         for query in ("", "?ixlib=python-4.0.0", "?unknown=1"):
@@ -156,7 +157,7 @@ async def test_without_parameters_the_original_is_passed_on(tmp_path: Path) -> N
 
 
 async def test_originals_are_served_in_parts(tmp_path: Path) -> None:
-    """One range is 206, one behind the end 416, one of another version everything."""
+    """A range is 206, a range behind the end 416; If-Range with another tag gets the whole."""
     data = jpeg(10)
     async with site(tmp_path, pictures={KEY: data}) as here:
         whole = await here.get(f"/{KEY}")
@@ -174,7 +175,7 @@ async def test_originals_are_served_in_parts(tmp_path: Path) -> None:
 
 
 async def test_three_hundred_requests_at_once_are_one_fetch_and_one_render(tmp_path: Path) -> None:
-    """A stampede costs what one visitor costs, and everyone is answered."""
+    """A stampede costs what one visitor costs, and every request is answered."""
     async with site(tmp_path) as here:
         replies = await asyncio.gather(*(here.get(f"/{KEY}?w=120") for _ in range(300)))
 
@@ -186,7 +187,7 @@ async def test_three_hundred_requests_at_once_are_one_fetch_and_one_render(tmp_p
 
 
 async def test_many_sizes_at_once_are_one_fetch(tmp_path: Path) -> None:
-    """A page's whole srcset asks the origin once."""
+    """All widths of a srcset cost one request to the origin."""
     async with site(tmp_path) as here:
         replies = await asyncio.gather(*(here.get(f"/{KEY}?w={width}") for width in range(50, 60)))
 
@@ -194,14 +195,14 @@ async def test_many_sizes_at_once_are_one_fetch(tmp_path: Path) -> None:
         assert here.probe.count("serveImage", KEY) == 1
 
 
-async def test_a_client_that_leaves_does_not_spoil_it_for_others(tmp_path: Path) -> None:
-    """When the first of two waiting clients disconnects, the second is answered."""
+async def test_a_client_that_leaves_does_not_cancel_the_fetch_of_others(tmp_path: Path) -> None:
+    """The first of two waiting clients disconnects; the second is answered, from one fetch."""
     async with site(tmp_path) as here:
         here.probe.hold("headers")
         leader = asyncio.create_task(here.get(f"/{KEY}?w=90"))
         await here.probe.arrived("headers")
         follower = asyncio.create_task(here.get(f"/{KEY}?w=90"))
-        await until(lambda: here.edge.metrics.in_flight._value.get() == 2)
+        await until(lambda: here.metric("imgproxy_requests_in_flight") == 2)
         leader.cancel()
         await asyncio.gather(leader, return_exceptions=True)
         here.probe.release("headers")
@@ -213,7 +214,7 @@ async def test_a_client_that_leaves_does_not_spoil_it_for_others(tmp_path: Path)
 
 
 async def test_variants_outlive_a_restart(tmp_path: Path) -> None:
-    """What is on disk is a hit for the next process, and the origin is not asked while it is fresh."""
+    """A variant on disk is a hit for the next process, and the origin is not asked while its original is fresh."""
     async with site(tmp_path) as here:
         first = await here.get(f"/{KEY}?w=77")
     async with site(tmp_path) as here:
@@ -225,7 +226,7 @@ async def test_variants_outlive_a_restart(tmp_path: Path) -> None:
 
 
 async def test_large_variants_are_served_from_disk(tmp_path: Path) -> None:
-    """What is too large for memory is streamed from its file, trailer left out, first and later times."""
+    """A variant that is too large for memory is streamed from its file, without the trailer."""
     settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_max_bytes=0)
     async with site(tmp_path, cache=settings) as here:
         first = await here.get(f"/{KEY}?w=300&fm=png")
@@ -238,7 +239,7 @@ async def test_large_variants_are_served_from_disk(tmp_path: Path) -> None:
 
 
 async def test_signed_urls(tmp_path: Path) -> None:
-    """With `required`, a URL needs a signature by any of the tokens, over its exact bytes."""
+    """With `required`, a URL needs a signature over its exact bytes, made with any of the tokens."""
     signing = SigningSettings(tokens=(SecretStr("new"), SecretStr("old")), required=True)
     async with site(tmp_path, signing=signing) as here:
         target = f"/{KEY}?w=50&rect=0%2C0%2C100%2C100"
@@ -251,8 +252,8 @@ async def test_signed_urls(tmp_path: Path) -> None:
         assert here.probe.count("serveImage", KEY) == 1
 
 
-async def test_a_url_that_expires_says_so_to_caches_and_then_is_404(tmp_path: Path) -> None:
-    """`expires` in the future bounds every lifetime; in the past it is not found."""
+async def test_a_url_is_valid_until_it_expires(tmp_path: Path) -> None:
+    """`expires` in the past is 404; in the future the picture is served."""
     async with site(tmp_path) as here:
         past = await here.get(f"/{KEY}?w=50&expires=1000000000")
         future = await here.get(f"/{KEY}?w=50&expires=4000000000")
@@ -262,7 +263,7 @@ async def test_a_url_that_expires_says_so_to_caches_and_then_is_404(tmp_path: Pa
 
 
 async def test_every_image_answer_carries_its_tags_and_guards(tmp_path: Path) -> None:
-    """Cache tags for the CDN, no sniffing, open to pages of other hosts, no name of the server's software."""
+    """Surrogate keys, no sniffing of types, access for pages of other hosts, and no version of the server."""
     async with site(tmp_path) as here:
         reply = await here.get(f"/{KEY}?w=50")
 
@@ -277,7 +278,7 @@ async def test_every_image_answer_carries_its_tags_and_guards(tmp_path: Path) ->
 
 
 async def test_a_download_gets_its_name(tmp_path: Path) -> None:
-    """`dl` makes the answer an attachment, and does not make another variant."""
+    """`dl` makes the answer an attachment; the variant is the same."""
     async with site(tmp_path) as here:
         plain = await here.get(f"/{KEY}?w=50")
         named = await here.get(f"/{KEY}?w=50&dl=photo.jpg")
@@ -288,7 +289,7 @@ async def test_a_download_gets_its_name(tmp_path: Path) -> None:
 
 
 async def test_an_original_is_revalidated_behind_the_answer(tmp_path: Path) -> None:
-    """A stale original answers at once; the origin is asked behind it, with its validators."""
+    """A stale original answers at once; behind the answer the origin is asked with its validators."""
     async with site(tmp_path, freshness=FreshnessSettings(revalidate_after_s=0)) as here:
         first = await here.get(f"/{KEY}?w=50")
         stale = await here.get(f"/{KEY}?w=50")
@@ -299,8 +300,8 @@ async def test_an_original_is_revalidated_behind_the_answer(tmp_path: Path) -> N
         assert here.metric("imgproxy_origin_answers_total", answer="not_modified") == 1
 
 
-async def test_a_picture_edited_under_its_key_is_found_by_revalidation(tmp_path: Path) -> None:
-    """Other bytes at the origin purge what was made of the old ones, without any event."""
+async def test_revalidation_finds_a_picture_that_was_changed_under_its_key(tmp_path: Path) -> None:
+    """New bytes at the origin purge the variants of the old ones, without an event."""
     async with site(tmp_path, freshness=FreshnessSettings(revalidate_after_s=0, settle_s=0)) as here:
         await here.get(f"/{KEY}?w=50")
         await here.library.put(KEY, jpeg(20))
@@ -313,7 +314,7 @@ async def test_a_picture_edited_under_its_key_is_found_by_revalidation(tmp_path:
 
 
 async def test_other_methods_are_refused_and_purge_nothing(tmp_path: Path) -> None:
-    """POST, PUT and DELETE on an image are 405 and leave it cached."""
+    """Methods other than GET, HEAD and PURGE are 405, and the picture stays cached."""
     async with site(tmp_path) as here:
         await here.get(f"/{KEY}?w=50")
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):

@@ -1,57 +1,39 @@
-"""Shared decodes, interim answers and watermarks, as requests see them."""
+"""Shared decodes, interim answers, watermarks and fallback variants, as clients see them."""
 
 import asyncio
-import io
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from PIL import Image
-
 from imgproxy.cache.entry import key_hash
 from imgproxy.config.sections import FreshnessSettings, RenderSettings
-from tests.support.site import KEY, Site, jpeg, site, until
+from tests.support.processes import stopped
+from tests.support.site import KEY, LOGO, Site, jpeg, pixel, png, site, until, width_of
 
-LOGO = "logos/paper.png"
-# One picture at work, and none may wait.
+# One picture may be at work, and none may wait.
 FULL_AT_ONCE = RenderSettings(processes=1, queue_max=0)
 AVIF = "image/avif,image/webp,*/*;q=0.5"
-
-
-def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 20)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, color).save(out, "PNG")
-    return out.getvalue()
-
-
-def pixel(body: bytes, at: tuple[int, int]) -> tuple[int, ...]:
-    found = Image.open(io.BytesIO(body)).convert("RGB").getpixel(at)
-    assert isinstance(found, tuple)
-    return tuple(int(value) for value in found)
 
 
 # --- shared decodes --------------------------------------------------------------------------------------------------
 
 
 async def test_sizes_asked_for_together_are_one_job(tmp_path: Path) -> None:
-    """A srcset of a picture that is already here decodes it once; every size is right."""
+    """The widths of a cached picture are rendered in fewer jobs than there are widths, and each is right."""
     async with site(tmp_path, pictures={KEY: jpeg(200, (2400, 1600))}) as here:
         await here.get(f"/{KEY}")
         widths = (320, 620, 1024, 2048)
         replies = await asyncio.gather(*(here.get(f"/{KEY}?w={width}") for width in widths))
 
-        sizes = [Image.open(io.BytesIO(reply.body)).size[0] for reply in replies]
-        assert sizes == list(widths)
+        assert [width_of(reply.body) for reply in replies] == list(widths)
         assert await here.renders() < len(widths)
 
 
-async def test_one_plan_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
-    """Plans that shared a job with a refused one are made without it."""
-    async with site(tmp_path, pictures={KEY: jpeg(200, (2400, 1600))}, render=RenderSettings(processes=1)) as here:
+async def test_a_plan_that_fails_does_not_fail_the_others_of_its_job(tmp_path: Path) -> None:
+    """One of three plans needs more than the allowed time; the other two are made without it."""
+    settings = RenderSettings(processes=1, timeout_s=2)
+    async with site(tmp_path, pictures={KEY: jpeg(200, (2400, 1600))}, render=settings) as here:
         await here.get(f"/{KEY}")
-        here.edge.pool._settings = RenderSettings(processes=1, timeout_s=2)
         targets = [f"/{KEY}?w=300", f"/{KEY}?w=8192&fm=avif&blur=2000", f"/{KEY}?w=310"]
         replies = await asyncio.gather(*(here.get(target) for target in targets))
 
@@ -62,7 +44,7 @@ async def test_one_plan_that_fails_does_not_take_the_others_along(tmp_path: Path
 
 
 async def test_a_cold_avif_is_answered_with_webp_and_is_there_afterwards(tmp_path: Path) -> None:
-    """With `avif = "upgrade"` nobody waits for the encoder; the interim answer is not kept for long."""
+    """With `avif = "upgrade"` no client waits for the encoder; the interim answer is kept for a short time."""
     async with site(tmp_path, render=RenderSettings(processes=1, avif="upgrade")) as here:
         first = await here.get(f"/{KEY}?w=100&auto=format", Accept=AVIF)
         await until(lambda: here.metric("imgproxy_renders_total", lane="background", outcome="ok") == 1)
@@ -78,7 +60,7 @@ async def test_a_cold_avif_is_answered_with_webp_and_is_there_afterwards(tmp_pat
 
 
 async def test_an_avif_that_was_asked_for_by_name_is_waited_for(tmp_path: Path) -> None:
-    """`fm=avif` leaves no choice."""
+    """`fm=avif` allows no other format."""
     async with site(tmp_path, render=RenderSettings(processes=1, avif="upgrade")) as here:
         reply = await here.get(f"/{KEY}?w=100&fm=avif")
 
@@ -99,8 +81,8 @@ async def test_a_watermark_of_the_library_is_painted(tmp_path: Path) -> None:
         assert pixel(reply.body, (318, 198)) != (0, 0, 255)
 
 
-async def test_a_purged_watermark_is_in_no_answer_any_more(tmp_path: Path) -> None:
-    """A picture with the old logo is made anew, with another entity tag, though the picture itself is cached."""
+async def test_no_answer_has_a_purged_watermark(tmp_path: Path) -> None:
+    """The picture is cached, and is rendered with the new watermark under another entity tag."""
     settings = FreshnessSettings(settle_s=0)
     async with site(tmp_path, pictures={KEY: jpeg(200), LOGO: png((0, 0, 255))}, freshness=settings) as here:
         before = await here.get(f"/{KEY}?w=320&fm=png&mark={LOGO}")
@@ -113,8 +95,8 @@ async def test_a_purged_watermark_is_in_no_answer_any_more(tmp_path: Path) -> No
         assert here.edge.cache.facts(key_hash(KEY)) is not None
 
 
-async def test_a_watermark_that_is_gone_does_not_keep_the_picture_back(tmp_path: Path) -> None:
-    """The picture comes without it, and is asked for again soon."""
+async def test_without_its_watermark_a_picture_is_served_all_the_same(tmp_path: Path) -> None:
+    """The answer is kept for a short time, as the watermark may come back."""
     async with site(tmp_path) as here:
         reply = await here.get(f"/{KEY}?w=320&fm=png&mark=logos/nothing.png")
 
@@ -124,7 +106,7 @@ async def test_a_watermark_that_is_gone_does_not_keep_the_picture_back(tmp_path:
 
 
 async def test_a_watermark_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    """Nothing but pictures of the library is ever fetched."""
+    """Only pictures of the library are fetched."""
     async with site(tmp_path) as here:
         reply = await here.get(f"/{KEY}?w=320&mark=https%3A%2F%2Fexample.org%2Flogo.png")
 
@@ -136,20 +118,16 @@ async def test_a_watermark_from_elsewhere_is_refused(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def overload(here: Site, width: int = 10) -> AsyncIterator[None]:
-    """The only process stands still with another request, and no more may wait."""
-    process = here.edge.pool.pids[0]
-    os.kill(process, signal.SIGSTOP)
-    busy = asyncio.create_task(here.get(f"/{KEY}?w={width}"))
-    try:
+    """The only process is stopped with another request, and no more may wait."""
+    with stopped(*here.edge.pool.pids):
+        busy = asyncio.create_task(here.get(f"/{KEY}?w={width}"))
         await until(lambda: here.edge.pool.busy == 1)
         yield
-    finally:
-        os.kill(process, signal.SIGCONT)
-        await busy
+    await busy
 
 
 async def test_when_the_queue_is_full_a_larger_size_answers(tmp_path: Path) -> None:
-    """The reader sees the picture; the answer is short-lived, and the right size comes when there is room."""
+    """The answer is kept for a short time; when the queue is empty, the right size comes."""
     async with site(tmp_path, render=FULL_AT_ONCE) as here:
         large = await here.get(f"/{KEY}?w=300")
         async with overload(here):
@@ -161,18 +139,18 @@ async def test_when_the_queue_is_full_a_larger_size_answers(tmp_path: Path) -> N
         assert (fallback.status, fallback.body) == (200, large.body)
         assert fallback.headers["Cache-Control"] == "public, max-age=10, must-revalidate"
         assert (too_small.status, another.status) == (503, 503)
-        assert Image.open(io.BytesIO(right.body)).size[0] == 200
+        assert width_of(right.body) == 200
         assert right.headers["Cache-Control"] == "public, max-age=300, must-revalidate"
 
 
-async def test_what_cannot_be_rendered_is_not_fetched(tmp_path: Path) -> None:
-    """When the queue is full, a picture that is not here yet is refused before the origin is asked."""
+async def test_a_picture_that_cannot_be_rendered_now_is_not_fetched(tmp_path: Path) -> None:
+    """When the queue is full, a picture that is not cached is refused before the origin is asked."""
     pictures = {KEY: jpeg(200), "other.jpg": jpeg(100)}
     async with site(tmp_path, pictures=pictures, render=FULL_AT_ONCE) as here:
         async with overload(here):
-            shed = await here.get("/other.jpg?w=200")
+            refused = await here.get("/other.jpg?w=200")
 
-        assert shed.status == 503
-        assert shed.headers["Cache-Control"] == "no-store"
-        assert int(shed.headers["Retry-After"]) >= 1
+        assert refused.status == 503
+        assert refused.headers["Cache-Control"] == "no-store"
+        assert int(refused.headers["Retry-After"]) >= 1
         assert here.probe.count("serveImage", "other.jpg") == 0

@@ -1,16 +1,19 @@
 """Many requests for one answer that is being made: one fetch, one render, and the same bytes written to all at once."""
 
+from __future__ import annotations
+
 import asyncio
-import io
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image
 
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
 from imgproxy.failpoints import Failpoints, Point
-from tests.http.test_fastpath import REQUEST, Wire
-from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
+from tests.support.site import KEY, Held, Site, jpeg, png_of_noise, red_of, site, until
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TARGET = f"/{KEY}?w=120"
 COUNT = 50
@@ -20,7 +23,16 @@ async def ask(here: Site, count: int, more: str = "", *, target: str = TARGET, l
     """Send the same request over `count` connections."""
     wires = [await Wire.to(here, limit=limit) for _ in range(count)]
     for wire in wires:
-        wire.writer.write(REQUEST.format(target=target, more=more).encode())
+        wire.ask(target, more)
+    return wires
+
+
+async def ask_together(here: Site, count: int = COUNT) -> list[Wire]:
+    """Send the same request over `count` connections. The original comes when all of them have arrived."""
+    here.probe.hold("headers")
+    wires = await ask(here, count)
+    await until(lambda: here.metric("imgproxy_requests_in_flight") == count)
+    here.probe.release("headers")
     return wires
 
 
@@ -33,17 +45,14 @@ async def close(wires: list[Wire]) -> None:
 
 
 def is_written_by_another(headers: dict[str, str]) -> bool:
-    """Who is answered with the others has the stages of the one render, and no total of its own."""
+    """Whether another request wrote this answer: it has the stages of the one render, and no total time."""
     return "collapsed" in headers["Cache-Status"] and "total" not in headers["Server-Timing"]
 
 
-async def test_all_who_wait_get_the_same_bytes(tmp_path: Path) -> None:
-    """One fetch, one render, equal answers, each counted; afterwards every connection answers as before."""
+async def test_all_waiting_requests_get_the_same_bytes(tmp_path: Path) -> None:
+    """One fetch, one render, equal answers, each counted; afterwards every connection takes the next request."""
     async with site(tmp_path) as here:
-        here.probe.hold("headers")
-        wires = await ask(here, COUNT)
-        await until(lambda: here.metric("imgproxy_requests_in_flight") == COUNT)
-        here.probe.release("headers")
+        wires = await ask_together(here)
         answers = await read(wires)
         await until(lambda: here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT)
 
@@ -54,19 +63,20 @@ async def test_all_who_wait_get_the_same_bytes(tmp_path: Path) -> None:
         assert await here.renders() == 1
         assert here.metric("imgproxy_sent_bytes_total") == COUNT * len(answers[0][2])
         for wire in wires:
-            wire.writer.write(REQUEST.format(target=f"/{KEY}?w=121", more="").encode())
+            wire.ask(f"/{KEY}?w=121")
         assert {status for status, _, _ in await read(wires)} == {200}
         await close(wires)
 
 
-async def test_none_is_answered_before_the_first_may_be(tmp_path: Path) -> None:
-    """Held before the response, no connection has a byte; released, all have the answer."""
+async def test_no_request_is_answered_before_the_first_may_be(tmp_path: Path) -> None:
+    """While all are held before the response, no connection has a byte; then all have the answer."""
     held = Held()
     held.hold(Point.BEFORE_RESPONSE)
     async with site(tmp_path, failpoints=held) as here:
         wires = await ask(here, COUNT)
         first_bytes = [asyncio.ensure_future(wire.reader.read(1)) for wire in wires]
         await held.arrived(Point.BEFORE_RESPONSE, COUNT)
+        # The service answers another request meanwhile: so the loop has turned, and bytes would have come.
         assert (await here.get("/-/health")).status == 200
         assert not any(first.done() for first in first_bytes)
 
@@ -76,8 +86,8 @@ async def test_none_is_answered_before_the_first_may_be(tmp_path: Path) -> None:
         await close(wires)
 
 
-async def test_a_purge_before_the_answers_begin_overtakes_them_all(tmp_path: Path) -> None:
-    """The render is done and all wait to begin; after the purge each gets the new picture, the old one nobody."""
+async def test_a_purge_before_the_answers_begin_makes_all_of_them_stale(tmp_path: Path) -> None:
+    """The render is done and all requests are about to answer; after the purge each gets the new picture."""
     held = Held()
     held.hold(Point.BEFORE_RESPONSE)
     async with site(tmp_path, failpoints=held, freshness=FreshnessSettings(settle_s=0)) as here:
@@ -94,8 +104,8 @@ async def test_a_purge_before_the_answers_begin_overtakes_them_all(tmp_path: Pat
         assert await here.renders() == 2
 
 
-async def test_a_waiter_that_left_is_left_out(tmp_path: Path) -> None:
-    """Some hang up while the picture is made: the others are answered, and who left is counted as gone."""
+async def test_a_waiting_client_that_leaves_is_not_answered(tmp_path: Path) -> None:
+    """Ten clients hang up while the picture is made: the others are answered, and the ten are not counted."""
     async with site(tmp_path, log=LogSettings(access="none")) as here:
         here.probe.hold("headers")
         wires = await ask(here, COUNT)
@@ -105,6 +115,7 @@ async def test_a_waiter_that_left_is_left_out(tmp_path: Path) -> None:
         here.probe.release("headers")
         answers = await read(wires[10:])
         await close(wires[10:])
+        await until(lambda: here.metric("imgproxy_requests_in_flight") == 0)
 
         assert {status for status, _, _ in answers} == {200}
         assert await here.renders() == 1
@@ -112,25 +123,32 @@ async def test_a_waiter_that_left_is_left_out(tmp_path: Path) -> None:
 
 
 class LastPasses(Failpoints):
-    """Holds all but the last of `COUNT` answers before they begin, so that they are written before their turn."""
+    """
+    Holds all requests but the last of `COUNT` before their response, so that the last one writes all answers.
 
-    def __init__(self) -> None:
+    When `gate` is opened, each held request goes on, or fails with `error`.
+    """
+
+    def __init__(self, error: type[BaseException] | None = None) -> None:
         self.gate = asyncio.Event()
+        self._error = error
         self._came = 0
 
     async def reach(self, point: Point, key: str) -> None:
-        """Wait, or be the last."""
+        """Hold the request, unless it is the last."""
         del key
         if point is Point.BEFORE_RESPONSE:
             self._came += 1
             if self._came < COUNT:
                 await self.gate.wait()
+                if self._error is not None:
+                    raise self._error
 
 
-async def test_who_leaves_with_its_answer_in_hand_is_counted_as_answered(tmp_path: Path) -> None:
-    """A client that hangs up as soon as it has everything, before its turn has come, has given up nothing."""
+async def test_a_client_that_leaves_with_its_whole_answer_counts_as_answered(tmp_path: Path) -> None:
+    """Another request has written the answer; the client hangs up before its own request goes on."""
     async with site(tmp_path, failpoints=LastPasses()) as here:
-        wires = await ask(here, COUNT)
+        wires = await ask_together(here)
         answers = await read(wires)
         assert here.metric("imgproxy_requests_in_flight") >= COUNT - 1
         await close(wires)
@@ -138,35 +156,86 @@ async def test_who_leaves_with_its_answer_in_hand_is_counted_as_answered(tmp_pat
 
         assert {status for status, _, _ in answers} == {200}
         assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT
+        assert here.metric("imgproxy_failed_after_answer_total") == 0
 
 
-async def test_an_answer_is_given_once_whatever_comes_between(tmp_path: Path) -> None:
-    """A purge between the answer that all were given and the turn of each: none is given another one."""
+async def test_a_purge_after_the_answer_brings_no_second_answer(tmp_path: Path) -> None:
+    """The answers are written, and the picture is removed and purged before the requests go on: one answer each."""
     failpoints = LastPasses()
     async with site(tmp_path, failpoints=failpoints, freshness=FreshnessSettings(settle_s=0)) as here:
-        wires = await ask(here, COUNT)
+        wires = await ask_together(here)
         answers = await read(wires)
         entry = here.library.entry_id(KEY)
         await here.library.remove(KEY)
         await here.purge(entry)
         failpoints.gate.set()
         for wire in wires:
-            wire.writer.write(REQUEST.format(target="/-/health", more="").encode())
+            wire.ask("/-/health")
         health = await read(wires)
         await close(wires)
 
         assert {status for status, _, _ in answers} == {200}
         assert {headers["Content-Type"].split(";")[0] for _, headers, _ in health} == {"application/json"}
         assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT
+        assert here.metric("imgproxy_failed_after_answer_total") == 0
+
+
+async def test_an_answer_stands_although_its_request_fails_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in a request whose answer another request has written: the client has a 200; it is logged and counted."""
+    failpoints = LastPasses(AssertionError)
+    async with site(tmp_path, failpoints=failpoints) as here:
+        wires = await ask_together(here)
+        answers = await read(wires)
+        failpoints.gate.set()
+        await until(lambda: here.metric("imgproxy_requests_in_flight") == 0)
+        for wire in wires:
+            wire.ask("/-/health")
+        health = await read(wires)
+        await close(wires)
+
+        assert {status for status, _, _ in (*answers, *health)} == {200}
+        assert len({body for _, _, body in answers}) == 1
+        assert here.metric("imgproxy_failed_after_answer_total") == COUNT - 1
+        assert here.metric("imgproxy_requests_total", outcome="miss", status="200") == COUNT
+        assert here.metric("imgproxy_requests_total", outcome="error", status="500") == 0
+        logged = [
+            record for record in caplog.records if record.message == "a request failed after its answer was written"
+        ]
+        assert len(logged) == COUNT - 1
+        assert {record.levelname for record in logged} == {"ERROR"}
+        assert all(record.exc_info is not None and record.exc_info[0] is AssertionError for record in logged)
+
+
+class Failing(Failpoints):
+    """Fails every request before its response."""
+
+    async def reach(self, point: Point, key: str) -> None:
+        """Fail."""
+        del key
+        if point is Point.BEFORE_RESPONSE:
+            raise AssertionError
+
+
+async def test_a_request_that_fails_before_it_has_an_answer_is_a_500(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing was written, so the client is told; the fault is logged, and is not one after an answer."""
+    async with site(tmp_path, failpoints=Failing()) as here:
+        reply = await here.get(TARGET)
+
+        assert (reply.status, reply.json()["type"]) == (500, "urn:imgproxy:problem:internal")
+        assert "an image request failed" in caplog.text
+        assert here.metric("imgproxy_failed_after_answer_total") == 0
+        assert here.metric("imgproxy_requests_total", outcome="error", status="500") == 1
 
 
 @pytest.mark.parametrize(
     ("more", "expected"), [("If-None-Match: {etag}\r\n", 304), ('If-None-Match: "other"\r\n', 200), ("", 200)]
 )
-async def test_conditions_among_the_waiters_are_answered_by_themselves(
-    tmp_path: Path, more: str, expected: int
-) -> None:
-    """What is written to all is written only to those who asked the plain question."""
+async def test_requests_with_a_condition_have_an_answer_of_their_own(tmp_path: Path, more: str, expected: int) -> None:
+    """The shared answer is written only to requests without a condition and without HEAD."""
     async with site(tmp_path, freshness=FreshnessSettings(settle_s=0)) as here:
         etag = (await here.get(TARGET)).headers["ETag"]
         await here.purge(here.library.entry_id(KEY))
@@ -179,7 +248,7 @@ async def test_conditions_among_the_waiters_are_answered_by_themselves(
 
         assert {status for status, _, _ in await read(plain)} == {200}
         if expected == 304:
-            heads = [await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 20) for wire in conditional]
+            heads = [await wire.read_head() for wire in conditional]
             assert {int(found.split()[1]) for found in heads} == {304}
         else:
             assert {status for status, _, _ in await read(conditional)} == {200}
@@ -187,16 +256,14 @@ async def test_conditions_among_the_waiters_are_answered_by_themselves(
         await close([*plain, *conditional])
 
 
-async def test_a_purge_cuts_what_still_waits_in_this_process(tmp_path: Path) -> None:
-    """Waiters that do not read have old bytes on their way when the purge comes: their connections are cut."""
-    out = io.BytesIO()
-    Image.effect_noise((2400, 2400), 90).convert("RGB").save(out, "PNG", compress_level=1)
+async def test_a_purge_cuts_answers_whose_bytes_are_still_in_this_process(tmp_path: Path) -> None:
+    """The clients do not read, so old bytes are on their way when the purge comes: their connections are cut."""
     settings = CacheSettings(dir=tmp_path / "cache", min_free_bytes=0, hot_item_max_bytes=50_000_000)
-    pictures = {KEY: out.getvalue()}
+    pictures = {KEY: png_of_noise(2400)}
     async with site(tmp_path, purge=PurgeSettings(drain_s=0.05), pictures=pictures, cache=settings) as here:
         wires = await ask(here, 3, target=f"/{KEY}?w=2400&fm=png", limit=1024)
         for wire in wires:
-            await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 30)
+            await wire.read_head()
 
         receipt = await here.purge(here.library.entry_id(KEY))
 

@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, status, warming, and a stop that finishes what is in flight."""
+"""Health, readiness, metrics, status, warming, and a stop that finishes the requests under way."""
 
 import asyncio
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from imgproxy.config.sections import LogSettings, WarmSettings
 from imgproxy.failpoints import Point
-from tests.support.site import ADMIN, KEY, Held, jpeg, site, until
+from tests.support.site import ADMIN, KEY, Held, jpeg, poll, site, until
 
 METRICS = (
     "imgproxy_requests_total",
@@ -29,8 +29,8 @@ METRICS = (
 )
 
 
-async def test_health_and_readiness_are_open_and_say_what_they_mean(tmp_path: Path) -> None:
-    """Alive, and accepting, without a token."""
+async def test_health_and_readiness_need_no_token(tmp_path: Path) -> None:
+    """The service is alive, and ready."""
     async with site(tmp_path) as here:
         health, ready = await here.get("/-/health"), await here.get("/-/ready")
 
@@ -39,7 +39,7 @@ async def test_health_and_readiness_are_open_and_say_what_they_mean(tmp_path: Pa
 
 
 async def test_the_metrics_page_has_every_promised_collector(tmp_path: Path) -> None:
-    """Counts by outcome, durations by stage, bytes, tiers, in-flight, the pool, and the version of libvips."""
+    """Counts, durations, bytes, tiers, the render processes and the version of libvips are there."""
     async with site(tmp_path) as here:
         for _ in range(2):
             await here.get(f"/{KEY}?w=50")
@@ -53,7 +53,7 @@ async def test_the_metrics_page_has_every_promised_collector(tmp_path: Path) -> 
 
 
 async def test_status_is_json_with_the_figures_of_the_moment(tmp_path: Path) -> None:
-    """For people and scripts that have no Prometheus."""
+    """Readiness, cache, render processes and versions, for a site without Prometheus."""
     async with site(tmp_path) as here:
         await here.get(f"/{KEY}?w=50")
         status = (await here.send("GET", "/-/status", headers=ADMIN)).json()
@@ -65,8 +65,8 @@ async def test_status_is_json_with_the_figures_of_the_moment(tmp_path: Path) -> 
         assert status["libvips"].startswith("8.")
 
 
-async def test_a_stop_finishes_what_is_in_flight_and_accepts_no_more(tmp_path: Path) -> None:
-    """The request that was there is answered; a new connection is refused."""
+async def test_a_stop_finishes_the_requests_under_way_and_accepts_no_more(tmp_path: Path) -> None:
+    """The request under way is answered; a new connection is refused."""
     held = Held()
     async with site(tmp_path, failpoints=held) as here:
         held.hold(Point.AFTER_RENDER)
@@ -76,14 +76,17 @@ async def test_a_stop_finishes_what_is_in_flight_and_accepts_no_more(tmp_path: P
         runner = here.edge._runner
         assert runner is not None
         stopping = asyncio.create_task(here.edge.stop())
-        await until(lambda: not runner.sites)  # a connection in the very moment of closing hangs in asyncio's server
-        async with aiohttp.ClientSession() as other, asyncio.timeout(10):
-            while True:
+        await until(lambda: not runner.sites)  # a connection that comes while the port closes hangs in asyncio's server
+        async with aiohttp.ClientSession() as other:
+
+            async def is_accepting() -> bool:
                 try:
                     await (await other.get(f"{url}/-/health")).read()
                 except aiohttp.ClientError:
-                    break
-                await asyncio.sleep(0.01)
+                    return False
+                return True
+
+            await poll(is_accepting, lambda accepting: not accepting)
         held.release(Point.AFTER_RENDER)
 
         assert (await request).status == 200
@@ -91,7 +94,7 @@ async def test_a_stop_finishes_what_is_in_flight_and_accepts_no_more(tmp_path: P
 
 
 async def test_warming_makes_the_configured_variants(tmp_path: Path) -> None:
-    """After it the first reader is a hit; a second warming makes nothing."""
+    """The first request afterwards is a hit; a second warming makes nothing."""
     settings = WarmSettings(queries=("w=200&auto=format", "w=100&auto=format"))
     async with site(tmp_path, warm=settings) as here:
         entry = here.library.entry_id(KEY)
@@ -107,7 +110,7 @@ async def test_warming_makes_the_configured_variants(tmp_path: Path) -> None:
 
 
 async def test_warming_without_queries_says_what_is_missing(tmp_path: Path) -> None:
-    """The text names the setting."""
+    """The answer is 400, and its text names the setting."""
     async with site(tmp_path) as here:
         reply = await here.send("POST", "/-/warm/keys", headers=ADMIN, json={"keys": [KEY]})
 
@@ -116,10 +119,10 @@ async def test_warming_without_queries_says_what_is_missing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("access", "expected"), [("all", 2), ("errors", 1), ("none", 0)])
-async def test_the_access_log_has_a_record_a_request(
+async def test_the_access_log_has_a_record_for_each_request(
     tmp_path: Path, access: str, expected: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With method, target, status, outcome, time and bytes as fields; or errors only; or none."""
+    """Method, target, status, outcome, time and bytes are fields; `errors` keeps errors only, `none` nothing."""
     caplog.set_level("INFO", "imgproxy.access")
     async with site(tmp_path, log=LogSettings(access=access)) as here:
         await here.get(f"/{KEY}?w=50")
@@ -133,7 +136,7 @@ async def test_the_access_log_has_a_record_a_request(
 
 
 async def test_several_edges_live_in_one_process(tmp_path: Path) -> None:
-    """Nothing is global: their metrics and caches are their own."""
+    """Nothing is global: each has metrics and a cache of its own."""
     async with site(tmp_path / "a") as one, site(tmp_path / "b") as other:
         await one.get(f"/{KEY}?w=50")
 

@@ -1,21 +1,17 @@
 """
-The rows of the purge matrix: where a request stands when the purge comes, and what must be true of every answer after.
+The rows of the purge matrix: where a request is when the purge comes, and what must be true of every answer after it.
 
-A row names the request, what is cached before it, and the place where it is held. `Stage` is one service under test,
-in this process or another, with or without a cache in front; a row is played on it in the same way.
+A row names the request, what is cached before it, and the point at which the request is held. `Stage` is the service
+under test: in this process or in another one, with or without a cache in front. Every row runs on every stage.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-import os
-import signal
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,11 +19,10 @@ from yarl import URL
 
 from imgproxy.config.sections import FreshnessSettings
 from imgproxy.failpoints import Point
-from tests.support.site import ADMIN, KEY, Held, Reply
+from tests.support.processes import cpu_ticks, go_on, render_pids, stop
+from tests.support.site import ADMIN, KEY, Held, Reply, poll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import aiohttp
 
     from imgproxy.medialibrary.server import EmbeddedLibrary
@@ -45,7 +40,7 @@ NEVER_STALE = FreshnessSettings(settle_s=0, revalidate_after_s=0, stale_if_error
 
 @cache
 def noisy_png(red: int, size_px: tuple[int, int] = (640, 480)) -> bytes:
-    """A PNG of about a megabyte, told apart by its red: large enough that an answer with it has a middle."""
+    """Return a PNG of about a megabyte, known by its red. It is so large that its answer can be held half-way."""
     width_px, height_px = size_px
     pixels = np.random.default_rng(red).integers(0, 256, (height_px, width_px, 3), np.uint8)
     pixels[:, :, 0] = red
@@ -55,17 +50,17 @@ def noisy_png(red: int, size_px: tuple[int, int] = (640, 480)) -> bytes:
 
 
 def mean_red(body: bytes) -> float:
-    """The mean red of a picture, 0 to 255; a lossy format changes single pixels of noise, and hardly this."""
+    """Return the mean red of a picture, 0 to 255. A lossy format changes single pixels, but hardly their mean."""
     return float(np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))[:, :, 0].mean())
 
 
 @dataclass(frozen=True)
 class Row:
     """
-    Where a request stands when the purge comes.
+    Where a request is when the purge comes.
 
-    `place` is a barrier, `origin-body` (the library has sent half of the bytes), or `render-begun` and `render-half`
-    (the render process is stopped by a signal before, or in the middle of, its work).
+    `place` is a failpoint, `origin-body` (the library has sent half of the bytes), or `render-begun` and `render-half`
+    (a signal stops the render process before its work, or in the middle of it).
     """
 
     name: str
@@ -74,7 +69,7 @@ class Row:
     method: str = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     is_cached: bool = False
-    is_behind: bool = False  # the request is answered; what is held is a piece of work it left behind
+    is_behind: bool = False  # the request is answered; what is held is the work behind its answer
     requests: int = 1
     freshness: FreshnessSettings = NOT_SETTLING
 
@@ -106,13 +101,13 @@ class Points(Protocol):
     """The failpoints of a service, in this process or in another."""
 
     async def hold(self, point: Point) -> None:
-        """Hold whoever reaches this barrier."""
+        """Hold every request that reaches this failpoint."""
 
     async def arrived(self, point: Point, count: int) -> None:
-        """Wait until so many stand at the barrier."""
+        """Wait until so many requests are held there."""
 
     async def release(self, point: Point) -> None:
-        """Let them go on."""
+        """Let the held requests go on."""
 
 
 class OwnPoints:
@@ -133,7 +128,7 @@ class OwnPoints:
 
 @dataclass(frozen=True)
 class Stage:
-    """A service under test: its library, its failpoints, its edge, and the URL that readers use."""
+    """The service under test: its library, its failpoints, its edge, and the URL that clients use."""
 
     library: EmbeddedLibrary
     probe: Probe
@@ -144,7 +139,7 @@ class Stage:
     front_url: str | None = None
 
     async def send(self, method: str, target: str, **headers: str) -> Reply:
-        """Send a request as a reader does."""
+        """Send a request as a client does."""
         return await self._ask(method, (self.front_url or self.edge_url) + target, headers)
 
     async def purge(self) -> Reply:
@@ -153,7 +148,7 @@ class Stage:
         return await self._ask("POST", f"{self.edge_url}/-/purge/entries/{entry}", ADMIN)
 
     async def metric(self, name: str) -> float:
-        """A metric without labels."""
+        """Return the value of a metric without labels."""
         page = await self._ask("GET", f"{self.edge_url}/-/metrics", ADMIN)
         return float(page.body.decode().split(f"\n{name} ")[1].split("\n")[0])
 
@@ -163,12 +158,12 @@ class Stage:
 
     @property
     def render_pid(self) -> int:
-        """The id of the one render process."""
-        (pid,) = [pid for pid in children_of(self.edge_pid) if "imgproxy.render.child" in command_of(pid)]
+        """Return the id of the one render process."""
+        (pid,) = render_pids(self.edge_pid)
         return pid
 
 
-class Standing:
+class HeldRequest:
     """A row's request, held at its place."""
 
     def __init__(self, stage: Stage, row: Row) -> None:
@@ -178,38 +173,40 @@ class Standing:
         self._pid = 0
 
     async def begin(self) -> None:
-        """Send the row's request, and return when it stands at its place."""
+        """Send the row's request, and return when it is held at its place."""
         stage, row = self._stage, self._row
         if row.is_cached:
             await self._warm()
         await self._hold()
         tasks = [asyncio.create_task(stage.send(row.method, row.target, **row.headers)) for _ in range(row.requests)]
         await self._arrived()
-        if row.requests > 1 and stage.front_url is None:  # a cache in front lets one of them through
+        if row.requests > 1 and stage.front_url is None:  # a cache in front passes only one of them on
             await poll(lambda: stage.metric("imgproxy_requests_in_flight"), lambda count: count >= row.requests)
         if row.is_behind:
-            await asyncio.gather(*tasks)  # answered from the cache before the purge, which is right
+            await asyncio.gather(*tasks)  # answered from the cache, rightly: the purge has not come yet
         else:
             self.requests = tasks
 
     async def _warm(self) -> None:
         """
-        Put the row's variant in the edge's cache.
+        Put the row's variant into the edge's cache.
 
-        A cache in front gets another variant, to lose it; the row's own it must not have, or the request would end
-        there. Nor must the edge have it in memory where it is to be held before its answer: that goes too fast.
+        A cache in front gets another variant, which the purge must remove. It must not have the row's own variant: the
+        request would end there. A request to be held before its answer must not be a hit in the edge's memory, because
+        the fast path has no failpoint.
         """
         stage, row = self._stage, self._row
         if stage.front_url is None:
             assert (await stage.send("GET", row.target)).status == 200
             return
-        for _ in range(0 if row.is_behind else 2):  # what is to go on behind one answer must not have gone on before
+        # A revalidation behind an answer happens once in a while, so there must be no answer before the row's own.
+        for _ in range(0 if row.is_behind else 2):
             assert (await stage.send("GET", WHOLE if row.target != WHOLE else SMALL)).status == 200
         if row.place is not Point.BEFORE_RESPONSE:
             assert (await replace(stage, front_url=None).send("GET", row.target)).status == 200
 
     async def begin_again(self) -> bool:
-        """Let go, and hold the request once more if it comes by again; False if it has ended."""
+        """Let the request go on, and hold it if it comes to its place again. Return False if it has ended."""
         stage, place = self._stage, self._row.place
         if self._row.is_behind or not isinstance(place, Point):
             return False
@@ -217,10 +214,10 @@ class Standing:
         await stage.points.hold(place)
         arrival = asyncio.create_task(stage.points.arrived(place, 1))
         await asyncio.wait([arrival, *self.requests], return_when=asyncio.FIRST_COMPLETED)
-        is_standing = arrival.done()
+        is_held = arrival.done()
         arrival.cancel()
         await asyncio.gather(arrival, return_exceptions=True)
-        return is_standing
+        return is_held
 
     async def _hold(self) -> None:
         place = self._row.place
@@ -240,7 +237,7 @@ class Standing:
         elif place == "origin-body":
             await self._stage.probe.arrived("body")
         elif place == "render-begun":
-            # Its job lies in the socket: the process has it, and does nothing with it.
+            # The stopped process has its job in the socket, and has not read it.
             await poll(lambda: self._stage.metric("imgproxy_render_busy"), lambda count: count == 1)
         else:
             before = cpu_ticks(self._pid)
@@ -248,7 +245,7 @@ class Standing:
             stop(self._pid)
 
     async def let_go(self) -> None:
-        """Let the request go on, and never hold it again."""
+        """Let the request go on, and do not hold it again."""
         place = self._row.place
         if isinstance(place, Point):
             await self._stage.points.release(place)
@@ -258,20 +255,20 @@ class Standing:
             go_on(self._pid)
 
     async def replies(self) -> list[Reply | BaseException]:
-        """What became of the requests that were held; an exception where the connection was cut."""
+        """Return the answers to the held requests; an exception for a connection that was cut."""
         async with asyncio.timeout(30):
             return await asyncio.gather(*self.requests, return_exceptions=True)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The bytes that were under the key, and those that are there now."""
+    """The pictures that were under the key before, and the one that is there now."""
 
     gone: tuple[bytes, ...]
     now: bytes
 
     def is_old(self, reply: Reply | BaseException) -> bool:
-        """Whether an answer holds anything of the pictures that are gone."""
+        """Whether an answer has any bytes of the pictures that are gone."""
         if isinstance(reply, BaseException) or reply.status >= 400:
             return False
         if reply.status == 206:
@@ -281,7 +278,7 @@ class Pictures:
         return abs(mean_red(reply.body) - mean_red(self.now)) > 30
 
     async def assert_only_new(self, stage: Stage, row: Row, *held: Reply | BaseException) -> None:
-        """Ask in every way: each answer is of the picture that is there now, and the held ones are of no other."""
+        """Check that answers of every kind, and the held ones, have the picture that is there now."""
         assert not [reply for reply in held if self.is_old(reply)]
         tags = {}
         for target in dict.fromkeys((row.target, SMALL, WHOLE)):
@@ -297,47 +294,3 @@ class Pictures:
         for answer in held:
             if isinstance(answer, Reply) and answer.status < 400:
                 assert answer.headers["ETag"] == tags[row.target]
-
-
-async def poll(read: Callable[[], Any], holds: Callable[[Any], bool]) -> None:
-    """Read until the value is as wanted, within 20 s; `read` may be a coroutine function."""
-    async with asyncio.timeout(20):
-        while True:
-            value = read()
-            if holds(await value if asyncio.iscoroutine(value) else value):
-                return
-            await asyncio.sleep(0.005)
-
-
-def stop(pid: int) -> None:
-    """Stop a process in its tracks."""
-    os.kill(pid, signal.SIGSTOP)
-
-
-def go_on(pid: int) -> None:
-    """Let a stopped process go on; one that is gone is as good."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
-
-
-def cpu_ticks(pid: int) -> int:
-    """The processor time a process has used, in ticks (proc(5), /proc/pid/stat, fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-
-def children_of(pid: int) -> list[int]:
-    """The ids of a process's children (proc(5), /proc/pid/task/tid/children)."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            found += [int(child) for child in (task / "children").read_text("ascii").split()]
-    return found
-
-
-def command_of(pid: int) -> str:
-    """A process's command line, empty where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""

@@ -39,20 +39,45 @@ if TYPE_CHECKING:
 ADMIN = {"Authorization": "Bearer admin-token"}
 SECRET = "webhook-secret"
 KEY = "2026/03/14/picture.jpg"
+LOGO = "logos/paper.png"
 
 
 def jpeg(red: int, size: tuple[int, int] = (320, 200)) -> bytes:
-    """A JPEG of one colour, told apart by its red."""
+    """Return a JPEG of one colour, known by its red."""
     out = io.BytesIO()
     Image.new("RGB", size, (red, 80, 120)).save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (20, 20)) -> bytes:
+    """Return a PNG of one colour."""
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def png_of_noise(side_px: int) -> bytes:
+    """Return a PNG of noise, which does not compress: a client that does not read leaves bytes of it in the edge."""
+    out = io.BytesIO()
+    Image.effect_noise((side_px, side_px), 90).convert("RGB").save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def width_of(body: bytes) -> int:
+    """Return the width of a picture in pixels."""
+    return Image.open(io.BytesIO(body)).size[0]
+
+
+def pixel(body: bytes, at: tuple[int, int]) -> tuple[int, ...]:
+    """Return the colour of a pixel."""
+    found = Image.open(io.BytesIO(body)).convert("RGB").getpixel(at)
+    assert isinstance(found, tuple)
+    return tuple(int(value) for value in found)
+
+
 def red_of(body: bytes) -> int:
-    """The red of a picture of one colour."""
-    pixel = Image.open(io.BytesIO(body)).convert("RGB").getpixel((5, 5))
-    assert isinstance(pixel, tuple)
-    return int(pixel[0])
+    """Return the red of a picture of one colour."""
+    return pixel(body, (5, 5))[0]
 
 
 class Held(Failpoints):
@@ -193,7 +218,15 @@ async def site(
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition that the running service brings about by itself."""
+    """Wait until the running service has brought a condition about."""
+    await poll(holds, bool)
+
+
+async def poll(read: Callable[[], Any], holds: Callable[[Any], bool]) -> None:
+    """Read a value until it is as wanted. `read` may be a coroutine function."""
     async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.01)
+        while True:
+            value = read()
+            if holds(await value if asyncio.iscoroutine(value) else value):
+                return
+            await asyncio.sleep(0.005)

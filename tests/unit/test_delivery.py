@@ -92,11 +92,18 @@ def test_an_answer_depends_on_the_proofs_of_every_original_behind_it(
     assert delivered_of(found, mark_proofs).proofs == expected
 
 
-def test_an_entity_tag_is_known_before_its_variant_is_made() -> None:
-    """It is made of the original's digest and the plan's, and of the decode only if that was shared."""
-    assert etag_of("a", "b") == etag_of("a", "b", "")
-    assert etag_of("a", "b") != etag_of("a", "b", "3000-2")
-    assert etag_of("a", "b")[:-1] == etag_of("a", "b", "3000-2").removesuffix('-3000-2"')
+def test_an_entity_tag_tells_originals_and_plans_apart() -> None:
+    """Another original or another plan has another tag; the same pair has the same tag in every process."""
+    assert etag_of("a" * 32, "b" * 32) == etag_of("a" * 32, "b" * 32)
+    assert len({etag_of("a", "b"), etag_of("b", "a"), etag_of("a", "c"), etag_of("ab", "")}) == 4
+    assert etag_of("a", "b") == '"0a94e877dc84b50de8c5b21f"'
+
+
+def test_the_tag_of_a_shared_decode_has_an_ending_of_its_own() -> None:
+    """Other bytes need another strong tag (RFC 9110 8.8.1); its beginning is the tag that is known in advance."""
+    alone = etag_of("a", "b")
+
+    assert etag_of("a", "b", "3000-2") == f'{alone[:-1]}-3000-2"'
 
 
 # --- hits and misses -----------------------------------------------------------------------------------------------

@@ -148,3 +148,41 @@ async def test_waiters_hear_of_a_result_before_the_task_has_ended() -> None:
     await asyncio.sleep(0)
 
     assert happened == ["made", "heard", "two turns later"]
+
+
+async def test_ended_waits_for_a_flight_however_it_ends() -> None:
+    """A failed flight has ended, too; a name without a flight needs no wait."""
+    flights: Flights[int] = Flights()
+    gate = asyncio.Event()
+
+    async def fail() -> int:
+        await gate.wait()
+        raise ValueError
+
+    task = flights.launch("k", fail)
+    ended = asyncio.create_task(flights.ended("k"))
+    await asyncio.sleep(0)
+    assert not ended.done()
+    gate.set()
+    await ended
+    await flights.ended("other")
+
+    assert isinstance(task.exception(), ValueError)
+
+
+async def test_close_cancels_every_flight_also_a_detached_one() -> None:
+    """The waiters are cancelled, and nothing is under way afterwards."""
+    flights: Flights[int] = Flights()
+
+    async def work() -> int:
+        await asyncio.Event().wait()
+        return 1
+
+    waiters = [asyncio.create_task(flights.join(name, work)) for name in ("a", "b")]
+    await asyncio.sleep(0)
+    flights.detach("a")
+    await flights.close()
+    await asyncio.wait(waiters)
+
+    assert all(waiter.cancelled() for waiter in waiters)
+    assert len(flights) == 0

@@ -1,24 +1,26 @@
-"""Which refusals of the origin are believed."""
+"""The health of the origin: which 403s are believed, and what the service knows of its token."""
+
+import asyncio
 
 import pytest
 
 from imgproxy.delivery.origin_health import SUSPICIOUS_RUN, OriginHealth
-from imgproxy.errors import OriginDenied, OriginUnreachable
+from imgproxy.errors import ImgproxyError, OriginDenied, OriginUnreachable, Revoked
 
 
 class Api:
-    """An API that fails as it is told to."""
+    """An API call that raises `error`, if one is set."""
 
     error: Exception | None = None
 
     async def probe(self) -> None:
-        """One call."""
+        """Make the call."""
         if self.error is not None:
             raise self.error
 
 
-async def test_a_run_of_refusals_is_not_believed_while_the_token_cannot_be_tried() -> None:
-    """One 403 is a takedown even while the API is down; picture after picture refused is a fault, until one is not."""
+async def test_several_403s_in_a_row_are_not_believed_while_the_token_cannot_be_tried() -> None:
+    """While the API is down, a single 403 is a takedown, and several in a row are a fault, until a picture is served."""
     api = Api()
     api.error = OriginUnreachable()
     health = OriginHealth(api.probe)
@@ -33,10 +35,58 @@ async def test_a_run_of_refusals_is_not_believed_while_the_token_cannot_be_tried
 
 
 @pytest.mark.parametrize(("error", "refuses"), [(None, False), (OriginDenied(), True)])
-async def test_where_the_token_can_be_tried_its_word_counts(error: Exception | None, refuses: bool) -> None:
-    """However many refusals there are: many pictures may be revoked at a time."""
+async def test_a_try_of_the_token_decides_about_any_number_of_403s(error: Exception | None, refuses: bool) -> None:
+    """Many pictures may be revoked at a time, so with a good token every 403 is believed."""
     api = Api()
     api.error = error
     health = OriginHealth(api.probe)
 
     assert [await health.is_refusing_everything() for _ in range(10)] == [refuses] * 10
+
+
+async def test_403s_that_come_at_the_same_time_share_a_try() -> None:
+    """The shared try begins after all of them: so a token that dies meanwhile is noticed."""
+    gate, calls = asyncio.Event(), 0
+
+    async def probe() -> None:
+        nonlocal calls
+        calls += 1
+        await gate.wait()
+
+    health = OriginHealth(probe)
+    first = asyncio.create_task(health.is_refusing_everything())
+    await asyncio.sleep(0)
+    later = [asyncio.create_task(health.is_refusing_everything()) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, *later)
+
+    assert calls == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "is_token_dead", "is_down"),
+    [(None, False, False), (OriginDenied(), True, False), (Revoked(), True, False), (OriginUnreachable(), False, True)],
+    ids=["answers", "401", "403", "no-connection"],
+)
+async def test_a_check_notes_what_it_found(error: ImgproxyError | None, is_token_dead: bool, is_down: bool) -> None:
+    """A 403 for a call that names no picture is about the token; the error is returned, not raised."""
+    api = Api()
+    api.error = error
+    health = OriginHealth(api.probe)
+
+    assert await health.check() is error
+    assert (health.is_token_dead, health.is_down) == (is_token_dead, is_down)
+
+
+async def test_a_picture_that_is_served_ends_every_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """The token works again; the log says so once."""
+    health = OriginHealth(Api().probe)
+    health.denied()
+    health.failed()
+    for _ in range(2):
+        health.served()
+
+    assert not health.is_token_dead
+    assert not health.is_down
+    assert caplog.text.count("accepts the token again") == 1

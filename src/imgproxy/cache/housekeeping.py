@@ -49,11 +49,21 @@ Result = TypeVar("Result")
 class Housekeeping:
     """Background work over one store."""
 
-    def __init__(self, store: CacheStore, hot: HotTier, trash: Trash, settings: CacheSettings) -> None:
+    def __init__(
+        self,
+        store: CacheStore,
+        hot: HotTier,
+        trash: Trash,
+        settings: CacheSettings,
+        *,
+        free_bytes: Callable[[], float] | None = None,
+    ) -> None:
+        """`free_bytes` returns the free space of the disk, for tests; by default the file system is asked."""
         self._store = store
         self._hot = hot
         self._trash = trash
         self._settings = settings
+        self._free_bytes = free_bytes or self._free_bytes_of_disk
         self._thread = ThreadPoolExecutor(1, "housekeeping")
         self._background = Background("housekeeping")
         self._is_evicting = False
@@ -126,7 +136,7 @@ class Housekeeping:
         over = self._store.ledger.used_bytes - self._settings.max_bytes
         return max(over, self._settings.min_free_bytes - self._free_bytes())
 
-    def _free_bytes(self) -> float:
+    def _free_bytes_of_disk(self) -> float:
         try:
             disk = os.statvfs(self._store.directory)
         except OSError:
