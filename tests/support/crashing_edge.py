@@ -1,10 +1,10 @@
 """
-An edge in a process of its own, whose requests can be held and which can be made to die at a step: `python -m` this.
+An edge that holds requests and kills itself on command. Run it with `python -m`.
 
-It is configured by the environment, takes commands on standard input, one a line, and answers on standard output:
+The environment configures it. It reads commands from standard input, one on a line, and answers on standard output:
 
-    hold POINT | release POINT | arrived POINT COUNT     the failpoints; `arrived` is answered when they stand there
-    die STEP before|after                                end by SIGKILL, at the next call of the step
+    hold POINT | release POINT | arrived POINT COUNT     failpoints; `arrived` is answered when so many are held there
+    die STEP before|after                                kill itself at the next call of the step
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
-    """The steps of a commit and of a purge: where the function is that takes it."""
+    """Return the functions of the steps of a commit and of a purge: owner and name."""
     cache = edge.cache
     return {
         "begin-file": (cache.store, "temp_path"),
@@ -46,12 +46,12 @@ def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
 
 
 def die() -> None:
-    """End at once, as in a power cut that spares the kernel."""
+    """End at once by SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at(owner: Any, name: str, when: str) -> None:
-    """Put death before or after a function."""
+    """Replace a function by one that dies before or after it."""
     function: Callable[..., Any] = getattr(owner, name)
 
     async def awaited(*args: Any, **named: Any) -> Any:
@@ -72,7 +72,7 @@ def die_at(owner: Any, name: str, when: str) -> None:
 
 
 async def obey(edge: Edge, held: Held) -> None:
-    """Do what standard input says until it ends."""
+    """Follow the commands on standard input until it ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     waits: set[asyncio.Task[None]] = set()

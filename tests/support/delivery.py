@@ -17,7 +17,7 @@ from imgproxy.delivery.delivery import Delivery
 from imgproxy.delivery.fallback import Fallback
 from imgproxy.delivery.fetching import Fetching
 from imgproxy.delivery.origin_health import OriginHealth
-from imgproxy.delivery.originals import Originals
+from imgproxy.delivery.originals import RETRY_BEHIND_S, Originals
 from imgproxy.delivery.refusals import Refusals
 from imgproxy.delivery.variants import Variants
 from imgproxy.digest import digest_of
@@ -203,6 +203,7 @@ async def parts(
     render: RenderSettings = RENDER,
     fetches_max: int = 16,
     fetch_queue_max: int = 64,
+    retry_behind_s: float = RETRY_BEHIND_S,
 ) -> AsyncIterator[Parts]:
     """Put the parts together, and close them at the end."""
     clock, origin, metrics, failpoints, refusals = WallClock(), FakeOrigin(), Metrics(), Held(), Refusals()
@@ -229,6 +230,7 @@ async def parts(
         freshness=freshness,
         fetches_max=fetches_max,
         fetch_queue_max=fetch_queue_max,
+        retry_behind_s=retry_behind_s,
         now=clock,
     )
     batches, fallback = FakeBatches(cache), Fallback(cache)

@@ -1,4 +1,4 @@
-"""An edge in a process of its own, for tests that end it by SIGKILL; its failpoints are worked through pipes."""
+"""An edge in a process of its own, for tests that kill it. Its failpoints are used through pipes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_S = 30
 
 
 class EdgeProcess:
-    """`async with` it; leaving the block ends the process, if it has not ended before."""
+    """An edge process: `async with` starts it, and kills it at the end."""
 
     def __init__(self, library: EmbeddedLibrary, cache_dir: Path, freshness: FreshnessSettings, **more: str) -> None:
         self._environment = {
@@ -66,17 +66,17 @@ class EdgeProcess:
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """Return its id."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """What it wrote to its log so far."""
+        """Return what it has logged so far."""
         return self._log.read_text("utf-8")
 
     async def kill(self) -> None:
-        """End it by SIGKILL, and wait until it is gone."""
+        """Kill it, and wait until it has ended."""
         assert self._process is not None
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
@@ -92,19 +92,19 @@ class EdgeProcess:
         return status
 
     async def hold(self, point: Point) -> None:
-        """Hold whoever reaches this barrier."""
+        """Hold every request that reaches this failpoint."""
         await self._ask(f"hold {point}")
 
     async def release(self, point: Point) -> None:
-        """Let them go on."""
+        """Let the held requests go on."""
         await self._ask(f"release {point}")
 
     async def arrived(self, point: Point, count: int) -> None:
-        """Wait until so many stand at the barrier."""
+        """Wait until so many requests are held there."""
         await self._ask(f"arrived {point} {count}", answer=f"arrived {point}")
 
     async def die(self, step: str, when: str) -> None:
-        """Have it die before or after the next call of this step; see crashing_edge.py."""
+        """Let it kill itself before or after the next call of this step; see crashing_edge.py."""
         await self._ask(f"die {step} {when}")
 
     async def _ask(self, text: str, answer: str = "done") -> None:

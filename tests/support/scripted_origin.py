@@ -67,7 +67,7 @@ class ScriptedOrigin:
         head = {"ETag": etag, "Content-Type": "image/png"}
         size = len(self.picture)
         if self.mode == "hangs":
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         elif self.mode == "resets":
             writer.transport.abort()
         elif self.mode == "truncates":

@@ -1,4 +1,4 @@
-"""A whole site for a test: an embedded Media Library over a folder, the edge in front of it, and a client."""
+"""A whole site for a test: an embedded Media Library over a folder, an edge in front of it, and an HTTP client."""
 
 from __future__ import annotations
 

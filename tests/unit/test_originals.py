@@ -87,9 +87,12 @@ async def test_a_stale_original_answers_and_is_revalidated_behind_the_answer(tmp
         assert (await here.originals.current(KEY)).state is State.FRESH
 
 
-async def test_while_the_origin_fails_a_key_is_revalidated_once_in_a_while(tmp_path: Path) -> None:
-    """Every stale answer would else cost the failing origin one more request."""
-    async with parts(tmp_path) as here:
+@pytest.mark.parametrize(("retry_behind_s", "requests"), [(1e6, 1), (0.0, 3)])
+async def test_while_the_origin_fails_a_key_is_revalidated_once_in_a_while(
+    tmp_path: Path, retry_behind_s: float, requests: int
+) -> None:
+    """Otherwise every stale answer would cost the failing origin one more request."""
+    async with parts(tmp_path, retry_behind_s=retry_behind_s) as here:
         await fetched(here)
         here.clock.now_s += 301
         here.origin.error = OriginUnavailable()
@@ -97,7 +100,7 @@ async def test_while_the_origin_fails_a_key_is_revalidated_once_in_a_while(tmp_p
             assert (await here.originals.current(KEY)).state is State.STALE
             await until(lambda: here.originals.under_way == 0)
 
-        assert here.origin.keys == [KEY]
+        assert here.origin.keys == [KEY] * requests
 
 
 async def test_an_expired_original_is_revalidated_before_the_answer(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class Originals:
         refusals: Refusals,
         *,
         freshness: FreshnessSettings,
+        retry_behind_s: float = RETRY_BEHIND_S,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`now` is the wall clock, Unix time."""
@@ -82,7 +83,7 @@ class Originals:
         self._freshness = freshness
         self._now = now
         self._flights: Flights[Fetched] = Flights()
-        self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, RETRY_BEHIND_S)
+        self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, retry_behind_s)
         # Originals that answered after their time and were not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
         cache.purged.subscribe(self._forget)
