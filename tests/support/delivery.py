@@ -21,7 +21,7 @@ from imgproxy.delivery.originals import RETRY_BEHIND_S, Originals
 from imgproxy.delivery.refusals import Refusals
 from imgproxy.delivery.variants import Variants
 from imgproxy.digest import digest_of
-from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.workers.job import Rendered

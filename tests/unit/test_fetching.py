@@ -21,8 +21,7 @@ from imgproxy.errors import (
 )
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary import Validators
-from imgproxy.medialibrary.errors import Forbidden, OriginUnavailable, TooLarge, Unauthorized
-from imgproxy.medialibrary.errors import NotFound as LibraryNotFound
+from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable, TooLarge, Unauthorized
 from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, parts
 
 if TYPE_CHECKING:
