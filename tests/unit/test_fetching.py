@@ -25,6 +25,7 @@ from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnava
 from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, parts
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from imgproxy.delivery.fetching import Fetched
@@ -232,7 +233,7 @@ async def during(here: Parts, point: Point | None) -> None:
         await fetch(here)
 
 
-def purge_at(here: Parts, wanted: Point):
+def purge_at(here: Parts, wanted: Point) -> Callable[[Point, str], Awaitable[None]]:
     async def reach(point: Point, key: str) -> None:
         if point is wanted:
             await here.purge(key)

@@ -149,8 +149,9 @@ def test_an_answer_is_given_to_the_transport_whole() -> None:
     request = FakeRequest()
     waiter = entered(Waiters(), request)
 
-    assert waiter.outcome is None
-    assert write(waiter)
+    is_written = write(waiter)
+
+    assert is_written
     assert request.transport is not None
     assert request.transport.written == [b"head", BODY]
     assert (waiter.outcome, waiter.sent_bytes, waiter.is_sent) == (Outcome.MISS, len(BODY), True)

@@ -54,7 +54,7 @@ async def test_each_plan_is_made_once_for_each_kind_of_client_that_gets_another_
 ) -> None:
     """Equal plans count once; a watermark may not be there yet, and the original needs no render."""
     async with parts(tmp_path) as here:
-        settings = WarmSettings(queries=queries, accept=accept)  # type: ignore[arg-type]
+        settings = WarmSettings(queries=queries, accept=accept)
         plans = warming(here, settings).plans("Zürich 1.jpg")
 
         assert [plan.output.format for plan in plans] == expected
