@@ -220,6 +220,8 @@ async def parts(
         negative_ttl_s=freshness.negative_ttl_s,
         metrics=metrics,
         failpoints=failpoints,
+        fetches_max=fetches_max,
+        queue_max=fetch_queue_max,
         on_fetched=fetch_times_s.append,
         now=clock,
     )
@@ -228,8 +230,6 @@ async def parts(
         fetching,
         refusals,
         freshness=freshness,
-        fetches_max=fetches_max,
-        fetch_queue_max=fetch_queue_max,
         retry_behind_s=retry_behind_s,
         now=clock,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgproxy.cache.entry import key_hash
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.errors import (
     CacheUnavailable,
@@ -16,13 +18,14 @@ from imgproxy.errors import (
     OriginStatus,
     OriginTimeout,
     OriginUnreachable,
+    Overloaded,
     Revoked,
     SourceTooLarge,
 )
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable, TooLarge, Unauthorized
-from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, parts
+from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, Gate, loop_turns, parts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -256,3 +259,43 @@ async def test_the_origin_is_asked_although_no_file_can_be_made(tmp_path: Path) 
         assert here.origin.keys == [KEY, KEY]
         keys.unlink()
         keys.mkdir()
+
+
+async def test_so_many_fetches_wait_for_their_turn_and_no_more(tmp_path: Path) -> None:
+    """One fetch is under way and one waits; the third is refused before the origin is asked."""
+    async with parts(tmp_path, fetches_max=1, fetch_queue_max=1) as here:
+        here.origin.pictures = {"1": OLD, "2": OLD, "3": OLD}
+        gate = Gate()
+        here.origin.meanwhile = gate.wait
+        first = asyncio.create_task(here.fetching.fetch(key_hash("1"), "1", None))
+        await gate.arrived()
+        second = asyncio.create_task(here.fetching.fetch(key_hash("2"), "2", None))
+        await loop_turns()
+        with pytest.raises(Overloaded):
+            await here.fetching.fetch(key_hash("3"), "3", None)
+        asked = list(here.origin.keys)
+        gate.open()
+        await asyncio.gather(first, second)
+
+        assert asked == ["1"]
+        assert here.origin.keys == ["1", "2"]
+
+
+async def test_a_fetch_that_is_cancelled_while_it_waits_gives_its_turn_back(tmp_path: Path) -> None:
+    """The next fetch can wait in its place."""
+    async with parts(tmp_path, fetches_max=1, fetch_queue_max=1) as here:
+        here.origin.pictures = {"1": OLD, "2": OLD, "3": OLD}
+        gate = Gate()
+        here.origin.meanwhile = gate.wait
+        first = asyncio.create_task(here.fetching.fetch(key_hash("1"), "1", None))
+        await gate.arrived()
+        second = asyncio.create_task(here.fetching.fetch(key_hash("2"), "2", None))
+        await loop_turns()
+        second.cancel()
+        await asyncio.wait([second])
+        third = asyncio.create_task(here.fetching.fetch(key_hash("3"), "3", None))
+        await loop_turns()
+        gate.open()
+        await asyncio.gather(first, third)
+
+        assert here.origin.keys == ["1", "3"]

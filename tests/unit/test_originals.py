@@ -11,11 +11,11 @@ import pytest
 
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.originals import CLOCK_SKEW_S, State, judge
-from imgproxy.errors import ImgproxyError, NotFound, OriginUnreachable, Overloaded, Revoked
+from imgproxy.errors import ImgproxyError, NotFound, OriginUnreachable, Revoked
 from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import Forbidden, OriginUnavailable
 from tests.support.cache import original_facts
-from tests.support.delivery import FRESHNESS, KEY, NEW, OLD, Gate, loop_turns, parts
+from tests.support.delivery import FRESHNESS, KEY, NEW, Gate, loop_turns, parts
 from tests.support.site import until
 
 if TYPE_CHECKING:
@@ -273,26 +273,6 @@ async def test_revalidate_does_not_join_a_revalidation_under_way(tmp_path: Path)
         assert here.origin.keys == [KEY, KEY]
         assert here.facts() is None  # the picture has changed, so the old one is purged
         assert (await here.originals.current(KEY)).facts.size_bytes == len(NEW)
-
-
-async def test_so_many_fetches_wait_for_a_turn_and_no_more(tmp_path: Path) -> None:
-    """One fetch is under way and one waits; the third caller is refused."""
-    async with parts(tmp_path, fetches_max=1, fetch_queue_max=1) as here:
-        here.origin.pictures = {"1": OLD, "2": OLD, "3": OLD}
-        gate = Gate()
-        here.origin.meanwhile = gate.wait
-        first = asyncio.create_task(here.originals.current("1"))
-        await gate.arrived()
-        second = asyncio.create_task(here.originals.current("2"))
-        await loop_turns()
-        with pytest.raises(Overloaded):
-            await here.originals.current("3")
-        asked = list(here.origin.keys)
-        gate.open()
-        await asyncio.gather(first, second)
-
-        assert asked == ["1"]
-        assert here.origin.keys == ["1", "2"]
 
 
 async def test_the_takedown_bound_is_the_age_of_the_oldest_proof_that_answered_after_its_time(tmp_path: Path) -> None:
