@@ -231,7 +231,7 @@ async def during(here: Parts, point: Point | None) -> None:
     if point is None:
         here.origin.meanwhile = here.purge
     else:
-        here.failpoints.reach = purge_at(here, point)  # type: ignore[method-assign]
+        here.failpoints.reach = purge_at(here, point)  # type: ignore[method-assign,assignment]
     with pytest.raises(StaleGeneration):
         await fetch(here)
 
