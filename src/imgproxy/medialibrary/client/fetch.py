@@ -2,6 +2,9 @@
 Fetches originals from serve-image into files, with aiohttp's client.
 
 The event loop sends and receives; threads decode, hash and write, so that a slow disk does not stop the loop.
+
+CPU of the bare loop over ours, row `cold`, JPEG (`python -m benchmarks --only cold --rounds 5`): 0.98-1.01 for 6 MP and
+0.96 for 24 MP. A client of our own with shared memory had 0.86 and 0.90-0.96, in turns on the same busy machine.
 """
 
 from __future__ import annotations
