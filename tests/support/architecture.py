@@ -83,7 +83,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "ctypes": ("render",),
     "fcntl": ("cache",),
-    "gc": ("cli", "render"),
+    "gc": ("cli",),
     "http.client": (),
     "http.server": (),
     "importlib": (),  # an import by name would escape these checks
@@ -103,7 +103,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.
-PURE: Final = ("params", "render.geometry")
+PURE: Final = ("params", "render.fit", "render.geometry", "render.sampling", "render.sizes")
 NOT_PURE: Final = ("params.document",)  # writes the table of parameters into the documentation
 IMPURE: Final = ("asyncio", "io", "os", "pathlib", "random", "secrets", "socket", "subprocess", "tempfile", "time")
 

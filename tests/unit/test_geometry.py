@@ -256,7 +256,7 @@ def test_fill_centres_the_picture_on_its_canvas() -> None:
     fill = placed((300, 200), Resize(Px(600), Px(601), fit=Fit.FILL))
     assert fill.canvas is not None
     assert (fill.picture, fill.canvas.left_px, fill.canvas.top_px) == (Size(600, 400), 0, 100)
-    assert fill.canvas.extend == "color"
+    assert fill.canvas.extend == "colour"
     small = placed((300, 200), Resize(Px(600), Px(600), fit=Fit.FILLMAX))
     assert small.canvas is not None
     assert (small.picture, small.canvas.left_px, small.canvas.top_px) == (Size(300, 200), 150, 200)

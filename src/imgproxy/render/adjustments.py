@@ -208,9 +208,9 @@ def monochrome(image: Any, colour: Colour) -> Any:
     return _map_luma(image, ramp, colour.alpha / 255)
 
 
-def duotone(image: Any, colours: tuple[Colour, Colour], mix: float) -> Any:
+def duotone(image: Any, tones: tuple[Colour, Colour], mix: float) -> Any:
     """Map luma from the dark colour to the light one. `mix`: 0 is the picture, 1 the duotone."""
-    dark, light = colours[0].rgb, colours[1].rgb
+    dark, light = tones[0].rgb, tones[1].rgb
     ramp = [tuple(d + (b - d) * n / 255 for d, b in zip(dark, light, strict=True)) for n in range(256)]
     return _map_luma(image, ramp, mix)
 

@@ -89,7 +89,7 @@ def _saturation(base: Any, source: Rgb) -> Any:
     return _set_lum(spread * (max(source) - min(source)), _lum_of(base))
 
 
-def _color(base: Any, source: Rgb) -> Any:
+def _colour(base: Any, source: Rgb) -> Any:
     """The colour's hue and saturation with the picture's luminosity."""
     return _set_lum(base * 0.0 + list(source), _lum_of(base))
 
@@ -103,7 +103,7 @@ def _luminosity(base: Any, source: Rgb) -> Any:
 _NON_SEPARABLE: Final[dict[str, Callable[[Any, Rgb], Any]]] = {
     "hue": _hue,
     "saturation": _saturation,
-    "color": _color,
+    "color": _colour,
     "luminosity": _luminosity,
 }
 

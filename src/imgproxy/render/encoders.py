@@ -180,11 +180,11 @@ def _resolve_quality(output: Output, wanted: Format) -> int:
     return encoder_quality(DEFAULT_QUALITY if output.quality is None else output.quality, wanted)
 
 
-def _bit_depth(colors: int | None, depths: Any) -> int:
+def _bit_depth(colours: int | None, depths: Any) -> int:
     """Return the largest depth whose palette has at most this many colours. A palette holds a power of two."""
-    if colors is None:
+    if colours is None:
         return int(max(depths))
-    return int(max((depth for depth in depths if 2**depth <= colors), default=min(depths)))
+    return int(max((depth for depth in depths if 2**depth <= colours), default=min(depths)))
 
 
 def _set_resolution(image: Any, dpi: int | None) -> Any:

@@ -28,7 +28,7 @@ class Canvas:
     """
     A larger area that the picture lies on, `left_px` and `top_px` from its corner.
 
-    `extend` says what the rest of it shows: "color" (the plan's fill_colour, else its background), "blur" (the
+    `extend` says what the rest of it shows: "colour" (the plan's fill_colour, else its background), "blur" (the
     source's `backdrop` window, scaled to `size` and blurred) or "copy" (the picture's edge pixels, repeated).
     """
 
@@ -224,7 +224,7 @@ def _canvas(region: Box, plan: RenderPlan, size: Size, picture: Size) -> Canvas:
     if plan.resize.fit is Fit.CLAMP:
         return Canvas(size, left, top, "copy")
     if not plan.resize.fill_blur:
-        return Canvas(size, left, top, "color")
+        return Canvas(size, left, top, "colour")
     return Canvas(size, left, top, "blur", centre_cover(region, size))
 
 

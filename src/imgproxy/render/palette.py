@@ -36,7 +36,7 @@ _TARGETS: Final = {
 class Palette:
     """The main colours, most frequent first; the swatches that were found; the mean luminance, 0-1."""
 
-    colors: tuple[Rgb, ...]
+    colours: tuple[Rgb, ...]
     swatches: dict[str, Rgb]
     luminance: float
 
@@ -107,7 +107,7 @@ def _swatches(candidates: list[Rgb]) -> dict[str, Rgb]:
 def as_json(palette: Palette) -> bytes:
     """Write the palette as imgix's JSON."""
     document = {
-        "colors": [_describe(rgb) for rgb in palette.colors],
+        "colors": [_describe(rgb) for rgb in palette.colours],
         "average_luminance": round(palette.luminance, 6),
         "dominant_colors": {name: _describe(rgb) for name, rgb in palette.swatches.items()},
     }
@@ -116,7 +116,7 @@ def as_json(palette: Palette) -> bytes:
 
 def as_css(palette: Palette, prefix: str) -> bytes:
     """Write the palette as imgix's CSS classes: `.image-fg-1`, `.image-bg-1`, …, then white, black and the swatches."""
-    named = {str(n): rgb for n, rgb in enumerate(palette.colors, 1)}
+    named = {str(n): rgb for n, rgb in enumerate(palette.colours, 1)}
     named |= {"white": (255, 255, 255), "black": (0, 0, 0)}
     named |= {name.replace("_", "-"): rgb for name, rgb in palette.swatches.items()}
     lines = [

@@ -57,9 +57,9 @@ def fill(draft: Draft) -> Draft:
     size, left, top = canvas.size, canvas.left_px, canvas.top_px
     if canvas.extend == "copy":
         return draft.change_frames(lambda image: image.embed(left, top, size.width_px, size.height_px, extend="copy"))
-    if canvas.extend == "color" or canvas.backdrop is None:
-        fill = draft.plan.resize.fill_colour or draft.plan.background
-        return draft.change_frames(lambda image: paint.extend(image, size, left, top, fill))
+    if canvas.extend == "colour" or canvas.backdrop is None:
+        ground = draft.plan.resize.fill_colour or draft.plan.background
+        return draft.change_frames(lambda image: paint.extend(image, size, left, top, ground))
     pairs = zip(draft.frames, draft.decoded.frames, strict=True)
     return replace(draft, frames=tuple(_put_on_backdrop(draft, image, decoded) for image, decoded in pairs))
 
@@ -114,8 +114,8 @@ def stylize(draft: Draft) -> Draft:
         draft = draft.change_frames(lambda image: adjustments.monochrome(image, tint))
     if wanted.sepia:
         draft = draft.change_frames(lambda image: adjustments.sepia(image, wanted.sepia / 100))
-    if (tints := wanted.duotone) is not None:
-        draft = draft.change_frames(lambda image: adjustments.duotone(image, tints, wanted.duotone_alpha / 100))
+    if (tones := wanted.duotone) is not None:
+        draft = draft.change_frames(lambda image: adjustments.duotone(image, tones, wanted.duotone_alpha / 100))
     return draft.change_frames(adjustments.invert) if wanted.invert else draft
 
 

@@ -39,7 +39,7 @@ def find(image: Any, trim: Trim) -> Box | None:
         mode = "alpha" if image.hasalpha() else "color"
     if mode == "alpha":
         return _find_by_alpha(image, trim)
-    return _find_by_color(image, trim) if mode == "color" else _find_even(image, trim)
+    return _find_by_colour(image, trim) if mode == "color" else _find_even(image, trim)
 
 
 def _find_by_alpha(image: Any, trim: Trim) -> Box | None:
@@ -47,7 +47,7 @@ def _find_by_alpha(image: Any, trim: Trim) -> Box | None:
     return None if alpha is None else _bounds(alpha > trim.alpha)
 
 
-def _find_by_color(image: Any, trim: Trim) -> Box | None:
+def _find_by_colour(image: Any, trim: Trim) -> Box | None:
     colours, _ = split_alpha(image)
     ground = colours(0, 0) if trim.colour is None else trim.colour.rgb[: colours.bands]
     if trim.colour is not None and colours.bands == 1:

@@ -40,18 +40,11 @@ class MarkFile:
 
 @dataclass(frozen=True, slots=True)
 class RenderJob:
-    """
-    Variants of one original, made in one render process from as few decodes as their plans allow.
-
-    Two fields serve the edge's estimate of the cost: `original_bytes` is the size of the original, and `name` says
-    whether two jobs have the same original, as `original` is only a path.
-    """
+    """Variants of one original, made in one render process from as few decodes as their plans allow."""
 
     original: str
     targets: tuple[RenderTarget, ...]
     marks: tuple[MarkFile, ...] = ()
-    original_bytes: int = 0
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
