@@ -5,26 +5,26 @@
 #     --env IMGPROXY_ORIGIN__URL=https://media.example.com --env IMGPROXY_ORIGIN__TOKEN=... imgproxy
 #
 # deploy/prove-dockerfile.sh builds it without a Docker daemon, runs it read-only and checks what is promised here.
-# The base is Debian 12 with Debian's own Python 3.11: security fixes come with a rebuild, from one source. Any Debian
-# that has Python >= 3.11 will do (BASE=debian:trixie-slim).
+# The base is Debian 12 with Debian's own Python 3.11: a rebuild brings all security fixes, from one source. Any Debian
+# with Python >= 3.11 works (BASE=debian:trixie-slim).
 ARG BASE=debian:bookworm-slim
 
-# --- what both stages need: Python, certificates for the origin, the allocator -----------------------------------
+# --- for both stages: Python, certificates for the origin, the allocator -----------------------------------------
 FROM ${BASE} AS python
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libjemalloc2 python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig /var/log/apt /var/log/dpkg.log
 
-# --- build: nothing of this stage but /opt/imgproxy goes into the image ------------------------------------------
+# --- build: only /opt/imgproxy of this stage goes into the image --------------------------------------------------
 FROM python AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
 WORKDIR /build
 COPY requirements.lock requirements-build.lock ./
-# Everything that is downloaded has its hash in a lock file: what runs, and the backends that build what comes as source
-# (pyvips, and this project). /opt/imgproxy has no pip of its own; the builder's pip fills it and writes the bytecode now,
-# as the root file system is read-only later.
-# Behind a package mirror or a proxy with its own certificate: `--secret id=pip.conf,src=...`, `--secret id=ca.crt,src=...`
-# with `cert = /run/secrets/ca.crt` in that pip.conf. Both are there for these steps only.
+# Every download has its hash in a lock file: the libraries, and the build backends of source packages (pyvips, and this
+# project). /opt/imgproxy has no pip. The builder's pip fills it and compiles the bytecode now, because the root file
+# system is read-only later.
+# For a package mirror or a proxy with its own certificate: `--secret id=pip.conf,src=...`, `--secret id=ca.crt,src=...`
+# with `cert = /run/secrets/ca.crt` in that pip.conf. Only these steps see the two files.
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt \
     python3 -m venv /opt/builder \
@@ -46,11 +46,10 @@ RUN groupadd --system --gid 10001 imgproxy \
 COPY --from=build /opt/imgproxy /opt/imgproxy
 COPY deploy/healthcheck.py /opt/imgproxy/healthcheck.py
 
-# jemalloc gives memory back: freed pages return to the system after dirty_decay_ms, by its own thread, so also while
-# no one asks for anything. With glibc's allocator render processes do so by themselves, with thresholds and when they
-# rest. The proof prints both: 24 MP rendered 40 times on 2 cores took 218 MB in all processes and 118 at rest, with
-# glibc (LD_PRELOAD=) 168 and 113.
-# The name without a path is found by the loader on every architecture.
+# jemalloc returns freed pages to the system after dirty_decay_ms, in a thread of its own, so also while there are no
+# requests. With glibc's allocator, render processes return memory when they are idle. The proof prints both. 24 MP
+# rendered 40 times on 2 cores took 218 MB in all processes, and 118 MB afterwards; with glibc (LD_PRELOAD=) 168 and 113.
+# The loader finds the name without a path on every architecture.
 ENV LD_PRELOAD=libjemalloc.so.2 \
     MALLOC_CONF=background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0 \
     PATH=/opt/imgproxy/bin:/usr/local/bin:/usr/bin:/bin \
@@ -60,13 +59,13 @@ ENV LD_PRELOAD=libjemalloc.so.2 \
     IMGPROXY_SERVER__HOST=0.0.0.0 \
     IMGPROXY_CACHE__DIR=/var/cache/imgproxy
 
-# By number, so that `runAsNonRoot` can be checked without reading /etc/passwd.
+# A number, so that Kubernetes can check `runAsNonRoot`.
 USER 10001:10001
 WORKDIR /var/cache/imgproxy
 VOLUME /var/cache/imgproxy
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Only whether it is alive: a container must not be restarted because the origin is down (that is /-/ready's business).
+# Checks only that the service is alive: a container must not be restarted because the origin is down. See /-/ready.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
   CMD ["/opt/imgproxy/bin/python", "-I", "/opt/imgproxy/healthcheck.py"]
 ENTRYPOINT ["imgproxy"]

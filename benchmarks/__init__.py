@@ -1,1 +1,1 @@
-"""Benchmarks: every figure is a ratio, taken in one run, against a contestant that runs on the same machine."""
+"""Benchmarks: every figure is a ratio, taken in one run, against a contestant on the same machine."""

@@ -1,7 +1,7 @@
 """
 Run the benchmark: `python -m benchmarks [--only hot,render] [--quick] [--photos DIR]`.
 
-The exit status is 0 where every goal was met, 1 where one was missed or could not be measured, 2 for a wrong call.
+The exit status is 0 if every goal was met, 1 if one was missed or could not be measured, and 2 for a wrong call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> int:
-    """Measure the wanted rows, write what was found, say which goals were missed."""
+    """Measure the wanted rows, write the results, and print which goals were missed."""
     options = _options()
     names = [row.name for row in ROWS]
     wanted = options.only.split(",") if options.only else names
@@ -49,7 +49,7 @@ def main() -> int:
         return 2
     folder = Path(tempfile.mkdtemp(prefix="imgproxy-bench-", dir=options.work))
     os.environ["VIPS_CONCURRENCY"] = "1"
-    # A run that is ended ends its servers, too: by way of every `with` on the stack.
+    # SystemExit leaves every `with` on the stack, so a run that is terminated ends its servers, too.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         bench = Bench(
@@ -91,12 +91,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="folder for the results")
     parser.add_argument("--work", type=Path, help="folder for caches and logs while it runs (the system's)")
-    parser.add_argument("--keep", action="store_true", help="leave that folder for a look")
+    parser.add_argument("--keep", action="store_true", help="do not delete that folder")
     return parser.parse_args()
 
 
 def _measure(bench: Bench, row: Row) -> tuple[dict[str, Any], Result]:
-    """One row. What goes wrong is a goal missed, with the reason, and the other rows still run."""
+    """Measure one row. An error is a missed goal, with the reason; the other rows still run."""
     print(f"{row.name}: {row.title}", file=sys.stderr, flush=True)
     result = Result(row.name, row.title)
     started_at, before = time.monotonic(), Load.now()

@@ -1,4 +1,4 @@
-"""CPU time and memory of processes, from /proc (see proc(5)); all of it works without privileges on Linux."""
+"""CPU time and memory of processes, from /proc (see proc(5)). It works on Linux without privileges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one started and that still live."""
+    """Return the processes that this one started and that still live."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -21,7 +21,7 @@ def children(pid: int) -> list[int]:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and everything below it."""
+    """Return a process and all its descendants."""
     found = [pid]
     for child in children(pid):
         found += tree(child)
@@ -29,7 +29,7 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_s(pid: int, *, with_reaped: bool = True) -> float:
-    """CPU seconds of one process, to a clock tick; with those of its children that have ended and been waited for."""
+    """Return the CPU seconds of one process, to a clock tick; by default with its reaped children's."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -41,7 +41,7 @@ def cpu_s(pid: int, *, with_reaped: bool = True) -> float:
 
 
 def thread_cpu_s(pid: int) -> float:
-    """CPU seconds of a process's living threads, to the nanosecond; for one whose threads do not come and go."""
+    """Return the CPU seconds of a process's living threads, to the nanosecond. Threads that ended are not counted."""
     total_ns = 0
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -51,12 +51,12 @@ def thread_cpu_s(pid: int) -> float:
 
 
 def tree_cpu_s(pid: int) -> float:
-    """CPU seconds of a process, of everything below it, and of what below it has ended."""
+    """Return the CPU seconds of a process and its descendants, those that have ended included."""
     return sum(cpu_s(found) for found in tree(pid))
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident size now, shared pages counted in full."""
+    """Return the resident size now; shared pages count in full."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * PAGE_BYTES
@@ -65,12 +65,12 @@ def resident_bytes(pid: int) -> int:
 
 
 def tree_resident_bytes(pid: int) -> int:
-    """The resident sizes of a process and everything below it, added up."""
+    """Return the sum of the resident sizes of a process and its descendants."""
     return sum(resident_bytes(found) for found in tree(pid))
 
 
 def peak_bytes(pid: int) -> int:
-    """The largest resident size that a process has had since it began, or since the last `reset_peak`."""
+    """Return the largest resident size of a process since its start, or since a reset (proc(5), clear_refs)."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii") as file:
         for line in file:
             if line.startswith("VmHWM:"):
@@ -80,7 +80,7 @@ def peak_bytes(pid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the machine has done since it started, and what we did: CPU seconds."""
+    """CPU seconds since the machine started: of all processes, and of ours."""
 
     busy_s: float
     ours_s: float
@@ -93,5 +93,5 @@ class Load:
         return cls((user + nice + system + irq + softirq) / TICKS_PER_S, tree_cpu_s(os.getpid()))
 
     def neighbours_since(self, earlier: Load) -> float:
-        """CPU seconds that went to processes that are not ours."""
+        """Return the CPU seconds of other processes since then."""
         return max(0.0, (self.busy_s - earlier.busy_s) - (self.ours_s - earlier.ours_s))

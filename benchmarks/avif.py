@@ -1,4 +1,4 @@
-"""An AVIF that is not there yet: the next best format at once, the AVIF for the next request."""
+"""A cold AVIF with `avif = "upgrade"`: WebP is the first answer, a later request gets the AVIF."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAIT_S = 30.0
 
 
 def measure(bench: Bench, result: Result) -> None:
-    """One cold request at a time: with AVIF accepted and without, in turns."""
+    """Send one cold request at a time: with AVIF accepted and without, in turns."""
     sections = {"render": {"avif": "upgrade"}}
     with bench.origin() as origin, bench.product(origin.url, sections=sections) as product:
         for photo in PHOTOS:

@@ -1,12 +1,11 @@
 """
-The bare loop: the libvips calls of a render and nothing around them, as the measure of what a render may cost.
+The bare loop: the libvips calls of a render and nothing else. It shows what a render costs at least.
 
-A worker reads lines `photo width format quality count [folder]` and answers each with `seconds CPU-seconds`. With a
-folder it writes the photo's bytes to a new file there before each render, as whoever fetches an original must, and
-renders from that. It runs at the niceness of the product's render processes, with its operation cache off as there, but
-is left to the scheduler: bound to a core, as a batch, or both, it takes 0.97 to 1.04 of the CPU time, as nothing works
-beside it. The calls come from the product's own tables (shrink on load, colour, encoder settings), so the loop follows
-when they change; `renders` checks that both make the same picture.
+A loop reads lines `photo width format quality count [folder]` and answers each with `seconds CPU-seconds`. With a
+folder it writes the photo's bytes to a new file there before each render, and renders from that: each program that
+fetches an original has to write it. It has the niceness of the product's render processes, and no operation cache, as
+they. The calls use the product's own tables (shrink on load, colour, encoder settings), so the loop changes with them.
+`renders` checks that both make the same picture.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
-    """Decode, scale, encode. The photo is an upright JPEG without alpha."""
+    """Decode, scale and encode an upright JPEG without alpha."""
     import pyvips  # noqa: PLC0415 - libvips reads VIPS_CONCURRENCY as it loads
 
     from imgproxy.params.plan import ColourSpace, Format, Output  # noqa: PLC0415
@@ -45,7 +44,7 @@ def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
 
 
 class Workers:
-    """As many bare loops as the product has render processes."""
+    """Bare loops in processes, as many as the product has render processes."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -73,16 +72,17 @@ class Workers:
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the loops."""
+        """Return the process ids of the loops."""
         return [process.pid for process in self._processes]
 
-    def run(  # noqa: PLR0917 - a line of the loop's
+    def run(  # noqa: PLR0917 - the words of a line
         self, photo: Path, width_px: int, form: str, quality: int, count: int, folder: Path | None = None
     ) -> tuple[float, float]:
         """
-        Make `count` renders, shared out evenly; seconds it took, and CPU seconds a render.
+        Make `count` renders, evenly on all loops. Return the seconds that it took, and the CPU seconds per render.
 
-        With a `folder` each is of a new file there, which stays: were it removed, its memory would serve for the next.
+        With a `folder` each render is of a new file there. The files stay: the kernel would use the memory of a removed
+        file for the next one, which is cheaper.
         """
         each = max(1, round(count / self.count))
         started_at = time.monotonic()
@@ -97,7 +97,7 @@ class Workers:
 
 
 def main(lines: Sequence[str]) -> None:
-    """Serve lines until there are no more."""
+    """Render for each line until the input ends."""
     from imgproxy.render import vips  # noqa: PLC0415 - as above
 
     os.nice(10)

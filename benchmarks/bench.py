@@ -1,4 +1,4 @@
-"""What every row is given: the photos, the size of the run, the cores, a folder to work in, and ready servers."""
+"""What every row gets: the photos, the size of the run, the cores, a folder to work in, and servers that are ready."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ class Bench:
 
     @property
     def cores(self) -> list[int]:
-        """The cores this run may use."""
+        """Return the cores that this run may use."""
         return sorted(os.sched_getaffinity(0))
 
     @property
     def server_core(self) -> int | None:
-        """Where a server runs that is measured on one core; None where there is only one."""
+        """Return the core of a server that is measured on one core; None on a machine with one core."""
         return self.cores[0] if len(self.cores) > 1 else None
 
     @property
     def load_core(self) -> int | None:
-        """Where wrk runs then."""
+        """Return the core of wrk; None on a machine with one core."""
         return self.cores[-1] if len(self.cores) > 1 else None
 
     def scaled(self, count: int, quick: int) -> int:
-        """One number for a full run and one for a quick one."""
+        """Return `count` in a full run and `quick` in a quick run."""
         return quick if self.is_quick else count
 
     def new_folder(self, name: str) -> Path:
-        """A name in the working folder that nobody has."""
+        """Return a new path in the working folder. The folder is not made."""
         self._made += 1
         return self.folder / f"{self._made:03d}-{name}"
 
     def say(self, text: str) -> None:
-        """Tell whoever waits what goes on."""
+        """Print a line of progress."""
         print(f"    {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def origin(self) -> Iterator[Origin]:
-        """nginx as serve-image, with the photos."""
+        """Run nginx as serve-image, with the photos."""
         with Origin(self.new_folder("origin")) as origin:
             for picture in self.photos.folder.iterdir():
                 (origin.www / picture.name).symlink_to(picture)
@@ -76,7 +76,7 @@ class Bench:
         core: int | None = None,
         name: str = "imgproxy",
     ) -> Iterator[Product]:
-        """The product, fresh, its cache empty."""
+        """Run the product with an empty cache."""
         with Product(self.new_folder(name), origin_url, sections=sections, core=core, name=name) as product:
             yield product
 
@@ -85,9 +85,10 @@ def fetch_all(
     urls: Iterable[str], *, connections: int, headers: Mapping[str, str] | None = None, keep_bodies: bool = False
 ) -> list[Sample]:
     """
-    Get every URL over `connections`, and be sure that every answer is a 200.
+    Get every URL over `connections`, and return the samples.
 
-    Raises BenchError with the first that is not.
+    Raises:
+        BenchError: an answer is not a 200.
     """
     with Engine(keep_bodies=keep_bodies) as engine:
         samples = engine.closed([Request(url, headers or {}) for url in urls], connections)
@@ -98,7 +99,7 @@ def fetch_all(
 
 
 def keys(prefix: str, photo: str) -> Iterator[str]:
-    """Keys without end, all of one photo and none used before under this prefix."""
+    """Yield new keys of one photo, without end. With another prefix they are other keys."""
     number = 0
     while True:
         number += 1

@@ -1,9 +1,9 @@
 """
-A load generator for what wrk cannot do: bursts, arrivals on a timetable, a list of distinct URLs, answers looked at.
+A load generator for what wrk cannot do: bursts, arrivals on a timetable, a list of distinct URLs, checks of answers.
 
-One thread, epoll, ready-made request bytes, and answers that are looked at when the run is over: on a machine of few
-cores it must take little from what it measures. Latencies in an open run count from the moment a request was due, not
-from the moment a connection was free: a server that stalls cannot hide it (coordinated omission).
+It must use little CPU, because the servers run on the same few cores. So it has one thread and epoll, encodes requests
+before they are due, and parses answers after the run. In an open run, latency counts from when a request was due, not
+from when a connection was free: a server that stalls cannot hide it (coordinated omission).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 RECEIVE_BYTES = 1 << 18
-# In an open run, and in a burst, answers wait for this long to be read: the kernel has noted when they came, and to
-# wake up for each of them would take as much of the cores from the server as to send its request did.
+# In an open run and in a burst, answers are read this often. The kernel notes when they came, and a wake-up for each of
+# them would cost as much CPU as sending its request.
 READ_EVERY_S = 0.01
 SAMPLE_TIMEOUT_S = 120.0
 # socket(7): the time of arrival, as a control message with a struct timespec. Python has no name for the option.
@@ -46,7 +46,7 @@ class Request:
     due_s: float = 0.0
 
     def encoded(self) -> bytes:
-        """The request as it goes over the wire."""
+        """Return the request as bytes."""
         parts = urlsplit(self.url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}", *(f"{k}: {v}" for k, v in self.headers.items())]
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it goes."""
+        """Return host and port."""
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         return parts.hostname, parts.port or 80
@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A request as bytes, and where they go."""
+    """A request, already encoded, and its host and port."""
 
     request: Request
     address: tuple[str, int]
@@ -71,7 +71,7 @@ class Ready:
 
 @dataclass(slots=True)
 class Sample:
-    """An answer. Times are of the monotonic clock; status 0 stands for a connection that failed or timed out."""
+    """An answer. Times are of the monotonic clock. Status 0 means that the connection failed or timed out."""
 
     request: Request
     due_at: float
@@ -84,18 +84,18 @@ class Sample:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers by their names in lower case; taken apart here, not while there is load."""
+        """Parse the headers; names are lower case. Call it after the run: it costs CPU."""
         lines = self.head.decode("latin-1").split("\r\n")[1:]
         return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     @property
     def first_s(self) -> float:
-        """Seconds from when it was due to its first byte."""
+        """Return the seconds from when it was due to its first byte."""
         return self.first_at - self.due_at
 
     @property
     def latency_s(self) -> float:
-        """Seconds from when it was due to its last byte."""
+        """Return the seconds from when it was due to its last byte."""
         return self.last_at - self.due_at
 
 
@@ -110,7 +110,7 @@ class Connection:
         self.keep_body = keep_body
         self.socket = socket.create_connection(address, timeout=10.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The kernel notes when bytes came: of three hundred answers at once, this client reads the last much later.
+        # The kernel notes when bytes came. Of 300 answers at once, this client reads the last one much later.
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self.socket.setblocking(False)
@@ -128,9 +128,12 @@ class Connection:
 
     def receive(self, now: float) -> bool:
         """
-        Read what there is; whether the answer is complete. `now` is when the client could read at the earliest.
+        Read the bytes that are there. Return whether the answer is complete.
 
-        Raises ConnectionError where the server hung up.
+        `now` counts as the time of arrival if the kernel noted none.
+
+        Raises:
+            ConnectionError: the server closed the connection.
         """
         sample = self.sample
         assert sample is not None
@@ -139,7 +142,7 @@ class Connection:
         except BlockingIOError:
             return False
         if not count:
-            raise ConnectionResetError("the server hung up")
+            raise ConnectionResetError("the server closed the connection")
         arrived_at = _arrived_at(arrival, now)
         sample.first_at = sample.first_at or arrived_at
         data = self._received[:count]
@@ -159,7 +162,7 @@ class Connection:
         return is_whole
 
     def _read_head(self, sample: Sample, head: bytes) -> None:
-        """What is needed to find the end of the answer; the rest has time."""
+        """Read what tells where the answer ends; the rest is parsed later."""
         sample.head = head
         sample.status = int(head[9:12])
         lower = head.lower()
@@ -169,19 +172,19 @@ class Connection:
 
 
 def _value(lower: bytes, name: bytes) -> bytes:
-    """A header's value in a head in lower case; empty where it is not there."""
+    """Return the value of a header in a lower-case head; empty if the header is missing."""
     _, found, rest = lower.partition(b"\r\n" + name + b":")
     return rest.partition(b"\r\n")[0].strip() if found else b""
 
 
 class Engine:
-    """Keeps connections busy: `closed` with a fixed number of them, `open` at the times that are due."""
+    """Sends requests: `closed` over a fixed number of connections, `open` when each is due, `burst` all at once."""
 
     def __init__(self, *, keep_bodies: bool = False, connections_max: int = 4000) -> None:
         self._keep_bodies = keep_bodies
         self._connections_max = connections_max
         self._epoll = select.epoll()
-        # One for all that is read: memory of that size would be mapped and unmapped with each read.
+        # One buffer for all reads: a new one of this size would be mapped and unmapped for each read.
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._busy: dict[int, Connection] = {}
         self._idle: dict[tuple[str, int], list[Connection]] = {}
@@ -198,7 +201,7 @@ class Engine:
     # --- the ways to load -----------------------------------------------------------------------------------------
 
     def closed(self, requests: Iterable[Request], connections: int) -> list[Sample]:
-        """Send each request as soon as one of `connections` is free; the samples in the order they ended."""
+        """Send each request as soon as one of `connections` is free. Return the samples as they ended."""
         return self.closed_until(requests, connections, None)
 
     def closed_until(self, requests: Iterable[Request], connections: int, seconds: float | None) -> list[Sample]:
@@ -219,7 +222,7 @@ class Engine:
             free += self._turn(1.0)
 
     def open(self, requests: Sequence[Request]) -> list[Sample]:
-        """Send each request when it is due, whatever became of the others."""
+        """Send each request when it is due, whether or not the others are answered."""
         begin = len(self.samples)
         waiting = deque(_ready(request) for request in sorted(requests, key=lambda request: request.due_s))
         started_at = read_at = time.monotonic()
@@ -239,7 +242,7 @@ class Engine:
         return self.samples[begin:]
 
     def burst(self, requests: Sequence[Request]) -> list[Sample]:
-        """Send all requests at once, over connections that stand already."""
+        """Send all requests at once, over connections that are open already."""
         several = [_ready(request) for request in requests]
         for ready in several:
             self._idle.setdefault(ready.address, []).append(self._connect(ready.address))
@@ -260,7 +263,7 @@ class Engine:
         return connection
 
     def _begin(self, ready: Ready, due_at: float) -> int:
-        """Start a request; 1 if it is on its way, 0 if it failed at once."""
+        """Send a request. Return 1, or 0 if it failed at once."""
         sample = Sample(ready.request, due_at)
         idle = self._idle.get(ready.address)
         try:
@@ -275,7 +278,7 @@ class Engine:
         return 1
 
     def _turn(self, timeout_s: float) -> int:
-        """Wait for something to read and read it; how many answers ended."""
+        """Wait for bytes and read them. Return how many answers ended."""
         ended = 0
         events = self._epoll.poll(timeout_s)
         now = time.monotonic()
@@ -308,7 +311,7 @@ class Engine:
             self._idle.setdefault(connection.address, []).append(connection)
 
     def _forget(self, descriptor: int) -> None:
-        """An idle connection was closed by the server."""
+        """Close an idle connection that the server has closed."""
         for several in self._idle.values():
             for connection in [one for one in several if one.socket.fileno() == descriptor]:
                 several.remove(connection)
@@ -328,12 +331,12 @@ class Engine:
 
 
 def _ready(request: Request) -> Ready:
-    """Written out before it is due: then the server has the core that this would take."""
+    """Encode a request before it is due, so that it takes no CPU from the server then."""
     return Ready(request, request.address, request.encoded())
 
 
 def _arrived_at(noted: Sequence[tuple[int, int, bytes]], now: float) -> float:
-    """When the kernel had these bytes, on the monotonic clock; `now` where it did not say."""
+    """Return when the kernel had these bytes, on the monotonic clock; `now` if it noted no time."""
     for level, kind, value in noted:
         if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(value) == TIMESPEC.size:
             seconds, nanoseconds = TIMESPEC.unpack(value)
@@ -346,7 +349,7 @@ def _is_late(connection: Connection, now: float) -> bool:
 
 
 def get(url: str, headers: Mapping[str, str] | None = None) -> Sample:
-    """One GET with its body."""
+    """Send one GET and return its answer with the body."""
     with Engine(keep_bodies=True) as engine:
         (sample,) = engine.closed([Request(url, headers or {})], 1)
     return sample
@@ -355,11 +358,10 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Sample:
 @contextlib.contextmanager
 def urgent() -> Iterator[None]:
     """
-    Run with more right to the CPU than any server, where the system allows it.
+    Run at a higher priority than the servers, if the system allows it.
 
-    A probe that waits for a core would count its own wait as the server's latency. Where the kernel schedules by
-    session (sched(7), autogroup), the niceness of a process counts within its session alone, and that of the session
-    against the servers'.
+    A probe that waits for a core would count its own wait as the server's latency. If the kernel schedules by session
+    (sched(7), autogroup), niceness only counts within a session, so the session gets a priority, too.
     """
     before = os.nice(0)
     with contextlib.suppress(OSError):

@@ -1,14 +1,14 @@
 """
-Which encoder settings, and what `q` means in each format: bytes, distance from the original, milliseconds.
+A comparison of encoder settings, and of what `q` means in each format: bytes, distance, milliseconds.
 
     python benchmarks/encoders.py --photos DIR [--out benchmarks/results] [--quick]
 
-Takes every picture in DIR at 800 px width and writes `encoders.md` (tables), `encoders.svg` (distance over bytes)
+It takes every picture in DIR at 800 px width, and writes `encoders.md` (tables), `encoders.svg` (distance over bytes)
 and `encoders.json` (the figures). Milliseconds are CPU time of one thread, medians of three runs.
 
-The distance is DSSIM: 1/SSIM - 1 of L*a*b* planes over five scales, as in kornelski/dssim, here in NumPy; 0 is equal,
-0.001 hardly visible, 0.01 plainly. The calibration asks, for each `q` of a JPEG, at which setting another encoder
-comes as near to the original.
+The distance is DSSIM: 1/SSIM - 1 of L*a*b* planes over five scales, as in kornelski/dssim, here in NumPy. 0 means
+equal, 0.001 hardly visible, 0.01 plainly visible. The calibration finds, for each `q` of a JPEG, the quality at which
+another encoder has the same distance.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import numpy as np
 import pyvips
 
 WIDTH_PX = 800
-SLOW_S = 0.5  # encodings that take longer are timed once: their spread is small beside their length
+SLOW_S = 0.5  # slower encodings are timed once: their times differ little
 QUALITIES = (10, 20, 30, 40, 45, 50, 60, 70, 75, 80, 85, 90, 95, 98)
 
-# Five scales, equally. The usual weights (Wang, Simoncelli, Bovik 2003) are for a distance at which the finest detail
-# hardly counts; a page is read closely.
+# Five scales with equal weights. The usual weights (Wang, Simoncelli, Bovik 2003) are for a viewing distance at which
+# the finest detail hardly counts. Pages are read from nearer.
 SCALES = 5
 
 
@@ -41,7 +41,7 @@ SCALES = 5
 
 
 def to_lab(rgb):
-    """L*a*b* of H x W x 3 sRGB bytes, scaled so that each plane spans about 0-1."""
+    """Return the L*a*b* planes of H x W x 3 sRGB bytes, each scaled to about 0-1."""
     v = rgb.astype(np.float64) / 255
     linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
     matrix = np.array(
@@ -54,7 +54,7 @@ def to_lab(rgb):
 
 
 def blur(plane):
-    """Gaussian of sigma 1.5, 11 taps, valid part only."""
+    """Blur with a Gaussian of sigma 1.5 and 11 taps; return the valid part only."""
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
     rows = sum(taps[i] * plane[i : plane.shape[0] - 10 + i] for i in range(11))
@@ -62,7 +62,7 @@ def blur(plane):
 
 
 def ssim(a, b):
-    """Mean structural similarity of two planes of 0-1."""
+    """Return the mean structural similarity of two planes of 0-1."""
     c1, c2 = 0.01**2, 0.03**2
     mean_a, mean_b = blur(a), blur(b)
     var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
@@ -72,13 +72,13 @@ def ssim(a, b):
 
 
 def halve(plane):
-    """Mean of 2 x 2 pixels."""
+    """Halve a plane by the mean of 2 x 2 pixels."""
     h, w = plane.shape[0] // 2 * 2, plane.shape[1] // 2 * 2
     return (plane[:h:2, :w:2] + plane[1:h:2, :w:2] + plane[:h:2, 1:w:2] + plane[1:h:2, 1:w:2]) / 4
 
 
 def dssim(original, other):
-    """DSSIM of two H x W x 3 sRGB pictures."""
+    """Return the DSSIM of two H x W x 3 sRGB pictures."""
     a, b = to_lab(original), to_lab(other)
     total = 0.0
     for band, band_weight in zip(range(3), (0.8, 0.1, 0.1), strict=True):
@@ -94,7 +94,7 @@ def dssim(original, other):
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A saver and its options; `quality` is the name of its quality option, empty where it has none."""
+    """A saver of libvips and its options."""
 
     name: str
     saver: str
@@ -117,7 +117,7 @@ AVIF_FAST = Setting("AVIF, effort 0", "heifsave_buffer", AV1 | {"effort": 0})
 
 
 def candidates():
-    """Settings that are compared at one quality each, by format."""
+    """Return the settings to compare, by format."""
     jpeg = {"optimize_coding": True, "interlace": True}
     avif = {"compression": "av1", "bitdepth": 8}
     return {
@@ -169,7 +169,7 @@ LOSSY_AT = {"JPEG": (75,), "WebP": (75,), "AVIF": (50,), "PNG": (None,), "PNG8":
 
 @dataclass(frozen=True)
 class Figure:
-    """One setting over all photos: bytes per pixel, mean DSSIM, milliseconds a megapixel."""
+    """One setting over all photos: bits per pixel, mean DSSIM, milliseconds per megapixel."""
 
     bits_per_px: float
     distance: float
@@ -177,7 +177,7 @@ class Figure:
 
 
 def measure(setting, quality, photos, runs=3):
-    """Encode every photo and compare."""
+    """Encode every photo and compare it with its pixels."""
     bits, distances, times = [], [], []
     for image, pixels in photos:
         data, spent = b"", []
@@ -197,7 +197,7 @@ def measure(setting, quality, photos, runs=3):
 
 
 def load_photos(folder, limit=None):
-    """Every picture of a folder at WIDTH_PX, with its pixels."""
+    """Load every picture of a folder at WIDTH_PX, with its pixels."""
     found = []
     for path in sorted(Path(folder).iterdir())[:limit]:
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
@@ -209,7 +209,7 @@ def load_photos(folder, limit=None):
 
 
 def equal_quality(curve, distance, lowest=1, highest=100):
-    """The quality at which a falling distance curve, linear between its points, has a distance."""
+    """Return the quality at which a curve has this distance. Curves fall, and are linear between their points."""
     points = sorted(curve.items())
     for (q0, d0), (q1, d1) in itertools.pairwise(points):
         if d1 <= distance <= d0:
@@ -224,7 +224,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     arguments.add_argument("--photos", required=True, help="folder of photos")
     arguments.add_argument("--out", default=str(Path(__file__).parent / "results"))
-    arguments.add_argument("--curves-only", action="store_true", help="leave the comparison of settings out")
+    arguments.add_argument("--curves-only", action="store_true", help="do not compare settings")
     arguments.add_argument("--quick", action="store_true", help="two photos, one run, fewer qualities")
     chosen = arguments.parse_args()
     photos = load_photos(chosen.photos, 2 if chosen.quick else None)
@@ -263,7 +263,7 @@ def main():
 
 
 def machine():
-    """What it ran on."""
+    """Describe the machine."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -273,7 +273,7 @@ def machine():
 
 
 def bits_at(curve, quality):
-    """Bits a pixel at a quality, linear between the measured ones."""
+    """Return the bits per pixel at a quality, linear between the measured ones."""
     return float(np.interp(quality, list(curve), [figure.bits_per_px for figure in curve.values()]))
 
 
@@ -283,7 +283,7 @@ def markdown(tables, curves, calibration, count):
         "# Encoders",
         "",
         f"`python benchmarks/encoders.py --photos DIR`, {time.strftime('%Y-%m-%d')}, {count} photos at {WIDTH_PX} px.",
-        f"{machine()}. Bits a pixel, DSSIM (less is nearer), CPU milliseconds a megapixel.",
+        f"{machine()}. Bits per pixel, DSSIM (lower is nearer), CPU milliseconds per megapixel.",
         "",
     ]
     for family, rows in tables.items():
@@ -293,7 +293,12 @@ def markdown(tables, curves, calibration, count):
             for name, q, f in rows
         ]
         lines.append("")
-    lines += ["## Equal quality", "", "The `q` of a JPEG, its DSSIM, and what comes as near in WebP and AVIF.", ""]
+    lines += [
+        "## Equal quality",
+        "",
+        "The `q` of a JPEG, its DSSIM, and the `q` of WebP and AVIF that give it, too.",
+        "",
+    ]
     lines += ["| q | DSSIM | bits/px | " + " | ".join(f"{name} | bits/px" for name in calibration[qualities[0]]) + " |"]
     lines += ["|" + "---|" * (3 + 2 * len(calibration[qualities[0]]))]
     for q, others in calibration.items():
@@ -315,7 +320,7 @@ def as_json(tables, curves, calibration):
 
 
 def plot(curves):
-    """Distance over bits a pixel, both logarithmic, one line a format."""
+    """Draw the distance over bits per pixel, both logarithmic, one line for each format."""
     width, height, left, bottom = 720, 440, 70, 50
     xs = [f.bits_per_px for c in curves.values() for f in c.values()]
     ys = [f.distance for c in curves.values() for f in c.values()]
@@ -329,7 +334,7 @@ def plot(curves):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
         "<style>text { font-size: 12px }</style>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        f'<text x="{width / 2}" y="{height - 10}" text-anchor="middle">bits a pixel (logarithmic)</text>',
+        f'<text x="{width / 2}" y="{height - 10}" text-anchor="middle">bits per pixel (logarithmic)</text>',
         f'<text x="16" y="{height / 2}" transform="rotate(-90 16 {height / 2})" text-anchor="middle">DSSIM</text>',
     ]
     for tick in (0.1, 0.2, 0.5, 1, 2, 5):

@@ -1,9 +1,9 @@
 """
-Rows of hits: from memory, from disk, not modified; on one core, next to nginx with the same bytes and headers.
+Rows of hits: from memory, from disk, not modified; on one core, compared with nginx with the same bytes and headers.
 
-Two ratios are taken, and a goal must hold for both. By the clock: answers a second. By the CPU: answers a CPU second
-of the answering process, which neither a slow load generator nor a busy neighbour can flatter; wrk needs about as much
-CPU for an answer as nginx does, so the clock alone would be kind to us.
+Two ratios are taken, and a goal must hold for both. By the clock: answers per second. By CPU: answers per CPU second of
+the answering process, which does not depend on the load generator or on other processes. wrk needs about as much CPU
+for an answer as nginx, so the clock alone would make imgproxy look better than it is.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from benchmarks.servers import Product
 
 BODY_BYTES = 46_000
-# What Chrome asks with for an <img>, without AVIF, so that the answer is the one that is wanted and negotiation counts.
+# The Accept header of Chrome for an <img>, without AVIF: the answer is WebP, and negotiation takes part.
 ACCEPT = {"Accept": "image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"}
 
-# Each server says these itself; the rest nginx copies from the product's answer.
+# nginx makes these itself. All other headers are copied from the product's answer.
 OWN_HEADERS = frozenset(
     {"content-type", "content-length", "date", "server", "etag", "last-modified", "connection", "accept-ranges"}
 )
 
 
 class Contestant:
-    """One line of a hit row: what wrk is to ask, and the process whose CPU counts."""
+    """One contestant of a hit row: what wrk requests, and the process whose CPU counts."""
 
     def __init__(
         self, name: str, pid: int, url: str, headers: Mapping[str, str] | None = None, targets: Path | None = None
@@ -50,7 +50,7 @@ class Contestant:
         self.p99_ms: list[float] = []
 
     def shoot(self, bench: Bench, seconds: float, *, is_warm_up: bool = False) -> None:
-        """One round."""
+        """Run wrk for one round."""
         before_s = accounting.thread_cpu_s(self.pid)
         shot = wrk.shoot(self.url, seconds=seconds, core=bench.load_core, headers=self.headers, targets=self.targets)
         used_s = accounting.thread_cpu_s(self.pid) - before_s
@@ -62,7 +62,7 @@ class Contestant:
         self.p99_ms.append(shot.p99_s * 1e3)
 
     def report(self, result: Result) -> None:
-        """Put the figures into the row."""
+        """Add the figures to the row."""
         result.figure(f"{self.name}: rate", "1/s", self.rates)
         result.figure(f"{self.name}: CPU an answer", "µs", self.cpu_us)
         result.figure(f"{self.name}: p50", "ms", self.p50_ms)
@@ -70,7 +70,7 @@ class Contestant:
 
 
 def compete(bench: Bench, result: Result, contestants: list[Contestant]) -> None:
-    """Warm up, then one shot each a round, in turns."""
+    """Warm up, then run each contestant once per round, in turns."""
     seconds = 2 if bench.is_quick else 4
     for contestant in contestants:
         contestant.shoot(bench, 1, is_warm_up=True)
@@ -86,7 +86,7 @@ def compete(bench: Bench, result: Result, contestants: list[Contestant]) -> None
 
 
 def judge(result: Result, what: str, ours: Contestant, reference: Contestant, bound: float) -> None:
-    """The two ratios and their goals."""
+    """Add the two ratios and their goals."""
     by_clock = result.figure(
         f"{what} / {reference.name}, by the clock", "x", paired_ratios(ours.rates, reference.rates)
     )
@@ -96,7 +96,7 @@ def judge(result: Result, what: str, ours: Contestant, reference: Contestant, bo
 
 
 def size_near(ask: Callable[[int], int], wanted_bytes: int, low_px: int, high_px: int) -> int:
-    """The width between two whose picture comes nearest to a size in bytes; sizes grow with widths."""
+    """Return the width between two widths whose picture is nearest to a size in bytes. Sizes must grow with widths."""
     while high_px - low_px > 4:
         middle_px = (low_px + high_px) // 2
         if ask(middle_px) < wanted_bytes:
@@ -107,7 +107,7 @@ def size_near(ask: Callable[[int], int], wanted_bytes: int, low_px: int, high_px
 
 
 def measure_hot(bench: Bench, result: Result) -> None:
-    """A hit from memory and a 304, next to nginx."""
+    """Compare a hit from memory with nginx, and a 304 with the hit."""
     quiet: dict[str, dict[str, object]] = {"log": {"access": "none"}}
     logging: dict[str, dict[str, object]] = {"log": {"access": "all", "format": "json"}}
     core = bench.server_core
@@ -149,7 +149,7 @@ def measure_hot(bench: Bench, result: Result) -> None:
 
 
 def _settled(product: Product, target: str) -> Sample:
-    """Ask until the answer is a hit from memory, as it will be from then on."""
+    """Request until the answer is a hit. From then on every answer is one."""
     for _ in range(20):
         answer = get(product.url + target, ACCEPT)
         if answer.status == 200 and "; hit" in answer.headers.get("cache-status", ""):
@@ -159,14 +159,14 @@ def _settled(product: Product, target: str) -> Sample:
 
 
 def _locations(headers: Mapping[str, str], path: str) -> str:
-    """The product's headers in nginx's words."""
+    """Return nginx locations with the product's headers."""
     lines = [f"default_type {headers['content-type']};"]
     lines += [f'add_header {name} "{value}";' for name, value in headers.items() if name not in OWN_HEADERS]
     return f"location {path} {{ {' '.join(lines)} }}"
 
 
 def measure_disk(bench: Bench, result: Result) -> None:
-    """Hits where memory holds a tenth of what is asked for, next to nginx over the same files."""
+    """Compare hits while memory holds a tenth of the variants with nginx over the same files."""
     count = bench.scaled(400, 120)
     core = bench.server_core
     hot_bytes = count * BODY_BYTES // 10
@@ -205,14 +205,14 @@ def measure_disk(bench: Bench, result: Result) -> None:
     result.facts |= {"variants": count, "bytes": sum(map(len, bodies.values())), "hot_max_bytes": hot_bytes}
     result.figure("share of hits that came from disk", "x", [share])
     result.notes.append(
-        f"{count} variants of {spread([len(body) for body in bodies.values()]).median:,.0f} bytes, asked for at "
-        f"random; memory holds {hot_bytes:,} bytes. The files lie in the page cache, for both."
+        f"{count} variants of {spread([len(body) for body in bodies.values()]).median:,.0f} bytes, requested at "
+        f"random; memory holds {hot_bytes:,} bytes. The files are in the page cache, for both."
     )
     judge(result, "disk hit", ours, reference, 0.20)
     result.at_least("share of hits from disk (else the row measures memory)", share, 0.8)
 
 
 ROWS = (
-    Row("hot", "Hot hit, 46 kB, one core, and 304, next to nginx static with one worker", measure_hot),
-    Row("disk", "Disk hit, working set ten times the hot tier, next to nginx static", measure_disk),
+    Row("hot", "Hot hit, 46 kB, one core, and 304, compared with nginx static with one worker", measure_hot),
+    Row("disk", "Disk hit, working set ten times the hot tier, compared with nginx static", measure_disk),
 )

@@ -1,4 +1,4 @@
-"""What the figures were taken on: the machine, the versions, the commit."""
+"""The machine, the versions and the commit of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions of everything that takes part."""
+    """Describe the machine, and the versions of everything that takes part."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the work tree, with a + where files of the product differ from it."""
+    """Return the commit of the work tree, with a + if files of the product differ from it."""
     found = _output("git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD")
     changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", "src")
     return found + ("+" if changed else "")

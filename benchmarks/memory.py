@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.servers import Product
 
 MB = 1_000_000
-# What newsrooms have: mostly photos of a few megapixels, now and then a cut-out, a huge original, an animation.
+# Per cent. Newsrooms have mostly photos of a few megapixels, and sometimes a cut-out, a huge original, an animation.
 MIX = {Photos.SMALL: 70, Photos.SIX: 20, Photos.ALPHA: 6, Photos.TWENTY_FOUR: 3, Photos.ANIMATION: 1}
 SHAPES = ("", "&h={half}&fit=crop", "&ar=16:9&fit=crop&crop=entropy", "&rect=10p,10p,60p,60p", "&fit=fill&h={half}")
 LOOKS = ("", "", "", "&sharp=20", "&sat=-40", "&blur=30", "&border=4,ffffff", "&flip=h", "&mono=444444")
@@ -32,9 +32,9 @@ KEYS_A_PHOTO = 60
 
 
 def measure(bench: Bench, result: Result) -> None:
-    """The long run, then the peaks."""
+    """Measure the long run, then the peaks."""
     total = bench.memory_renders
-    # Both tiers are full, and stay full, long before the first look.
+    # Both tiers are full, and stay full, long before the first reading.
     sections = {"cache": {"hot_max_bytes": 8 * MB, "max_bytes": 400 * MB}}
     with bench.origin() as origin, bench.product(origin.url, sections=sections) as product:
         watch = Watch(product)
@@ -76,7 +76,7 @@ def measure(bench: Bench, result: Result) -> None:
 
 
 class Watch(threading.Thread):
-    """Reads the resident sizes a few times a second: (renders done, (edge, render processes, together))."""
+    """Reads the resident sizes five times a second: (renders done, (edge, render processes, together))."""
 
     def __init__(self, product: Product) -> None:
         super().__init__(name="watch", daemon=True)
@@ -101,7 +101,7 @@ class Watch(threading.Thread):
             self.rows.append((done, (edge, together - edge, together)))
 
     def between(self, first: int, last: int) -> list[tuple[int, int, int]]:
-        """What was read while the count lay between these; at least one row."""
+        """Return what was read while the count was between these; at least one row."""
         found = [sizes for done, sizes in self.rows if first <= done <= last]
         return found or [self.rows[-1][1]]
 
@@ -113,7 +113,7 @@ def _requests(product: Product, total: int) -> Iterator[Request]:
     while len(asked) < total:
         photo = rng.choices(photos, weights)[0]
         width_px = rng.randrange(100, 1200)
-        # A large animation in PNG or with entropy is no longer a mixed load but one render.
+        # A large animation in PNG or with entropy would take as long as all the rest.
         if photo == Photos.ANIMATION:
             parameters = f"w={width_px // 4}&fm=webp"
         else:
@@ -126,7 +126,7 @@ def _requests(product: Product, total: int) -> Iterator[Request]:
 
 
 def _peaks(bench: Bench, result: Result) -> None:
-    """The peak of the one render process, and of a bare loop, after a few renders of 24 MP in each format."""
+    """Measure the peak of one render process, and of a bare loop, in renders of 24 MP in each format."""
     with (
         bench.origin() as origin,
         bench.product(origin.url, sections={"render": {"processes": 1}}) as product,
@@ -145,7 +145,7 @@ def _peaks(bench: Bench, result: Result) -> None:
 
 
 def _reset_peak(pid: int) -> None:
-    """Begin a new peak (proc(5), clear_refs 5), where that is allowed."""
+    """Begin a new peak (proc(5), clear_refs 5), if that is allowed."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
 

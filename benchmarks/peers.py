@@ -1,8 +1,9 @@
 """
-Next to others: ipx (npm) and thumbor (PyPI), started here from pinned versions, and any server given by a URL.
+Comparison with peers: ipx (npm) and thumbor (PyPI), started here in pinned versions, and any server given by a URL.
 
-They are installed into `.peers` beside this file, once; one that cannot be is skipped and said so. Every contestant
-has both cores: ipx one process with libvips' threads, thumbor and imgproxy a process a core.
+They are installed once, into `.peers` beside this file. A peer that cannot be installed is skipped, and the row says
+so. Every contestant has all cores: ipx as one process with libvips' threads, thumbor and imgproxy with a process per
+core.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ HTTP_LOADER_MAX_BODY_SIZE = 104857600
 
 @dataclass(slots=True)
 class Contestant:
-    """A server in the comparison: how its URLs read, for what lies on its disk, behind HTTP, and was asked before."""
+    """A server in the comparison, and how its URLs look."""
 
     name: str
     local: Callable[[str, str], str] | None = None  # (photo, format) -> URL, a fresh render each time
-    remote: Callable[[str, str], str] | None = None  # the same, the original fetched within the request
+    remote: Callable[[str, str], str] | None = None  # the same, but it fetches the original within the request
     again: Callable[[str, str], str] | None = None  # the same URL every time
     prepare: Callable[[str], None] | None = None  # (photo): what `local` needs, before the clock runs
     rates: dict[str, list[float]] = field(default_factory=dict)
 
 
 def measure(bench: Bench, result: Result) -> None:
-    """Each row in turns between all who have it."""
+    """Measure each row in turns between all contestants that have it."""
     with contextlib.ExitStack() as stack:
         origin = stack.enter_context(bench.origin())
         product = stack.enter_context(bench.product(origin.url))
@@ -86,11 +87,11 @@ def measure(bench: Bench, result: Result) -> None:
         ):
             _row(bench, result, contestants, (row, kind, photo, form))
     result.notes.append(
-        f"{WIDTH_PX} px, q={QUALITY} as each understands it, {CONNECTIONS} connections, {bench.rounds} rounds in "
-        "turns. imgproxy gets another key for each render and writes every result to its cache; the peers keep "
-        "nothing, but "
-        "for `the same URL again`, where thumbor has its result storage; ipx has no cache and renders again. "
-        "imgproxy's render processes run at nice 10, so a busy machine takes from it first. JPEG like for like: "
+        f"{WIDTH_PX} px, q={QUALITY} on each peer's own scale, {CONNECTIONS} connections, {bench.rounds} rounds in "
+        "turns. imgproxy gets another key for each render and writes every result to its cache; the peers "
+        "keep nothing, except "
+        "for `the same URL again`: there thumbor has its result storage; ipx has no cache and renders again. "
+        "imgproxy's render processes run at nice 10, so other processes slow it down first. JPEG like for like: "
         "progressive, imgproxy's default, against a peer whose answer is progressive, and with `jpg-progressive=false` "
         "against one whose answer is baseline."
     )
@@ -98,7 +99,7 @@ def measure(bench: Bench, result: Result) -> None:
 
 @dataclass(slots=True)
 class Racer:
-    """A contestant in one row, with its rates so far; `is_baseline` says that its answer is a baseline JPEG."""
+    """A contestant in one row, with its rates so far. `is_baseline`: its answer is a baseline JPEG."""
 
     name: str
     address: Callable[[str, str], str]
@@ -134,7 +135,7 @@ def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple
 
 
 def _enter(contestant: Contestant, result: Result, row: tuple[str, str, str, str]) -> Racer | None:
-    """Let a contestant take part in a row, if it has it."""
+    """Return the contestant as a racer of this row, or None if it does not have the row."""
     name, kind, photo, form = row
     address = getattr(contestant, kind)
     if address is None or (contestant.name == OURS_BASELINE and form != "jpeg"):
@@ -150,7 +151,7 @@ def _enter(contestant: Contestant, result: Result, row: tuple[str, str, str, str
 
 
 def _is_progressive(body: bytes) -> bool:
-    """Whether a JPEG comes in scans, the coarse one first."""
+    """Whether a JPEG is progressive."""
     image = pyvips.Image.new_from_buffer(body, "")
     return bool(image.get_typeof("jpeg-multiscan") and image.get("jpeg-multiscan"))
 
@@ -169,11 +170,11 @@ def _rate(address: Callable[[str, str], str], photo: str, form: str, seconds: fl
     return len(samples) / (max(sample.last_at for sample in samples) - started_at)
 
 
-# --- who takes part -------------------------------------------------------------------------------------------------
+# --- the contestants ------------------------------------------------------------------------------------------------
 
 
 def _ours(name: str, url: str, more: str = "") -> Contestant:
-    """imgproxy: `local` asks for keys whose originals `prepare` has fetched, more than a round can use."""
+    """imgproxy. `local` requests keys whose originals `prepare` has fetched: more than a round uses."""
     prefix = "baseline" if more else "peers"
     fresh = {photo: keys(prefix, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
     stock: dict[str, list[str]] = {photo: [] for photo in fresh}
@@ -258,7 +259,7 @@ def _thumbor(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Cont
 
 
 def _templated(name: str, template: str, origin_url: str) -> Contestant:
-    """A server that runs already. With {key} in its URL each render gets another one."""
+    """A server that runs already. With {key} in its URL each render gets another key."""
     fresh = {photo: keys(name, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
 
     def address(key: str, form: str) -> str:
@@ -322,4 +323,4 @@ def _run(command: list[str], folder: Path) -> None:
         raise BenchError(f"{' '.join(command[:3])}: {done.stderr[-300:]}")
 
 
-ROWS = (Row("peers", "Next to ipx, thumbor and whoever is named with --peer", measure),)
+ROWS = (Row("peers", "Compared with ipx, thumbor and each --peer", measure),)

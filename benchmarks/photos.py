@@ -1,4 +1,4 @@
-"""The pictures that are rendered: a 6 MP and a 24 MP photo, and small ones made from them."""
+"""The pictures that are rendered: a photo of 6 MP, one of 24 MP, and smaller ones made from them."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ TWENTY_FOUR_MP = (20_000_000, 30_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Photos:
-    """Files in one folder, by the names that are used as the last part of keys."""
+    """Files in one folder. Their names are the last part of keys."""
 
     folder: Path
     notes: tuple[str, ...]
 
     SIX = "six.jpg"
     TWENTY_FOUR = "twentyfour.jpg"
-    DRAWING = "drawing.jpg"  # 24 MP, too, but drawn: a fifth of a photo's bytes a pixel, and in Display P3
-    SMALL = "small.jpg"  # 1400 px: cheap to render, for rows that need many variants and measure none
+    DRAWING = "drawing.jpg"  # 24 MP, but a drawing: a fifth of a photo's bytes per pixel, in Display P3
+    SMALL = "small.jpg"  # 1400 px: cheap to render, for rows that only need many variants
     ALPHA = "alpha.png"
     ANIMATION = "radar.gif"
 
     def path(self, name: str) -> Path:
-        """The file."""
+        """Return the path of a photo."""
         return self.folder / name
 
 
 def prepare(given: Path | None, folder: Path) -> Photos:
     """
-    Collect the photos: from the folder `given` where it has JPEGs of these sizes, else from what is there.
+    Collect the photos, from JPEGs of these sizes in the folder `given` if it has them.
 
-    Without one of 24 MP the PNGs of the folder, photos too, are laid out on a sheet of that size: so it has the detail
-    and the bytes a pixel of a camera's picture. Without any, the product's own drawing stands for it, and the 6 MP one
-    is made from it, at quality 90.
+    Without a JPEG of 24 MP, the PNG photos of the folder are laid out on a sheet of that size, which has the detail and
+    the bytes per pixel of a camera's picture. Without PNGs, the demo's drawing is used. Without a JPEG of 6 MP, it is
+    made from the 24 MP picture, at quality 90.
     """
     folder.mkdir(parents=True)
     notes = []
@@ -87,7 +87,7 @@ def _find(folder: Path | None, pixels: tuple[int, int]) -> Path | None:
 
 
 def _sheet(folder: Path | None) -> tuple[pyvips.Image, int] | None:
-    """The PNG photos of a folder side by side and below each other, and how many they are; None without any."""
+    """Return a sheet of the PNG photos of a folder, and how many there are; None without photos."""
     tiles = []
     for path in sorted(folder.rglob("*.png")) if folder is not None else []:
         image = pyvips.Image.new_from_file(str(path))

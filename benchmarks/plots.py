@@ -1,8 +1,8 @@
 """
-Two plots as SVG, written by hand so that they need no library.
+Plots as SVG, written without a library.
 
-`goals.svg`: each goal as a bar from 0, its length the measured value as a share of the bound, the bound a line.
-`rounds.svg`: each ratio and rate of a row as dots, one a round, so that the spread can be seen.
+`goals.svg`: a bar for each goal. Its length is the measured value as a share of the bound; the bound is a line.
+`rounds.svg`: each ratio and rate of a row as dots, one for each round, to show the spread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MET, MISSED, INK, FAINT = "#2a7f62", "#c0392b", "#222", "#bbb"
 
 
 def goals(rows: Sequence[dict[str, Any]]) -> str:
-    """Bars of value/bound; right of the line is good where a goal wants much, left of it where it wants little."""
+    """Draw bars of value/bound. A goal with ≥ is met right of the line, a goal with ≤ left of it."""
     lines = [(row["name"], goal) for row in rows for goal in row["goals"]]
     plot_px = WIDTH_PX - LABEL_PX - 110
     parts = []
@@ -45,7 +45,7 @@ def goals(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def rounds(rows: Sequence[dict[str, Any]], units: Sequence[str] = ("x", "1/s", "ms")) -> str:
-    """One line a figure: its rounds as dots between 0 and twice the median, the median as a stroke."""
+    """Draw a line for each figure: its rounds as dots between 0 and twice the median, the median as a stroke."""
     lines = [(row["name"], item) for row in rows for item in row["figures"] if item["unit"] in units]
     plot_px = WIDTH_PX - LABEL_PX - 110
     parts = []
@@ -71,7 +71,7 @@ def rounds(rows: Sequence[dict[str, Any]], units: Sequence[str] = ("x", "1/s", "
 
 
 def series(title: str, points: Sequence[tuple[float, float]], *, across: str, up: str) -> str:
-    """A line through points, such as memory over renders."""
+    """Draw a line through points, such as memory over renders."""
     left, top, plot_width, plot_height = 90, 40, WIDTH_PX - 130, 360
     most_x = max((x for x, _ in points), default=1.0) or 1.0
     most_y = max((y for _, y in points), default=1.0) * 1.1 or 1.0

@@ -1,4 +1,4 @@
-"""Rows under pressure: hits while renders take every core, and ten times as many renders as the machine can make."""
+"""Rows under load: hits while renders use every core, and ten times as many renders as the machine can make."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OVERLOAD = 10.0
 
 
 def _probes(product: Product, hit_target: str, seconds: float) -> list[Request]:
-    """Requests on a timetable that a real site would have: hits, the balancer's check, the scraper."""
+    """Return requests on a timetable, as a site has them: hits, health checks of a balancer, reads of the metrics."""
     targets = {"hit": hit_target, "health": "/-/health", "metrics": "/-/metrics"}
     headers = {"metrics": product.admin_headers}
     return [
@@ -37,7 +37,7 @@ def _probes(product: Product, hit_target: str, seconds: float) -> list[Request]:
 
 
 def _hits(product: Product, hit_target: str, seconds: float) -> list[Request]:
-    """The hits alone."""
+    """Return only the hits among the probes."""
     return [one for one in _probes(product, hit_target, seconds) if one.kind == "hit"]
 
 
@@ -50,7 +50,7 @@ def _p99_ms(samples: Sequence[Sample], kind: str) -> float:
 
 
 def measure_saturated(bench: Bench, result: Result) -> None:
-    """p99 of hits, health and metrics: idle, then with every render process busy and a queue before each."""
+    """Measure p99 of hits, health and metrics: idle, then with every render process busy and a queue before each."""
     seconds = bench.scaled(8, 4)
     with bench.origin() as origin, bench.product(origin.url) as product:
         several = keys("saturated", Photos.SIX)
@@ -88,7 +88,7 @@ def _a_hit(product: Product, key: str) -> str:
 
 
 class Renders(threading.Thread):
-    """Cold renders without end, in the background, until the block ends; `done` and `seconds` then say how many."""
+    """Cold renders in the background until the block ends. Then `done` and `seconds` say how many, in what time."""
 
     def __init__(self, product: Product, several: Iterator[str], connections: int) -> None:
         super().__init__(name="renders", daemon=True)
@@ -109,7 +109,7 @@ class Renders(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Keep as many requests in the air as there are connections."""
+        """Keep one request on each connection."""
         started_at = time.monotonic()
         with Engine() as engine:
             samples = engine.closed(self._requests(), self._connections)
@@ -126,7 +126,7 @@ class Renders(threading.Thread):
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What came of a time of open load."""
+    """The answers of an open run. `shed` are 503s, `other` are neither 200 nor 503, `probes` are the hits beside it."""
 
     accepted: list[Sample]
     shed: list[Sample]
@@ -135,7 +135,7 @@ class Offered:
 
 
 def measure_overload(bench: Bench, result: Result) -> None:
-    """Capacity first, closed; then ten times that on a timetable; the same hits beside both."""
+    """Measure the capacity in a closed run, then offer ten times that on a timetable. The same hits run beside both."""
     seconds = bench.scaled(10, 5)
     goodput, shed_share, fetched, memory = [], [], [], []
     capacity_rates, unloaded_ms, accepted_ms, idle_ms, busy_ms, shed_ms = [], [], [], [], [], []
@@ -238,7 +238,7 @@ def _begin(load: Offered) -> float:
 
 
 def _well_shed(shed: Sequence[Sample]) -> float:
-    """The share of 503s that say when to come back, and that nobody may keep them."""
+    """Return the share of 503s that have a Retry-After and no-store."""
     right = [
         sample
         for sample in shed

@@ -1,13 +1,15 @@
 """
 Purge a thousand entries while readers ask: `python -m benchmarks.purge_under_load [--entries N] [--seconds S]`.
 
-A second process asks for hits and misses without a pause. Half of the entries are revoked, half are edited, each purged
-by its own call. An answer counts as old if its request was sent after the acknowledgement of its entry's purge and it
-holds the picture of before: there must be none in 100,000 requests and more. Both clocks are the machine's monotonic
-one. Before that, without load, entries of a thousand variants each are purged one by one, each when the files of the
-one before are deleted: p99 below 50 ms.
+A second process requests hits and misses without a pause. Half of the entries are revoked, half are edited, and each is
+purged by its own call. An answer is old if its request was sent after the acknowledgement of its entry's purge, and it
+has the picture of before. Goal: no old answer in at least 100,000 requests. Both processes use the machine's monotonic
+clock.
 
-The exit status is 0 where every goal is met.
+Before that, without load, entries with a thousand variants each are purged one by one. The next purge begins when the
+files of the one before are deleted. Goal: p99 below 50 ms.
+
+The exit status is 0 if every goal is met.
 """
 
 from __future__ import annotations
@@ -63,13 +65,13 @@ BODY = b"v" * 400
 
 @dataclass(frozen=True)
 class Asked:
-    """One answer, as the load saw it. Times are monotonic seconds."""
+    """One answer. Times are seconds of the monotonic clock."""
 
     entry: int
     sent_at_s: float
     status: int
     is_hit: bool
-    is_old: bool  # of an edited entry: it holds the bytes of before; of a revoked one: it holds any bytes
+    is_old: bool  # an edited entry: it has the bytes of before; a revoked entry: it has any bytes
 
 
 def main() -> int:
@@ -122,7 +124,7 @@ async def run(work: Path, entries: int, seconds: float, requests_goal: int) -> i
         "hit_rate": rates,
         "goals": {name: is_met for name, _, is_met, _ in rows},
     }
-    if entries >= ENTRIES:  # a smaller run is for trying
+    if entries >= ENTRIES:  # a smaller run is a trial
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "purge-under-load.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return 0 if all(is_met for _, _, is_met, _ in rows) else 1
@@ -133,7 +135,7 @@ def percentile(values: list[float], which: int) -> float:
 
 
 def hit_rate(asked: list[Asked], since_s: float, until_s: float) -> float:
-    """Of the answers with a picture, how many came from the cache."""
+    """Return the share of answers with a picture that came from the cache."""
     chosen = [item for item in asked if since_s <= item.sent_at_s < until_s and item.status == 200]
     return sum(item.is_hit for item in chosen) / len(chosen) if chosen else float("nan")
 
@@ -143,7 +145,7 @@ def hit_rate(asked: list[Asked], since_s: float, until_s: float) -> float:
 
 @asynccontextmanager
 async def site(work: Path, keys: list[str]) -> AsyncIterator[tuple[EmbeddedLibrary, dict[str, str], Edge]]:
-    """A library with these pictures, the ids of their entries, and an edge that is not started yet."""
+    """Run a library with these pictures. Yield it, the ids of its entries, and an edge that is not started yet."""
     for number, key in enumerate(keys):
         path = work / "photos" / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +157,7 @@ async def site(work: Path, keys: list[str]) -> AsyncIterator[tuple[EmbeddedLibra
 
 
 def picture(number: int, *, is_edited: bool) -> bytes:
-    """A small picture that differs from every other."""
+    """Return a small picture that differs from all others."""
     pixels = np.random.default_rng(2 * number + is_edited).integers(0, 256, (60, 80, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=85)
@@ -204,7 +206,7 @@ class Edge:
 
 
 async def purge(session: aiohttp.ClientSession, edge: Edge, entry: str) -> tuple[float, int]:
-    """Milliseconds of one purge, and how many variants it took away."""
+    """Purge an entry. Return the milliseconds that it took, and how many variants were purged."""
     started_s = time.monotonic()
     async with session.post(f"{edge.url}/-/purge/entries/{entry}", headers=ADMIN) as answer:
         receipt = await answer.json()
@@ -216,7 +218,7 @@ async def purge(session: aiohttp.ClientSession, edge: Edge, entry: str) -> tuple
 
 
 async def without_load(work: Path) -> list[float]:
-    """Milliseconds of each purge of an entry with a thousand variants on disk, one after the other."""
+    """Return the milliseconds of each purge of an entry with a thousand variants on disk, one after the other."""
     keys = [f"large/{number}.jpg" for number in range(LARGE_ENTRIES)]
     async with site(work, keys) as (_, ids, edge):
         async with edge:
@@ -234,7 +236,7 @@ async def without_load(work: Path) -> list[float]:
                 duration_ms, variants = await purge(session, edge, ids[key])
                 assert variants == LARGE_VARIANTS, f"{variants} variants were there"
                 durations_ms.append(duration_ms)
-                # The clean-up of one is not the load of the next.
+                # Wait for the clean-up, so that it does not slow down the next purge.
                 while os.listdir(edge.cache_dir / "trash"):
                     await asyncio.sleep(0.01)
             return durations_ms
@@ -246,7 +248,7 @@ async def is_scanned(session: aiohttp.ClientSession, edge: Edge) -> bool:
 
 
 def fill(cache_dir: Path, key: str, journal_id: str) -> None:
-    """Put a key with a thousand variants in a cache, as the service would leave them."""
+    """Write a key with a thousand variants into a cache directory, as the service leaves them."""
     hashed, now_s = key_hash(key), time.time()
     where = cache_dir / "keys" / hashed[:2] / hashed
     where.mkdir(parents=True)
@@ -265,7 +267,7 @@ def fill(cache_dir: Path, key: str, journal_id: str) -> None:
 
 
 async def under_load(work: Path, entries: int, seconds: float) -> tuple[list[float], list[Asked], dict[int, float]]:
-    """Milliseconds of the purges, every answer, and when each entry's purge was acknowledged."""
+    """Return the milliseconds of the purges, every answer, and when each entry's purge was acknowledged."""
     keys = [f"load/{number}.jpg" for number in range(entries)]
     async with site(work, keys) as (library, ids, edge), edge, aiohttp.ClientSession() as session:
         before = await warm(session, edge, keys)
@@ -291,7 +293,7 @@ async def under_load(work: Path, entries: int, seconds: float) -> tuple[list[flo
                 acknowledged_s[number] = time.monotonic()
                 durations_ms.append(duration_ms)
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-            # Purges may take longer than planned; the load goes on after the last of them all the same.
+            # Purges may take longer than planned. The load goes on after the last one in any case.
             await asyncio.sleep(max(seconds * 0.1, began_s + seconds - time.monotonic()))
             is_over.set()
             asked = await asyncio.to_thread(pipe.recv)
@@ -308,7 +310,7 @@ def target_of(key: str, width_px: int) -> str:
 
 
 async def warm(session: aiohttp.ClientSession, edge: Edge, keys: list[str]) -> dict[str, bytes]:
-    """Have every variant made once; the digest of each."""
+    """Have every variant made once. Return the digest of each, by request target."""
     found: dict[str, bytes] = {}
     gate = asyncio.Semaphore(8)
 
@@ -322,7 +324,7 @@ async def warm(session: aiohttp.ClientSession, edge: Edge, keys: list[str]) -> d
 
 
 def read_on(url: str, keys: list[str], before: dict[str, bytes], is_over: Event, pipe: Any) -> None:
-    """The load, in a process of its own."""
+    """Run the load, in a process of its own."""
     asyncio.run(_read_on(url, keys, before, is_over, pipe))
 
 

@@ -1,4 +1,4 @@
-"""Rows of renders: next to the same libvips calls in a bare loop, with the original on disk and from the origin."""
+"""Rows of renders, compared with the same libvips calls in a bare loop: original on disk, and fetched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyvips
@@ -18,38 +17,37 @@ from benchmarks.photos import Photos
 from benchmarks.rows import Result, Row
 from benchmarks.servers import BenchError, Library, Product
 from benchmarks.stats import between, paired_ratios
-from imgproxy.cache.entry import key_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 WIDTH_PX = 800
 QUALITY = 75
-# A render process has one picture, its next one waits, and one is on its way: with fewer it is idle now and then, which
-# a bare loop never is.
+# For each render process: one picture is rendered, the next one waits, and one is on its way. With fewer, processes are
+# sometimes idle, and a bare loop never is.
 CONNECTIONS = 3
-# The first pictures come with nothing to do beside them, and the last leave a process idle; in this time that is 1 %.
+# At the begin and at the end of a round some processes are idle. In a round of this length that is 1 %.
 ROUND_S = 5.0
 FORMATS = ("jpeg", "webp", "avif")
 PHOTOS = (Photos.SIX, Photos.TWENTY_FOUR)
-# Of 255, on average: WebPs of the sheet of photos differ by 3.6, pictures shifted by a pixel by 10 and more.
+# Levels of 255, on average. WebPs of the sheet of photos differ by 3.6, pictures shifted by one pixel by 10 and more.
 DIFFERENCE_MOST = 5.0
-# As the product names them in a URL.
+# The names of the formats in URLs.
 FM = {"jpeg": "jpg", "webp": "webp", "avif": "avif"}
 
 
 def query(form: str) -> str:
-    """The parameters of the picture that is rendered in these rows."""
+    """Return the URL parameters of these rows."""
     return f"w={WIDTH_PX}&q={QUALITY}&fm={FM[form]}"
 
 
 def measure_render(bench: Bench, result: Result) -> None:
-    """Renders of originals that lie on disk already."""
+    """Measure renders of originals that are on disk already."""
     _measure(bench, result, is_cold=False, bound=0.95)
 
 
 def measure_cold(bench: Bench, result: Result) -> None:
-    """Renders of originals that have to be fetched."""
+    """Measure renders of originals that have to be fetched."""
     _measure(bench, result, is_cold=True, bound=0.90)
     _from_library(bench, result)
 
@@ -80,7 +78,7 @@ def _measure(bench: Bench, result: Result, *, is_cold: bool, bound: float) -> No
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """The product against the bare loops; `several` are keys that were never asked for."""
+    """The product against the bare loops. `several` are keys that were never requested."""
 
     bench: Bench
     product: Product
@@ -89,7 +87,7 @@ class Race:
     is_cold: bool
 
     def run(self, result: Result, photo: str, form: str, bound: float) -> None:
-        """All rounds of one photo in one format, and the goal."""
+        """Run all rounds of one photo in one format, and add the goals."""
         name = f"{form.upper()} of {'6' if photo == Photos.SIX else '24'} MP"
         path = self.bench.photos.path(photo)
         result.facts[f"largest difference of pictures, {name}"] = _difference(
@@ -111,7 +109,6 @@ class Race:
             urls = [f"{self.product.url}/{next(self.several)}" for _ in range(count)]
             if not self.is_cold:
                 fetch_all(urls, connections=4)
-                read_into_page_cache(self.product, urls)
             if number:
                 bare_turn()
             ours_s, ours_used_s = _render_all(
@@ -119,7 +116,7 @@ class Race:
             )
             if self.is_cold and number:
                 writing_cpu_ms.append(self.workers.run(path, WIDTH_PX, form, QUALITY, count, folder)[1] * 1e3)
-                os.sync()  # what it wrote must not be written out beside the next one's work
+                os.sync()  # its files must not be written to the disk during the next turn
             if number == 0:
                 continue  # a warm-up of both
             rates.append(count / ours_s)
@@ -141,15 +138,8 @@ class Race:
             result.figure(f"{name}: imgproxy / {writing}, by CPU", "x", paired_ratios(writing_cpu_ms, cpu_ms))
 
 
-def read_into_page_cache(product: Product, urls: Sequence[str]) -> None:
-    """Have the originals of these URLs where the bare loop's photo is; the product writes them past the page cache."""
-    for url in urls:
-        hashed = key_hash(urlsplit(url).path[1:])
-        (product.folder / "cache" / "keys" / hashed[:2] / hashed / "original").read_bytes()
-
-
 def _render_all(product: Product, urls: list[str], connections: int) -> tuple[float, float]:
-    """Seconds and CPU seconds of the whole product for these requests, each answered once."""
+    """Send these requests. Return the seconds, and the CPU seconds of the whole product."""
     used_s = product.cpu_s()
     started_at = time.monotonic()
     samples = fetch_all(urls, connections=connections)
@@ -160,9 +150,12 @@ def _render_all(product: Product, urls: list[str], connections: int) -> tuple[fl
 
 def _difference(product: Product, key: str, path: object, form: str) -> int:
     """
-    The largest difference of a pixel between the product's picture and the bare loop's, which scales to whole pixels.
+    Return the largest difference of a pixel between the product's picture and the bare loop's.
 
-    That half pixel shows at hard edges; over the picture the difference must be next to nothing.
+    The bare loop scales to whole pixels, so hard edges may differ by half a pixel. The mean difference must be small.
+
+    Raises:
+        BenchError: the pictures differ in size, or by more than DIFFERENCE_MOST on average.
     """
     ours = get(f"{product.url}/{key}?{query(form)}")
     if ours.status != 200:
@@ -182,12 +175,12 @@ def _difference(product: Product, key: str, path: object, form: str) -> int:
 
 
 def processes_of(product: Product) -> int:
-    """How many render processes the product keeps."""
+    """Return how many render processes the product has."""
     return len(product.render_pids)
 
 
 def _from_library(bench: Bench, result: Result) -> None:
-    """The same with the embedded library as the origin: a Python server on the same cores, so no goal of its own."""
+    """Measure the same with the embedded library as the origin: Python on the same cores, so without a goal."""
     each = bench.scaled(40, 16)
     pictures = bench.new_folder("pictures")
     pictures.mkdir()
@@ -204,6 +197,6 @@ def _from_library(bench: Bench, result: Result) -> None:
 
 
 ROWS = (
-    Row("render", "Render with the original on disk, next to the same libvips calls in a bare loop", measure_render),
-    Row("cold", "Fetch and render, next to the same libvips calls in a bare loop", measure_cold),
+    Row("render", "Render, original on disk, compared with the same libvips calls in a bare loop", measure_render),
+    Row("cold", "Fetch and render, compared with the same libvips calls in a bare loop", measure_cold),
 )

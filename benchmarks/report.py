@@ -1,4 +1,4 @@
-"""Writes what a run found: JSON for machines, a table for readers, plots; merged into the file of the same day."""
+"""Writes the results of a run: JSON, a table and plots. Runs of the same day are merged."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def write(folder: Path, day: str, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Path:
     """
-    Write `<day>.json`, `<day>.md` and the plots; rows of an earlier run of the day that are not in this one stay.
+    Write `<day>.json`, `<day>.md` and the plots, and return the path of the table.
 
-    Returns the path of the table.
+    Rows of an earlier run of the day stay if this run does not have them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{day}.json"

@@ -1,4 +1,4 @@
-"""What a row of the benchmark is: figures by rounds, goals held against them, and what a reader must know."""
+"""A row of the benchmark: figures by rounds, goals, and notes for readers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured thing: a value a round."""
+    """One measured thing: a value for each round."""
 
     name: str
     unit: str
@@ -23,13 +23,13 @@ class Figure:
 
     @property
     def spread(self) -> Spread:
-        """Median and deviation over the rounds."""
+        """Return median and deviation over the rounds."""
         return spread(self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A claim with its bound. `value` is None where the row could not even be measured: then it is missed."""
+    """A goal with its bound. `value` is None if the row could not be measured; then the goal is missed."""
 
     name: str
     value: float | None
@@ -39,7 +39,7 @@ class Goal:
 
     @property
     def is_met(self) -> bool:
-        """Whether the claim holds."""
+        """Whether the goal is met."""
         if self.value is None:
             return False
         return self.value >= self.bound if self.is_at_least else self.value <= self.bound
@@ -68,20 +68,20 @@ class Result:
         return found
 
     def at_least(self, name: str, value: float | None, bound: float, unit: str = "x") -> None:
-        """Add a goal that wants a large value."""
+        """Add a goal: the value is at least the bound."""
         self.goals.append(Goal(name, value, bound, is_at_least=True, unit=unit))
 
     def at_most(self, name: str, value: float | None, bound: float, unit: str = "x") -> None:
-        """Add a goal that wants a small value."""
+        """Add a goal: the value is at most the bound."""
         self.goals.append(Goal(name, value, bound, is_at_least=False, unit=unit))
 
     @property
     def is_met(self) -> bool:
-        """Whether every goal is."""
+        """Whether every goal is met."""
         return all(goal.is_met for goal in self.goals)
 
     def as_json(self) -> dict[str, Any]:
-        """The row as it is written to the results."""
+        """Return the row as it is written to the results."""
         return {
             "name": self.name,
             "title": self.title,
@@ -98,7 +98,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row that can be run: its name on the command line, its goal in words, and the function that measures it."""
+    """A row that can be run: its name on the command line, its title, and the function that measures it."""
 
     name: str
     title: str

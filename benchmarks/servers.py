@@ -1,4 +1,4 @@
-"""The contestants: each a process of its own on a free loopback port, started, awaited and ended by its id."""
+"""The servers of a benchmark: each is a process on a free loopback port. They are ended by their process id."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ STOP_TIMEOUT_S = 15.0
 
 
 class BenchError(Exception):
-    """A row could not be measured: the reason in words."""
+    """A row could not be measured; the text is the reason."""
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def pinned(core: int | None) -> list[str]:
-    """The words before a command that keep it on one core."""
+    """Return the words before a command that keep it on one core."""
     return [] if core is None else ["taskset", "-c", str(core)]
 
 
@@ -98,20 +98,20 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Its process id; `taskset` has become the server by exec."""
+        """Return its process id. It is that of the server, because `taskset` calls exec."""
         assert self._process is not None, "the server is started"
         return self._process.pid
 
     def cpu_s(self) -> float:
-        """CPU seconds of it and everything below it so far."""
+        """Return the CPU seconds so far, of the process and its descendants."""
         return accounting.tree_cpu_s(self.pid)
 
     def resident_bytes(self) -> int:
-        """Resident size of it and everything below it."""
+        """Return the resident size of the process and its descendants."""
         return accounting.tree_resident_bytes(self.pid)
 
     def log_tail(self) -> str:
-        """The end of what it printed."""
+        """Return the end of its output."""
         return self._log.read_text(errors="replace")[-800:]
 
     def _await_ready(self) -> None:
@@ -138,7 +138,7 @@ class Server:
 
 
 def imgproxy_command(*words: str) -> list[str]:
-    """The product's command, from the environment that runs the benchmark."""
+    """Return a command of the product, from the environment that runs the benchmark."""
     script = Path(sys.executable).parent / "imgproxy"
     if not script.exists():
         raise BenchError(f"{script} is not there: run `make bench`, or install the project beside this Python")
@@ -168,7 +168,7 @@ class Product(Server):
             "admin": {"token": self.ADMIN},
             "cache": {"dir": str(folder / "cache")},
             "log": {"access": "none"},
-            # A benchmark runs longer than the five minutes after which an original is asked for again.
+            # A benchmark runs longer than five minutes, the default. Revalidations must not disturb it.
             "freshness": {"revalidate_after_s": 86_400},
         }
         for section, values in (sections or {}).items():
@@ -186,20 +186,20 @@ class Product(Server):
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """What opens /-/metrics and /-/status."""
+        """Return the headers that /-/metrics and /-/status need."""
         return {"Authorization": f"Bearer {self.ADMIN}"}
 
     @property
     def render_pids(self) -> list[int]:
-        """The render processes: everything below the edge."""
+        """Return the render processes: all descendants of the edge."""
         return accounting.tree(self.pid)[1:]
 
     def render_cpu_s(self) -> float:
-        """CPU seconds of the render processes, those that have ended included."""
+        """Return the CPU seconds of the render processes, those that have ended included."""
         return accounting.tree_cpu_s(self.pid) - accounting.cpu_s(self.pid, with_reaped=False)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's series that have these labels."""
+        """Return the sum of a metric's series with these labels."""
         text = get(f"{self.url}/-/metrics", self.admin_headers).body.decode()
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(
@@ -258,7 +258,7 @@ http {{
 
 
 class Nginx(Server):
-    """nginx with one worker over `www`, a folder that it makes."""
+    """nginx with one worker over the folder `www`, which is made here."""
 
     def __init__(
         self, folder: Path, locations: str, *, core: int | None = None, name: str = "nginx", access_log: str = "off"
@@ -286,16 +286,16 @@ class Nginx(Server):
 
     @property
     def worker_pid(self) -> int:
-        """The process that answers."""
+        """Return the id of the process that answers."""
         return accounting.children(self.pid)[0]
 
 
 class Origin(Nginx):
     """
-    serve-image at the speed of nginx: `any/key/NAME` is the picture NAME of `www`.
+    serve-image by nginx: `any/key/NAME` is the picture NAME of `www`.
 
-    So there are as many keys as a row needs, and the origin is never what is measured. Each fetch is a line of the
-    access log: an independent witness of what the product asked for.
+    So a row has as many keys as it needs, and the origin is never what is measured. Each fetch is a line of the access
+    log, which counts independently of the product.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -306,6 +306,6 @@ class Origin(Nginx):
         super().__init__(folder, locations, name="origin", access_log=f"{folder}/access.log")
 
     def fetches(self, part: str) -> int:
-        """How many requests had this text in their line."""
+        """Return how many lines of the access log have this text."""
         with (self.folder / "access.log").open(encoding="utf-8") as file:
             return sum(part in line for line in file)

@@ -1,4 +1,4 @@
-"""Seven widths of one photo asked at once, next to seven separate renders: CPU and pictures."""
+"""Seven widths of one photo at once, compared with seven separate renders: CPU and pictures."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from imgproxy.render.encoders import encode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The widths that a srcset of a newsroom's front page has.
+# The widths in a srcset of a newsroom's front page.
 WIDTHS_PX = (320, 480, 640, 768, 1024, 1366, 1920)
 BOUNDS = {"jpeg": 0.45, "webp": 0.65}
 Work = Callable[[Product, Iterator[str], str], tuple[list[Sample], float]]
 
-# CPU is read in clock ticks of 10 ms, so several keys are asked for between two looks.
+# CPU is read in clock ticks of 10 ms, so there are several keys between two readings.
 KEYS_A_ROUND = 3
 
 
 def measure(bench: Bench, result: Result) -> None:
-    """Seven at once, against seven keys asked one after the other; of the photo, and of the drawing as another case."""
+    """Compare seven at once with seven keys one after the other, of the photo and of the drawing."""
     with bench.origin() as origin, bench.product(origin.url) as product:
         several = keys("srcset", Photos.TWENTY_FOUR)
         before_encoding = _compare_pixels(product, several, result)
@@ -43,7 +43,7 @@ def measure(bench: Bench, result: Result) -> None:
             race.report(result, name)
             ratio = result.figure(f"{name}: CPU at once / separate", "x", paired_ratios(race.together_s, race.apart_s))
             result.at_most(ratio.name, ratio.spread.median, bound)
-            # What WebP's encoder makes of next to no difference lies below the goal by itself, see `_compare_pixels`.
+            # WebP files are further apart than their pixels, so WebP is judged before encoding: see `_compare_pixels`.
             likeness = min(race.likeness.values()) if form == "jpeg" else before_encoding
             where = "" if form == "jpeg" else ", before encoding"
             result.at_least(f"{name}: pictures like the separate ones (SSIM{where})", likeness, 0.99, "")
@@ -55,14 +55,14 @@ def measure(bench: Bench, result: Result) -> None:
     widths = ", ".join(str(width) for width in WIDTHS_PX)
     result.notes.append(
         f"Widths {widths} px of the 24 MP photo, q={QUALITY}, original on disk; CPU of the render processes alone. "
-        "Separate: each width of another key, asked when the one before was answered. The drawing, as large, has a "
-        "fifth of the bytes, so less of a decode to share, and a wide-gamut profile, which each width pays for."
+        "Separate: each width of another key, requested when the one before was answered. The drawing is as large, but "
+        "has a fifth of the bytes, so less of a decode to share, and a wide-gamut profile, which costs each width."
     )
 
 
 @dataclass(slots=True)
 class Race:
-    """What seven at once and seven separate took, a value a round, and how alike they are by width, at the least."""
+    """Seconds of seven at once and of seven separate, by round, and the least likeness of each width."""
 
     together_s: list[float] = field(default_factory=list)
     apart_s: list[float] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Race:
     likeness: dict[int, float] = field(default_factory=lambda: dict.fromkeys(WIDTHS_PX, 1.0))
 
     def report(self, result: Result, name: str) -> None:
-        """All of it as figures."""
+        """Add the figures."""
         scale = 1e3 / KEYS_A_ROUND
         result.figure(f"{name}: seven at once, CPU", "ms", [value * scale for value in self.together_s])
         result.figure(f"{name}: seven separate, CPU", "ms", [value * scale for value in self.apart_s])
@@ -98,10 +98,11 @@ def _race(rounds: int, product: Product, several: Iterator[str], form: str) -> R
 
 def _compare_pixels(product: Product, several: Iterator[str], result: Result) -> float:
     """
-    The least SSIM of the same pair as PNG, so before any encoder; besides, what WebP makes of next to no difference.
+    Return the least SSIM of the same pairs as PNG, so before an encoder with losses.
 
-    WebP chooses its segments by the whole picture and its modes by what was coded before, so it amplifies: pictures of
-    which one sample in a thousand differs by one level become files a quarter as far apart as Q takes them from either.
+    WebP amplifies small differences: it chooses its segments by the whole picture, and its modes by what was coded
+    before. If one sample in a thousand differs by one level, the files are a quarter as far apart as each is from its
+    source. A figure shows this.
     """
     together, _ = _at_once(product, several, "png")
     apart, _ = _in_turn(product, several, "png")
@@ -115,7 +116,7 @@ def _compare_pixels(product: Product, several: Iterator[str], result: Result) ->
 
 
 def _as_webp_twice(picture: bytes) -> float:
-    """SSIM of two WebPs as the product makes them, of a picture and of the same with 1 sample in 1,000 off by one."""
+    """Return the SSIM of two WebPs: of a picture, and of the same picture with 1 sample in 1,000 off by one."""
     image = pyvips.Image.new_from_buffer(picture, "")
     pixels = image.numpy()
     random = np.random.default_rng(1)
@@ -127,7 +128,7 @@ def _as_webp_twice(picture: bytes) -> float:
 
 
 def _spend(product: Product, work: Work, several: Iterator[str], form: str) -> tuple[list[Sample], float, float]:
-    """The samples, the CPU seconds of the render processes, and the mean seconds a srcset took."""
+    """Return the samples, the CPU seconds of the render processes, and the mean seconds of a srcset."""
     used_s = product.render_cpu_s()
     samples, wall_s = work(product, several, form)
     return samples, product.render_cpu_s() - used_s, wall_s
@@ -138,7 +139,7 @@ def _urls(product: Product, key: str, form: str) -> list[str]:
 
 
 def _at_once(product: Product, several: Iterator[str], form: str) -> tuple[list[Sample], float]:
-    """Seven requests on seven connections, the original there already; sorted by width."""
+    """Send seven requests on seven connections, when the original is there. Samples are sorted by width."""
     found, walls = [], []
     for _ in range(KEYS_A_ROUND):
         key = next(several)
@@ -153,7 +154,7 @@ def _at_once(product: Product, several: Iterator[str], form: str) -> tuple[list[
 
 
 def _in_turn(product: Product, several: Iterator[str], form: str) -> tuple[list[Sample], float]:
-    """Seven requests of seven keys, one at a time."""
+    """Send seven requests for seven keys, one at a time."""
     found, walls = [], []
     for _ in range(KEYS_A_ROUND):
         seven = [next(several) for _ in WIDTHS_PX]
@@ -171,4 +172,4 @@ def _check(samples: Sequence[Sample]) -> None:
             raise BenchError(f"{sample.status} for {sample.request.url}: {sample.body[:300]!r}")
 
 
-ROWS = (Row("srcset", "Seven srcset widths of one 24 MP photo at once, next to seven separate renders", measure),)
+ROWS = (Row("srcset", "Seven srcset widths of one 24 MP photo at once, compared with seven separate renders", measure),)

@@ -16,13 +16,13 @@ SIGMA, RADIUS = 1.5, 5
 
 
 def luma(data: bytes) -> NDArray[np.float64]:
-    """The luma (BT.601) of an encoded picture, H x W, 0-255."""
+    """Return the luma (BT.601) of an encoded picture, H x W, 0-255."""
     pixels = pyvips.Image.new_from_buffer(data, "").colourspace("srgb").numpy().astype(np.float64)
     return np.asarray(pixels[..., :3] @ np.array([0.299, 0.587, 0.114]))
 
 
 def ssim(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Mean SSIM over an 11 x 11 Gaussian window of sigma 1.5. Raises ValueError for different shapes."""
+    """Return the mean SSIM over an 11 x 11 Gaussian window of sigma 1.5. Raises ValueError for different shapes."""
     if one.shape != other.shape:
         raise ValueError(f"{one.shape} against {other.shape}")
     mean_one, mean_other = _blur(one), _blur(other)

@@ -1,4 +1,4 @@
-"""300 identical requests at once for a picture nobody has asked for: one fetch, one render, and no waiting in line."""
+"""300 identical requests at once for a new picture: one fetch, one render, and all are answered together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEW = 10
 
 
 def measure(bench: Bench, result: Result) -> None:
-    """A burst over standing connections, a fresh key each time."""
+    """Send bursts over open connections, each for a new key."""
     rounds = bench.rounds * 2
     fetches, renders, answered = [], [], []
     extra: dict[int, dict[str, list[float]]] = {many: {"median": [], "p99": [], "last": []} for many in (WAITERS, FEW)}
@@ -40,7 +40,7 @@ def measure(bench: Bench, result: Result) -> None:
     result.figure("fetches a burst (nginx's log)", "", fetches)
     result.figure("renders a burst (imgproxy_renders)", "", renders)
     result.notes.append(
-        f"JPEG of 6 MP, 800 px, cold; {rounds} bursts of {WAITERS} and of {FEW} over connections that stand. Latency: "
+        f"JPEG of 6 MP, 800 px, cold; {rounds} bursts of {WAITERS} and of {FEW} over open connections. Latency: "
         f"first byte of a waiter after the first byte of the first answer; the last of {WAITERS} waits for "
         f"{WAITERS - 1} bodies to be written by one core."
     )

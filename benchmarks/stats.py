@@ -1,4 +1,4 @@
-"""The few statistics that the benchmarks need, as pure functions. Every sample is a float; none of them may be NaN."""
+"""The statistics of the benchmarks, as pure functions. Samples are floats and never NaN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median and how far the rounds lie around it."""
+    """A median, and how far the rounds are from it."""
 
     median: float
     mad: float  # median absolute deviation from the median
@@ -24,12 +24,12 @@ class Spread:
 
     @property
     def relative_mad(self) -> float:
-        """The deviation as a share of the median; 0 where the median is 0."""
+        """Return the deviation as a share of the median; 0 if the median is 0."""
         return self.mad / abs(self.median) if self.median else 0.0
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and median absolute deviation. Raises ValueError for no values."""
+    """Return median, median absolute deviation, least and most. Raises ValueError for no values."""
     if not values:
         raise ValueError("no values")
     median = statistics.median(values)
@@ -39,9 +39,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """
-    The nearest-rank percentile: the least value that at least `percent` of the values do not exceed.
+    Return the nearest-rank percentile: the least value that at least `percent` of the values do not exceed.
 
-    It is always one of the values, so that a p99 is a latency somebody had. Raises ValueError for no values.
+    It is always one of the values, so a p99 is a measured latency. Raises ValueError for no values.
     Source: R. J. Hyndman, Y. Fan: Sample Quantiles in Statistical Packages (1996), definition 1.
     """
     if not values:
@@ -52,20 +52,20 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def between(values: Sequence[float]) -> list[float]:
     """
-    The mean of each value and the next: the reference of what ran between the two, whatever the machine did meanwhile.
+    Return the mean of each value and the next: the reference for what ran between the two.
 
-    Raises ValueError for fewer than two.
+    Raises ValueError for fewer than two values.
     """
     if len(values) < 2:
-        raise ValueError("nothing lies between fewer than two values")
+        raise ValueError("at least two values are needed")
     return [(before + after) / 2 for before, after in itertools.pairwise(values)]
 
 
 def paired_ratios(values: Sequence[float], references: Sequence[float]) -> list[float]:
     """
-    value/reference round by round: rounds that ran side by side met the same neighbours on the machine.
+    Return value/reference round by round: both of a round ran under the same conditions of the machine.
 
-    Raises ValueError where the rounds do not pair up or a reference is 0.
+    Raises ValueError if the numbers of rounds differ, or a reference is 0.
     """
     if len(values) != len(references):
         raise ValueError(f"{len(values)} rounds against {len(references)}")

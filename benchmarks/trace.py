@@ -1,9 +1,10 @@
 """
-How far a cold miss travels through the code: `python -m benchmarks.trace`.
+Count how far a cold miss travels through the code: `python -m benchmarks.trace`.
 
-One picture is asked for that is neither cached nor fetched, after another one has warmed everything up. Counted are the
-calls into our own code on the edge's event loop, the functions and modules that they reach, and how often one call is
-of another module than the call before it. Neither renders nor threads count, and the embedded library is the origin.
+It requests a picture that is neither cached nor fetched. Another request before it has warmed up the process. It counts
+the calls into our own code on the edge's event loop, the functions and modules that they reach, and the changes of
+module: a call into another module than the call before. Render processes and threads do not count. The embedded library
+is the origin.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SOURCE = str(Path(imgproxy.__file__).parent) + "/"
 
 @dataclass(slots=True)
 class Trace:
-    """What `sys.setprofile` has seen."""
+    """The counts of calls that `sys.setprofile` reports."""
 
     calls: int = 0
     changes: int = 0
@@ -60,7 +61,7 @@ class Trace:
 
 
 async def measure() -> Trace:
-    """Ask for one cold miss, and return its trace."""
+    """Request one cold miss, and return its trace."""
     trace = Trace()
     with tempfile.TemporaryDirectory(prefix="imgproxy-trace-") as folder:
         photos = _photos(Path(folder, "photos"))
@@ -112,7 +113,7 @@ async def _library(photos: Path) -> AsyncIterator[str]:
 
 
 def main() -> None:
-    """Print the counts, and the modules by how often they are called."""
+    """Print the counts, and the modules with their number of calls."""
     trace = uvloop.run(measure())
     print(f"{trace.calls} calls, {len(trace.functions)} functions, {len(trace.modules)} modules, "
           f"{trace.changes} changes of module")  # fmt: skip

@@ -1,4 +1,4 @@
-"""wrk, the closed-loop load generator of the hit rows: one thread on a core of its own, answers counted in C."""
+"""wrk, the closed-loop load generator of the hit rows: one thread on a core of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONNECTIONS = 64
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
-# Picks a URL of a list at random for each request, the same sequence in every run.
+# For each request, picks a random URL of a list. The sequence is the same in every run.
 _SCRIPT = """
 local urls = {}
 for line in io.lines("%s") do urls[#urls + 1] = line end
@@ -28,7 +28,7 @@ request = function() return wrk.format("GET", urls[math.random(#urls)]) end
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What one run of wrk found."""
+    """The result of one run of wrk."""
 
     requests: int
     rate: float  # requests a second
@@ -40,9 +40,10 @@ def shoot(
     url: str, *, seconds: float, core: int | None, headers: Mapping[str, str] | None = None, targets: Path | None = None
 ) -> Shot:
     """
-    Load `url` over 64 connections; with `targets`, a file of paths, a random one for each request.
+    Load `url` over 64 connections. With `targets`, a file of paths, each request is for a random one.
 
-    Raises BenchError where an answer was an error: a rate of errors is no rate.
+    Raises:
+        BenchError: wrk failed, or an answer was an error.
     """
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "20s"]
     for name, value in (headers or {}).items():
@@ -67,12 +68,12 @@ def shoot(
 def _find(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if match is None:
-        raise BenchError(f"wrk said nothing like {pattern}: {text[-400:]}")
+        raise BenchError(f"wrk printed nothing that matches {pattern}: {text[-400:]}")
     return match.group(1)
 
 
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text)
     if match is None:
-        raise BenchError(f"wrk gave a time like {text}")
+        raise BenchError(f"wrk printed a time that cannot be read: {text}")
     return float(match.group(1)) * _UNITS_S[match.group(2)]

@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - a script for the container's HEALTHCHECK, not a part of the package
 """
-Exit 0 if the edge in this container answers /-/health with 200, else 1 with one line of why.
+Exit with 0 if the edge in this container answers /-/health with 200, else with 1 and one line with the reason.
 
-The port comes from IMGPROXY_SERVER__PORT, as for the service; a port in a configuration file must be set there, too.
-http.client and not urllib, as a proxy in the environment must not be asked for 127.0.0.1.
+The port comes from IMGPROXY_SERVER__PORT. If a configuration file sets another port, set it there, too. http.client
+ignores proxies in the environment; urllib would send a request for 127.0.0.1 to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 
 def main() -> str | None:
-    """None if healthy, else the reason."""
+    """Return None if the edge is healthy, else the reason."""
     port = os.environ.get("IMGPROXY_SERVER__PORT", "8080")
     try:
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=3)

@@ -6,13 +6,13 @@
 #
 # 1. debootstrap makes the base image, from the mirror that this machine's apt uses (or from $MIRROR).
 # 2. buildah builds the Dockerfile on it, step by step, each RUN in a chroot.
-# 3. The image runs the way `docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges` would: its root file
-#    system mounted read-only, the volume as the only writable directory, its own user, environment and entrypoint (all read
-#    from the image, nothing repeated here), as PID 1 of its own PID namespace.
-# 4. Checks: health, user, privileges, what is writable, jemalloc in every process, a rendered picture, memory given back,
-#    SIGTERM ends it with 0.
+# 3. The image runs as with `docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges`: its root file system is
+#    read-only, only the volume is writable, and it is PID 1 of a PID namespace. User, environment and entrypoint are read
+#    from the image.
+# 4. Checks: health, user, privileges, what is writable, jemalloc in every process, a rendered picture, memory returned to
+#    the system, exit status 0 after SIGTERM.
 #
-# The base is kept in $STATE for the next run; everything else is removed. Exit 0 only if every check held.
+# The base is kept in $STATE for the next run; everything else is removed. The exit status is 0 only if every check passed.
 set -euo pipefail
 
 suite=${1:-bookworm}
@@ -33,9 +33,9 @@ build() { buildah --root "$state/storage" --runroot "$state/run" "$@"; }
 inner_pid() { tr -d ' ' 2>/dev/null <"/proc/$1/task/$1/children" || true; }
 clean_up() {
   local pid
-  exec 2>/dev/null # the shell's own word on what is killed here
-  # unshare's --kill-child does not outlive the change of user, so PID 1 of each namespace is ended by name; it takes all
-  # of its namespace with it.
+  exec 2>/dev/null # no messages of the shell about killed processes
+  # unshare's --kill-child has no effect after the change of user. So PID 1 of each namespace is killed here; all other
+  # processes of the namespace end with it.
   for pid in "${started[@]}"; do kill -KILL $(inner_pid "$pid") "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
   [ -z "${container:-}" ] || build rm "$container" >/dev/null 2>&1 || true
@@ -65,7 +65,7 @@ if ! build inspect --type image "$base" >/dev/null 2>&1; then
 fi
 
 # --- 2. the build ------------------------------------------------------------------------------------------------
-# What pip needs on this machine (a mirror, a certificate) goes in as the two secrets that the Dockerfile mounts.
+# pip's settings on this machine (a mirror, a certificate) are the two secrets that the Dockerfile mounts.
 python3 - "$work" <<'PYTHON'
 import os, ssl, subprocess, sys
 
@@ -92,7 +92,7 @@ grep -E '^\[?[0-9/]*\]? ?STEP' "$work/build.log" | cut -c1-150
 container=$(build from "$tag")
 root=$(build mount "$container")
 
-# The image's configuration, as shell words: what a container runtime would read.
+# The image's configuration as shell variables.
 build inspect --type image "$tag" | python3 -c '
 import json, shlex, sys
 config = json.load(sys.stdin)["Docker"]["config"]
@@ -117,12 +117,12 @@ check "stop signal: $image_stopsignal" test "$image_stopsignal" = SIGTERM
 check "health check: ${image_health[*]}" test "${image_health[0]:-}" = CMD
 check "no pip, no compiler in it" bash -c '! ls "$1"/opt/imgproxy/bin/pip* "$1"/usr/bin/gcc "$1"/opt/builder 2>/dev/null' - "$root"
 check "no secret of the build in it" bash -c '! test -s "$1"/etc/pip.conf && ! ls "$1"/run/secrets/* 2>/dev/null' - "$root"
-check "no setuid program that is new" test -z "$(find "$root/opt" -xdev -perm /6000)"
+check "no new setuid program" test -z "$(find "$root/opt" -xdev -perm /6000)"
 
 # --- 3. run it ---------------------------------------------------------------------------------------------------
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# enter VOLUME [VAR=VALUE...] -- COMMAND...: replaces this shell by the command, inside the read-only image
+# enter VOLUME [VAR=VALUE...] -- COMMAND...: replace this shell by the command, inside the read-only image
 enter() {
   local volume=$1 environment=()
   shift
@@ -147,16 +147,16 @@ enter() {
 }
 
 new_volume() { install --directory --owner="${image_user%%:*}" --group="${image_user##*:}" --mode=0750 "$1"; }
-await() { # await SECONDS COMMAND...: until it succeeds
+await() { # await SECONDS COMMAND...: repeat the command until it succeeds, for at most so many seconds
   local end=$((SECONDS + $1))
   until "${@:2}" >/dev/null 2>&1; do [ "$SECONDS" -lt "$end" ] || return 1; sleep 0.2; done
 }
-family() { # every process below PID, and itself
+family() { # family PID: the process and all its descendants
   local child
   echo "$1"
   for child in $(cat "/proc/$1/task/"*/children 2>/dev/null); do family "$child"; done
 }
-memory_mb() { # of every process below PID, shared pages counted once
+memory_mb() { # memory_mb PID: of the process and all its descendants; shared pages count once
   local pid
   for pid in $(family "$1"); do awk '/^Pss:/ {print $2}' "/proc/$pid/smaps_rollup" 2>/dev/null || true; done |
     awk '{sum += $1} END {print int(sum / 1024)}'
@@ -189,7 +189,7 @@ started+=($!)
 await 30 curl --silent --noproxy '*' "http://127.0.0.1:$library_port/" || { cat "$work/library.log" >&2; exit 1; }
 start_edge edge
 
-# The health check as the runtime runs it: inside, with the container's environment.
+# The health check as a container runtime runs it: inside, with the container's environment.
 health() {
   nsenter --target "$main" --mount --pid --root --wd -- /usr/bin/setpriv --reuid="${image_user%%:*}" --regid="${image_user##*:}" \
     --clear-groups /usr/bin/env --ignore-environment "${image_env[@]}" "IMGPROXY_SERVER__PORT=${1:-$edge_port}" "${image_health[@]:1}"
@@ -197,11 +197,11 @@ health() {
 check "/-/health answers 200 from outside" curl --fail --silent --output /dev/null --noproxy '*' "$url/-/health"
 check "the image's own health check exits 0 inside" health
 no_health() { ! health 1 2>/dev/null; }
-check "and 1 where nothing listens" no_health
+check "and 1 if nothing listens" no_health
 
 say "who runs"
 processes=$(family "$main")
-each() { # each FUNCTION: holds for every process of the edge
+each() { # each FUNCTION: whether it succeeds for every process of the edge
   local pid
   for pid in $processes; do "$1" "$pid" || return 1; done
 }
@@ -217,7 +217,7 @@ check "jemalloc is mapped into every process" each has_jemalloc
 
 say "what it can write"
 writable=$(nsenter --target "$main" --mount --root --wd -- /usr/bin/setpriv --reuid="${image_user%%:*}" --regid="${image_user##*:}" \
-  --clear-groups /usr/bin/find / \( -path /proc -o -path /var/cache/imgproxy -o -path '/dev/[!s]*' \) -prune -o ! -type l -writable -print 2>/dev/null || true) # find: 1 for what it may not read
+  --clear-groups /usr/bin/find / \( -path /proc -o -path /var/cache/imgproxy -o -path '/dev/[!s]*' \) -prune -o ! -type l -writable -print 2>/dev/null || true) # find exits with 1 if it may not read a directory
 check "nothing but the volume and /dev/shm: ${writable:-nothing}" test "$writable" = /dev/shm
 check "its root is mounted read-only" awk '$5 == "/" && $6 ~ /^ro/ {found = 1} END {exit !found}' "/proc/$main/mountinfo"
 
@@ -264,6 +264,6 @@ check "SIGTERM ends it with 0 (was $code)" test "$code" = 0
 start_edge glibc LD_PRELOAD=
 work_and_rest
 end
-printf '  to compare  with the C library'"'"'s allocator: %s MB while rendering, %s MB idle\n' "$highest" "$idle"
+printf '  for comparison, with the C library'"'"'s allocator: %s MB while rendering, %s MB idle\n' "$highest" "$idle"
 [ "$failed" = 0 ] || { say "the logs"; tail -20 "$work/library.log" "$work/edge.log" | cut -c1-400; }
 exit "$failed"
