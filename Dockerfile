@@ -48,7 +48,7 @@ COPY deploy/healthcheck.py /opt/imgproxy/healthcheck.py
 
 # jemalloc returns freed pages to the system after dirty_decay_ms, in a thread of its own, so also while there are no
 # requests. With glibc's allocator, render processes return memory when they are idle. The proof prints both. 24 MP
-# rendered 40 times on 2 cores took 218 MB in all processes, and 118 MB afterwards; with glibc (LD_PRELOAD=) 168 and 113.
+# rendered 40 times on 2 cores took 207 MB in all processes, and 115 MB afterwards; with glibc (LD_PRELOAD=) 165 and 110.
 # The loader finds the name without a path on every architecture.
 ENV LD_PRELOAD=libjemalloc.so.2 \
     MALLOC_CONF=background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0 \
