@@ -57,7 +57,7 @@ def between(values: Sequence[float]) -> list[float]:
     Raises ValueError for fewer than two values.
     """
     if len(values) < 2:
-        raise ValueError("at least two values are needed")
+        raise ValueError("fewer than two values")
     return [(before + after) / 2 for before, after in itertools.pairwise(values)]
 
 
