@@ -274,8 +274,8 @@ def _canonical_parameters(given: object, *, barred: frozenset[str] = frozenset()
         raise ValueError('must be a table of URL parameters, such as { auto = "format" }')  # noqa: TRY004 - pydantic's way
     found: dict[str, str] = {}
     for name, value in given.items():
-        row, is_base64 = table.find(str(name))
-        if row is None or is_base64 or not row.is_rendering or row.name in barred:
+        row = table.BY_NAME.get(str(name))
+        if row is None or not row.is_rendering or row.name in barred:
             raise ValueError(f"{name!r} is not a URL parameter that can be set here")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         try:

@@ -50,28 +50,31 @@ def plan_of(values: Values, sizing: sized.Sizing, client: Client, key: str) -> t
     if output.format is Format.JSON:
         # It describes the original; no other parameter changes that.
         return RenderPlan(output=output), vary
+    frames = frames_of(values, output)
     pad = sized.pad_of(values, sizing)
-    rotation = values.take(orientation.ROT, 0.0)
-    background = _background(values.take(framing.BG, TRANSPARENT_WHITE), output.format)
     resize = sized.resize_of(values, sizing, pad)
+    rect, trim = sized.rect_of(values), sized.trim_of(values)
+    border, mask = sized.border_of(values, sizing), sized.mask_of(values, sizing)
+    rotation = values.get(orientation.ROT, 0.0)
+    background = _background(values.get(framing.BG, TRANSPARENT_WHITE), output.format)
     if resize.fill_colour is not None and resize.fill_colour == background:
         resize = replace(resize, fill_colour=None)
     plan = RenderPlan(
         orient=values.get(orientation.ORIENT),
-        rect=sized.rect_of(values),
-        trim=sized.trim_of(values),
+        rect=rect,
+        trim=trim,
         resize=resize,
-        flip=values.take(orientation.FLIP, ""),
+        flip=values.get(orientation.FLIP, ""),
         rotation=rotation,
         is_pivot=rotation != 0.0 and values.get(orientation.ROT_TYPE) == "pivot",
         adjust=_adjust_of(values),
         blend=_blend_of(values),
         mark=_mark_of(values, sizing, key),
-        border=sized.border_of(values, sizing),
-        mask=sized.mask_of(values, sizing),
+        border=border,
+        mask=mask,
         pad=pad,
         background=background,
-        frames=frames_of(values, output),
+        frames=frames,
         output=output,
     )
     return plan, vary
@@ -85,45 +88,45 @@ def _background(colour: Colour, chosen: Format) -> Colour:
 
 
 def _adjust_of(values: Values) -> Adjust:
-    unsharp = values.take(tone.USM, 0.0)
+    unsharp = values.get(tone.USM, 0.0)
     monochrome, duotone = values.get(tone.MONOCHROME), values.get(tone.DUOTONE)
-    duotone_alpha = values.take(tone.DUOTONE_ALPHA, 100.0)
+    duotone_alpha = values.get(tone.DUOTONE_ALPHA, 100.0)
     if duotone is None or duotone_alpha == 0.0:
         duotone, duotone_alpha = None, 100.0
     return Adjust(
-        brightness=values.take(tone.BRI, 0.0),
-        contrast=values.take(tone.CON, 0.0),
-        exposure=values.take(tone.EXP, 0.0),
-        gamma=values.take(tone.GAM, 0.0),
-        hue=values.take(tone.HUE, 0.0),
-        saturation=values.take(tone.SAT, 0.0),
-        vibrance=values.take(tone.VIB, 0.0),
-        highlight=values.take(tone.HIGH, 0.0),
-        shadow=values.take(tone.SHAD, 0.0),
-        sharpen=values.take(tone.SHARP, 0.0),
+        brightness=values.get(tone.BRI, 0.0),
+        contrast=values.get(tone.CON, 0.0),
+        exposure=values.get(tone.EXP, 0.0),
+        gamma=values.get(tone.GAM, 0.0),
+        hue=values.get(tone.HUE, 0.0),
+        saturation=values.get(tone.SAT, 0.0),
+        vibrance=values.get(tone.VIB, 0.0),
+        highlight=values.get(tone.HIGH, 0.0),
+        shadow=values.get(tone.SHAD, 0.0),
+        sharpen=values.get(tone.SHARP, 0.0),
         unsharp=unsharp,
-        unsharp_radius=values.take(tone.USMRAD, 2.5) if unsharp else 2.5,
-        blur=values.take(tone.BLUR, 0.0),
-        pixellate_px=0 if (block_px := values.take(tone.PX, 0)) == 1 else block_px,
+        unsharp_radius=values.get(tone.USMRAD, 2.5) if unsharp else 2.5,
+        blur=values.get(tone.BLUR, 0.0),
+        pixellate_px=0 if (block_px := values.get(tone.PX, 0)) == 1 else block_px,
         monochrome=monochrome if monochrome is not None and monochrome.alpha else None,
-        sepia=values.take(tone.SEPIA, 0.0),
+        sepia=values.get(tone.SEPIA, 0.0),
         duotone=duotone,
         duotone_alpha=duotone_alpha,
-        invert=values.take(tone.INVERT, default=False),
-        enhance="enhance" in values.take(encoding.AUTO, ()),
+        invert=values.get(tone.INVERT, False),
+        enhance="enhance" in values.get(encoding.AUTO, ()),
     )
 
 
 def _blend_of(values: Values) -> Blend | None:
     colour = values.get(overlays.BLEND) or values.get(overlays.BLEND_COLOUR)
-    alpha = values.take(overlays.BLEND_ALPHA, 100.0)
+    alpha = values.get(overlays.BLEND_ALPHA, 100.0)
     if colour is None or colour.alpha == 0 or alpha == 0.0:
         return None
-    return Blend(colour, values.take(overlays.BLEND_MODE, "overlay"), alpha)
+    return Blend(colour, values.get(overlays.BLEND_MODE, "overlay"), alpha)
 
 
 def _mark_of(values: Values, sizing: sized.Sizing, key: str) -> Mark | None:
-    text, alpha = values.get(overlays.MARK), values.take(overlays.MARK_ALPHA, 100.0)
+    text, alpha = values.get(overlays.MARK), values.get(overlays.MARK_ALPHA, 100.0)
     if text is None or alpha == 0.0:
         return None
     mark = Mark(
@@ -131,24 +134,24 @@ def _mark_of(values: Values, sizing: sized.Sizing, key: str) -> Mark | None:
         width=_mark_length(values.get(overlays.MARK_W), sizing.scale),
         height=_mark_length(values.get(overlays.MARK_H), sizing.scale),
         alpha=alpha,
-        rotation=values.take(overlays.MARK_ROT, 0.0),
-        is_tiled=values.take(overlays.MARK_TILE, default=False),
-        min_width_px=sizing.px(values.take(overlays.MARK_IF_MIN_WIDTH, 0)),
-        min_height_px=sizing.px(values.take(overlays.MARK_IF_MIN_HEIGHT, 0)),
+        rotation=values.get(overlays.MARK_ROT, 0.0),
+        is_tiled=values.get(overlays.MARK_TILE, False),
+        min_width_px=sizing.px(values.get(overlays.MARK_IF_MIN_WIDTH, 0)),
+        min_height_px=sizing.px(values.get(overlays.MARK_IF_MIN_HEIGHT, 0)),
     )
     if mark.width is not None or mark.height is not None:
-        mark = replace(mark, fit=values.take(overlays.MARK_FIT, Fit.CLIP))
+        mark = replace(mark, fit=values.get(overlays.MARK_FIT, Fit.CLIP))
     else:
         mark = replace(mark, scale=values.get(overlays.MARK_SCALE))
     x, y = values.get(overlays.MARK_X), values.get(overlays.MARK_Y)
     if x is not None or y is not None:
         return replace(mark, x_px=sizing.px(x or 0), y_px=sizing.px(y or 0))
-    words = values.take(overlays.MARK_ALIGN, ())
+    words = values.get(overlays.MARK_ALIGN, ())
     return replace(
         mark,
         horizontal=next((word for word in words if word in ("left", "center", "right")), "right"),
         vertical=next((word for word in words if word in ("top", "middle", "bottom")), "bottom"),
-        pad_px=sizing.px(values.take(overlays.MARK_PAD, 5)),
+        pad_px=sizing.px(values.get(overlays.MARK_PAD, 5)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.params.negotiate import VARY_ACCEPT, VARY_SAVE_DATA, AcceptClass
+from imgproxy.params.negotiate import VARY_ACCEPT, VARY_SAVE_DATA, AcceptClass, wants_less_data
 from imgproxy.params.plan import ColourSpace, Format, Frames, Metadata, Output
 from imgproxy.params.table import delivery, encoding, frames
 
@@ -32,7 +32,7 @@ class Client:
     """What the plan takes from the request headers and the configuration."""
 
     accept: AcceptClass = AcceptClass.LEGACY
-    saves_data: bool = False
+    save_data: str | None = None  # the header, as received
     metadata: Metadata = Metadata.CREDIT
     avif_max_pixels: int = 0  # of an AVIF that auto=format chose; 0: no limit
 
@@ -41,13 +41,13 @@ def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
     """Return the encoding, and the request headers that it depends on."""
     palette = values.get(encoding.PALETTE)
     if palette is not None:
-        prefix = values.take(encoding.PREFIX, "image") if palette is Format.PALETTE_CSS else "image"
-        return Output(format=palette, colours=values.take(encoding.COLOURS, 6), palette_prefix=prefix), ()
+        prefix = values.get(encoding.PREFIX, "image") if palette is Format.PALETTE_CSS else "image"
+        return Output(format=palette, colours=values.get(encoding.COLOURS, 6), palette_prefix=prefix), ()
     word = values.get(encoding.FM)
     asked = encoding.FORMATS[word] if word is not None else None
     if asked in _TEXT and asked is not None:
         return Output(format=asked), ()
-    auto = values.take(encoding.AUTO, ())
+    auto = values.get(encoding.AUTO, ())
     is_compressed = "compress" in auto
     chosen, vary = _choose_format(asked, client.accept, is_compressed=is_compressed, is_auto="format" in auto)
     quality, vary_quality = _quality(values, chosen, client, is_compressed=is_compressed)
@@ -63,12 +63,12 @@ def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
         is_negotiated=VARY_ACCEPT in vary and chosen in (Format.AVIF, Format.WEBP) and asked is None,
         avif_max_pixels=(client.avif_max_pixels or None) if chosen is Format.AVIF and VARY_ACCEPT in vary else None,
         quality=quality,
-        is_lossless=chosen in _MAYBE_WEBP and values.take(encoding.LOSSLESS, default=False),
-        is_progressive=not is_jpeg or word == "pjpg" or values.take(encoding.JPG_PROGRESSIVE, default=True),
+        is_lossless=chosen in _MAYBE_WEBP and values.get(encoding.LOSSLESS, False),
+        is_progressive=not is_jpeg or word == "pjpg" or values.get(encoding.JPG_PROGRESSIVE, True),
         chroma_444=is_jpeg and values.get(encoding.CHROMASUB) == "444",
         colours=None if colours == 256 else colours,
         dpi=(values.get(encoding.DPI) or None) if chosen in _HAS_DPI else None,
-        colour_space=values.take(encoding.CS, ColourSpace.STRIP if is_compressed else ColourSpace.SRGB),
+        colour_space=values.get(encoding.CS, ColourSpace.STRIP if is_compressed else ColourSpace.SRGB),
         metadata=metadata,
     )
     return found, vary + vary_quality
@@ -95,18 +95,18 @@ def _quality(
     if chosen not in _HAS_QUALITY or (chosen is Format.WEBP and values.get(encoding.LOSSLESS)):
         return None, ()
     quality = values.get(encoding.Q)
-    vary: tuple[str, ...] = ()
-    if quality is None and not is_compressed and "save-data" in values.take(delivery.CH, ()):
-        vary = (VARY_SAVE_DATA,)
-    if quality is None:
-        saves = is_compressed or (client.saves_data and bool(vary))
-        quality = _COMPRESS_QUALITY if saves else _DEFAULT_QUALITY
-    return (None if quality == _DEFAULT_QUALITY else quality), vary
+    if quality is not None:
+        return (None if quality == _DEFAULT_QUALITY else quality), ()
+    if is_compressed:
+        return _COMPRESS_QUALITY, ()
+    if "save-data" not in values.get(delivery.CH, ()):
+        return None, ()
+    return (_COMPRESS_QUALITY if wants_less_data(client.save_data) else None), (VARY_SAVE_DATA,)
 
 
 def frames_of(values: Values, output: Output) -> Frames:
     """Return which frames are used and how they play, as far as the format can be an animation."""
-    page, span = values.take(frames.PAGE, 1), values.get(frames.FRAME)
+    page, span = values.get(frames.PAGE, 1), values.get(frames.FRAME)
     first, last = span or (None, None)
     is_still = first is not None and first == last
     if is_still or output.format not in _MAYBE_ANIMATED:
@@ -116,8 +116,8 @@ def frames_of(values: Values, output: Output) -> Frames:
         first=first,
         last=last,
         loop=values.get(frames.LOOP),
-        interval=values.take(frames.INTERVAL, 1),
-        skip=values.take(frames.SKIP, 0),
-        is_reversed=values.take(frames.REVERSE, default=False),
+        interval=values.get(frames.INTERVAL, 1),
+        skip=values.get(frames.SKIP, 0),
+        is_reversed=values.get(frames.REVERSE, False),
         fps=values.get(frames.FPS),
     )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _WHOLE: Final = Rect(Px(0), Px(0), Ratio(1.0), Ratio(1.0))
 _FULL: Final = Ratio(1.0)
+_PAD: Final = frozenset((framing.PAD, framing.PAD_TOP, framing.PAD_RIGHT, framing.PAD_BOTTOM, framing.PAD_LEFT))
 _SIDES: Final = (Crop.TOP, Crop.BOTTOM, Crop.LEFT, Crop.RIGHT)
 
 
@@ -54,8 +55,8 @@ class Sizing:
 
 def scaled(length: Length | None, scale: float) -> Length | None:
     """Multiply a length. Pixels stay at least 1."""
-    if length is None:
-        return None
+    if length is None or scale == 1.0:
+        return length
     if isinstance(length, Px):
         return Px(max(1, round_half_up(length.value * scale)))
     return Ratio(round(length.value * scale, 6))
@@ -100,12 +101,14 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
 
 def pad_of(values: Values, sizing: Sizing) -> Sides:
     """Return the padding; none if it would leave no space for the picture inside the size."""
-    around = values.take(framing.PAD, 0)
+    if _PAD.isdisjoint(values.keys()):
+        return Sides()
+    around = values.get(framing.PAD, 0)
     pad = Sides(
-        sizing.px(values.take(framing.PAD_TOP, around)),
-        sizing.px(values.take(framing.PAD_RIGHT, around)),
-        sizing.px(values.take(framing.PAD_BOTTOM, around)),
-        sizing.px(values.take(framing.PAD_LEFT, around)),
+        sizing.px(values.get(framing.PAD_TOP, around)),
+        sizing.px(values.get(framing.PAD_RIGHT, around)),
+        sizing.px(values.get(framing.PAD_BOTTOM, around)),
+        sizing.px(values.get(framing.PAD_LEFT, around)),
     )
     if isinstance(sizing.width, Px) and sizing.width.value <= pad.left_px + pad.right_px:
         return Sides()
@@ -121,10 +124,10 @@ def border_of(values: Values, sizing: Sizing) -> Border | None:
         return None
     width, colour = border
     sides = Sides(
-        sizing.px(values.take(framing.BORDER_TOP, width)),
-        sizing.px(values.take(framing.BORDER_RIGHT, width)),
-        sizing.px(values.take(framing.BORDER_BOTTOM, width)),
-        sizing.px(values.take(framing.BORDER_LEFT, width)),
+        sizing.px(values.get(framing.BORDER_TOP, width)),
+        sizing.px(values.get(framing.BORDER_RIGHT, width)),
+        sizing.px(values.get(framing.BORDER_BOTTOM, width)),
+        sizing.px(values.get(framing.BORDER_LEFT, width)),
     )
     if sides == Sides():
         return None
@@ -146,20 +149,20 @@ def trim_of(values: Values) -> Trim | None:
     mode = values.get(framing.TRIM)
     if mode is None:
         return None
-    pad_px = values.take(framing.TRIM_PAD, 0)
+    pad_px = values.get(framing.TRIM_PAD, 0)
     if mode == "auto":
-        mean, deviation = values.take(framing.TRIM_MD, 11.0), values.take(framing.TRIM_SD, 10.0)
+        mean, deviation = values.get(framing.TRIM_MD, 11.0), values.get(framing.TRIM_SD, 10.0)
         return Trim(mode, mean_difference=mean, standard_deviation=deviation, pad_px=pad_px)
-    alpha = values.take(framing.TRIM_ALPHA, 0)
+    alpha = values.get(framing.TRIM_ALPHA, 0)
     if mode == "alpha":
         return Trim(mode, alpha=alpha, pad_px=pad_px)
-    colour, tolerance = values.get(framing.TRIM_COLOUR), values.take(framing.TRIM_TOL, 0.0)
+    colour, tolerance = values.get(framing.TRIM_COLOUR), values.get(framing.TRIM_TOL, 0.0)
     alpha = alpha if mode == "colorunlessalpha" else 0
     return Trim(mode, colour, tolerance, alpha=alpha, pad_px=pad_px)
 
 
 def _radii(values: Values, parameter: Parameter[tuple[int, ...]], sizing: Sizing) -> tuple[int, ...]:
-    return tuple(sizing.px(radius) for radius in values.take(parameter, ()))
+    return tuple(sizing.px(radius) for radius in values.get(parameter, ()))
 
 
 def _is_source_size(fit: Fit, width: Length | None, height: Length | None) -> bool:
@@ -230,7 +233,7 @@ def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
 
     There is no face detector: `faces` gives way to the next crop of the list, or alone means `edges`.
     """
-    chain = values.take(region.CROP, ())
+    chain = values.get(region.CROP, ())
     rest = tuple(item for item in chain if item is not Crop.FACES)
     if not rest:
         return ((Crop.EDGES,), None) if chain else ((), None)
@@ -256,7 +259,7 @@ def _anchored(sides: Iterable[Crop]) -> tuple[Crop, ...]:
 
 
 def _focal(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
-    focal = Focal(values.take(region.FP_X, 0.5), values.take(region.FP_Y, 0.5), values.take(region.FP_Z, 1.0))
+    focal = Focal(values.get(region.FP_X, 0.5), values.get(region.FP_Y, 0.5), values.get(region.FP_Z, 1.0))
     if focal.zoom == 1.0 and {focal.x, focal.y} <= {0.0, 0.5, 1.0}:
         # Without zoom these nine points are the edges, the corners and the centre.
         horizontal = {0.0: [Crop.LEFT], 0.5: [], 1.0: [Crop.RIGHT]}[focal.x]

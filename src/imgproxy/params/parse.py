@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 from urllib.parse import unquote, unquote_to_bytes
 
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
@@ -19,7 +19,7 @@ from imgproxy.params.kinds import NeverValid
 from imgproxy.params.table.region import RECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import KeysView, Mapping
 
     from imgproxy.params.parameter import Parameter
 
@@ -46,25 +46,18 @@ class ParsedTarget:
     unknown: tuple[str, ...] = ()  # names that are no parameter
 
 
-class Values:
-    """The values of the parameters that are present and have a meaning."""
+class Values(Protocol):
+    """The values of the parameters that are present and have a meaning: a dict by row, with types."""
 
-    __slots__ = ("_found",)
-
-    def __init__(self, found: Mapping[str, Any]) -> None:
-        self._found = found
-
-    def get(self, parameter: Parameter[T]) -> T | None:
-        """Return the value, or None if the parameter is absent."""
-        return cast("T | None", self._found.get(parameter.name))
-
-    def take(self, parameter: Parameter[T], default: T) -> T:
+    @overload
+    def get(self, row: Parameter[T], /) -> T | None: ...
+    @overload
+    def get(self, row: Parameter[T], default: T, /) -> T: ...
+    def get(self, row: Parameter[T], default: T | None = None, /) -> T | None:
         """Return the value, or the default if the parameter is absent."""
-        return cast("T", self._found.get(parameter.name, default))
 
-    def has_any(self, names: frozenset[str]) -> bool:
-        """Tell whether any of these parameters is present."""
-        return not names.isdisjoint(self._found)
+    def keys(self) -> KeysView[Parameter[Any]]:
+        """Return the rows of the parameters that are present."""
 
 
 @dataclass(slots=True)
@@ -135,21 +128,16 @@ def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
         if not raw_value:
             continue
         name = _decode_text(raw_name)
-        row, is_base64 = table.find(name)
-        if row is None:
-            if table.is_ignored(name):
-                if name.endswith("64"):
-                    _decode_base64(name, _decode_text(raw_value))  # bad base64 is a 400 for every parameter
-            else:
-                unknown.append("".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS]))
-            continue
-        value = _decode_text(raw_value)
-        if is_base64:
-            encoded[row.name] = _decode_base64(name, value)
-        elif row.adds_up and row.name in plain:
-            plain[row.name] += f",{value}"
-        else:
-            plain[row.name] = value
+        row = table.BY_NAME.get(name)
+        if row is not None:
+            value = _decode_text(raw_value)
+            plain[row.name] = f"{plain[row.name]},{value}" if row.adds_up and row.name in plain else value
+        elif name in table.BY_BASE64_NAME:
+            encoded[table.BY_BASE64_NAME[name].name] = _decode_base64(name, _decode_text(raw_value))
+        elif not table.is_ignored(name):
+            unknown.append("".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS]))
+        elif name.endswith("64"):
+            _decode_base64(name, _decode_text(raw_value))  # bad base64 is a 400 for every parameter
     return plain | {name: value for name, value in encoded.items() if value}, tuple(unknown)
 
 
@@ -177,7 +165,7 @@ def read_values(texts: Mapping[str, str], strictness: Strictness) -> Values:
     Raises:
         BadParameter: in strict mode for every such value, in both modes for a value that is never valid.
     """
-    found: dict[str, Any] = {}
+    found: dict[Parameter[Any], Any] = {}
     for name, text in texts.items():
         row = table.BY_NAME[name]
         try:
@@ -187,14 +175,8 @@ def read_values(texts: Mapping[str, str], strictness: Strictness) -> Values:
         if not is_exact:
             strictness.object(name, text, row.kind.expected)
         if value is not None:
-            found[name] = value
-    return Values(found)
-
-
-def object_to_unknown(names: Iterable[str], strictness: Strictness) -> None:
-    """Keep a note of each name that is no parameter. In strict mode raise BadParameter for the first."""
-    for name in names:
-        strictness.object(name, "", "a parameter that this service knows")
+            found[row] = value
+    return found
 
 
 def check_path(path: str) -> str:

@@ -24,13 +24,11 @@ from imgproxy.params.negotiate import (
     accept_class,
     hinted_dpr,
     hinted_width_px,
-    wants_less_data,
 )
 from imgproxy.params.parse import (
     ParsedTarget,
     Strictness,
     Values,
-    object_to_unknown,
     parse_query,
     parse_target,
     read_values,
@@ -133,17 +131,17 @@ def build_request(
 def _understood(target: ParsedTarget, headers: ClientHeaders, settings: UrlOptions, metadata: Metadata) -> ImageRequest:
     """Do the steps of `build_request` after the parsing."""
     strictness = Strictness(is_strict=settings.strict)
-    object_to_unknown(target.unknown, strictness)
+    for name in target.unknown:
+        strictness.object(name, "", "a parameter that this service knows")
     values = read_values(_merge(target, settings, strictness), strictness)
     expires_at_s = _expires_at_s(values.get(delivery.EXPIRES))
     download_name = safe_name(values.get(delivery.DL))
-    if not values.has_any(table.RENDERING):
+    if table.RENDERING.isdisjoint(values.keys()):
         notes = tuple(strictness.notes)
         return ImageRequest(target.key, None, (), expires_at_s, download_name, notes)
     sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
-    client = Client(
-        _accepted(headers.accept, settings), wants_less_data(headers.save_data), metadata, settings.avif_max_pixels
-    )
+    accept = _accepted(headers.accept, settings)
+    client = Client(accept, headers.save_data, metadata, settings.avif_max_pixels)
     plan, vary = plan_of(values, sizing, client, target.key)
     notes = tuple(strictness.notes)
     return ImageRequest(target.key, plan, vary + vary_size, expires_at_s, download_name, notes)
@@ -163,7 +161,8 @@ def safe_name(text: str | None) -> str | None:
 def _merge(target: ParsedTarget, settings: UrlOptions, strictness: Strictness) -> Mapping[str, str]:
     """Put the URL over its presets, and these over the defaults."""
     layers = [settings.defaults]
-    names, _ = delivery.PRESET.kind.read(target.texts.get(delivery.PRESET.name, ""))
+    presets = target.texts.get(delivery.PRESET.name)
+    names = delivery.PRESET.kind.read(presets)[0] if presets is not None else None
     for name in names or ():
         found = settings.presets.get(name)
         if found is None:
@@ -185,7 +184,7 @@ def _sizing(values: Values, headers: ClientHeaders, ladder_px: tuple[int, ...]) 
     A `Width` hint is in device pixels already; the pixel ratio still applies to `h` and the other lengths. If the
     width is snapped up to a step of the ladder, all other lengths grow with it.
     """
-    hints = values.take(delivery.CH, ())
+    hints = values.get(delivery.CH, ())
     vary: tuple[str, ...] = ()
     width, height = values.get(size.W), values.get(size.H)
     hinted_px = None
@@ -194,7 +193,7 @@ def _sizing(values: Values, headers: ClientHeaders, ladder_px: tuple[int, ...]) 
         hinted_px = hinted_width_px(headers.width)
     if width is None and height is None and hinted_px is None:
         return Sizing(), vary
-    scale = values.take(size.DPR, 1.0)
+    scale = values.get(size.DPR, 1.0)
     if "dpr" in hints:
         vary += VARY_DPR
         scale = hinted_dpr(headers.dpr) or scale

@@ -28,7 +28,9 @@ SECTIONS: Final = tuple(
 )
 PARAMETERS: Final = tuple(row for _, rows in SECTIONS for row in rows)
 BY_NAME: Final[dict[str, Parameter[Any]]] = {name: row for row in PARAMETERS for name in row.names}
-RENDERING: Final = frozenset(row.name for row in PARAMETERS if row.is_rendering)
+# The names of base64 values: `w64` is the row of `w`.
+BY_BASE64_NAME: Final = {f"{name}64": row for name, row in BY_NAME.items() if row.has_base64}
+RENDERING: Final = frozenset(row for row in PARAMETERS if row.is_rendering)
 
 # imgix features that do not exist here. Their parameters are no error in strict mode, and alone they do not render.
 IGNORED_PREFIXES: Final = (
@@ -45,19 +47,3 @@ IGNORED: Final = frozenset((
 def is_ignored(name: str) -> bool:
     """Tell whether this is a parameter of imgix that has no effect here."""
     return name in IGNORED or name.startswith(IGNORED_PREFIXES)
-
-
-def find(name: str) -> tuple[Parameter[Any] | None, bool]:
-    """
-    Return the row of a name in a URL, and whether its value is base64.
-
-    Names are lower case. The ending `64` counts only after a known name.
-    """
-    row = BY_NAME.get(name)
-    if row is not None:
-        return row, False
-    if name.endswith("64"):
-        row = BY_NAME.get(name[:-2])
-        if row is not None and row.has_base64:
-            return row, True
-    return None, False
