@@ -109,7 +109,7 @@ async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
             assert await deliver(edge) == 204  # known: nothing is purged again
 
 
-COMMIT_STEPS = ("begin-file", "commit-original", "commit-facts", "seal-variant", "commit-variant")
+COMMIT_STEPS = ("begin-file", "commit-original", "commit-facts", "put-in-place", "commit-variant")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

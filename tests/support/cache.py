@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgproxy.cache.cache import Cache
-from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts, key_hash
 from imgproxy.config.sections import CacheSettings
 from imgproxy.digest import digest_of
 
@@ -27,7 +27,13 @@ def original_facts(data: bytes, key: str = KEY, seq: int = 0) -> OriginalFacts:
 
 def variant(body: bytes, key: str = KEY, plan: str = PLAN, seq: int = 0) -> Variant:
     facts = VariantFacts(key, plan, digest_of(b"o"), "image/webp", len(body), digest_of(body), 1, 1)
-    return Variant(facts, key_hash(key), seq, body=body)
+    return Variant(facts, key_hash(key), ((key_hash(key), seq),), body=body)
+
+
+def provenance(facts: OriginalFacts) -> Provenance:
+    """What the cache needs to know of a picture without a watermark."""
+    hashed = key_hash(facts.key)
+    return Provenance(hashed, facts.digest, ((hashed, facts.seq),))
 
 
 @asynccontextmanager
@@ -60,5 +66,6 @@ def commit_variant(
     facts = VariantFacts(KEY, plan, digest_of(b"o"), "image/webp", len(body), digest_of(body), 1, 1)
     temp = Path(cache.store.temp_path(HASHED))
     temp.write_bytes(body)
-    cache.store.seal_variant(temp, facts)
-    return cache.commit_variant(temp, facts, seq=seq, also=also)
+    source = Provenance(HASHED, facts.original, ((HASHED, seq), *also))
+    found = cache.commit_variant(temp, facts, source)
+    return cache.store.variant_path(HASHED, plan) if found is not None else None

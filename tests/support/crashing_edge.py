@@ -33,7 +33,7 @@ def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
         "begin-file": (cache.store, "temp_path"),
         "commit-original": (cache.store, "commit_original"),
         "commit-facts": (cache.store, "commit_facts"),
-        "seal-variant": (cache.store, "seal_variant"),
+        "put-in-place": (cache.store, "put_in_place"),
         "commit-variant": (cache.store, "commit_variant"),
         "record": (cache.journal, "record_purge"),
         "rename-away": (cache.store, "detach"),

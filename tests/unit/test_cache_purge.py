@@ -106,7 +106,7 @@ async def test_a_purge_of_a_watermark_makes_variants_with_it_stale(tmp_path: Pat
         mark = key_hash("mark.png")
         facts = VariantFacts(KEY, PLAN, digest_of(b"o"), "image/webp", 1, digest_of(b"x"), 1, 1)
         with cache.epochs.at_work() as began:
-            marked = Variant(facts, HASHED, began, body=b"x", also=((mark, began),))
+            marked = Variant(facts, HASHED, ((HASHED, began), (mark, began)), body=b"x")
             assert cache.is_answerable(marked)
             await cache.purge(["mark.png"], reason="test")
 

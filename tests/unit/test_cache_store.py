@@ -16,7 +16,6 @@ from imgproxy.cache.scan import scan, shards
 from imgproxy.cache.store import CacheStore
 from imgproxy.cache.trash import look_into
 from imgproxy.digest import digest_of
-from imgproxy.errors import CacheUnavailable
 from tests.support.cache import HASHED, KEY, PLAN, original_facts
 
 SHARD = int(HASHED[:2], 16)
@@ -45,7 +44,6 @@ def put_variant(store: CacheStore, body: bytes = b"variant", plan: str = PLAN) -
     facts = variant_facts(body, plan=plan)
     temp = Path(store.temp_path(HASHED))
     temp.write_bytes(body)
-    store.seal_variant(temp, facts)
     store.commit_variant(temp, facts)
     return facts
 
@@ -54,7 +52,7 @@ def read_variant(store: CacheStore, original: bytes = b"original") -> tuple[Vari
     opened = store.open_variant(HASHED, PLAN, digest_of(original))
     if opened is None:
         return None
-    facts, descriptor = opened
+    facts, descriptor, _ = opened
     try:
         return facts, os.pread(descriptor, facts.size_bytes, 0)
     finally:
@@ -68,10 +66,10 @@ def test_an_original_is_found_again_with_its_facts(store: CacheStore) -> None:
     again = CacheStore(store.directory)
 
     assert again.facts(HASHED) == facts
-    path = again.original_path(facts)
-    assert path is not None
-    assert Path(path).read_bytes() == b"original"
-    assert not again.is_original_verified(HASHED)
+    found = again.find_original(facts)
+    assert found is not None
+    assert Path(found[0]).read_bytes() == b"original"
+    assert found[1] is False
 
 
 def test_facts_come_with_an_original_and_go_with_its_purge(store: CacheStore) -> None:
@@ -123,7 +121,7 @@ def test_an_original_of_another_length_is_missing(store: CacheStore) -> None:
 
     (store.key_dir(HASHED) / "original").write_bytes(b"orig")
 
-    assert store.original_path(facts) is None
+    assert store.find_original(facts) is None
 
 
 def test_a_damaged_original_is_removed(store: CacheStore) -> None:
@@ -135,7 +133,7 @@ def test_a_damaged_original_is_removed(store: CacheStore) -> None:
     assert not matches_digest(path, facts.digest, facts.size_bytes)
     store.note_checked_original(facts, is_intact=False)
 
-    assert store.original_path(facts) is None
+    assert store.find_original(facts) is None
 
 
 @pytest.mark.parametrize("name", [digest_of, lambda data: hashlib.blake2b(data, digest_size=16).hexdigest()])
@@ -175,16 +173,16 @@ def test_a_commit_into_a_detached_directory_fails(store: CacheStore) -> None:
     temp.write_bytes(b"variant")
     store.detach(HASHED)
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(FileNotFoundError):
         store.commit_variant(temp, variant_facts(b"variant"))
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    """An unusable cache directory raises CacheUnavailable."""
+    """An unusable cache directory raises NotADirectoryError."""
     blocker = tmp_path / "file"
     blocker.write_text("not a directory")
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(NotADirectoryError):
         CacheStore(blocker / "cache").open()
 
 
@@ -288,8 +286,8 @@ def test_the_ledger_counts_bytes_through_every_change() -> None:
     ledger.remove(b"b")
 
     assert ledger.used_bytes == 25
-    assert ledger.is_verified(b"a")
-    assert not ledger.is_verified(b"b")
+    assert ledger.touch(b"a")
+    assert not ledger.touch(b"b")
 
 
 def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
@@ -309,7 +307,7 @@ def test_files_of_an_earlier_run_come_before_those_of_this_one() -> None:
 
     assert [name for name, _ in ledger.oldest(10)] == [b"a-older", b"b-between", b"a-old", b"b-of-tomorrow", b"a-new"]
     assert ledger.used_bytes == 15
-    assert not ledger.is_verified(b"a-old")
+    assert not ledger.touch(b"a-old")
 
 
 def test_a_touch_orders_names_of_different_dicts() -> None:
@@ -322,7 +320,7 @@ def test_a_touch_orders_names_of_different_dicts() -> None:
     ledger.touch(names[0])
 
     assert ledger.oldest(10) == [(name, 1 << 40) for name in (names[2], names[3], names[1], names[0])]
-    assert [ledger.is_verified(name) for name in names] == [False, True, False, False]
+    assert [ledger.touch(name) for name in names] == [False, True, False, False]
     assert len(ledger) == 4
 
 
@@ -339,14 +337,13 @@ def test_ledger_names_can_be_taken_apart() -> None:
     assert name_of_file(HASHED, f"v-{PLAN}") == variant_name(HASHED, PLAN)
 
 
-def test_sealing_gives_the_body_that_was_rendered(store: CacheStore) -> None:
+def test_a_commit_gives_the_body_that_was_rendered(store: CacheStore) -> None:
     """The body is returned whole, without the record after it."""
     put_original(store)
     facts, temp = variant_facts(b"variant"), Path(store.temp_path(HASHED))
     temp.write_bytes(b"variant")
 
-    body = store.seal_variant(temp, facts, with_body=True)
-    store.commit_variant(temp, facts)
+    _, body = store.commit_variant(temp, facts, with_body=True)
 
     assert body == b"variant"
     assert read_variant(store) == (facts, b"variant")
@@ -358,8 +355,8 @@ def test_a_rendered_file_that_is_too_short_is_refused(store: CacheStore) -> None
     temp = Path(store.temp_path(HASHED))
     temp.write_bytes(b"vari")
 
-    with pytest.raises(CacheUnavailable):
-        store.seal_variant(temp, variant_facts(b"variant"), with_body=True)
+    with pytest.raises(OSError, match="shorter"):
+        store.commit_variant(temp, variant_facts(b"variant"), with_body=True)
 
 
 def test_a_file_in_its_place_is_no_longer_being_written(store: CacheStore) -> None:
@@ -378,7 +375,7 @@ def test_a_file_in_its_place_is_no_longer_being_written(store: CacheStore) -> No
 def test_a_file_that_cannot_be_made_is_not_being_written(store: CacheStore) -> None:
     """A file that the disk refused does not protect its directory."""
     (store.keys_dir / HASHED[:2]).write_bytes(b"in the way")
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(NotADirectoryError):
         store.temp_path(HASHED)
     assert not store.is_being_written(HASHED)
 

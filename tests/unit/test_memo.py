@@ -57,7 +57,7 @@ def put(
     variant_facts = VariantFacts(key, plan, facts.digest, "image/webp", 46_000 + number, f"{number:032x}", 800, 600)
     stamp = (65_024, 1_000_000 + number, 46_300, 10**18 + 2 * number, 10**18 + 2 * number + 1)
     file = cache.store.seen(hashed, plan, stamp, variant_facts.size_bytes) if is_from_disk else None
-    variant = Variant(variant_facts, hashed, 0, body=body, file=file)
+    variant = Variant(variant_facts, hashed, ((hashed, 0),), body=body, file=file)
     if body is not None:
         cache.hot.put(variant)
     etag = f'"{number:024x}"'

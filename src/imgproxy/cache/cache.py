@@ -71,7 +71,10 @@ class Cache:
         Raises:
             CacheUnavailable: the directory cannot be made or written, or another process uses it.
         """
-        self.store.open()
+        try:
+            self.store.open()
+        except OSError as exc:
+            raise CacheUnavailable from exc
         try:
             state = await self.journal.open()
         except BaseException:
@@ -115,8 +118,7 @@ class Cache:
 
     def is_answerable(self, variant: Variant) -> bool:
         """Whether an answer with this variant may begin now: no purge of its originals has come."""
-        proofs = ((variant.key_hash, variant.seq), *variant.also)
-        return all(self.epochs.holds(hashed, seq) for hashed, seq in proofs)
+        return self.epochs.all_hold(variant.proofs)
 
     async def find(self, source: Provenance, name: str) -> Found | None:
         """
@@ -128,6 +130,8 @@ class Cache:
         variant = self.hot.get(source.key_hash, name)
         if variant is not None and variant.facts.original == source.digest:
             return Found(variant, Tier.MEMORY)
+        if self.housekeeping.is_scanned and variant_name(source.key_hash, name) not in self.store.ledger:
+            return None  # a tenth of the time that a look at the disk takes
         variant = await self._find_on_disk(source, name)
         if variant is None:
             return None
@@ -136,22 +140,22 @@ class Cache:
         return Found(variant, Tier.DISK)
 
     async def _find_on_disk(self, source: Provenance, name: str) -> Variant | None:
-        if self.housekeeping.is_scanned and variant_name(source.key_hash, name) not in self.store.ledger:
-            return None  # a tenth of the time that a look at the disk takes
         opened = self.store.open_variant(source.key_hash, name, source.digest)
         if opened is None:
             return None
-        facts, descriptor = opened
+        facts, descriptor, is_verified = opened
         try:
-            if self.hot.accepts(facts.size_bytes):
-                return await self._read(source, facts, descriptor)
+            if facts.size_bytes <= self.hot.body_max_bytes:
+                return await self._read(source, facts, descriptor, is_verified=is_verified)
         except OSError:
             return None
         finally:
             os.close(descriptor)
-        return await self._as_file(source, facts)
+        return await self._as_file(source, facts, is_verified=is_verified)
 
-    async def _read(self, source: Provenance, facts: VariantFacts, descriptor: int) -> Variant | None:
+    async def _read(
+        self, source: Provenance, facts: VariantFacts, descriptor: int, *, is_verified: bool
+    ) -> Variant | None:
         """Read a variant into memory. Raises OSError."""
         hashed, name = source.key_hash, facts.plan
         stamp = stamp_of(os.fstat(descriptor))
@@ -159,30 +163,33 @@ class Cache:
             body = bytes(read_at_once(descriptor, facts.size_bytes))
         except BlockingIOError:
             body = await asyncio.to_thread(os.pread, descriptor, facts.size_bytes, 0)
-        if not self.store.is_variant_verified(hashed, name):
+        if not is_verified:
             is_intact = matches(facts.digest, lambda: (body,))
             self.store.note_checked_variant(hashed, facts, is_intact=is_intact)
             if not is_intact:
                 log.warning("a variant of %s failed its checksum and was removed", facts.key)
                 return None
         file = self.store.seen(hashed, name, stamp, facts.size_bytes)
-        return Variant(facts, hashed, source.original.seq, body=body, also=source.also, file=file)
+        return Variant(facts, hashed, source.proofs, body=body, file=file)
 
-    async def _as_file(self, source: Provenance, facts: VariantFacts) -> Variant | None:
+    async def _as_file(self, source: Provenance, facts: VariantFacts, *, is_verified: bool) -> Variant | None:
         """A variant that is too large for memory."""
-        hashed, name = source.key_hash, facts.plan
-        path = self.store.variant_path(hashed, name)
-        if not self.store.is_variant_verified(hashed, name):
+        hashed = source.key_hash
+        path = self.store.variant_path(hashed, facts.plan)
+        if not is_verified:
             is_intact = await asyncio.to_thread(matches_digest, path, facts.digest, facts.size_bytes)
             self.store.note_checked_variant(hashed, facts, is_intact=is_intact)
             if not is_intact:
                 return None
-        return Variant(facts, hashed, source.original.seq, path=path, also=source.also)
+        return Variant(facts, hashed, source.proofs, path=path)
 
     async def verified_original(self, facts: OriginalFacts) -> str | None:
         """The original's file, its checksum checked. None where it is missing or damaged."""
-        path = self.store.original_path(facts)
-        if path is None or self.store.is_original_verified(key_hash(facts.key)):
+        found = self.store.find_original(facts)
+        if found is None:
+            return None
+        path, is_verified = found
+        if is_verified:
             return path
         is_intact = await asyncio.to_thread(matches_digest, path, facts.digest, facts.size_bytes)
         self.store.note_checked_original(facts, is_intact=is_intact)
@@ -192,13 +199,12 @@ class Cache:
 
     def commit_original(self, temp: StrPath, facts: OriginalFacts) -> bool:
         """
-        Keep a fetched original. Return False, and delete the file, if a purge came since the fetch began.
+        Keep a fetched original. Return False if a purge came since the fetch began: the caller then discards the file.
 
         Raises:
-            CacheUnavailable: the disk refuses.
+            OSError: the disk refuses.
         """
         if not self.epochs.holds(key_hash(facts.key), facts.seq):
-            self.store.discard(temp)
             return False
         self.store.commit_original(temp, facts)
         self.housekeeping.after_commit()
@@ -214,40 +220,32 @@ class Cache:
             return False
         try:
             self.store.commit_facts(facts)
-        except CacheUnavailable as exc:
-            log.warning("the facts of %s stay in memory: %s", facts.key, exc.__cause__)
+        except OSError as exc:
+            log.warning("the facts of %s stay in memory: %s", facts.key, exc)
             self.store.hold_facts(facts)
-            self.make_room(exc)
+            self.housekeeping.make_room(exc)
         return True
 
-    def commit_variant(
-        self, temp: StrPath, facts: VariantFacts, *, seq: int, also: Sequence[tuple[str, int]] = ()
-    ) -> str | None:
+    def commit_variant(self, temp: StrPath, facts: VariantFacts, source: Provenance) -> Variant | None:
         """
-        Keep a rendered variant and return its path. Return None, and delete the file, if it is of a stale generation.
+        Keep a rendered variant, on disk and, if it is small, in memory. Return None if it is of a stale generation.
 
-        `seq` and `also` are those of its Variant.
+        Without a Variant the caller discards the file.
 
         Raises:
-            CacheUnavailable: the disk refuses. The file is deleted.
+            OSError: the disk refuses.
         """
-        hashed = key_hash(facts.key)
-        current = self.store.facts(hashed)
-        is_stale = not all(self.epochs.holds(name, at) for name, at in ((hashed, seq), *also))
-        if is_stale or current is None or current.digest != facts.original.partition("+")[0]:
-            self.store.discard(temp)
+        current = self.store.facts(source.key_hash)
+        if current is None or current.digest != source.digest.partition("+")[0]:
             return None
-        try:
-            path = self.store.commit_variant(temp, facts)
-        except CacheUnavailable:
-            self.store.discard(temp)
-            raise
+        if not self.epochs.all_hold(source.proofs):
+            return None
+        is_hot = facts.size_bytes <= self.hot.body_max_bytes
+        path, body = self.store.commit_variant(temp, facts, with_body=is_hot)
         self.housekeeping.after_commit()
-        return path
-
-    def make_room(self, refusal: BaseException) -> None:
-        """Evict something in the background, if the disk refused a write because it is full."""
-        self.housekeeping.make_room(refusal)
+        variant = Variant(facts, source.key_hash, source.proofs, body=body, path=None if is_hot else path)
+        self.hot.put(variant)
+        return variant
 
     # --- purge -------------------------------------------------------------------------------------------------
 

@@ -54,27 +54,14 @@ class OriginalFacts:
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """
-    The originals that a variant is made from: the picture's, and the watermark's if the plan has one.
+    What the cache needs to know of the originals that a variant is made from.
 
-    `mark` is None without a watermark, and also where the watermark cannot be fetched: the picture is served anyway.
+    `proofs` are the key hash and the sequence of each: the picture's, then the watermark's if there is one.
     """
 
-    original: OriginalFacts
-    key_hash: str
-    wants_mark: bool = False
-    mark: OriginalFacts | None = None
-
-    @property
-    def digest(self) -> str:
-        """The digest of all originals together. A variant that names another digest was made from other bytes."""
-        if not self.wants_mark:
-            return self.original.digest
-        return f"{self.original.digest}+{self.mark.digest if self.mark is not None else ''}"
-
-    @property
-    def also(self) -> tuple[tuple[str, int], ...]:
-        """The key hash and sequence of the watermark."""
-        return ((key_hash(self.mark.key), self.mark.seq),) if self.mark is not None else ()
+    key_hash: str  # of the picture
+    digest: str  # of all originals, as in `VariantFacts.original`
+    proofs: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +70,9 @@ class VariantFacts:
 
     key: str
     plan: str  # digest of the render plan
-    original: str  # digest of the original it was made from; with a watermark, "<digest>+<the mark's digest>"
+    # The digest of the original it was made from. With a watermark in the plan: "<digest>+<the watermark's digest>".
+    # Nothing follows the "+" if the watermark could not be fetched.
+    original: str
     content_type: str
     size_bytes: int
     digest: str  # of the body, see imgproxy.digest
@@ -100,16 +89,15 @@ class Variant:
     """
     A variant ready to be served: its facts, and either its body or the path of its file.
 
-    `seq` is the sequence of its original: the answer may begin only if no purge of the key came after it. `also` has
-    the (key hash, seq) of its watermark. `file` recognises the file of a body that was read from disk.
+    `proofs` are those of its Provenance: the answer may begin only if no purge of these keys came after them. `file`
+    recognises the file of a body that was read from disk.
     """
 
     facts: VariantFacts
     key_hash: str
-    seq: int
+    proofs: tuple[tuple[str, int], ...]
     body: bytes | None = None
     path: str | None = None
-    also: tuple[tuple[str, int], ...] = ()
     file: SeenFile | None = None
 
 

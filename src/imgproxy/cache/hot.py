@@ -31,7 +31,7 @@ class HotTier:
 
     def __init__(self, max_bytes: int, item_max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._item_max_bytes = min(item_max_bytes, max_bytes)
+        self.body_max_bytes = min(item_max_bytes, max_bytes) - ENTRY_OVERHEAD_BYTES  # larger bodies are not kept
         # Not a library's cache: a hit costs only a look and a move to the end.
         self._places: OrderedDict[tuple[str, str], HotPlace] = OrderedDict()
         # What a purge of a key drops: its variants, and those of other keys that have it as their watermark.
@@ -54,17 +54,13 @@ class HotTier:
         """Note that the variant of this place was used. The place must not be empty."""
         self._places.move_to_end(place.name)
 
-    def accepts(self, size_bytes: int) -> bool:
-        """Whether a body of this size belongs in memory."""
-        return size_bytes + ENTRY_OVERHEAD_BYTES <= self._item_max_bytes
-
     def has_room(self, size_bytes: int) -> bool:
         """Whether a body of this size fits without an eviction."""
         return self._used_bytes + size_bytes + ENTRY_OVERHEAD_BYTES <= self._max_bytes
 
     def put(self, variant: Variant) -> HotPlace | None:
         """Keep a variant with a body. Return None, and keep nothing, if it has no body or is too large."""
-        if variant.body is None or not self.accepts(len(variant.body)):
+        if variant.body is None or len(variant.body) > self.body_max_bytes:
             return None
         self._remove((variant.key_hash, variant.facts.plan))
         self._used_bytes += _cost_bytes(variant)
@@ -72,7 +68,7 @@ class HotTier:
             self._remove(next(iter(self._places)))
         place = HotPlace(variant)
         self._places[place.name] = place
-        for source in _sources(variant):
+        for source, _ in variant.proofs:
             self._names[source].add(place.name)
         return place
 
@@ -88,7 +84,7 @@ class HotTier:
         if place is None or place.variant is None:
             return
         self._used_bytes -= _cost_bytes(place.variant)
-        for source in _sources(place.variant):
+        for source, _ in place.variant.proofs:
             self._names[source].discard(name)
             if not self._names[source]:
                 del self._names[source]
@@ -105,11 +101,6 @@ class HotTier:
 
     def __len__(self) -> int:
         return len(self._places)
-
-
-def _sources(variant: Variant) -> list[str]:
-    """The hashes of the keys that a variant was made from."""
-    return [variant.key_hash, *(hashed for hashed, _ in variant.also)]
 
 
 def _cost_bytes(variant: Variant) -> int:

@@ -87,17 +87,16 @@ class Ledger:
         self._uses += 1
         shard[name] = self._uses << _USE_SHIFT | size_bytes << 1 | is_verified
 
-    def touch(self, name: bytes) -> None:
-        """Note that a file was used."""
+    def touch(self, name: bytes) -> bool:
+        """Note that a file was used. Return whether this process wrote it, or has checked its checksum."""
         shard = self._shards[name[0]]
-        if (value := shard.pop(name, None)) is not None:
-            self._uses += 1
-            shard[name] = self._uses << _USE_SHIFT | value & (_SIZE_MASK << 1 | _VERIFIED)
-            self._touched.add(name)
-
-    def is_verified(self, name: bytes) -> bool:
-        """Whether this process wrote the file, or has checked its checksum."""
-        return bool(self._shards[name[0]].get(name, 0) & _VERIFIED)
+        value = shard.pop(name, None)
+        if value is None:
+            return False
+        self._uses += 1
+        shard[name] = self._uses << _USE_SHIFT | value & (_SIZE_MASK << 1 | _VERIFIED)
+        self._touched.add(name)
+        return bool(value & _VERIFIED)
 
     def verify(self, name: bytes, size_bytes: int) -> None:
         """Note that the file's checksum is right."""

@@ -145,7 +145,7 @@ class CachePurge:
         """Take a key's directory out of reach and add it to the list. Return whether none is left in reach."""
         try:
             directory = self._store.detach(hashed)
-        except CacheUnavailable:
+        except OSError:
             log.exception("the files of a purged key could not be renamed away; they are not served all the same")
             return False
         if directory is not None:

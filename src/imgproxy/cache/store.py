@@ -5,27 +5,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from imgproxy.cache.directory import CacheDirectory, as_cache_unavailable
-from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
-from imgproxy.cache.framed import digest_of, read_frame, trailer
+from imgproxy.cache.directory import CacheDirectory
+from imgproxy.cache.entry import VariantFacts, key_hash
+from imgproxy.cache.framed import read_frame, trailer
 from imgproxy.cache.ledger import Ledger, name_of_file, original_name, split_name, variant_name
 from imgproxy.cache.reading import SeenFile, read_at_once, stamp_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgproxy.cache.entry import OriginalFacts
     from imgproxy.cache.reading import FileStamp, StrPath
 
 log = logging.getLogger(__name__)
-
-# Facts kept in memory, about 700 bytes each: with them a disk hit reads one file instead of two.
-FACTS_IN_MEMORY = 50_000
-_NO_BODY: Final = digest_of(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,71 +45,11 @@ class CacheStore(CacheDirectory):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.ledger = Ledger()
-        # The least recently used first. `known_facts` does not count as a use.
-        self._facts: OrderedDict[str, OriginalFacts] = OrderedDict()
 
     def path_of(self, name: bytes) -> str:
         """The path of a file by its name in the ledger."""
         hashed, plan = split_name(name)
         return self.variant_path(hashed, plan) if plan else self.path(hashed, "original")
-
-    # --- facts -------------------------------------------------------------------------------------------------
-
-    def facts(self, hashed: str) -> OriginalFacts | None:
-        """The facts of a key's original, from memory or disk. None where they are missing or not valid."""
-        if (known := self._facts.get(hashed)) is not None:
-            self._facts.move_to_end(hashed)
-            return known
-        found = self._read_facts(hashed)
-        if found is not None:
-            self.hold_facts(found)
-        return found
-
-    def known_facts(self, hashed: str) -> OriginalFacts | None:
-        """The facts of a key's original, if they are in memory."""
-        return self._facts.get(hashed)
-
-    def hold_facts(self, facts: OriginalFacts) -> None:
-        """Make these the facts of the key's original, in memory only: a restart forgets them."""
-        hashed = key_hash(facts.key)
-        self._facts[hashed] = facts
-        self._facts.move_to_end(hashed)
-        if len(self._facts) > FACTS_IN_MEMORY:
-            self._facts.popitem(last=False)
-
-    def commit_facts(self, facts: OriginalFacts) -> None:
-        """
-        Make these the facts of the key's original.
-
-        Raises:
-            CacheUnavailable: the disk refuses.
-        """
-        hashed = key_hash(facts.key)
-        temp = self.temp_path(hashed)
-        try:
-            with as_cache_unavailable():
-                # Not "wb": ext4 begins to write a truncated file to the disk as soon as it is closed.
-                with open(temp, "r+b") as file:
-                    file.write(trailer(facts, body_bytes=0, body_digest=_NO_BODY))
-                self.put_in_place(hashed, temp, "facts")
-        except BaseException:
-            self.discard(temp)
-            raise
-        self.hold_facts(facts)
-
-    def _read_facts(self, hashed: str) -> OriginalFacts | None:
-        try:
-            descriptor = os.open(self.path(hashed, "facts"), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            frame = read_frame(descriptor)
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-        facts = frame.read_as(OriginalFacts) if frame is not None else None
-        return facts if facts is not None and key_hash(facts.key) == hashed else None
 
     # --- originals ---------------------------------------------------------------------------------------------
 
@@ -122,16 +58,19 @@ class CacheStore(CacheDirectory):
         Make a downloaded file the key's original: first the bytes, then the facts that name their digest.
 
         Raises:
-            CacheUnavailable: the disk refuses, or a purge took the directory away.
+            OSError: the disk refuses, or a purge took the directory away.
         """
         hashed = key_hash(facts.key)
-        with as_cache_unavailable():
-            self.put_in_place(hashed, temp, "original")
+        self.put_in_place(hashed, temp, "original")
         self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
         self.commit_facts(facts)
 
-    def original_path(self, facts: OriginalFacts) -> str | None:
-        """The original's file. None where it is missing or has another length. The checksum is not checked here."""
+    def find_original(self, facts: OriginalFacts) -> tuple[str, bool] | None:
+        """
+        Find the original's file: its path, and whether this run knows that its checksum is right.
+
+        None where it is missing or has another length.
+        """
         hashed = key_hash(facts.key)
         path = self.path(hashed, "original")
         try:
@@ -141,12 +80,7 @@ class CacheStore(CacheDirectory):
         if size_bytes != facts.size_bytes:
             self.ledger.remove(original_name(hashed))
             return None
-        self.ledger.touch(original_name(hashed))
-        return path
-
-    def is_original_verified(self, hashed: str) -> bool:
-        """Whether this run knows that the original's checksum is right."""
-        return self.ledger.is_verified(original_name(hashed))
+        return path, self.ledger.touch(original_name(hashed))
 
     def note_checked_original(self, facts: OriginalFacts, *, is_intact: bool) -> None:
         """Remember that the original's checksum is right, or delete the damaged file."""
@@ -167,11 +101,12 @@ class CacheStore(CacheDirectory):
         """The path of a variant's file. It may not exist."""
         return self.path(hashed, f"v-{plan}")
 
-    def open_variant(self, hashed: str, plan: str, original: str) -> tuple[VariantFacts, int] | None:
+    def open_variant(self, hashed: str, plan: str, original: str) -> tuple[VariantFacts, int, bool] | None:
         """
         Find a variant of this original on disk: its facts and an open descriptor, which the caller closes.
 
-        The record and the length are checked. The body's checksum is not: see `is_variant_verified`.
+        The record and the length are checked. The third value tells whether this run knows that the body's checksum is
+        right, too.
         """
         try:
             descriptor = os.open(self.variant_path(hashed, plan), os.O_RDONLY | os.O_CLOEXEC)
@@ -187,8 +122,7 @@ class CacheStore(CacheDirectory):
         if not is_whole or facts is None or facts.original != original or facts.plan != plan:
             os.close(descriptor)
             return None
-        self.ledger.touch(variant_name(hashed, plan))
-        return facts, descriptor
+        return facts, descriptor, self.ledger.touch(variant_name(hashed, plan))
 
     def seen(self, hashed: str, plan: str, stamp: FileStamp, body_bytes: int) -> SeenFile:
         """What `read_unchanged` needs to recognise a variant's file."""
@@ -211,42 +145,33 @@ class CacheStore(CacheDirectory):
         self.ledger.touch(file.name)
         return body
 
-    def is_variant_verified(self, hashed: str, plan: str) -> bool:
-        """Whether this run knows that the variant's checksum is right."""
-        return self.ledger.is_verified(variant_name(hashed, plan))
-
     def note_checked_variant(self, hashed: str, facts: VariantFacts, *, is_intact: bool) -> None:
         """Remember that the variant's checksum is right, or delete the damaged file."""
         self._note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
 
-    def seal_variant(self, temp: StrPath, facts: VariantFacts, *, with_body: bool = False) -> bytes | None:
+    def commit_variant(
+        self, temp: StrPath, facts: VariantFacts, *, with_body: bool = False
+    ) -> tuple[str, bytes | None]:
         """
-        Append record and trailer to a rendered file. Return its body if `with_body`.
+        Append record and trailer to a rendered file, and give it the name by which it is found from then on.
+
+        Return the path, and the body if `with_body`.
 
         Raises:
-            CacheUnavailable: the disk refuses, or a purge took the directory away.
+            OSError: the disk refuses, or a purge took the directory away.
         """
-        with as_cache_unavailable(), open(temp, "r+b") as file:
+        hashed = key_hash(facts.key)
+        end = trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest))
+        with open(temp, "r+b") as file:
             # The file was written a moment ago, so it is in the page cache.
             body = file.read(facts.size_bytes) if with_body else None
             if body is not None and len(body) != facts.size_bytes:
                 raise OSError(errno.EIO, "a rendered file is shorter than its size_bytes")
             file.seek(0, os.SEEK_END)
-            file.write(trailer(facts, body_bytes=facts.size_bytes, body_digest=bytes.fromhex(facts.digest)))
-        return body
-
-    def commit_variant(self, temp: StrPath, facts: VariantFacts) -> str:
-        """
-        Give a sealed file its name, by which it is found from then on. Return the path.
-
-        Raises:
-            CacheUnavailable: the disk refuses, or a purge took the directory away.
-        """
-        hashed = key_hash(facts.key)
-        with as_cache_unavailable():
-            path = self.put_in_place(hashed, temp, f"v-{facts.plan}")
+            file.write(end)
+        path = self.put_in_place(hashed, temp, f"v-{facts.plan}")
         self.ledger.add(variant_name(hashed, facts.plan), facts.size_bytes, is_verified=True)
-        return path
+        return path, body
 
     # --- detach ------------------------------------------------------------------------------------------------
 
@@ -255,19 +180,18 @@ class CacheStore(CacheDirectory):
         Take a key's directory out of reach, in one rename into the trash. None if the directory does not exist.
 
         Raises:
-            CacheUnavailable: it exists and cannot be renamed.
+            OSError: it exists and cannot be renamed.
         """
         self._facts.pop(hashed, None)
         source, target = self.key_dir(hashed), self.trash_path(hashed)
-        with as_cache_unavailable():
-            try:
-                os.rename(source, target)
-            except FileNotFoundError:
-                # The trash itself may be missing, not the source.
-                if not os.path.lexists(source):
-                    return None
-                self.trash_dir.mkdir(parents=True, exist_ok=True)
-                os.rename(source, target)
+        try:
+            os.rename(source, target)
+        except FileNotFoundError:
+            # The trash itself may be missing, not the source.
+            if not os.path.lexists(source):
+                return None
+            self.trash_dir.mkdir(parents=True, exist_ok=True)
+            os.rename(source, target)
         return self._take_off_ledger(hashed, target)
 
     def detach_orphan(self, hashed: str) -> Detached | None:
@@ -275,7 +199,7 @@ class CacheStore(CacheDirectory):
         Detach a directory that the scan found without facts. None if it has facts by now, or is being written.
 
         Raises:
-            CacheUnavailable: it cannot be renamed.
+            OSError: it cannot be renamed.
         """
         if self.facts(hashed) is not None or self.is_being_written(hashed):
             return None

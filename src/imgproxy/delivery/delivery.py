@@ -87,7 +87,7 @@ class Delivery:
 
     def may_begin(self, delivered: Delivered) -> bool:
         """Whether no purge has come since the originals behind this answer were proved."""
-        return all(self._cache.epochs.holds(hashed, seq) for hashed, seq in delivered.proofs)
+        return self._cache.epochs.all_hold(delivered.proofs)
 
     def refuses(self, request: Request) -> bool:
         """Whether an overload refuses this request before anything is done for it."""
@@ -168,23 +168,22 @@ class Delivery:
             width_px=0,
             height_px=0,
         )
-        variant = Variant(facts, current.key_hash, current.facts.seq, path=path)
+        variant = Variant(facts, current.key_hash, ((current.key_hash, current.facts.seq),), path=path)
         return replace(_hit(current, variant, Tier.DISK), outcome=Outcome.PASS)
 
 
 def _not_modified(etag: str, sources: Sources) -> Delivered:
-    delivered = _delivered(etag, sources.original, None, Tier.MEMORY)
-    return replace(delivered, mark_proofs=sources.provenance.also)
+    return _delivered(etag, sources.original, None, Tier.MEMORY, sources.provenance.proofs)
 
 
 def _hit(original: Original, variant: Variant, tier: Tier) -> Delivered:
-    return _delivered(_etag(variant), original, variant, tier)
+    return _delivered(_etag(variant), original, variant, tier, variant.proofs)
 
 
 def _miss(original: Original, made: Made) -> Delivered:
     timings = Timings(original.fetch_s + made.fetch_s, made.queue_s, made.render_s)
     # The tag is that of what was painted: the watermark may have been lost meanwhile.
-    delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN)
+    delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN, made.variant.proofs)
     return replace(delivered, is_collapsed=original.is_collapsed or made.is_collapsed, timings=timings)
 
 
@@ -192,13 +191,16 @@ def _etag(variant: Variant) -> str:
     return etag_of(variant.facts.original, variant.facts.plan, variant.facts.shared_decode)
 
 
-def _delivered(etag: str, original: Original, variant: Variant | None, tier: Tier) -> Delivered:
+def _delivered(
+    etag: str, original: Original, variant: Variant | None, tier: Tier, proofs: tuple[tuple[str, int], ...]
+) -> Delivered:
     return Delivered(
         etag=etag,
         original=original,
         variant=variant,
         outcome=_outcome(original.state, tier),
         tier=tier,
+        proofs=proofs,
         is_collapsed=original.is_collapsed,
         timings=Timings(fetch_s=original.fetch_s),
     )

@@ -156,7 +156,7 @@ class Fetching:
             started_s = time.monotonic()
             # The origin's answer is true of the moment in which it was asked, however long the bytes take.
             asked = _Asked(began_seq, self._now())
-            if known is not None and self._cache.store.original_path(known) is None:
+            if known is not None and self._cache.store.find_original(known) is None:
                 known = None
             temp = self._destination(hashed)
             try:
@@ -171,7 +171,7 @@ class Fetching:
                 # A purge takes the directory away under the download; that is no fault of the disk.
                 if not self._cache.epochs.holds(hashed, began_seq):
                     raise StaleGeneration from None
-                self._cache.make_room(exc)
+                self._cache.housekeeping.make_room(exc)
                 raise CacheUnavailable from exc
             finally:
                 self._cache.store.discard(temp)
@@ -190,9 +190,9 @@ class Fetching:
         store = self._cache.store
         try:
             return store.temp_path(hashed)
-        except CacheUnavailable as exc:
-            log.warning("no file can be made for %s; the origin is asked all the same: %s", hashed, exc.__cause__)
-            self._cache.make_room(exc)
+        except OSError as exc:
+            log.warning("no file can be made for %s; the origin is asked all the same: %s", hashed, exc)
+            self._cache.housekeeping.make_room(exc)
             return store.temp_name(hashed)
 
     async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:

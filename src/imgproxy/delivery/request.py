@@ -64,8 +64,9 @@ class Delivered:
     """
     An answer that is about to begin.
 
-    `variant` is None if the client's copy is current. Then `mark_proofs` are the proofs of the watermark (key hash,
-    sequence), which a variant would have. `is_interim`: another format or a larger size answers for the right one.
+    `variant` is None if the client's copy is current. `proofs` are the key hash and sequence of every original behind
+    this answer, the picture's first; it may begin while all of them hold. `is_interim`: another format or a larger size
+    answers for the right one.
     """
 
     etag: str
@@ -73,17 +74,10 @@ class Delivered:
     variant: Variant | None
     outcome: Outcome
     tier: Tier
+    proofs: tuple[tuple[str, int], ...]
     is_collapsed: bool = False
-    mark_proofs: tuple[tuple[str, int], ...] = ()
     is_interim: bool = False
     timings: Timings = Timings()
-
-    @property
-    def proofs(self) -> tuple[tuple[str, int], ...]:
-        """Key hash and sequence of every original behind this answer; it may begin while all of them hold."""
-        if self.variant is not None:
-            return ((self.variant.key_hash, self.variant.seq), *self.variant.also)
-        return ((self.original.key_hash, self.original.facts.seq), *self.mark_proofs)
 
 
 def etag_of(original_digest: str, plan_digest: str, shared_decode: str = "") -> str:

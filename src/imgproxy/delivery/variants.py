@@ -56,9 +56,12 @@ class Sources:
     provenance: Provenance = field(init=False)  # what the cache needs to know of them
 
     def __post_init__(self) -> None:
-        mark = self.mark.facts if self.mark is not None else None
-        known = Provenance(self.original.facts, self.original.key_hash, self.wants_mark, mark)
-        object.__setattr__(self, "provenance", known)  # the dataclass is frozen
+        facts, hashed, mark = self.original.facts, self.original.key_hash, self.mark
+        proofs: tuple[tuple[str, int], ...] = ((hashed, facts.seq),)
+        if mark is not None:
+            proofs += ((mark.key_hash, mark.facts.seq),)
+        digest = f"{facts.digest}+{mark.facts.digest if mark is not None else ''}" if self.wants_mark else facts.digest
+        object.__setattr__(self, "provenance", Provenance(hashed, digest, proofs))  # the dataclass is frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ class Variants:
             raise
         except (OSError, CacheUnavailable) as exc:
             self._raise_if_stale(original)
-            self._cache.make_room(exc)
+            self._cache.housekeeping.make_room(exc)
             raise CacheUnavailable from exc
         finally:
             if temp is not None:
@@ -180,11 +183,11 @@ class Variants:
 
     async def _commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
         """
-        Put the file into the store and the hot tier. Nothing is awaited between the last check and the rename.
+        Put the file into the cache.
 
         Raises:
             StaleGeneration: a purge came meanwhile.
-            CacheUnavailable, OSError: the disk refused.
+            OSError: the disk refused.
         """
         original, source = sources.original, sources.provenance
         facts = VariantFacts(
@@ -201,16 +204,11 @@ class Variants:
             is_mark_missing=rendered.is_mark_missing,
             shared_decode=rendered.shared_decode,
         )
-        is_hot = self._cache.hot.accepts(rendered.size_bytes)
-        body = self._cache.store.seal_variant(rendered.path, facts, with_body=is_hot)
         await self._failpoints.reach(Point.BEFORE_COMMIT, original.facts.key)
-        path = self._cache.commit_variant(rendered.path, facts, seq=original.facts.seq, also=source.also)
-        if path is None:
+        variant = self._cache.commit_variant(rendered.path, facts, source)
+        if variant is None:
             self._metrics.overtaken.labels(point="commit").inc()
             raise StaleGeneration
-        where = None if body is not None else path
-        variant = Variant(facts, original.key_hash, original.facts.seq, body=body, path=where, also=source.also)
-        self._cache.hot.put(variant)
         return variant
 
     def _note_refusal(self, name: tuple[str, str], error: ImageRefused) -> None:
@@ -227,5 +225,5 @@ class Variants:
     def _raise_if_stale(self, original: Original) -> None:
         """Start over if a purge or an eviction took the file away under the render: that is no fault of the disk."""
         is_purged = not self._cache.epochs.holds(original.key_hash, original.facts.seq)
-        if is_purged or self._cache.store.original_path(original.facts) is None:
+        if is_purged or self._cache.store.find_original(original.facts) is None:
             raise StaleGeneration from None

@@ -165,7 +165,7 @@ class Responder:
 
     def _is_plain(self, exchange: Exchange, delivered: Delivered, variant: Variant) -> bool:
         """Whether every request for this target gets this answer. A watermark has a freshness of its own: then not."""
-        if delivered.outcome not in (Outcome.HIT, Outcome.MISS) or variant.also or not exchange.is_plain:
+        if delivered.outcome not in (Outcome.HIT, Outcome.MISS) or len(variant.proofs) > 1 or not exchange.is_plain:
             return False
         return self._heads.at_most_s(exchange.wanted, delivered, 0.0) is None
 

@@ -57,8 +57,8 @@ class PreparedAnswer:
         "key_hash",
         "made_at_s",
         "place",
+        "proofs",
         "read_number",
-        "seq",
         "variant_facts",
     )
 
@@ -68,7 +68,7 @@ class PreparedAnswer:
         self.file = variant.file
         self.facts = answer.original
         self.key_hash = variant.key_hash
-        self.seq = variant.seq
+        self.proofs = variant.proofs
         self.etag = answer.etag
         self.place: HotPlace | None = None
         self.made_at_s = time.time()  # Unix time, as are the two others
@@ -88,7 +88,7 @@ class PreparedAnswer:
 
     def variant(self, body: bytes) -> Variant:
         """Return the variant with its body."""
-        return Variant(self.variant_facts, self.key_hash, self.seq, body=body, file=self.file)
+        return Variant(self.variant_facts, self.key_hash, self.proofs, body=body, file=self.file)
 
 
 def memo_bytes(hot_max_bytes: int) -> int:
@@ -114,7 +114,7 @@ class AnswerMemo:
 
     def put(self, answer: PlainAnswer) -> PreparedAnswer:
         """Remember an answer whose variant is in the hot tier, or was read from disk."""
-        assert not answer.variant.also, "a purge finds an entry by one key, so it must have one original"
+        assert len(answer.variant.proofs) == 1, "a purge finds an entry by one key, so it must have one original"
         entry = PreparedAnswer(answer)
         entry.place = self._place_of(entry)
         self._drop((answer.target, answer.accept))
@@ -170,7 +170,7 @@ class AnswerMemo:
             entry.key_hash, 0.0
         ):
             return False
-        return self._cache.epochs.holds(entry.key_hash, entry.seq)
+        return self._cache.epochs.all_hold(entry.proofs)
 
     def _find_beyond(self, entry: PreparedAnswer, if_none_match: str | None, now_s: float) -> Found | None:
         """
