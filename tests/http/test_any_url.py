@@ -13,9 +13,9 @@ from PIL import Image
 
 from imgproxy.config.sections import UrlSettings
 from imgproxy.params.negotiate import ClientHeaders
-from imgproxy.params.request import build_request
 from imgproxy.render.geometry import find_region, place
 from imgproxy.render.sizes import Size
+from tests.support.params import build_request
 from tests.support.site import site
 
 if TYPE_CHECKING:

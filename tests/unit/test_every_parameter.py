@@ -14,7 +14,7 @@ from imgproxy.errors import BadParameter, Expired
 from imgproxy.params import table
 from imgproxy.params.document import BEGIN, END
 from imgproxy.params.negotiate import ClientHeaders
-from imgproxy.params.request import build_request
+from tests.support.params import build_request
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter

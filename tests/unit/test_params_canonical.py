@@ -13,7 +13,7 @@ from imgproxy.config.sections import UrlSettings
 from imgproxy.params import table
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import RenderPlan
-from imgproxy.params.request import build_request
+from tests.support.params import build_request
 
 SETTINGS = UrlSettings()
 CHROME = ClientHeaders(accept="image/avif,image/webp,*/*")

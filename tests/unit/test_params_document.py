@@ -14,7 +14,7 @@ from imgproxy.params import table
 from imgproxy.params.document import tables, with_tables
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.parse import Strictness, read_values
-from imgproxy.params.request import build_request
+from tests.support.params import build_request
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter

@@ -9,17 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor
 
+from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
 from imgproxy.params import kinds, table
 from imgproxy.params.colours import KEYWORDS, parse_colour
+from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.parse import (
     MAX_SEGMENT_BYTES,
     Strictness,
     parse_query,
-    parse_target,
     read_values,
+    split_target,
 )
 from imgproxy.params.plan import Anchor, Colour, Px, Ratio, Rect
+from tests.support.params import build_request
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,7 @@ from imgproxy.params.plan import Anchor, Colour, Px, Ratio, Rect
 )
 def test_key_is_the_path_decoded_once(path: str, key: str) -> None:
     """The key is the path without its slash, percent-decoded once; `+` stays and `%25` does not decode twice."""
-    assert parse_target(f"{path}?w=1").key == key
+    assert split_target(f"{path}?w=1")[0] == key
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_key_is_the_path_decoded_once(path: str, key: str) -> None:
 def test_paths_that_are_no_key_are_refused(path: str) -> None:
     """Empty and dot parts, control characters, backslashes, bad UTF-8, over-long names: each is 400, never a key."""
     with pytest.raises(BadUrl) as caught:
-        parse_target(f"{path}?w=1")
+        split_target(f"{path}?w=1")
     assert caught.value.status == 400
 
 
@@ -94,7 +97,7 @@ def test_paths_that_are_no_key_are_refused(path: str) -> None:
 def test_no_path_becomes_a_key_that_leaves_the_library(path: str) -> None:
     """Any path is refused, or is a key whose parts are plain names."""
     try:
-        key = parse_target(f"/{path.replace('?', '%3F')}").key
+        key = split_target(f"/{path.replace('?', '%3F')}")[0]
     except BadUrl:
         return
     assert all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in key.split("/"))
@@ -105,15 +108,15 @@ def test_no_path_becomes_a_key_that_leaves_the_library(path: str) -> None:
 def test_a_target_over_the_limit_is_414() -> None:
     """The limit is for the whole target; the error has both numbers."""
     with pytest.raises(UriTooLong) as caught:
-        parse_target("/a.jpg?x=" + "1" * 8000)
+        split_target("/a.jpg?x=" + "1" * 8000)
     assert (caught.value.status, caught.value.length, caught.value.limit) == (414, 8009, 8000)
 
 
 def test_a_mount_prefix_is_removed() -> None:
     """A prefix is removed before the key; a path without it is a key, too."""
-    assert parse_target("/img/a.jpg", mount_prefix="/img").key == "a.jpg"
-    assert parse_target("/a.jpg", mount_prefix="/img").key == "a.jpg"
-    assert parse_target("/imgs/a.jpg", mount_prefix="/img").key == "imgs/a.jpg"
+    assert split_target("/img/a.jpg", mount_prefix="/img")[0] == "a.jpg"
+    assert split_target("/a.jpg", mount_prefix="/img")[0] == "a.jpg"
+    assert split_target("/imgs/a.jpg", mount_prefix="/img")[0] == "imgs/a.jpg"
 
 
 @pytest.mark.parametrize(
@@ -128,22 +131,21 @@ def test_a_mount_prefix_is_removed() -> None:
 )
 def test_legacy_crop_part_is_a_rect(target: str) -> None:
     """`/C=W..,H..,X..,Y..` after the key means `rect`, however it is escaped."""
-    parsed = parse_target(target)
-    assert parsed.key == "2017/a.jpeg"
-    assert parsed.texts == {"rect": "177,0,1406,791", "w": "1024"}
+    found = build_request(target, ClientHeaders(), UrlSettings())
+    assert found == build_request("/2017/a.jpeg?rect=177,0,1406,791&w=1024", ClientHeaders(), UrlSettings())
+    assert found.key == "2017/a.jpeg"
 
 
 def test_a_rect_in_the_query_wins_over_the_legacy_part() -> None:
     """If both are there, the query's rect counts."""
-    assert parse_target("/a.jpg/C=W1,H2,X3,Y4?rect=5,6,7,8").texts["rect"] == "5,6,7,8"
+    found = build_request("/a.jpg/C=W1,H2,X3,Y4?rect=5,6,7,8", ClientHeaders(), UrlSettings())
+    assert found == build_request("/a.jpg?rect=5,6,7,8", ClientHeaders(), UrlSettings())
 
 
 @pytest.mark.parametrize("path", ["/C=W1,H2,X3,Y4", "/a/C=W1,H2,X3", "/a/c=W1,H2,X3,Y4", "/a/C=W-1,H2,X3,Y4"])
 def test_a_path_that_looks_like_the_legacy_part_is_a_key(path: str) -> None:
     """Without a key before it, incomplete, or in another case, the part belongs to the key."""
-    parsed = parse_target(path)
-    assert parsed.key == path[1:]
-    assert not parsed.texts
+    assert split_target(path) == (path[1:], None, "")
 
 
 # --- the query -----------------------------------------------------------------------------------------------------

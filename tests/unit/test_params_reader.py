@@ -8,7 +8,8 @@ from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, ImgproxyError, UriTooLong
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import ImageRequest, RenderPlan
-from imgproxy.params.request import RequestReader, build_request
+from imgproxy.params.request import RequestReader
+from tests.support.params import build_request
 
 CHROME = ClientHeaders(accept="image/avif,image/webp")
 LEGACY = ClientHeaders()
@@ -44,7 +45,7 @@ def answer(read: object, target: str, headers: ClientHeaders) -> ImageRequest | 
 
 
 @pytest.mark.parametrize("is_strict", [False, True])
-def test_a_reader_says_what_build_request_says(*, is_strict: bool) -> None:
+def test_a_remembered_query_says_the_same(*, is_strict: bool) -> None:
     """Each target gives the same twice, also after its query was read for another picture."""
     settings = UrlSettings(strict=is_strict, presets={"marked": {"mark": "logo.png"}})
     reader = RequestReader(settings, mount_prefix="/pre")

@@ -33,7 +33,8 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
-from imgproxy.params.request import build_request, safe_name
+from imgproxy.params.request import safe_name
+from tests.support.params import build_request
 
 RED = Colour(255, 0, 0)
 CHROME = ClientHeaders(accept="image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")

@@ -13,7 +13,7 @@ from imgproxy.delivery.variants import Sources
 from imgproxy.errors import ImgproxyError
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
-from imgproxy.params.request import build_request
+from imgproxy.params.request import RequestReader
 from imgproxy.workers.job import Lane
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class Warming:
         render: RenderSettings,
     ) -> None:
         self._warm = warm
-        self._url = url
-        self._metadata = Metadata(render.metadata)
+        self._reader = RequestReader(url, metadata=Metadata(render.metadata))
         self._cache = cache
         self._originals = originals
         self._variants = variants
@@ -95,7 +94,7 @@ class Warming:
         for query in self._warm.queries:
             for client in self._warm.accept:
                 headers = ClientHeaders(accept=_ACCEPT[client])
-                request = build_request(f"/{quote(key)}?{query}", headers, self._url, metadata=self._metadata)
+                request = self._reader.read(f"/{quote(key)}?{query}", headers)
                 # A variant with a watermark is made when it is asked for: its mark may not be there yet.
                 if request.plan is not None and request.plan.mark is None:
                     found[request.plan.digest] = request.plan

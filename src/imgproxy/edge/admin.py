@@ -23,7 +23,7 @@ from imgproxy.errors import (
     RouteNotFound,
     Unauthorized,
 )
-from imgproxy.params.parse import check_path, parse_target
+from imgproxy.params.parse import check_path, split_target
 from imgproxy.purge.entry_keys import is_entry_id
 from imgproxy.purge.service import TAKEDOWNS
 
@@ -114,8 +114,8 @@ class AdminRoutes:
     async def purge_key(self, request: web.BaseRequest, target: str) -> web.Response:
         """Answer PURGE /{key}. The parameters of the URL do not matter."""
         self.authorize(request)
-        parsed = parse_target(target.split("?", 1)[0], mount_prefix=self._settings.signing.mount_prefix)
-        return _receipt(await self._purges.purge_keys([parsed.key], reason="manual"))
+        key, _, _ = split_target(target.split("?", 1)[0], mount_prefix=self._settings.signing.mount_prefix)
+        return _receipt(await self._purges.purge_keys([key], reason="manual"))
 
     def authorize(self, request: web.BaseRequest) -> None:
         """
@@ -238,8 +238,8 @@ class AdminRoutes:
             path = ""
         if not path.startswith("/"):
             raise BadPurge('The body must be {"data": {"type": "purges", "attributes": {"url": "https://host/key"}}}.')
-        parsed = parse_target(path, mount_prefix=self._settings.signing.mount_prefix)
-        receipt = await self._purges.purge_keys([parsed.key], reason="imgix")
+        key, _, _ = split_target(path, mount_prefix=self._settings.signing.mount_prefix)
+        receipt = await self._purges.purge_keys([key], reason="imgix")
         answer = {
             "data": {"type": "purges", "id": str(receipt.seq), "attributes": {"url": url}},
             "meta": receipt.as_json(),

@@ -16,7 +16,6 @@ from urllib.parse import unquote, unquote_to_bytes
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
 from imgproxy.params import table
 from imgproxy.params.kinds import NeverValid
-from imgproxy.params.table.region import RECT
 
 if TYPE_CHECKING:
     from collections.abc import KeysView, Mapping
@@ -35,15 +34,6 @@ _MAX_NOTES: Final = 8
 _LEGACY_CROP: Final = re.compile(r"(.+)/C=W([0-9]{1,6}),H([0-9]{1,6}),X([0-9]{1,6}),Y([0-9]{1,6})", re.DOTALL)
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*={0,2}")
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedTarget:
-    """A request target as texts."""
-
-    key: str
-    texts: Mapping[str, str]  # the decoded text of each known parameter, by the name of its row
-    unknown: tuple[str, ...] = ()  # names that are no parameter
 
 
 class Values(Protocol):
@@ -75,9 +65,9 @@ class Strictness:
             self.notes.append(f"{name}={value[:_SHOWN_CHARS]!r}: expected {expected}")
 
 
-def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 8000) -> ParsedTarget:
+def split_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 8000) -> tuple[str, str | None, str]:
     """
-    Split a request target into the key and the texts of its parameters.
+    Return the key, the legacy crop as the text of a `rect`, and the raw query.
 
     Args:
         raw_target: path and query as received, not decoded.
@@ -87,21 +77,6 @@ def parse_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 80
     Raises:
         UriTooLong: the target is longer.
         BadUrl: the path is not a key.
-        BadParameter: a value is not base64.
-    """
-    key, crop, raw_query = split_target(raw_target, mount_prefix=mount_prefix, max_chars=max_chars)
-    texts, unknown = parse_query(raw_query)
-    if crop is not None:
-        texts.setdefault(RECT.name, crop)
-    return ParsedTarget(key, texts, unknown)
-
-
-def split_target(raw_target: str, *, mount_prefix: str, max_chars: int) -> tuple[str, str | None, str]:
-    """
-    Return the key, the legacy crop as the text of a `rect`, and the raw query.
-
-    Raises:
-        UriTooLong, BadUrl: as `parse_target`.
     """
     if len(raw_target) > max_chars:
         raise UriTooLong(len(raw_target), max_chars)

@@ -8,6 +8,7 @@ client hints that the URL allows; choose the format; assemble the canonical plan
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -26,16 +27,15 @@ from imgproxy.params.negotiate import (
     hinted_width_px,
 )
 from imgproxy.params.parse import (
-    ParsedTarget,
     Strictness,
     Values,
     parse_query,
-    parse_target,
     read_values,
     split_target,
 )
 from imgproxy.params.plan import ImageRequest, Metadata, Px
 from imgproxy.params.table import delivery, size
+from imgproxy.params.table.region import RECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,81 +70,70 @@ class UrlOptions(Protocol):
 
 class RequestReader:
     """
-    Reads image URLs as `build_request` does, but each query only once for each class of client.
+    Reads image URLs. A query is read only once for each class of client.
 
     A new picture usually comes with a known query. Its plan and the digest of the plan are then in memory.
     """
 
     def __init__(self, settings: UrlOptions, *, mount_prefix: str = "", metadata: Metadata = Metadata.CREDIT) -> None:
+        """
+        Read by these settings.
+
+        Args:
+            settings: strictness, default parameters, presets.
+            mount_prefix: `signing.mount_prefix`; it is removed if the path begins with it.
+            metadata: `render.metadata`, for URLs without `iptc`.
+        """
         self._settings = settings
         self._mount_prefix = mount_prefix
         self._metadata = metadata
-        self._meaning = lru_cache(_QUERIES_MAX)(self._read_query)
+        self._remembered = lru_cache(_QUERIES_MAX)(self._read)
 
     def read(self, raw_target: str, headers: ClientHeaders, *, is_remembered: bool = True) -> ImageRequest:
-        """Return what an image URL asks for. `is_remembered`: keep its query. Raises as `build_request`."""
+        """
+        Return what an image URL asks for.
+
+        Args:
+            raw_target: path and query as received, not decoded.
+            headers: the request headers that a plan may depend on.
+            is_remembered: keep the query in memory.
+
+        Raises:
+            BadUrl, UriTooLong: the path is not a key, or the target is too long.
+            BadParameter: bad base64, a size of 0, a URL as watermark; in strict mode every value that is not exact.
+            Expired: `expires` is not a time. The caller checks whether it has passed, as there is no clock here.
+        """
         # If path and query are both wrong, the error names the path.
         key, crop, raw_query = split_target(
             raw_target, mount_prefix=self._mount_prefix, max_chars=self._settings.max_url_chars
         )
         if is_remembered and crop is None:
-            found = self._meaning(raw_query, headers)
+            found = self._remembered(raw_query, headers)
             # Whether a watermark is allowed depends on the key.
             if found.plan is None or found.plan.mark is None:
-                return ImageRequest(key, found.plan, found.vary, found.expires_at_s, found.download_name, found.notes)
-        return build_request(
-            raw_target, headers, self._settings, mount_prefix=self._mount_prefix, metadata=self._metadata
-        )
+                return replace(found, key=key)
+        return self._read(raw_query, headers, key, crop)
 
-    def _read_query(self, raw_query: str, headers: ClientHeaders) -> ImageRequest:
+    def _read(
+        self, raw_query: str, headers: ClientHeaders, key: str = _ANY_KEY, crop: str | None = None
+    ) -> ImageRequest:
+        settings = self._settings
         texts, unknown = parse_query(raw_query)
-        return _understood(ParsedTarget(_ANY_KEY, texts, unknown), headers, self._settings, self._metadata)
-
-
-def build_request(
-    raw_target: str,
-    headers: ClientHeaders,
-    settings: UrlOptions,
-    *,
-    mount_prefix: str = "",
-    metadata: Metadata = Metadata.CREDIT,
-) -> ImageRequest:
-    """
-    Return what an image URL asks for.
-
-    Args:
-        raw_target: path and query as received, not decoded.
-        headers: the request headers that a plan may depend on.
-        settings: strictness, default parameters, presets.
-        mount_prefix: `signing.mount_prefix`; it is removed if the path begins with it.
-        metadata: `render.metadata`, for URLs without `iptc`.
-
-    Raises:
-        BadUrl, UriTooLong: the path is not a key, or the target is too long.
-        BadParameter: bad base64, a size of 0, a URL as watermark; in strict mode every value that is not exact.
-        Expired: `expires` is not a time. The caller checks whether it has passed, as there is no clock here.
-    """
-    target = parse_target(raw_target, mount_prefix=mount_prefix, max_chars=settings.max_url_chars)
-    return _understood(target, headers, settings, metadata)
-
-
-def _understood(target: ParsedTarget, headers: ClientHeaders, settings: UrlOptions, metadata: Metadata) -> ImageRequest:
-    """Do the steps of `build_request` after the parsing."""
-    strictness = Strictness(is_strict=settings.strict)
-    for name in target.unknown:
-        strictness.object(name, "", "a parameter that this service knows")
-    values = read_values(_merge(target, settings, strictness), strictness)
-    expires_at_s = _expires_at_s(values.get(delivery.EXPIRES))
-    download_name = safe_name(values.get(delivery.DL))
-    if table.RENDERING.isdisjoint(values.keys()):
-        notes = tuple(strictness.notes)
-        return ImageRequest(target.key, None, (), expires_at_s, download_name, notes)
-    sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
-    accept = _accepted(headers.accept, settings)
-    client = Client(accept, headers.save_data, metadata, settings.avif_max_pixels)
-    plan, vary = plan_of(values, sizing, client, target.key)
-    notes = tuple(strictness.notes)
-    return ImageRequest(target.key, plan, vary + vary_size, expires_at_s, download_name, notes)
+        if crop is not None:
+            texts.setdefault(RECT.name, crop)
+        strictness = Strictness(is_strict=settings.strict)
+        for name in unknown:
+            strictness.object(name, "", "a parameter that this service knows")
+        values = read_values(_merge(texts, settings, strictness), strictness)
+        expires_at_s = _expires_at_s(values.get(delivery.EXPIRES))
+        download_name = safe_name(values.get(delivery.DL))
+        if table.RENDERING.isdisjoint(values.keys()):
+            return ImageRequest(key, None, (), expires_at_s, download_name, tuple(strictness.notes))
+        sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
+        accept = _accepted(headers.accept, settings)
+        client = Client(accept, headers.save_data, self._metadata, settings.avif_max_pixels)
+        plan, vary = plan_of(values, sizing, client, key)
+        return ImageRequest(key, plan, vary + vary_size, expires_at_s, download_name, tuple(strictness.notes))
 
 
 def safe_name(text: str | None) -> str | None:
@@ -158,10 +147,10 @@ def safe_name(text: str | None) -> str | None:
     return name or None
 
 
-def _merge(target: ParsedTarget, settings: UrlOptions, strictness: Strictness) -> Mapping[str, str]:
+def _merge(texts: Mapping[str, str], settings: UrlOptions, strictness: Strictness) -> Mapping[str, str]:
     """Put the URL over its presets, and these over the defaults."""
     layers = [settings.defaults]
-    presets = target.texts.get(delivery.PRESET.name)
+    presets = texts.get(delivery.PRESET.name)
     names = delivery.PRESET.kind.read(presets)[0] if presets is not None else None
     for name in names or ():
         found = settings.presets.get(name)
@@ -170,7 +159,7 @@ def _merge(target: ParsedTarget, settings: UrlOptions, strictness: Strictness) -
         else:
             layers.append(found)
     merged: dict[str, str] = {}
-    for layer in (*layers, target.texts):
+    for layer in (*layers, texts):
         for name, text in layer.items():
             is_added = table.BY_NAME[name].adds_up and name in merged
             merged[name] = f"{merged[name]},{text}" if is_added else text
