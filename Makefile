@@ -32,7 +32,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules
-	$(BIN)/python -m imgproxy.params.document
+	$(BIN)/python -m tools.parameter_tables
 	$(BIN)/imgproxy check --example > config.example.toml
 	$(BIN)/python -m tools.module_map
 

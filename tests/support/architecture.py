@@ -83,7 +83,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "ctypes": ("render",),
     "fcntl": ("cache",),
-    "gc": ("cli",),
+    "gc": ("cli", "render"),
     "http.client": (),
     "http.server": (),
     "importlib": (),  # an import by name would escape these checks
@@ -103,8 +103,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.
-PURE: Final = ("params", "render.fit", "render.geometry", "render.sampling", "render.sizes")
-NOT_PURE: Final = ("params.document",)  # writes the table of parameters into the documentation
+PURE: Final = ("params", "render.geometry")
 IMPURE: Final = ("asyncio", "io", "os", "pathlib", "random", "secrets", "socket", "subprocess", "tempfile", "time")
 
 
@@ -336,7 +335,7 @@ def find_impure(modules: Sequence[Module]) -> list[str]:
         dict.fromkeys(
             f"{module.path}:{each.line}: is pure, and imports {each.module.partition('.')[0]}"
             for module in modules
-            if any(lies_in(module.name, place) for place in PURE) and module.name not in NOT_PURE
+            if any(lies_in(module.name, place) for place in PURE)
             for each in module.imports
             if not each.is_ours and each.module.partition(".")[0] in IMPURE
         )

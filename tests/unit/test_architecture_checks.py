@@ -25,7 +25,6 @@ SHORT_AND_RIGHT = {
     "medialibrary/server/__init__.py": "",
     "medialibrary/server/embedded.py": "from imgproxy.medialibrary import models\n",
     "params/plan.py": "class Plan: ...\n",
-    "params/document.py": "import os\n",
 }
 
 

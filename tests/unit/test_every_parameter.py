@@ -12,9 +12,9 @@ import pytest
 from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, Expired
 from imgproxy.params import table
-from imgproxy.params.document import BEGIN, END
 from imgproxy.params.negotiate import ClientHeaders
 from tests.support.params import build_request
+from tools.parameter_tables import BEGIN, END
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter

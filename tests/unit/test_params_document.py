@@ -11,10 +11,10 @@ import pytest
 
 from imgproxy.config.sections import UrlSettings
 from imgproxy.params import table
-from imgproxy.params.document import tables, with_tables
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.params.parse import Strictness, read_values
 from tests.support.params import build_request
+from tools.parameter_tables import tables, with_tables
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter
@@ -23,7 +23,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "urls.md").read_text(encoding="utf-
 
 
 def test_page_lists_every_parameter_as_the_code_has_it() -> None:
-    """The tables in the page are those of the code; after a change run `python -m imgproxy.params.document`."""
+    """The tables in the page are those of the code; after a change run `python -m tools.parameter_tables`."""
     assert with_tables(PAGE) == PAGE
     for row in table.PARAMETERS:
         for name in row.names:

@@ -1,7 +1,7 @@
 """
 Writes the parameter tables of docs/urls.md from the rows in `imgproxy.params.table`.
 
-`python -m imgproxy.params.document [FILE]` writes them between the two marker lines of that page.
+`python -m tools.parameter_tables [FILE]` writes them between the two marker lines of that page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imgproxy.params.table import SECTIONS
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter
 
-BEGIN: Final = "<!-- parameters: written by `python -m imgproxy.params.document` -->"
+BEGIN: Final = "<!-- parameters: written by `python -m tools.parameter_tables` -->"
 END: Final = "<!-- end of parameters -->"
 
 
