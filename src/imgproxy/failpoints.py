@@ -16,7 +16,6 @@ class Point(StrEnum):
     BEFORE_FETCH = "before-fetch"
     AFTER_FETCH = "after-fetch"
     AFTER_RENDER = "after-render"
-    BEFORE_COMMIT = "before-commit"
     AFTER_RENAME = "after-rename"
     BEFORE_RESPONSE = "before-response"
     MID_RESPONSE = "mid-response"

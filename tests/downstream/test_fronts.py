@@ -88,7 +88,6 @@ async def test_one_purge_removes_every_size_format_and_form_of_answer(tmp_path: 
         pytest.param(Point.BEFORE_FETCH, marks=pytest.mark.slow),
         pytest.param(Point.AFTER_FETCH, marks=pytest.mark.slow),
         Point.AFTER_RENDER,
-        pytest.param(Point.BEFORE_COMMIT, marks=pytest.mark.slow),
         pytest.param(Point.AFTER_RENAME, marks=pytest.mark.slow),
         pytest.param(Point.BEFORE_RESPONSE, marks=pytest.mark.slow),
     ],

@@ -20,7 +20,6 @@ HOLDING_POINTS = [
     Point.BEFORE_FETCH,
     Point.AFTER_FETCH,
     Point.AFTER_RENDER,
-    Point.BEFORE_COMMIT,
     Point.AFTER_RENAME,
     Point.BEFORE_RESPONSE,
 ]
@@ -90,7 +89,7 @@ async def test_after_the_acknowledgement_a_new_request_does_not_join_the_old_fli
         assert is_new((await old).body)
 
 
-@pytest.mark.parametrize("point", [Point.AFTER_RENDER, Point.BEFORE_COMMIT, Point.BEFORE_RESPONSE])
+@pytest.mark.parametrize("point", [Point.AFTER_RENDER, Point.BEFORE_RESPONSE])
 async def test_a_picture_revoked_while_it_is_made_is_refused(tmp_path: Path, point: Point) -> None:
     """The held request is a 403, and nothing of the picture stays on disk."""
     held = Held()

@@ -86,7 +86,7 @@ ROWS = (
     Row("fetch", "origin-body"),
     Row("decode", "render-begun"),
     Row("encode", "render-half", target=SLOW),
-    Row("before-rename", Point.BEFORE_COMMIT),
+    Row("before-rename", Point.AFTER_RENDER),
     Row("after-rename", Point.AFTER_RENAME),
     Row("mid-response", Point.MID_RESPONSE, target=WHOLE, is_cached=True),
     Row("coalesced-waiter", Point.AFTER_RENDER, requests=5),

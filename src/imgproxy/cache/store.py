@@ -62,8 +62,10 @@ class CacheStore(CacheDirectory):
         """
         hashed = key_hash(facts.key)
         self.put_in_place(hashed, temp, "original")
-        self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
-        self.commit_facts(facts)
+        try:
+            self.commit_facts(facts)
+        finally:  # its bytes are on the disk, with or without facts
+            self.ledger.add(original_name(hashed), facts.size_bytes, is_verified=True)
 
     def find_original(self, facts: OriginalFacts) -> tuple[str, bool] | None:
         """

@@ -147,7 +147,7 @@ class Variants:
                 self._metrics.tally.note(self._queue_s, finished.queue_s)
                 self._metrics.tally.note(self._render_s, finished.render_s)
                 await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
-                variant = await self._commit(sources, plan.digest, finished.rendered)
+                variant = self._commit(sources, plan.digest, finished.rendered)
                 temp = None
         except _LASTING as error:
             self._raise_if_stale(original)
@@ -181,7 +181,7 @@ class Variants:
             sources = Sources(original, mark, sources.wants_mark)
         return sources, path, mark_file
 
-    async def _commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
+    def _commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
         """
         Put the file into the cache.
 
@@ -204,7 +204,6 @@ class Variants:
             is_mark_missing=rendered.is_mark_missing,
             shared_decode=rendered.shared_decode,
         )
-        await self._failpoints.reach(Point.BEFORE_COMMIT, original.facts.key)
         variant = self._cache.commit_variant(rendered.path, facts, source)
         if variant is None:
             self._metrics.overtaken.labels(point="commit").inc()
