@@ -106,7 +106,7 @@ async def test_a_purge_takes_everything_of_its_key(tmp_path: Path) -> None:
         assert (purged.keys, purged.variants) == ((KEY,), 1)
         assert cache.facts(HASHED) is None
         assert cache.hot.get(HASHED, PLAN) is None
-        assert not cache.is_answerable(found.variant)
+        assert not cache.epochs.all_hold(found.variant.proofs)
         assert await cache.find(provenance(facts), PLAN) is None
         await settled(cache)
         assert os.listdir(tmp_path / "trash") == []
@@ -167,7 +167,7 @@ async def test_a_variant_that_a_purge_overtakes_while_it_is_read_is_not_put_into
             found = await cache.find(provenance(facts), PLAN)
 
             assert found is not None
-            assert not cache.is_answerable(found.variant)
+            assert not cache.epochs.all_hold(found.variant.proofs)
             assert len(cache.hot) == 0
 
 

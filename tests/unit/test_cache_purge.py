@@ -107,7 +107,7 @@ async def test_a_purge_of_a_watermark_makes_variants_with_it_stale(tmp_path: Pat
         facts = VariantFacts(KEY, PLAN, digest_of(b"o"), "image/webp", 1, digest_of(b"x"), 1, 1)
         with cache.epochs.at_work() as began:
             marked = Variant(facts, HASHED, ((HASHED, began), (mark, began)), body=b"x")
-            assert cache.is_answerable(marked)
+            assert cache.epochs.all_hold(marked.proofs)
             await cache.purge(["mark.png"], reason="test")
 
-            assert not cache.is_answerable(marked)
+            assert not cache.epochs.all_hold(marked.proofs)

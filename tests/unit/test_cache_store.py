@@ -131,7 +131,7 @@ def test_a_damaged_original_is_removed(store: CacheStore) -> None:
     path.write_bytes(b"ORIGINAL")
 
     assert not matches_digest(path, facts.digest, facts.size_bytes)
-    store.note_checked_original(facts, is_intact=False)
+    store.note_checked(original_name(HASHED), facts.size_bytes, is_intact=False)
 
     assert store.find_original(facts) is None
 

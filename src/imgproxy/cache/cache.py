@@ -13,7 +13,7 @@ from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping
 from imgproxy.cache.journal import Journal
-from imgproxy.cache.ledger import variant_name
+from imgproxy.cache.ledger import original_name, variant_name
 from imgproxy.cache.purge import CachePurge
 from imgproxy.cache.purge_event import Purged, PurgeEvent
 from imgproxy.cache.reading import matches_digest, read_at_once, stamp_of
@@ -116,10 +116,6 @@ class Cache:
         """
         return facts.journal_id == self.epochs.journal_id
 
-    def is_answerable(self, variant: Variant) -> bool:
-        """Whether an answer with this variant may begin now: no purge of its originals has come."""
-        return self.epochs.all_hold(variant.proofs)
-
     async def find(self, source: Provenance, name: str) -> Found | None:
         """
         Find a variant of these originals in memory, then on disk. Its checksum is right.
@@ -135,7 +131,7 @@ class Cache:
         variant = await self._find_on_disk(source, name)
         if variant is None:
             return None
-        if self.is_answerable(variant):
+        if self.epochs.all_hold(variant.proofs):
             self.hot.put(variant)
         return Found(variant, Tier.DISK)
 
@@ -165,7 +161,7 @@ class Cache:
             body = await asyncio.to_thread(os.pread, descriptor, facts.size_bytes, 0)
         if not is_verified:
             is_intact = matches(facts.digest, lambda: (body,))
-            self.store.note_checked_variant(hashed, facts, is_intact=is_intact)
+            self.store.note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
             if not is_intact:
                 log.warning("a variant of %s failed its checksum and was removed", facts.key)
                 return None
@@ -178,7 +174,7 @@ class Cache:
         path = self.store.variant_path(hashed, facts.plan)
         if not is_verified:
             is_intact = await asyncio.to_thread(matches_digest, path, facts.digest, facts.size_bytes)
-            self.store.note_checked_variant(hashed, facts, is_intact=is_intact)
+            self.store.note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
             if not is_intact:
                 return None
         return Variant(facts, hashed, source.proofs, path=path)
@@ -192,7 +188,7 @@ class Cache:
         if is_verified:
             return path
         is_intact = await asyncio.to_thread(matches_digest, path, facts.digest, facts.size_bytes)
-        self.store.note_checked_original(facts, is_intact=is_intact)
+        self.store.note_checked(original_name(key_hash(facts.key)), facts.size_bytes, is_intact=is_intact)
         return path if is_intact else None
 
     # --- commit ------------------------------------------------------------------------------------------------

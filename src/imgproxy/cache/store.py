@@ -84,12 +84,8 @@ class CacheStore(CacheDirectory):
             return None
         return path, self.ledger.touch(original_name(hashed))
 
-    def note_checked_original(self, facts: OriginalFacts, *, is_intact: bool) -> None:
-        """Remember that the original's checksum is right, or delete the damaged file."""
-        hashed = key_hash(facts.key)
-        self._note_checked(original_name(hashed), facts.size_bytes, is_intact=is_intact)
-
-    def _note_checked(self, name: bytes, size_bytes: int, *, is_intact: bool) -> None:
+    def note_checked(self, name: bytes, size_bytes: int, *, is_intact: bool) -> None:
+        """Remember that the checksum of a file is right, or delete the damaged file. `name` is that of the ledger."""
         if is_intact:
             self.ledger.verify(name, size_bytes)
             return
@@ -146,10 +142,6 @@ class CacheStore(CacheDirectory):
             os.close(descriptor)
         self.ledger.touch(file.name)
         return body
-
-    def note_checked_variant(self, hashed: str, facts: VariantFacts, *, is_intact: bool) -> None:
-        """Remember that the variant's checksum is right, or delete the damaged file."""
-        self._note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
 
     def commit_variant(
         self, temp: StrPath, facts: VariantFacts, *, with_body: bool = False

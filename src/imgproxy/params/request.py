@@ -124,13 +124,15 @@ class RequestReader:
         strictness = Strictness(is_strict=settings.strict)
         for name in unknown:
             strictness.object(name, "", "a parameter that this service knows")
-        values = read_values(_merge(texts, settings, strictness), strictness)
+        if settings.defaults or delivery.PRESET.name in texts:
+            texts = _merge(texts, settings, strictness)
+        values = read_values(texts, strictness)
         expires_at_s = _expires_at_s(values.get(delivery.EXPIRES))
         download_name = safe_name(values.get(delivery.DL))
         if table.RENDERING.isdisjoint(values.keys()):
             return ImageRequest(key, None, (), expires_at_s, download_name, tuple(strictness.notes))
-        sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
         accept = _accepted(headers.accept, settings)
+        sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
         client = Client(accept, headers.save_data, self._metadata, settings.avif_max_pixels)
         plan, vary = plan_of(values, sizing, client, key)
         return ImageRequest(key, plan, vary + vary_size, expires_at_s, download_name, tuple(strictness.notes))
@@ -147,11 +149,10 @@ def safe_name(text: str | None) -> str | None:
     return name or None
 
 
-def _merge(texts: Mapping[str, str], settings: UrlOptions, strictness: Strictness) -> Mapping[str, str]:
+def _merge(texts: Mapping[str, str], settings: UrlOptions, strictness: Strictness) -> dict[str, str]:
     """Put the URL over its presets, and these over the defaults."""
     layers = [settings.defaults]
-    presets = texts.get(delivery.PRESET.name)
-    names = delivery.PRESET.kind.read(presets)[0] if presets is not None else None
+    names, _ = delivery.PRESET.kind.read(texts.get(delivery.PRESET.name, ""))
     for name in names or ():
         found = settings.presets.get(name)
         if found is None:
