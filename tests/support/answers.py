@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.cache.entry import Tier, Variant, VariantFacts, key_hash
 from imgproxy.config.settings import Settings
 from imgproxy.delivery.originals import Original, State
-from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Timings
+from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome
 from imgproxy.digest import digest_of
 from imgproxy.params.plan import ImageRequest, RenderPlan
 from tests.support.cache import original_facts
@@ -43,7 +43,7 @@ def variant(*, body: bytes | None = BODY, path: str | None = None, **facts: Any)
     """Return a variant of the picture, in memory or in a file."""
     size_bytes = len(body) if body is not None else len(BODY)
     known = VariantFacts(KEY, "ab" * 16, digest_of(b"original"), "image/webp", size_bytes, digest_of(BODY), 10, 10)
-    return Variant(replace(known, **facts), HASHED, 0, body=body, path=path)
+    return Variant(replace(known, **facts), HASHED, ((HASHED, 0),), body=body, path=path)
 
 
 def delivered(
@@ -57,7 +57,7 @@ def delivered(
 ) -> Delivered:
     """Return an answer with a variant in memory."""
     answer = Delivered(
-        ETAG, original(state, age_s=age_s), found or variant(), outcome, tier, timings=Timings(fetch_s=0.0)
+        ETAG, original(state, age_s=age_s), found or variant(), outcome, tier, proofs=(found or variant()).proofs
     )
     return replace(answer, **changes)
 

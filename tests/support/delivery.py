@@ -182,9 +182,9 @@ class Parts:
         """Delete the bytes of a key's original. Its facts stay known."""
         facts = self.facts(key)
         assert facts is not None
-        path = self.cache.store.original_path(facts)
-        assert path is not None
-        Path(path).unlink()
+        found = self.cache.store.find_original(facts)
+        assert found is not None
+        Path(found[0]).unlink()
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the value of a metric; 0 if it has none yet."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.cache.entry import Tier, Variant, key_hash
+from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.config.sections import RenderSettings
 from imgproxy.delivery.delivery import _outcome
-from imgproxy.delivery.originals import Original, State
+from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, etag_of
 from imgproxy.digest import digest_of
 from imgproxy.errors import DecodeFailed, NotFound, Overloaded, PurgedMeanwhile
@@ -20,7 +19,6 @@ from imgproxy.failpoints import Point
 from imgproxy.medialibrary.errors import OriginUnavailable
 from imgproxy.params.plan import Format, Mark, Output, Px, RenderPlan, Resize
 from imgproxy.workers.job import Lane
-from tests.support.cache import original_facts, variant
 from tests.support.delivery import HASHED, KEY, MARK, NEW, OLD, Gate, loop_turns, parts
 from tests.support.site import until
 
@@ -68,28 +66,6 @@ def test_the_outcome_follows_from_the_variant_and_then_from_its_original(
 ) -> None:
     """A variant that was made, or whose original was fetched, is a miss; else the original's state decides."""
     assert _outcome(state, tier) is expected
-
-
-def delivered_of(found: Variant | None, mark_proofs: tuple[tuple[str, int], ...] = ()) -> Delivered:
-    original = Original(original_facts(b"o", seq=7), "original", State.FRESH)
-    return Delivered('"e"', original, found, Outcome.HIT, Tier.MEMORY, mark_proofs=mark_proofs)
-
-
-@pytest.mark.parametrize(
-    ("found", "mark_proofs", "expected"),
-    [
-        (replace(variant(b"v", seq=3), key_hash="picture"), (), (("picture", 3),)),
-        (replace(variant(b"v", seq=3), key_hash="picture", also=(("mark", 5),)), (), (("picture", 3), ("mark", 5))),
-        (None, (), (("original", 7),)),
-        (None, (("mark", 5),), (("original", 7), ("mark", 5))),
-    ],
-    ids=["variant", "variant-with-a-watermark", "304", "304-with-a-watermark"],
-)
-def test_an_answer_depends_on_the_proofs_of_every_original_behind_it(
-    found: Variant | None, mark_proofs: tuple[tuple[str, int], ...], expected: tuple[tuple[str, int], ...]
-) -> None:
-    """A variant has the proofs that it was made with; a 304 those of the originals as they are now."""
-    assert delivered_of(found, mark_proofs).proofs == expected
 
 
 def test_an_entity_tag_tells_originals_and_plans_apart() -> None:
@@ -351,9 +327,7 @@ async def test_an_overload_refuses_a_picture_that_has_to_be_fetched_and_rendered
 # --- purges --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "point", [Point.BEFORE_FETCH, Point.AFTER_FETCH, Point.AFTER_RENDER, Point.BEFORE_COMMIT, Point.BEFORE_RESPONSE]
-)
+@pytest.mark.parametrize("point", [Point.BEFORE_FETCH, Point.AFTER_FETCH, Point.AFTER_RENDER, Point.BEFORE_RESPONSE])
 async def test_a_request_that_is_purged_under_way_starts_over_once(tmp_path: Path, point: Point) -> None:
     """It answers with the new picture, whatever it was doing when the purge came."""
     async with parts(tmp_path) as here:

@@ -89,10 +89,8 @@ def test_a_304_has_the_type_of_the_original() -> None:
 
 def test_a_picture_is_tagged_with_its_key_its_entry_and_its_watermark() -> None:
     """A purge of any of them must reach the answer in a cache in front."""
-    from dataclasses import replace
-
     mark = key_hash("logo.png")
-    answer = delivered(found=replace(variant(), also=((mark, 0),)))
+    answer = delivered(proofs=((HASHED, 0), (mark, 0)))
     made = heads(entry="entry-1", tags=TagSettings(headers=("xkey", "Cache-Tag")))
     found = headers_of(answer, made)
 

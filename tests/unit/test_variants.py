@@ -192,19 +192,17 @@ async def test_a_disk_that_refuses_is_unavailable_for_this_request_only(tmp_path
         assert (await make(here)).variant.body is not None
 
 
-@pytest.mark.parametrize(("point", "counted"), [(Point.AFTER_RENDER, 0), (Point.BEFORE_COMMIT, 1)])
-async def test_a_variant_of_a_purged_original_is_not_kept(tmp_path: Path, point: Point, counted: int) -> None:
-    """A sealed variant is counted as thrown away; before that its file has gone with the purge."""
+async def test_a_variant_of_a_purged_original_is_not_kept(tmp_path: Path) -> None:
+    """Its file has gone with the purge, or is removed."""
     async with parts(tmp_path) as here:
-        here.failpoints.hold(point)
+        here.failpoints.hold(Point.AFTER_RENDER)
         making = asyncio.create_task(make(here))
-        await here.failpoints.arrived(point)
+        await here.failpoints.arrived(Point.AFTER_RENDER)
         await here.purge()
-        here.failpoints.release(point)
+        here.failpoints.release(Point.AFTER_RENDER)
 
         with pytest.raises(StaleGeneration):
             await making
-        assert here.metric("imgproxy_overtaken_total", point="commit") == counted
         assert here.temporary_files() == []
 
 
@@ -212,11 +210,11 @@ async def test_a_variant_of_a_purged_watermark_is_not_kept(tmp_path: Path) -> No
     """Both originals must hold."""
     async with parts(tmp_path) as here:
         here.origin.pictures[MARK] = NEW
-        here.failpoints.hold(Point.BEFORE_COMMIT)
+        here.failpoints.hold(Point.AFTER_RENDER)
         making = asyncio.create_task(make(here, MARKED))
-        await here.failpoints.arrived(Point.BEFORE_COMMIT)
+        await here.failpoints.arrived(Point.AFTER_RENDER)
         await here.purge(MARK)
-        here.failpoints.release(Point.BEFORE_COMMIT)
+        here.failpoints.release(Point.AFTER_RENDER)
 
         with pytest.raises(StaleGeneration):
             await making
@@ -281,7 +279,7 @@ async def test_a_watermark_is_given_to_the_render(tmp_path: Path) -> None:
         made = await make(here, MARKED)
 
         assert made.variant.body == MARKED.digest.encode() + OLD + NEW
-        assert [hashed for hashed, _ in made.variant.also] == [key_hash(MARK)]
+        assert [hashed for hashed, _ in made.variant.proofs] == [key_hash(KEY), key_hash(MARK)]
         assert not made.variant.facts.is_mark_missing
 
 
@@ -299,7 +297,7 @@ async def test_a_watermark_whose_file_cannot_be_had_costs_only_itself(
         assert made.variant.body == MARKED.digest.encode() + OLD
         assert made.variant.facts.is_mark_missing
         assert made.variant.facts.original != sources.provenance.digest
-        assert made.variant.also == ()
+        assert [hashed for hashed, _ in made.variant.proofs] == [key_hash(KEY)]
         assert "the file of the watermark logo.png cannot be had" in caplog.text
 
 
