@@ -107,7 +107,7 @@ async def test_render_processes_end_when_the_edge_is_killed(tmp_path: Path) -> N
         from imgproxy.workers.pool import RenderPool
         from tests.support.workers import LONG, job
         async def main():
-            pool = RenderPool(RenderSettings(processes=2), LimitsSettings())
+            pool = RenderPool(RenderSettings(processes=2), LimitsSettings(), observer=Observer())
             await pool.start()
             asyncio.create_task(pool.render(job(Path({str(original)!r}), LONG)))
             while not pool.busy:
@@ -252,11 +252,12 @@ async def test_a_gif_of_too_many_frames_gives_its_first(tmp_path: Path) -> None:
     """A GIF with far more frames than the limit gives its first frame, in limited memory."""
     original = tmp_path / "endless.gif"
     original.write_bytes(images.gif_of_many_frames(200_000))
-    async with pool_of() as pool:
+    ear = Observer()
+    async with pool_of(ear) as pool:
         report = await pool.render(job(original, RenderPlan(output=Output(format=Format.GIF))))
     assert report.rendered[0].is_first_frame_only
     assert report.rendered[0].frames == 1
-    assert report.peak_bytes < 600_000_000
+    assert ear.peak_bytes < 600_000_000
 
 
 async def test_a_truncated_picture_can_be_served(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ async def test_a_truncated_picture_can_be_served(tmp_path: Path) -> None:
 async def test_a_pool_that_cannot_start_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """If render processes cannot start, `start` raises and leaves no process."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    pool = RenderPool(RenderSettings(processes=2), LimitsSettings())
+    pool = RenderPool(RenderSettings(processes=2), LimitsSettings(), observer=Observer())
     with pytest.raises(ProcessStartError):
         await pool.start()
     assert pool.pids == ()

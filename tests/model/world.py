@@ -34,7 +34,7 @@ from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnava
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.params.plan import Mark, RenderPlan
-from imgproxy.workers.job import Rendered, RenderReport, SourceFacts
+from imgproxy.workers.job import Rendered, RenderReport
 from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class FakePool:
             Path(target.path).write_bytes(body)
             rendered.append(Rendered(target.path, "image/jpeg", len(body), digest_of(body), 1, 1))
             on_rendered(index, rendered[-1], 0.0)
-        return RenderReport(tuple(rendered), SourceFacts("image/jpeg", 1, 1), 0.0, 0.0, 0.0, 0)
+        return RenderReport(tuple(rendered), 0.0)
 
 
 class Gates(Failpoints):

@@ -27,9 +27,10 @@ class Observer:
 
     jobs: list[tuple[Lane, str]] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
+    peak_bytes: int = 0
 
     def job_ended(self, lane: Lane, outcome: str, peak_bytes: int) -> None:
-        del peak_bytes
+        self.peak_bytes = max(self.peak_bytes, peak_bytes)
         self.jobs.append((lane, outcome))
 
     def process_ended(self, reason: str) -> None:
@@ -42,7 +43,7 @@ async def pool_of(
 ) -> AsyncIterator[RenderPool]:
     """A pool that is started and, at the end, closed."""
     chosen = RenderSettings(**({"processes": 1} | settings))
-    pool = RenderPool(chosen, LimitsSettings(), observer=ear, abandon_grace_s=abandon_grace_s)
+    pool = RenderPool(chosen, LimitsSettings(), observer=ear or Observer(), abandon_grace_s=abandon_grace_s)
     await pool.start()
     try:
         yield pool

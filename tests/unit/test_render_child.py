@@ -14,7 +14,7 @@ from imgproxy.params.plan import RenderPlan
 from imgproxy.render import child
 from imgproxy.workers import channel
 from imgproxy.workers.channel import Done, Finished
-from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, RenderTarget, SourceFacts
+from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, RenderTarget
 from imgproxy.workers.process import child_environment
 
 if TYPE_CHECKING:
@@ -73,12 +73,11 @@ def test_each_variant_is_reported_when_it_is_complete_and_the_last_with_the_job(
             data = data[end:]
         heard.append(messages)
 
-    def run(job: RenderJob, _limits: ProcessLimits, on_done: object) -> tuple[float, SourceFacts]:
+    def run(job: RenderJob, _limits: ProcessLimits, on_done: object) -> None:
         assert callable(on_done)
         for index, target in enumerate(job.targets):
             on_done(index, Rendered(target.path, "image/webp", 1, "0" * 32, 1, 1))
             listen()
-        return 0.0, SourceFacts("image/jpeg", 8, 6)
 
     with ours, theirs:
         child.serve_job(run, RenderJob(str(tmp_path / "original"), targets), LIMITS, child.Link(theirs))

@@ -30,8 +30,9 @@ def photo(tmp_path: Path) -> Path:
 
 
 async def test_a_job_reports_what_was_made(photo: Path) -> None:
-    """A report names every variant's file, size, type and digest, and the source's facts, in the targets' order."""
-    async with pool_of() as pool:
+    """A report names every variant's file, size, type and digest, in the targets' order."""
+    ear = Observer()
+    async with pool_of(ear) as pool:
         wide = RenderPlan(resize=Resize(width=Px(128)), output=Output(format=Format.WEBP))
         report = await pool.render(job(photo, SMALL, wide))
     small, large = report.rendered
@@ -41,8 +42,7 @@ async def test_a_job_reports_what_was_made(photo: Path) -> None:
         data = Path(rendered.path).read_bytes()
         assert len(data) == rendered.size_bytes
         assert digest_of(data) == rendered.digest
-    assert (report.source.width_px, report.source.height_px, report.source.content_type) == (640, 480, "image/jpeg")
-    assert report.peak_bytes > 10_000_000
+    assert ear.peak_bytes > 10_000_000
     assert report.render_s > 0
 
 
@@ -247,7 +247,9 @@ async def test_background_work_leaves_a_process_to_visitors(photo: Path) -> None
             asyncio.create_task(pool.render(job(photo, LONG, name=f"back{n}"), lane=Lane.BACKGROUND)) for n in range(2)
         ]
         await until(lambda pool: pool.busy == 1 and pool.waiting == 1, pool)
-        assert (await pool.render(job(photo, SMALL))).queue_s < 1
+        waits_s: list[float] = []
+        await pool.render(job(photo, SMALL), on_rendered=lambda _index, _rendered, wait_s: waits_s.append(wait_s))
+        assert waits_s[0] < 1
         for task in back:
             task.cancel()
         await asyncio.gather(*back, return_exceptions=True)

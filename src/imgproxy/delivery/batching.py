@@ -1,9 +1,9 @@
 """
 Batching: plans of one original that are wanted at the same time become one job, and share a decode.
 
-A page's srcset asks for seven widths within a few milliseconds. The first opens a batch. It takes in more plans of the
-same original until a process begins its job: for a moment if a process is idle, else for as long as the job waits. Each
-plan is answered as soon as its own file is complete.
+A page's srcset asks for seven widths within a few milliseconds. The first one opens a batch. The batch takes in more
+plans of the same original until a process begins its job: for `GATHER_S` if a process is idle, else for as long as the
+job waits in the queue. A plan is answered as soon as its own file is complete.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from imgproxy.params.plan import RenderPlan
     from imgproxy.workers.pool import RenderPool
 
-# A browser sends the requests of one srcset within this time; a single render takes ten times as long.
+# A browser sends the requests of one srcset within this time. A render takes ten times as long.
 GATHER_S: Final = 0.003
-# An AVIF takes eight times as long to encode as to decode, so sharing a decode saves little, and another process more.
+# An AVIF takes eight times as long to encode as to decode. So a second process saves more time than a shared decode.
 AVIFS_PER_JOB: Final = 4
 
 # Key hash and digest of an original, and the lane.
@@ -35,7 +35,7 @@ _Name: TypeAlias = "tuple[str, str, Lane]"
 
 @dataclass(frozen=True, slots=True)
 class RenderedFile:
-    """A file under a temporary name, and the seconds that it took."""
+    """A variant under a temporary name, and the seconds that it took."""
 
     rendered: Rendered
     queue_s: float
@@ -53,15 +53,14 @@ class _Item:
 
 @dataclass(eq=False, slots=True)
 class _Batch:
-    """Plans of one original on their way to one job."""
+    """Plans of one original that are rendered in one job."""
 
     name: _Name
     path: str
-    items: list[_Item] = field(default_factory=list)
+    items: list[_Item]
     has_crashed: bool = False
-    timer: asyncio.TimerHandle | None = None  # while it gathers before it is given to the pool
-    task: asyncio.Task[None] | None = None  # from then on
-    targets: list[RenderTarget] = field(default_factory=list)  # once the job has begun, one for each item
+    task: asyncio.Task[None] | None = None
+    targets: list[RenderTarget] = field(default_factory=list)  # one for each item, once the job has begun
 
     def takes(self, plan: RenderPlan) -> bool:
         """Whether one more plan fits in."""
@@ -76,20 +75,20 @@ class Batches:
         self._store = store
         self._pool = pool
         self._admission = admission
-        self._open: dict[_Name, _Batch] = {}  # those that take plans in
-        self._gathering: set[_Batch] = set()  # those that are not given to the pool yet
+        self._open: dict[_Name, _Batch] = {}  # batches that take plans in
+        self._gathering: set[_Batch] = set()  # batches that the pool does not have yet
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def render(  # noqa: PLR0917 - what a job needs
+    async def render(  # noqa: PLR0917 - all that a job needs
         self, key_hash: str, digest: str, path: str, plan: RenderPlan, mark: MarkFile | None, lane: Lane
     ) -> RenderedFile:
         """
-        Render one plan of the original at `path`, together with others that come at the same time.
+        Render one plan of the original at `path`, in one job with others that come at the same time.
 
-        The file is the caller's to rename or remove. If the call is cancelled, the job goes on for the others.
+        The caller renames or removes the file. If one caller is cancelled, the job goes on for the others.
 
         Raises:
-            ImageRefused, Overloaded, CacheUnavailable, OSError: why there is no file.
+            ImageRefused, Overloaded, CacheUnavailable, OSError: the variant could not be made.
         """
         name = (key_hash, digest, lane)
         item = _Item(plan, mark, asyncio.get_running_loop().create_future())
@@ -98,7 +97,7 @@ class Batches:
             batch.items.append(item)
         else:
             batch = self._open[name] = _Batch(name, path, [item])
-            self._schedule(batch)
+            self._begin(batch)
         try:
             return await item.done
         except asyncio.CancelledError:
@@ -106,56 +105,44 @@ class Batches:
             raise
 
     async def close(self) -> None:
-        """Cancel what is under way."""
-        for batch in (*self._open.values(), *self._gathering):
-            self._cancel(batch)
+        """Cancel all batches, and wait until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _is_better_alone(self, batch: _Batch, plan: RenderPlan) -> bool:
-        """Whether an AVIF would leave a process idle if it joined this batch, which is still gathering."""
+        """Whether the plan is an AVIF, and an idle process could make it while this batch gathers."""
         is_avif = plan.output.format is Format.AVIF
         return is_avif and batch in self._gathering and self._pool.free(batch.name[2]) > len(self._gathering)
 
-    def _schedule(self, batch: _Batch) -> None:
-        """Give the batch to the pool: at once if its job will wait there, else after the time to gather."""
+    def _begin(self, batch: _Batch) -> None:
+        """Render the batch: at once if its job has to wait in the queue, else after the time to gather."""
         if self._pool.free(batch.name[2]):
             self._gathering.add(batch)
-            batch.timer = asyncio.get_running_loop().call_later(GATHER_S, self._start, batch)
-        else:
-            self._start(batch)
-
-    def _start(self, batch: _Batch) -> None:
-        self._gathering.discard(batch)
         batch.task = asyncio.get_running_loop().create_task(self._run(batch))
         self._tasks.add(batch.task)
         batch.task.add_done_callback(self._tasks.discard)
 
     def _leave(self, batch: _Batch, item: _Item) -> None:
-        """The caller was cancelled. Give the batch up if nobody waits for it any more."""
-        if all(one.done.done() for one in batch.items):
-            self._cancel(batch)
-        if not item.done.cancelled() and item.done.exception() is None:
-            self._store.discard(item.done.result().rendered.path)  # the file came as the caller left
-
-    def _cancel(self, batch: _Batch) -> None:
-        self._shut(batch)
-        if batch in self._gathering and batch.timer is not None:
-            self._gathering.discard(batch)
-            batch.timer.cancel()
-            _give_up(batch.items, None)
-        elif batch.task is not None:
+        """Deal with a cancelled caller: cancel the batch if it was the last one."""
+        if batch.task is not None and all(one.done.done() for one in batch.items):
+            self._shut(batch)
             batch.task.cancel()
+        if not item.done.cancelled() and item.done.exception() is None:
+            self._store.discard(item.done.result().rendered.path)  # the file was complete as the caller left
 
     def _shut(self, batch: _Batch) -> None:
         """Take in no more plans."""
+        self._gathering.discard(batch)
         if self._open.get(batch.name) is batch:
             del self._open[batch.name]
 
     async def _run(self, batch: _Batch) -> None:
         try:
+            if batch in self._gathering:
+                await asyncio.sleep(GATHER_S)
+                self._gathering.discard(batch)
             await self._render(batch)
         except asyncio.CancelledError:
             _give_up(batch.items, None)
@@ -171,14 +158,14 @@ class Batches:
         began_s = 0.0
 
         def begin() -> RenderJob:
-            """Build the job when a process begins it: until then the batch takes in plans."""
+            """Build the job. A process begins it now, so the batch takes in no more plans."""
             nonlocal began_s
             began_s = loop.time()
             self._shut(batch)
-            return self._job(batch)
+            return self._build_job(batch)
 
         def on_rendered(index: int, rendered: Rendered, queue_s: float) -> None:
-            """Pass a file on; from here on it belongs to its caller, whatever becomes of the job."""
+            """Give a file to its caller. It is the caller's file from now on, even if the job fails later."""
             announced.add(index)
             done = batch.items[index].done
             if done.done():
@@ -188,7 +175,7 @@ class Batches:
 
         try:
             report = await self._pool.render(begin, lane=batch.name[2], on_rendered=on_rendered)
-            self._admission.job_ended(report.open_s + report.render_s)
+            self._admission.job_ended(report.render_s)
         except ImageRefused as error:
             await self._retry(batch, error)
         finally:
@@ -196,7 +183,7 @@ class Batches:
                 if index not in announced:
                     self._store.discard(target.path)
 
-    def _job(self, batch: _Batch) -> RenderJob:
+    def _build_job(self, batch: _Batch) -> RenderJob:
         self._admission.job_began(batch.name[0])
         batch.items = [item for item in batch.items if not item.done.done()] or batch.items
         batch.targets = [RenderTarget(item.plan, self._store.temp_name(batch.name[0])) for item in batch.items]
@@ -205,9 +192,9 @@ class Batches:
 
     async def _retry(self, batch: _Batch, error: ImageRefused) -> None:
         """
-        Give each plan a job of its own after a refusal: one plan may be too much for a process, and the others not.
+        Render each plan in a job of its own after a refusal: perhaps only one plan is too much for a process.
 
-        A process may have been killed from outside, so a crash is believed the second time. Raises the refusal if
+        A crash counts only the second time: the process may have been killed from outside. Raises the refusal if
         nothing is left to try.
         """
         is_crash = isinstance(error, RenderCrashed)
@@ -223,7 +210,7 @@ class Batches:
 
 
 def _give_up(items: list[_Item], error: Exception | None) -> None:
-    """Tell the callers that still wait why there is no file; None means that the work was cancelled."""
+    """Raise the error in all callers that still wait; None cancels them."""
     for item in items:
         if item.done.done():
             continue
@@ -232,4 +219,4 @@ def _give_up(items: list[_Item], error: Exception | None) -> None:
         else:
             item.done.set_exception(error)
             with suppress(Exception):
-                item.done.exception()  # its caller may have left: then nobody else looks at it
+                item.done.exception()  # asyncio logs an error that nobody reads, and the caller may have left

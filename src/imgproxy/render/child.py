@@ -29,9 +29,9 @@ from imgproxy.workers.channel import Done, Failed, Finished, Ready
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, SourceFacts
+    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob
 
-    Run = Callable[[RenderJob, ProcessLimits, Callable[[int, Rendered], None]], tuple[float, SourceFacts]]
+    Run = Callable[[RenderJob, ProcessLimits, Callable[[int, Rendered], None]], None]
 
 # Below the event loop, so that hits and health stay quick while renders use every core.
 NICENESS: Final = 10
@@ -113,7 +113,7 @@ def serve_job(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> No
             last.append(Done(index, rendered))  # sent together with the report, which follows at once
 
     try:
-        opened_s, source = run(job, limits, on_done)
+        run(job, limits, on_done)
     except errors.ImgproxyError as exc:
         # A purge or an eviction can remove the original during the job. That is normal: the edge starts over.
         if exc.__cause__ is not None and os.path.exists(job.original):
@@ -125,9 +125,8 @@ def serve_job(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> No
             print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(*last, Failed(errors.CacheUnavailable(), resident_bytes()))
     else:
-        render_s = time.perf_counter() - started - opened_s
         resident = resident_bytes()
-        link.send(*last, Finished(source, opened_s, render_s, max(peak_bytes(), resident), resident))
+        link.send(*last, Finished(time.perf_counter() - started, max(peak_bytes(), resident), resident))
 
 
 def resident_bytes() -> int:

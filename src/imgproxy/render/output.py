@@ -46,19 +46,11 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
     if has_alpha and not formats.takes_alpha(wanted):
         # The plan's own background has been painted already; white is for what is still transparent.
         draft = draft.change_frames(lambda image: paint.flatten(image, WHITE))
-        has_alpha = False
     image = draft.first if playback is None else pyvips.Image.arrayjoin(list(draft.frames), across=1)
     image, keep = metadata.apply(image, draft.source, plan.metadata, draft.profile)
     data = encode(image, wanted, plan, keep=keep, playback=playback)
-    return _write(
-        recipe,
-        data,
-        formats.CONTENT_TYPES[wanted],
-        size,
-        frames=len(draft.frames),
-        has_alpha=has_alpha,
-        is_mark_missing=draft.is_mark_missing,
-    )
+    content_type = formats.CONTENT_TYPES[wanted]
+    return _write(recipe, data, content_type, size, frames=len(draft.frames), is_mark_missing=draft.is_mark_missing)
 
 
 def _drop_opaque_alpha(draft: Draft) -> Draft:
@@ -103,7 +95,7 @@ def write_info(recipe: Recipe, source: Source) -> Rendered:
 def write_drawing(recipe: Recipe, drawing: bytes) -> Rendered:
     """Write a sanitised SVG as it is; its size is the size that the plan asks for."""
     assert recipe.geometry is not None
-    return _write(recipe, drawing, "image/svg+xml", recipe.geometry.final, has_alpha=True)
+    return _write(recipe, drawing, "image/svg+xml", recipe.geometry.final)
 
 
 def _write(
@@ -113,7 +105,6 @@ def _write(
     size: Size,
     *,
     frames: int = 1,
-    has_alpha: bool = False,
     is_mark_missing: bool = False,
 ) -> Rendered:
     path = recipe.target.path
@@ -127,7 +118,6 @@ def _write(
         width_px=size.width_px,
         height_px=size.height_px,
         frames=frames,
-        has_alpha=has_alpha,
         is_first_frame_only=recipe.selection.is_cut and recipe.animated is not None,
         is_mark_missing=is_mark_missing,
     )

@@ -7,7 +7,6 @@ one decode (`pyramid`).
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,28 +31,23 @@ if TYPE_CHECKING:
     from imgproxy.render.draft import Decoded
     from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
-    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob, SourceFacts
+    from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob
 
 
-def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> tuple[float, SourceFacts]:
+def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered], None]) -> None:
     """
     Make every target of a job. Call `on_done` with its index as soon as its file is complete.
 
-    Returns the seconds until the header was read and checked, and the source's facts.
-
     Raises NotAnImage, DecodeFailed, TooManyPixels; OSError if a file cannot be read or written.
     """
-    started = time.perf_counter()
     try:
         source = open_source(job.original, limits)
         recipes = [write_recipe(index, target, source, limits) for index, target in enumerate(job.targets)]
-        opened_s = time.perf_counter() - started
         for group in group_by_decode(recipes):
             _make_group(group, source, job, limits, on_done)
     except pyvips.Error as exc:
         # HEIC holds HEVC. Its decoder is not free, so not every libvips has it: then the file is fine, but unreadable.
         raise (NotAnImage if "nsupported codec" in str(exc) else DecodeFailed) from exc
-    return opened_s, source.facts()
 
 
 def _make_group(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
@@ -17,8 +17,10 @@ from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
 from imgproxy.render import lab_tiff, svg
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.markup import MarkupError
-from imgproxy.workers.job import ProcessLimits, SourceFacts
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
+
+if TYPE_CHECKING:
+    from imgproxy.workers.job import ProcessLimits
 
 # (factor, shrink): from this factor on, libjpeg shrinks by this much on load, and the Lanczos filter does the rest.
 # libvips' thumbnail leaves a factor of 2 to the filter, sharp leaves 1. The shrink by 2 saves most (a third of the time
@@ -90,17 +92,6 @@ class Source:
     def field(self, name: str) -> Any:
         """Return a header field by libvips' name, or None."""
         return self.header.get(name) if self.header.get_typeof(name) else None
-
-    def facts(self) -> SourceFacts:
-        """Return what the edge is told about it."""
-        return SourceFacts(
-            content_type=self.kind.value,
-            width_px=self.width_px,
-            height_px=self.height_px,
-            frames=self.pages if self.is_animation else 1,
-            orientation=self.orientation,
-            has_alpha=self.has_alpha,
-        )
 
 
 def open_source(path: str, limits: ProcessLimits) -> Source:

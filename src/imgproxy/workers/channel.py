@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy import errors
-from imgproxy.workers.job import Rendered, SourceFacts
+from imgproxy.workers.job import Rendered
 
 if TYPE_CHECKING:
     import socket
@@ -95,10 +95,8 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The whole job is done. Sizes in bytes, times in seconds."""
+    """The whole job is done. `render_s`: in seconds. `peak_bytes`: the largest resident size of the process so far."""
 
-    source: SourceFacts
-    open_s: float
     render_s: float
     peak_bytes: int
     resident_bytes: int
@@ -115,14 +113,12 @@ class Failed:
 Message = Ready | Done | Finished | Failed
 
 
-def _list_fields(facts: type[Rendered | SourceFacts]) -> dict[str, type]:
-    """Return the type of each field that crosses: text, bool or a number. `path` does not: the edge knows it."""
-    names = [field.name for field in fields(facts) if field.name != "path"]
-    return {name: str if name in _TEXTS else bool if name.startswith(("is_", "has_")) else int for name in names}
-
-
-_RENDERED: Final = _list_fields(Rendered)
-_SOURCE: Final = _list_fields(SourceFacts)
+# The type of each field of Rendered that crosses: text, bool or a number. `path` does not: the edge knows it.
+_RENDERED: Final = {
+    field.name: str if field.name in _TEXTS else bool if field.name.startswith("is_") else int
+    for field in fields(Rendered)
+    if field.name != "path"
+}
 
 
 def frame(payload: bytes) -> bytes:
@@ -186,12 +182,10 @@ def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message
         return Ready(libvips_version=str(found["ready"]["libvips_version"])[:32])
     if "done" in found:
         index = _check_natural(found["done"])
-        return Done(index, Rendered(path=targets[index].path, **_check_fields(_RENDERED, found["rendered"])))
+        return Done(index, Rendered(path=targets[index].path, **_check_rendered(found["rendered"])))
     if "report" in found:
         report = found["report"]
         return Finished(
-            source=SourceFacts(**_check_fields(_SOURCE, report["source"])),
-            open_s=float(report["open_s"]),
             render_s=float(report["render_s"]),
             peak_bytes=_check_natural(report["peak_bytes"]),
             resident_bytes=_check_natural(report["resident_bytes"]),
@@ -200,10 +194,10 @@ def _decode(found: dict[str, Any], targets: tuple[RenderTarget, ...]) -> Message
     return Failed(error, _check_natural(found["resident_bytes"]))
 
 
-def _check_fields(types: dict[str, type], found: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields if their names, types and values are valid."""
+def _check_rendered(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a Rendered if their names, types and values are valid."""
     for name, value in found.items():
-        if types.get(name) is not type(value):
+        if _RENDERED.get(name) is not type(value):
             raise BadMessageError("an unknown field, or one of another type")
         if (type(value) is str and not _TEXTS[name](value)) or (type(value) is int and value < 0):
             raise BadMessageError("an invalid text, or a negative number")

@@ -65,22 +65,9 @@ class Rendered:
     width_px: int
     height_px: int
     frames: int = 1
-    has_alpha: bool = False
     is_first_frame_only: bool = False
     is_mark_missing: bool = False
     shared_decode: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """The original as its header describes it: stored (not upright) size, frames, EXIF orientation 1-8."""
-
-    content_type: str
-    width_px: int
-    height_px: int
-    frames: int = 1
-    orientation: int = 1
-    has_alpha: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +75,11 @@ class RenderReport:
     """
     A finished job. `rendered` is in the order of the job's targets.
 
-    `queue_s` is the wait for a process, `open_s` the time to read and check the header, `render_s` the rest (libvips
-    decodes while it encodes, so these cannot be separated). `peak_bytes` is the process's largest resident size.
+    `render_s` is all of it, in seconds: libvips decodes while it encodes, so the two cannot be separated.
     """
 
     rendered: tuple[Rendered, ...]
-    source: SourceFacts
-    queue_s: float
-    open_s: float
     render_s: float
-    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from imgproxy import errors
 from imgproxy.workers.capacity import usable_cores
 from imgproxy.workers.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
 from imgproxy.workers.job import Lane, ProcessLimits, RenderReport
-from imgproxy.workers.queue import Begin, Lanes, OnRendered, PoolObserver, SilentObserver, Ticket
+from imgproxy.workers.queue import Begin, Lanes, OnRendered, PoolObserver, Ticket
 from imgproxy.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class RenderPool:
         settings: RenderSettings,
         limits: LimitsSettings,
         *,
-        observer: PoolObserver | None = None,
+        observer: PoolObserver,
         abandon_grace_s: float = ABANDON_GRACE_S,
     ) -> None:
         self._settings = settings
         self._abandon_grace_s = abandon_grace_s
-        self._observer: PoolObserver = observer or SilentObserver()
+        self._observer = observer
         self.processes = settings.processes or usable_cores()
         self._supervisor = Supervisor(
             self.processes,
@@ -259,11 +259,7 @@ class RenderPool:
     def _succeed(self, ticket: Ticket, finished: Finished) -> None:
         report = RenderReport(
             rendered=tuple(ticket.rendered[index] for index in sorted(ticket.rendered)),
-            source=finished.source,
-            queue_s=ticket.began_s - ticket.queued_s,
-            open_s=finished.open_s,
             render_s=finished.render_s,
-            peak_bytes=finished.peak_bytes,
         )
         self._observer.job_ended(ticket.lane, "cancelled" if ticket.is_abandoned else "ok", finished.peak_bytes)
         if ticket.done.done():

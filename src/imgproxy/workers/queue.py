@@ -31,16 +31,6 @@ class PoolObserver(Protocol):
         """Hear why a process ended: crashed, timeout, out_of_memory, abandoned, recycled."""
 
 
-class SilentObserver:
-    """Ignores everything."""
-
-    def job_ended(self, lane: Lane, outcome: str, peak_bytes: int) -> None:
-        """Ignore."""
-
-    def process_ended(self, reason: str) -> None:
-        """Ignore."""
-
-
 @dataclass(eq=False, slots=True)
 class Ticket:
     """A job in the pool. `job` is None until a process begins it. Times are of the loop's clock."""
