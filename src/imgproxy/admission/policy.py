@@ -4,8 +4,8 @@ Admission: the one decision about a request that needs a render. It is admitted,
     rule            refuses when                                                      earns (row `overload`)
     full            it would wait longer than `queue_timeout_s`, or behind `queue_max` bounded wait, bounded memory
     burst           more new pictures are under way than a page asks for at once      goodput, p99 of accepted
-    overload        the queue was long for a second; then only short waits are good   p99 of accepted <= 2 x unloaded
-    left over       a request from before the overload still waits                    p99 of accepted <= 2 x unloaded
+    overload        the queue was long for `BURST_S`, and its wait is not short       p99 of accepted <= 2 x unloaded
+    left over       it was admitted before the overload, and still waits              p99 of accepted <= 2 x unloaded
 
 A picture that has to be fetched waits before its fetch, until it is one of the next that the processes need. So a burst
 waits unfetched, and what is refused later has cost the origin nothing (row `overload`: fetches, p99 of hits).
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 
     from imgproxy.config.sections import RenderSettings
 
-# Plans of one original that share a job, and so a decode. A srcset has four to eight widths.
+# Plans of one original in one job, which share a decode. A srcset has four to eight widths.
 PLANS_PER_JOB: Final = 8
-# A shorter wait than both is no sign of anything: a crawler with a few connections causes it for hours.
+# A queue is long if a new job would wait longer than both. A crawler with a few connections causes less, for hours.
 LONG_WAIT_S: Final = 0.2
 LONG_WAIT_JOBS: Final = 4
-# A queue that was longer than that for this time is an overload. A new front page fills a small machine for less.
+# A queue that is long for this time is an overload. A new front page fills a small machine for a shorter time.
 BURST_S: Final = 1.0
-# More new pictures than this at once are an overload immediately: no page brings them.
+# More new pictures than this at once are an overload immediately. No page has so many.
 BURST_JOBS: Final = 48
-# In an overload a request is admitted if it waits for at most this part of a job. Accepted requests then take 1.7 to
-# 1.8 times as long as on an idle machine (p99); 1.7 to 2.0 with half a job, 2.2 to 2.7 with a whole one.
+# In an overload a request is admitted if it waits for at most this part of the time of a job. Accepted requests then
+# take 1.7 to 1.8 times as long as on an idle machine (p99); 1.7 to 2.0 with half a job, 2.2 to 2.7 with a whole one.
 SHORT_WAIT_JOBS: Final = 0.3
-# The overload is over when nothing was refused for this time.
+# The overload ends when nothing was refused for this time.
 CALM_S: Final = 1.0
-# However slow the origin is, no more pictures than this are admitted because they are still being fetched.
+# At most this many pictures count as still being fetched, however slow the origin is.
 FETCHES_AHEAD_MAX: Final = 64
 RETRY_AFTER_MAX_S: Final = 30
-# How fast durations are learnt. Fetches take longer under load, and more of them at once would make that worse: so a
-# slow fetch counts less than a quick one.
+# The weights of a new duration in its moving average. Fetches take longer under load, and to admit more of them would
+# make that worse. So a slow fetch counts less than a quick one.
 _LEARN_JOB: Final = 0.1
 _LEARN_SLOWER_FETCH: Final = 0.05
 _LEARN_QUICKER_FETCH: Final = 0.5
@@ -76,7 +76,7 @@ class _Work:
 
     @property
     def jobs(self) -> int:
-        """Jobs that the plans need."""
+        """The number of jobs that the plans need."""
         return -(-len(self.plans) // PLANS_PER_JOB)
 
 
@@ -84,7 +84,7 @@ class Admission:
     """
     Counts what was admitted, and decides about the next request.
 
-    `on_refused(rule)` is called for each refusal. `now` is the clock, for tests; by default the running loop's.
+    `on_refused(rule)` is called for each refusal. `now` is the clock; by default the running loop's.
     """
 
     def __init__(
@@ -112,15 +112,15 @@ class Admission:
 
     def admit(self, key_hash: str, plan: str, *, is_fetched: bool) -> Admitted:
         """
-        Return the context of an admitted request; the request counts while the context is open.
+        Admit a request. It counts while the returned context is open.
 
         Args:
-            key_hash: the picture.
-            plan: digest of the plan.
+            key_hash: the hash of the original's key.
+            plan: the digest of the plan.
             is_fetched: whether the original is here already.
 
         Raises:
-            Overloaded: the request is refused. Inside the context it is raised later, if the request is left over.
+            Overloaded: the request is refused. The context raises it later, if the request is left over.
         """
         rule = self.refusal(key_hash, plan, is_fetched=is_fetched)
         if rule is not None:
@@ -129,7 +129,7 @@ class Admission:
         return Admitted(self, key_hash, plan, is_fetched=is_fetched)
 
     def refusal(self, key_hash: str, plan: str, *, is_fetched: bool) -> str | None:
-        """Return the rule that refuses this request now, or None. A refusal prolongs an overload."""
+        """Return the rule that refuses this request now, or None. A refusal begins or prolongs an overload."""
         now_s = self._now()
         if self._joins(key_hash, plan):
             return None
@@ -150,7 +150,7 @@ class Admission:
         return "full" if self._is_full(ahead, wait_s) else None
 
     def refuses(self, key_hash: str, plan: str) -> bool:
-        """Refuse a picture that would have to be fetched, or return False; for answers that need no context."""
+        """Whether a request is refused now whose original has to be fetched. Counts the refusal. Admits nothing."""
         rule = self.refusal(key_hash, plan, is_fetched=False)
         if rule is not None:
             self._on_refused(rule)
@@ -158,7 +158,7 @@ class Admission:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether more has come for a while than can be made."""
+        """Whether more has come for a while than can be rendered."""
         return self._now() < self._overload_until_s
 
     @property
@@ -168,12 +168,12 @@ class Admission:
         return self._is_full(ahead, self._wait_s(ahead, self._now()))
 
     def retry_after_s(self) -> int:
-        """Return whole seconds until the queue has drained, with jitter: refused clients must not return together."""
+        """Return the seconds until the queue has drained, with jitter: refused clients must not return together."""
         drain_s = (self._jobs + 1) * self._job_s / self._processes
         return min(RETRY_AFTER_MAX_S, max(1, math.ceil(drain_s * random.uniform(1.0, 2.0))))
 
     def _joins(self, key_hash: str, plan: str) -> bool:
-        """Whether the request adds next to nothing: the same variant is being made, or it shares a decode to come."""
+        """Whether the request adds almost no work: the same variant is being made, or a job can take in its plan."""
         work = self._work.get(key_hash)
         if work is None:
             return False
@@ -188,7 +188,7 @@ class Admission:
         return min(FETCHES_AHEAD_MAX, round(self._processes * self._fetch_s / self._job_s))
 
     def _wait_s(self, ahead: int, now_s: float) -> float:
-        """Seconds until a process is free for one more job; what is half made is half a job to wait for."""
+        """Return the seconds until a process is free for one more job. A job that is half done counts half."""
         begun = (work.began_s for work in self._work.values() if work.began_s is not None)
         done_s = sum(min(now_s - began_s, self._job_s) for began_s in begun)
         return max(0.0, ahead * self._job_s - done_s) / self._processes
@@ -197,7 +197,7 @@ class Admission:
         return ahead > self._settings.queue_max or wait_s > self._settings.queue_timeout_s
 
     def _refused(self, rule: str, now_s: float) -> str:
-        """Begin an overload, or prolong it. At its beginning the requests that wait already are left over."""
+        """Begin an overload, or prolong it. When it begins, the requests that wait already are left over."""
         is_new = not self.is_overloaded
         self._overload_until_s = now_s + CALM_S
         self._long_since_s = None
@@ -220,7 +220,7 @@ class Admission:
         self._fetch_s += rate * (seconds - self._fetch_s)
 
     def job_began(self, key_hash: str) -> None:
-        """Note that a process has begun a job of this original: it is not left over any more."""
+        """Note that a process has begun a job of this original. Its requests cannot be left over any more."""
         work = self._work.get(key_hash)
         if work is not None and work.began_s is None:
             work.began_s = self._now()
@@ -288,7 +288,7 @@ class Admitted:
         self.is_fetched = is_fetched
 
     def expire_at(self, when_s: float | None) -> None:
-        """Refuse the request at this time, unless it has left; None takes the time back."""
+        """Refuse the request at this time if it is still here. None: do not refuse it."""
         if not self._timeout.expired():
             self._timeout.reschedule(when_s)
 

@@ -1,9 +1,14 @@
 """
-Delivery: the way of a request, from a key and a plan to an answer.
+Delivery: the way of a request, from a key and a plan to an answer. Each step is a step of the code.
 
-    admission -> current original -> 304? -> hit (memory, disk)? -> interim? -> make -> may it begin? -> answer
-
-If a purge comes meanwhile, the result is of a stale generation. It is thrown away, and the request starts over, once.
+    deliver     Admission first, if the original is not here: the request is admitted, or refused (error, 503).
+                The current original: fresh, stale (it is revalidated behind the answer), revalidated, or fetched.
+        304     The client's copy is current.
+        pass    The request has no plan: the original itself is the answer.
+        hit     The variant is in memory or on disk.
+        interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
+        miss    Admission, then the variant is made. If it is refused: a fallback variant, or an error.
+    begin       The answer begins. If a purge came meanwhile, it is of a stale generation: start over, once.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import Tier, Variant, VariantFacts, key_hash
-from imgproxy.delivery.originals import Original, StaleGeneration, State
+from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.originals import Original, State
 from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, Timings, etag_of
 from imgproxy.delivery.variants import Made, Sources
 from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
@@ -40,7 +46,7 @@ SVG = "image/svg+xml"
 
 
 class Delivery:
-    """Finds variants, and has the missing ones made."""
+    """Finds variants, and lets the missing ones be made."""
 
     def __init__(
         self,
@@ -64,13 +70,13 @@ class Delivery:
 
     async def answer(self, request: Request, begin: Callable[[Delivered], Awaitable[Answer]]) -> Answer:
         """
-        Find or make the variant, and begin the answer with it if no purge has come meanwhile.
+        Deliver, then begin the answer if no purge has come meanwhile.
 
-        `begin` must not await before it hands the first byte to the transport. It raises FileNotFoundError if the
+        `begin` must not await before it gives the first byte to the transport. It raises FileNotFoundError if the
         variant's file is gone.
 
         Raises:
-            ImgproxyError: why there is no answer.
+            ImgproxyError: the request cannot be answered.
         """
         with self._cache.epochs.at_work():
             for _ in range(2):
@@ -82,7 +88,7 @@ class Delivery:
                     self._metrics.overtaken.labels(point="response").inc()
                 except (StaleGeneration, FileNotFoundError):
                     continue
-        # On a full disk a variant can be evicted as soon as it is made; that looks like a purge.
+        # On a full disk a variant may be evicted as soon as it is made. That looks like a purge.
         raise PurgedMeanwhile if self._cache.housekeeping.has_room else CacheUnavailable
 
     def may_begin(self, delivered: Delivered) -> bool:
@@ -90,23 +96,23 @@ class Delivery:
         return self._cache.epochs.all_hold(delivered.proofs)
 
     def refuses(self, request: Request) -> bool:
-        """Whether an overload refuses this request before anything is done for it."""
+        """Whether this request is refused now, in an overload, because its original would have to be fetched."""
         if request.plan is None or not self._admission.is_overloaded or self._originals.knows(request.key):
             return False
         return self._admission.refuses(key_hash(request.key), request.plan.digest)
 
     async def _deliver(self, request: Request) -> Delivered:
-        """Admit a picture that has to be fetched before the fetch, and so before anything is done for it."""
+        """Ask admission before the fetch, if the original has to be fetched. Then find or make the variant."""
         if request.plan is None or self._originals.knows(request.key):
-            return await self._deliver_admitted(request)
+            return await self._find_or_make(request)
         async with self._admission.admit(key_hash(request.key), request.plan.digest, is_fetched=False):
-            return await self._deliver_admitted(request)
+            return await self._find_or_make(request)
 
-    async def _deliver_admitted(self, request: Request) -> Delivered:
+    async def _find_or_make(self, request: Request) -> Delivered:
         original = await self._originals.current(request.key)
         plan = request.plan
         if plan is None and original.facts.content_type == SVG:
-            plan = RenderPlan()  # an SVG can carry scripts, so it is never passed on as it is
+            plan = RenderPlan()  # an SVG may hold scripts: it is sanitised, never passed on as it is
         sources = await self._sources(original, plan)
         if request.client_has is not None:
             etag = etag_of(sources.provenance.digest, plan.digest if plan is not None else ORIGINAL_PLAN)
@@ -121,11 +127,12 @@ class Delivery:
         interim = request.interim() if request.interim is not None else None
         if interim is not None:
             self.background.begin(self._make_behind, sources, plan)
-            return replace(await self._deliver(replace(request, plan=interim, interim=None)), is_interim=True)
+            delivered = await self._find_or_make(replace(request, plan=interim, interim=None))
+            return replace(delivered, is_interim=True)
         return await self._make(sources, plan)
 
     async def _sources(self, original: Original, plan: RenderPlan | None) -> Sources:
-        """Return the originals of a plan. If the watermark cannot be had, the picture is served without it."""
+        """Return the originals of a plan. If the watermark fails, the picture is served without it."""
         if plan is None or plan.mark is None:
             return Sources(original)
         try:
@@ -134,26 +141,6 @@ class Delivery:
             log.warning("the watermark %s cannot be had: %s", plan.mark.source, error)
             return Sources(original, None, wants_mark=True)
         return Sources(original, mark, wants_mark=True)
-
-    async def _make(self, sources: Sources, plan: RenderPlan) -> Delivered:
-        """Have the variant made; if the request is refused, answer with a fallback variant if there is one."""
-        original = sources.original
-        try:
-            async with self._admission.admit(original.key_hash, plan.digest, is_fetched=True):
-                made = await self._variants.make(sources, plan)
-        except Overloaded:
-            found = await self._fallback.find(sources.provenance, plan)
-            if found is None:
-                raise
-            return replace(_hit(original, found.variant, found.tier), is_interim=True)
-        return _miss(original, made)
-
-    async def _make_behind(self, sources: Sources, plan: RenderPlan) -> None:
-        """Make the variant for which an interim variant has answered."""
-        try:
-            await self._variants.make(sources, plan, lane=Lane.BACKGROUND)
-        except (ImgproxyError, StaleGeneration) as error:
-            log.info("%s could not be made behind its answer: %s", sources.original.facts.key, error)
 
     async def _pass(self, original: Original) -> Delivered:
         """Deliver the original's own bytes, from its file."""
@@ -170,6 +157,26 @@ class Delivery:
         )
         variant = Variant(facts, current.key_hash, ((current.key_hash, current.facts.seq),), path=path)
         return replace(_hit(current, variant, Tier.DISK), outcome=Outcome.PASS)
+
+    async def _make_behind(self, sources: Sources, plan: RenderPlan) -> None:
+        """Make the variant after an interim variant has answered."""
+        try:
+            await self._variants.make(sources, plan, lane=Lane.BACKGROUND)
+        except (ImgproxyError, StaleGeneration) as error:
+            log.info("%s could not be made behind its answer: %s", sources.original.facts.key, error)
+
+    async def _make(self, sources: Sources, plan: RenderPlan) -> Delivered:
+        """Make the variant. If admission refuses it, answer with a fallback variant if one is cached."""
+        original = sources.original
+        try:
+            async with self._admission.admit(original.key_hash, plan.digest, is_fetched=True):
+                made = await self._variants.make(sources, plan)
+        except Overloaded:
+            found = await self._fallback.find(sources.provenance, plan)
+            if found is None:
+                raise
+            return replace(_hit(original, found.variant, found.tier), is_interim=True)
+        return _miss(original, made)
 
 
 def _not_modified(etag: str, sources: Sources) -> Delivered:
@@ -207,7 +214,7 @@ def _delivered(
 
 
 def _outcome(state: State, tier: Tier) -> Outcome:
-    """Where the variant came from decides first, then how its original was found to be current."""
+    """Return miss if anything was fetched or made, else what the state of the original says."""
     if tier is Tier.ORIGIN or state is State.FETCHED:
         return Outcome.MISS
     if state is State.STALE:

@@ -1,8 +1,9 @@
 """
-Fallback variants: a larger size that is cached answers while the right one cannot be made in time.
+Fallback variants: a larger variant that is cached answers when the right one cannot be made in time.
 
-Two plans that differ in nothing but their width make the same picture in two sizes, and a browser scales what it gets.
-So in an overload a reader sees the picture, not an error. The answer is short-lived; the right size comes later.
+Two plans that differ only in width make the same picture in two sizes, and a browser scales the larger one down. So in
+an overload a reader sees the picture, not an error. The answer is kept for a short time only; then the right size is
+asked for again.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
     from imgproxy.cache.entry import Found, Provenance
     from imgproxy.params.plan import RenderPlan
 
-# Pictures whose widths are remembered: about 350 bytes each, 1 kB at most.
+# Pictures whose widths are remembered. Each takes about 350 bytes, at most 1 kB.
 PICTURES_MAX: Final = 16_384
-# Widths of a picture: a srcset has about ten, and a client that counts widths up must not fill the memory.
+# Widths of a picture. A srcset has about ten. A client that asks for every width must not fill the memory.
 WIDTHS_MAX: Final = 32
-# A variant that is wider than this many times the wanted width costs the reader more than the wait.
+# A variant that is wider than this many times the wanted width takes longer to load than the wait.
 WIDEST_RATIO: Final = 4.0
-# A width in pixels and the digest of its plan; as Python objects they would take ten times the memory.
+# A width in pixels and the digest of its plan. As Python objects they would take ten times the memory.
 _WIDTH: Final = Struct(">I16s")
 
 
 class Fallback:
-    """Knows the widths of each picture that were made lately."""
+    """Remembers which widths of each picture were made."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -59,7 +60,7 @@ class Fallback:
         return None
 
     def larger(self, key_hash: str, plan: RenderPlan) -> Iterator[str]:
-        """Give the digests of plans for the same picture in larger sizes, the nearest first."""
+        """Yield the digests of plans for the same picture in larger sizes, the nearest first."""
         if plan.family is None:
             return
         width_px, family = plan.family

@@ -1,8 +1,8 @@
 """
-Fetching: one trip to the origin, and what its answer means for the cache.
+Fetching: one request to the origin, and what its answer means for the cache.
 
-Every fetch notes the epoch's sequence before it starts. If a purge comes meanwhile, the result is thrown away
-(StaleGeneration), and the request starts over.
+A fetch notes the number of the latest purge before it asks. If a purge of its key comes meanwhile, the result is thrown
+away (StaleGeneration), and the request starts over.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class StaleGeneration(Exception):
-    """A purge of the key came after this work began; its result is thrown away."""
+    """A purge of the key came after this work began. Its result is thrown away."""
 
 
 class Origin(Protocol):
@@ -57,7 +57,7 @@ class Origin(Protocol):
 
 
 class Purged(Protocol):
-    """What a purge returns, as far as fetching needs it."""
+    """The part of a purge's result that fetching needs."""
 
     @property
     def seq(self) -> int:
@@ -73,7 +73,7 @@ class PurgeKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a trip came to: the facts as they are now, whether new bytes came, and how long it took."""
+    """The result of a fetch: the current facts, whether new bytes came, and how long it took."""
 
     facts: OriginalFacts
     is_modified: bool
@@ -82,7 +82,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """When a fetch began: the epochs' sequence and the Unix time."""
+    """When a fetch began: the number of the latest purge, and the Unix time."""
 
     seq: int
     at_s: float
@@ -111,8 +111,8 @@ class Fetching:
         """
         Set up fetching.
 
-        `fetches_max` trips are made at a time, and `queue_max` more may wait. `on_fetched` is told how many seconds a
-        trip took. `now` is the wall clock, Unix time.
+        `fetches_max` fetches run at a time, and `queue_max` more may wait. `on_fetched` is called with the seconds that
+        a fetch took. `now` is the wall clock, Unix time.
         """
         self._turns = asyncio.Semaphore(fetches_max)
         self._queue_max = queue_max
@@ -132,11 +132,11 @@ class Fetching:
 
     async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
         """
-        Make one trip to the origin. `known` makes it conditional, if its bytes are still here.
+        Ask the origin once. With `known` the request is conditional, if the bytes are still here.
 
         Raises:
-            ImgproxyError: what the origin said, or that it could not be asked. A refusal is remembered.
-            Overloaded: too many trips wait already.
+            ImgproxyError: the origin refused, or could not be asked. A refusal is remembered.
+            Overloaded: too many fetches wait already.
             StaleGeneration: a purge came meanwhile.
         """
         if self._turns.locked() and self._queued >= self._queue_max:
@@ -154,7 +154,7 @@ class Fetching:
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
         with self._cache.epochs.at_work() as began_seq:
             started_s = time.monotonic()
-            # The origin's answer is true of the moment in which it was asked, however long the bytes take.
+            # The answer proves what was true when the origin was asked, not when the last byte came.
             asked = _Asked(began_seq, self._now())
             if known is not None and self._cache.store.find_original(known) is None:
                 known = None
@@ -168,7 +168,7 @@ class Fetching:
                 await self._refuse(hashed, key, error, began_seq)
                 raise
             except (OSError, CacheUnavailable) as exc:
-                # A purge takes the directory away under the download; that is no fault of the disk.
+                # A purge removes the directory during the download. That is no fault of the disk.
                 if not self._cache.epochs.holds(hashed, began_seq):
                     raise StaleGeneration from None
                 self._cache.housekeeping.make_room(exc)
@@ -184,8 +184,8 @@ class Fetching:
         """
         Return the path of a new temporary file for an image of this key.
 
-        A disk that takes no new file must not keep us from asking: a 403, a 404 and a 304 need none, and a revoked
-        picture would stay up. If an image comes, the client fails when it opens the file.
+        The origin is asked even if the disk takes no new file: a 403, a 404 and a 304 need no file, and a revoked
+        picture must not stay online. If an image comes, the client fails when it opens the file.
         """
         store = self._cache.store
         try:
@@ -209,7 +209,7 @@ class Fetching:
         return served
 
     async def _interpret(self, error: ImgproxyError) -> ImgproxyError:
-        """Tell a refusal of this key from a refusal of everything, and a missing image from a missing server."""
+        """Return what an error means: for this key, or for all keys (the token is refused, the server is missing)."""
         if isinstance(error, LibraryNotFound) and not error.is_api_answer:
             return OriginStatus(404)
         if isinstance(error, Revoked) and await self._health.is_refusing_everything():
@@ -225,7 +225,7 @@ class Fetching:
     async def _accept(
         self, served: ServedImage, key: str, temp: str, known: OriginalFacts | None, asked: _Asked
     ) -> OriginalFacts:
-        """Turn the origin's answer into facts and keep them, unless a purge has come since it was asked."""
+        """Make facts of the origin's answer, and commit them if no purge came meanwhile."""
         if not served.is_modified:
             assert known is not None, "only a conditional request is answered by 304"
             return self._accept_not_modified(known, asked)
@@ -233,7 +233,7 @@ class Fetching:
         before = self._cache.facts(key_hash(key))
         if kind is None:
             if before is not None and self._cache.is_proved(before):
-                # A log-in or maintenance page with status 200 says nothing about the picture: keep the cached bytes.
+                # A log-in or maintenance page with status 200 says nothing about the picture.
                 log.error("the origin answered 200 for %s with bytes that are no image; the cached ones stay", key)
                 raise OriginStatus(200)
             raise NotAnImage
@@ -267,7 +267,7 @@ class Fetching:
         return facts
 
     async def _refuse(self, hashed: str, key: str, error: ImgproxyError, began_seq: int) -> None:
-        """The origin refuses this picture: purge what is cached of it, and remember the refusal."""
+        """Deal with a refusal of the origin: purge the key, and remember the refusal."""
         if not self._cache.epochs.holds(hashed, began_seq):
             raise StaleGeneration from None
         if self._cache.store.facts(hashed) is not None:

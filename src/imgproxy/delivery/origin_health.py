@@ -2,7 +2,7 @@
 The health of the origin: whether the Media Library answers, and whether it accepts our token.
 
 A 403 for one picture is a revocation. A 401, or a 403 for every picture, means that the token is refused. Then no
-picture counts as revoked: the cache serves within `stale_if_error_s`, and `/-/ready` and a metric say so.
+picture counts as revoked. Cached pictures are served within `stale_if_error_s`, and `/-/ready` and a metric say so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# So many refusals in a row are more likely one fault than as many revocations.
+# This many refusals in a row are more likely one fault than so many revocations.
 SUSPICIOUS_RUN = 3
 
 
@@ -34,7 +34,7 @@ class OriginHealth:
         self.is_down = False
 
     def served(self) -> None:
-        """Note that the origin answered for a picture: the token works."""
+        """Note that the origin answered about a picture: the token works."""
         if self.is_token_dead:
             log.warning("the Media Library accepts the token again")
         self.is_token_dead = False
@@ -54,11 +54,11 @@ class OriginHealth:
 
     async def is_refusing_everything(self) -> bool:
         """
-        Whether the 403 that just came is due to the token: try the token on something that cannot be revoked.
+        Whether the token is the cause of the 403 that just came: try it on an API call that names no picture.
 
-        Every 403 is tried, because believing one purges a picture. 403s that come at the same time share a try that
-        began after all of them. If the try fails (a 503, a timeout), a single 403 is believed, as a takedown must not
-        wait for the API. Several in a row are not: they would purge the cache picture by picture.
+        The token is tried after every 403, because a 403 that counts purges a picture. 403s that come at the same time
+        share a try that began after all of them. If the try fails (a 503, a timeout), a single 403 counts: a takedown
+        must not wait for the API. Several in a row do not: they would purge the cache picture by picture.
         """
         self._refused_in_a_row += 1
         begun = self._probes_begun

@@ -1,9 +1,9 @@
 """
-Originals: the current original of each key, fetched once, revalidated in time, forgotten when the origin says so.
+Originals: the current original of each key. It is fetched once, and revalidated in time.
 
     fresh     proved within `revalidate_after_s`: answer with it
-    stale     older: answer with it, and revalidate behind the answer
-    expired   older by more than `stale_if_error_s`, or unproved: revalidate before the answer
+    stale     older: answer with it, and revalidate it behind the answer
+    expired   older by more than `stale_if_error_s`, or not proved: revalidate it before the answer
 """
 
 from __future__ import annotations
@@ -32,19 +32,17 @@ if TYPE_CHECKING:
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
 
-__all__ = ["Original", "Originals", "StaleGeneration", "State"]
-
 log = logging.getLogger(__name__)
 
 KEYS_MAX = 100_000
-# While the origin fails, a key is revalidated behind answers at most once in this time.
+# A key is revalidated behind answers at most once in this time, also while the origin fails.
 RETRY_BEHIND_S = 5.0
-# A proof from further in the future than this means that the clock was set back. Hosts with NTP are closer.
+# A proof that is further in the future means that the clock was set back. Clocks with NTP differ by less.
 CLOCK_SKEW_S = 60.0
 
 
 class State(StrEnum):
-    """How the original that answers a request was found to be current."""
+    """Why an original counts as current."""
 
     FRESH = "fresh"
     STALE = "stale"
@@ -54,7 +52,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An original that may be answered with."""
+    """An original that a request may be answered with."""
 
     facts: OriginalFacts
     key_hash: str
@@ -89,11 +87,11 @@ class Originals:
         cache.purged.subscribe(self._forget)
 
     def refusal(self, key: str) -> Refusal | None:
-        """Return what the origin has refused this key with."""
+        """Return the origin's refusal of this key, or None."""
         return self._refusals.get(key_hash(key))
 
     def knows(self, key: str) -> bool:
-        """Whether a request for this key needs no fetch of its own: it is cached, refused, or being fetched."""
+        """Whether a request for this key starts no fetch: the key is cached, refused, or being fetched."""
         hashed = key_hash(key)
         if self._cache.facts(hashed) is not None:
             return True
@@ -101,7 +99,7 @@ class Originals:
 
     async def current(self, key: str) -> Original:
         """
-        Return the key's original; fetch or revalidate it first if it must be.
+        Return the key's original. Fetch it first if it is missing; revalidate it first if it has expired.
 
         Raises:
             ImgproxyError: what the origin said, or that it could not be asked.
@@ -122,10 +120,10 @@ class Originals:
 
     async def file(self, original: Original) -> tuple[Original, str]:
         """
-        Return the original and the path of its bytes; fetch them again if they were evicted or damaged.
+        Return the original and the path of its bytes. Fetch them again if they were evicted or are damaged.
 
         Raises:
-            StaleGeneration: a purge came meanwhile, or the bytes fetched now are another picture.
+            StaleGeneration: a purge came meanwhile, or the origin now has other bytes.
             ImgproxyError: as `current`.
         """
         path = await self._cache.verified_original(original.facts)
@@ -139,10 +137,10 @@ class Originals:
 
     async def revalidate(self, key: str) -> None:
         """
-        Ask the origin now whether the cached original is still right. Do nothing for a key that is not cached.
+        Ask the origin now whether the cached original is current. Do nothing if the key is not cached.
 
-        A picture that changed, is revoked or is gone is purged. A fetch under way is waited for, and a revalidation
-        under way does not count: both may have asked the origin too early.
+        A picture that was changed, revoked or deleted is purged. Wait for a fetch under way first. Do not join a
+        revalidation under way: it may have asked the origin too early.
 
         Raises:
             ImgproxyError: the origin could not be asked, or refused.
@@ -168,16 +166,17 @@ class Originals:
     @property
     def oldest_unproved_s(self) -> float:
         """
-        Seconds since the oldest proof that an answer had to rely on after its time; 0 if all were proved since.
+        Seconds since the oldest proof of a stale original that answered; 0 if all were proved again since.
 
-        This is the takedown bound as it stands. It counts originals that have answered, not all that are cached.
+        A takedown without a purge may have been missed for this long. Originals that no request has asked for since
+        they became stale are not counted.
         """
         return max(0.0, self._now() - min(self._unproved.values(), default=math.inf))
 
     # --- the work ---
 
     def _forget(self, purged: Purged) -> None:
-        """After a purge, requests start a fetch of their own, and the origin is asked again about a refusal."""
+        """After a purge: forget refusals, and let new requests start a new fetch."""
         hashed = purged.key_hash
         self._refusals.forget(hashed)
         self._retry_at_s.pop(hashed, None)
@@ -186,7 +185,7 @@ class Originals:
             self._flights.detach((hashed, is_conditional))
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
-        # A conditional and an unconditional fetch are different flights: the first may come back without bytes.
+        # A conditional and an unconditional fetch are two flights: a conditional one may return no bytes.
         name = (hashed, known is not None)
         fetched, joined = await self._flights.join(name, lambda: self._fetching.fetch(hashed, key, known))
         self._unproved.pop(hashed, None)
@@ -210,9 +209,9 @@ class Originals:
 
 def judge(facts: OriginalFacts, now_s: float, settings: FreshnessSettings, *, is_proved: bool) -> State | None:
     """
-    Decide what may be done with an original: FRESH, STALE, or None if it must be revalidated first.
+    Return FRESH, STALE, or None if the original must be revalidated before the answer.
 
-    `now_s` is Unix time. `is_proved` is what `Cache.is_proved` says.
+    `now_s` is Unix time. `is_proved`: see `Cache.is_proved`.
     """
     age_s = now_s - facts.validated_at_s
     if not is_proved or age_s < -CLOCK_SKEW_S:

@@ -1,4 +1,4 @@
-"""Refusals: what the origin or a render process has refused lately. Asking again at once would only cost the same."""
+"""Refusals: errors of the origin or of a render process. They are remembered and answer later requests for a while."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFUSALS_MAX = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error that answers every request of its name for a while. Both times are monotonic."""
+    """An error that answers every request of its name until `until_s`. Both times are of the monotonic clock."""
 
     error: ImgproxyError
     since_s: float
@@ -26,15 +26,15 @@ class Refusal:
 
     @property
     def ttl_s(self) -> int:
-        """Whole seconds for which it still answers."""
+        """Whole seconds that are left until `until_s`."""
         return max(0, int(self.until_s - time.monotonic()))
 
 
 class Refusals:
     """
-    Refusals by name: the key hash for the origin's answers, (digest, plan) for pictures that cannot be rendered.
+    Refusals by name: the key hash for the origin's refusals, (digest, plan) for pictures that cannot be rendered.
 
-    Bounded; the refusal used longest ago leaves first.
+    At most `REFUSALS_MAX`; the least recently used one leaves first.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Refusals:
         )
 
     def get(self, name: Hashable) -> Refusal | None:
-        """Return the refusal of this name."""
+        """Return the refusal of this name, or None."""
         return self._refusals.get(name)
 
     def raise_if_refused(self, name: Hashable) -> None:
-        """Raise the error that this name was refused with."""
+        """Raise the error of this name, if it has one."""
         refusal = self._refusals.get(name)
         if refusal is not None:
             raise refusal.error.again()

@@ -1,4 +1,4 @@
-"""What is asked of delivery and what it delivers, as values; and the entity tag of a variant."""
+"""Values of delivery: the request, what is delivered, and the entity tag of a variant."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from imgproxy.delivery.originals import Original
     from imgproxy.params.plan import RenderPlan
 
-# Given a variant's entity tag, returns the tag of the client's copy if that copy is current.
+# Takes a variant's entity tag. Returns the tag of the client's copy if that copy is current, else None.
 ClientHas: TypeAlias = "Callable[[str], str | None]"
 
-# The original itself has this name among its variants: 32 hex digits like the digest of a plan, and no plan's.
+# In place of a plan's digest, for the original itself. No plan has it.
 ORIGINAL_PLAN = "0" * 32
 
 
@@ -38,10 +38,10 @@ class Request:
     One request for a picture.
 
     Args:
-        key: the picture.
-        plan: what to make of it; None for the original itself.
-        client_has: see ClientHas; None for a client that names no copy.
-        interim: returns the plan to answer with at once while `plan` is made behind the answer, or None.
+        key: the key of the original.
+        plan: the plan of the variant; None for the original itself.
+        client_has: see ClientHas; None if the client names no copy.
+        interim: returns the plan of an interim variant, or None if there is none.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds of each stage; 0 for a stage that the request did not go through."""
+    """Seconds of each stage; 0 for a stage that was not needed."""
 
     fetch_s: float = 0.0
     queue_s: float = 0.0
@@ -82,10 +82,10 @@ class Delivered:
 
 def etag_of(original_digest: str, plan_digest: str, shared_decode: str = "") -> str:
     """
-    Return the strong entity tag of a variant, of its original's bytes and its plan (RFC 9110 8.8.3).
+    Return the strong entity tag of a variant (RFC 9110 8.8.3), made from its original's bytes and its plan.
 
-    It is known before the variant exists, so a 304 costs no pixel, even for a variant that was evicted. A variant from
-    a shared decode has other bytes than one made alone, so its tag has another ending (RFC 9110 8.8.1).
+    It is known before the variant exists, so a 304 needs no render, even for a variant that was evicted. A variant from
+    a shared decode has other bytes than one made alone, so its tag has an ending of its own (RFC 9110 8.8.1).
     """
     name = hashlib.blake2b(f"{original_digest}/{plan_digest}".encode(), digest_size=12).hexdigest()
     return f'"{name}-{shared_decode}"' if shared_decode else f'"{name}"'

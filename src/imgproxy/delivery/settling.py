@@ -1,8 +1,8 @@
 """
 Settling: a purged key is revalidated when its settle time ends.
 
-A replica of the origin may lag behind a purge, so that an original fetched just after it may still be the old one. The
-journal keeps the keys to check, so that they survive a restart.
+A replica of the origin may lag, so an original that is fetched just after a purge may still be the old one. The journal
+keeps the keys to check, so they survive a restart.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
-# Checks at a time: a purge of many keys must not flood the origin, and a slow answer must not hold up the other keys.
+# Checks at a time. A purge of many keys must not flood the origin, and one slow answer must not delay the other keys.
 PARALLEL = 4
-# A check is due this long before its time: sums of floating-point times are never exact.
+# A check may begin this much too early, because sums of floating-point times are not exact.
 DUE_S = 0.001
 
 
@@ -50,7 +50,7 @@ class Settling:
         self._originals = originals
         self._settle_s = settle_s
         self._retry_max_s = retry_max_s
-        self._due_at_s: dict[str, float] = {}  # by key; a check with an earlier time was replaced by a later purge
+        self._due_at_s: dict[str, float] = {}  # by key; a check with another time was replaced by a later purge
         self._checks: list[_Check] = []
         self._news = asyncio.Event()
         self._turns = asyncio.Semaphore(PARALLEL)
@@ -58,13 +58,13 @@ class Settling:
         purged.subscribe(self._note)
 
     async def start(self) -> None:
-        """Take up the checks that the last run left."""
+        """Schedule the checks that are left in the journal, and begin."""
         for key, due_at_s in (await self._journal.settling()).items():
             self._schedule(key, due_at_s)
         self._background.begin(self._run)
 
     async def close(self) -> None:
-        """Stop. The journal has the checks that are left."""
+        """Stop. The checks that are left stay in the journal."""
         await self._background.close()
 
     @property
@@ -77,7 +77,7 @@ class Settling:
             self._schedule(purged.key, purged.settle_at_s)
 
     def _schedule(self, key: str, due_at_s: float) -> None:
-        # The due time is of the wall clock, because it outlives a restart. A clock that is set back must not delay it.
+        # The due time is of the wall clock, as it must survive a restart. If that clock is set back, wait no longer.
         wait_s = min(max(0.0, due_at_s - time.time()), self._settle_s)
         self._due_at_s[key] = due_at_s
         heappush(self._checks, _Check(asyncio.get_running_loop().time() + wait_s, key, due_at_s, 0))

@@ -1,4 +1,4 @@
-"""Variants: each missing one is made once, by a render process, and committed if its originals still hold."""
+"""Variants: a missing variant is made once, by a render process, and committed if no purge came meanwhile."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Two timeouts of one variant within this time are two in a row.
+# A second timeout of a variant within this time counts as two in a row.
 TIMED_OUT_TTL_S = 600.0
 TIMED_OUT_MAX = 10_000
 GIF = "image/gif"
-# These lie in the bytes of the picture: to try again soon would only cost another process.
+# The cause of these is in the bytes of the original: a second try would end in the same way.
 _LASTING = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The originals of a variant: the picture's, and its watermark's if the plan wants one and it can be had."""
+    """The originals of a variant: the picture's, and its watermark's. `mark` is None if it failed."""
 
     original: Original
     mark: Original | None = None
     wants_mark: bool = False
-    provenance: Provenance = field(init=False)  # what the cache needs to know of them
+    provenance: Provenance = field(init=False)  # the same, as the cache knows it
 
     def __post_init__(self) -> None:
         facts, hashed, mark = self.original.facts, self.original.key_hash, self.mark
@@ -106,12 +106,12 @@ class Variants:
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
-        Make the variant of these originals, or wait for the flight that makes it.
+        Make the variant of these originals, or join the flight that makes it.
 
         Raises:
             StaleGeneration: a purge came meanwhile.
-            ImageRefused: the picture cannot be rendered. This is remembered for a while.
-            Overloaded: no process took it in time.
+            ImageRefused: the picture cannot be rendered. This is remembered for `refusal_ttl_s`.
+            Overloaded: no process began the job in time.
         """
         digest = sources.provenance.digest
         self._refusals.raise_if_refused((digest, plan.digest))
@@ -122,7 +122,7 @@ class Variants:
         return replace(made, is_collapsed=True) if joined else made
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel flights and batches under way."""
         await self._flights.close()
         await self._batches.close()
 
@@ -132,7 +132,7 @@ class Variants:
         return len(self._flights)
 
     def _forget(self, purged: Purged) -> None:
-        """After a purge, requests do not join the flights that began before it."""
+        """After a purge: new requests do not join the flights that began before it."""
         self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == purged.key_hash)
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
@@ -167,7 +167,7 @@ class Variants:
         return Made(variant, fetch_s, finished.queue_s, finished.render_s)
 
     async def _files(self, sources: Sources, plan: RenderPlan) -> tuple[Sources, str, MarkFile | None]:
-        """Return the files of the originals. What was evicted is fetched again, and its proof is then the newer one."""
+        """Return the files of the originals. An original that was evicted is fetched again, and so has a new proof."""
         original, path = await self._originals.file(sources.original)
         mark, mark_file = sources.mark, None
         if mark is not None and plan.mark is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from imgproxy.background import Background
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.variants import Sources
 from imgproxy.errors import ImgproxyError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ACCEPT = {"avif": "image/avif,image/webp", "webp": "image/webp", "legacy": None}
-# Keys that are warmed at once. Their renders wait in the background lane.
+# Keys that are warmed at a time. Their renders wait in the background lane.
 PARALLEL = 4
 
 
@@ -72,10 +73,15 @@ class Warming:
         self._cache = cache
         self._originals = originals
         self._variants = variants
+        self._background = Background("warming")
+
+    async def close(self) -> None:
+        """Cancel the warming of new entries."""
+        await self._background.close()
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is anything to make."""
+        """Whether any queries are configured."""
         return bool(self._warm.queries)
 
     @property
@@ -100,6 +106,15 @@ class Warming:
                     found[request.plan.digest] = request.plan
         return tuple(found.values())
 
+    def warm_created(self, entry: str, keys: Sequence[str]) -> None:
+        """Warm the keys of a new entry in the background, if that is configured."""
+        if self.is_on_create:
+            log.info("warming new entry %s", entry)
+            self._background.begin(self._warm_quietly, keys)
+
+    async def _warm_quietly(self, keys: Sequence[str]) -> None:
+        await self.warm(keys)
+
     async def warm(self, keys: Sequence[str]) -> Warmed:
         """Make the missing variants of these keys. A key that fails does not stop the others."""
         unique = tuple(dict.fromkeys(keys))
@@ -123,6 +138,6 @@ class Warming:
         sources = Sources(await self._originals.current(key))
         plans = self.plans(key)
         missing = [plan for plan in plans if await self._cache.find(sources.provenance, plan.digest) is None]
-        # At once, so that they share a decode.
+        # All at the same time, so that they share a decode.
         await asyncio.gather(*(self._variants.make(sources, plan, lane=Lane.BACKGROUND) for plan in missing))
         return len(missing), len(plans) - len(missing)

@@ -1,1 +1,1 @@
-"""HTTP: routes, headers, errors and logs. The only room that knows aiohttp, beside the embedded library."""
+"""HTTP: routes, headers, errors and logs. Only this room and the embedded library import aiohttp's server."""

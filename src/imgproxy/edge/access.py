@@ -1,4 +1,4 @@
-"""The access log: one line for each request, as far as `[log] access` asks for it."""
+"""The access log: one line for each request that `[log] access` selects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Peer: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str | None"
 
 
 class AccessLog:
-    """Writes lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get one."""
+    """Writes the lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get a line."""
 
     def __init__(self, settings: LogSettings) -> None:
         self._wants_all = settings.access in ("all", "misses")

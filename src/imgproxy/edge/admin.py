@@ -1,4 +1,4 @@
-"""The `/-/` routes and imgix's purge API: purge, warm, state. All but health and readiness need the admin token."""
+"""The `/-/` routes and imgix's purge API: purge, warm, state. Routes that are not open need the admin token."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NUMBER_MAX_DIGITS = 18
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route: its method, whether it needs no token, and its function, which is given the rest of the path."""
+    """A route: its method, whether it needs no token, and its function, which takes the rest of the path."""
 
     method: str
     is_open: bool
@@ -98,10 +98,10 @@ class AdminRoutes:
 
     async def handle(self, request: web.BaseRequest, target: str) -> web.Response:
         """
-        Answer an admin request; `target` is its raw path and query.
+        Answer an admin request. `target` is its raw path and query.
 
         Raises:
-            ImgproxyError: what is wrong with it.
+            ImgproxyError: the request is wrong, or failed.
         """
         path = target.split("?", 1)[0]
         found, rest = self._find(path)

@@ -1,5 +1,5 @@
 """
-The edge: all parts of the service put together in order, its start and its end.
+The edge: makes all parts of the service, starts them, and ends them.
 
 Start: cache (the journal is replayed) -> render processes -> purges left over -> the port opens.
 End: the port closes -> requests under way finish -> the parts are closed in reverse order.
@@ -16,7 +16,6 @@ from aiohttp import web
 
 from imgproxy import __version__
 from imgproxy.admission.policy import Admission
-from imgproxy.background import Background
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
@@ -65,10 +64,11 @@ class Edge:
         self.settings = settings
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
-        self.background = Background("edge")
+        refusals = Refusals()
         self._compose_storage_and_purge(settings)
-        self._compose_delivery(settings, failpoints)
-        self._compose_http(settings, failpoints)
+        self._compose_originals(settings, failpoints, refusals)
+        self._compose_delivery(settings, failpoints, refusals)
+        self._compose_http(settings, failpoints, self._compose_admin(settings))
         self._stack = AsyncExitStack()
         self._runner: web.ServerRunner | None = None
 
@@ -97,8 +97,7 @@ class Edge:
             downstream=self.downstreams,
         )
 
-    def _compose_delivery(self, settings: Settings, failpoints: Failpoints) -> None:
-        refusals = Refusals()
+    def _compose_originals(self, settings: Settings, failpoints: Failpoints, refusals: Refusals) -> None:
         self.health = OriginHealth(lambda: probe(self.library))
         self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics)
         self.admission = Admission(
@@ -126,6 +125,8 @@ class Edge:
             settle_s=settings.freshness.settle_s,
             retry_max_s=settings.purge.retry_max_s,
         )
+
+    def _compose_delivery(self, settings: Settings, failpoints: Failpoints, refusals: Refusals) -> None:
         fallback = Fallback(self.cache)
         self.variants = Variants(
             self.cache,
@@ -150,13 +151,10 @@ class Edge:
             self.cache, self.originals, self.variants, warm=settings.warm, url=settings.url, render=settings.render
         )
 
-    def _compose_http(self, settings: Settings, failpoints: Failpoints) -> None:
+    def _compose_admin(self, settings: Settings) -> AdminRoutes:
+        secrets = webhook_secrets(settings.webhook)
         self.webhooks = Webhooks(
-            webhook_secrets(settings.webhook),
-            self.purges,
-            self.cache.journal,
-            self.metrics,
-            created=self._warm_created,
+            secrets, self.purges, self.cache.journal, self.metrics, created=self.warming.warm_created
         )
         self.state = ServiceState(
             self.cache,
@@ -170,7 +168,7 @@ class Edge:
             health=self.health,
             metrics=self.metrics,
         )
-        admin = AdminRoutes(
+        return AdminRoutes(
             settings,
             admin_tokens=secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file"),
             purges=self.purges,
@@ -179,6 +177,8 @@ class Edge:
             state=self.state,
             metrics=self.metrics,
         )
+
+    def _compose_http(self, settings: Settings, failpoints: Failpoints, admin: AdminRoutes) -> None:
         waiters = Waiters()
         responder = Responder(
             settings,
@@ -231,7 +231,7 @@ class Edge:
         await self.settling.start()
         closing(self.settling.close)
         closing(self.originals.close)
-        closing(self.background.close)
+        closing(self.warming.close)
         closing(self.variants.close)
         closing(self.delivery.background.close)
         self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
@@ -243,13 +243,13 @@ class Edge:
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
 
     def _server(self) -> web.Server:
-        """Make the server, with the fast path if this version of aiohttp allows it."""
+        """Make the server, with the fast path if this version of aiohttp supports it."""
         options: dict[str, Any] = {
             "access_log": None,
             "max_line_size": 64 * 1024,
             "max_field_size": 32 * 1024,
-            "auto_decompress": False,  # a webhook's signature is over the bytes as they came
-            "handler_cancellation": True,  # a client that leaves gives up work that nobody else waits for
+            "auto_decompress": False,  # the signature of a webhook is over the bytes as they came
+            "handler_cancellation": True,  # when a client leaves, work for it alone ends
         }
         if not is_supported():
             log.warning("this version of aiohttp does not allow the fast path; hits go the usual way")
@@ -265,7 +265,7 @@ class Edge:
         return FastServer(self.handler.handle, path, **options)
 
     async def stop(self) -> None:
-        """Stop accepting, finish what is under way within `shutdown_timeout_s`, close everything."""
+        """Close the port, finish requests under way within `shutdown_timeout_s`, and close all parts."""
         self.state.is_draining = True
         if self._runner is not None:
             await self._finish_connections(self._runner)
@@ -274,7 +274,7 @@ class Edge:
 
     async def _finish_connections(self, runner: web.ServerRunner) -> None:
         """
-        Let requests under way finish until the deadline, then end their connections.
+        Let requests under way finish until the deadline, then close their connections.
 
         aiohttp would wait for its deadline twice: once for the handler, and once more for its cancellation.
         """
@@ -293,17 +293,8 @@ class Edge:
 
     @property
     def url(self) -> str:
-        """Where the edge listens, with the port that it got."""
+        """The URL of the edge, with the port that it got."""
         assert self._runner is not None, "the edge is started"
         host, port = self._runner.addresses[0][:2]
         host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 for display, nothing binds here
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    def _warm_created(self, entry: str, keys: tuple[str, ...]) -> None:
-        """Warm a new picture, if that is configured."""
-        if self.warming.is_on_create:
-            log.info("warming new entry %s", entry)
-            self.background.begin(self._warm, keys)
-
-    async def _warm(self, keys: tuple[str, ...]) -> None:
-        await self.warming.warm(keys)

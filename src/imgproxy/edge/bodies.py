@@ -1,4 +1,4 @@
-"""The bodies of purge requests and events, read with a limit in size and in time."""
+"""The bodies of admin requests and webhooks. Reading has a limit in size and in time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgproxy.errors import BadPurge, PayloadTooLarge, RequestTooSlow
 if TYPE_CHECKING:
     from aiohttp import web
 
-# The body of a purge or an event has a few kilobytes.
+# A body must arrive within this time. It has a few kilobytes.
 BODY_S = 30.0
 
 
@@ -23,8 +23,8 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
 
     Raises:
         PayloadTooLarge: it is longer than `max_bytes`; no more than that is read.
-        RequestTooSlow: it did not come within BODY_S.
-        BadPurge: it broke off.
+        RequestTooSlow: it did not arrive within `BODY_S`.
+        BadPurge: it ended too early.
     """
     if request.content_length is not None and request.content_length > max_bytes:
         raise PayloadTooLarge(max_bytes)
@@ -46,7 +46,7 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
 
 async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:
     """
-    Read the request's body as JSON, whatever its Content-Type says.
+    Read the request's body as JSON. Its Content-Type does not matter.
 
     Raises:
         BadPurge: it is not JSON.

@@ -1,4 +1,4 @@
-"""The one handler of all requests: route by path, then count and log."""
+"""The handler of all requests: route by path, then count and log."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Pairs of an outcome and a status are a few dozen.
+# There are a few dozen pairs of an outcome and a status.
 COUNTERS_MAX = 128
 
 
 class Handler:
-    """Handles requests that the fast path has not answered."""
+    """Handles requests that the fast path did not answer."""
 
     def __init__(
         self,
@@ -45,16 +45,16 @@ class Handler:
         self._access = access
         self._freshness = freshness
         self._metrics = metrics
-        # To look a counter up by its labels takes longer than to count.
+        # A look-up of a counter by its labels takes longer than counting.
         self._counters = lru_cache(COUNTERS_MAX)(self._counters_of)
         self._admin_work: set[asyncio.Future[web.StreamResponse]] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request: PURGE and admin routes by their path; everything else is an image."""
+        """Answer a request: an admin request by its method or path; every other one is for an image."""
         target = origin_form(request.raw_path)
         started_s = time.perf_counter()
         if request.method == "PURGE" or AdminRoutes.covers(target.split("?", 1)[0]):
-            # What an operator or a webhook asked for goes on if they hang up.
+            # An admin request goes on if its client leaves.
             work = asyncio.ensure_future(self._handle_admin(request, target, started_s))
             self._admin_work.add(work)
             work.add_done_callback(self._admin_work.discard)
@@ -95,7 +95,7 @@ class Handler:
         return served.response
 
     def refuse_unreadable(self, request: web.BaseRequest, error: ImgproxyError) -> web.StreamResponse:
-        """Answer, count and log bytes that could not be read as a request."""
+        """Answer bytes that could not be read as a request. Count and log them."""
         served = Served(problem_response(error, freshness=self._freshness), Outcome.ERROR, code=error.code)
         started_s = time.perf_counter()
         self._count(served, started_s)

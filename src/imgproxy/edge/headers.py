@@ -1,4 +1,4 @@
-"""The rules of headers, as pure functions: conditions, ranges, caching, tags, Cache-Status, Server-Timing, Date."""
+"""The rules of headers, as pure functions: conditions, ranges, caching, Cache-Status, Server-Timing, Date."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from imgproxy.delivery.request import Timings
 
 CACHE_NAME = "imgproxy"
-# In place of the library's own: versions are not told to strangers.
+# In place of aiohttp's own value, which would tell strangers its version.
 SERVER = {"Server": "imgproxy"}
 DAY_S = 86_400
-# A 304 repeats these, besides the headers of this very exchange (RFC 9110 15.4.5).
+# A 304 repeats these headers of the 200 (RFC 9110 15.4.5).
 NOT_MODIFIED_HEADERS = frozenset(
     {"cache-control", "cdn-cache-control", "etag", "expires", "vary", "content-location", "date"}
 )
@@ -39,24 +39,24 @@ class RangeNotSatisfiable(Exception):
 
 @lru_cache(2)
 def http_date(second: int) -> str:
-    """Return the value of Date for a Unix time; it is made once a second."""
+    """Return the value of Date for a Unix time."""
     return formatdate(second, usegmt=True)
 
 
 def is_in_304(name: str) -> bool:
-    """Whether a 304 has this header of a 200; a 304 says nothing about the body (RFC 9110 15.4.5)."""
+    """Whether a 304 has this header of the 200. It has no header about a body (RFC 9110 15.4.5)."""
     name = name.lower()
     return name in NOT_MODIFIED_HEADERS or not name.startswith(("content-", "accept-ranges"))
 
 
 def head_bytes(first_line: str, headers: Mapping[str, str]) -> bytes:
-    """Return the beginning of an answer's head: more lines and the empty line may follow."""
+    """Return the beginning of an answer's head. More lines may follow, then the empty line must."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {first_line}\r\n{lines}".encode("latin-1")
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match covers this strong tag; weak comparison, as RFC 9110 13.1.2 asks."""
+    """Whether If-None-Match has this strong tag, by weak comparison (RFC 9110 13.1.2)."""
     if if_none_match is None:
         return False
     if if_none_match.strip() == "*":
@@ -68,11 +68,11 @@ def current_tag(if_none_match: str, *, etag: str) -> str | None:
     """
     Return the tag of the client's copy if that copy is current, else None.
 
-    A copy from a shared decode has a tag with its own ending, and is as good as one with `etag` itself. A 304 repeats
-    the tag that the client has (RFC 9111 4.3.4).
+    A copy from a shared decode has a tag with an ending of its own, and counts as current too. A 304 repeats the tag
+    that the client has (RFC 9111 4.3.4).
 
-    There is no check by date. Answers carry no Last-Modified, so If-Modified-Since is ignored (RFC 9110 13.1.3). A date
-    cannot tell two pictures apart: a purged picture may have been replaced by an older file, within the same second,
+    Dates are not checked. Answers have no Last-Modified, so If-Modified-Since is ignored (RFC 9110 13.1.3). A date
+    cannot tell two pictures apart: a purged picture may have been replaced by an older file, or within the same second,
     or only its watermark may have changed.
     """
     named = (found.removeprefix("W/") for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
@@ -81,13 +81,13 @@ def current_tag(if_none_match: str, *, etag: str) -> str | None:
 
 def requested_range(header: str | None, if_range: str | None, *, size_bytes: int, etag: str) -> ByteRange | None:
     """
-    Return the part of a body that a Range header asks for; None for all of it.
+    Return the part of a body that a Range header asks for; None for the whole body.
 
-    Several ranges, other units and what cannot be read are answered in full (RFC 9110 14.2 allows it). So is a range
-    whose If-Range is not this very tag, a date included (RFC 9110 13.1.5).
+    The whole body answers several ranges, other units and a header that cannot be read (RFC 9110 14.2 allows it). It
+    also answers a range whose If-Range is a date or another tag (RFC 9110 13.1.5).
 
     Raises:
-        RangeNotSatisfiable: the range lies behind the end.
+        RangeNotSatisfiable: the range begins after the end.
     """
     if header is None or (if_range is not None and if_range.strip() != etag):
         return None
@@ -111,11 +111,11 @@ def requested_range(header: str | None, if_range: str | None, *, size_bytes: int
 
 def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int | None = None) -> dict[str, str]:
     """
-    Cache-Control for browsers and CDN-Cache-Control (RFC 9213) for caches that can be purged.
+    Return Cache-Control for browsers and CDN-Cache-Control (RFC 9213) for caches that can be purged.
 
     Args:
         settings: the lifetimes.
-        has_downstream: a CDN in front is purged with this service, so it may keep answers for long.
+        has_downstream: a CDN in front is purged with this service, so it may keep answers for a day.
         at_most_s: how long this answer may be kept at most, e.g. until its URL expires.
     """
     browser_s = settings.browser_ttl_s
@@ -124,7 +124,7 @@ def caching(settings: FreshnessSettings, *, has_downstream: bool, at_most_s: int
         cdn_s = DAY_S if has_downstream else browser_s
     if at_most_s is not None:
         browser_s, cdn_s = min(browser_s, at_most_s), min(cdn_s, at_most_s)
-    # Both extensions allow a cache to show a picture after it was revoked, so they are sent only if configured.
+    # Both extensions allow a cache to serve a picture after it was revoked, so they are sent only if configured.
     extensions = (
         "".join(
             f", {name}={seconds}"
@@ -152,7 +152,7 @@ def cache_status(
     is_collapsed: bool = False,
     detail: str | None = None,
 ) -> str:
-    """Our member of Cache-Status (RFC 9211 section 2)."""
+    """Return our member of Cache-Status (RFC 9211 section 2)."""
     parts = [CACHE_NAME]
     if is_hit:
         parts.append("hit")
@@ -172,7 +172,7 @@ def cache_status(
 
 
 def server_timing(total_s: float | None, timings: Timings | None) -> str:
-    """Server-Timing: the stages this request went through, and all of it where that is given, in milliseconds."""
+    """Return Server-Timing: the stages of the request, and the total if it is given, in milliseconds."""
     stages = (
         [("fetch", timings.fetch_s), ("queue", timings.queue_s), ("render", timings.render_s)]
         if timings is not None
@@ -185,7 +185,7 @@ def server_timing(total_s: float | None, timings: Timings | None) -> str:
 
 
 def content_disposition(name: str) -> str:
-    """`attachment` with a file name, in ASCII and, where it differs, in UTF-8 (RFC 6266 section 4.3)."""
+    """Return `attachment` with a file name in ASCII, and in UTF-8 if that differs (RFC 6266 section 4.3)."""
     safe = re.sub(r'[\x00-\x1f\x7f"\\/]', "_", name)
     plain = safe.encode("ascii", "replace").decode().replace("?", "_")
     value = f'attachment; filename="{plain}"'

@@ -1,24 +1,25 @@
-"""The headers of an image: what it is, how long it may be kept, and where it came from."""
+"""The headers of an image: its type and tags, how long it may be kept, and where it came from."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
+from imgproxy.cache.entry import key_hash
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import Delivered, Outcome
 from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing
 from imgproxy.purge.tags import tag_headers, tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from imgproxy.config.settings import Settings
     from imgproxy.params.plan import ImageRequest
 
-# An interim or fallback variant is asked for again after this time. By then an AVIF of any size is there.
+# An interim or fallback variant may be kept for this time. An AVIF of any size is made by then.
 INTERIM_TTL_S = 10
-# A sanitised SVG is still a document if a browser opens it: it must run nothing and load nothing.
+# A sanitised SVG is a document if a browser opens it alone. It must run no script and load nothing.
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
@@ -35,18 +36,16 @@ class ImageHeads:
         return caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s)
 
     def of(self, wanted: ImageRequest, delivered: Delivered, started_s: float) -> dict[str, str]:
-        """Return every header but those that aiohttp adds. `started_s` is of the monotonic clock."""
+        """Return all headers except those that aiohttp adds. `started_s` is of the monotonic clock."""
         now_s = time.time()
         facts = delivered.original.facts
         content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
         at_most_s = self.at_most_s(wanted, delivered, now_s)
-        marks = [hashed for hashed, _ in delivered.proofs[1:]]
-        found = tags(delivered.original.key_hash, self._entry_of(facts.key), marks)
         headers = {
             "Content-Type": content_type,
             "ETag": delivered.etag,
             **(self._usual_caching if at_most_s is None else self._caching(at_most_s)),
-            **tag_headers(self._settings.tags.headers, found),
+            **self.tags(facts.key, [hashed for hashed, _ in delivered.proofs[1:]]),
             "Cache-Status": self.cache_status(delivered, now_s),
             "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
             "X-Content-Type-Options": "nosniff",
@@ -64,8 +63,12 @@ class ImageHeads:
             headers["X-Imgproxy-Animation"] = "first-frame-only"
         return headers
 
+    def tags(self, key: str, marks: Sequence[str] = ()) -> dict[str, str]:
+        """Return the headers with the surrogate keys of an answer. `marks` are the key hashes of its watermark."""
+        return tag_headers(self._settings.tags.headers, tags(key_hash(key), self._entry_of(key), marks))
+
     def at_most_s(self, wanted: ImageRequest, delivered: Delivered, now_s: float) -> int | None:
-        """Return how long the answer may be kept, if that is shorter than usual."""
+        """Return how long the answer may be kept; None for as long as usual."""
         bounds = []
         if wanted.expires_at_s is not None:
             bounds.append(int(wanted.expires_at_s - now_s))
@@ -76,7 +79,7 @@ class ImageHeads:
         return min(bounds) if bounds else None
 
     def cache_status(self, delivered: Delivered, now_s: float) -> str:
-        """Return Cache-Status (RFC 9211): where this answer came from."""
+        """Return Cache-Status (RFC 9211), which says where this answer came from."""
         facts = delivered.original.facts
         freshness = self._settings.freshness
         ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)

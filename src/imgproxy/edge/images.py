@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
-# Parsed URLs that are remembered, about 1.3 kB each: a miss is parsed more than once, and so is what the memo does not
-# take, such as a variant that depends on a client hint.
+# Parsed URLs that are remembered, about 1.3 kB each. The URL of a miss is parsed more than once. So is the URL of a
+# variant that depends on a client hint, as the memo does not take it.
 PLANS_MAX = 1024
 _ACCEPT_OF_CLASS = {
     AcceptClass.AVIF: "image/avif,image/webp",
@@ -104,10 +104,10 @@ class ImageRoute:
 
     async def _after_answer(self, exchange: Exchange, waiter: Waiter, error: BaseException) -> Served:
         """
-        Deal with what went wrong after another request had written this answer: the answer stands.
+        Deal with an error after another request has written this answer. The answer is valid.
 
-        A client that leaves with its whole answer has lost nothing, and to be purged or refused meanwhile is usual.
-        Anything else is a bug: it is logged and counted.
+        A client may leave when it has its whole answer, and a purge or a refusal may come meanwhile: both are usual.
+        Any other error is a bug, and is logged and counted.
         """
         assert waiter.outcome is not None
         if isinstance(error, asyncio.CancelledError):
@@ -135,7 +135,7 @@ class ImageRoute:
         return wanted
 
     def _interim(self, exchange: Exchange, target: str) -> Callable[[], RenderPlan | None] | None:
-        """Return what gives the interim plan, if a negotiated AVIF may be answered with WebP while it is made."""
+        """Return what gives the plan of the interim variant, if a negotiated AVIF may have one."""
         wanted = exchange.wanted
         is_avif = wanted.plan is not None and wanted.plan.output.format is Format.AVIF and "Accept" in wanted.vary
         if not is_avif or self._settings.render.avif != "upgrade":
@@ -156,7 +156,7 @@ def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
 
 
 def _client_has(request: web.BaseRequest) -> ClientHas | None:
-    """Return a check of a variant's entity tag against the client's copy; None for a client that names no copy."""
+    """Return a check of a variant's entity tag against the client's copy; None if the client names no copy."""
     if_none_match = request.headers.get("If-None-Match")
     if if_none_match is None or if_none_match.strip() == "*":
         return None

@@ -10,7 +10,7 @@ from imgproxy.medialibrary import MediaLibraryClient, TokenSource
 if TYPE_CHECKING:
     from imgproxy.config.sections import OriginSettings
 
-# No entry has this id. Asking for it needs the token, and names no picture.
+# No entry has this id. A request for it needs the token, and names no picture.
 PROBE_ENTRY = "imgproxy-probe"
 
 
@@ -31,7 +31,7 @@ def library_client(settings: OriginSettings) -> MediaLibraryClient:
 
 async def probe(library: MediaLibraryClient) -> None:
     """
-    Make a call that only an accepted token can make.
+    Make an API call that fails if the token is not accepted.
 
     Raises:
         OriginDenied: the token is refused.

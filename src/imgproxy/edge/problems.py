@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one JSON shape, a stable type, no token, no path, no traceback."""
+"""Errors as problem details (RFC 9457): one JSON shape, stable types; never a token, a path or a traceback."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from imgproxy.config.sections import FreshnessSettings
 
 TYPE_PREFIX = "urn:imgproxy:problem:"
-# The cause is in the URL or in the picture: the same request gets the same answer for a while.
+# The cause is in the URL or in the original: the same request would get the same answer again.
 _CACHEABLE = (BadParameter, BadUrl, DecodeFailed, Expired, ImageRefused, UriTooLong)
-# The cause may also be in the machine: a process was killed, or the machine was busy.
+# The cause may be in the machine: a process was killed, or the machine was busy.
 _DOUBTFUL = (RenderCrashed, RenderTimeout)
-# Clients that are told the same second would come back in the same second.
+# Clients that are given the same second would return in the same second.
 RETRY_JITTER = 0.5
 
 
@@ -45,9 +45,9 @@ def problem_response(
     Return the answer for an error.
 
     Args:
-        error: what happened.
+        error: the error.
         freshness: how long errors may be cached.
-        negative_ttl_s: for how long a remembered refusal still holds; it bounds the answer's lifetime.
+        negative_ttl_s: for how long a remembered refusal still answers. The answer may be kept no longer.
         is_head: leave out the body.
     """
     kind = error.code.replace("_", "-")

@@ -1,7 +1,7 @@
 """
-The one writer of answers to image requests: head, 304, body, part of a file, answer shared among waiters, refusal.
+The writer of all answers to image requests: head, 304, body, part of a file, answer for all waiters, error.
 
-Nothing is awaited between the check that no purge has come and the first byte that is given to the transport.
+Between the check that no purge has come and the first byte for the transport, nothing is awaited.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from imgproxy.cache.entry import Tier, key_hash
+from imgproxy.cache.entry import Tier
 from imgproxy.cache.reading import read_at_once
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.headers import (
@@ -31,7 +31,6 @@ from imgproxy.edge.waiters import Written
 from imgproxy.errors import OriginError, UnsatisfiableRange
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.negotiate import accept_class
-from imgproxy.purge.tags import tag_headers, tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.refusals import Refusal
     from imgproxy.delivery.request import Delivered
+    from imgproxy.edge.headers import ByteRange
     from imgproxy.edge.waiters import Waiter, Waiters
     from imgproxy.errors import ImgproxyError
     from imgproxy.metrics import Metrics
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from imgproxy.purge.answers import Answers, Sending
 
 CHUNK_BYTES = 256 * 1024
-# Longer targets are not kept in memory: those of pages are a tenth of this, and a stranger must not fill the memory.
+# Longer targets are not kept in memory, which strangers must not fill. The targets of pages have a tenth of this.
 TARGET_MAX_CHARS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request and what was understood of it. `started_s` is of the monotonic clock."""
+    """A request, and what it asks for. `started_s` is of the monotonic clock."""
 
     request: web.BaseRequest
     wanted: ImageRequest
@@ -63,7 +63,7 @@ class Exchange:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the answer depends on nothing but the target and the class of Accept."""
+        """Whether the answer depends only on the target and the Accept class."""
         is_short = len(self.request.raw_path) <= TARGET_MAX_CHARS
         varies_as_usual = all(name == "Accept" for name in self.wanted.vary)
         return is_short and self.request.method == "GET" and self.wanted.expires_at_s is None and varies_as_usual
@@ -71,7 +71,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a request came to, for the log and the metrics."""
+    """An answer, and what the log and the metrics need to know of it."""
 
     response: web.StreamResponse
     outcome: Outcome
@@ -82,7 +82,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswer:
-    """An answer that is the same for every request with this target and Accept class, until its original is stale."""
+    """An answer to every request with this target and Accept class, until its original is stale."""
 
     target: str
     accept: AcceptClass
@@ -94,7 +94,7 @@ class PlainAnswer:
 
 
 class Responder:
-    """Writes answers. `on_plain` is told of answers that the fast path may repeat."""
+    """Writes answers. `on_plain` is called with answers that the fast path may repeat."""
 
     def __init__(
         self,
@@ -108,24 +108,22 @@ class Responder:
         on_plain: Callable[[PlainAnswer], object],
     ) -> None:
         self._freshness = settings.freshness
-        self._tag_names = settings.tags.headers
         self._answers = answers
         self._waiters = waiters
         self._tally = metrics.tally
         self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
         self._failpoints = failpoints
-        self._entry_of = entry_of
         self._on_plain = on_plain
         self._heads = ImageHeads(settings, entry_of=entry_of, has_downstream=bool(settings.downstream))
 
     async def image(self, exchange: Exchange, delivered: Delivered) -> Served:
-        """Send what was delivered, whole or in part, or as 304."""
+        """Send what was delivered: whole, in part, or as 304."""
         waiter = exchange.waiter
         if waiter is not None and waiter.outcome is not None:
             return await self.already_written(exchange, waiter, waiter.outcome)
         headers = self._heads.of(exchange.wanted, delivered, exchange.started_s)
         variant = delivered.variant
-        # `*` matches any picture that exists, and whether it does is known only now (RFC 9110 13.1.2).
+        # `*` matches any picture that exists. That is known only now (RFC 9110 13.1.2).
         if variant is None or exchange.request.headers.get("If-None-Match", "").strip() == "*":
             return await self._send_not_modified(exchange, delivered, headers)
         if variant.body is not None:
@@ -133,7 +131,7 @@ class Responder:
         return await self._send_file(exchange, delivered, headers, variant)
 
     async def already_written(self, exchange: Exchange, waiter: Waiter, outcome: Outcome) -> Served:
-        """Return what an answer came to that another request has written; wait until it is sent."""
+        """Wait until an answer that another request has written is sent."""
         await waiter.sent()
         return Served(Written(), outcome, waiter.sent_bytes, key=exchange.wanted.key)
 
@@ -159,7 +157,7 @@ class Responder:
         with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
             await response.write_eof()
-            # An answer counts as sent when the kernel has it: what waits in this process could be sent after a purge.
+            # An answer is sent when the kernel has it: bytes that are still in this process could leave after a purge.
             await request.writer.drain()
         return Served(response, delivered.outcome, _sent(request, len(body)), key=exchange.wanted.key)
 
@@ -184,7 +182,7 @@ class Responder:
         )
 
     def _write_to_waiters(self, waiter: Waiter, delivered: Delivered, headers: dict[str, str], body: bytes) -> None:
-        """Write the answer to the request that has it first, and then to all that wait for the same."""
+        """Write the answer to the request that has it first, then to all other requests that wait for it."""
         hashed = delivered.original.key_hash
 
         def sending(cut: Callable[[], None]) -> Sending:
@@ -206,7 +204,7 @@ class Responder:
     async def _send_file(
         self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant
     ) -> Served:
-        """Stream a large variant or an original from its file; an original also in part."""
+        """Stream a large variant or an original from its file. A part is sent of an original only."""
         assert variant.path is not None
         request, size_bytes = exchange.request, variant.facts.size_bytes
         status, start, count = 200, 0, size_bytes
@@ -214,7 +212,7 @@ class Responder:
             headers["Accept-Ranges"] = "bytes"
             part = self._part(request, delivered.etag, size_bytes)
             if part is not None:
-                status, (start, count) = 206, part
+                status, start, count = 206, part.start, part.count
                 headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size_bytes}"
         descriptor = os.open(variant.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -230,17 +228,16 @@ class Responder:
             os.close(descriptor)
         return Served(response, delivered.outcome, _sent(request, count), key=exchange.wanted.key)
 
-    def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> tuple[int, int] | None:
-        """Return first byte and count of the range that is asked for, or None. Range is for GET (RFC 9110 14.2)."""
+    def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> ByteRange | None:
+        """Return the range that is asked for, or None for the whole file. Only GET has a range (RFC 9110 14.2)."""
         header = request.headers.get("Range") if request.method == "GET" else None
         try:
-            part = requested_range(header, request.headers.get("If-Range"), size_bytes=size_bytes, etag=etag)
+            return requested_range(header, request.headers.get("If-Range"), size_bytes=size_bytes, etag=etag)
         except RangeNotSatisfiable:
             raise UnsatisfiableRange(size_bytes) from None
-        return (part.start, part.count) if part is not None else None
 
     async def _stream(self, response: web.StreamResponse, descriptor: int, start: int, count: int, key: str) -> None:
-        """Send bytes of an open file. A thread reads those that are not in the page cache."""
+        """Send bytes of an open file. Bytes that are not in the page cache are read by a thread."""
         sent = 0
         while sent < count:
             chunk_bytes, offset = min(CHUNK_BYTES, count - sent), start + sent
@@ -254,12 +251,12 @@ class Responder:
             sent += len(chunk)
             await self._failpoints.reach(Point.MID_RESPONSE, key)
 
-    # --- refusals ---
+    # --- errors ---
 
     def refuse(
         self, method: str, wanted: ImageRequest | None, error: ImgproxyError, refusal: Refusal | None, started_s: float
     ) -> Served:
-        """Answer with an error. `refusal` is what is remembered of the key; `wanted` is None for an unreadable URL."""
+        """Answer with an error. `refusal`: the remembered one of the key. `wanted`: None if the URL is not valid."""
         response = problem_response(
             error,
             freshness=self._freshness,
@@ -279,8 +276,7 @@ class Responder:
         if isinstance(error, UnsatisfiableRange):
             response.headers["Content-Range"] = f"bytes */{error.size_bytes}"
         if wanted is not None:
-            found = tags(key_hash(wanted.key), self._entry_of(wanted.key))
-            response.headers.update(tag_headers(self._tag_names, found))
+            response.headers.update(self._heads.tags(wanted.key))
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
         return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
@@ -295,12 +291,12 @@ def _sent(request: web.BaseRequest, size_bytes: int) -> int:
 
 
 def _hashes(delivered: Delivered) -> tuple[str, ...]:
-    """Return the keys whose bytes an answer holds: the picture's, and its watermark's."""
+    """Return the hashes of the keys whose bytes an answer has: the picture's, and its watermark's."""
     return tuple(hashed for hashed, _ in delivered.proofs)
 
 
 def _cutter(request: web.BaseRequest) -> Callable[[], None]:
-    """Return a function that closes the request's connection in the middle of its answer."""
+    """Return a function that closes the request's connection, also in the middle of its answer."""
 
     def cut() -> None:
         if request.transport is not None:

@@ -1,4 +1,4 @@
-"""The state of the service: ready or why not, and the figures of `/-/status`."""
+"""The state of the service: whether it is ready, why not, and the figures of `/-/status`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imgproxy.purge.service import PurgeService
     from imgproxy.workers.pool import RenderPool
 
-# A disk with less than both of these left is full, whatever `min_free_bytes` says.
+# A disk with less free space than both of these is full, also if `min_free_bytes` is smaller.
 FREE_LEAST_BYTES = 16_000_000
 FREE_LEAST_SHARE = 0.005
 
@@ -57,7 +57,7 @@ class ServiceState:
         self._watch()
 
     def not_ready(self) -> list[str]:
-        """Return why no more requests should be sent here; empty if they may be."""
+        """Return why no more requests should be sent here; empty if the service is ready."""
         reasons = {
             "draining": self.is_draining,
             "origin_token_dead": self._health.is_token_dead,
@@ -68,7 +68,7 @@ class ServiceState:
         return [reason for reason, holds in reasons.items() if holds]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures of the moment."""
+        """Return the current figures."""
         ledger, reasons = self._cache.store.ledger, self.not_ready()
         return {
             "version": __version__,
@@ -102,7 +102,7 @@ class ServiceState:
         return self._purges.pending + self._settling.pending
 
     def _takes_new_files(self) -> bool:
-        """Whether a file can be made: permissions, a read-only disk and a lack of inodes show only then."""
+        """Whether a file can be made. Only a try shows wrong permissions, a read-only disk or a lack of inodes."""
         store = self._cache.store
         probe = store.keys_dir / f".ready-{store.run_id}"
         try:
@@ -113,17 +113,17 @@ class ServiceState:
         return True
 
     def _is_disk_full(self) -> bool:
-        """Whether less is left than a twentieth of `min_free_bytes`, or than a few files need."""
+        """Whether less space is left than a twentieth of `min_free_bytes`, or than a few files need."""
         try:
             disk = os.statvfs(self._cache.store.directory)
         except OSError:
-            return False  # then it takes no new files either, which is a reason of its own
+            return False  # then the disk takes no new files either, which is a reason of its own
         size_bytes, free_bytes = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         needed_bytes = min(FREE_LEAST_BYTES, size_bytes * FREE_LEAST_SHARE)
         return free_bytes < max(self._cache.settings.min_free_bytes / 20, needed_bytes)
 
     def _watch(self) -> None:
-        """Declare the gauges whose values are read when the metrics are."""
+        """Declare the gauges whose values are read when the metrics page is made."""
         cache, pool, watch = self._cache, self._pool, self._metrics.watch
         watch(
             "imgproxy_cache_disk_bytes",

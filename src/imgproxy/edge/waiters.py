@@ -1,8 +1,8 @@
 """
-Waiters: plain requests for one answer that is being made. They are answered together, as soon as it is there.
+Waiters: plain requests that wait for the same answer. They are answered together, as soon as it is made.
 
-To build an answer takes a third of a millisecond, so three hundred requests that wait for one render would be answered
-over a tenth of a second. The first of them to have the answer therefore writes it to all. Each request then goes on,
+To build an answer takes a third of a millisecond. So three hundred requests that wait for one render would be answered
+over a tenth of a second. Instead, the first request that has the answer writes it to all. Each of the others then
 finds its answer written, and counts and logs it. Row `stampede`: the median waiter 4 ms after the first.
 """
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from imgproxy.delivery.request import Outcome
     from imgproxy.purge.answers import Sending
 
-# Answers written in one turn of the loop, at 30 microseconds each; other requests wait that long.
+# Answers that are written in one turn of the loop. Each takes 30 microseconds, in which other requests wait.
 WRITTEN_AT_ONCE_MAX: Final = 1000
 
 
 class Written(web.StreamResponse):
-    """An answer whose bytes the transport has already: there is nothing to prepare, and nothing to end."""
+    """An answer whose bytes the transport has already. aiohttp has nothing to write."""
 
     @property
     def keep_alive(self) -> bool:
-        """Only connections that stay open have waiters."""
+        """True: only connections that stay open have waiters."""
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -45,7 +45,7 @@ class Written(web.StreamResponse):
 
 
 class Waiter:
-    """A request that takes the answer of its target and Accept class from any request that has it first."""
+    """A request that is answered by the first request of its target and Accept class that has the answer."""
 
     __slots__ = ("_is_sent", "_request", "_sending", "name", "outcome", "sent_bytes")
 
@@ -65,10 +65,10 @@ class Waiter:
         sending: Callable[[Callable[[], None]], Sending],
     ) -> bool:
         """
-        Give a whole answer to the transport; return whether there still is one. Nothing is awaited.
+        Give a whole answer to the transport; False if the client has left. Nothing is awaited.
 
-        `sending` counts an answer as under way, given a function that cuts its connection. It counts until the kernel
-        has all bytes: what waits in this process could be sent after a purge.
+        `sending` takes a function that cuts the connection, and counts the answer as under way until the kernel has all
+        bytes: bytes that are still in this process could leave after a purge.
         """
         transport = self._request.transport
         if transport is None or transport.is_closing():
@@ -98,13 +98,13 @@ class Waiter:
 
 
 class Waiters:
-    """The waiters of the moment, by target and Accept class, in the order in which they came."""
+    """The requests that wait now, by target and Accept class, in the order in which they came."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, AcceptClass], dict[Waiter, None]] = {}
 
     def enter(self, request: web.BaseRequest) -> Waiter | None:
-        """Wait with the others. None for a request that needs an answer of its own."""
+        """Return a waiter for a request; None if the request needs an answer of its own."""
         is_conditional = hdrs.IF_NONE_MATCH in request.headers
         if request.method != "GET" or is_conditional or request.version != HttpVersion11 or not request.keep_alive:
             return None

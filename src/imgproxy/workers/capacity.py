@@ -1,8 +1,8 @@
 """
-How many cores this service may use: the smallest of its affinity mask and its cgroups' CPU quotas.
+Capacity: how many cores this service may use. It is the smallest of its affinity mask and its cgroups' CPU quotas.
 
-`os.cpu_count()` counts the cores of the machine: a container with `--cpus 2` on a 64-core host would start 64 render
-processes, and be throttled. Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max"; cgroup-v1/cpu,
+`os.cpu_count()` counts the cores of the machine. With it, a container with `--cpus 2` on a 64-core host would start 64
+render processes and be throttled. Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max"; cgroup-v1/cpu,
 "cpu.cfs_quota_us".
 """
 

@@ -1,10 +1,10 @@
 """
 The messages between the edge and a render process, and their frames.
 
-A frame is four bytes of length, big endian, then the payload. Towards the process the payload is a pickle: the process
-trusts the edge, which started it. From the process it is JSON, limited in size and checked field by field. A decoder's
-bug may let a picture take the process over; such a process cannot run code in the edge, grow its memory, or put a
-header into a response.
+A frame is four bytes of length, big endian, then the payload. To the process the payload is a pickle, because the
+process trusts the edge. From the process it is JSON, limited in size and checked field by field. A bug of a decoder may
+let a picture take over the process. Such a process cannot run code in the edge, fill its memory, or put a header into a
+response.
 
     edge -> process    ProcessLimits, once; then RenderJob, one at a time
     process -> edge    lists of messages: {"ready": …} once; for each job {"done": i, …} for each target, then
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 LENGTH: Final = struct.Struct("!I")
 
-# A message has the facts of one variant, or an error: far less than this.
+# A message has the facts of one variant, or an error. Both are much shorter.
 MESSAGE_MAX_BYTES: Final = 64 * 1024
 
-# Exit statuses of a render process that ends itself. Every other end is a crash.
+# Exit statuses of a render process that ends itself. Every other status is a crash.
 EXIT_PARENT_GONE: Final = 0
 EXIT_OUT_OF_MEMORY: Final = 87
 
@@ -53,14 +53,14 @@ CONTENT_TYPES: Final = frozenset(
     }
 )
 
-# The text fields of a message, and which texts are valid in them.
+# The text fields of a message, and which texts they may have.
 _TEXTS: Final[dict[str, Callable[[str], object]]] = {
     "content_type": CONTENT_TYPES.__contains__,
     "digest": re.compile("[0-9a-f]{32}").fullmatch,
     "shared_decode": re.compile(r"([0-9]{1,5}-[0-9]{1,2})?").fullmatch,
 }
 
-# The errors that a render process may report. The edge sees timeouts and crashes by itself.
+# The errors that a render process may report. The edge notices timeouts and crashes by itself.
 REPORTED: Final = {
     error.code: error
     for error in (
@@ -75,7 +75,7 @@ REPORTED: Final = {
 
 
 class BadMessageError(Exception):
-    """A render process sent something that it never should. It is ended."""
+    """A render process sent an invalid message. The process is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The file of target number `index` is complete."""
+    """The file of render target number `index` is complete."""
 
     index: int
     rendered: Rendered
@@ -127,7 +127,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def receive(channel: socket.socket) -> bytes | None:
-    """Read one frame, blocking. None if the other side has closed. Used in the render process."""
+    """Read one frame, blocking; None if the other side has closed. For the render process."""
     head = _receive_exactly(channel, LENGTH.size)
     if head is None:
         return None
@@ -164,7 +164,7 @@ def decode(payload: bytes, targets: tuple[RenderTarget, ...]) -> list[Message]:
     """
     Read messages about a job with these targets.
 
-    Raises BadMessageError for everything that a sound render process does not send.
+    Raises BadMessageError for everything else.
     """
     try:
         messages = [_decode(message, targets) for message in json.loads(payload)]

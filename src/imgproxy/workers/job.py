@@ -1,7 +1,7 @@
 """
-What crosses between the edge and a render process: a job in, a report out. See `channel` for how.
+Jobs and reports: the values that the edge and a render process send each other. `channel` sends them.
 
-Only paths, plans and facts cross, never pixels or encoded bytes.
+They have paths, plans and facts, never pixels or encoded bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RenderTarget:
 
 @dataclass(frozen=True, slots=True)
 class MarkFile:
-    """Where the picture of a watermark lies. `source` is `Mark.source` of the plans that use it."""
+    """The file of a watermark. `source` is `Mark.source` of the plans that use it."""
 
     source: str
     path: str
@@ -52,10 +52,10 @@ class Rendered:
     """
     A variant in its file.
 
-    `digest` is the digest of its bytes. `is_first_frame_only`: the source is animated, and a limit reduced it to one
+    `digest` is the digest of its bytes. `is_first_frame_only`: the original is animated, and a limit reduced it to one
     frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the variant shared a
-    decode with larger ones and so has other bytes than one made alone: "<width in px>-<how often halved>" of the
-    decode.
+    decode with larger ones, and so has other bytes than one made alone. It names the decode: "<width in px>-<how often
+    halved>".
     """
 
     path: str

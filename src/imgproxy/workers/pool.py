@@ -1,12 +1,12 @@
 """
-The pool of render processes: a bounded queue in front, a deadline on every job, and a new process for one that ended.
+The pool of render processes: a bounded queue, a deadline for every job, and a new process for one that ended.
 
 Why not `pebble.ProcessPool`: all messages of its processes go through one pair of locks, and it unpickles what they
 send. A process that is killed while idle breaks the whole pool, one that is killed while it holds a lock stops it, and
-one that is taken over through a decoder can run code in the edge. Here each process has a socket of its own, answers in
-JSON and shares nothing. Its death costs its own job.
+one that a picture has taken over can run code in the edge. Here each process has a socket of its own, answers in JSON
+and shares nothing. If it ends, only its own job fails.
 
-Everything runs on the event loop, so no state here needs a lock.
+Everything runs on the event loop, so nothing here needs a lock.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A job that nobody waits for any more may still finish within this time. Ending it costs a new process, which takes as
-# long; clients that connect and leave must not keep the pool busy with starting processes.
+# A job whose caller has left may still finish within this time. To end it would cost a new process, which takes as long
+# to start. Clients that connect and leave must not keep the pool busy with that.
 ABANDON_GRACE_S: Final = 0.25
 
 
 class RenderPool:
     """
-    Runs render jobs in processes of their own.
+    Runs render jobs in render processes.
 
-    `start` returns when every process is warm. `render` raises ImageRefused errors for the picture, and Overloaded when
-    the lane is full, the wait too long, or the pool closed.
+    A job is refused with Overloaded if its lane is full, if it waits longer than `queue_timeout_s`, or if the pool is
+    closed.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class RenderPool:
         )
         self._lanes = Lanes(self.processes)
         self._running: dict[RenderProcess, Ticket] = {}
-        self._idle: list[RenderProcess] = []  # the one that worked last is the next: its memory is in the caches
+        self._idle: list[RenderProcess] = []  # the last one is used next: its memory is still in the CPU's caches
         self._all_done = asyncio.Event()
         self._is_open = False
 
-    # --- what it is doing now ---
+    # --- figures ---
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the render processes that are ready."""
+        """The ids of the processes that are ready."""
         return tuple(process.pid for process in (*self._running, *self._idle))
 
     @property
@@ -95,12 +95,12 @@ class RenderPool:
 
     @property
     def restarts(self) -> int:
-        """How many processes were replaced since the start, for whatever reason."""
+        """How many processes were replaced since the start."""
         return self._supervisor.restarts
 
     @property
     def libvips_version(self) -> str:
-        """The version of libvips that the render processes have loaded; empty before the start."""
+        """The version of libvips in the render processes; empty before the start."""
         return self._supervisor.libvips_version
 
     def free(self, lane: Lane) -> int:
@@ -111,9 +111,9 @@ class RenderPool:
 
     async def start(self) -> None:
         """
-        Start every process and wait until all are warm.
+        Start every process, and wait until all are ready.
 
-        Raises ProcessStartError if one does not start; then none is left running.
+        Raises ProcessStartError if one does not start. Then all are ended.
         """
         self._is_open = True
         try:
@@ -123,7 +123,7 @@ class RenderPool:
             raise
 
     async def close(self, timeout_s: float) -> None:
-        """Take no more jobs, let the others finish for up to `timeout_s`, then end every process."""
+        """Take no more jobs, wait up to `timeout_s` for the others, then end every process."""
         self._is_open = False
         self._all_done.clear()
         if self._running or self.waiting:
@@ -141,12 +141,12 @@ class RenderPool:
         self, begin: Begin, *, lane: Lane = Lane.VISITOR, on_rendered: OnRendered | None = None
     ) -> RenderReport:
         """
-        Make the variants of a job, and return what was made. `begin` builds the job when a process takes it.
+        Make the variants of a job, and return what was made. `begin` builds the job when a process begins it.
 
-        `on_rendered` is called on the loop as soon as a target's file is complete. Each target has `render.timeout_s`
-        of its own. Cancelling takes a waiting job out of the queue; a running one has a moment to finish, then its
-        process is ended. Whenever this raises, the targets' files are removed, once the process can no longer write
-        them, but for those that were announced: they belong to the listener.
+        `on_rendered` is called on the loop as soon as the file of a target is complete. The file then belongs to the
+        listener. Each target has `render.timeout_s` of its own. If the call is cancelled, a waiting job leaves the
+        queue; a running one may finish within `ABANDON_GRACE_S`, then its process is ended. If the call raises, the
+        files that were not announced are removed as soon as the process cannot write them any more.
 
         Raises NotAnImage, DecodeFailed, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed, BadParameter,
         CacheUnavailable, Overloaded.
@@ -171,7 +171,7 @@ class RenderPool:
         return max(1, math.ceil(self._settings.queue_timeout_s))
 
     def _take_in(self, process: RenderProcess) -> None:
-        """A new process is ready."""
+        """Use a new process that is ready."""
         self._idle.append(process)
         self._dispatch()
 
@@ -200,12 +200,12 @@ class RenderPool:
         process.kill()
 
     def _refuse(self, ticket: Ticket) -> None:
-        """The job has waited too long."""
+        """Refuse a job that has waited too long."""
         self._lanes.remove(ticket)
         self._fail(ticket, errors.Overloaded(self._patience_s()))
 
     def _abandon(self, ticket: Ticket) -> None:
-        """Nobody waits for this job any more."""
+        """Give up a job whose caller has left."""
         ticket.stop_timer()
         if ticket in self._lanes:
             self._lanes.remove(ticket)
@@ -222,11 +222,11 @@ class RenderPool:
     def _receive(self, process: RenderProcess, message: Message) -> None:
         ticket = self._running.get(process)
         if ticket is None:
-            return  # the last message of a process that was ended
+            return  # the last message of a process that the pool has ended
         if isinstance(message, Done):
             self._announce(process, ticket, message)
         elif isinstance(message, Failed):
-            if not isinstance(message.error, errors.RenderOutOfMemory):  # then the process ends itself
+            if not isinstance(message.error, errors.RenderOutOfMemory):  # after that error the process ends itself
                 self._release(process, ticket, message.resident_bytes)
             self._fail(ticket, message.error)
         elif isinstance(message, Finished):
@@ -245,7 +245,7 @@ class RenderPool:
             ticket.on_rendered(message.index, message.rendered, ticket.began_s - ticket.queued_s)
 
     def _release(self, process: RenderProcess, ticket: Ticket, resident_bytes: int) -> None:
-        """Take a process off its job. It becomes idle, or is replaced if it has grown too large."""
+        """Free a process from its job. It becomes idle, or is replaced if it has grown too large."""
         ticket.stop_timer()
         del self._running[process]
         self._lanes.ended(ticket.lane)
@@ -276,7 +276,7 @@ class RenderPool:
             ticket.done.set_exception(error)
 
     def _lose(self, process: RenderProcess, status: int) -> str:
-        """A process is gone: return why, and fail its job. An empty reason means that it was asked to end."""
+        """Fail the job of a process that is gone, and return why it ended: "" if it was asked to."""
         if process in self._idle:
             self._idle.remove(process)
         ticket = self._running.pop(process, None)
@@ -289,10 +289,10 @@ class RenderPool:
         if ticket is not None:
             self._lanes.ended(ticket.lane)
             if ticket.has_failed:
-                ticket.remove_files()  # the process said why before it ended, and may have written since
+                ticket.remove_files()  # it sent an error before it ended, and may have written a file after that
             else:
                 self._fail(ticket, self._error_of(reason, ticket))
-            self._dispatch()  # another job may have waited for its lane's share
+            self._dispatch()  # a job may have waited because its lane had its full share
         self._note_if_done()
         return reason
 
@@ -307,5 +307,5 @@ class RenderPool:
         return errors.RenderCrashed()
 
     def _note_if_done(self) -> None:
-        if not self._running and not len(self._lanes):
+        if not self._running and not self.waiting:
             self._all_done.set()

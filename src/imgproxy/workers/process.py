@@ -1,8 +1,8 @@
 """
 A render process as the edge sees it: start it, send it a job, read its messages, end it.
 
-It is an asyncio protocol, so no thread stands between a finished render and the request that waits for it. The pool
-sends one job at a time.
+It is an asyncio protocol, so a finished render reaches the request that waits for it without a thread. The pool sends
+one job at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from imgproxy.workers.job import ProcessLimits, RenderJob, RenderTarget
 
-# A process that has not loaded libvips by then counts as broken.
+# A process that is not ready after this time counts as broken.
 START_TIMEOUT_S: Final = 30.0
 
-# The variables that a render process inherits. Others may hold tokens, or VIPS_* and G_* switches that allow what
-# `vips.prepare` blocks.
+# The environment variables that a render process inherits. Others may hold tokens, or VIPS_* and G_* switches that
+# allow what `vips.prepare` blocks.
 KEPT_ENVIRONMENT: Final = (
     "PATH",
     "HOME",
@@ -47,15 +47,15 @@ KEPT_ENVIRONMENT: Final = (
 )
 
 SET_ENVIRONMENT: Final = {
-    # One thread for pixels in each process: N processes on N cores are faster than N processes of M threads, and use
-    # less memory.
+    # One thread for pixels in each process: N processes on N cores are faster than N processes with more threads, and
+    # use less memory.
     "VIPS_CONCURRENCY": "1",
     # Decoded pictures stay in memory, where the watchdog counts them. libvips would write those over 100 MB to /tmp.
     "VIPS_DISC_THRESHOLD": "64g",
-    # glibc's allocator cannot return memory that lies between small blocks in use: 190 MB after 350 mixed renders, and
-    # rising. With one arena, with mappings of their own for whole planes of pixels, and with the free end returned, it
-    # stays between 80 and 95 MB, at the same CPU. A set threshold also stops glibc from adjusting it. Other allocators
-    # ignore these. Source: mallopt(3).
+    # glibc cannot return free memory between small blocks that are in use: a process had 190 MB after 350 mixed renders
+    # and grew further. These three keep it between 80 and 95 MB, at the same CPU: one arena; a mapping of its own for
+    # each large block; free memory at the end of the heap is returned. glibc does not adjust a threshold that is set.
+    # Other allocators ignore these variables. Source: mallopt(3).
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
@@ -63,7 +63,7 @@ SET_ENVIRONMENT: Final = {
 
 
 class ProcessStartError(Exception):
-    """A render process ended, or sent nothing, before it was ready: the installation is broken."""
+    """A render process ended or sent nothing before it was ready. The installation is broken."""
 
 
 class RenderProcess(asyncio.Protocol):
@@ -110,13 +110,13 @@ class RenderProcess(asyncio.Protocol):
             raise
 
     async def _spawn(self) -> None:
-        """Start the process and watch it. It is never cancelled halfway: the process or its socket would be lost."""
+        """Start the process and watch it. This is never cancelled, or the process or its socket would be lost."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 self._child = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    "-P",  # do not import from the working directory: a folder there may be named like a module
+                    "-P",  # do not import from the working directory: a folder there may have a module's name
                     "-m",
                     "imgproxy.render.child",
                     str(theirs.fileno()),

@@ -1,4 +1,4 @@
-"""The queue of the pool: jobs that wait for a process, in lanes by who waits for them; the observers of the pool."""
+"""The queue of the pool: jobs that wait for a process, in lanes by who waits for them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
-# Builds the job when a process begins it.
+# Builds the job. Called when a process begins it.
 Begin: TypeAlias = Callable[[], RenderJob]
-# Index of the target, what was rendered, and how many seconds the job had waited. The file is then the listener's.
+# Called with the index of the target, the variant, and the seconds that the job had waited. The file is the listener's.
 OnRendered: TypeAlias = Callable[[int, Rendered, float], None]
 
 
 class PoolObserver(Protocol):
-    """Hears of every job and every process that ended; the metrics implement it."""
+    """Counts jobs and processes that ended. Implemented by the metrics."""
 
     def job_ended(self, lane: Lane, outcome: str, peak_bytes: int) -> None:
-        """Hear that a job ended: `outcome` is "ok", "cancelled" or an error's code. `peak_bytes` is 0 if unknown."""
+        """Count a job. `outcome` is "ok", "cancelled" or the code of an error. `peak_bytes` is 0 if unknown."""
 
     def process_ended(self, reason: str) -> None:
-        """Hear why a process ended: crashed, timeout, out_of_memory, abandoned, recycled."""
+        """Count a process. `reason`: crashed, timeout, out_of_memory, abandoned, recycled, closed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -50,21 +50,21 @@ class Ticket:
     end_reason: str = ""  # why the pool ended the process, if it did
 
     def remove_files(self) -> None:
-        """Remove what the job may have written, but for the files that were announced."""
+        """Remove the files that the job may have written and that were not announced."""
         for index, target in enumerate(self.job.targets if self.job is not None else ()):
             if index not in self.announced:
                 with suppress(OSError):
                     os.unlink(target.path)
 
     def stop_timer(self) -> None:
-        """Cancel the deadline that the job is under."""
+        """Cancel the job's deadline."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
 class Lanes:
-    """The queue in front of `size` processes: a line for each lane, served in the order of Lane."""
+    """The queue in front of `size` processes: one queue for each lane, served in the order of Lane."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -72,7 +72,7 @@ class Lanes:
         self._running: Counter[Lane] = Counter()
 
     def __iter__(self) -> Iterator[Ticket]:
-        """Give all jobs that wait."""
+        """Yield all jobs that wait."""
         for waiting in self._waiting.values():
             yield from waiting
 
@@ -88,7 +88,7 @@ class Lanes:
         return len(self._waiting[lane])
 
     def add(self, ticket: Ticket) -> None:
-        """Have a job wait behind the others of its lane."""
+        """Put a job behind the others of its lane."""
         self._waiting[ticket.lane].append(ticket)
 
     def remove(self, ticket: Ticket) -> None:
@@ -96,13 +96,13 @@ class Lanes:
         self._waiting[ticket.lane].remove(ticket)
 
     def free(self, lane: Lane, idle: int) -> int:
-        """How many jobs of this lane would begin at once, with so many processes idle."""
+        """How many jobs of this lane would begin at once if `idle` processes are idle."""
         if self._waiting[lane]:
             return 0
         return max(0, min(idle, self._share(lane) - self._running[lane]))
 
     def next(self) -> Ticket | None:
-        """Take out the job to begin now; `ended` must follow."""
+        """Take out the job to begin now, or return None. Call `ended` when it has ended."""
         for lane, waiting in self._waiting.items():
             if waiting and self._running[lane] < self._share(lane):
                 self._running[lane] += 1
@@ -110,7 +110,7 @@ class Lanes:
         return None
 
     def ended(self, lane: Lane) -> None:
-        """A process has no job of this lane any more."""
+        """Note that a job of this lane has ended."""
         self._running[lane] -= 1
 
     def _share(self, lane: Lane) -> int:

@@ -1,8 +1,8 @@
 """
-The format of a file, by its first bytes alone: names and Content-Types may be wrong.
+Sniffing: the format of a file, by its first bytes alone. Names and Content-Types may be wrong.
 
-The result chooses the one loader that may read the file. A file of two formats at once (a polyglot) is read in the
-recognised format, or refused.
+The result chooses the one loader that may read the file. A file that is valid in two formats (a polyglot) is read in
+the format that is found here, or refused.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def sniff(head: bytes) -> SourceKind | None:
 
 
 def _sniff_heif(head: bytes) -> SourceKind | None:
-    """Tell AVIF from HEIC: both are HEIF. An AVIF may have the major brand mif1, and avif among the others."""
+    """Tell AVIF from HEIC: both are HEIF. An AVIF may have the major brand mif1, and avif as a compatible brand."""
     size_bytes = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size_bytes - 3, 4))}
     if brands & _AVIF_BRANDS:

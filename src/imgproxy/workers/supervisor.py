@@ -1,7 +1,7 @@
 """
-The supervisor keeps a fixed number of render processes: it starts them, and replaces those that end.
+The supervisor: it keeps a fixed number of render processes. It starts them, and replaces those that end.
 
-It knows nothing of jobs. The pool gives them to the processes, and lets a process go that has grown too large.
+It knows nothing of jobs. The pool sends jobs to the processes, and lets a process go that has grown too large.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The pause before a process that could not be started is tried again; it doubles up to the maximum.
+# The pause before the next try if a process could not be started. It doubles up to the maximum.
 RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
-# A process that was asked to end, and does not within this time, is killed.
+# A process that was asked to end is killed after this time.
 END_TIMEOUT_S: Final = 1.0
 
 
@@ -32,9 +32,9 @@ class Supervisor:
     """
     Keeps `size` render processes.
 
-    `on_new` is given each process that is ready. `on_message` hears what a process says about its job. `on_lost` hears
-    that a process ended, with its exit status, and returns the reason for the metrics, or "" if it was asked to.
-    `is_wanted` tells whether a process that ended has to be replaced.
+    `on_new` is called with each process that is ready, and `on_message` with each message about a job. `on_lost` is
+    called with a process that ended and its exit status; it returns the reason for the metrics, or "" if the process
+    was asked to end. `is_wanted` tells whether a process that ended has to be replaced.
     """
 
     def __init__(  # noqa: PLR0917 - the callbacks
@@ -56,12 +56,12 @@ class Supervisor:
         self._is_wanted = is_wanted
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
-        self.restarts = 0  # processes replaced since the start, for whatever reason
+        self.restarts = 0  # processes replaced since the start
         self.libvips_version = ""  # empty before the start
 
     async def start(self) -> None:
         """
-        Start every process and wait until all are warm.
+        Start every process, and wait until all are ready.
 
         Raises ProcessStartError if one does not start. `close` then ends the others.
         """

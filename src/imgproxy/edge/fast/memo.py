@@ -1,10 +1,10 @@
 """
-The memo: answers that only need to be written, by raw target and Accept class.
+The memo: prepared answers, by request target and Accept class.
 
-An entry holds the head of an answer, and where its body is: in the hot tier or on disk. It holds no body. So memory
-stays bounded by the hot tier, and what a purge drops there is gone here. An entry is good while its original is fresh
-and no purge has come. If the body is not in the hot tier, the entry also needs the very facts of the original and the
-very file that it was prepared from.
+An entry has the head of an answer, and the place of its body: in the hot tier or on disk. It has no body. So the hot
+tier bounds the memory of bodies, and a body that a purge removes there is gone here too. An entry is valid while its
+original is fresh and no purge has come. If the body is not in the hot tier, the facts of the original and the file must
+also be the same as when the entry was prepared.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from imgproxy.edge.respond import PlainAnswer
     from imgproxy.params.negotiate import AcceptClass
 
-# What an entry takes in memory besides its target and heads, and more if it came from disk: the entry, the facts and
-# the file of its variant with their names, the dictionary. Measured with tracemalloc.
+# The memory of an entry besides its target and heads: the entry, the facts of its variant, the dictionary; more if it
+# has a file. Measured with tracemalloc.
 ENTRY_OVERHEAD_BYTES = 1_000
 FILE_OVERHEAD_BYTES = 500
-# The memo may take this share of the hot tier's memory; at least so much that some 5,000 variants on disk are answered.
+# The memo may use this share of the hot tier's memory, but at least enough for some 5,000 variants on disk.
 MAX_SHARE_OF_HOT = 1 / 16
 MAX_BYTES_LEAST = 8_000_000
-# Keys that are remembered as forgotten. An entry that is prepared later than the one that leaves is known to be good.
+# Keys that are remembered as forgotten.
 FORGOTTEN_MAX = 20_000
-# Longer ago than any number of reads.
+# The read number of an entry that was not read yet: longer ago than any number of reads.
 NEVER_READ = -(1 << 62)
-# These change from second to second.
+# Headers that change with each second.
 _CHANGING = frozenset({"Date", "Cache-Status", "Server-Timing"})
-# Bound once: a look into an enumeration counts here.
+# A look-up in an enumeration takes a measurable part of the time of a hit.
 _MEMORY: Final = Tier.MEMORY
 _DISK: Final = Tier.DISK
 
@@ -44,7 +44,7 @@ Found: TypeAlias = "tuple[PreparedAnswer, Tier, bytes, bytes, bytes | bytearray]
 
 
 class PreparedAnswer:
-    """An answer whose head is ready, but for what changes with each second."""
+    """An answer whose head is ready, except for the headers that change with each second."""
 
     __slots__ = (
         "etag",
@@ -71,7 +71,7 @@ class PreparedAnswer:
         self.proofs = variant.proofs
         self.etag = answer.etag
         self.place: HotPlace | None = None
-        self.made_at_s = time.time()  # Unix time, as are the two others
+        self.made_at_s = time.time()  # Unix time, like the two others
         self.fresh_since_s = self.made_at_s - 1.0
         self.fresh_until_s = answer.fresh_until_s
         lasting = {name: value for name, value in answer.headers.items() if name not in _CHANGING}
@@ -83,7 +83,7 @@ class PreparedAnswer:
 
     @property
     def cost_bytes(self) -> int:
-        """What the entry takes in memory, but for its target."""
+        """The memory of the entry without its target."""
         return ENTRY_OVERHEAD_BYTES + (FILE_OVERHEAD_BYTES if self.file else 0) + len(self.head) + len(self.head_304)
 
     def variant(self, body: bytes) -> Variant:
@@ -92,21 +92,21 @@ class PreparedAnswer:
 
 
 def memo_bytes(hot_max_bytes: int) -> int:
-    """Return what a memo may take beside a hot tier of this size."""
+    """Return how many bytes a memo may use beside a hot tier of this size."""
     return max(MAX_BYTES_LEAST, int(hot_max_bytes * MAX_SHARE_OF_HOT))
 
 
 class AnswerMemo:
-    """Prepared answers, bounded by their bytes; the one used longest ago leaves first."""
+    """Prepared answers, bounded by their bytes. The least recently used one leaves first."""
 
     def __init__(self, cache: Cache, max_bytes: int) -> None:
         self._cache = cache
         self._max_bytes = max_bytes
-        # Both have the least recently used first. A library's cache would cost a hit as much as all the rest of it.
+        # Both have the least recently used first. A hit would take twice as long with the cache of a library.
         self._entries: OrderedDict[tuple[str, AcceptClass], PreparedAnswer] = OrderedDict()
         self._forgotten_at_s: OrderedDict[str, float] = OrderedDict()
         self._last_forgotten_at_s = 0.0
-        # The ends of heads for the present second, by the rest of the freshness and the tier.
+        # The ends of heads for this second, by the seconds of freshness that are left and the tier.
         self._second = -1
         self._ends: dict[tuple[int, Tier], bytes] = {}
         self.used_bytes = 0
@@ -130,7 +130,7 @@ class AnswerMemo:
             self.used_bytes -= len(name[0]) + entry.cost_bytes
 
     def forget(self, key: str) -> None:
-        """Forget what is prepared for this key: its entry has become known, and so its answers have one more tag."""
+        """Forget the answers of this key: its library entry became known, so its answers need one more tag."""
         hashed = key_hash(key)
         self._last_forgotten_at_s = self._forgotten_at_s[hashed] = time.time()
         self._forgotten_at_s.move_to_end(hashed)
@@ -138,32 +138,32 @@ class AnswerMemo:
             self._forgotten_at_s.popitem(last=False)
 
     def find(self, target: str, accept: AcceptClass, if_none_match: str | None) -> Found | None:
-        """Return what answers this request, if it is a hit that was answered before and still stands."""
+        """Return the prepared answer of this request if there is a valid one."""
         name = (target, accept)
         entry = self._entries.get(name)
         if entry is None:
             return None
         now_s = time.time()
-        if not self._stands(entry, now_s):
+        if not self._is_valid(entry, now_s):
             self._drop(name)
             return None
         place = entry.place
         variant = place.variant if place is not None else None
         if place is None or variant is None or variant.body is None:
-            found = self._find_beyond(entry, if_none_match, now_s)
+            found = self._find_cold(entry, if_none_match, now_s)
             if found is None:
                 self._drop(name)
             return found
         self._cache.hot.used(place)
         self._entries.move_to_end(name)
-        # Equal text is the rule; only other text is compared as a list of tags.
+        # Most often the text is equal. Only other text is read as a list of tags.
         if if_none_match is not None and (if_none_match == entry.etag or etag_matches(if_none_match, entry.etag)):
             return entry, _MEMORY, entry.head_304, self._end(entry, _MEMORY, now_s), b""
         return entry, _MEMORY, entry.head, self._end(entry, _MEMORY, now_s), variant.body
 
-    def _stands(self, entry: PreparedAnswer, now_s: float) -> bool:
-        """Whether the entry is fresh, complete, and no purge has come."""
-        # The present before the entry's beginning means that the clock was set back.
+    def _is_valid(self, entry: PreparedAnswer, now_s: float) -> bool:
+        """Whether the entry is fresh, has all its tags, and no purge has come."""
+        # A time before the entry was prepared means that the clock was set back.
         if not entry.fresh_since_s <= now_s < entry.fresh_until_s:
             return False
         if entry.made_at_s <= self._last_forgotten_at_s and entry.made_at_s <= self._forgotten_at_s.get(
@@ -172,12 +172,12 @@ class AnswerMemo:
             return False
         return self._cache.epochs.all_hold(entry.proofs)
 
-    def _find_beyond(self, entry: PreparedAnswer, if_none_match: str | None, now_s: float) -> Found | None:
+    def _find_cold(self, entry: PreparedAnswer, if_none_match: str | None, now_s: float) -> Found | None:
         """
-        Return the answer if the variant has left the hot tier: a 304 needs no body; else it is read from its file.
+        Return the answer of a variant that has left the hot tier. A 304 needs no body; else it is read from its file.
 
-        An epoch is forgotten once nothing of its key is left on disk, so it proves too little here. But every change
-        to an original, a purge included, gives it another facts object than this one.
+        The epoch of a key is forgotten when no file of the key is left on disk, so it is not proof enough here. But
+        every change of an original, also a purge, gives it a new facts object.
         """
         if self._cache.store.known_facts(entry.key_hash) is not entry.facts:
             return None
@@ -194,9 +194,9 @@ class AnswerMemo:
 
     def _keep_hot(self, entry: PreparedAnswer, body: bytes | bytearray) -> None:
         """
-        Put a body into the hot tier if it was read twice within as many reads as fit there.
+        Put a body into the hot tier if it was read twice within as many reads as the tier has variants.
 
-        One that is read less often would leave before the next read, and only push others out.
+        A body that is read less often would leave before its next read, and only push others out.
         """
         hot = self._cache.hot
         self._reads += 1
@@ -206,14 +206,14 @@ class AnswerMemo:
         entry.read_number = self._reads
 
     def _place_of(self, entry: PreparedAnswer) -> HotPlace | None:
-        """Return the place of this entry's variant in the hot tier, if that is made from the same original."""
+        """Return the place of this entry's variant in the hot tier, if it is made from the same original."""
         facts = entry.variant_facts
         place = self._cache.hot.place(entry.key_hash, facts.plan)
         kept = place.variant if place is not None else None
         return place if kept is not None and kept.facts.original == facts.original else None
 
     def _end(self, entry: PreparedAnswer, tier: Tier, now_s: float) -> bytes:
-        """Return the lines of the head that change, made once a second for all entries of the same freshness."""
+        """Return the lines of the head that change. Entries that are fresh for equally long share them."""
         second = int(now_s)
         if second != self._second:
             self._second = second

@@ -1,9 +1,9 @@
 """
-Refusals of an overload, answered where a request's bytes arrive, as hits are.
+Refusals in an overload, answered on the fast path.
 
-At ten times the capacity nine of ten requests are refused. If each of them cost a task, a request and a response, the
-refusals would take the processors that renders need (row `overload`: goodput). The decision and the words are those of
-every other refusal.
+At ten times the capacity nine of ten requests are refused. If each one needed a task, a request and a response, the
+refusals would use the CPU that renders need (row `overload`: goodput). Decision and text are the same as for every
+other refusal.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from imgproxy.delivery.delivery import Delivery
     from imgproxy.edge.images import ImageRoute
 
-# Answers differ in the seconds to wait, of which there are at most thirty.
+# Answers differ in the seconds of Retry-After, of which there are at most thirty.
 HEADS_MAX = 64
 
 
 class FastRefusals:
-    """Whole answers, as bytes, for requests that are refused."""
+    """Answers requests that an overload refuses, with whole answers as bytes."""
 
     def __init__(
         self, images: ImageRoute, delivery: Delivery, admission: Admission, freshness: FreshnessSettings

@@ -1,13 +1,13 @@
 """
-Hits and overload refusals, answered between aiohttp's parser and its request handling.
+The fast path: hits and overload refusals, answered between aiohttp's parser and its request handling.
 
 Such a request needs no request object, no task and no response object: aiohttp's own parser reads its bytes, and the
-prepared answer is written to the transport. Everything else goes the usual way. Of the request's headers only Accept
-and If-None-Match matter here: a variant that depends on another header is never prepared, and a Range is answered for
-originals alone, which are not prepared either.
+prepared answer is written to the transport. aiohttp handles every other request. Of the request's headers only Accept
+and If-None-Match matter here: an answer that depends on another header is never prepared. A Range has an effect on
+originals alone, and they are not prepared either.
 
-This needs the inside of one minor version of aiohttp. `is_supported` checks for it; without it every request goes the
-usual way. Row `hot`: 0.72 of nginx by CPU.
+This uses internals of one minor version of aiohttp. `is_supported` checks for them; without them aiohttp handles every
+request. Row `hot`: 0.72 of nginx by CPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgproxy.metrics import Tally
     from imgproxy.purge.answers import Answers
 
-# A connection without a complete first head is closed after this time. Clients that never send must not use memory.
+# A connection without a complete first head is closed after this time. Clients that send nothing must not use memory.
 FIRST_HEAD_S = 30.0
 _NEEDED = (
     "_waiter",
@@ -68,10 +68,10 @@ def is_supported() -> bool:
 @dataclass(frozen=True, slots=True)
 class FastPath:
     """
-    What every connection uses.
+    The parts that every connection uses.
 
-    `on_answer(peer, target, status, sent_bytes)` is told of each answer, for the access log. `on_bad_request` answers
-    bytes that are no request.
+    `on_answer(peer, target, status, sent_bytes)` is called for each answer, for the access log. `on_bad_request`
+    answers bytes that are not a request.
     """
 
     memo: AnswerMemo
@@ -83,7 +83,7 @@ class FastPath:
 
 
 class FastServer(web.Server):
-    """A server whose connections answer hits from the memo."""
+    """A server whose connections have the fast path."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Any], path: FastPath, **options: Any) -> None:
         super().__init__(handler, **options)
@@ -96,7 +96,7 @@ class FastServer(web.Server):
 
 
 class FastHandler(RequestHandler):
-    """A connection of the fast path."""
+    """A connection with the fast path."""
 
     __slots__ = ("_first_head_timer", "_path", "last_key_hash")
 
@@ -107,31 +107,31 @@ class FastHandler(RequestHandler):
         self.last_key_hash = ""  # of the last hit; a purge of this key waits until its bytes are sent
 
     def is_flushed(self) -> bool:
-        """Whether the kernel has everything that was written."""
+        """Whether the kernel has all bytes that were written."""
         transport = self.transport
         return transport is None or transport.is_closing() or transport.get_write_buffer_size() == 0
 
     def cut(self) -> None:
-        """Close the connection in the middle of what it is sending."""
+        """Close the connection, also in the middle of an answer."""
         if self.transport is not None:
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection. Its `drain` waits until the kernel has all bytes: only then an answer is sent."""
+        """Register the connection. Its `drain` waits until the kernel has all bytes: then an answer is sent."""
         super().connection_made(transport)
         self._path.answers.connections.add(self)
         cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
         if self._is_draining():
-            self.cut()  # it was accepted as the port was closed
+            self.cut()  # it was accepted while the port was being closed
             return
         self._first_head_timer = self._loop.call_later(FIRST_HEAD_S, self._give_up_waiting)
 
     def close(self) -> None:
         """
-        Take no more requests, and end when the present one is answered.
+        Take no more requests, and end when the current one is answered.
 
-        A connection that does not wait for its first request yet would not notice this until the deadline, so it is
-        ended here.
+        A connection that does not wait for its first request yet would notice this only at the deadline. So it is
+        closed here.
         """
         super().close()
         if self._waiter is None and not self._request_in_progress and not self._messages:
@@ -163,16 +163,16 @@ class FastHandler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer bytes that are no request with a problem, and without these bytes: they may hold a token."""
+        """Answer bytes that are not a request. The answer does not repeat them: they may hold a token."""
         del status, message
         response = self._path.on_bad_request(request, HeadersTooLarge() if isinstance(exc, LineTooLong) else NotHttp())
         response.force_close()
         return response
 
     def data_received(self, data: bytes) -> None:
-        """Answer a hit at once; pass everything else on as aiohttp's own handler does."""
+        """Answer on the fast path, or give the request to aiohttp, as its own handler does."""
         waiter, transport, parser = self._waiter, self.transport, self._parser
-        # Idle: waiting for a request, or so new that it does not wait yet.
+        # Idle: the connection waits for a request, or is so new that it does not wait yet.
         is_idle = self._is_untouched() if waiter is None else not waiter.done()
         if (
             not is_idle
@@ -187,12 +187,12 @@ class FastHandler(RequestHandler):
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except HttpProcessingError as error:
-            # As in aiohttp's own handler: the error takes the place of a request in the queue, and is answered.
+            # As in aiohttp's own handler: the error is queued in place of a request, and is answered.
             refusal = _ErrInfo(status=400, exc=error, message=error.message)
             messages, upgraded, tail = [(refusal, EMPTY_PAYLOAD)], False, b""
         if len(messages) == 1 and not upgraded:
             message, payload = messages[0]
-            if payload is EMPTY_PAYLOAD and self._answers(transport, message):
+            if payload is EMPTY_PAYLOAD and self._answer_fast(transport, message):
                 parser.message_consumed()
                 return
         if messages:
@@ -208,7 +208,7 @@ class FastHandler(RequestHandler):
             waiter.set_result(None)
 
     def _is_untouched(self) -> bool:
-        """Whether no bytes have come over this connection yet."""
+        """Whether no request has come over this connection yet."""
         return not (
             self._request_in_progress
             or self._messages
@@ -217,8 +217,8 @@ class FastHandler(RequestHandler):
             or self._close
         )
 
-    def _answers(self, transport: asyncio.Transport, message: RawRequestMessage | _ErrInfo) -> bool:
-        """Answer a plain GET from the memo, or refuse it; return whether that was done."""
+    def _answer_fast(self, transport: asyncio.Transport, message: RawRequestMessage | _ErrInfo) -> bool:
+        """Answer a plain GET from the memo, or refuse it in an overload. Return whether it was answered."""
         if isinstance(message, _ErrInfo) or message.method != "GET":
             return False
         if message.version != HttpVersion11 or message.should_close:
@@ -255,7 +255,7 @@ class FastHandler(RequestHandler):
         self._end(target, 200 if body else 304, len(body))
 
     def _end(self, target: str, status: int, body_bytes: int) -> None:
-        """Note that an answer is written, and wait for the next request."""
+        """After an answer is written: wait for the next request, and log."""
         if self._first_head_timer is not None:
             self._stop_waiting()
         self._request_count += 1
