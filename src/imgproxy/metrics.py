@@ -103,9 +103,6 @@ class Metrics:
             registry=self.registry,
         )
         self.hits = Counter("imgproxy_cache_hits", "answers from the cache by tier", ("tier",), registry=self.registry)
-        self.collapsed = Counter(
-            "imgproxy_collapsed_requests", "requests that waited for another's fetch or render", registry=self.registry
-        )
         self.origin_bytes = Counter("imgproxy_origin_bytes", "bytes of originals fetched", registry=self.registry)
         self.sent_bytes = Counter("imgproxy_sent_bytes", "bytes of bodies sent", registry=self.registry)
         self.origin_answers = Counter(

@@ -12,7 +12,6 @@ from imgproxy.edge.headers import SERVER
 from imgproxy.errors import (
     BadParameter,
     BadUrl,
-    DecodeFailed,
     Expired,
     ImageRefused,
     ImgproxyError,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 TYPE_PREFIX = "urn:imgproxy:problem:"
 # The cause is in the URL or in the original: the same request would get the same answer again.
-_CACHEABLE = (BadParameter, BadUrl, DecodeFailed, Expired, ImageRefused, UriTooLong)
+_CACHEABLE = (BadParameter, BadUrl, Expired, ImageRefused, UriTooLong)
 # The cause may be in the machine: a process was killed, or the machine was busy.
 _DOUBTFUL = (RenderCrashed, RenderTimeout)
 # Clients that are given the same second would return in the same second.

@@ -47,7 +47,7 @@ class Written(web.StreamResponse):
 class Waiter:
     """A request that is answered by the first request of its target and Accept class that has the answer."""
 
-    __slots__ = ("_is_sent", "_request", "_sending", "name", "outcome", "sent_bytes")
+    __slots__ = ("_request", "_sending", "is_sent", "name", "outcome", "sent_bytes")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
@@ -55,7 +55,7 @@ class Waiter:
         self.outcome: Outcome | None = None  # None until the answer is written
         self.sent_bytes = 0
         self._sending: Sending | None = None
-        self._is_sent = False
+        self.is_sent = False  # whether the kernel had the whole answer as soon as it was written
 
     def write(
         self,
@@ -75,20 +75,15 @@ class Waiter:
             return False
         self.outcome, self.sent_bytes = outcome, body_bytes
         transport.writelines(parts)
-        self._is_sent = transport.get_write_buffer_size() == 0
-        if not self._is_sent:
+        self.is_sent = transport.get_write_buffer_size() == 0
+        if not self.is_sent:
             self._sending = sending(transport.abort)
             self._sending.begin()
         return True
 
-    @property
-    def is_sent(self) -> bool:
-        """Whether the kernel had the whole answer as soon as it was written."""
-        return self._is_sent
-
     async def sent(self) -> None:
         """Wait until the kernel has the answer. Raises ConnectionError if the client left before."""
-        if not self._is_sent:
+        if not self.is_sent:
             await self._request.writer.drain()
 
     def end(self) -> None:

@@ -89,7 +89,6 @@ class RenderProcess(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[str] = loop.create_future()
         self._drained: asyncio.Future[None] = loop.create_future()
-        self.is_gone = False
 
     async def start(self, limits: ProcessLimits) -> str:
         """
@@ -148,7 +147,7 @@ class RenderProcess(asyncio.Protocol):
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._child is not None and self._child.returncode is None and not self.is_gone:
+        if self._child is not None and self._child.returncode is None:
             self._child.kill()
 
     def dismiss(self) -> None:
@@ -168,7 +167,6 @@ class RenderProcess(asyncio.Protocol):
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
         status = await child.wait()
         await self._drained  # read its last messages first: they may say why it ended
-        self.is_gone = True
         if self._ready.done():
             self._on_exit(self, status)
         else:
