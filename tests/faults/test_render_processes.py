@@ -105,7 +105,7 @@ async def test_render_processes_end_when_the_edge_is_killed(tmp_path: Path) -> N
         from pathlib import Path
         from imgproxy.config.sections import LimitsSettings, RenderSettings
         from imgproxy.workers.pool import RenderPool
-        from tests.support.workers import LONG, job
+        from tests.support.workers import LONG, Observer, job
         async def main():
             pool = RenderPool(RenderSettings(processes=2), LimitsSettings(), observer=Observer())
             await pool.start()
