@@ -10,10 +10,10 @@ Admission: the one decision about a request that needs a render. It is admitted,
 A picture that has to be fetched waits before its fetch, until it is one of the next that the processes need. So a burst
 waits unfetched, and what is refused later has cost the origin nothing (row `overload`: fetches, p99 of hits).
 
-A page asks for some thirty new pictures at once. They may wait, as nothing comes behind them. In an overload more comes
-than can be made, and each wait makes the next one longer. So a long queue is good while it drains, and is cut when it
-does not. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue 2012) and "Fail at Scale" (Maurer, ACM Queue
-2015).
+A page asks for some thirty new pictures at once. They may wait, because nothing comes after them. In an overload more
+requests come than can be rendered, and each wait makes the next one longer. So a long queue may stay while it drains,
+and is cut when it does not. After "Controlling Queue Delay" (Nichols and Jacobson, ACM Queue 2012) and "Fail at Scale"
+(Maurer, ACM Queue 2015).
 
 All times are seconds of the loop's clock. Everything runs on the event loop.
 """
@@ -63,7 +63,7 @@ _FIRST_JOB_S: Final = 0.1
 @dataclass(eq=False, slots=True)
 class _Work:
     """
-    The admitted requests for one original: by plan how many, when the first came, and when its job began.
+    The admitted requests for one original: how many by plan, when the first came, and when its job began.
 
     `turn` is set when the original may be fetched; None for one that is here.
     """
@@ -103,7 +103,7 @@ class Admission:
         # Originals that wait for their turn to be fetched, and those that have had it and whose job has not begun.
         self._unfetched: deque[_Work] = deque()
         self._turns: set[int] = set()
-        self._job_s = _FIRST_JOB_S  # what a job takes one process, on average
+        self._job_s = _FIRST_JOB_S  # how long a job keeps one process, on average
         self._fetch_s = 0.0
         self._long_since_s: float | None = None
         self._overload_until_s = 0.0
