@@ -184,10 +184,10 @@ class Batches:
                     self._store.discard(target.path)
 
     def _build_job(self, batch: _Batch) -> RenderJob:
-        self._admission.job_began(batch.name[0])
         batch.items = [item for item in batch.items if not item.done.done()] or batch.items
-        batch.targets = [RenderTarget(item.plan, self._store.temp_name(batch.name[0])) for item in batch.items]
         marks = {item.mark.source: item.mark for item in batch.items if item.mark is not None}
+        batch.targets = [RenderTarget(item.plan, self._store.temp_name(batch.name[0])) for item in batch.items]
+        self._admission.job_began(batch.name[0])
         return RenderJob(batch.path, tuple(batch.targets), tuple(marks.values()))
 
     async def _retry(self, batch: _Batch, error: ImageRefused) -> None:

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache, TTLCache
@@ -187,7 +188,7 @@ class Originals:
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         # A conditional and an unconditional fetch are two flights: a conditional one may return no bytes.
         name = (hashed, known is not None)
-        fetched, joined = await self._flights.join(name, lambda: self._fetching.fetch(hashed, key, known))
+        fetched, joined = await self._flights.join(name, partial(self._fetching.fetch, hashed, key, known))
         self._unproved.pop(hashed, None)
         state = State.FETCHED if fetched.is_modified else State.REVALIDATED
         return Original(fetched.facts, hashed, state, fetched.fetch_s, joined)

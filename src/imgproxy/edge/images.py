@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from imgproxy.delivery.request import Request
@@ -93,7 +93,7 @@ class ImageRoute:
             interim=self._interim(exchange, target),
         )
         try:
-            return await self._delivery.answer(asked, lambda delivered: self._responder.image(exchange, delivered))
+            return await self._delivery.answer(asked, partial(self._responder.image, exchange))
         except (Exception, asyncio.CancelledError) as error:
             if waiter is None or waiter.outcome is None:
                 raise

@@ -185,9 +185,9 @@ class RenderPool:
 
     def _begin(self, process: RenderProcess, ticket: Ticket) -> None:
         ticket.began_s = asyncio.get_running_loop().time()
-        ticket.job = ticket.begin()
         self._running[process] = ticket
         self._set_deadline(process, ticket)
+        ticket.job = ticket.begin()
         process.give(ticket.job)
 
     def _set_deadline(self, process: RenderProcess, ticket: Ticket) -> None:
@@ -307,5 +307,5 @@ class RenderPool:
         return errors.RenderCrashed()
 
     def _note_if_done(self) -> None:
-        if not self._running and not self.waiting:
+        if not self._is_open and not self._running and not self.waiting:
             self._all_done.set()

@@ -75,10 +75,9 @@ class PreparedAnswer:
         self.fresh_since_s = self.made_at_s - 1.0
         self.fresh_until_s = answer.fresh_until_s
         lasting = {name: value for name, value in answer.headers.items() if name not in _CHANGING}
+        lasting_304 = {name: value for name, value in lasting.items() if is_in_304(name)}
+        self.head_304 = head_bytes("304 Not Modified", lasting_304)
         self.head = head_bytes("200 OK", lasting | {"Content-Length": str(variant.facts.size_bytes)})
-        self.head_304 = head_bytes(
-            "304 Not Modified", {name: value for name, value in lasting.items() if is_in_304(name)}
-        )
         self.read_number = NEVER_READ
 
     @property
@@ -116,12 +115,12 @@ class AnswerMemo:
         """Remember an answer whose variant is in the hot tier, or was read from disk."""
         assert len(answer.variant.proofs) == 1, "a purge finds an entry by one key, so it must have one original"
         entry = PreparedAnswer(answer)
-        entry.place = self._place_of(entry)
         self._drop((answer.target, answer.accept))
         self._entries[answer.target, answer.accept] = entry
         self.used_bytes += len(answer.target) + entry.cost_bytes
         while self.used_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+        entry.place = self._place_of(entry)
         return entry
 
     def _drop(self, name: tuple[str, AcceptClass]) -> None:

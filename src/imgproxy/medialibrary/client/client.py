@@ -11,6 +11,7 @@ Every call has one deadline over all its tries. Errors: `imgproxy.medialibrary.e
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -195,7 +196,7 @@ class MediaLibraryClient:
             OriginUnavailable, OriginTimeout: no usable answer came in time. A short or long body counts as none.
         """
         call = self._image_call(key, validators)
-        return await self._transport.repeat(call, lambda: self._fetcher.fetch(call, destination, max_bytes))
+        return await self._transport.repeat(call, partial(self._fetcher.fetch, call, destination, max_bytes))
 
     # --- private -----------------------------------------------------------------------------------------------
 

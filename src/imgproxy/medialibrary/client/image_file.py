@@ -18,12 +18,15 @@ from imgproxy.medialibrary.errors import TooLarge
 from imgproxy.medialibrary.models import HEAD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 T = TypeVar("T")
 
+# A thread gets this much of a body at a time; the loop receives up to twice as much meanwhile. CPU of a fetch of 0.8 MB
+# with parts of 64, 256, 512, 1024 KiB: 2.0, 1.6, 2.1, 2.5 ms.
+PART_BYTES: Final = 256 * 1024
 # A short encoded body can stand for a long one, so it is decoded in pieces of this size at most.
 PIECE_BYTES: Final = 1024 * 1024
 _ENCODINGS: Final = {"gzip", "x-gzip", "deflate"}
@@ -72,25 +75,40 @@ class ImageFile:
     """The file that the body of an answer goes to, part by part. Threads do the work."""
 
     def __init__(
-        self, path: StrPath, decoder: Decoder, threads: ThreadPoolExecutor, *, max_bytes: int | None, where: str
+        self, path: StrPath, encoding: str | None, threads: ThreadPoolExecutor, *, max_bytes: int | None, where: str
     ) -> None:
+        """
+        Take the path, and the Content-Encoding of the body. A body that decodes to more than `max_bytes` is refused.
+
+        `where` is the call, for the error's message. Raises EncodingError for an unknown encoding.
+        """
+        self.received_bytes = 0  # as they came, not decoded
         self.size_bytes = 0
         self.head = b""  # the first HEAD_BYTES
         self._path = path
         self._threads = threads
-        self._decoder = decoder
+        self._decoder = Decoder(encoding)
         self._max_bytes = max_bytes
         self._where = where
         self._hasher = ContentHasher()
         self._file: BinaryIO | None = None
         self._work: Future[object] | None = None
 
-    async def write(self, parts: Sequence[bytes]) -> None:
-        """Write what these bytes stand for behind what is there. Raises TooLarge, EncodingError, OSError."""
-        await self._in_thread(self._write, parts)
+    async def receive(self, body: AsyncIterator[bytes]) -> str:
+        """
+        Write what the body stands for, close the file, and return the digest of its content.
 
-    async def end(self, parts: Sequence[bytes]) -> str:
-        """Write the last bytes, close the file, and return the digest of its content. Raises as `write`."""
+        Raises TooLarge, EncodingError, OSError, and what the body raises.
+        """
+        parts: list[bytes] = []
+        waiting_bytes = 0
+        async for data in body:
+            parts.append(data)
+            waiting_bytes += len(data)
+            self.received_bytes += len(data)
+            if waiting_bytes >= PART_BYTES:
+                await self._in_thread(self._write, parts)
+                parts, waiting_bytes = [], 0
         return await self._in_thread(self._end, parts)
 
     def discard(self) -> None:
