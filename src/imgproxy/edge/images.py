@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.delivery.request import Request
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALLOWED_METHODS = "GET, HEAD, PURGE"
-# Parsed URLs that are remembered, about 1.3 kB each. The URL of a miss is parsed more than once. So is the URL of a
-# variant that depends on a client hint, as the memo does not take it.
-PLANS_MAX = 1024
 _ACCEPT_OF_CLASS = {
     AcceptClass.AVIF: "image/avif,image/webp",
     AcceptClass.WEBP: "image/webp",
@@ -65,7 +62,6 @@ class ImageRoute:
         self._reader = RequestReader(
             settings.url, mount_prefix=settings.signing.mount_prefix, metadata=Metadata(settings.render.metadata)
         )
-        self._plan = lru_cache(PLANS_MAX)(self._reader.read)
         self._delivery = delivery
         self._originals = originals
         self._responder = responder
@@ -97,12 +93,12 @@ class ImageRoute:
         except (Exception, asyncio.CancelledError) as error:
             if waiter is None or waiter.outcome is None:
                 raise
-            return await self._after_answer(exchange, waiter, error)
+            return await self._after_answer(waiter, error)
         finally:
             if waiter is not None:
                 self._waiters.leave(waiter)
 
-    async def _after_answer(self, exchange: Exchange, waiter: Waiter, error: BaseException) -> Served:
+    async def _after_answer(self, waiter: Waiter, error: BaseException) -> Served:
         """
         Deal with an error after another request has written this answer. The answer is valid.
 
@@ -116,7 +112,7 @@ class ImageRoute:
         elif not isinstance(error, ImgproxyError | ConnectionError):
             log.error("a request failed after its answer was written", exc_info=error)
             self._metrics.failed_after_answer.inc()
-        return await self._responder.already_written(exchange, waiter, waiter.outcome)
+        return await self._responder.already_written(waiter, waiter.outcome)
 
     def read(self, request: web.BaseRequest | RawRequestMessage, target: str) -> ImageRequest:
         """Read the request. Raises BadSignature, Expired, BadUrl, BadParameter, UriTooLong, MethodNotAllowed."""
@@ -128,8 +124,7 @@ class ImageRoute:
         ):
             raise BadSignature
         client = _client(request)
-        is_short = len(target) <= TARGET_MAX_CHARS
-        wanted = self._plan(target, client) if is_short else self._reader.read(target, client, is_remembered=False)
+        wanted = self._reader.read(target, client, is_remembered=len(target) <= TARGET_MAX_CHARS)
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired
         return wanted
@@ -141,7 +136,7 @@ class ImageRoute:
         if not is_avif or self._settings.render.avif != "upgrade":
             return None
         client = replace(_client(exchange.request), accept=_ACCEPT_OF_CLASS[AcceptClass.WEBP])
-        return lambda: self._plan(target, client).plan
+        return lambda: self._reader.read(target, client).plan
 
 
 def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:

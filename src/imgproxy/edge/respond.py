@@ -77,7 +77,6 @@ class Served:
     outcome: Outcome
     sent_bytes: int = 0
     code: str | None = None
-    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class Responder:
         """Send what was delivered: whole, in part, or as 304."""
         waiter = exchange.waiter
         if waiter is not None and waiter.outcome is not None:
-            return await self.already_written(exchange, waiter, waiter.outcome)
+            return await self.already_written(waiter, waiter.outcome)
         headers = self._heads.of(exchange.wanted, delivered, exchange.started_s)
         variant = delivered.variant
         # `*` matches any picture that exists. That is known only now (RFC 9110 13.1.2).
@@ -130,10 +129,10 @@ class Responder:
             return await self._send_body(exchange, delivered, headers, variant, variant.body)
         return await self._send_file(exchange, delivered, headers, variant)
 
-    async def already_written(self, exchange: Exchange, waiter: Waiter, outcome: Outcome) -> Served:
+    async def already_written(self, waiter: Waiter, outcome: Outcome) -> Served:
         """Wait until an answer that another request has written is sent."""
         await waiter.sent()
-        return Served(Written(), outcome, waiter.sent_bytes, key=exchange.wanted.key)
+        return Served(Written(), outcome, waiter.sent_bytes)
 
     async def _send_not_modified(self, exchange: Exchange, delivered: Delivered, headers: dict[str, str]) -> Served:
         for name in ("Content-Type", "Content-Disposition", "Accept-Ranges"):
@@ -141,7 +140,7 @@ class Responder:
         response = web.Response(status=304, headers=headers)
         await response.prepare(exchange.request)
         await response.write_eof()
-        return Served(response, delivered.outcome, key=exchange.wanted.key)
+        return Served(response, delivered.outcome)
 
     async def _send_body(
         self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant, body: bytes
@@ -152,14 +151,14 @@ class Responder:
             self._on_plain(self._plain_answer(request, delivered, variant, headers))
             if waiter is not None:
                 self._write_to_waiters(waiter, delivered, headers, body)
-                return await self.already_written(exchange, waiter, delivered.outcome)
+                return await self.already_written(waiter, delivered.outcome)
         response = web.Response(body=body, headers=headers)
         with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
             await response.write_eof()
             # An answer is sent when the kernel has it: bytes that are still in this process could leave after a purge.
             await request.writer.drain()
-        return Served(response, delivered.outcome, _sent(request, len(body)), key=exchange.wanted.key)
+        return Served(response, delivered.outcome, _sent(request, len(body)))
 
     def _is_plain(self, exchange: Exchange, delivered: Delivered, variant: Variant) -> bool:
         """Whether every request for this target gets this answer. A watermark has a freshness of its own: then not."""
@@ -226,7 +225,7 @@ class Responder:
                 await request.writer.drain()
         finally:
             os.close(descriptor)
-        return Served(response, delivered.outcome, _sent(request, count), key=exchange.wanted.key)
+        return Served(response, delivered.outcome, _sent(request, count))
 
     def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> ByteRange | None:
         """Return the range that is asked for, or None for the whole file. Only GET has a range (RFC 9110 14.2)."""
@@ -279,7 +278,7 @@ class Responder:
             response.headers.update(self._heads.tags(wanted.key))
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
-        return Served(response, Outcome.ERROR, 0, error.code, wanted.key if wanted else None)
+        return Served(response, Outcome.ERROR, 0, error.code)
 
 
 def _whole_head(headers: dict[str, str]) -> bytes:
