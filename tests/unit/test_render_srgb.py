@@ -17,8 +17,10 @@ from imgproxy.render.srgb import is_srgb
 from tests.support import images
 
 SRGB = images.vips_profile("srgb")
-SRGB_PRIMARIES = ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))
-D65 = (0.3127, 0.3290)
+# The primaries of sRGB as s15Fixed16Number: adapted to D50 from sRGB's white point D65, and as if that were D50.
+SRGB_COLUMNS = ((28576, 14581, 912), (25239, 46983, 6361), (9375, 3972, 46787))
+OTHER_WHITE_COLUMNS = ((31794, 16394, 1490), (22861, 45728, 7620), (8535, 3414, 44951))
+GAMMA = 563  # 2.2 times 256
 
 
 def with_table(entries: int, power: float = 2.4) -> bytes:
@@ -27,7 +29,7 @@ def with_table(entries: int, power: float = 2.4) -> bytes:
     light = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** power)
     table = struct.pack(f">I{entries}H", entries, *(light * 65535).round().astype(int))
     curve = b"curv" + bytes(4) + table + bytes(-len(table) % 4)
-    plain = profiles.matrix_profile("sRGB", SRGB_PRIMARIES, D65, 2.2)
+    plain = profiles.write_profile("sRGB", SRGB_COLUMNS, GAMMA)
     (count,) = struct.unpack_from(">I", plain, 128)
     found = bytearray(plain + curve)
     for at in range(132, 132 + 12 * count, 12):
@@ -68,8 +70,8 @@ def test_profiles_of_srgb_are_recognised_and_not_converted(profile: bytes) -> No
     [
         images.vips_profile("p3"),
         profiles.adobe_rgb(),
-        profiles.matrix_profile("gamma", SRGB_PRIMARIES, D65, 2.2),
-        profiles.matrix_profile("white", SRGB_PRIMARIES, (0.3457, 0.3585), 2.2),
+        profiles.write_profile("gamma", SRGB_COLUMNS, GAMMA),
+        profiles.write_profile("white", OTHER_WHITE_COLUMNS, GAMMA),
         with_table(1024, power=2.3),
         SRGB.replace(b"rTRC", b"A2B0", 1),
         SRGB.replace(b"wtpt", b"A2B0", 1),
