@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import TYPE_CHECKING, Any, cast, get_origin
 
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+from pydantic_settings import EnvSettingsSource, SettingsError
 
 from imgproxy.config.settings import Settings
 from imgproxy.config.wording import section_class, suggest, type_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from pydantic_settings import BaseSettings
 
 ENV_PREFIX = "IMGPROXY_"
 
@@ -27,20 +29,22 @@ def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[s
         if name in unknown:
             continue
         try:
-            _MappingSource(Settings, {name: value})()
+            _MappingSource({name: value})()
         except SettingsError:
             problems.append(f"environment {name}: not JSON; {_json_words(name)}")
         else:
             readable[name] = value
-    return _MappingSource(Settings, readable)(), problems
+    return _MappingSource(readable)(), problems
 
 
 class _MappingSource(EnvSettingsSource):
     """The environment source of pydantic-settings, but over a mapping, so that tests never touch `os.environ`."""
 
-    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        super().__init__(settings_cls, env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
+        # The source reads only the fields of the model, so it needs no BaseSettings (which would read `os.environ`).
+        model = cast("type[BaseSettings]", Settings)
+        super().__init__(model, env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {name.lower(): value for name, value in self._environ.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.sections import (
     AdminSettings,
@@ -14,6 +12,7 @@ from imgproxy.config.sections import (
     OriginSettings,
     PurgeSettings,
     RenderSettings,
+    Section,
     ServerSettings,
     SigningSettings,
     TagSettings,
@@ -26,10 +25,8 @@ from imgproxy.config.sections import (
 _TAG_HEADERS = {"varnish": "xkey", "fastly": "Surrogate-Key", "cloudflare": "Cache-Tag"}
 
 
-class Settings(BaseSettings):
-    """All sections, validated and frozen. `config.load.load` makes it; tests make it by hand."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+class Settings(Section):
+    """All sections, validated and frozen."""
 
     server: ServerSettings = ServerSettings()
     origin: OriginSettings = OriginSettings()
@@ -46,19 +43,6 @@ class Settings(BaseSettings):
     tags: TagSettings = TagSettings()
     downstream: tuple[DownstreamSettings, ...] = ()
     log: LogSettings = LogSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the signature is the library's
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only what is passed in. `load` reads the environment, so that tests never touch `os.environ`."""
-        del settings_cls
-        return (init_settings,)
 
 
 def contradictions(settings: Settings) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
@@ -29,10 +29,7 @@ _TYPE_NAMES = {
 def section_class(info: FieldInfo) -> type[BaseModel] | None:
     """Return the class of a section, or of the members of a list of sections."""
     candidates = (info.annotation, *get_args(info.annotation))
-    for item in candidates:
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            return item
-    return None
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
 def is_secret(setting: FieldInfo) -> bool:
@@ -64,20 +61,20 @@ def type_words(annotation: Any) -> str:
         return f"list of {type_words(get_args(annotation)[0])}"
     if origin is dict:
         return "table"
-    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+    if origin in (Union, UnionType):
         return " or ".join(type_words(item) for item in get_args(annotation) if item is not NoneType)
     return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def as_toml(value: Any) -> str:
     """Return a default as it is written in a TOML file."""
-    if value is None or value is PydanticUndefined:
-        return '""' if value is None else "…"
+    if value is None:
+        return '""'
+    if value is PydanticUndefined:
+        return "…"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int):
-        return f"{value:_}"
-    if isinstance(value, float):
+    if isinstance(value, int | float):
         return f"{value:_}"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(as_toml(item) for item in value) + "]"

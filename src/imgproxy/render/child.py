@@ -36,12 +36,8 @@ if TYPE_CHECKING:
 # Below the event loop, so that hits and health stay quick while renders use every core.
 NICENESS: Final = 10
 
-# How fast a decoder can allocate and touch memory. The watchdog looks again before the limit could be reached, but not
-# sooner than after 20 ms (in which the process can pass the limit by 100 MB), and at least four times a second: it also
-# checks that the edge is there.
-GROWTH_BYTES_PER_S: Final = 5e9
-WATCH_LEAST_S: Final = 0.02
-WATCH_MOST_S: Final = 0.25
+# How often the watchdog looks. A decoder can allocate 5 GB/s, so the process may pass its limit by 100 MB.
+WATCH_S: Final = 0.02
 
 # After this time without a job, a process returns free memory to the system: 25 of 95 MB, in 5 ms. Between jobs that
 # follow each other it would only have to allocate it again.
@@ -188,12 +184,7 @@ class Watchdog(threading.Thread):
                 os._exit(channel.EXIT_OUT_OF_MEMORY)
             if os.getppid() != self._parent:
                 os._exit(channel.EXIT_PARENT_GONE)
-            time.sleep(pause_s(self._limit_bytes - used_bytes))
-
-
-def pause_s(left_bytes: int) -> float:
-    """Return how long the watchdog may wait while the process has this much memory left."""
-    return min(WATCH_MOST_S, max(WATCH_LEAST_S, left_bytes / GROWTH_BYTES_PER_S))
+            time.sleep(WATCH_S)
 
 
 if __name__ == "__main__":

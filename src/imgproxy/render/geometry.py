@@ -43,8 +43,7 @@ class Canvas:
 class Geometry:
     """The sizes and places of one variant, in the order of the steps."""
 
-    region: Box  # source px: after rect and trim
-    window: Window  # source px: the part of the region that is scaled
+    window: Window  # source px: the part of the region (after rect and trim) that is scaled
     scaled: Size  # what the window is scaled to; larger than `picture` only if `smart` is set
     smart: Crop | None  # ENTROPY or EDGES: libvips finds `picture` inside `scaled`
     picture: Size  # the picture itself
@@ -205,7 +204,6 @@ def _assemble(
             picture = frame
     cover = rounded(fitted.cover) if fitted.cover else picture
     return Geometry(
-        region=region,
         window=fitted.window,
         scaled=Size(max(cover.width_px, picture.width_px), max(cover.height_px, picture.height_px)),
         smart=fitted.smart,
