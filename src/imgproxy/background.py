@@ -15,7 +15,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class Background:
-    """A set of tasks. `name` stands in the log when one of them fails."""
+    """A set of tasks. If one fails, its log line has `name`."""
 
     def __init__(self, name: str) -> None:
         self._name = name

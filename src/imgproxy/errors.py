@@ -1,28 +1,16 @@
 """
-Every error that can reach a client, in one tree.
-
-    ImgproxyError
-      BadUrl, BadPurge, NotHttp, HeadersTooLarge, RequestTooSlow, UriTooLong, PayloadTooLarge, UnsatisfiableRange,
-      BadParameter, BadSignature, Expired, Unauthorized, BadWebhookSignature, RouteNotFound, MethodNotAllowed,
-      EntryNotFound, ReceiptNotFound
-      OriginError                  NotFound, Revoked, OriginDenied, OriginUnreachable, OriginTimeout, OriginStatus
-      ImageRefused                 NotAnImage, DecodeFailed, SourceTooLarge, TooManyPixels, RenderTimeout,
-                                   RenderOutOfMemory, RenderCrashed
-      Overloaded, CacheUnavailable, PurgedMeanwhile
+Every error that can reach a client. The root is `ImgproxyError`.
 
 A class has `status`, `code`, `title` and `text`. An instance has the facts of one case as its fields. `public` is the
-text with these facts in it, and the only text that a client sees: it never holds a token, a path of the server or a
-traceback. `code` is stable, as scripts may depend on it.
+text with these facts. It is the only text that a client sees, and never has a token, a path of the server or a
+traceback. `code` is stable: scripts may depend on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar, Self
-
-
-def _rebuild(cls: type[ImgproxyError], facts: dict[str, Any]) -> ImgproxyError:
-    return cls(**facts)
 
 
 @dataclass(eq=False)
@@ -38,15 +26,22 @@ class ImgproxyError(Exception):
     title: ClassVar[str] = "Internal error"
     text: ClassVar[str] = "The server could not answer this request. The reason is in its log."
 
-    def __init_subclass__(cls, *, status: int | None = None, code: str | None = None, title: str | None = None) -> None:
+    _retry_after_s: ClassVar[int | None] = None
+
+    def __init_subclass__(
+        cls,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        title: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init_subclass__()
-        # What is not given is inherited, not copied: the client's errors have two bases.
-        if status is not None:
-            cls.status = status
-        if code is not None:
-            cls.code = code
-        if title is not None:
-            cls.title = title
+        # Only what is given is set; the rest is inherited. (Errors of the Media Library's client have two bases.)
+        given = {"status": status, "code": code, "title": title, "_retry_after_s": retry_after_s}
+        for name, value in given.items():
+            if value is not None:
+                setattr(cls, name, value)
 
     @property
     def public(self) -> str:
@@ -55,8 +50,8 @@ class ImgproxyError(Exception):
 
     @property
     def retry_after_s(self) -> int | None:
-        """Seconds after which a new try makes sense, or None."""
-        return None
+        """Seconds after which the client may try again, or None."""
+        return self._retry_after_s
 
     def facts(self) -> dict[str, Any]:
         """Return the instance's fields by name."""
@@ -75,7 +70,7 @@ class ImgproxyError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross process borders: the fields are all that is pickled.
-        return _rebuild, (type(self), self.facts())
+        return partial(type(self), **self.facts()), ()
 
 
 # --- the request itself ------------------------------------------------------------------------------------------
@@ -83,7 +78,7 @@ class ImgproxyError(Exception):
 
 @dataclass(eq=False)
 class BadUrl(ImgproxyError, status=400, code="bad_url", title="Bad URL"):
-    """The path is not a key: empty, too long, or with a part that could leave the library."""
+    """The path is not a key: it is empty, too long, or has a part like `..`."""
 
     text = "{detail}"
 
@@ -103,7 +98,7 @@ class BadParameter(ImgproxyError, status=400, code="bad_parameter", title="Bad p
 
 @dataclass(eq=False)
 class BadPurge(ImgproxyError, status=400, code="bad_purge", title="Bad purge request"):
-    """A purge or warm request that cannot be understood, or that asks for what is not allowed."""
+    """A purge or warm request is not valid, or asks for something that is not allowed."""
 
     text = "{detail}"
 
@@ -112,9 +107,9 @@ class BadPurge(ImgproxyError, status=400, code="bad_purge", title="Bad purge req
 
 @dataclass(eq=False)
 class EntryNotFound(ImgproxyError, status=404, code="entry_not_found", title="No such entry"):
-    """The Media Library knows no such entry, and no key of it was ever seen here."""
+    """The Media Library has no such entry, and this service has never seen a key of it."""
 
-    text = "The Media Library has no entry {entry!r}, and no key of it was ever seen here."
+    text = "The Media Library has no entry {entry!r}, and this service has never seen a key of it."
 
     entry: str
 
@@ -141,13 +136,13 @@ class UriTooLong(ImgproxyError, status=414, code="uri_too_long", title="URI too 
 class NotHttp(ImgproxyError, status=400, code="not_http", title="Not a request"):
     """The bytes are not an HTTP request: a broken head, an unknown method, another protocol."""
 
-    text = "This is not a request that can be read: expected a method of HTTP, a path, and HTTP/1.1."
+    text = "This request cannot be read: expected an HTTP method, a path, and HTTP/1.1."
 
 
 class HeadersTooLarge(ImgproxyError, status=431, code="headers_too_large", title="Headers too large"):
     """The request line or the headers are over their limits."""
 
-    text = "The request's first line or its headers are larger than is accepted here."
+    text = "The first line of the request, or its headers, are too large."
 
 
 @dataclass(eq=False)
@@ -161,9 +156,9 @@ class RequestTooSlow(ImgproxyError, status=408, code="request_too_slow", title="
 
 @dataclass(eq=False)
 class UnsatisfiableRange(ImgproxyError, status=416, code="unsatisfiable_range", title="Range not satisfiable"):
-    """A `Range` begins behind the end of the original (RFC 9110 section 15.5.17)."""
+    """A `Range` begins after the end of the original (RFC 9110 section 15.5.17)."""
 
-    text = "The original has {size_bytes} bytes; the range begins behind them."
+    text = "The original has {size_bytes} bytes; the range begins after them."
 
     size_bytes: int
 
@@ -172,13 +167,13 @@ class UnsatisfiableRange(ImgproxyError, status=416, code="unsatisfiable_range", 
 class PayloadTooLarge(ImgproxyError, status=413, code="payload_too_large", title="Payload too large"):
     """The body of a request is over its limit."""
 
-    text = "The body is larger than the {limit_bytes} bytes that are accepted here."
+    text = "The body is too large: at most {limit_bytes} bytes are accepted."
 
     limit_bytes: int
 
 
 class BadSignature(ImgproxyError, status=403, code="bad_signature", title="Bad signature"):
-    """The URL's `s` is missing, or no configured token makes it."""
+    """The URL's `s` is missing, or does not match any configured token."""
 
     text = (
         "The URL needs a valid signature as its last parameter: s=md5(token + path + '?' + query), in lower-case hex."
@@ -198,7 +193,7 @@ class Unauthorized(ImgproxyError, status=401, code="unauthorized", title="Unauth
 
 
 class BadWebhookSignature(ImgproxyError, status=401, code="bad_webhook_signature", title="Bad webhook signature"):
-    """The signature of a webhook is missing, or no configured secret makes it."""
+    """The signature of a webhook is missing, or does not match any configured secret."""
 
     text = (
         "The webhook needs the header `x-livingdocs-signature: sha256=<HMAC-SHA256 of the body>`, made with the secret."
@@ -251,7 +246,7 @@ class OriginDenied(OriginError, code="origin_denied", title="Origin denied acces
 class OriginUnreachable(OriginError, code="origin_unreachable", title="Origin unreachable"):
     """The Media Library cannot be reached, or the connection broke."""
 
-    text = "The Media Library could not be reached, or broke off its answer."
+    text = "The Media Library could not be reached, or its answer ended too early."
 
 
 @dataclass(eq=False)
@@ -265,7 +260,7 @@ class OriginTimeout(OriginError, status=504, code="origin_timeout", title="Origi
 
 @dataclass(eq=False)
 class OriginStatus(OriginError, code="origin_status"):
-    """The Media Library answered with a status that means neither an image nor its absence."""
+    """The Media Library answered with an unexpected status."""
 
     text = "The Media Library answered {origin_status} instead of an image."
 
@@ -288,7 +283,7 @@ class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
 
 
 class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):
-    """The bytes begin as an image, but cannot be decoded to the end."""
+    """The bytes begin like an image, but cannot be decoded completely."""
 
     text = "The image under this key is damaged or truncated: it cannot be decoded."
 
@@ -338,9 +333,9 @@ class RenderOutOfMemory(ImageRefused, code="render_out_of_memory", title="Render
 
 
 class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
-    """The render process died on this image."""
+    """The render process crashed on this image."""
 
-    text = "The image under this key ends the process that renders it. It is refused."
+    text = "The process that renders this image crashed. The image is refused."
 
 
 # --- the service -------------------------------------------------------------------------------------------------
@@ -360,26 +355,20 @@ class Overloaded(ImgproxyError, status=503, code="overloaded", title="Overloaded
         return self.wait_s
 
 
-class CacheUnavailable(ImgproxyError, status=503, code="cache_unavailable", title="Cache unavailable"):
-    """The cache directory cannot be written."""
+class CacheUnavailable(
+    ImgproxyError, status=503, code="cache_unavailable", title="Cache unavailable", retry_after_s=10
+):
+    """The cache directory cannot be written. A full disk needs an operator, so the wait is longer than usual."""
 
     text = "The service cannot write to its cache directory; see its log."
 
-    @property
-    def retry_after_s(self) -> int | None:
-        """Longer than usual: a full disk does not mend itself at once."""
-        return 10
 
-
-class PurgedMeanwhile(ImgproxyError, status=503, code="purged_meanwhile", title="Purged while rendering"):
+class PurgedMeanwhile(
+    ImgproxyError, status=503, code="purged_meanwhile", title="Purged while rendering", retry_after_s=1
+):
     """The image was purged twice while this request was being answered."""
 
     text = "This image changed while it was being made. Try again."
-
-    @property
-    def retry_after_s(self) -> int | None:
-        """At once: the next request fetches the new original."""
-        return 1
 
 
 @dataclass(eq=False)

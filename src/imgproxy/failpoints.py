@@ -2,7 +2,7 @@
 Failpoints: named points on the way of a request where a test can hold it.
 
 In production `reach` does nothing. A test passes a subclass that waits there: it holds a render, a commit or an answer
-at this point while a purge runs. So every order of events is tested without a sleep.
+at this point while a purge runs. So tests need no sleep to fix the order of events.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Label values are the words of the code and the logs: outcomes `hit`, `stale`, `r
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
@@ -25,18 +26,18 @@ _DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 # The `inc` of a counter, or the `observe` of a histogram, with its labels.
 Count: TypeAlias = "Callable[[float], None]"
-# After so many notes they are counted; that takes half a millisecond.
+# So many notes are counted at once, in half a millisecond.
 NOTED_MAX = 256
 
 
 class Tally(Collector):
     """
-    Numbers that wait to be added to the counters.
+    Numbers that are added to the counters later.
 
-    A call of a counter costs more CPU than the rest of a memory hit. So the fast path adds to the plain numbers here,
-    and other requests use `note`: calls that are made many at once take a third of the time.
+    A call of a counter costs more CPU than the rest of a memory hit. So the fast path adds to the plain numbers here.
+    Other requests use `note`: many calls in a row take a third of the time.
 
-    The registry collects this object first, before any counter. It adds what waits, so the metrics page is complete.
+    The registry collects this object before any counter, so the metrics page is complete.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -57,7 +58,7 @@ class Tally(Collector):
             count(amount)
 
     def collect(self) -> Iterator[Metric]:
-        """Add what waits to the counters. Yields nothing: it has no metric of its own."""
+        """Add the numbers to the counters. Yields nothing: the tally has no metric of its own."""
         self._count_noted()
         counters = self._metrics
         hits = {"memory": self.memory, "disk": self.disk}
@@ -79,93 +80,62 @@ class Tally(Collector):
 
 
 class Metrics:
-    """The collectors. `watch` adds gauges whose value is read when the metrics page is."""
+    """The collectors. `watch` adds a gauge that reads its value when the metrics page is made."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.tally = Tally(self)
         self.registry.register(self.tally)
-        self.requests = Counter(
-            "imgproxy_requests", "image requests by outcome and status", ("outcome", "status"), registry=self.registry
-        )
-        self.request_duration_s = Histogram(
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, buckets=_DURATION_BUCKETS_S, registry=self.registry)
+        self.requests = counter("imgproxy_requests", "image requests by outcome and status", ("outcome", "status"))
+        self.request_duration_s = histogram(
             "imgproxy_request_duration_seconds",
             "image requests from first byte in to last byte handed to the kernel; hits of the fast path are not in it",
             ("outcome",),
-            buckets=_DURATION_BUCKETS_S,
-            registry=self.registry,
         )
-        self.stage_duration_s = Histogram(
+        self.stage_duration_s = histogram(
             "imgproxy_stage_duration_seconds",
             "one stage of a miss: fetch, queue (wait for a render process), render (decode, resize, encode)",
             ("stage",),
-            buckets=_DURATION_BUCKETS_S,
-            registry=self.registry,
         )
-        self.hits = Counter("imgproxy_cache_hits", "answers from the cache by tier", ("tier",), registry=self.registry)
-        self.origin_bytes = Counter("imgproxy_origin_bytes", "bytes of originals fetched", registry=self.registry)
-        self.sent_bytes = Counter("imgproxy_sent_bytes", "bytes of bodies sent", registry=self.registry)
-        self.origin_answers = Counter(
-            "imgproxy_origin_answers",
-            "answers of the Media Library to serve-image",
-            ("answer",),
-            registry=self.registry,
+        self.hits = counter("imgproxy_cache_hits", "answers from the cache by tier", ("tier",))
+        self.origin_bytes = counter("imgproxy_origin_bytes", "bytes of originals fetched")
+        self.sent_bytes = counter("imgproxy_sent_bytes", "bytes of bodies sent")
+        self.origin_answers = counter(
+            "imgproxy_origin_answers", "answers of the Media Library to serve-image", ("answer",)
         )
-        self.in_flight = Gauge("imgproxy_requests_in_flight", "image requests being answered", registry=self.registry)
-        self.purges = Counter("imgproxy_purges", "purges by what asked for them", ("reason",), registry=self.registry)
-        self.purged_variants = Counter("imgproxy_purged_variants", "variants purged", registry=self.registry)
-        self.purged_bytes = Counter("imgproxy_purged_bytes", "bytes purged from disk", registry=self.registry)
-        self.purge_duration_s = Histogram(
-            "imgproxy_purge_duration_seconds",
-            "purges from arrival to acknowledgement",
-            buckets=_DURATION_BUCKETS_S,
-            registry=self.registry,
-        )
-        self.overtaken = Counter(
-            "imgproxy_overtaken",
-            "results thrown away because a purge overtook them",
-            ("point",),
-            registry=self.registry,
-        )
-        self.downstream_purges = Counter(
+        self.in_flight = gauge("imgproxy_requests_in_flight", "image requests being answered")
+        self.purges = counter("imgproxy_purges", "purges by what asked for them", ("reason",))
+        self.purged_variants = counter("imgproxy_purged_variants", "variants purged")
+        self.purged_bytes = counter("imgproxy_purged_bytes", "bytes purged from disk")
+        self.purge_duration_s = histogram("imgproxy_purge_duration_seconds", "purges from arrival to acknowledgement")
+        self.overtaken = counter("imgproxy_overtaken", "results thrown away because a purge overtook them", ("point",))
+        self.downstream_purges = counter(
             "imgproxy_downstream_purges",
             "purge calls to caches in front by result: done, limited, failed, rejected",
             ("target", "result"),
-            registry=self.registry,
         )
-        self.outbox_lines = Gauge(
+        self.outbox_lines = gauge(
             "imgproxy_outbox_lines",
             "purges that a cache in front has still to be told, second rounds included",
             ("target",),
-            registry=self.registry,
         )
-        self.outbox_oldest_age_s = Gauge(
+        self.outbox_oldest_age_s = gauge(
             "imgproxy_outbox_oldest_age_seconds",
             "how long the oldest purge has waited for a cache in front to confirm it",
             ("target",),
-            registry=self.registry,
         )
-        self.webhooks = Counter("imgproxy_webhooks", "webhooks by event", ("event",), registry=self.registry)
-        self.renders = Counter(
-            "imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"), registry=self.registry
+        self.webhooks = counter("imgproxy_webhooks", "webhooks by event", ("event",))
+        self.renders = counter("imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"))
+        self.refused = counter("imgproxy_refused", "requests refused by admission, by rule", ("rule",))
+        self.failed_after_answer = counter(
+            "imgproxy_failed_after_answer", "requests that failed after another request had written their answer"
         )
-        self.refused = Counter(
-            "imgproxy_refused", "requests refused by admission, by rule", ("rule",), registry=self.registry
+        self.render_process_ends = counter(
+            "imgproxy_render_process_ends", "render processes that ended, by reason", ("reason",)
         )
-        self.failed_after_answer = Counter(
-            "imgproxy_failed_after_answer",
-            "requests that failed after another request had written their answer",
-            registry=self.registry,
-        )
-        self.render_process_ends = Counter(
-            "imgproxy_render_process_ends",
-            "render processes that ended, by reason",
-            ("reason",),
-            registry=self.registry,
-        )
-        self.render_peak_bytes = Gauge(
-            "imgproxy_render_peak_bytes", "largest resident size a render process has had", registry=self.registry
-        )
+        self.render_peak_bytes = gauge("imgproxy_render_peak_bytes", "largest resident size a render process has had")
         self._peak_bytes = 0
         self.build = Info("imgproxy_build", "versions of this service and of libvips", registry=self.registry)
 
@@ -181,7 +151,7 @@ class Metrics:
         self.render_process_ends.labels(reason=reason).inc()
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Add a gauge. `read` is called each time the metrics page is made."""
+        """Add a gauge. Each metrics page calls `read` for its value."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
     def page(self) -> bytes:

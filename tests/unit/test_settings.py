@@ -94,8 +94,8 @@ def test_one_underscore_where_two_belong_is_an_error() -> None:
     lines = environment_problems({"IMGPROXY_SERVER_PORT": "9", "IMGPROXY_CACHE_MAX_BYTES": "1"})
 
     assert lines == (
-        "environment IMGPROXY_CACHE_MAX_BYTES: two underscores part section and key: IMGPROXY_CACHE__MAX_BYTES",
-        "environment IMGPROXY_SERVER_PORT: two underscores part section and key: IMGPROXY_SERVER__PORT",
+        "environment IMGPROXY_CACHE_MAX_BYTES: section and key need two underscores between them: IMGPROXY_CACHE__MAX_BYTES",
+        "environment IMGPROXY_SERVER_PORT: section and key need two underscores between them: IMGPROXY_SERVER__PORT",
     )
     assert load(None, {"IMGPROXY_SERVER_NAME": "of another program", "IMGPROXY_SERVER": "{}"}) == Settings()
 

@@ -45,5 +45,5 @@ def load_or_fail(config: Path | None) -> Settings:
 
 
 def marked(mark: str, colour: str, message: str) -> Text:
-    """Return a coloured mark and the message as it is: `[section]` and file names are not read as markup."""
+    """Return a coloured mark and the message. `[section]` in the message is not read as markup."""
     return Text.assemble((mark, colour), " ", message)

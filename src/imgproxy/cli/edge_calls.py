@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-# A purge waits for the keys API and for running answers, a warm-up for its renders.
+# A purge waits for the keys API and for running answers. A warm-up waits for its renders.
 CALL_TIMEOUT_S = 120.0
 PARALLEL = 8
-# RFC 6750 section 2.1 allows fewer characters; others than visible ASCII cannot stand in a header.
+# A header may have visible ASCII only. RFC 6750 section 2.1 allows even fewer characters.
 _TOKEN = re.compile(r"[!-~]+")
 
 Ids = Annotated[
@@ -78,7 +78,7 @@ class Result:
 
 
 def find_edge(config: Path | None, url: str | None, token: str | None) -> EdgeTarget:
-    """Return the edge of the options, else of the configuration. Ends the command if there is no usable token."""
+    """Return the edge from the options, or from the configuration. Ends the command if there is no valid token."""
     try:
         settings = load(config)
         tokens = (
@@ -108,8 +108,8 @@ def call_edge(config: Path | None, url: str | None, token: str | None, ids: Sequ
 def print_results(
     columns: Sequence[str], results: Sequence[Result], counts_of: Callable[[dict[str, Any]], tuple[str, ...] | None]
 ) -> None:
-    """Print a table: the id, and what `counts_of` makes of the answer; if that is None, the reason of the failure."""
-    # The id is there to be copied, so it is never cut.
+    """Print a table: the id, and then the cells that `counts_of` returns for the answer, or the reason of a failure."""
+    # The id is never cut, so that it can be copied.
     table = Table(Column("id", overflow="fold"), *columns, box=None, header_style="bold")
     for result in results:
         cells = counts_of(result.answer)
@@ -126,10 +126,6 @@ async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> lis
 
     gate = asyncio.Semaphore(PARALLEL)
     progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
         console=errors,
         transient=True,
         disable=call.is_json or len(names) < 2 or not errors.is_terminal,
@@ -161,7 +157,7 @@ async def _call_one(client: httpx.AsyncClient, name: str, call: Call) -> Result:
             response = await client.post(path, params=call.query)
         answer = response.json()
     except httpx.InvalidURL as error:
-        return Result(name, 0, {"detail": f"this id cannot stand in a URL: {error}"})
+        return Result(name, 0, {"detail": f"this id is not allowed in a URL: {error}"})
     except httpx.HTTPError as error:
         return Result(name, 0, {"detail": f"the edge at {client.base_url} cannot be reached: {error}"})
     except ValueError:

@@ -55,7 +55,7 @@ def library(
     from imgproxy.medialibrary.server import EmbeddedLibrary, Webhook, parse_token  # noqa: PLC0415 - slow to import
 
     logging.basicConfig(level=logging.WARNING, format="imgproxy library: %(message)s", stream=sys.stderr)
-    # For bytes that are not HTTP it logs a traceback, which helps nobody.
+    # It logs a traceback for bytes that are not HTTP.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     if webhook_url is not None and not webhook_url.startswith(("http://", "https://")):
         fail("--webhook-url: expected a URL that begins with http:// or https://", 2, command=COMMAND)

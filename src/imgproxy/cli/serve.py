@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long a thread keeps the interpreter while another one wants it. With the default of 5 ms the event loop waits so
-# long for a thread that scans the cache, and the thread that records a purge several times so long for a busy loop.
+# How long a thread keeps the interpreter while another thread waits for it. The default is 5 ms. The event loop would
+# wait that long for a thread that scans the cache. The thread that records a purge would wait several times as long.
 SWITCH_S = 0.000_5
 
 
@@ -50,8 +50,8 @@ async def serve_until_stopped(settings: Settings) -> int:
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
         fail(f"[server] cannot listen on {where}: {error.strerror or error}")
-    # The objects of the start live as long as the process. Without this, a full collection goes through them: 20 ms
-    # in which no request is answered.
+    # The objects made until here live as long as the process. Without this, each full garbage collection visits them:
+    # it takes 20 ms, and no request is answered meanwhile.
     gc.collect()
     gc.freeze()
     await stop.wait()

@@ -128,7 +128,7 @@ class DownstreamSettings(Section):
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 problems.append(f"headers: {name!r} is not a header name with a value of visible ASCII")
             if set(_PLACEHOLDER.findall(value)) - {"token"}:
-                problems.append(f"headers: {name}: only {{token}} can stand in a header")
+                problems.append(f"headers: {name}: only {{token}} is allowed in a header")
         is_token_used = any("{token}" in value for value in self.headers.values())
         if is_token_used and self.token is None and self.token_file is None:
             problems.append("headers: {token} needs token or token_file")

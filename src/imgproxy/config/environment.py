@@ -51,13 +51,13 @@ class _MappingSource(EnvSettingsSource):
 
 
 def _find_unknown(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Find variables that look like settings but are none: a typo must not silently give the default."""
+    """Find variables that have our prefix but name no setting. A typo must not silently give the default."""
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX):
             continue
         if "__" not in name:
             if (meant := _with_two_underscores(name)) is not None:
-                yield name, f"environment {name}: two underscores part section and key: {meant}"
+                yield name, f"environment {name}: section and key need two underscores between them: {meant}"
             continue
         section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
         info = Settings.model_fields.get(section)

@@ -1,4 +1,4 @@
-"""The errors of pydantic in the words of a configuration file: where, what was found, what is allowed."""
+"""Turns pydantic's errors into lines for the operator: where, what was found, what is allowed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _section_words(error: ErrorDetails, info: FieldInfo) -> str:
 
 
 def _place(where: tuple[int | str, ...]) -> str:
-    """Return the section of an error, in a list of sections with its number, counted from 1."""
+    """Return the section of an error. In a list of sections it has a number, counted from 1."""
     if len(where) > 1 and isinstance(where[1], int):
         return f"[[{where[0]}]] number {where[1] + 1}"
     return f"[{where[0]}]"

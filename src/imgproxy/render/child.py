@@ -39,8 +39,8 @@ NICENESS: Final = 10
 # How often the watchdog looks. A decoder can allocate 5 GB/s, so the process may pass its limit by 100 MB.
 WATCH_S: Final = 0.02
 
-# After this time without a job, a process returns free memory to the system: 25 of 95 MB, in 5 ms. Between jobs that
-# follow each other it would only have to allocate it again.
+# After this time without a job, a process returns free memory to the system: 25 of 95 MB, in 5 ms. Between jobs in
+# quick succession, the process would have to allocate the memory again.
 IDLE_S: Final = 10.0
 
 _PEAK: Final = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
