@@ -34,13 +34,13 @@ PARALLEL = 8
 _TOKEN = re.compile(r"[!-~]+")
 
 Ids = Annotated[
-    list[str], typer.Argument(help="Entry ids; with --keys, keys. `-` reads one a line from standard input.")
+    list[str], typer.Argument(help="Entry ids, or keys with --keys. `-` reads them from standard input, one a line.")
 ]
 EdgeConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="The edge's configuration: address and token.")
 ]
-EdgeOption = Annotated[str | None, typer.Option("--edge", help="The edge's URL, if not the configured one.")]
-TokenOption = Annotated[str | None, typer.Option(help="The admin token; also IMGPROXY_ADMIN__TOKEN.")]
+EdgeOption = Annotated[str | None, typer.Option("--edge", help="URL of the edge, instead of the configured one.")]
+TokenOption = Annotated[str | None, typer.Option(help="The admin token. IMGPROXY_ADMIN__TOKEN works, too.")]
 KeysOption = Annotated[bool, typer.Option("--keys", help="The arguments are keys, not entry ids.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 

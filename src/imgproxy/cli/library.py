@@ -1,7 +1,8 @@
 """
 `imgproxy library`: a Media Library over a folder of pictures, to try imgproxy without Livingdocs.
 
-Exit code 1: it cannot run, as its port is in use. 2: wrong arguments, such as a folder without a picture.
+Exit code 1: it cannot listen, for example because the port is in use. 2: wrong arguments, for example a folder
+without a picture.
 """
 
 from __future__ import annotations
@@ -39,16 +40,22 @@ def library(
         list[str] | None,
         typer.Option(help="Access token, for reading and writing; T=public-api:read for one scope. Repeatable."),
     ] = None,
-    webhook_url: Annotated[str | None, typer.Option(help="Where to POST the event of each change.")] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="URL that gets a POST for each change.")] = None,
     webhook_secret: Annotated[str | None, typer.Option(help="Secret that signs the webhooks.")] = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder for the database; FOLDER/.imgproxy-library by default.")
     ] = None,
-    latency_ms: Annotated[float, typer.Option(min=0, max=600_000, help="Answer late, on purpose.")] = 0.0,
-    fail_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of answers that are 503, on purpose.")] = 0.0,
+    latency_ms: Annotated[
+        float, typer.Option(min=0, max=600_000, help="Delay each answer by this, to test clients.")
+    ] = 0.0,
+    fail_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Answer this share of requests with 503, to test clients.")
+    ] = 0.0,
     default_locale: Annotated[str, typer.Option(help="Locale whose asset cannot be removed.")] = "de",
     include_unreadable: Annotated[bool, typer.Option(help="Also serve files that are not pictures.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Print the entries and end; also while it runs.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print the entries and exit. Works while the library runs.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --list: as JSON.")] = False,
 ) -> None:
     """Run a Media Library over a folder: every endpoint, every version, signed webhooks."""

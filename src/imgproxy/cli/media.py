@@ -2,8 +2,9 @@
 `imgproxy media`: show and change the entries of any Media Library, from a terminal or a script.
 
 Exit codes: 0 done, 2 wrong arguments, 3 not found, 4 the token is refused, 5 the image is revoked or invalid,
-6 conflict, 7 the library finds the request invalid, 8 the library does not answer, 9 the API version does not have
-it, 1 anything else. With `--json` standard output is one JSON document; messages go to standard error.
+6 conflict, 7 the library refuses the request as invalid, 8 the library does not answer, 9 the API version is not
+supported, or too old for this command, 1 anything else. With `--json`, standard output is one JSON document. Messages
+go to standard error.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Target:
 
 EntryId = Annotated[str, typer.Argument(help="Entry id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Version = Annotated[int | None, typer.Option("--version", help="Change this version of the entry alone.")]
+Version = Annotated[int | None, typer.Option("--version", help="Change the entry only if it has this version.")]
 KeepUpdatedAt = Annotated[bool, typer.Option("--preserve-updated-at", help="Leave updatedAt as it is.")]
 
 
@@ -89,7 +90,7 @@ def target(
         str | None, typer.Option(envvar="IMGPROXY_ORIGIN__TOKEN", show_envvar=True, help="Access token.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(envvar="IMGPROXY_ORIGIN__TOKEN_FILE", help="File with the token instead.")
+        Path | None, typer.Option(envvar="IMGPROXY_ORIGIN__TOKEN_FILE", help="File with the token, instead of --token.")
     ] = None,
     api_version: Annotated[
         str, typer.Option(envvar="IMGPROXY_ORIGIN__API_VERSION", help="Public API version.")
@@ -105,15 +106,13 @@ def target(
     context.obj = Target(url, token, token_file, api_version, timeout_s, json_)
 
 
-# --- showing -----------------------------------------------------------------------------------------------------
+# --- commands that show --------------------------------------------------------------------------------
 
 
 @app.command()
 def show(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
     """Show an entry."""
     entry = _call(context, lambda library: library.get_entry(entry_id))
-    if _is_json(context, json_):
-        return _print_json(entry.to_json())
     table = Table(box=None, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -121,7 +120,7 @@ def show(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None
         nested = value if isinstance(value, dict) else {"": value}
         for inner, each in nested.items():
             table.add_row(f"{name}.{inner}" if inner else name, _text(each))
-    return console.print(table)
+    _print(context, json_, entry.to_json(), table)
 
 
 @app.command(name="list")
@@ -129,10 +128,10 @@ def list_entries(
     context: typer.Context,
     entry_ids: Annotated[list[str] | None, typer.Argument(help="Entry ids.")] = None,
     external_id: Annotated[str | None, typer.Option(help="Id in an external system.")] = None,
-    system_name: Annotated[str | None, typer.Option(help="That system.")] = None,
+    system_name: Annotated[str | None, typer.Option(help="Name of the external system.")] = None,
     json_: Json = False,
 ) -> None:
-    """List entries by their ids, or by the id that an external system has for them."""
+    """List entries by their ids, or by their id in an external system."""
     if not entry_ids and external_id is None:
         fail("give entry ids, or --external-id with --system-name", 2, command=COMMAND)
     if (external_id is None) != (system_name is None):
@@ -141,23 +140,17 @@ def list_entries(
         context,
         lambda library: library.get_entries(ids=entry_ids or (), external_id=external_id, system_name=system_name),
     )
-    if _is_json(context, json_):
-        return _print_json([entry.to_json() for entry in entries])
     table = Table("id", "version", "title", "size", "type", "updated", box=None, header_style="bold")
     for entry in entries:
         table.add_row(entry.id, str(entry.version), *_summary(entry), f"{entry.updated_at:%Y-%m-%d %H:%M:%S}")
-    return console.print(table)
+    _print(context, json_, [entry.to_json() for entry in entries], table)
 
 
 @app.command()
 def keys(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
-    """List every key of an entry: what a cache has to purge (API 2026-03 or later)."""
+    """List every key of an entry, for a cache to purge (API 2026-03 or later)."""
     found = _call(context, lambda library: library.keys(entry_id))
-    if _is_json(context, json_):
-        return _print_json(list(found))
-    for key in found:
-        typer.echo(key)
-    return None
+    _print(context, json_, list(found), "".join(f"{key}\n" for key in found))
 
 
 @app.command()
@@ -169,34 +162,29 @@ def references(context: typer.Context, entry_id: EntryId, json_: Json = False) -
         return documents, [row async for row in library.all_media_references(entry_id)]
 
     documents, media = _call(context, everything)
-    if _is_json(context, json_):
-        return _print_json(
-            {"documents": [row.to_json() for row in documents], "media": [row.to_json() for row in media]}
-        )
     table = Table("used by", "id", "where", box=None, header_style="bold")
     for kind, rows in (("document", documents), ("entry", media)):
         for row in rows:
             for reference in row.references:
                 table.add_row(kind, str(row.id), escape(reference.property_name or reference.component_name or ""))
-    return console.print(table)
+    found = {"documents": [row.to_json() for row in documents], "media": [row.to_json() for row in media]}
+    _print(context, json_, found, table)
 
 
 @app.command()
 def usage(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
     """Show the usage log of an entry (API 2026-05 or later)."""
     rows = _call(context, lambda library: library.usage_log(entry_id))
-    if _is_json(context, json_):
-        return _print_json([row.to_json() for row in rows])
     table = Table("id", "state", "purpose", "published", "document", "url", box=None, header_style="bold")
     for row in rows:
         published = f"{row.publication_date:%Y-%m-%d %H:%M}" if row.publication_date else ""
         table.add_row(
             row.id, row.state, escape(row.purpose), published, str(row.document_id or ""), escape(row.url or "")
         )
-    return console.print(table)
+    _print(context, json_, [row.to_json() for row in rows], table)
 
 
-# --- changing ----------------------------------------------------------------------------------------------------
+# --- commands that change --------------------------------------------------------------------------------
 
 
 @app.command()
@@ -209,7 +197,7 @@ def revoke(
     keep: KeepUpdatedAt = False,
     json_: Json = False,
 ) -> None:
-    """Revoke an entry's asset: it is not served any more."""
+    """Revoke an entry's asset. It is then no longer served."""
     _patch(context, entry_id, operations.RevokeAsset(note), version, keep=keep, is_json=json_)
 
 
@@ -237,7 +225,7 @@ def replace(
     keep: KeepUpdatedAt = False,
     json_: Json = False,
 ) -> None:
-    """Give an entry another file."""
+    """Replace the file of an entry."""
     operation = operations.ReplaceAsset(key, url, size, width, height, key.rpartition("/")[2], mime_type, locale=locale)
     _patch(context, entry_id, operation, version, keep=keep, is_json=json_)
 
@@ -248,7 +236,7 @@ def set_property(
     entry_id: EntryId,
     name: Annotated[str, typer.Argument(help="Metadata property.")],
     value: Annotated[
-        str | None, typer.Argument(help="JSON, or plain text; without it the property is removed.")
+        str | None, typer.Argument(help="JSON or plain text. Without a value, the property is removed.")
     ] = None,
     *,
     version: Version = None,
@@ -284,10 +272,8 @@ def _patch(
         await library.patch_entry(entry_id, operation, version=version, preserve_updated_at=keep)
 
     _call(context, change)
-    if _is_json(context, is_json):
-        _print_json({"status": 200, "id": entry_id, "operation": operation.operation})
-    else:
-        console.print(f"[green]done:[/] {operation.operation} on {escape(entry_id)}", soft_wrap=True)
+    done = f"{typer.style('done:', fg='green')} {operation.operation} on {entry_id}\n"
+    _print(context, is_json, {"status": 200, "id": entry_id, "operation": operation.operation}, done)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
@@ -333,9 +319,11 @@ def _text(value: Any) -> str:
     return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _is_json(context: typer.Context, flag: bool) -> bool:
-    return flag or bool(context.obj.is_json)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+def _print(context: typer.Context, is_json: bool, document: Any, shown: Table | str) -> None:
+    """Print the document as JSON if this command or `media` has `--json`, else what is shown to people."""
+    if is_json or context.obj.is_json:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    elif isinstance(shown, str):
+        typer.echo(shown, nl=False)
+    else:
+        console.print(shown)

@@ -34,13 +34,13 @@ def purge(
     keys: KeysOption = False,
     soft: Annotated[bool, typer.Option(help="Serve the old picture once more, then revalidate it.")] = False,
     reason: Annotated[
-        str | None, typer.Option(help="One word for the receipt and the log; manual if not given.")
+        str | None, typer.Option(help="One word for the receipt and the log; by default: manual.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Forget pictures, here and in the CDNs: by entry id, or by key."""
+    """Purge pictures by entry id or by key, in the edge and in the CDNs."""
     if keys and soft:
-        fail("--soft is for entry ids, not for --keys: a purge by key is always a hard one", 2)
+        fail("--soft is for entry ids, not for --keys: a purge by key is never soft", 2)
     if keys and reason is not None:
         fail("--reason is for entry ids, not for --keys: the reason of a purge by key is always manual", 2)
     query = {"reason": reason or "manual", **({"soft": "1"} if soft else {})}

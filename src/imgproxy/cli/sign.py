@@ -13,7 +13,9 @@ from imgproxy.config.secrets import signing_tokens
 def sign(
     url: Annotated[str, typer.Argument(help="URL, or path and query, as it will be requested.")],
     config: ConfigOption = None,
-    token: Annotated[str | None, typer.Option(help="Sign with this token, not the first configured one.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Sign with this token, instead of the first configured one.")
+    ] = None,
 ) -> None:
     """Print the URL with its signature `s`."""
     from imgproxy.params import signature  # noqa: PLC0415 other commands start faster without it

@@ -27,7 +27,7 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """Where the edge listens."""
+    """The address of the edge."""
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -49,20 +49,22 @@ class OriginSettings(Section):
         description="file with the token, instead of `token`; read again when it changes. Two lines: new and old token",
     )
     timeout_s: float = Field(
-        10.0, gt=0, le=300, description="longest time for one original or API call, with its retries"
+        10.0, gt=0, le=300, description="time limit for one original or one API call, retries included"
     )
-    fetches_max: int = Field(16, ge=1, le=1000, description="originals that are fetched at the same time")
-    fetch_queue_max: int = Field(64, ge=0, le=100_000, description="fetches that may wait; one more gets 503")
+    fetches_max: int = Field(16, ge=1, le=1000, description="most originals that are fetched at the same time")
+    fetch_queue_max: int = Field(
+        64, ge=0, le=100_000, description="most fetches that may wait; further requests get 503"
+    )
 
 
 class RenderSettings(Section):
-    """The processes that decode and encode."""
+    """Render processes: they decode and encode pictures."""
 
     processes: int = Field(
         0, ge=0, le=256, description="render processes; 0: one for each CPU core that this service may use"
     )
     timeout_s: float = Field(
-        10.0, gt=0, le=300, description="a render that takes longer is stopped and answered with 422"
+        10.0, gt=0, le=300, description="a render that takes longer is stopped; its request gets 422"
     )
     memory_bytes: int = Field(
         1_500 * MB, ge=100 * MB, description="a render process that uses more memory is stopped; its request gets 422"
@@ -70,17 +72,19 @@ class RenderSettings(Section):
     recycle_bytes: int = Field(
         400 * MB, ge=50 * MB, description="an idle render process that uses more memory is replaced by a new one"
     )
-    queue_max: int = Field(64, ge=0, le=100_000, description="renders that may wait; one more gets 503")
+    queue_max: int = Field(64, ge=0, le=100_000, description="most renders that may wait; further requests get 503")
     queue_timeout_s: float = Field(
         5.0,
         gt=0,
         le=300,
-        description="a render that has waited longer, or would by the estimated cost of those before it, gets 503",
+        description="longest wait of a render. A request that has waited longer gets 503; so does one whose "
+        "estimated wait is longer",
     )
     avif: Literal["wait", "upgrade"] = Field(
         "wait",
-        description="an AVIF that auto=format chose and that is not in the cache: wait for it, or upgrade: answer with "
-        "WebP and render the AVIF in the background",
+        description="if auto=format chose an AVIF that is not in the cache. wait: render it, then answer; "
+        "upgrade: answer with "
+        "WebP, and render the AVIF in the background",
     )
     allow_truncated: bool = Field(False, description="serve the part of a truncated original that can be decoded")
     metadata: Literal["none", "credit", "all"] = Field(
@@ -91,15 +95,16 @@ class RenderSettings(Section):
 class LimitsSettings(Section):
     """Limits for originals and variants."""
 
-    source_bytes: int = Field(100 * MB, ge=1, description="largest original in bytes; a larger one gets 413")
+    source_bytes: int = Field(100 * MB, ge=1, description="most bytes of an original; a larger one gets 413")
     source_pixels: int = Field(
         60_000_000,
         ge=1,
-        description="most pixels of an original, all frames together; a larger one gets 413, a larger animation is "
-        "served as its first frame",
+        description="most pixels of an original, all frames together; a larger one gets 413. Of a larger "
+        "animation the first "
+        "frame is served",
     )
     frames: int = Field(
-        256, ge=1, description="most frames of an animation; one with more is served as its first frame"
+        256, ge=1, description="most frames of an animation; of one with more, the first frame is served"
     )
     output_px: int = Field(8192, ge=1, le=16383, description="longest side of a variant; a larger one is scaled down")
 
@@ -108,7 +113,7 @@ class SigningSettings(Section):
     """Signed URLs: the parameter `s`."""
 
     tokens: tuple[SecretStr, ...] = Field(
-        (), description="secure tokens; each of them makes valid signatures, so that tokens can be rotated"
+        (), description="secure tokens. A signature made with any of them is valid, so tokens can be rotated"
     )
     tokens_file: Path | None = Field(
         None, description="file with one token a line, in addition to `tokens`; read once, at start"
@@ -132,7 +137,7 @@ class AdminSettings(Section):
     """Access to purges, warm-up and the state."""
 
     token: SecretStr | None = Field(
-        None, description="bearer token for the admin routes; without it they refuse every request"
+        None, description="bearer token for the admin routes; without a token they refuse every request"
     )
     token_file: Path | None = Field(
         None, description="file with the admin token, instead of `token`; read once, at start"
@@ -163,12 +168,13 @@ class FreshnessSettings(Section):
     revalidate_after_s: float = Field(
         300.0,
         ge=0,
-        description="an original is revalidated in the background after this time: longest takedown without a purge",
+        description="an original is revalidated in the background after this time. So without a purge, a "
+        "takedown takes this long",
     )
     stale_if_error_s: float = Field(
         86_400.0,
         ge=0,
-        description="for this time after that, variants are served while the origin is down; then 502",
+        description="while the origin is down, variants are served for this time after revalidate_after_s; then 502",
     )
     negative_ttl_s: float = Field(
         30.0, ge=0, le=3600, description="a 403 or 404 of the origin is remembered for this time"
@@ -177,7 +183,7 @@ class FreshnessSettings(Section):
         30.0,
         ge=0,
         le=3600,
-        description="originals that are fetched within this time after a purge are revalidated when it ends",
+        description="originals that are fetched within this time after a purge are revalidated when the time ends",
     )
     browser_ttl_s: int = Field(
         300,
@@ -189,7 +195,7 @@ class FreshnessSettings(Section):
         ge=0,
         description="max-age in CDN-Cache-Control; not set: a day if there is a [[downstream]], else browser_ttl_s",
     )
-    error_ttl_s: int = Field(60, ge=0, le=3600, description="max-age of a 4xx whose reason is the URL or the picture")
+    error_ttl_s: int = Field(60, ge=0, le=3600, description="max-age of a 4xx that is caused by the URL or the picture")
     stale_while_revalidate_s: int = Field(
         0,
         ge=0,
@@ -231,7 +237,8 @@ class WarmSettings(Section):
         description='URL parameters of the variants to render, such as ["w=2048&auto=format", "w=1024&auto=format"]',
     )
     accept: tuple[Literal["avif", "webp", "legacy"], ...] = Field(
-        ("webp", "legacy"), description="classes of clients to render for, where auto=format depends on the client"
+        ("webp", "legacy"),
+        description="Accept classes to render for, if the result of auto=format depends on the client",
     )
     on_create: bool = Field(False, description="warm a picture when a webhook reports that it was created")
 
@@ -240,7 +247,9 @@ class WebhookSettings(Section):
     """The webhook that Livingdocs calls after a change."""
 
     secrets: tuple[SecretStr, ...] = Field(
-        (), description="webhook secrets; each of them makes valid signatures. Without one, webhooks are refused"
+        (),
+        description="webhook secrets. A signature made with any of them is valid. Without a secret, webhooks are "
+        "refused",
     )
     secrets_file: Path | None = Field(
         None, description="file with one secret a line, in addition to `secrets`; read once, at start"
@@ -264,7 +273,8 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest severity that is written")
     access: Literal["all", "misses", "errors", "none"] = Field(
         "all",
-        description="requests that get a line; misses: all but hits, whose lines take more CPU time than their answers",
+        description="requests that get a line. misses: all but hits (the line of a hit takes more CPU time than "
+        "its answer)",
     )
 
 
@@ -289,7 +299,7 @@ def _canonical_parameters(given: object, *, barred: frozenset[str] = frozenset()
 
 
 def _defaults(given: object) -> dict[str, str]:
-    # With `ch` for every URL, the answers of all URLs would vary by the hints.
+    # With `ch` as a default, the answers of all URLs would vary by client hints.
     return _canonical_parameters(given, barred=frozenset({CH.name}))
 
 
@@ -304,7 +314,7 @@ class UrlSettings(Section):
         False, description="answer 400 to unknown parameters and wrong values, instead of ignoring them"
     )
     defaults: Annotated[dict[str, str], BeforeValidator(_defaults)] = Field(
-        {}, description="parameters for every URL that does not have them; `auto` adds up"
+        {}, description="parameters for every URL that does not have them; values of `auto` are added"
     )
     presets: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[dict[str, str], BeforeValidator(_preset)]
