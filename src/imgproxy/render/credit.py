@@ -3,7 +3,7 @@ The credit of a picture: who made it and under what terms.
 
 Each field is read from XMP, else from IPTC-IIM, else from EXIF. It is written as a new XMP packet and, for JPEG, as
 IPTC-IIM: agencies read these two. No other metadata of the source is copied, so no position, serial number or thumbnail
-can leave. The input is untrusted: lengths are limited, and a block that cannot be read counts as missing.
+gets into a variant. The input is untrusted: lengths are limited, and a block that cannot be read counts as missing.
 Sources: IPTC Photo Metadata Standard 2023.1; IIM 4.2; Google "Image license metadata" (the fields it reads);
 Adobe XMP Specification part 1 (packet), Photoshop File Formats Specification (8BIM resources).
 """
@@ -49,7 +49,7 @@ _IIM_RESOURCE: Final = 0x0404
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The fields that agencies and search engines ask to keep. A field is empty if the source does not have it."""
+    """The fields that agencies and search engines want kept. A field is empty if the source does not have it."""
 
     creators: tuple[str, ...] = ()
     credit_line: str = ""

@@ -1,4 +1,4 @@
-"""What one step of a render passes to the next: the decoded frames, and the variant as far as it is made."""
+"""The state of a render between two steps: the decoded frames, and the unfinished variant."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Decoded:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """
-    A variant that is being made.
+    A variant that is not finished.
 
-    `frames` are its pictures so far: H x W x {1, 2, 3, 4} uchar, upright; from the colour step on, sRGB or grey with or
-    without alpha. A still has one frame. libvips is lazy: most frames are instructions that have not run yet.
-    `is_in_memory` says that their pixels can be read in any order.
+    `frames` are its pictures after the last step: H x W x {1, 2, 3, 4} uchar, upright. From the colour step on they are
+    sRGB or grey, with or without alpha. A still has one frame. libvips is lazy: most frames are instructions that have
+    not run yet. `is_in_memory` says that their pixels can be read in any order.
     """
 
     source: Source

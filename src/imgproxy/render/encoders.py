@@ -1,8 +1,9 @@
 """
 From pixels to bytes: the encoder settings of each format, and what `q` means in each.
 
-imgix passes the same `q` to each encoder; but 75 is a good JPEG, a poor WebP and a needlessly good AVIF. Here, a `q`
-gives the same quality in each format. All figures come from `benchmarks/encoders.py` (benchmarks/results/encoders.md).
+imgix passes the same `q` to each encoder. But 75 gives a good JPEG, a poor WebP, and an AVIF that is larger than
+needed. Here, a `q` gives the same quality in each format. All figures come from `benchmarks/encoders.py`
+(benchmarks/results/encoders.md).
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from imgproxy.render.sizes import Box, Size, Window, clamp, round_half_up, round
 if TYPE_CHECKING:
     from imgproxy.params.plan import Resize
 
-# A smart crop looks at the whole scaled region. If a side of that is longer than this many output limits, the crop
-# takes the centre instead.
+# A smart crop reads the whole scaled region. If a side of it is longer than this many output limits, the crop takes
+# the centre instead.
 _SMART_COVER_LIMIT = 4
 
 

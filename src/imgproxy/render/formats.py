@@ -39,7 +39,7 @@ _ALPHA: Final = frozenset({Format.PNG, Format.PNG8, Format.WEBP, Format.AVIF, Fo
 
 def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
     """
-    Return the format that an animation keeps moving in, or None if the plan asks for a still.
+    Return the format for an animation, or None if the plan asks for a still.
 
     An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers.
     """

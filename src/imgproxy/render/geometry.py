@@ -1,5 +1,5 @@
 """
-All sizes and places of a variant: pure arithmetic, no image library, no I/O.
+All sizes and positions of a variant: pure arithmetic, no image library, no I/O.
 
     find_region      upright size, rect           -> the region of the source that is used
     trim_region      region, what the trim found  -> a smaller region
@@ -41,7 +41,7 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes and places of one variant, in the order of the steps."""
+    """The sizes and positions of one variant, in the order of the steps."""
 
     window: Window  # source px: the part of the region (after rect and trim) that is scaled
     scaled: Size  # what the window is scaled to; larger than `picture` only if `smart` is set
@@ -74,7 +74,7 @@ def find_region(source: Size, rect: Rect | None) -> Box:
 
 def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
     """
-    Return the box that a trim found (in source pixels), grown by `pad_px` inside the region.
+    Return the box that a trim found (in source pixels), enlarged by `pad_px` within the region.
 
     A negative pad cuts further. If the trim found nothing, or would leave nothing, the region stays as it is.
     """
@@ -91,7 +91,7 @@ def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
 
 def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> Geometry:
     """
-    Decide every size and place of a variant from its region of the source and its plan.
+    Decide every size and position of a variant from its region of the source and its plan.
 
     No side of the result is longer than `max_side_px`: a larger result is scaled down as a whole.
     """
@@ -241,7 +241,7 @@ def _rotate(frame: Size, degrees: float, *, is_pivot: bool) -> tuple[float, Size
 
 
 def _within(size: Size, most_width_px: int | None, most_height_px: int | None) -> Size:
-    """Take off the pixel that rounding may have added over the limit."""
+    """Remove the pixel by which rounding may have passed the limit."""
     if most_width_px is None or most_height_px is None:
         return size
     return Size(min(size.width_px, max(1, most_width_px)), min(size.height_px, max(1, most_height_px)))

@@ -1,4 +1,4 @@
-"""fm=json: a description of the source in imgix's form, from its header alone, without GPS and serial numbers."""
+"""The answer of fm=json: it describes the source in imgix's form, without GPS and serial numbers."""
 
 from __future__ import annotations
 

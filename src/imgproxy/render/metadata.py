@@ -1,14 +1,14 @@
 """
-The metadata of a variant, set just before it is encoded.
+The metadata of a variant. It is set just before encoding.
 
 The policy is one of
 
     none     nothing
     credit   creator, credit line, copyright, licence URLs, digital source type (see `credit`)
-    all      the source's EXIF, XMP and IPTC, but for private fields
+    all      the source's EXIF, XMP and IPTC, without private fields
 
-Private fields never leave: GPS positions, serial numbers and owner names of devices, maker notes (they hold both),
-thumbnails (they show what was cropped away), and the orientation (the pixels are upright).
+Private fields are always removed: GPS positions, serial numbers and owner names of devices, maker notes (they hold
+both), thumbnails (they show what was cropped away), and the orientation (the pixels are upright already).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _apply_all(image: Any, source: Source, kept_fields: frozenset[str]) -> int:
 
 
 def _exif_fields(header: Any) -> frozenset[str]:
-    """Return the EXIF fields that may stay, and the block: libvips drops from it every field that was removed."""
+    """Return the EXIF fields that may stay, and the whole block: libvips drops from it the fields that were removed."""
     fields = {name for name in header.get_fields() if name.startswith("exif-ifd") and not is_private(name)}
     return frozenset(fields | {_EXIF}) if fields else frozenset()
 

@@ -1,8 +1,8 @@
 """
 The eight EXIF orientations: how stored pixels become upright, and where an upright box lies among stored pixels.
 
-A picture is scaled as it is stored, because libvips can do that while it reads from top to bottom. It is turned when it
-is small. So an upright box is first translated into a box of the stored picture.
+A picture is scaled in its stored orientation, because libvips can do that while it reads from top to bottom. It is
+turned after that, when it is small. So an upright box is first translated into a box of the stored picture.
 Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
 """
 

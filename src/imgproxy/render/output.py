@@ -1,4 +1,4 @@
-"""From a finished picture to its file: choose the format, drop or keep alpha, add metadata, encode, write."""
+"""Writes a finished picture to its file: choose the format, drop or keep alpha, add metadata, encode."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-A job, from its file to its variants: open, decode as few times as possible, run the steps, encode, write.
+Runs a job: open the file, decode it as few times as possible, run the steps, encode, write.
 
 What each target needs is decided first, from the header (`recipe`). Targets that can be made from the same pixels share
 one decode (`pyramid`).
@@ -105,7 +105,7 @@ def _needs_memory(plan: RenderPlan, geometry: Geometry) -> bool:
 
 
 def _trim(recipe: Recipe, decoded: Decoded, limits: ProcessLimits) -> Geometry:
-    """Find the uniform edges of the region in the decoded pixels, and place what is left."""
+    """Find the uniform edges of the region in the decoded pixels. Return the geometry of the rest."""
     assert recipe.plan.trim is not None
     region = find_region(recipe.upright, recipe.plan.rect)
     image = crop(turn_upright(decoded.frames[0], recipe.orientation), region)
@@ -117,7 +117,7 @@ def _trim(recipe: Recipe, decoded: Decoded, limits: ProcessLimits) -> Geometry:
 
 
 def _stays_drawing(plan: RenderPlan) -> bool:
-    """Whether an SVG leaves as an SVG: the plan names no raster format, and asks for no change but a size."""
+    """Whether an SVG is sent as an SVG: the plan names no raster format, and changes only the size."""
     resize = plan.resize
     is_sized_only = plan == RenderPlan(resize=resize, output=plan.output, frames=plan.frames)
     is_whole = resize.aspect is None and not resize.crop and resize.fit.value in ("clip", "max")

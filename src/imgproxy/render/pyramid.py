@@ -1,4 +1,4 @@
-"""The decoded frames of a source, and their halves: what the variants of one decode are made from."""
+"""The decoded frames of a source, and their halves. All variants of one decode are made from these."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from imgproxy.render.source import Source
     from imgproxy.workers.job import ProcessLimits
 
-# After halving, at least this factor is left to the Lanczos filter. libvips' resize leaves as much after its box
-# filter.
+# After halving, at least this factor is left to the Lanczos filter, as libvips' resize does after its box filter.
 HEADROOM: Final = 2.0
 
 
@@ -26,7 +25,7 @@ class Pyramid:
     The decoded frames at the size that the largest target needs, then halved, quartered, and so on.
 
     Targets that share a decode are made from the smallest level that leaves HEADROOM to the filter. For a JPEG it is
-    the level of the size that libjpeg would give for this target alone.
+    the level that has the size to which libjpeg would shrink for this target alone.
     """
 
     def __init__(self, source: Source, recipes: list[Recipe], limits: ProcessLimits) -> None:
@@ -73,7 +72,7 @@ class Pyramid:
         return f"{self._levels[0][0].width}-{halvings}"
 
     def _count_halvings(self, recipe: Recipe) -> int:
-        """How often the decoded frames are halved for a target. A target that is alone gets them as they are."""
+        """Count how often the frames are halved for a target. They are not, if it is the only one."""
         if not self._is_shared or recipe.geometry is None:
             return 0
         if self._jpeg_shrink is not None:

@@ -1,4 +1,4 @@
-"""How each variant of a job is made, as far as the source's header decides it: frames, sizes, shared decodes."""
+"""What the source's header decides about each variant of a job: frames, sizes, shared decodes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """
-    A target of the job, and what follows from its plan and the source's header.
+    A target of the job, with the decisions that need only its plan and the source's header.
 
-    `animated` is the format of an animation; None makes a still. `geometry` is None for a plan with a trim: the trim
-    has to look at the pixels first.
+    `animated` is the format of an animation; None makes a still. `geometry` is None for a plan with a trim, which
+    needs the pixels first.
     """
 
     index: int

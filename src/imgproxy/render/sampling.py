@@ -1,5 +1,5 @@
 """
-Which whole pixels of a loaded picture are read for a window, and how they are scaled and cut. Pure arithmetic.
+Turns a window of the source into whole pixels to read, a scale, and a cut. Pure arithmetic.
 
 A loaded picture may be smaller than the source: JPEG, WebP and SVG are decoded near the size that is needed.
 """

@@ -1,7 +1,7 @@
 """
 From a file to pixels: recognise the format, read the header, check the limits, then decode.
 
-To open a `Source` decodes nothing. `decode` gives pixels as they are stored: not upright, in the source's colours. A
+Opening a `Source` decodes nothing. `decode` gives pixels as they are stored: not upright, in the source's colours. A
 JPEG, WebP or SVG is decoded near the size that is needed.
 """
 
@@ -142,7 +142,7 @@ def _sanitise(path: str) -> bytes:
 
 
 def _open(kind: SourceKind, path: str, data: bytes | None, **options: Any) -> Any:
-    """Call the one loader of this kind, on the file, or on `data` in its place."""
+    """Call the loader of this kind on the file, or on `data` if it is given."""
     if data is None:
         return pyvips.Operation.call(_LOADERS[kind], path, **options)
     return pyvips.Operation.call(f"{_LOADERS[kind]}_buffer", data, **options)
@@ -157,7 +157,7 @@ def decode(source: Source, *, factor: float, page: int = 0, count: int = 1, allo
 
     Args:
         source: an open source.
-        factor: source pixels per pixel of the largest result. A loader that can shrink comes as near to it as quality
+        factor: source pixels per pixel of the largest result. A loader that can shrink comes as close to it as quality
             allows. An SVG is drawn at exactly this factor, also below 1.
         page: first page, from 0.
         count: pages to decode.

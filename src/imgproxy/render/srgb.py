@@ -1,7 +1,7 @@
 """
-Whether an ICC profile is one of the many profiles of sRGB.
+Recognises the ICC profiles of sRGB.
 
-Most tagged pictures have one of a dozen profiles of sRGB. A conversion from it to sRGB would change a value by one
+Most tagged pictures have one of a dozen such profiles. A conversion from it to sRGB would change a value by one
 level at most. It takes 4 ms a picture and 15 ns a pixel, up to a fifth of a small render, so it is left out. Sources:
 ICC.1:2022 sections 7.3 (tag table), 10.6 and 10.18 (curves), 10.31 (XYZ); IEC 61966-2-1 (sRGB's curve).
 """
@@ -24,7 +24,7 @@ _COLUMN_SLACK: Final = 0.001
 # Half a level of 255: a smaller error of a curve is lost in rounding.
 _CURVE_SLACK: Final = 0.5 / 255
 
-# A profile may hold tables beside its matrix. The tables would be used then, so it does not count as sRGB.
+# If a profile has tables beside its matrix, the tables are used. So it does not count as sRGB.
 _TABLES: Final = (b"A2B", b"B2A", b"D2B", b"B2D")
 _TAGS_MAX: Final = 100
 _STEPS: Final = range(0, 256, 5)

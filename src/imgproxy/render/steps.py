@@ -139,7 +139,7 @@ def blend(draft: Draft) -> Draft:
 
 
 def mark(draft: Draft) -> Draft:
-    """Paint the watermark. If it is missing or broken the picture stays as it is, and the draft is marked."""
+    """Paint the watermark. If it is missing or broken, set `is_mark_missing`; the picture does not change."""
     wanted = draft.plan.mark
     if wanted is None:
         return draft

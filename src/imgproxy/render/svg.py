@@ -1,5 +1,5 @@
 """
-Sanitise SVG: parse it, keep what is on the allow-lists, and write it anew.
+Sanitise SVG: parse it, keep what is on the allow-lists, and write a new text.
 
 Everything else is dropped: scripts, event handlers, foreignObject, animation, every reference that leaves the document.
 The result is safe to rasterise and to serve. Embedded pictures stay if they are data: URLs of raster formats.
@@ -129,7 +129,7 @@ def _clean_value(element: str, name: str, value: str) -> str | None:
 
 
 def _clean_css(text: str) -> str:
-    """Drop references that leave the document. A backslash could hide one: then the whole text is dropped."""
+    """Drop references that leave the document. A backslash could hide one, so a text with a backslash is dropped."""
     if "\\" in text:
         return ""
     return _OUTSIDE_URL.sub("none", _AT_RULE.sub("", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))

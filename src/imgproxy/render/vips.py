@@ -1,5 +1,5 @@
 """
-The set-up of libvips in a render process: which loaders may run, and no cache between jobs.
+Sets up libvips in a render process: which loaders may run, and no cache between jobs.
 
 libvips' own "untrusted" flag is not enough: it leaves TIFF, HEIF, PDFium and others on, and switches SVG off. So every
 loader is blocked, and these are allowed by name.
@@ -40,8 +40,8 @@ def warm_up() -> None:
     """
     Run each frequent operation once on a few pixels.
 
-    The first call of an operation takes longer: pyvips looks it up, and encoders build their tables. Together 30 ms,
-    which the first request of a process does not have to wait for.
+    The first call of an operation takes longer: pyvips looks it up, and encoders build their tables. Together that is
+    30 ms, and the first request of a process does not wait for it.
     """
     pixels = pyvips.Image.black(32, 32, bands=3).copy(interpretation="srgb")
     jpeg = pixels.jpegsave_buffer(Q=75)

@@ -1,4 +1,4 @@
-"""A watermark as a layer of the picture's size: scaled, turned, faded, and tiled or put in its place."""
+"""Makes a watermark into a layer of the picture's size: scaled, turned, faded, then tiled or positioned."""
 
 from __future__ import annotations
 
