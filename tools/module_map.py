@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from tools.pages import replace_between
+
 REPOSITORY: Final = Path(__file__).parents[1]
 SOURCE: Final = REPOSITORY / "src" / "imgproxy"
 PAGE: Final = REPOSITORY / "CONTRIBUTING.md"
@@ -25,20 +27,11 @@ ROOMS: Final = (
 
 
 def with_map(page: str) -> str:
-    """
-    Return the page with a new map between the markers.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page needs the lines {BEGIN} and {END}")
+    """Return the page with a new map between the markers."""
     folders = {path.parent.relative_to(SOURCE).as_posix().removeprefix(".") for path in SOURCE.rglob("*.py")}
     order = sorted(folders, key=lambda folder: (ROOMS.index(folder) if folder in ROOMS else len(ROOMS), folder))
     sections = "\n\n".join(_section(SOURCE / folder) for folder in order)
-    return f"{before}{BEGIN}\n\n{sections}\n\n{END}{after}"
+    return replace_between(page, BEGIN, END, sections)
 
 
 def _section(folder: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.params.table import SECTIONS
+from tools.pages import replace_between
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter
@@ -25,17 +26,8 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """
-    Return the page with new tables between the markers.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+    """Return the page with new tables between the markers."""
+    return replace_between(page, BEGIN, END, tables())
 
 
 def _table(title: str, parameters: tuple[Parameter[Any], ...]) -> str:

@@ -8,7 +8,7 @@ Label values are the words of the code and the logs: outcomes `hit`, `stale`, `r
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.registry import Collector
@@ -24,42 +24,22 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-# The `inc` of a counter, or the `observe` of a histogram, with its labels.
-Count: TypeAlias = "Callable[[float], None]"
-# So many notes are counted at once, in half a millisecond.
-NOTED_MAX = 256
-
-
 class Tally(Collector):
     """
-    Numbers that are added to the counters later.
+    Numbers of the fast path that are added to the counters later.
 
-    A call of a counter costs more CPU than the rest of a memory hit. So the fast path adds to the plain numbers here.
-    Other requests use `note`: many calls in a row take a third of the time.
+    A call of a counter costs more CPU than the rest of a memory hit, so the fast path adds to plain numbers.
 
     The registry collects this object before any counter, so the metrics page is complete.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._noted: list[tuple[Count, float]] = []
-        # Answers of the fast path: hits by tier, 304s, 503s; and the bytes of their bodies.
+        # Hits by tier, 304s, 503s; and the bytes of the bodies.
         self.memory = self.disk = self.not_modified = self.refused = self.sent_bytes = 0
-
-    def note(self, count: Count, amount: float = 1.0) -> None:
-        """Call `count(amount)` later: after `NOTED_MAX` notes, or when the metrics are read."""
-        self._noted.append((count, amount))
-        if len(self._noted) >= NOTED_MAX:
-            self._count_noted()
-
-    def _count_noted(self) -> None:
-        noted, self._noted = self._noted, []
-        for count, amount in noted:
-            count(amount)
 
     def collect(self) -> Iterator[Metric]:
         """Add the numbers to the counters. Yields nothing: the tally has no metric of its own."""
-        self._count_noted()
         counters = self._metrics
         hits = {"memory": self.memory, "disk": self.disk}
         answers = {("hit", "200"): self.memory + self.disk, ("hit", "304"): self.not_modified}
@@ -141,7 +121,7 @@ class Metrics:
 
     def job_ended(self, lane: str, outcome: str, peak_bytes: int) -> None:
         """Count a render job. `peak_bytes` is the largest size of its process so far, 0 if unknown."""
-        self.tally.note(self.renders.labels(lane, outcome).inc)
+        self.renders.labels(lane, outcome).inc()
         if peak_bytes > self._peak_bytes:
             self._peak_bytes = peak_bytes
             self.render_peak_bytes.set(peak_bytes)

@@ -144,8 +144,8 @@ class Variants:
                 sources, path, mark = await self._files(sources, plan)
                 finished = await self._batches.render(original.key_hash, original.facts.digest, path, plan, mark, lane)
                 temp = finished.rendered.path
-                self._metrics.tally.note(self._queue_s, finished.queue_s)
-                self._metrics.tally.note(self._render_s, finished.render_s)
+                self._queue_s(finished.queue_s)
+                self._render_s(finished.render_s)
                 await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
                 variant = self._commit(sources, plan.digest, finished.rendered)
                 temp = None

@@ -18,10 +18,12 @@ from imgproxy.edge.respond import Served
 from imgproxy.errors import ImgproxyError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.edge.access import AccessLog
     from imgproxy.edge.images import ImageRoute
-    from imgproxy.metrics import Count, Metrics
+    from imgproxy.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +110,11 @@ class Handler:
 
     def _count(self, served: Served, started_s: float) -> None:
         count_request, observe_s = self._counters(served.outcome, served.response.status)
-        note = self._metrics.tally.note
-        note(count_request)
-        note(observe_s, time.perf_counter() - started_s)
-        note(self._metrics.sent_bytes.inc, served.sent_bytes)
+        count_request()
+        observe_s(time.perf_counter() - started_s)
+        self._metrics.sent_bytes.inc(served.sent_bytes)
 
-    def _counters_of(self, outcome: Outcome, status: int) -> tuple[Count, Count]:
+    def _counters_of(self, outcome: Outcome, status: int) -> tuple[Callable[[], None], Callable[[float], None]]:
         metrics = self._metrics
         return metrics.requests.labels(outcome, str(status)).inc, metrics.request_duration_s.labels(outcome).observe
 

@@ -109,7 +109,6 @@ class Responder:
         self._freshness = settings.freshness
         self._answers = answers
         self._waiters = waiters
-        self._tally = metrics.tally
         self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
         self._failpoints = failpoints
         self._on_plain = on_plain
@@ -145,7 +144,7 @@ class Responder:
     async def _send_body(
         self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant, body: bytes
     ) -> Served:
-        self._tally.note(self._hits[delivered.tier])
+        self._hits[delivered.tier]()
         request, waiter = exchange.request, exchange.waiter
         if self._is_plain(exchange, delivered, variant):
             self._on_plain(self._plain_answer(request, delivered, variant, headers))
@@ -198,7 +197,7 @@ class Responder:
         headers["Server-Timing"] = server_timing(None, delivered.timings)
         whole = _whole_head(headers) + body
         written = sum(other.write((whole,), len(body), Outcome.MISS, sending) for other in others)
-        self._tally.note(self._hits[delivered.tier], written)
+        self._hits[delivered.tier](written)
 
     async def _send_file(
         self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant
