@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
+from imgproxy.render import srgb
 from imgproxy.render.colour import as_rgb
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def tone(image: Any, adjust: Adjust) -> Any:
 def tone_curve(value: float, adjust: Adjust) -> float:
     """Return what a value of 0-1 becomes. The result may lie outside 0-1."""
     if adjust.exposure:
-        value = _to_gamma(_to_linear(value) * 2 ** (adjust.exposure / 20))
+        value = srgb.encode(_to_linear(value) * 2 ** (adjust.exposure / 20))
     if adjust.gamma:
         value = max(0.0, value) ** (1 / 2 ** (adjust.gamma / 100))
     value += adjust.brightness / 200
@@ -90,10 +91,6 @@ def tone_curve(value: float, adjust: Adjust) -> float:
 def _to_linear(v: float) -> float:
     """From sRGB to linear light, by the curve of IEC 61966-2-1."""
     return v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
-
-
-def _to_gamma(v: float) -> float:
-    return v * 12.92 if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
 
 
 def enhance(image: Any) -> Any:

@@ -70,7 +70,7 @@ def to_srgb(image: Any) -> Any:
 def _to_srgb(image: Any) -> Any:
     if image.get_typeof(PROFILE_FIELD) and not _is_srgb_already(image):
         with contextlib.suppress(pyvips.Error):
-            return _drop_profile(_apply_profile(image, "srgb"))
+            return _drop_profile(_apply_profile(image))
     if image.interpretation == _CMYK:
         return _drop_profile(image.icc_transform("srgb", input_profile="cmyk", **_TRANSFORM))
     return _drop_profile(_to_8_bit(image))
@@ -86,9 +86,9 @@ def as_rgb(image: Any) -> Any:
     return image if image.bands > 2 else image.colourspace("srgb")
 
 
-def _apply_profile(image: Any, target: str) -> Any:
+def _apply_profile(image: Any) -> Any:
     """
-    Convert by the embedded profile. Raises pyvips.Error if the profile does not fit the picture.
+    Convert to sRGB by the embedded profile. Raises pyvips.Error if the profile does not fit the picture.
 
     This is checked first, because libvips would use another profile, with only a warning.
     """
@@ -98,12 +98,9 @@ def _apply_profile(image: Any, target: str) -> Any:
     expected = {b"RGB ": 3, b"GRAY": 1, b"CMYK": 4, b"Lab ": 3}
     if data[36:40] != b"acsp" or expected.get(space) != colours:
         raise pyvips.Error("profile does not belong to this picture")
-    depth = 8
-    if space == b"GRAY":
-        # Back to one band of grey, with sRGB's curve.
-        grey = image.icc_transform(target, embedded=True, depth=depth, **_TRANSFORM)
-        return grey.colourspace("b-w")
-    return image.icc_transform(target, embedded=True, depth=depth, **_TRANSFORM)
+    converted = image.icc_transform("srgb", embedded=True, depth=8, **_TRANSFORM)
+    # A grey picture goes back to one band of grey, with sRGB's curve.
+    return converted.colourspace("b-w") if space == b"GRAY" else converted
 
 
 def _to_adobe(image: Any) -> Coloured:

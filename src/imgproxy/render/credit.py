@@ -84,26 +84,14 @@ def _read_xmp(packet: bytes) -> Credit:
         root = parse(packet.strip(b"\0 \t\r\n"), max_bytes=XMP_MAX_BYTES)
     except MarkupError:
         return Credit()
-    found = {name: _values(root, name) for name in _WANTED}
     return Credit(
-        creators=found[f"{_DC} creator"],
-        credit_line=_first(found[f"{_PHOTOSHOP} Credit"]),
-        copyright_notice=_first(found[f"{_DC} rights"]),
-        web_statement=_first(found[f"{_RIGHTS} WebStatement"]),
-        licensor_urls=found[f"{_PLUS} LicensorURL"] or found[f"{_PLUS} licensorURL"],
-        digital_source_type=_first(found[f"{_EXT} DigitalSourceType"]),
+        creators=_values(root, f"{_DC} creator"),
+        credit_line=_first(_values(root, f"{_PHOTOSHOP} Credit")),
+        copyright_notice=_first(_values(root, f"{_DC} rights")),
+        web_statement=_first(_values(root, f"{_RIGHTS} WebStatement")),
+        licensor_urls=_values(root, f"{_PLUS} LicensorURL") or _values(root, f"{_PLUS} licensorURL"),
+        digital_source_type=_first(_values(root, f"{_EXT} DigitalSourceType")),
     )
-
-
-_WANTED: Final = (
-    f"{_DC} creator",
-    f"{_DC} rights",
-    f"{_PHOTOSHOP} Credit",
-    f"{_RIGHTS} WebStatement",
-    f"{_PLUS} LicensorURL",
-    f"{_PLUS} licensorURL",
-    f"{_EXT} DigitalSourceType",
-)
 
 
 def _first(values: tuple[str, ...]) -> str:

@@ -11,11 +11,8 @@ from imgproxy.render.metadata import exif_text, is_private
 if TYPE_CHECKING:
     from imgproxy.render.source import Source
 
+# All other interpretations of libvips are RGB.
 _MODELS: Final = {
-    "srgb": "RGB",
-    "rgb": "RGB",
-    "rgb16": "RGB",
-    "scrgb": "RGB",
     "b-w": "Gray",
     "grey16": "Gray",
     "cmyk": "CMYK",

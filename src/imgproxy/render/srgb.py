@@ -63,7 +63,7 @@ def _is_column(data: bytes, wanted: tuple[float, float, float]) -> bool:
 
 def _is_curve(data: bytes) -> bool:
     """Whether a curve agrees with sRGB's curve, compared as encoded values."""
-    return all(abs(_encode(_linearise(data, step / 255)) - step / 255) <= _CURVE_SLACK for step in _STEPS)
+    return all(abs(encode(_linearise(data, step / 255)) - step / 255) <= _CURVE_SLACK for step in _STEPS)
 
 
 def _linearise(data: bytes, value: float) -> float:
@@ -83,6 +83,6 @@ def _linearise(data: bytes, value: float) -> float:
     return float(below + (above - below) * (at - low)) / 65535
 
 
-def _encode(light: float) -> float:
+def encode(light: float) -> float:
     """Return the value that encodes linear light by the curve of sRGB."""
     return 12.92 * light if light <= 0.0031308 else float(1.055 * light ** (1 / 2.4) - 0.055)
