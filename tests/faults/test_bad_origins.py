@@ -144,4 +144,4 @@ async def test_a_purge_is_pending_until_the_media_library_itself_has_answered(tm
         here.origin.mode = "ok"
         here.origin.hang_up()
         await until(lambda: here.edge.purges.pending == 0)
-        assert await here.edge.cache.journal.pending_purges() == ()
+        assert await here.edge.cache.journal.pending_entries() == ()

@@ -236,8 +236,7 @@ async def test_a_purge_without_the_keys_api_purges_known_keys_and_is_pending(tmp
         assert reply.json()["pending"] is True
         assert reply.json()["keys"] == [KEY]
         assert reply.json()["variants"] == 1
-        pending = await here.edge.cache.journal.pending_purges()
-        assert [item.entry for item in pending] == [entry]
+        assert await here.edge.cache.journal.pending_entries() == (entry,)
         await here.library.start()
         await until(lambda: here.probe.count("keys", entry) >= 2)
         await _until_expanded(here)
@@ -482,5 +481,5 @@ async def test_the_librarys_own_webhook_takes_a_revoked_picture_down(tmp_path: P
 
 async def _until_expanded(here: Site) -> None:
     async with asyncio.timeout(20):
-        while await here.edge.cache.journal.pending_purges():
+        while await here.edge.cache.journal.pending_entries():
             await asyncio.sleep(0.02)

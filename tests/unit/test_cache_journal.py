@@ -54,11 +54,11 @@ async def test_pending_purges_last_until_they_are_finished(tmp_path: Path) -> No
     await journal.open()
     seq = await journal.record_purge([], entry="e", reason="revoke", is_pending=True)
 
-    pending = await journal.pending_purges()
+    pending = await journal.pending_entries()
     await journal.finish_pending("e", up_to_seq=seq)
 
-    assert [(item.entry, item.reason) for item in pending] == [("e", "revoke")]
-    assert await journal.pending_purges() == ()
+    assert pending == ("e",)
+    assert await journal.pending_entries() == ()
     await journal.close()
 
 

@@ -41,7 +41,8 @@ class Epochs:
         return self._seq
 
     def purge(self, key_hash: str, seq: int) -> None:
-        """Make every fetch of this key stale that noted a number below `seq`."""
+        """Make every fetch of this key stale that noted a number below `seq`. A closed key is open again."""
+        self._closed.discard(key_hash)
         self._seq = max(self._seq, seq)
         self._purged[key_hash] = max(seq, self._purged.get(key_hash, 0))
 
@@ -63,16 +64,12 @@ class Epochs:
     # --- a purge that cannot be recorded -----------------------------------------------------------------------
 
     def close(self, key_hash: str) -> None:
-        """Let no fetch of this key hold, whenever it began: the key's purge could not be recorded yet."""
+        """Make every fetch of this key stale, whenever it began, until `purge`: its purge could not be recorded yet."""
         self._closed.add(key_hash)
 
     def is_closed(self, key_hash: str) -> bool:
         """Whether the key's purge still has to be recorded."""
         return key_hash in self._closed
-
-    def reopen(self, key_hash: str) -> None:
-        """The key's purge is recorded, and its epoch raised."""
-        self._closed.discard(key_hash)
 
     @property
     def closed(self) -> int:

@@ -43,7 +43,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # A refused write without an error number is blamed on a full disk if less than this is free.
 NEARLY_FULL_BYTES = 4_000_000
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class Housekeeping:
@@ -182,7 +182,7 @@ class Housekeeping:
         # The thread makes the paths, too: there may be a few hundred thousand.
         await self._in_thread(write_touches, map(self._store.path_of, self._store.ledger.take_touched()))
 
-    async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *arguments))
 

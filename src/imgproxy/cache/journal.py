@@ -48,20 +48,11 @@ CREATE TABLE IF NOT EXISTS receipt (seq INTEGER PRIMARY KEY, at_s REAL NOT NULL,
 CREATE INDEX IF NOT EXISTS receipt_at ON receipt (at_s);
 CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
 """
+_FINISH_PENDING = "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?"
 
 
 @dataclass(frozen=True, slots=True)
-class PendingPurge:
-    """A purge of an entry whose keys could not be asked for at the keys API yet."""
-
-    seq: int
-    entry: str
-    reason: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
+class KeptReceipt:
     """A receipt as it was given, as JSON, at the Unix time `at_s`. `is_pending`: its entry is not expanded yet."""
 
     seq: int
@@ -120,21 +111,21 @@ class Journal(JournalFile):
             record_lines(database, seq, outbox)
             if entry is not None and expanded:
                 _remember_keys(database, entry, expanded)
-                _finish_pending(database, entry, seq)
+                database.execute(_FINISH_PENDING, (entry, seq))
             return seq
 
         return await self.write(write)
 
     async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
         """Note that the entry was expanded, or is gone: its pending purges up to this number are done."""
-        await self.write(lambda database: _finish_pending(database, entry, up_to_seq))
+        await self.execute(_FINISH_PENDING, [(entry, up_to_seq)])
 
-    async def pending_purges(self) -> tuple[PendingPurge, ...]:
-        """Pending purges, oldest first."""
+    async def pending_entries(self) -> tuple[str, ...]:
+        """The entries that are still to be expanded, the longest pending first."""
         rows = await self.read(
-            "SELECT seq, entry, reason, attempts FROM purge WHERE is_pending AND entry IS NOT NULL ORDER BY seq"
+            "SELECT entry FROM purge WHERE is_pending AND entry IS NOT NULL GROUP BY entry ORDER BY min(seq)"
         )
-        return tuple(PendingPurge(*row) for row in rows)
+        return tuple(entry for (entry,) in rows)
 
     async def last_purge_of_entry(self, entry: str) -> int:
         """The number of the entry's last purge; 0 if it was never purged."""
@@ -150,7 +141,9 @@ class Journal(JournalFile):
 
         await self.write(write)
 
-    async def receipts(self, *, entry: str | None, key: str | None, seq: int | None, count: int) -> tuple[Kept, ...]:
+    async def receipts(
+        self, *, entry: str | None, key: str | None, seq: int | None, count: int
+    ) -> tuple[KeptReceipt, ...]:
         """The latest receipts, at most `count`. None for entry, key or seq means any."""
         rows = await self.read(
             "SELECT receipt.seq, at_s, receipt, coalesce(purge.is_pending, 0) "
@@ -160,16 +153,12 @@ class Journal(JournalFile):
             "ORDER BY receipt.seq DESC LIMIT :count",
             {"entry": entry, "key": key, "seq": seq, "count": count},
         )
-        return tuple(Kept(found, at_s, receipt, bool(is_pending)) for found, at_s, receipt, is_pending in rows)
+        return tuple(KeptReceipt(found, at_s, receipt, bool(is_pending)) for found, at_s, receipt, is_pending in rows)
 
     async def mark_collected(self, purged: Iterable[PurgedKey]) -> None:
         """Note that no file from before these purges is left, and that the directories were synced."""
         rows = [(item.key_hash, item.seq) for item in purged]
-
-        def write(database: sqlite3.Connection) -> None:
-            database.executemany("DELETE FROM purged_key WHERE key_hash = ? AND seq = ?", rows)
-
-        await self.write(write)
+        await self.execute("DELETE FROM purged_key WHERE key_hash = ? AND seq = ?", rows)
 
     # --- entries and their keys --------------------------------------------------------------------------------
 
@@ -187,7 +176,7 @@ class Journal(JournalFile):
             known = {row[0] for row in database.execute("SELECT key FROM entry_key WHERE entry = ?", (entry,))}
             _remember_keys(database, entry, seen)
             if finished_seq is not None:
-                _finish_pending(database, entry, finished_seq)
+                database.execute(_FINISH_PENDING, (entry, finished_seq))
             return tuple(key for key in seen if key not in known)
 
         return await self.write(write)
@@ -208,9 +197,9 @@ class Journal(JournalFile):
 
     async def remember_delivery(self, delivery_id: str) -> None:
         """Note that the delivery was handled. Delete those that are a month old."""
+        now_s = time.time()
 
         def write(database: sqlite3.Connection) -> None:
-            now_s = time.time()
             database.execute("INSERT OR IGNORE INTO delivery VALUES (?, ?)", (delivery_id, now_s))
             database.execute("DELETE FROM delivery WHERE at_s < ?", (now_s - DELIVERIES_KEPT_S,))
 
@@ -224,17 +213,9 @@ class Journal(JournalFile):
 
     async def settled(self, key: str, due_at_s: float) -> None:
         """Note that the key was checked. A later time, set by a later purge, stays."""
-
-        def write(database: sqlite3.Connection) -> None:
-            database.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", (key, due_at_s))
-
-        await self.write(write)
+        await self.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", [(key, due_at_s)])
 
 
 def _remember_keys(database: sqlite3.Connection, entry: str, keys: Iterable[str]) -> None:
     now_s = time.time()
     database.executemany("INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)", [(entry, key, now_s) for key in keys])
-
-
-def _finish_pending(database: sqlite3.Connection, entry: str, up_to_seq: int) -> None:
-    database.execute("UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?", (entry, up_to_seq))

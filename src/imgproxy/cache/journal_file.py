@@ -25,7 +25,7 @@ from imgproxy.cache.wal import has_damaged_tail
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _DAMAGE = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,8 @@ class JournalFile:
         assert self._database is not None, "the journal is open from start to close"
         return self._database
 
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
-        def call() -> Result:
+    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        def call() -> T:
             try:
                 return work()
             except sqlite3.Error as exc:
@@ -186,7 +186,7 @@ class JournalFile:
 
         return await asyncio.get_running_loop().run_in_executor(thread, call)
 
-    async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """
         Run `work` as one transaction, and return its result. It goes on if the caller is cancelled.
 
@@ -194,7 +194,7 @@ class JournalFile:
             CacheUnavailable: the disk refuses. Nothing of the transaction was written.
         """
 
-        def call() -> Result:
+        def call() -> T:
             database = self._require()
             database.execute("BEGIN IMMEDIATE")
             try:
@@ -207,6 +207,10 @@ class JournalFile:
             return result
 
         return await asyncio.shield(asyncio.ensure_future(self._run(self._thread, call)))
+
+    async def execute(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each of these rows of values, as one transaction. Raises as `write`."""
+        await self.write(lambda database: database.executemany(statement, rows))
 
     async def read(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """Run one query; it sees every write that has returned. Raises CacheUnavailable."""

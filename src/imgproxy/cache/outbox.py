@@ -30,6 +30,12 @@ CREATE INDEX IF NOT EXISTS outbox_due ON outbox (target, due_at_s);
 """
 # The settle time is an hour at most, and so is a wait. A line that is due later was written while the clock was wrong.
 DUE_AT_MOST_S = 3 * 3600.0
+# These leave a line alone if a later purge has taken it over.
+_DELETE_LINE = "DELETE FROM outbox WHERE target = ? AND is_entry = ? AND name = ? AND round = ? AND seq <= ?"
+_PUT_OFF_LINE = (
+    "UPDATE outbox SET due_at_s = ?, attempts = attempts + 1 "
+    "WHERE target = ? AND is_entry = ? AND name = ? AND round = ? AND seq <= ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,10 @@ def record_lines(database: sqlite3.Connection, seq: int, lines: Iterable[OutboxL
     )
 
 
+def _values(target: str, line: WaitingLine) -> tuple[object, ...]:
+    return target, line.subject.is_entry, line.subject.name, line.round, line.seq
+
+
 class Outbox:
     """The lines of every target."""
 
@@ -118,47 +128,24 @@ class Outbox:
 
     async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
         """Delete lines that the target has confirmed. A line that a later purge has taken over stays."""
-
-        def write(database: sqlite3.Connection) -> None:
-            database.executemany(
-                "DELETE FROM outbox WHERE target = ? AND is_entry = ? AND name = ? AND round = ? AND seq <= ?",
-                [(target, line.subject.is_entry, line.subject.name, line.round, line.seq) for line in lines],
-            )
-
-        await self._journal.write(write)
+        await self._journal.execute(_DELETE_LINE, [_values(target, line) for line in lines])
 
     async def put_off(self, target: str, lines: Sequence[WaitingLine], due_at_s: float) -> None:
         """Note that these lines failed. They are due again at `due_at_s`."""
-
-        def write(database: sqlite3.Connection) -> None:
-            database.executemany(
-                "UPDATE outbox SET due_at_s = ?, attempts = attempts + 1 "
-                "WHERE target = ? AND is_entry = ? AND name = ? AND round = ? AND seq <= ?",
-                [(due_at_s, target, line.subject.is_entry, line.subject.name, line.round, line.seq) for line in lines],
-            )
-
-        await self._journal.write(write)
+        await self._journal.execute(_PUT_OFF_LINE, [(due_at_s, *_values(target, line)) for line in lines])
 
     async def put_off_all(self, target: str, now_s: float, due_at_s: float) -> None:
         """Make the lines that are due now due at `due_at_s`, because the target cannot be reached."""
-
-        def write(database: sqlite3.Connection) -> None:
-            database.execute(
-                "UPDATE outbox SET due_at_s = ? WHERE target = ? AND due_at_s <= ?", (due_at_s, target, now_s)
-            )
-
-        await self._journal.write(write)
+        await self._journal.execute(
+            "UPDATE outbox SET due_at_s = ? WHERE target = ? AND due_at_s <= ?", [(due_at_s, target, now_s)]
+        )
 
     async def resume(self, target: str, due_before_s: float) -> None:
         """Make lines that failed before due at once, because the target works again."""
-
-        def write(database: sqlite3.Connection) -> None:
-            database.execute(
-                "UPDATE outbox SET due_at_s = ? WHERE target = ? AND attempts > 0 AND due_at_s <= ?",
-                (time.time(), target, due_before_s),
-            )
-
-        await self._journal.write(write)
+        await self._journal.execute(
+            "UPDATE outbox SET due_at_s = ? WHERE target = ? AND attempts > 0 AND due_at_s <= ?",
+            [(time.time(), target, due_before_s)],
+        )
 
     async def take_up(self, targets: Iterable[str]) -> int:
         """

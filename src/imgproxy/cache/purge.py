@@ -131,7 +131,6 @@ class CachePurge:
         """
         for item in items:
             self._epochs.purge(item.key_hash, seq)
-            self._epochs.reopen(item.key_hash)
             self._forget(item)
         detached: list[Detached] = []
         gone = [PurgedKey(item.key_hash, item.key, seq) for item in items if self._detach(item.key_hash, detached)]

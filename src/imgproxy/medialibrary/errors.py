@@ -1,22 +1,8 @@
 """
 The errors of a call to a Media Library.
 
-    MediaLibraryError        `message` (the library's own words, cut short) and `where` (method and path)
-      LibraryNotFound        404: no such entry, image or endpoint          (is also errors.NotFound)
-      Forbidden              403: the image is revoked or invalid            (is also errors.Revoked)
-      Unauthorized           401, or a 403 about the token                   (is also errors.OriginDenied)
-      Conflict               409: another version, or a state that forbids the operation
-      ValidationFailed       400: `paths` maps the path of each wrong value to what is wrong with it
-      VersionGone            410: this API version is retired
-      VersionTooOld          refused before sending: the API version in use does not have it yet
-      OriginUnavailable      no connection, a broken body, 429, 502-504      (is also errors.OriginUnreachable)
-      OriginTimeout          no answer within the deadline of the call       (is also errors.OriginTimeout)
-      TooLarge               the image has more bytes than the caller takes  (is also errors.SourceTooLarge)
-      UnexpectedStatus       any other status                                (is also errors.OriginStatus)
-      UnexpectedAnswer       the status is right, but the body is not in the API's form
-
-An error that the edge may answer with also derives from the service's own error, so that it needs no translation. No
-text holds a token: it is made from the answer and the path alone.
+An error that the edge may answer with also derives from the service's own error. No text holds a token: it is made from
+the answer and the path alone.
 """
 
 from __future__ import annotations
@@ -35,7 +21,7 @@ MESSAGE_MAX_CHARS = 300
 
 @dataclass(eq=False, kw_only=True)
 class MediaLibraryError(errors.OriginError):
-    """A call to the Media Library that gave no usable answer."""
+    """A call without a usable answer. `message`: the library's own words, cut short. `where`: method and path."""
 
     message: str = ""
     where: str = ""
@@ -48,7 +34,7 @@ class MediaLibraryError(errors.OriginError):
 @dataclass(eq=False, kw_only=True)
 class LibraryNotFound(MediaLibraryError, errors.NotFound):
     """
-    There is no such entry, image or endpoint.
+    There is no such entry, image or endpoint (404).
 
     `is_api_answer` is False for a 404 that something in between made, such as a load balancer without a backend. Only
     the library's own 404 says that the image does not exist.
@@ -59,7 +45,7 @@ class LibraryNotFound(MediaLibraryError, errors.NotFound):
 
 @dataclass(eq=False, kw_only=True)
 class Forbidden(MediaLibraryError, errors.Revoked):
-    """The image exists, and is revoked or marked as invalid."""
+    """The image exists, but is revoked or marked as invalid (403)."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -71,7 +57,7 @@ class Unauthorized(MediaLibraryError, errors.OriginDenied):
 
 @dataclass(eq=False, kw_only=True)
 class Conflict(MediaLibraryError):
-    """The entry has another version or state than the call expected. Nothing was changed."""
+    """The entry has another version or state than the call expected (409). Nothing was changed."""
 
     code: ClassVar[str] = "origin_conflict"
     title: ClassVar[str] = "Conflict"
@@ -80,7 +66,7 @@ class Conflict(MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class ValidationFailed(MediaLibraryError):
-    """The library refuses the call, or values in it, as invalid."""
+    """The library refuses the call as invalid (400). `paths` maps the path of each wrong value to what is wrong."""
 
     code: ClassVar[str] = "origin_validation_failed"
     text: ClassVar[str] = "The Media Library refused the request as invalid."
@@ -90,7 +76,7 @@ class ValidationFailed(MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class VersionGone(MediaLibraryError):
-    """The API version in use is retired on this server."""
+    """The API version in use is retired on this server (410)."""
 
     code: ClassVar[str] = "origin_version_gone"
     text: ClassVar[str] = "The Media Library no longer serves API version {api_version}."
@@ -100,7 +86,7 @@ class VersionGone(MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class VersionTooOld(MediaLibraryError):
-    """The API version in use does not have this endpoint, operation or property; nothing was sent."""
+    """The API version in use does not have this endpoint, operation or property. Nothing was sent."""
 
     code: ClassVar[str] = "origin_version_too_old"
     text: ClassVar[str] = "{feature} needs Media Library API version {since}; {api_version} is in use."
@@ -115,14 +101,14 @@ class VersionTooOld(MediaLibraryError):
 
 @dataclass(eq=False, kw_only=True)
 class OriginUnavailable(MediaLibraryError, errors.OriginUnreachable):
-    """No connection, one that broke off, or a status that asks for a later try (429, 502, 503, 504)."""
+    """No connection, a lost one, a broken body, or a status that asks for a later try (429, 502, 503, 504)."""
 
     origin_status: int | None = None
     wait_s: float | None = None
 
     @property
     def retry_after_s(self) -> int | None:
-        """The library's own Retry-After, where it sent one."""
+        """The library's own Retry-After; None if it sent none."""
         return None if self.wait_s is None else math.ceil(self.wait_s)
 
 
@@ -143,6 +129,6 @@ class UnexpectedStatus(MediaLibraryError, errors.OriginStatus):
 
 @dataclass(eq=False, kw_only=True)
 class UnexpectedAnswer(MediaLibraryError):
-    """The status was right, but the body is no JSON, or JSON without what the API promises."""
+    """The status was right, but the body is not JSON, or not in the API's form."""
 
     code: ClassVar[str] = "origin_unexpected_answer"

@@ -6,16 +6,14 @@ The patches of `PATCH mediaLibrary/{id}`, as typed values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, ClassVar, Final, Literal
 
 from imgproxy.medialibrary.errors import VersionTooOld
 from imgproxy.medialibrary.moments import iso_ms
 from imgproxy.medialibrary.versions import NOTE_SINCE, OPERATION_SINCE, is_in
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +24,6 @@ class SetMetadataProperty:
     property_name: str
     value: Any = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return {"propertyName": self.property_name, "value": self.value}
-
 
 @dataclass(frozen=True, slots=True)
 class Archive:
@@ -37,14 +31,10 @@ class Archive:
 
     operation: ClassVar[str] = "archive"
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return {}
-
 
 @dataclass(frozen=True, slots=True)
 class ReplaceAsset:
-    """Give the entry another file, which must exist in the library's storage; with `locale`, that of a translation."""
+    """Give the entry another file of the library's storage. With `locale`: give it to that translation."""
 
     operation: ClassVar[str] = "replaceAsset"
     key: str
@@ -56,30 +46,13 @@ class ReplaceAsset:
     mime_type: str | None = None
     locale: str | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        value = {
-            "key": self.key,
-            "url": self.url,
-            "size": self.size_bytes,
-            "width": self.width_px,
-            "height": self.height_px,
-            "filename": self.filename,
-            "mimeType": self.mime_type,
-        }
-        return {"value": _present(value), **_present({"locale": self.locale})}
-
 
 @dataclass(frozen=True, slots=True)
 class RemoveAsset:
-    """Remove the asset of a translation; that of the default locale cannot be removed."""
+    """Remove the asset of a translation. The asset of the default locale cannot be removed."""
 
     operation: ClassVar[str] = "removeAsset"
     locale: str
-
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return {"locale": self.locale}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +62,6 @@ class RevokeAsset:
     operation: ClassVar[str] = "revokeAsset"
     note: str | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return _present({"note": self.note})
-
 
 @dataclass(frozen=True, slots=True)
 class UnrevokeAsset:
@@ -100,17 +69,13 @@ class UnrevokeAsset:
 
     operation: ClassVar[str] = "unrevokeAsset"
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return {}
-
 
 UsageState = Literal["pending", "confirmed"]
 
 
 @dataclass(frozen=True, slots=True)
 class AddUsageLogEntry:
-    """Report a use (from 2026-05); `publication_date` is required where the state is confirmed."""
+    """Report a use (from 2026-05). A confirmed one needs a `publication_date`."""
 
     operation: ClassVar[str] = "addUsageLogEntry"
     purpose: str
@@ -119,14 +84,10 @@ class AddUsageLogEntry:
     url: str | None = None
     params: Mapping[str, Any] | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return {"value": _usage(self)}
-
 
 @dataclass(frozen=True, slots=True)
 class UpdateUsageLogEntry:
-    """Change a reported use (from 2026-05); with `old_value`, only if the use still has these values."""
+    """Change a reported use (from 2026-05). With `old_value`: only if the use still has these values."""
 
     operation: ClassVar[str] = "updateUsageLogEntry"
     usage_log_entry_id: str
@@ -137,11 +98,6 @@ class UpdateUsageLogEntry:
     params: Mapping[str, Any] | None = None
     old_value: Mapping[str, Any] | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        condition = _present({"oldValue": None if self.old_value is None else dict(self.old_value)})
-        return {"usageLogEntryId": self.usage_log_entry_id, "value": _usage(self), **condition}
-
 
 @dataclass(frozen=True, slots=True)
 class RemoveUsageLogEntry:
@@ -149,10 +105,6 @@ class RemoveUsageLogEntry:
 
     operation: ClassVar[str] = "removeUsageLogEntry"
     usage_log_entry_id: str
-
-    def arguments(self) -> dict[str, Any]:
-        """The keys of the patch besides `operation`."""
-        return {"usageLogEntryId": self.usage_log_entry_id}
 
 
 Operation = (
@@ -168,6 +120,12 @@ Operation = (
 )
 
 
+# Fields of the patch itself. All other fields are inside its `value`.
+_BESIDE_VALUE: Final = frozenset({"property_name", "value", "locale", "note", "usage_log_entry_id", "old_value"})
+# JSON names that are not the camel-case form of ours.
+_NAMES: Final = {"size_bytes": "size", "width_px": "width", "height_px": "height"}
+
+
 def to_json(operation: Operation, api_version: str) -> dict[str, Any]:
     """
     Return the patch as the API of this version takes it.
@@ -178,7 +136,25 @@ def to_json(operation: Operation, api_version: str) -> dict[str, Any]:
     require(f"the operation {operation.operation}", OPERATION_SINCE[operation.operation], api_version)
     if isinstance(operation, RevokeAsset) and operation.note is not None:
         require("the note of revokeAsset", NOTE_SINCE, api_version)
-    return {"operation": operation.operation, **operation.arguments()}
+    patch: dict[str, Any] = {"operation": operation.operation}
+    for item in fields(operation):
+        value = getattr(operation, item.name)
+        if value is None and not isinstance(operation, SetMetadataProperty):
+            continue
+        place = patch if item.name in _BESIDE_VALUE else patch.setdefault("value", {})
+        place[_NAMES.get(item.name) or _camel(item.name)] = _json_of(value)
+    return patch
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _json_of(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso_ms(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def require(feature: str, since: str, api_version: str) -> None:
@@ -190,19 +166,3 @@ def require(feature: str, since: str, api_version: str) -> None:
     """
     if not is_in(since, api_version):
         raise VersionTooOld(feature=feature, since=since, api_version=api_version)
-
-
-def _usage(operation: AddUsageLogEntry | UpdateUsageLogEntry) -> dict[str, Any]:
-    return _present(
-        {
-            "state": operation.state,
-            "purpose": operation.purpose,
-            "publicationDate": None if operation.publication_date is None else iso_ms(operation.publication_date),
-            "url": operation.url,
-            "params": None if operation.params is None else dict(operation.params),
-        }
-    )
-
-
-def _present(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

@@ -22,7 +22,7 @@ from imgproxy.errors import CacheUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.cache.journal import Journal, Kept
+    from imgproxy.cache.journal import Journal, KeptReceipt
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Receipt:
 
     def as_json(self) -> dict[str, Any]:
         """Return the public form. Scripts depend on its names."""
-        receipt: dict[str, Any] = {
+        return {
             "entry": self.entry,
             "keys": list(self.keys),
             "variants": self.variants,
@@ -84,7 +84,6 @@ class Receipt:
             "seq": self.seq,
             "ms": round(self.duration_s * 1000, 1),
         }
-        return receipt
 
 
 class Receipts:
@@ -138,7 +137,7 @@ class Receipts:
             log.warning("%d receipts of purges cannot be written; the log above has them", len(rows))
 
 
-def _updated(kept: Kept, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:
+def _updated(kept: KeptReceipt, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:
     """Return a kept receipt with the present state of its caches in front."""
     receipt = json.loads(kept.receipt)
     subjects = {Subject(key) for key in receipt["keys"]} | {Subject(receipt["entry"] or "", is_entry=True)}

@@ -85,8 +85,7 @@ class PurgeService:
 
     async def start(self) -> None:
         """Continue the expansions that the last run left pending."""
-        pending = await self._cache.journal.pending_purges()
-        for entry in dict.fromkeys(item.entry for item in pending):
+        for entry in await self._cache.journal.pending_entries():
             self._later.begin(self._expand_later, entry, 0.0)
 
     async def close(self) -> None:

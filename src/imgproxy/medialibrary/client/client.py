@@ -11,7 +11,6 @@ Every call has one deadline over all its tries. Errors: `imgproxy.medialibrary.e
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -35,7 +34,7 @@ from imgproxy.medialibrary.operations import Operation, require, to_json
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable
     from types import TracebackType
 
     from imgproxy.medialibrary.client.image_file import StrPath
@@ -172,14 +171,14 @@ class MediaLibraryClient:
 
     # --- images ------------------------------------------------------------------------------------------------
 
-    async def serve_image(
+    def serve_image(
         self,
         key: str,
         destination: StrPath,
         *,
         validators: Validators | None = None,
         max_bytes: int | None = None,
-    ) -> ServedImage:
+    ) -> Coroutine[Any, Any, ServedImage]:
         """
         Fetch the original with this key into a file.
 
@@ -195,8 +194,7 @@ class MediaLibraryClient:
             TooLarge: more than `max_bytes`.
             OriginUnavailable, OriginTimeout: no usable answer came in time. A short or long body counts as none.
         """
-        call = self._image_call(key, validators)
-        return await self._transport.repeat(call, partial(self._fetcher.fetch, call, destination, max_bytes))
+        return self._fetcher.fetch(self._image_call(key, validators), destination, max_bytes)
 
     # --- private -----------------------------------------------------------------------------------------------
 

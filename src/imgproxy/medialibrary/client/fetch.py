@@ -21,7 +21,7 @@ from yarl import URL
 
 from imgproxy.medialibrary.client.image_file import PART_BYTES, Decoder, EncodingError, ImageFile
 from imgproxy.medialibrary.client.transport import ERROR_BODY_MAX_BYTES, KEEPALIVE_EXPIRY_S, REDIRECTS_MAX
-from imgproxy.medialibrary.errors import OriginUnavailable, TooLarge, UnexpectedAnswer
+from imgproxy.medialibrary.errors import OriginTimeout, OriginUnavailable, TooLarge, UnexpectedAnswer
 from imgproxy.medialibrary.models import ServedImage
 
 if TYPE_CHECKING:
@@ -53,18 +53,32 @@ class ImageFetcher:
 
     async def fetch(self, call: Call, destination: StrPath, max_bytes: int | None) -> ServedImage:
         """
-        Fetch an image into its file, with each token in turn until one is not answered by 401.
+        Fetch an image into its file, in as many tries as the transport allows.
 
-        Cancelling ends the connection at once. On failure no file is left; one that a thread is writing to is removed
-        when the thread is through.
+        Cancelling ends the connection at once. On failure no file is left. If a thread is still writing to it, it is
+        removed when the thread has finished.
 
         Raises:
-            MediaLibraryError: what the answer means, or that none came.
+            MediaLibraryError: what the answer means, or that none came in time.
             OSError: from the disk.
             ValueError: a validator holds a line break or a NUL.
         """
+        number = 1
+        try:
+            async with asyncio.timeout(self._transport.timeout_s) as deadline:
+                while True:
+                    try:
+                        return await self._fetch_once(call, destination, max_bytes)
+                    except OriginUnavailable as failure:
+                        await self._transport.pause(call, number, failure, deadline)
+                    number += 1
+        except TimeoutError as exc:
+            raise OriginTimeout(timeout_s=self._transport.timeout_s, where=call.where) from exc
+
+    async def _fetch_once(self, call: Call, destination: StrPath, max_bytes: int | None) -> ServedImage:
+        """Try once, with each token in turn until one is not answered by 401."""
         url = URL(str(self._home).rstrip("/") + call.path, encoded=True)
-        tokens = self._transport.tokens_in_order()
+        tokens = self._transport.token.tokens() or (None,)
         with self._converted(call):
             for position, token in enumerate(tokens, start=1):
                 async with self._opened().get(
@@ -75,8 +89,8 @@ class ImageFetcher:
                 ) as response:
                     if response.status == 401 and position < len(tokens):
                         continue
-                    if response.status != 401:
-                        self._transport.accept(token)
+                    if position > 1:
+                        self._transport.token.prefer(token)
                     self._responses.add(response)
                     try:
                         return await self._image(call, response, destination, max_bytes)
@@ -123,7 +137,7 @@ class ImageFetcher:
             except _StaleConnection:
                 continue  # with another connection: that one is closed
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-                # The session would send it again after these two errors. `Transport.repeat` counts the tries.
+                # The session would send it again after these two errors. `fetch` counts the tries.
                 raise aiohttp.ClientConnectionError from exc
 
     def _is_home(self, url: URL) -> bool:
@@ -144,7 +158,7 @@ class ImageFetcher:
             if max_bytes is not None and announced is not None and announced > max_bytes:
                 raise TooLarge(limit_bytes=max_bytes, size_bytes=announced, where=call.where)
             encoding = response.headers.get("Content-Encoding")
-            file = ImageFile(destination, encoding, self._threads, max_bytes=max_bytes, where=call.where)
+            file = ImageFile(destination, encoding, self._threads, max_bytes=max_bytes, call=call)
             try:
                 # A task of its own: each part of the body wakes this task alone, not the whole chain of its callers.
                 digest = await asyncio.create_task(file.receive(response.content.iter_any()))
@@ -166,7 +180,7 @@ class ImageFetcher:
 
     @contextmanager
     def _converted(self, call: Call) -> Iterator[None]:
-        """Turn what aiohttp raises into errors of ours."""
+        """Turn the errors of aiohttp into those of `imgproxy.medialibrary.errors`."""
         try:
             yield
         except aiohttp.TooManyRedirects as exc:
@@ -188,7 +202,7 @@ class _StaleConnection(aiohttp.ClientConnectionError):
 
 
 class _Request(aiohttp.ClientRequest):
-    """Is not sent on a stale connection: aiohttp would take what came there for the answer (its issue 13656)."""
+    """A request that is not sent on a stale connection: aiohttp would read an answer there (its issue 13656)."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         """Send it. Raises _StaleConnection; aiohttp then closes the connection."""
@@ -198,7 +212,7 @@ class _Request(aiohttp.ClientRequest):
 
 
 class _Response(aiohttp.ClientResponse):
-    """Knows more of the end of its body than aiohttp checks."""
+    """A response that checks the end of its body more strictly than aiohttp does."""
 
     _handler: ResponseHandler | None = None
 
@@ -211,8 +225,8 @@ class _Response(aiohttp.ClientResponse):
         """
         Raise ClientPayloadError if the body is not the one that the head announced.
 
-        It has that length (aiohttp takes one of 2**64 - 1 for none); nothing came behind it; and where the end of the
-        connection is its end, that was no reset.
+        It must have the announced length (aiohttp reads a length of 2**64 - 1 as none). Nothing may follow it. If it
+        ends with the connection, the connection must be closed, not reset.
         """
         assert self._handler is not None
         error = self._handler.exception()

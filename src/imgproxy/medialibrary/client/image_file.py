@@ -1,8 +1,8 @@
 """
-The file of an image: decoded, hashed and written in threads.
+The file of an image. Threads decode, hash and write it.
 
-A proxy may apply a Content-Encoding although `identity` was asked for (RFC 9110 section 8.4.1). aiohttp can undo it
-too, but takes a gzip body that is cut off for a whole one, and works on the event loop.
+A proxy may apply a Content-Encoding although the request asks for `identity` (RFC 9110 section 8.4.1). aiohttp can
+decode it too, but it accepts a gzip body that is cut off, and it works on the event loop.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from imgproxy.medialibrary.client.transport import Call
+
 StrPath: TypeAlias = "str | os.PathLike[str]"
 T = TypeVar("T")
 
@@ -30,7 +32,7 @@ PART_BYTES: Final = 256 * 1024
 # A short encoded body can stand for a long one, so it is decoded in pieces of this size at most.
 PIECE_BYTES: Final = 1024 * 1024
 _ENCODINGS: Final = {"gzip", "x-gzip", "deflate"}
-# 32 more than the window's size lets zlib tell gzip's frame from its own (zlib manual, inflateInit2).
+# With 32 added to the window size, zlib detects whether the frame is gzip or zlib (zlib manual, inflateInit2).
 _WINDOW: Final = zlib.MAX_WBITS + 32
 
 
@@ -49,7 +51,7 @@ class Decoder:
         self._inflate = zlib.decompressobj(_WINDOW) if name in _ENCODINGS else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes of the body, and give what they stand for. Raises EncodingError."""
+        """Decode bytes of the body. Raises EncodingError."""
         if self._inflate is None:
             yield data
             return
@@ -72,33 +74,36 @@ class Decoder:
 
 
 class ImageFile:
-    """The file that the body of an answer goes to, part by part. Threads do the work."""
+    """The file that the body of an answer is written to, part by part. Threads do the work."""
 
     def __init__(
-        self, path: StrPath, encoding: str | None, threads: ThreadPoolExecutor, *, max_bytes: int | None, where: str
+        self, path: StrPath, encoding: str | None, threads: ThreadPoolExecutor, *, max_bytes: int | None, call: Call
     ) -> None:
         """
-        Take the path, and the Content-Encoding of the body. A body that decodes to more than `max_bytes` is refused.
+        Take the path and the Content-Encoding of the body.
 
-        `where` is the call, for the error's message. Raises EncodingError for an unknown encoding.
+        A body of more than `max_bytes`, decoded, is refused. `call` is named in errors. Raises EncodingError for an
+        unknown encoding.
         """
-        self.received_bytes = 0  # as they came, not decoded
-        self.size_bytes = 0
+        self.received_bytes = 0
+        self.size_bytes = 0  # of the decoded body
         self.head = b""  # the first HEAD_BYTES
         self._path = path
         self._threads = threads
         self._decoder = Decoder(encoding)
         self._max_bytes = max_bytes
-        self._where = where
+        self._call = call
         self._hasher = ContentHasher()
         self._file: BinaryIO | None = None
         self._work: Future[object] | None = None
 
     async def receive(self, body: AsyncIterator[bytes]) -> str:
         """
-        Write what the body stands for, close the file, and return the digest of its content.
+        Decode a body into the file, and return the digest of what was written.
 
-        Raises TooLarge, EncodingError, OSError, and what the body raises.
+        Raises:
+            TooLarge: the decoded body has more than `max_bytes`.
+            EncodingError, OSError, and what `body` raises.
         """
         parts: list[bytes] = []
         waiting_bytes = 0
@@ -112,7 +117,7 @@ class ImageFile:
         return await self._in_thread(self._end, parts)
 
     def discard(self) -> None:
-        """Remove the file: now, or when the thread that still writes to it is through, as a disk takes no cancel."""
+        """Remove the file. If a thread is still writing to it, remove it when the thread has finished."""
         if self._work is None:
             self._remove()
         else:
@@ -120,18 +125,18 @@ class ImageFile:
 
     async def _in_thread(self, method: Callable[[Sequence[bytes]], T], parts: Sequence[bytes]) -> T:
         work = self._threads.submit(method, parts)
-        self._work = work  # type: ignore[assignment] # whatever it returns, it is an object
+        self._work = work  # type: ignore[assignment] # any result is an object
         return await asyncio.wrap_future(work)
 
     def _write(self, parts: Sequence[bytes]) -> None:
         if self._file is None:
-            # Not by O_TRUNC: ext4 writes a file that was emptied to the disk as it is closed (ext4(5), auto_da_alloc).
+            # Not with O_TRUNC: ext4 writes an emptied file to the disk when it is closed (ext4(5), auto_da_alloc).
             self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), "wb")
         for part in parts:
             for piece in self._decoder.feed(part):
                 self.size_bytes += len(piece)
                 if self._max_bytes is not None and self.size_bytes > self._max_bytes:
-                    raise TooLarge(limit_bytes=self._max_bytes, where=self._where)
+                    raise TooLarge(limit_bytes=self._max_bytes, where=self._call.where)
                 if len(self.head) < HEAD_BYTES:
                     self.head += piece[: HEAD_BYTES - len(self.head)]
                 self._hasher.update(piece)
@@ -141,13 +146,13 @@ class ImageFile:
         self._write(parts)
         self._decoder.end()
         assert self._file is not None
-        self._file.truncate()  # of what it held before
-        self._file.close()  # some file systems say only now that they have no space
+        self._file.truncate()  # remove the rest of an older, longer content
+        self._file.close()  # some file systems report a full disk only here
         return self._hasher.hexdigest()
 
     def _remove(self) -> None:
         with suppress(OSError):
             if self._file is not None:
                 self._file.close()
-        with suppress(OSError):  # it is gone already, or the disk is broken
+        with suppress(OSError):  # it is gone already, or the disk fails
             os.unlink(self._path)

@@ -8,6 +8,7 @@ The file is read again when its inode, size or modification time has changed.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import ConfigError
@@ -25,12 +26,13 @@ class TokenSource:
     Use `TokenSource.literal(...)`, `TokenSource.file(...)` or `TokenSource.none()`. Its repr shows no token.
     """
 
-    __slots__ = ("_path", "_stamp", "_tokens")
+    __slots__ = ("_path", "_preferred", "_stamp", "_tokens")
 
     def __init__(self, tokens: tuple[str, ...], path: Path | None = None) -> None:
         self._tokens = tokens
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
+        self._preferred: str | None = None
 
     @classmethod
     def none(cls) -> TokenSource:
@@ -70,14 +72,17 @@ class TokenSource:
 
         While the file is missing, empty or half written, the tokens of the last good reading stay in use.
         """
-        if self._path is None:
-            return self._tokens
-        try:
-            if _stamp_of(os.stat(self._path)) != self._stamp:
-                self._stamp, self._tokens = _read(self._path)
-        except (OSError, ConfigError):
-            return self._tokens
+        if self._path is not None:
+            with suppress(OSError, ConfigError):
+                if _stamp_of(os.stat(self._path)) != self._stamp:
+                    self._stamp, self._tokens = _read(self._path)
+        if self._preferred in self._tokens[1:]:
+            return tuple(sorted(self._tokens, key=lambda token: token != self._preferred))
         return self._tokens
+
+    def prefer(self, token: str | None) -> None:
+        """Give this token first from now on, because the library has accepted it and refused the one before it."""
+        self._preferred = token
 
     def __repr__(self) -> str:
         return f"TokenSource({'file' if self._path else 'literal'}, tokens={len(self._tokens)})"

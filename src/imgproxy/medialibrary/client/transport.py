@@ -1,9 +1,9 @@
 """
 Sends API calls to the Media Library, with httpx: tokens, tries, pauses, one deadline for each call.
 
-Reads are tried again after a lost connection, a broken body, 429 and 502 to 504: with full jitter ("Exponential
-Backoff And Jitter", AWS Architecture Blog), or when Retry-After says. A PATCH is sent once. Redirects of reads are
-followed; httpx drops the token at another host. What httpx raises becomes an error of ours.
+A read is tried again after a lost connection, a broken body, 429 and 502 to 504. The pause is what Retry-After says,
+else random ("full jitter", AWS Architecture Blog). A PATCH is sent once. Redirects of reads are followed; httpx drops
+the token at another host. Every error of httpx becomes one of `imgproxy.medialibrary.errors`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
@@ -28,7 +28,7 @@ from imgproxy.medialibrary.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from imgproxy.medialibrary.client.tokens import TokenSource
 
@@ -37,9 +37,7 @@ BACKOFF_MAX_S: Final = 2.0
 REDIRECTS_MAX: Final = 5
 JSON_MAX_BYTES: Final = 32 * 1024 * 1024
 ERROR_BODY_MAX_BYTES: Final = 64 * 1024
-KEEPALIVE_EXPIRY_S: Final = 4.0  # below the 5 s of Node's servers: they would close a connection as we use it
-
-T = TypeVar("T")
+KEEPALIVE_EXPIRY_S: Final = 4.0  # below the 5 s after which servers on Node close an idle connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,7 @@ class Transport:
         ssl_context: ssl.SSLContext,
     ) -> None:
         self._api_version = api_version
-        self._token = token
-        self._accepted_token: str | None = None
+        self.token = token
         self.timeout_s = timeout_s
         # The deadline bounds the call; a connect that hangs must leave time for another try.
         self.connect_timeout_s = max(0.25, timeout_s / 2)
@@ -111,31 +108,31 @@ class Transport:
         Raises:
             MediaLibraryError: the last try's error, or OriginTimeout once the deadline has passed.
         """
-        return await self.repeat(call, lambda: self._read_once(call))
-
-    async def repeat(self, call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until one attempt succeeds, within the call's deadline. Raises as `read` does."""
-        loop = asyncio.get_running_loop()
-        end_at = loop.time() + self.timeout_s
-        tries = self._max_attempts if call.is_idempotent else 1
         number = 1
         try:
-            async with asyncio.timeout_at(end_at):
+            async with asyncio.timeout(self.timeout_s) as deadline:
                 while True:
                     try:
-                        return await attempt()
+                        return await self._read_once(call)
                     except OriginUnavailable as failure:
-                        pause = pause_s(number, failure.wait_s)
-                        if number == tries or loop.time() + pause >= end_at:
-                            raise
-                        number += 1
-                        await asyncio.sleep(pause)
+                        await self.pause(call, number, failure, deadline)
+                    number += 1
         except TimeoutError as exc:
             raise OriginTimeout(timeout_s=self.timeout_s, where=call.where) from exc
 
+    async def pause(self, call: Call, number: int, failure: OriginUnavailable, deadline: asyncio.Timeout) -> None:
+        """Wait before the next try. Raise the failure of try `number` if it was the last one, or no time is left."""
+        tries = self._max_attempts if call.is_idempotent else 1
+        wait_s = pause_s(number, failure.wait_s)
+        end_at = deadline.when()
+        assert end_at is not None
+        if number == tries or asyncio.get_running_loop().time() + wait_s >= end_at:
+            raise failure
+        await asyncio.sleep(wait_s)
+
     async def _read_once(self, call: Call) -> bytes:
-        """One try, with each token in turn until one is not answered by 401."""
-        tokens = self.tokens_in_order()
+        """Try once, with each token in turn until one is not answered by 401."""
+        tokens = self.token.tokens() or (None,)
         with _converted(call.where):
             for position, token in enumerate(tokens, start=1):
                 request = self._http.build_request(
@@ -149,8 +146,8 @@ class Transport:
                 try:
                     if response.status_code == 401 and position < len(tokens):
                         continue
-                    if response.status_code != 401:
-                        self.accept(token)
+                    if position > 1:
+                        self.token.prefer(token)
                     if response.status_code in call.accepted:
                         return await _body(response, JSON_MAX_BYTES)
                     body = await _body(response, ERROR_BODY_MAX_BYTES)
@@ -158,17 +155,6 @@ class Transport:
                 finally:
                     await response.aclose()
         raise AssertionError  # the last token's answer was returned or raised
-
-    def accept(self, token: str | None) -> None:
-        """Try this token first from now on, as it was not answered by 401: a rotation then costs no second request."""
-        self._accepted_token = token
-
-    def tokens_in_order(self) -> tuple[str | None, ...]:
-        """Return the tokens to try, at least one; None means no Authorization header."""
-        tokens = self._token.tokens()
-        if self._accepted_token in tokens[1:]:
-            tokens = tuple(sorted(tokens, key=lambda token: token != self._accepted_token))
-        return tokens or (None,)
 
     def refusal(self, call: Call, status: int, retry_after: str | None, body: bytes) -> MediaLibraryError:
         """Return the error that an answer means; `retry_after` is that header, `body` its beginning."""
@@ -188,7 +174,7 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytes:
 
 @cache
 def system_trust() -> ssl.SSLContext:
-    """Return trust in the system's authorities. Made once, as reading them takes longer than a call."""
+    """Return a context that trusts the system's authorities. It is made once: that takes longer than a call."""
     return ssl.create_default_context()
 
 
@@ -201,7 +187,7 @@ def pause_s(attempt: int, wait_s: float | None) -> float:
 
 @contextmanager
 def _converted(where: str) -> Iterator[None]:
-    """Turn what httpx raises into an error of ours."""
+    """Turn the errors of httpx into those of `imgproxy.medialibrary.errors`."""
     try:
         yield
     except httpx.TooManyRedirects as exc:

@@ -21,24 +21,35 @@ def _tags(subjects: Sequence[Subject]) -> list[str]:
     return list(dict.fromkeys(tag_of(subject) for subject in subjects))
 
 
-class Varnish:
+class _ByTag:
+    """What these caches have in common: keys and entries both have tags, and only 200 means a purge."""
+
+    concurrency = 1
+
+    def covers(self, subject: Subject) -> bool:
+        """Purge keys and entries."""
+        del subject
+        return True
+
+    def judge(self, answer: PurgeAnswer) -> Verdict:
+        """Accept 200 only."""
+        return judge_status(answer, frozenset({200}))
+
+
+class Varnish(_ByTag):
     """
     Varnish with the xkey module and the VCL in deploy/varnish: PURGE with the tags in `xkey-purge`.
+
+    A VCL without PURGE forwards the request. The backend's answer, for example 204, does not mean a purge.
 
     The limit of a call: a header line in Varnish has at most 8 KiB (http_req_hdr_len), a tag at most 66 characters.
     """
 
     subjects_max = 64
-    concurrency = 1
 
     def __init__(self, url: str, token: Callable[[], str | None]) -> None:
         self._url = url
         self._token = token
-
-    def covers(self, subject: Subject) -> bool:
-        """Keys and entries both have tags."""
-        del subject
-        return True
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
         """Make a PURGE. xkey takes tags separated by spaces."""
@@ -47,12 +58,8 @@ class Varnish:
             headers["Authorization"] = f"Bearer {token}"
         return PurgeCall("PURGE", self._url, headers)
 
-    def judge(self, answer: PurgeAnswer) -> Verdict:
-        """Accept 200 only. A VCL without PURGE forwards the request, and the backend's answer does not mean a purge."""
-        return judge_status(answer, frozenset({200}))
 
-
-class Fastly:
+class Fastly(_ByTag):
     """
     Fastly: POST /service/{id}/purge, up to 256 surrogate keys.
 
@@ -61,16 +68,10 @@ class Fastly:
     """
 
     subjects_max = 256
-    concurrency = 1
 
     def __init__(self, service_id: str, token: Callable[[], str | None], *, url: str | None = None) -> None:
         self._url = f"{(url or FASTLY_API).rstrip('/')}/service/{service_id}/purge"
         self._token = token
-
-    def covers(self, subject: Subject) -> bool:
-        """Keys and entries both have tags."""
-        del subject
-        return True
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
         """Put the tags into the body: a header line would be too short."""
@@ -81,12 +82,8 @@ class Fastly:
         }
         return PurgeCall("POST", self._url, headers, json.dumps({"surrogate_keys": _tags(subjects)}).encode())
 
-    def judge(self, answer: PurgeAnswer) -> Verdict:
-        """Accept 200."""
-        return judge_status(answer, frozenset({200}))
 
-
-class Cloudflare:
+class Cloudflare(_ByTag):
     """
     Cloudflare: POST /zones/{id}/purge_cache, up to 100 tags.
 
@@ -94,16 +91,10 @@ class Cloudflare:
     """
 
     subjects_max = 100
-    concurrency = 1
 
     def __init__(self, zone_id: str, token: Callable[[], str | None], *, url: str | None = None) -> None:
         self._url = f"{(url or CLOUDFLARE_API).rstrip('/')}/zones/{zone_id}/purge_cache"
         self._token = token
-
-    def covers(self, subject: Subject) -> bool:
-        """Keys and entries both have tags."""
-        del subject
-        return True
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
         """Put the tags into the body."""
@@ -112,7 +103,7 @@ class Cloudflare:
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
         """Accept 200 only if the body says success."""
-        verdict = judge_status(answer, frozenset({200}))
+        verdict = super().judge(answer)
         try:
             body = json.loads(answer.body)
             is_success = body["success"] is True
