@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgproxy.medialibrary import API_VERSIONS, ApiVersion, Validators, errors
+from imgproxy.medialibrary import errors
+from imgproxy.medialibrary.models import Validators
 from imgproxy.medialibrary.operations import (
     AddUsageLogEntry,
     Archive,
@@ -20,6 +21,7 @@ from imgproxy.medialibrary.operations import (
     UpdateUsageLogEntry,
 )
 from imgproxy.medialibrary.server import AccessToken
+from imgproxy.medialibrary.versions import API_VERSIONS, ApiVersion
 from tests.support.library import TOKEN, RunningLibrary, picture_bytes, plain_http, running_library
 
 if TYPE_CHECKING:

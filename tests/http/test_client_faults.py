@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.errors import BadUrl, NotFound, OriginUnreachable, Revoked, SourceTooLarge
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
+from imgproxy.medialibrary import errors
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
+from imgproxy.medialibrary.models import Validators
 from imgproxy.medialibrary.operations import Archive
 from tests.support.scripted_origin import (
     EMPTY_LIST,

@@ -19,8 +19,10 @@ import pytest
 import uvloop
 
 from imgproxy.digest import digest_of
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource, Validators, errors
-from imgproxy.medialibrary.models import HEAD_BYTES
+from imgproxy.medialibrary import errors
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
+from imgproxy.medialibrary.models import HEAD_BYTES, Validators
 from imgproxy.workers import sniff
 from tests.support.scripted_origin import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
 

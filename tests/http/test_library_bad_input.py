@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgproxy.medialibrary import API_VERSIONS
+from imgproxy.medialibrary.versions import API_VERSIONS
 from tests.support.library import TOKEN, RunningLibrary, picture_bytes, plain_http, running_library
 
 if TYPE_CHECKING:

@@ -14,7 +14,9 @@ from urllib.parse import unquote
 import pytest
 from aiohttp import web
 
-from imgproxy.medialibrary import ApiVersion, MediaLibraryClient, TokenSource, errors
+from imgproxy.medialibrary import errors
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.operations import (
     AddUsageLogEntry,
     Archive,
@@ -31,6 +33,8 @@ from tests.support.library import TOKEN, RunningLibrary, plain_http, running_lib
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from imgproxy.medialibrary.versions import ApiVersion
 
 ENTRY = {
     "id": "asze63i9",

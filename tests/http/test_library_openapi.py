@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgproxy.medialibrary import API_VERSIONS
+from imgproxy.medialibrary.versions import API_VERSIONS
 from tests.support.library import TOKEN, RunningLibrary, plain_http, running_library
 
 # Schemas cannot say that a cursor belongs to one list, that a file must exist, that ids or an external id are required,

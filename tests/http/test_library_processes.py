@@ -10,7 +10,9 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource, errors
+from imgproxy.medialibrary import errors
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.operations import SetMetadataProperty
 from imgproxy.medialibrary.server import LibraryStore
 from imgproxy.medialibrary.server import folder as disk

@@ -38,7 +38,7 @@ from imgproxy.workers.job import Rendered, RenderReport
 from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
-    from imgproxy.medialibrary import Validators
+    from imgproxy.medialibrary.models import Validators
     from imgproxy.workers.queue import Begin, OnRendered
 
 KEY = "a.jpg"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from imgproxy.delivery.batching import Batches
     from imgproxy.errors import ImgproxyError
-    from imgproxy.medialibrary import Validators
+    from imgproxy.medialibrary.models import Validators
     from imgproxy.params.plan import RenderPlan
     from imgproxy.workers.job import Lane, MarkFile
 

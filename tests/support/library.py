@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import httpx
 from PIL import Image
 
-from imgproxy.medialibrary import ApiVersion, MediaLibraryClient, TokenSource
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.client.transport import system_trust
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Probe, Webhook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from imgproxy.medialibrary.versions import ApiVersion
 
 TOKEN = "t0ken-for-tests"
 

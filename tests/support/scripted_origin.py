@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
 
 if TYPE_CHECKING:
     import ssl

@@ -23,8 +23,8 @@ from imgproxy.errors import (
     SourceTooLarge,
 )
 from imgproxy.failpoints import Point
-from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable, TooLarge, Unauthorized
+from imgproxy.medialibrary.models import Validators
 from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, Gate, loop_turns, parts
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgproxy.errors import ConfigError, ImgproxyError
-from imgproxy.medialibrary import TokenSource, errors
+from imgproxy.medialibrary import errors
 from imgproxy.medialibrary.client.answers import error_for, retry_after_s
+from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.client.transport import pause_s
 from imgproxy.medialibrary.operations import AddUsageLogEntry, RevokeAsset, UnrevokeAsset, to_json
 from imgproxy.medialibrary.server.access import READ, WRITE, AccessToken, authorize, parse_token

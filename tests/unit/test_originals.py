@@ -12,8 +12,8 @@ import pytest
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.originals import CLOCK_SKEW_S, State, judge
 from imgproxy.errors import ImgproxyError, NotFound, OriginUnreachable, Revoked
-from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import Forbidden, OriginUnavailable
+from imgproxy.medialibrary.models import Validators
 from tests.support.cache import original_facts
 from tests.support.delivery import FRESHNESS, KEY, NEW, Gate, loop_turns, parts
 from tests.support.site import until

@@ -27,8 +27,8 @@ from imgproxy.errors import (
     SourceTooLarge,
 )
 from imgproxy.failpoints import Failpoints, Point
-from imgproxy.medialibrary import Validators
 from imgproxy.medialibrary.errors import LibraryNotFound
+from imgproxy.medialibrary.models import Validators
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
-    from imgproxy.medialibrary import ServedImage
+    from imgproxy.medialibrary.models import ServedImage
     from imgproxy.metrics import Metrics
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgproxy.config.secrets import secret_lines
-from imgproxy.medialibrary import MediaLibraryClient, TokenSource
+from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.tokens import TokenSource
 
 if TYPE_CHECKING:
     from imgproxy.config.sections import OriginSettings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiolimiter import AsyncLimiter
 
 from imgproxy.cache.outbox import Outbox, OutboxLine, Subject
-from imgproxy.medialibrary import TokenSource
+from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
 from imgproxy.purge.downstream.template import Template
