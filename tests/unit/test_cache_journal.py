@@ -45,7 +45,7 @@ async def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
     assert (state.seq, again.seq) == (0, first)
     assert second > first
     assert again.journal_id == state.journal_id
-    assert [item.key for item in again.purged] == [KEY]
+    assert [item.key_hash for item in again.purged] == [HASHED]
 
 
 async def test_pending_purges_last_until_they_are_finished(tmp_path: Path) -> None:

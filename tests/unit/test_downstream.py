@@ -14,7 +14,7 @@ from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.load import load
 from imgproxy.errors import ConfigError
 from imgproxy.metrics import Metrics
-from imgproxy.purge.downstream.calls import DONE, PurgeAnswer, Result, Verdict
+from imgproxy.purge.downstream.calls import DONE, CallResult, PurgeAnswer, Verdict
 from imgproxy.purge.downstream.queue import TargetQueue
 from imgproxy.purge.downstream.targets import adapter_of, limiter_of
 from imgproxy.purge.downstream.template import Template
@@ -104,20 +104,20 @@ def test_a_template_covers_what_it_has_a_placeholder_for(url: str, keys: bool, e
 @pytest.mark.parametrize(
     ("answer", "result", "wait_s"),
     [
-        (PurgeAnswer(200), Result.DONE, None),
-        (PurgeAnswer(429, retry_after_s=7.0), Result.LIMITED, 7.0),
-        (PurgeAnswer(429, retry_after_s=86_400.0), Result.LIMITED, 600.0),
-        (PurgeAnswer(429), Result.LIMITED, None),
-        (PurgeAnswer(503, retry_after_s=2.0), Result.LIMITED, 2.0),
-        (PurgeAnswer(503), Result.FAILED, None),
-        (PurgeAnswer(302), Result.FAILED, None),
-        (PurgeAnswer(401), Result.FAILED, None),
-        (PurgeAnswer(405), Result.FAILED, None),
-        (PurgeAnswer(400), Result.REJECTED, None),
-        (PurgeAnswer(413), Result.REJECTED, None),
+        (PurgeAnswer(200), CallResult.DONE, None),
+        (PurgeAnswer(429, retry_after_s=7.0), CallResult.LIMITED, 7.0),
+        (PurgeAnswer(429, retry_after_s=86_400.0), CallResult.LIMITED, 600.0),
+        (PurgeAnswer(429), CallResult.LIMITED, None),
+        (PurgeAnswer(503, retry_after_s=2.0), CallResult.LIMITED, 2.0),
+        (PurgeAnswer(503), CallResult.FAILED, None),
+        (PurgeAnswer(302), CallResult.FAILED, None),
+        (PurgeAnswer(401), CallResult.FAILED, None),
+        (PurgeAnswer(405), CallResult.FAILED, None),
+        (PurgeAnswer(400), CallResult.REJECTED, None),
+        (PurgeAnswer(413), CallResult.REJECTED, None),
     ],
 )
-def test_each_status_has_a_verdict(answer: PurgeAnswer, result: Result, wait_s: float | None) -> None:
+def test_each_status_has_a_verdict(answer: PurgeAnswer, result: CallResult, wait_s: float | None) -> None:
     """200 is done, 429 is limited; a failure of the target is not confused with a rejected request."""
     for adapter in (Varnish("http://v/", token), Fastly("abc", token)):
         verdict = adapter.judge(answer)
@@ -127,21 +127,21 @@ def test_each_status_has_a_verdict(answer: PurgeAnswer, result: Result, wait_s: 
 @pytest.mark.parametrize(
     ("status", "body", "result", "detail"),
     [
-        (200, b'{"success":true,"errors":[]}', Result.DONE, None),
+        (200, b'{"success":true,"errors":[]}', CallResult.DONE, None),
         (
             200,
             b'{"success":false,"errors":[{"code":1,"message":"no\\nzone"}]}',
-            Result.FAILED,
+            CallResult.FAILED,
             "HTTP 200: 1 no zone",
         ),
-        (200, b"<html>", Result.FAILED, "HTTP 200 without Cloudflare's answer"),
-        (200, b"[" * 100_000, Result.FAILED, "HTTP 200 without Cloudflare's answer"),
-        (400, b'{"success":false,"errors":[{"code":2,"message":"tags"}]}', Result.REJECTED, "HTTP 400: 2 tags"),
-        (500, b"", Result.FAILED, "HTTP 500"),
+        (200, b"<html>", CallResult.FAILED, "HTTP 200 without Cloudflare's answer"),
+        (200, b"[" * 100_000, CallResult.FAILED, "HTTP 200 without Cloudflare's answer"),
+        (400, b'{"success":false,"errors":[{"code":2,"message":"tags"}]}', CallResult.REJECTED, "HTTP 400: 2 tags"),
+        (500, b"", CallResult.FAILED, "HTTP 500"),
     ],
 )
 def test_cloudflare_has_purged_only_if_its_answer_says_so(
-    status: int, body: bytes, result: Result, detail: str | None
+    status: int, body: bytes, result: CallResult, detail: str | None
 ) -> None:
     """A 200 from something in between does not count."""
     verdict = Cloudflare("0" * 32, token).judge(PurgeAnswer(status, body))

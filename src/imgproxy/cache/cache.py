@@ -98,7 +98,7 @@ class Cache:
 
     def facts(self, hashed: str) -> OriginalFacts | None:
         """
-        The facts of the key's original, unless a purge has come since they were fetched.
+        The facts of the key's original. None without them, or if a purge came after they were fetched.
 
         Facts of another journal are returned, too, if the key was not purged since. They are not proved.
         """
@@ -127,7 +127,7 @@ class Cache:
         if variant is not None and variant.facts.original == source.digest:
             return Found(variant, Tier.MEMORY)
         if self.housekeeping.is_scanned and variant_name(source.key_hash, name) not in self.store.ledger:
-            return None  # a tenth of the time that a look at the disk takes
+            return None  # this check takes a tenth of the time that a look at the disk takes
         variant = await self._find_on_disk(source, name)
         if variant is None:
             return None

@@ -72,12 +72,10 @@ class HotTier:
             self._names[source].add(place.name)
         return place
 
-    def drop(self, key_hash: str) -> int:
-        """Forget every variant made from this key, as picture or as watermark. Return how many there were."""
-        names = list(self._names.get(key_hash, ()))
-        for name in names:
+    def drop(self, key_hash: str) -> None:
+        """Forget every variant made from this key, as picture or as watermark."""
+        for name in tuple(self._names.get(key_hash, ())):
             self._remove(name)
-        return len(names)
 
     def _remove(self, name: tuple[str, str]) -> None:
         place = self._places.pop(name, None)

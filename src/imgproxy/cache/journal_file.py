@@ -48,7 +48,6 @@ class PurgedKey:
     """A key whose files from before purge `seq` may still be on disk."""
 
     key_hash: str
-    key: str
     seq: int
 
 
@@ -108,7 +107,7 @@ class JournalFile:
         _sync_directory(self._directory)
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute("PRAGMA query_only = ON")
-        rows = self._database.execute("SELECT key_hash, key, seq FROM purged_key").fetchall()
+        rows = self._database.execute("SELECT key_hash, seq FROM purged_key").fetchall()
         return JournalState(
             journal_id=self._fact("journal_id", secrets.token_hex(4)),
             seq=self._sequence(),

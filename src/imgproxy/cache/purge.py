@@ -133,7 +133,7 @@ class CachePurge:
             self._epochs.purge(item.key_hash, seq)
             self._forget(item)
         detached: list[Detached] = []
-        gone = [PurgedKey(item.key_hash, item.key, seq) for item in items if self._detach(item.key_hash, detached)]
+        gone = [PurgedKey(item.key_hash, seq) for item in items if self._detach(item.key_hash, detached)]
         return detached, gone
 
     def _forget(self, item: Purged) -> None:

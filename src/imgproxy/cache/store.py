@@ -33,7 +33,6 @@ class Detached:
     start.
     """
 
-    key_hash: str
     path: Path
     variants: int | None = None
     size_bytes: int = 0
@@ -205,9 +204,9 @@ class CacheStore(CacheDirectory):
             file_names = os.listdir(target)
         except OSError:
             log.warning("the files of a purged key cannot be listed; they stay in the ledger until evicted")
-            return Detached(hashed, target)
+            return Detached(target)
         names = [name for file_name in file_names if (name := name_of_file(hashed, file_name)) is not None]
         is_known = all(name in self.ledger for name in names)
         size_bytes = sum(self.ledger.remove(name) for name in names)
         variants = sum(file_name.startswith("v-") for file_name in file_names)
-        return Detached(hashed, target, variants, size_bytes) if is_known else Detached(hashed, target)
+        return Detached(target, variants, size_bytes) if is_known else Detached(target)

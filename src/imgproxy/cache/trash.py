@@ -1,7 +1,7 @@
 """
-The trash: directories that were renamed away, until their files are deleted and their purges are done.
+The trash: directories that a purge renamed away, until their files are deleted.
 
-Deleting proves nothing: a purge is complete before it. It has a thread of its own.
+A purge is complete before its files are deleted. A thread of its own deletes them.
 """
 
 from __future__ import annotations

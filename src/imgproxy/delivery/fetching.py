@@ -56,7 +56,7 @@ class Origin(Protocol):
         """Stream the image to the file `destination`."""
 
 
-class Purged(Protocol):
+class PurgeResult(Protocol):
     """The part of a purge's result that fetching needs."""
 
     @property
@@ -67,7 +67,7 @@ class Purged(Protocol):
 class PurgeKeys(Protocol):
     """Purges keys, here and in the caches in front."""
 
-    def __call__(self, keys: Sequence[str], *, reason: str) -> Awaitable[Purged]:
+    def __call__(self, keys: Sequence[str], *, reason: str) -> Awaitable[PurgeResult]:
         """Forget these keys."""
 
 

@@ -21,14 +21,14 @@ from imgproxy.medialibrary.moments import iso_ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Enough of a picture to tell its kind without a look into its file.
+# The format of a picture can be told from so many bytes.
 HEAD_BYTES: Final = 4096
 
 Moment = Annotated[datetime, PlainSerializer(iso_ms, when_used="json")]
 
 
 class ApiModel(BaseModel):
-    """A JSON object of the API: frozen, named our way, tolerant of what it does not know."""
+    """A JSON object of the API. It is frozen, and accepts fields that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="allow", alias_generator=to_camel, populate_by_name=True)
 
@@ -123,9 +123,9 @@ class ServedImage:
     """
     The outcome of serve-image.
 
-    Where `is_modified` is False the library confirmed the validators (304): nothing was written, `size_bytes` is 0, and
-    `digest` is None. Otherwise `digest` is that of the bytes that were written (`imgproxy.digest`), and `head` their
-    first HEAD_BYTES, which tell the kind of picture.
+    `is_modified` is False if the library confirmed the validators (304). Then nothing was written, `size_bytes` is 0
+    and `digest` is None. Otherwise `digest` is that of the written bytes (`imgproxy.digest`), and `head` has the first
+    HEAD_BYTES of them.
     """
 
     is_modified: bool
@@ -153,7 +153,7 @@ def read(model: type[Model], answer: Any, where: str) -> Model:
 
 
 def read_list(answer: Any, name: str, where: str) -> Sequence[Any]:
-    """Return the list with this name in an answer. Raises UnexpectedAnswer where the answer has none."""
+    """Return the list with this name in an answer. Raises UnexpectedAnswer if there is none."""
     rows = answer.get(name) if isinstance(answer, dict) else None
     if not isinstance(rows, list):
         raise UnexpectedAnswer(message=f"the body has no list {name!r}", where=where)

@@ -46,7 +46,7 @@ class Kind(Generic[T]):
 
 
 def to_number(text: str) -> float | None:
-    """Read a decimal number, rounded to six decimals (finer differences are no other plan). None for any other text."""
+    """Read a decimal number, rounded to six decimals: finer differences make no other plan. None for other text."""
     text = text.strip()
     if not _NUMBER.fullmatch(text):
         return None

@@ -27,7 +27,7 @@ T = TypeVar("T")
 # The limit of file names on common file systems. Keys of Livingdocs are much shorter.
 MAX_SEGMENT_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 2048
-# So much of a value from outside is repeated in messages and logs.
+# Messages and logs repeat at most this much of a value from outside.
 _SHOWN_CHARS: Final = 80
 _MAX_NOTES: Final = 8
 

@@ -96,7 +96,7 @@ class Sending:
         self.is_old = False
 
     def begin(self) -> None:
-        """Count it."""
+        """Count it from now on."""
         for hashed in self._hashes:
             self._all[hashed].add(self)
 

@@ -48,7 +48,7 @@ class ErrorBody:
 
 
 def read_error_body(body: bytes) -> ErrorBody:
-    """Read an error body. Of a body in another form, the message is its first characters."""
+    """Read an error body. If it has another form, its first characters are the message."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

@@ -48,11 +48,11 @@ class MediaLibraryClient:
     Args:
         url: the server, without `/api`.
         api_version: one of `versions.API_VERSIONS`.
-        token: what to authorize with.
+        token: the source of the access token.
         timeout_s: the deadline of each call, retries included.
-        max_attempts: tries of a read; a patch is sent once.
-        max_connections: connections at a time; further calls wait, within their deadline.
-        ssl_context: trust for https; the system's by default.
+        max_attempts: tries of a read. A patch is sent once.
+        max_connections: connections at a time. More calls wait, within their deadline.
+        ssl_context: for https. None: trust the authorities of the system.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class MediaLibraryClient:
         Args:
             entry_id: the entry.
             patches: at least one, in order.
-            version: if given, the patches apply to this version of the entry alone: else Conflict.
-            preserve_updated_at: leave `updated_at` as it is (from 2026-03).
+            version: the version that the entry must have. None: any.
+            preserve_updated_at: do not change `updated_at` (from 2026-03).
 
         Raises:
-            VersionTooOld: nothing was sent, as this API version does not have an operation or property.
+            VersionTooOld: this API version does not have an operation or property. Nothing was sent.
             Conflict: another version, or a state that forbids the operation.
             ValidationFailed: with the path of each wrong value.
         """
@@ -184,15 +184,15 @@ class MediaLibraryClient:
 
         Args:
             key: the image, as the library names it.
-            destination: written only if the library has other bytes than `validators` name; removed on failure.
-            validators: headers of an earlier answer; the library is asked whether they still hold.
+            destination: the file. It is not written on a 304, and removed on failure.
+            validators: headers of an earlier answer, for a conditional request.
             max_bytes: larger images are refused.
 
         Raises:
             LibraryNotFound, Forbidden, Unauthorized: there is no such image; it is revoked or invalid; the token is
                 refused.
             TooLarge: more than `max_bytes`.
-            OriginUnavailable, OriginTimeout: no usable answer came in time. A short or long body counts as none.
+            OriginUnavailable, OriginTimeout: no usable answer came in time. A body must have its announced length.
         """
         return self._fetcher.fetch(self._image_call(key, validators), destination, max_bytes)
 

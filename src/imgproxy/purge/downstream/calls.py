@@ -33,7 +33,7 @@ KEEPALIVE_EXPIRY_S = 4.0
 _REJECTED = frozenset({400, 413, 414, 422, 431})
 
 
-class Result(StrEnum):
+class CallResult(StrEnum):
     """The result of a call; also the label in the metrics."""
 
     DONE = "done"
@@ -65,12 +65,12 @@ class PurgeAnswer:
 class Verdict:
     """What an answer means. `wait_s`: how long the target asked us to wait, if it did."""
 
-    result: Result
+    result: CallResult
     detail: str | None = None
     wait_s: float | None = None
 
 
-DONE = Verdict(Result.DONE)
+DONE = Verdict(CallResult.DONE)
 
 
 class Adapter(Protocol):
@@ -101,8 +101,8 @@ def judge_status(answer: PurgeAnswer, accepted: frozenset[int]) -> Verdict:
     detail = f"HTTP {answer.status}"
     if answer.status == 429 or (answer.status == 503 and answer.retry_after_s is not None):
         wait_s = None if answer.retry_after_s is None else min(answer.retry_after_s, RETRY_AFTER_MAX_S)
-        return Verdict(Result.LIMITED, detail, wait_s)
-    return Verdict(Result.REJECTED if answer.status in _REJECTED else Result.FAILED, detail)
+        return Verdict(CallResult.LIMITED, detail, wait_s)
+    return Verdict(CallResult.REJECTED if answer.status in _REJECTED else CallResult.FAILED, detail)
 
 
 class PurgeHttp:
@@ -130,13 +130,13 @@ class PurgeHttp:
                     answer = await self._exchange(call, timeout_s)
                 return adapter.judge(answer)
         except (TimeoutError, httpx.TimeoutException):
-            return Verdict(Result.FAILED, f"no answer within {timeout_s:g} s")
+            return Verdict(CallResult.FAILED, f"no answer within {timeout_s:g} s")
         except httpx.ConnectError:
-            return Verdict(Result.FAILED, "no connection")
+            return Verdict(CallResult.FAILED, "no connection")
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError, ValueError) as exc:
-            return Verdict(Result.REJECTED, f"the call cannot be made: {type(exc).__name__}")
+            return Verdict(CallResult.REJECTED, f"the call cannot be made: {type(exc).__name__}")
         except httpx.HTTPError as exc:
-            return Verdict(Result.FAILED, f"the connection broke off: {type(exc).__name__}")
+            return Verdict(CallResult.FAILED, f"the connection broke off: {type(exc).__name__}")
 
     async def _exchange(self, call: PurgeCall, timeout_s: float) -> PurgeAnswer:
         request = self._http.build_request(

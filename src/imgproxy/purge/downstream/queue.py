@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgproxy.cache.outbox import OutboxFigures, OutboxLine, Subject, WaitingLine
-from imgproxy.purge.downstream.calls import Adapter, PurgeHttp, Result, Verdict
+from imgproxy.purge.downstream.calls import Adapter, CallResult, PurgeHttp, Verdict
 from imgproxy.purge.receipts import DownstreamState
 
 if TYPE_CHECKING:
@@ -208,15 +208,15 @@ class TargetQueue:
             for part_outcomes in await asyncio.gather(*(self._send_part(part) for part in parts))
             for outcome in part_outcomes
         ]
-        done = [subject for part, verdict in outcomes for subject in part if verdict.result is Result.DONE]
+        done = [subject for part, verdict in outcomes for subject in part if verdict.result is CallResult.DONE]
         if done:
             await self._confirm(dispatch, done)
         failed: list[Subject] = []
         failure = None
         for part, verdict in outcomes:
-            if verdict.result is Result.REJECTED:
+            if verdict.result is CallResult.REJECTED:
                 await self._put_off_rejected(dispatch, part, verdict)
-            elif verdict.result is not Result.DONE:
+            elif verdict.result is not CallResult.DONE:
                 failed += part
                 failure = verdict
         if failure is not None:
@@ -226,7 +226,7 @@ class TargetQueue:
         """Send one call. A rejected call is sent again by halves, so that one subject does not stop the others."""
         verdict = await self._http.send(self._adapter, part, timeout_s=self._settings.timeout_s)
         self._metrics.downstream_purges.labels(target=self.name, result=verdict.result).inc()
-        if verdict.result is not Result.REJECTED or len(part) == 1:
+        if verdict.result is not CallResult.REJECTED or len(part) == 1:
             return [(part, verdict)]
         outcomes = []
         for half in (part[: len(part) // 2], part[len(part) // 2 :]):
@@ -262,7 +262,7 @@ class TargetQueue:
         log.warning("%s did not confirm a purge: %s; it is tried again", self.name, verdict.detail)
         wait_s = self._backoff_s(self._failures) if verdict.wait_s is None else verdict.wait_s
         self._failures += 1
-        if verdict.result is Result.LIMITED:
+        if verdict.result is CallResult.LIMITED:
             self._quiet_until_s = time.monotonic() + wait_s
         lines = [line for subject in failed for line in dispatch.lines[subject]]
         lines += [WaitingLine(subject, 1, seq, 0) for subject, seq in self._released.items()]

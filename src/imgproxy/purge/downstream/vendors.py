@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from imgproxy.purge.downstream.calls import DONE, PurgeAnswer, PurgeCall, Result, Verdict, judge_status, one_line
+from imgproxy.purge.downstream.calls import DONE, CallResult, PurgeAnswer, PurgeCall, Verdict, judge_status, one_line
 from imgproxy.purge.tags import tag_of
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ class Cloudflare(_ByTag):
             is_success = body["success"] is True
             errors = "; ".join(f"{error['code']} {error['message']}" for error in body.get("errors") or [])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return Verdict(Result.FAILED, "HTTP 200 without Cloudflare's answer") if verdict is DONE else verdict
+            return Verdict(CallResult.FAILED, "HTTP 200 without Cloudflare's answer") if verdict is DONE else verdict
         if verdict is DONE and is_success:
             return DONE
-        result = Result.FAILED if verdict is DONE else verdict.result
+        result = CallResult.FAILED if verdict is DONE else verdict.result
         detail = f"HTTP {answer.status}: {one_line(errors)}" if errors else f"HTTP {answer.status}"
         return Verdict(result, detail, verdict.wait_s)
