@@ -29,7 +29,8 @@ def heads(*, entry: str | None = None, has_downstream: bool = False, **sections:
 
 
 def headers_of(answer: Delivered, made: ImageHeads | None = None, **request: Any) -> dict[str, str]:
-    return (made or heads()).of(wanted(**request), answer, time.monotonic())
+    made, asked = made or heads(), wanted(**request)
+    return made.of(asked, answer, time.monotonic(), made.at_most_s(asked, answer, time.time()))
 
 
 def test_an_image_has_these_headers() -> None:

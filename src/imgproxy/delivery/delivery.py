@@ -7,7 +7,8 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         pass    The request has no plan: the original itself is the answer.
         hit     The variant is in memory or on disk.
         interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
-        miss    Admission, then the variant is made. If it is refused: a fallback variant, or an error.
+        miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
+                an error.
     begin       The answer begins. If a purge came meanwhile, it is of a stale generation: start over, once.
 """
 
@@ -106,9 +107,9 @@ class Delivery:
         if request.plan is None or self._originals.knows(request.key):
             return await self._find_or_make(request)
         async with self._admission.admit(key_hash(request.key), request.plan.digest, is_fetched=False):
-            return await self._find_or_make(request)
+            return await self._find_or_make(request, is_admitted=True)
 
-    async def _find_or_make(self, request: Request) -> Delivered:
+    async def _find_or_make(self, request: Request, *, is_admitted: bool = False) -> Delivered:
         original = await self._originals.current(request.key)
         plan = request.plan
         if plan is None and original.facts.content_type == SVG:
@@ -127,9 +128,9 @@ class Delivery:
         interim = request.interim() if request.interim is not None else None
         if interim is not None:
             self.background.begin(self._make_behind, sources, plan)
-            delivered = await self._find_or_make(replace(request, plan=interim, interim=None))
+            delivered = await self._find_or_make(replace(request, plan=interim, interim=None), is_admitted=is_admitted)
             return replace(delivered, is_interim=True)
-        return await self._make(sources, plan)
+        return await self._make(sources, plan, is_admitted=is_admitted)
 
     async def _sources(self, original: Original, plan: RenderPlan | None) -> Sources:
         """Return the originals of a plan. If the watermark fails, the picture is served without it."""
@@ -165,12 +166,15 @@ class Delivery:
         except (ImgproxyError, StaleGeneration) as error:
             log.info("%s could not be made behind its answer: %s", sources.original.facts.key, error)
 
-    async def _make(self, sources: Sources, plan: RenderPlan) -> Delivered:
-        """Make the variant. If admission refuses it, answer with a fallback variant if one is cached."""
+    async def _make(self, sources: Sources, plan: RenderPlan, *, is_admitted: bool) -> Delivered:
+        """Make the variant. If it is refused, answer with a fallback variant if one is cached."""
         original = sources.original
         try:
-            async with self._admission.admit(original.key_hash, plan.digest, is_fetched=True):
+            if is_admitted:
                 made = await self._variants.make(sources, plan)
+            else:
+                async with self._admission.admit(original.key_hash, plan.digest, is_fetched=True):
+                    made = await self._variants.make(sources, plan)
         except Overloaded:
             found = await self._fallback.find(sources.provenance, plan)
             if found is None:

@@ -9,6 +9,7 @@ asked for again.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import starmap
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -42,12 +43,12 @@ class Fallback:
         if plan.family is None:
             return
         width_px, family = plan.family
-        made = _WIDTH.pack(width_px, bytes.fromhex(plan.digest))
+        made = (width_px, bytes.fromhex(plan.digest))
         known = self._widths.pop(key_hash + family, b"")
-        kept = [known[at : at + _WIDTH.size] for at in range(0, len(known), _WIDTH.size)]
+        kept = list(_WIDTH.iter_unpack(known))
         if made in kept:
             kept.remove(made)
-        self._widths[key_hash + family] = b"".join((*kept, made)[-WIDTHS_MAX:])
+        self._widths[key_hash + family] = b"".join(starmap(_WIDTH.pack, (*kept, made)[-WIDTHS_MAX:]))
         if len(self._widths) > PICTURES_MAX:
             self._widths.popitem(last=False)
 

@@ -152,13 +152,13 @@ class Fetching:
             self._turns.release()
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+        temp = self._destination(hashed)
         with self._cache.epochs.at_work() as began_seq:
             started_s = time.monotonic()
             # The answer proves what was true when the origin was asked, not when the last byte came.
             asked = _Asked(began_seq, self._now())
             if known is not None and self._cache.store.find_original(known) is None:
                 known = None
-            temp = self._destination(hashed)
             try:
                 await self._failpoints.reach(Point.BEFORE_FETCH, key)
                 served = await self._ask(key, temp, known)

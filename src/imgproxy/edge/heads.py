@@ -35,12 +35,11 @@ class ImageHeads:
     def _caching(self, at_most_s: int | None) -> dict[str, str]:
         return caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s)
 
-    def of(self, wanted: ImageRequest, delivered: Delivered, started_s: float) -> dict[str, str]:
+    def of(self, wanted: ImageRequest, delivered: Delivered, started_s: float, at_most_s: int | None) -> dict[str, str]:
         """Return all headers except those that aiohttp adds. `started_s` is of the monotonic clock."""
         now_s = time.time()
         facts = delivered.original.facts
         content_type = delivered.variant.facts.content_type if delivered.variant else facts.content_type
-        at_most_s = self.at_most_s(wanted, delivered, now_s)
         headers = {
             "Content-Type": content_type,
             "ETag": delivered.etag,

@@ -80,14 +80,14 @@ class ImageRoute:
             return self._responder.refuse(request.method, wanted, error, refusal, started_s)
 
     async def _answer(self, exchange: Exchange, target: str) -> Served:
-        waiter = self._waiters.enter(exchange.request) if exchange.is_plain else None
-        exchange = replace(exchange, waiter=waiter)
         asked = Request(
             key=exchange.wanted.key,
             plan=exchange.wanted.plan,
             client_has=_client_has(exchange.request),
             interim=self._interim(exchange, target),
         )
+        waiter = self._waiters.enter(exchange.request) if exchange.is_plain else None
+        exchange = replace(exchange, waiter=waiter)
         try:
             return await self._delivery.answer(asked, partial(self._responder.image, exchange))
         except (Exception, asyncio.CancelledError) as error:

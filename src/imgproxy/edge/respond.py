@@ -119,13 +119,15 @@ class Responder:
         waiter = exchange.waiter
         if waiter is not None and waiter.outcome is not None:
             return await self.already_written(waiter, waiter.outcome)
-        headers = self._heads.of(exchange.wanted, delivered, exchange.started_s)
+        at_most_s = self._heads.at_most_s(exchange.wanted, delivered, time.time())
+        headers = self._heads.of(exchange.wanted, delivered, exchange.started_s, at_most_s)
         variant = delivered.variant
         # `*` matches any picture that exists. That is known only now (RFC 9110 13.1.2).
         if variant is None or exchange.request.headers.get("If-None-Match", "").strip() == "*":
             return await self._send_not_modified(exchange, delivered, headers)
         if variant.body is not None:
-            return await self._send_body(exchange, delivered, headers, variant, variant.body)
+            is_plain = exchange.is_plain and at_most_s is None and _is_repeatable(delivered, variant)
+            return await self._send_body(exchange, delivered, headers, variant, is_plain=is_plain)
         return await self._send_file(exchange, delivered, headers, variant)
 
     async def already_written(self, waiter: Waiter, outcome: Outcome) -> Served:
@@ -142,11 +144,13 @@ class Responder:
         return Served(response, delivered.outcome)
 
     async def _send_body(
-        self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant, body: bytes
+        self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant, *, is_plain: bool
     ) -> Served:
+        """Send a body from memory. `is_plain`: every request for this target gets this answer."""
+        assert variant.body is not None
         self._hits[delivered.tier]()
-        request, waiter = exchange.request, exchange.waiter
-        if self._is_plain(exchange, delivered, variant):
+        request, waiter, body = exchange.request, exchange.waiter, variant.body
+        if is_plain:
             self._on_plain(self._plain_answer(request, delivered, variant, headers))
             if waiter is not None:
                 self._write_to_waiters(waiter, delivered, headers, body)
@@ -158,12 +162,6 @@ class Responder:
             # An answer is sent when the kernel has it: bytes that are still in this process could leave after a purge.
             await request.writer.drain()
         return Served(response, delivered.outcome, _sent(request, len(body)))
-
-    def _is_plain(self, exchange: Exchange, delivered: Delivered, variant: Variant) -> bool:
-        """Whether every request for this target gets this answer. A watermark has a freshness of its own: then not."""
-        if delivered.outcome not in (Outcome.HIT, Outcome.MISS) or len(variant.proofs) > 1 or not exchange.is_plain:
-            return False
-        return self._heads.at_most_s(exchange.wanted, delivered, 0.0) is None
 
     def _plain_answer(
         self, request: web.BaseRequest, delivered: Delivered, variant: Variant, headers: dict[str, str]
@@ -278,6 +276,11 @@ class Responder:
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
         return Served(response, Outcome.ERROR, 0, error.code)
+
+
+def _is_repeatable(delivered: Delivered, variant: Variant) -> bool:
+    """Whether this answer stays right while its original is fresh. A watermark has a freshness of its own: then not."""
+    return delivered.outcome in (Outcome.HIT, Outcome.MISS) and len(variant.proofs) == 1
 
 
 def _whole_head(headers: dict[str, str]) -> bytes:
