@@ -303,10 +303,6 @@ def _defaults(given: object) -> dict[str, str]:
     return _canonical_parameters(given, barred=frozenset({CH.name}))
 
 
-def _preset(given: object) -> dict[str, str]:
-    return _canonical_parameters(given)
-
-
 class UrlSettings(Section):
     """Image URLs and their parameters."""
 
@@ -317,7 +313,8 @@ class UrlSettings(Section):
         {}, description="parameters for every URL that does not have them; values of `auto` are added"
     )
     presets: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[dict[str, str], BeforeValidator(_preset)]
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")],
+        Annotated[dict[str, str], BeforeValidator(_canonical_parameters)],
     ] = Field({}, description="named sets of parameters for preset=NAME")
     width_ladder_px: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
         (), description="widths that are rendered; others are raised to the next one. Empty: every width"
