@@ -28,7 +28,6 @@ from imgproxy.medialibrary.models import Validators
 from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, Gate, loop_turns, parts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from imgproxy.delivery.fetching import Fetched
@@ -230,18 +229,16 @@ async def during(here: Parts, point: Point | None) -> None:
     """Fetch, and purge the key at this point; None: while the origin answers."""
     if point is None:
         here.origin.meanwhile = here.purge
-    else:
-        here.failpoints.reach = purge_at(here, point)  # type: ignore[method-assign,assignment]
+        with pytest.raises(StaleGeneration):
+            await fetch(here)
+        return
+    here.failpoints.hold(point)
+    fetching = asyncio.create_task(fetch(here))
+    await here.failpoints.arrived(point)
+    await here.purge()
+    here.failpoints.release(point)
     with pytest.raises(StaleGeneration):
-        await fetch(here)
-
-
-def purge_at(here: Parts, wanted: Point) -> Callable[[Point, str], Awaitable[None]]:
-    async def reach(point: Point, key: str) -> None:
-        if point is wanted:
-            await here.purge(key)
-
-    return reach
+        await fetching
 
 
 async def test_the_origin_is_asked_although_no_file_can_be_made(tmp_path: Path) -> None:
