@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from imgproxy.config.sections import LogSettings, SigningSettings
+from imgproxy.config.sections import LogSettings, RenderSettings, SigningSettings
 from tests.support.processes import stopped
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until, width_of
 from tests.support.wire import Wire
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = ("first.jpg", "second.jpg", "third.jpg", "fourth.jpg")
+# Requests that wait in a test are not refused because the machine is slow.
+PATIENT = RenderSettings(processes=1, queue_timeout_s=60)
 PICTURES = {KEY: jpeg(200)} | {name: jpeg(100) for name in NAMES}
 
 
@@ -38,9 +40,15 @@ async def overloaded(here: Site) -> AsyncIterator[None]:
     assert [reply.status for reply in await asyncio.gather(*tasks)] == [200, 200]
 
 
+def stop_admission_clock(here: Site) -> None:
+    """Let no time pass for admission: a slow machine takes longer to send a burst than a burst may last."""
+    now_s = asyncio.get_running_loop().time()
+    here.edge.admission._now = lambda: now_s
+
+
 async def test_a_picture_that_must_be_fetched_is_refused_before_the_fetch(tmp_path: Path) -> None:
     """The fast path gives the same answer as delivery, which takes HEAD; nobody may keep it."""
-    async with site(tmp_path, pictures=PICTURES) as here, overloaded(here):
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here, overloaded(here):
         quick = await here.get("/third.jpg?w=10")
         usual = await here.send("HEAD", "/third.jpg?w=10")
 
@@ -58,7 +66,7 @@ async def test_a_picture_that_must_be_fetched_is_refused_before_the_fetch(tmp_pa
 
 async def test_requests_without_a_render_are_answered_as_ever(tmp_path: Path) -> None:
     """Hits, originals, bad URLs and admin routes are not refused."""
-    async with site(tmp_path, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
         first = await here.get(f"/{KEY}?w=20")
         async with overloaded(here):
             hit = await here.get(f"/{KEY}?w=20")
@@ -72,11 +80,12 @@ async def test_requests_without_a_render_are_answered_as_ever(tmp_path: Path) ->
 
 async def test_a_fetched_picture_is_refused_only_in_an_overload(tmp_path: Path) -> None:
     """Without an overload any number of sizes waits; in an overload a larger size answers if there is one."""
-    async with site(tmp_path, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
         await here.get(f"/{KEY}?w=20")
         async with overloaded(here):
             refused = await here.get(f"/{KEY}?w=30&flip=h")
             larger = await here.get(f"/{KEY}?w=10")
+        stop_admission_clock(here)
         with stopped(*here.edge.pool.pids):
             burst = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(30, 90)]
             await until(lambda: here.edge.variants.under_way == len(burst))
@@ -92,7 +101,7 @@ async def test_a_fetched_picture_is_refused_only_in_an_overload(tmp_path: Path) 
 
 async def test_sizes_that_share_a_decode_with_an_admitted_one_are_admitted(tmp_path: Path) -> None:
     """One size waits since before the overload, so the others cost little more; those beyond one job are refused."""
-    async with site(tmp_path, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
         await here.get(f"/{KEY}?w=20")
         with stopped(*here.edge.pool.pids):
             tasks = [asyncio.create_task(here.get("/first.jpg?w=10"))]
@@ -113,7 +122,7 @@ async def test_sizes_that_share_a_decode_with_an_admitted_one_are_admitted(tmp_p
 
 async def test_a_signature_is_checked_before_admission(tmp_path: Path) -> None:
     """A request without a valid signature is 403, overload or not."""
-    async with site(tmp_path, pictures=PICTURES) as here, overloaded(here):
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here, overloaded(here):
         here.edge.images._settings = here.edge.settings.model_copy(update={"signing": SigningSettings(required=True)})
         reply = await here.get("/third.jpg?w=10")
         here.edge.images._settings = here.edge.settings
@@ -126,7 +135,7 @@ async def test_a_refusal_is_counted_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, access: Literal["all", "misses", "errors"]
 ) -> None:
     """It is in the metrics and, unless that is switched off, in the access log."""
-    async with site(tmp_path, pictures=PICTURES, log=LogSettings(access=access)) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES, log=LogSettings(access=access)) as here:
         with caplog.at_level(logging.INFO, logger="imgproxy.access"):
             async with overloaded(here):
                 await here.get("/third.jpg?w=10")
@@ -142,7 +151,7 @@ async def test_a_refusal_is_counted_and_logged(
 
 async def test_the_connection_stays_open_after_a_refusal(tmp_path: Path) -> None:
     """The next request over the same connection is answered."""
-    async with site(tmp_path, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
         await here.get(f"/{KEY}?w=20")
         async with overloaded(here):
             wire = await Wire.to(here)
@@ -156,8 +165,8 @@ async def test_the_connection_stays_open_after_a_refusal(tmp_path: Path) -> None
 async def test_many_new_pictures_at_once_are_all_served(tmp_path: Path) -> None:
     """There are more pictures than fetches at a time, and all wait for one new watermark: none waits for ever."""
     pictures = {f"{number}.jpg": jpeg(number) for number in range(30)} | {"mark.jpg": jpeg(9, (20, 20))}
-    async with site(tmp_path, pictures=pictures) as here, asyncio.timeout(60):
-        here.edge.admission._now = lambda: 0.0  # all come at once, however long this machine takes to send them
+    async with site(tmp_path, pictures=pictures, render=PATIENT) as here, asyncio.timeout(60):
+        stop_admission_clock(here)
         replies = await asyncio.gather(*(here.get(f"/{number}.jpg?w=10&mark=/mark.jpg") for number in range(30)))
 
         assert {reply.status for reply in replies} == {200}
