@@ -474,8 +474,8 @@ async def test_a_length_that_is_none(tmp_path: Path, length: str) -> None:
     ["no-colon", ": no name", "\tfolds: nothing", "x: y\r\n" * 200 + "z: y", "long: " + "y" * 66_000, "breaks"],
     ids=["no colon", "no name", "nothing to fold", "too many", "too long", "breaks off"],
 )
-async def test_a_head_that_is_none(tmp_path: Path, lines: str) -> None:
-    """What stands in a head and is no header field may hide one that matters: such an answer is none."""
+async def test_a_head_with_a_broken_line_is_no_answer(tmp_path: Path, lines: str) -> None:
+    """A line that is no header field may hide a header that matters. So the whole answer is refused."""
     head = f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode()
 
     async def odd(_: Request, writer: asyncio.StreamWriter) -> None:

@@ -23,6 +23,7 @@ from tests.support.delivery import HASHED, KEY, MARK, NEW, OLD, Gate, loop_turns
 from tests.support.site import until
 
 if TYPE_CHECKING:
+    from imgproxy.admission.policy import Admitted
     from tests.support.delivery import Parts
 
 PLAN = RenderPlan(resize=Resize(width=Px(100)))
@@ -270,6 +271,23 @@ async def test_admission_is_asked_before_a_picture_is_fetched(tmp_path: Path) ->
 
         assert here.origin.asked == []
         assert (await deliver(here)).outcome is Outcome.MISS
+
+
+async def test_admission_is_asked_once_a_request(tmp_path: Path) -> None:
+    """Before the fetch if the original has to be fetched, else before the render. A hit is not asked about."""
+    async with parts(tmp_path) as here:
+        asked: list[bool] = []
+        admit = here.admission.admit
+
+        def noted(key_hash: str, plan: str, *, is_fetched: bool) -> Admitted:
+            asked.append(is_fetched)
+            return admit(key_hash, plan, is_fetched=is_fetched)
+
+        here.admission.admit = noted  # type: ignore[method-assign]
+        for plan in (PLAN, LARGER, PLAN):
+            await deliver(here, plan)
+
+        assert asked == [False, True]
 
 
 @pytest.mark.parametrize("plan", [PLAN, None], ids=["hit", "original"])

@@ -7,8 +7,8 @@ Admission: the one decision about a request that needs a render. It is admitted,
     overload        the queue was long for `BURST_S`, and its wait is not short       p99 of accepted <= 2 x unloaded
     left over       it was admitted before the overload, and still waits              p99 of accepted <= 2 x unloaded
 
-A picture that has to be fetched waits before its fetch, until it is one of the next that the processes need. So a burst
-waits unfetched, and what is refused later has cost the origin nothing (row `overload`: fetches, p99 of hits).
+A picture that has to be fetched waits before its fetch. It is fetched when the render processes will need it soon. If
+it is refused while it waits, it has cost the origin nothing (row `overload`: fetches, p99 of hits).
 
 A page asks for some thirty new pictures at once. They may wait, because nothing comes after them. In an overload more
 requests come than can be rendered, and each wait makes the next one longer. So a long queue may stay while it drains,
@@ -180,11 +180,11 @@ class Admission:
         return plan in work.plans or (work.began_s is None and len(work.plans) < PLANS_PER_JOB)
 
     def _jobs_ahead(self) -> int:
-        """Jobs that a new one waits for: all but those that are still being fetched, and one for each process."""
+        """How many jobs must end before a new one begins. Jobs whose original is being fetched do not count."""
         return max(0, self._jobs - self._fetching() - self._processes + 1)
 
     def _fetching(self) -> int:
-        """How many are being fetched if as many come as are made (Little's law)."""
+        """How many originals are being fetched when as many are fetched as rendered (Little's law)."""
         return min(FETCHES_AHEAD_MAX, round(self._processes * self._fetch_s / self._job_s))
 
     def _wait_s(self, ahead: int, now_s: float) -> float:

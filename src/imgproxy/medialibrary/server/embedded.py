@@ -66,7 +66,7 @@ class EmbeddedLibrary:
         port: the port to listen on. 0 takes a free one, and keeps it after `stop` and `start`.
         tokens: the valid access tokens. Without any, every request is refused.
         webhook: the receiver of events, if any.
-        latency_ms: how late each answer comes. `faults.latency_ms` may change at any time.
+        latency_ms: the delay of each answer. `faults.latency_ms` may change at any time.
         fail_rate: the share of answers that are 503. `faults.fail_rate` may change at any time.
         state_dir: the folder of the database, `FOLDER/.imgproxy-library` by default.
         scan_interval_s: the pause between two scans of the folder. `rescan` scans at once.
