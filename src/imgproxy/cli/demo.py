@@ -70,7 +70,7 @@ async def _run_demo(options: DemoOptions) -> int:
                 fail(f"{options.folder}: there is no picture in this folder that can be read")
             _print_tour(library, edge, pictures, options.folder)
             await stop.wait()
-            console.print("\n[dim]stopping …[/dim]")
+            console.print("\n[dim]Stopping.[/dim]")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return 0
