@@ -276,6 +276,7 @@ class World:
                 OriginHealth(_no_probe),
                 refusals,
                 purge=cache.purge,
+                admission=admission,
                 source_max_bytes=1_000_000,
                 negative_ttl_s=FRESHNESS.negative_ttl_s,
                 metrics=metrics,

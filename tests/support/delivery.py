@@ -164,11 +164,10 @@ class Parts:
     batches: FakeBatches
     fallback: Fallback
     variants: Variants
-    admission: Admission
+    admission: RecordedAdmission
     delivery: Delivery
     metrics: Metrics
     failpoints: Held
-    fetch_times_s: list[float]
 
     async def purge(self, key: str = KEY) -> None:
         """Purge a key."""
@@ -195,6 +194,20 @@ class Parts:
         return list(self.cache.settings.dir.glob("keys/*/*/t-*"))
 
 
+class RecordedAdmission(Admission):
+    """Admission for one render process. It records the rules that refused, and how long fetches took."""
+
+    def __init__(self, render: RenderSettings, fetch_queue_max: int) -> None:
+        self.rules: list[str] = []
+        self.fetch_times_s: list[float] = []
+        super().__init__(render, 1, self.rules.append, fetch_queue_max=fetch_queue_max)
+
+    def fetch_ended(self, seconds: float) -> None:
+        """Record the time, and learn it."""
+        self.fetch_times_s.append(seconds)
+        super().fetch_ended(seconds)
+
+
 @asynccontextmanager
 async def parts(
     directory: Path,
@@ -209,20 +222,19 @@ async def parts(
     clock, origin, metrics, failpoints, refusals = WallClock(), FakeOrigin(), Metrics(), Held(), Refusals()
     cache = Cache(CacheSettings(dir=directory, min_free_bytes=0))
     await cache.start()
-    health, fetch_times_s = OriginHealth(origin.probe), list[float]()
+    health, admission = OriginHealth(origin.probe), RecordedAdmission(render, fetch_queue_max)
     fetching = Fetching(
         cache,
         origin,
         health,
         refusals,
         purge=cache.purge,
+        admission=admission,
         source_max_bytes=1_000_000,
         negative_ttl_s=freshness.negative_ttl_s,
         metrics=metrics,
         failpoints=failpoints,
         fetches_max=fetches_max,
-        queue_max=fetch_queue_max,
-        on_fetched=fetch_times_s.append,
         now=clock,
     )
     originals = Originals(
@@ -244,7 +256,6 @@ async def parts(
         failpoints=failpoints,
         refusal_ttl_s=60,
     )
-    admission = Admission(render, 1)
     delivery = Delivery(
         cache,
         originals,
@@ -270,7 +281,6 @@ async def parts(
             delivery=delivery,
             metrics=metrics,
             failpoints=failpoints,
-            fetch_times_s=fetch_times_s,
         )
     finally:
         await delivery.background.close()

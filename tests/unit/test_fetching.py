@@ -56,7 +56,7 @@ async def test_a_new_picture_is_kept_with_the_facts_of_its_answer(tmp_path: Path
         assert found.facts.fetched_at_s == found.facts.validated_at_s == asked_at_s
         assert here.metric("imgproxy_origin_answers_total", answer="image") == 1
         assert here.metric("imgproxy_origin_bytes_total") == len(OLD)
-        assert here.fetch_times_s == [found.fetch_s]
+        assert here.admission.fetch_times_s == [found.fetch_s]
         assert here.temporary_files() == []
 
 
@@ -276,6 +276,7 @@ async def test_so_many_fetches_wait_for_their_turn_and_no_more(tmp_path: Path) -
 
         assert asked == ["1"]
         assert here.origin.keys == ["1", "2"]
+        assert here.admission.rules == ["fetches"]
 
 
 async def test_a_fetch_that_is_cancelled_while_it_waits_gives_its_turn_back(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """
-Admission: the one decision about a request that needs a render. It is admitted, it waits, or it is refused with 503.
+Admission: the one decision about a request that needs a render or a fetch. It is admitted, it waits, or it gets 503.
 
     rule            refuses when                                                      earns (row `overload`)
     full            it would wait longer than `queue_timeout_s`, or behind `queue_max` bounded wait, bounded memory
     burst           more new pictures are under way than a page asks for at once      goodput, p99 of accepted
     overload        the queue was long for `BURST_S`, and its wait is not short       p99 of accepted <= 2 x unloaded
     left over       it was admitted before the overload, and still waits              p99 of accepted <= 2 x unloaded
+    fetches         `fetch_queue_max` fetches wait, revalidations and watermarks too  bounded wait, bounded memory
 
 A picture that has to be fetched waits before its fetch. It is fetched when the render processes will need it soon. If
 it is refused while it waits, it has cost the origin nothing (row `overload`: fetches, p99 of hits).
@@ -93,9 +94,12 @@ class Admission:
         processes: int,
         on_refused: Callable[[str], None] = lambda _rule: None,
         now: Callable[[], float] | None = None,
+        *,
+        fetch_queue_max: int = 64,
     ) -> None:
         self._settings = settings
         self._processes = processes
+        self._fetch_queue_max = fetch_queue_max
         self._on_refused = on_refused
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._work: dict[str, _Work] = {}  # by key hash
@@ -155,6 +159,12 @@ class Admission:
         if rule is not None:
             self._on_refused(rule)
         return rule is not None
+
+    def admit_fetch(self, *, waiting: int) -> None:
+        """Raise Overloaded if a fetch may not wait behind `waiting` others. All fetches count, whoever needs them."""
+        if waiting >= self._fetch_queue_max:
+            self._on_refused("fetches")
+            raise Overloaded(self.retry_after_s())
 
     @property
     def is_overloaded(self) -> bool:

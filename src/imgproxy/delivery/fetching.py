@@ -22,7 +22,6 @@ from imgproxy.errors import (
     OriginDenied,
     OriginStatus,
     OriginUnreachable,
-    Overloaded,
     Revoked,
     SourceTooLarge,
 )
@@ -34,6 +33,7 @@ from imgproxy.workers.sniff import sniff
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
@@ -99,35 +99,33 @@ class Fetching:
         refusals: Refusals,
         *,
         purge: PurgeKeys,
+        admission: Admission,
         source_max_bytes: int,
         negative_ttl_s: float,
         metrics: Metrics,
         failpoints: Failpoints,
         fetches_max: int = 16,
-        queue_max: int = 64,
-        on_fetched: Callable[[float], None] = lambda _seconds: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Set up fetching.
 
-        `fetches_max` fetches run at a time, and `queue_max` more may wait. `on_fetched` is called with the seconds that
-        a fetch took. `now` is the wall clock, Unix time.
+        `fetches_max` fetches run at a time; `admission` says how many more may wait. `now` is the wall clock, Unix
+        time.
         """
         self._turns = asyncio.Semaphore(fetches_max)
-        self._queue_max = queue_max
         self._queued = 0
         self._cache = cache
         self._origin = origin
         self._health = health
         self._refusals = refusals
         self._purge = purge
+        self._admission = admission
         self._source_max_bytes = source_max_bytes
         self._negative_ttl_s = negative_ttl_s
         self._metrics = metrics
         self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
         self._failpoints = failpoints
-        self._on_fetched = on_fetched
         self._now = now
 
     async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
@@ -139,8 +137,8 @@ class Fetching:
             Overloaded: too many fetches wait already.
             StaleGeneration: a purge came meanwhile.
         """
-        if self._turns.locked() and self._queued >= self._queue_max:
-            raise Overloaded
+        if self._turns.locked():
+            self._admission.admit_fetch(waiting=self._queued)
         self._queued += 1
         try:
             await self._turns.acquire()
@@ -177,7 +175,7 @@ class Fetching:
                 self._cache.store.discard(temp)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
-        self._on_fetched(fetch_s)
+        self._admission.fetch_ended(fetch_s)
         return Fetched(facts, served.is_modified, fetch_s)
 
     def _destination(self, hashed: str) -> str:

@@ -101,7 +101,10 @@ class Edge:
         self.health = OriginHealth(lambda: probe(self.library))
         self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics)
         self.admission = Admission(
-            settings.render, self.pool.processes, on_refused=lambda rule: self.metrics.refused.labels(rule=rule).inc()
+            settings.render,
+            self.pool.processes,
+            on_refused=lambda rule: self.metrics.refused.labels(rule=rule).inc(),
+            fetch_queue_max=settings.origin.fetch_queue_max,
         )
         fetching = Fetching(
             self.cache,
@@ -109,13 +112,12 @@ class Edge:
             self.health,
             refusals,
             purge=self.purges.purge_keys,
+            admission=self.admission,
             source_max_bytes=settings.limits.source_bytes,
             negative_ttl_s=settings.freshness.negative_ttl_s,
             metrics=self.metrics,
             failpoints=failpoints,
             fetches_max=settings.origin.fetches_max,
-            queue_max=settings.origin.fetch_queue_max,
-            on_fetched=self.admission.fetch_ended,
         )
         self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness)
         self.settling = Settling(
