@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imgproxy.medialibrary.server.pictures import Picture, sniff, sniff_bytes
+from imgproxy.medialibrary.server.pictures import Picture, sniff
 
 MIME = {
     "JPEG": "image/jpeg",
@@ -21,6 +21,10 @@ MIME = {
     "AVIF": "image/avif",
     "TIFF": "image/tiff",
 }
+
+
+def sniff_bytes(data: bytes) -> Picture | None:
+    return sniff(lambda offset, length: data[offset : offset + length])
 
 
 def encoded(kind: str, width_px: int = 61, height_px: int = 37, **options: Any) -> bytes:

@@ -46,11 +46,6 @@ def sniff(read_at: ReadAt) -> Picture | None:
         return None  # the header is cut short
 
 
-def sniff_bytes(data: bytes) -> Picture | None:
-    """Return the type and size of a picture in memory; None if its header cannot be read."""
-    return sniff(lambda offset, length: data[offset : offset + length])
-
-
 def _is_sane(picture: Picture) -> bool:
     return 0 < picture.width_px <= SIDE_MAX_PX and 0 < picture.height_px <= SIDE_MAX_PX
 

@@ -261,11 +261,6 @@ class LibraryStore:
         with self._database.transaction():
             queue.postpone(self._db, delivery_id, time.time() + retry_in_s)
 
-    def count_undelivered(self) -> int:
-        """Return the number of webhook calls that are not delivered yet."""
-        with self._lock:
-            return queue.count(self._db)
-
     # --- settings ------------------------------------------------------------------------------------------------
 
     def setting(self, name: str) -> str | None:

@@ -37,8 +37,3 @@ def forget(db: sqlite3.Connection, delivery_id: str) -> None:
 def postpone(db: sqlite3.Connection, delivery_id: str, until_s: float) -> None:
     """Count a failed attempt. The call is due again at `until_s` (Unix time)."""
     db.execute("UPDATE outbox SET attempts = attempts + 1, not_before_s = ? WHERE id = ?", (until_s, delivery_id))
-
-
-def count(db: sqlite3.Connection) -> int:
-    """Return the number of calls that are not delivered yet."""
-    return int(db.execute("SELECT count(*) FROM outbox").fetchone()[0])
