@@ -62,7 +62,7 @@ async def test_a_variant_is_made_and_kept(tmp_path: Path) -> None:
         on_disk = await here.cache.find(sources.provenance, PLAN.digest)
 
         assert made.variant.body == PLAN.digest.encode() + OLD
-        assert (made.queue_s, made.render_s, made.is_collapsed) == (0.25, 0.5, False)
+        assert (made.timings.queue_s, made.timings.render_s, made.is_collapsed) == (0.25, 0.5, False)
         assert in_memory is not None
         assert on_disk is not None
         assert (in_memory.tier, on_disk.tier) == (Tier.MEMORY, Tier.DISK)
@@ -269,7 +269,7 @@ async def test_an_evicted_original_is_fetched_again_for_the_render(tmp_path: Pat
 
         assert made.variant.body == PLAN.digest.encode() + OLD
         assert here.origin.keys == [KEY, KEY]
-        assert made.fetch_s > 0
+        assert made.timings.fetch_s > 0
 
 
 async def test_a_watermark_is_given_to_the_render(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def _hit(original: Original, variant: Variant, tier: Tier) -> Delivered:
 
 
 def _miss(original: Original, made: Made) -> Delivered:
-    timings = Timings(original.fetch_s + made.fetch_s, made.queue_s, made.render_s)
+    timings = replace(made.timings, fetch_s=original.fetch_s + made.timings.fetch_s)
     # The tag is that of what was painted: the watermark may have been lost meanwhile.
     delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN, made.variant.proofs)
     return replace(delivered, is_collapsed=original.is_collapsed or made.is_collapsed, timings=timings)

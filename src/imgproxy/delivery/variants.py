@@ -10,6 +10,7 @@ from cachetools import TTLCache
 
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts
 from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.request import Timings
 from imgproxy.errors import (
     CacheUnavailable,
     DecodeFailed,
@@ -66,12 +67,10 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A variant that was just made, and the seconds that it took."""
+    """A variant that was just made, and the time that it took."""
 
     variant: Variant
-    fetch_s: float = 0.0
-    queue_s: float = 0.0
-    render_s: float = 0.0
+    timings: Timings
     is_collapsed: bool = False
 
 
@@ -164,7 +163,7 @@ class Variants:
         self._fallback.remember(original.key_hash, plan)
         await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
         fetch_s = sources.original.fetch_s if sources.original is not original else 0.0
-        return Made(variant, fetch_s, finished.queue_s, finished.render_s)
+        return Made(variant, Timings(fetch_s, finished.queue_s, finished.render_s))
 
     async def _files(self, sources: Sources, plan: RenderPlan) -> tuple[Sources, str, MarkFile | None]:
         """Return the files of the originals. An original that was evicted is fetched again, and so has a new proof."""
