@@ -25,6 +25,7 @@ backend imgproxy {
     .first_byte_timeout = 30s;
     .between_bytes_timeout = 10s;
     .max_connections = 500;
+    # varnishd ends idle connections after its parameter backend_idle_timeout (60 s). Keep it shorter than imgproxy's.
 }
 
 acl purgers {
@@ -50,8 +51,12 @@ sub vcl_recv {
         return (synth(200, "Purged " + xkey.purge(req.http.xkey-purge)));
     }
 
-    # The webhook is public. The other admin routes are not.
+    # The webhook is public. The other admin routes are not. Varnish sends a body again only if it has kept it: when the
+    # connection that it took from its pool was just being closed. 1 MB is [webhook] max_body_bytes.
     if (req.url ~ "^/-/webhooks/") {
+        if (!std.cache_req_body(1MB)) {
+            return (synth(413, "Content Too Large"));
+        }
         return (pass);
     }
     if (req.url ~ "^/(-|api/v1)/") {

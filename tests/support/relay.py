@@ -1,8 +1,14 @@
-"""A TCP relay that can hold what one side sends: a slow network between the edge and a cache in front, without a sleep."""
+"""
+A TCP relay between the edge and a cache in front, for races without a sleep.
+
+It can hold what the edge sends, as a slow network does, and end connections at the moment when they are used again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +25,10 @@ class Relay:
         self._open.set()
         self._stopped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._ending: set[asyncio.StreamWriter] = set()
+        self._is_reset = False
+        self.ended = 0
         self.port = 0
 
     def hold(self) -> None:
@@ -35,6 +45,14 @@ class Relay:
         async with asyncio.timeout(20):
             await self._stopped.wait()
 
+    def end_at_next_request(self, *, is_reset: bool) -> None:
+        """
+        End each connection that is open now when the next request comes over it, and count it in `ended`.
+
+        So does a server whose idle time ends just then. The client sees a FIN, or a reset.
+        """
+        self._ending, self._is_reset = set(self._clients), is_reset
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, both ways."""
         task = asyncio.current_task()
@@ -46,11 +64,22 @@ class Relay:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self._pump(reader, forth, None), self._pump(back, writer, self._open))
+        self._clients.add(writer)
+        await asyncio.gather(self._pump(reader, forth, None, writer), self._pump(back, writer, self._open, writer))
+        self._clients.discard(writer)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event | None) -> None:
+    async def _pump(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        gate: asyncio.Event | None,
+        client: asyncio.StreamWriter,
+    ) -> None:
         try:
             while data := await source.read(65536):
+                if gate is None and client in self._ending:
+                    self._end(client)
+                    break
                 if gate is not None and not gate.is_set():
                     self._stopped.set()
                     await gate.wait()
@@ -60,6 +89,13 @@ class Relay:
             pass
         finally:
             sink.close()
+
+    def _end(self, client: asyncio.StreamWriter) -> None:
+        self.ended += 1
+        if self._is_reset:  # socket(7): to linger for 0 s is to send a reset
+            linger = struct.pack("ii", 1, 0)
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        client.close()
 
     async def close(self) -> None:
         """End every connection."""
