@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check format docs bench lock clean
+.PHONY: demo test test-slow check format docs bench soak lock clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml requirements-build.lock requirements-dev.lock
@@ -38,6 +38,9 @@ docs: $(READY) ## the generated parts of the documentation: parameters, settings
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
 	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
+
+soak: $(READY) ## half an hour of faults under load, then compare memory, descriptors, threads and journal: `make soak SECONDS=90`
+	$(BIN)/python -m benchmarks.soak $(if $(SECONDS),--seconds $(SECONDS))
 
 lock: ## resolve the dependencies anew and pin them with their hashes
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"

@@ -69,6 +69,23 @@ def tree_resident_bytes(pid: int) -> int:
     return sum(resident_bytes(found) for found in tree(pid))
 
 
+def descriptors(pid: int) -> int:
+    """Return how many files, sockets and pipes a process has open; 0 if it has ended."""
+    return _count(f"/proc/{pid}/fd")
+
+
+def threads(pid: int) -> int:
+    """Return how many threads a process has; 0 if it has ended."""
+    return _count(f"/proc/{pid}/task")
+
+
+def _count(directory: str) -> int:
+    try:
+        return len(os.listdir(directory))
+    except OSError:
+        return 0
+
+
 def peak_bytes(pid: int) -> int:
     """Return the largest resident size of a process since its start, or since a reset (proc(5), clear_refs)."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii") as file:

@@ -161,9 +161,8 @@ class Product(Server):
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        port = free_port()
         settings: dict[str, dict[str, object]] = {
-            "server": {"port": port, "shutdown_timeout_s": 2},
+            "server": {"port": free_port(), "shutdown_timeout_s": 2},
             "origin": {"url": origin_url, "token": "bench-token"},
             "admin": {"token": self.ADMIN},
             "cache": {"dir": str(folder / "cache")},
@@ -173,6 +172,7 @@ class Product(Server):
         }
         for section, values in (sections or {}).items():
             settings.setdefault(section, {}).update(values)
+        port = settings["server"]["port"]
         file = folder / "edge.toml"
         file.write_text(_toml(settings), encoding="utf-8")
         super().__init__(
@@ -222,16 +222,15 @@ def _toml(settings: Mapping[str, Mapping[str, object]]) -> str:
 
 
 class Library(Server):
-    """`imgproxy library` over a folder of pictures."""
+    """`imgproxy library` over a folder of pictures. `options` are further words of the command."""
 
-    def __init__(self, pictures: Path, folder: Path) -> None:
+    def __init__(self, pictures: Path, folder: Path, *options: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
+        words = ("--port", str(port), "--token", "bench-token", "--state", str(folder), *options)
         super().__init__(
             "library",
-            imgproxy_command(
-                "library", str(pictures), "--port", str(port), "--token", "bench-token", "--state", str(folder)
-            ),
+            imgproxy_command("library", str(pictures), *words),
             url=f"http://127.0.0.1:{port}",
             log=folder / "library.log",
         )
