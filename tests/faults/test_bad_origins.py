@@ -64,11 +64,13 @@ class FrontedOrigin:
 
 
 @asynccontextmanager
-async def fronted_origin(tmp_path: Path, freshness: FreshnessSettings) -> AsyncIterator[FrontedOrigin]:
+async def fronted_origin(
+    tmp_path: Path, freshness: FreshnessSettings, mode: Mode = "ok"
+) -> AsyncIterator[FrontedOrigin]:
     async with scripted_origin(jpeg(200)) as origin:
         sections: dict[str, Any] = {
             "server": Server(port=0, shutdown_timeout_s=1),
-            "origin": OriginSettings(url=origin.url, token=SecretStr("t"), timeout_s=2),
+            "origin": OriginSettings(url=origin.url, token=SecretStr("t"), timeout_s=2 if mode == "hangs" else 20),
             "admin": AdminSettings(token=SecretStr("admin-token")),
             "cache": CacheSettings(dir=tmp_path / "cache", min_free_bytes=0),
             "render": RenderSettings(processes=1),
@@ -82,7 +84,7 @@ async def fronted_origin(tmp_path: Path, freshness: FreshnessSettings) -> AsyncI
 @pytest.mark.parametrize("mode", BAD)
 async def test_a_bad_origin_takes_nothing_away(tmp_path: Path, mode: Mode) -> None:
     """Stale pictures are served, nothing is purged or remembered as refused, and the service recovers with its origin."""
-    async with fronted_origin(tmp_path, SERVED_STALE) as here:
+    async with fronted_origin(tmp_path, SERVED_STALE, mode) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         here.origin.mode = mode
         for _ in range(2):
@@ -108,7 +110,7 @@ async def test_a_bad_origin_takes_nothing_away(tmp_path: Path, mode: Mode) -> No
 @pytest.mark.parametrize("mode", BAD)
 async def test_beyond_its_bound_nothing_stale_is_served(tmp_path: Path, mode: Mode) -> None:
     """After `stale_if_error_s`, a picture whose origin cannot be asked is an error."""
-    async with fronted_origin(tmp_path, NEVER_STALE) as here:
+    async with fronted_origin(tmp_path, NEVER_STALE, mode) as here:
         assert (await here.get(f"/{KEY}?w=50")).status == 200
         here.origin.mode = mode
 

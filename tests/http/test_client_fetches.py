@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import gzip
 import os
@@ -25,6 +24,7 @@ from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.models import HEAD_BYTES, Validators
 from imgproxy.workers import sniff
 from tests.support.scripted_origin import GOOD, Origin, Reply, Request, client_of, hangs, origin, says
+from tests.support.site import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -241,7 +241,7 @@ async def test_a_body_that_is_torn_is_not_whole(tmp_path: Path) -> None:
 
     async def resets(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1000))
-        await asyncio.sleep(0.05)
+        await turns_of_the_loop()
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
@@ -289,7 +289,7 @@ async def test_a_body_that_trickles_comes_whole(tmp_path: Path) -> None:
     async def trickles(_: Request, writer: asyncio.StreamWriter) -> None:
         for byte in answer:
             writer.write(bytes([byte]))
-            await asyncio.sleep(0.001)
+            await turns_of_the_loop()
 
     async with origin(trickles) as server, client_of(server, max_attempts=1) as client:
         image = await client.serve_image("a.jpg", tmp_path / "out")
@@ -298,12 +298,12 @@ async def test_a_body_that_trickles_comes_whole(tmp_path: Path) -> None:
 
 
 def cut_at(position: int, head: bytes, body: bytes) -> Reply:
-    """The same bytes in two, the second of them when the first have surely been read."""
+    """The same bytes in two, the second of them when the first have been read."""
 
     async def reply(_: Request, writer: asyncio.StreamWriter) -> None:
         whole = head + body
         writer.write(whole[:position])
-        await asyncio.sleep(0.005)
+        await turns_of_the_loop()
         writer.write(whole[position:])
 
     return reply
@@ -569,14 +569,19 @@ async def test_a_connection_that_the_server_closed_does_no_harm(tmp_path: Path) 
         assert len(server.requests) == 2
 
 
+def waiting_to_be_accepted(server: socket.socket) -> int:
+    """How many connections wait: for a server, tcpi_unacked of tcp(7)'s TCP_INFO says it."""
+    found: tuple[int] = struct.unpack_from("I", server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)
+    return found[0]
+
+
 async def test_an_address_that_does_not_answer_does_not_take_the_time_of_the_next(tmp_path: Path) -> None:
     """A name with a broken IPv6 address is reached by the other one, at the first try."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, contextlib.ExitStack() as waiting:
-        for _ in range(4):  # its queue is full: from here on it does not answer
-            one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(silent.getsockname())
-        await asyncio.sleep(0.1)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.create_connection(silent.getsockname()),  # it fills the queue: from here on the server does not answer
+    ):
+        await until(lambda: waiting_to_be_accepted(silent) == 1)
         async with origin(GOOD) as server:
             loop = asyncio.get_running_loop()
             look_up, port = loop.getaddrinfo, int(server.url.rpartition(":")[2])

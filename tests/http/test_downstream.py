@@ -1,6 +1,8 @@
 """Purge calls to caches in front: what is sent, when, and what happens if the cache does not confirm."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +231,13 @@ async def test_a_cdn_is_purged_again_after_the_settle_time(tmp_path: Path) -> No
 
 async def test_a_second_round_survives_a_restart(tmp_path: Path) -> None:
     """The outbox has it."""
-    settings = FreshnessSettings(settle_s=0.5)
+    settings = FreshnessSettings(settle_s=3600)
     async with cdn() as server:
         async with site(tmp_path, downstream=(at_fastly(server),), freshness=settings, purge=QUICK) as here:
             await purge_keys(here, KEY)
+        assert len(server.asked) == 1
+        with closing(sqlite3.connect(tmp_path / "cache" / "journal.sqlite")) as database, database:
+            database.execute("UPDATE outbox SET due_at_s = 0")
         async with site(tmp_path, downstream=(at_fastly(server),), freshness=settings, purge=QUICK) as here:
             await server.arrived(2)
             await until_empty(here)
@@ -414,7 +419,7 @@ async def test_a_line_from_a_clock_that_was_ahead_is_due(tmp_path: Path) -> None
 
 async def test_a_limit_is_waited_out_and_what_came_meanwhile_goes_along(tmp_path: Path) -> None:
     """After 429 there is no call before Retry-After is over, also for new purges. Then one call has them all."""
-    async with cdn() as server, site(tmp_path, downstream=(at_fastly(server, wait_s=0.1),), freshness=ONCE) as here:
+    async with cdn() as server, site(tmp_path, downstream=(at_fastly(server, wait_s=1),), freshness=ONCE) as here:
         server.answer = lambda asked: Told(429, headers=(("Retry-After", "3"),))
         first = await purge_keys(here, "a.jpg")
         server.answer = fastly

@@ -6,49 +6,63 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from pydantic import SecretStr
 
+from imgproxy.admission.policy import BURST_S, CALM_S, LONG_WAIT_JOBS
 from imgproxy.config.sections import LogSettings, RenderSettings, SigningSettings
+from imgproxy.params.signature import sign
+from tests.support.clock import StandingClock
 from tests.support.processes import stopped
 from tests.support.site import ADMIN, KEY, Site, jpeg, site, until, width_of
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-NAMES = ("first.jpg", "second.jpg", "third.jpg", "fourth.jpg")
+QUEUE = [f"queue/{number}.jpg" for number in range(LONG_WAIT_JOBS + 2)]
 # Requests that wait in a test are not refused because the machine is slow.
 PATIENT = RenderSettings(processes=1, queue_timeout_s=60)
-PICTURES = {KEY: jpeg(200)} | {name: jpeg(100) for name in NAMES}
+PICTURES = {KEY: jpeg(200)} | dict.fromkeys(("third.jpg", "fourth.jpg", *QUEUE), jpeg(100))
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    """Admission's clock. It stands, because a slow machine takes longer to send a burst than a burst may last."""
+    return StandingClock()
 
 
 @contextlib.asynccontextmanager
-async def overloaded(here: Site) -> AsyncIterator[None]:
-    """One picture at work that does not end, one waiting, and an overload for as long as the block runs."""
+async def overloaded(
+    here: Site, clock: StandingClock, *also: str, sign_by: Callable[[str], str] = str
+) -> AsyncIterator[None]:
+    """Let the queue be long for too long: an overload while the block runs. The targets `also` wait in the queue."""
+    admission = here.edge.admission
+    targets = [*(sign_by(f"/{name}?w=10") for name in QUEUE), *also]
+    await asyncio.gather(*(here.get(sign_by(f"/{name}")) for name in QUEUE))
+    for _ in range(20):
+        admission.fetch_ended(0.0)  # however slow this machine was
     with stopped(*here.edge.pool.pids):
-        tasks = [asyncio.create_task(here.get(f"/{name}?w=10")) for name in NAMES[:2]]
-        await until(lambda: here.edge.pool.busy == 1 and here.edge.pool.waiting == 1)
-        here.edge.admission._overload_until_s = math.inf
+        waiting = [asyncio.create_task(here.get(target)) for target in targets]
+        await until(lambda: here.edge.variants.under_way == len(targets))
+        clock.now_s += 2 * BURST_S
+        assert admission.refuses("a new picture", "its plan")
         try:
             yield
         finally:
-            here.edge.admission._overload_until_s = 0.0
-    assert [reply.status for reply in await asyncio.gather(*tasks)] == [200, 200]
+            clock.now_s += 2 * CALM_S
+    assert {reply.status for reply in await asyncio.gather(*waiting)} == {200}
 
 
-def stop_admission_clock(here: Site) -> None:
-    """Let no time pass for admission: a slow machine takes longer to send a burst than a burst may last."""
-    now_s = asyncio.get_running_loop().time()
-    here.edge.admission._now = lambda: now_s
-
-
-async def test_a_picture_that_must_be_fetched_is_refused_before_the_fetch(tmp_path: Path) -> None:
+async def test_a_picture_that_must_be_fetched_is_refused_before_the_fetch(tmp_path: Path, clock: StandingClock) -> None:
     """The fast path gives the same answer as delivery, which takes HEAD; nobody may keep it."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here, overloaded(here):
+    async with (
+        site(tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock) as here,
+        overloaded(here, clock),
+    ):
         quick = await here.get("/third.jpg?w=10")
         usual = await here.send("HEAD", "/third.jpg?w=10")
 
@@ -64,11 +78,11 @@ async def test_a_picture_that_must_be_fetched_is_refused_before_the_fetch(tmp_pa
         assert len(quick.body) == int(usual.headers["Content-Length"])
 
 
-async def test_requests_without_a_render_are_answered_as_ever(tmp_path: Path) -> None:
+async def test_requests_without_a_render_are_answered_as_ever(tmp_path: Path, clock: StandingClock) -> None:
     """Hits, originals, bad URLs and admin routes are not refused."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock) as here:
         first = await here.get(f"/{KEY}?w=20")
-        async with overloaded(here):
+        async with overloaded(here, clock):
             hit = await here.get(f"/{KEY}?w=20")
             original = await here.get("/fourth.jpg")
             mistake = await here.get("/third.jpg?w64=%21")
@@ -78,14 +92,13 @@ async def test_requests_without_a_render_are_answered_as_ever(tmp_path: Path) ->
         assert (hit.status, original.status, mistake.status, health.status) == (200, 200, 400, 200)
 
 
-async def test_a_fetched_picture_is_refused_only_in_an_overload(tmp_path: Path) -> None:
+async def test_a_fetched_picture_is_refused_only_in_an_overload(tmp_path: Path, clock: StandingClock) -> None:
     """Without an overload any number of sizes waits; in an overload a larger size answers if there is one."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock) as here:
         await here.get(f"/{KEY}?w=20")
-        async with overloaded(here):
+        async with overloaded(here, clock):
             refused = await here.get(f"/{KEY}?w=30&flip=h")
             larger = await here.get(f"/{KEY}?w=10")
-        stop_admission_clock(here)
         with stopped(*here.edge.pool.pids):
             burst = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(30, 90)]
             await until(lambda: here.edge.variants.under_way == len(burst))
@@ -99,45 +112,46 @@ async def test_a_fetched_picture_is_refused_only_in_an_overload(tmp_path: Path) 
         assert {reply.status for reply in served} == {200}
 
 
-async def test_sizes_that_share_a_decode_with_an_admitted_one_are_admitted(tmp_path: Path) -> None:
+async def test_sizes_that_share_a_decode_with_an_admitted_one_are_admitted(
+    tmp_path: Path, clock: StandingClock
+) -> None:
     """One size waits since before the overload, so the others cost little more; those beyond one job are refused."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock) as here:
         await here.get(f"/{KEY}?w=20")
-        with stopped(*here.edge.pool.pids):
-            tasks = [asyncio.create_task(here.get("/first.jpg?w=10"))]
-            await until(lambda: here.edge.pool.busy == 1)
-            tasks.append(asyncio.create_task(here.get(f"/{KEY}?w=30&flip=h")))
-            await until(lambda: here.edge.pool.waiting == 1)
-            here.edge.admission._overload_until_s = math.inf
+        async with overloaded(here, clock, f"/{KEY}?w=30&flip=h"):
+            under_way, refused = here.edge.variants.under_way, here.metric("imgproxy_refused_total", rule="overload")
             srcset = [asyncio.create_task(here.get(f"/{KEY}?w={width}&flip=h")) for width in range(31, 38)]
-            await until(lambda: here.edge.variants.under_way == 9)
+            await until(lambda: here.edge.variants.under_way == under_way + len(srcset))
             one_more = await here.get(f"/{KEY}?w=38&flip=h")
-            here.edge.admission._overload_until_s = 0.0
-        served = await asyncio.gather(*tasks, *srcset)
+        served = await asyncio.gather(*srcset)
 
         assert one_more.status == 503
         assert {reply.status for reply in served} == {200}
-        assert here.metric("imgproxy_refused_total", rule="overload") == 1
+        assert here.metric("imgproxy_refused_total", rule="overload") == refused + 1
 
 
-async def test_a_signature_is_checked_before_admission(tmp_path: Path) -> None:
+async def test_a_signature_is_checked_before_admission(tmp_path: Path, clock: StandingClock) -> None:
     """A request without a valid signature is 403, overload or not."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here, overloaded(here):
-        here.edge.images._settings = here.edge.settings.model_copy(update={"signing": SigningSettings(required=True)})
+    signing = SigningSettings(tokens=(SecretStr("token"),), required=True)
+    async with (
+        site(tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock, signing=signing) as here,
+        overloaded(here, clock, sign_by=lambda target: sign(target, "token")),
+    ):
         reply = await here.get("/third.jpg?w=10")
-        here.edge.images._settings = here.edge.settings
 
         assert reply.status == 403
 
 
 @pytest.mark.parametrize("access", ["all", "misses", "errors"])
 async def test_a_refusal_is_counted_and_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, access: Literal["all", "misses", "errors"]
+    tmp_path: Path, clock: StandingClock, caplog: pytest.LogCaptureFixture, access: Literal["all", "misses", "errors"]
 ) -> None:
     """It is in the metrics and, unless that is switched off, in the access log."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES, log=LogSettings(access=access)) as here:
+    async with site(
+        tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock, log=LogSettings(access=access)
+    ) as here:
         with caplog.at_level(logging.INFO, logger="imgproxy.access"):
-            async with overloaded(here):
+            async with overloaded(here, clock):
                 await here.get("/third.jpg?w=10")
                 page = (await here.get("/-/metrics", **ADMIN)).body.decode()
 
@@ -149,11 +163,11 @@ async def test_a_refusal_is_counted_and_logged(
         ]
 
 
-async def test_the_connection_stays_open_after_a_refusal(tmp_path: Path) -> None:
+async def test_the_connection_stays_open_after_a_refusal(tmp_path: Path, clock: StandingClock) -> None:
     """The next request over the same connection is answered."""
-    async with site(tmp_path, render=PATIENT, pictures=PICTURES) as here:
+    async with site(tmp_path, render=PATIENT, pictures=PICTURES, admission_clock=clock) as here:
         await here.get(f"/{KEY}?w=20")
-        async with overloaded(here):
+        async with overloaded(here, clock):
             wire = await Wire.to(here)
             for target, expected in (("/third.jpg?w=10", 503), ("/fourth.jpg?w=10", 503), (f"/{KEY}?w=20", 200)):
                 wire.ask(target)
@@ -162,11 +176,10 @@ async def test_the_connection_stays_open_after_a_refusal(tmp_path: Path) -> None
             await wire.close()
 
 
-async def test_many_new_pictures_at_once_are_all_served(tmp_path: Path) -> None:
+async def test_many_new_pictures_at_once_are_all_served(tmp_path: Path, clock: StandingClock) -> None:
     """There are more pictures than fetches at a time, and all wait for one new watermark: none waits for ever."""
     pictures = {f"{number}.jpg": jpeg(number) for number in range(30)} | {"mark.jpg": jpeg(9, (20, 20))}
-    async with site(tmp_path, pictures=pictures, render=PATIENT) as here, asyncio.timeout(60):
-        stop_admission_clock(here)
+    async with site(tmp_path, pictures=pictures, render=PATIENT, admission_clock=clock) as here, asyncio.timeout(60):
         replies = await asyncio.gather(*(here.get(f"/{number}.jpg?w=10&mark=/mark.jpg") for number in range(30)))
 
         assert {reply.status for reply in replies} == {200}

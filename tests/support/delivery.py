@@ -25,6 +25,7 @@ from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.workers.job import Rendered
+from tests.support.clock import StandingClock
 from tests.support.site import Held
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class Parts:
     fallback: Fallback
     variants: Variants
     admission: RecordedAdmission
+    admission_clock: StandingClock
     delivery: Delivery
     metrics: Metrics
     failpoints: Held
@@ -197,10 +199,10 @@ class Parts:
 class RecordedAdmission(Admission):
     """Admission for one render process. It records the rules that refused, and how long fetches took."""
 
-    def __init__(self, render: RenderSettings, fetch_queue_max: int) -> None:
+    def __init__(self, render: RenderSettings, fetch_queue_max: int, clock: StandingClock) -> None:
         self.rules: list[str] = []
         self.fetch_times_s: list[float] = []
-        super().__init__(render, 1, self.rules.append, fetch_queue_max=fetch_queue_max)
+        super().__init__(render, 1, self.rules.append, clock, fetch_queue_max=fetch_queue_max)
 
     def fetch_ended(self, seconds: float) -> None:
         """Record the time, and learn it."""
@@ -222,7 +224,8 @@ async def parts(
     clock, origin, metrics, failpoints, refusals = WallClock(), FakeOrigin(), Metrics(), Held(), Refusals()
     cache = Cache(CacheSettings(dir=directory, min_free_bytes=0))
     await cache.start()
-    health, admission = OriginHealth(origin.probe), RecordedAdmission(render, fetch_queue_max)
+    health, admission_clock = OriginHealth(origin.probe), StandingClock()
+    admission = RecordedAdmission(render, fetch_queue_max, admission_clock)
     fetching = Fetching(
         cache,
         origin,
@@ -278,6 +281,7 @@ async def parts(
             fallback=fallback,
             variants=variants,
             admission=admission,
+            admission_clock=admission_clock,
             delivery=delivery,
             metrics=metrics,
             failpoints=failpoints,

@@ -198,6 +198,7 @@ async def site(
     tmp_path: Path,
     *,
     failpoints: Failpoints | None = None,
+    admission_clock: Callable[[], float] | None = None,
     pictures: dict[str, bytes] | None = None,
     library: dict[str, Any] | None = None,
     **sections: Any,
@@ -212,7 +213,8 @@ async def site(
     probe = Probe()
     options: dict[str, Any] = {"tokens": [AccessToken("library-token")], "scan_interval_s": 3600.0, **(library or {})}
     async with EmbeddedLibrary(folder, probe=probe, **options) as embedded:
-        edge = Edge(settings_for(embedded, tmp_path / "cache", **sections), failpoints=failpoints)
+        settings = settings_for(embedded, tmp_path / "cache", **sections)
+        edge = Edge(settings, failpoints=failpoints, admission_clock=admission_clock)
         async with edge, aiohttp.ClientSession(auto_decompress=False) as session:
             yield Site(edge, embedded, probe, session)
 
@@ -224,7 +226,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def poll(read: Callable[[], Any], holds: Callable[[Any], bool]) -> None:
     """Read a value until it is as wanted. `read` may be a coroutine function."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             value = read()
             if holds(await value if asyncio.iscoroutine(value) else value):

@@ -20,16 +20,7 @@ from imgproxy.admission.policy import (
 )
 from imgproxy.config.sections import RenderSettings
 from imgproxy.errors import Overloaded
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.support.clock import StandingClock
 
 
 class Counted(Admitted):
@@ -43,7 +34,7 @@ class World:
     """An admission policy for two processes on a clock of its own, and the rules that refused."""
 
     def __init__(self, *, processes: int = 2, job_s: float = 0.05, **settings: float) -> None:
-        self.clock = Clock()
+        self.clock = StandingClock()
         self.rules: list[str] = []
         chosen = RenderSettings.model_validate({"queue_max": 1000, "queue_timeout_s": 60.0} | settings)
         self.admission = Admission(chosen, processes, self.rules.append, self.clock)

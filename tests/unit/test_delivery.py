@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgproxy.admission.policy import BURST_S, LONG_WAIT_JOBS
 from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.config.sections import RenderSettings
 from imgproxy.delivery.delivery import _outcome
@@ -332,14 +334,16 @@ async def test_an_overload_refuses_a_picture_that_has_to_be_fetched_and_rendered
     tmp_path: Path, is_overloaded: bool, plan: RenderPlan | None, is_cached: bool, expected: bool
 ) -> None:
     """`refuses` is asked by the fast path, before anything is done for the request."""
-    async with parts(tmp_path, render=FULL_AT_ONCE) as here:
+    async with parts(tmp_path) as here, AsyncExitStack() as waiting:
         if is_cached:
             await here.originals.current(KEY)
-        async with here.admission.admit("one", "plan", is_fetched=True):
-            if is_overloaded:
-                here.admission._overload_until_s = float("inf")
+        for number in range(2 * LONG_WAIT_JOBS):
+            await waiting.enter_async_context(here.admission.admit(str(number), "plan", is_fetched=True))
+        if is_overloaded:
+            here.admission_clock.now_s += 2 * BURST_S
+            assert here.admission.refuses("another", "plan")
 
-            assert here.delivery.refuses(Request(KEY, plan)) is expected
+        assert here.delivery.refuses(Request(KEY, plan)) is expected
 
 
 # --- purges --------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ from imgproxy.purge.webhooks import Webhooks
 from imgproxy.workers.pool import RenderPool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from imgproxy.config.settings import Settings
@@ -58,15 +59,25 @@ log = logging.getLogger(__name__)
 
 
 class Edge:
-    """The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends."""
+    """
+    The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends.
 
-    def __init__(self, settings: Settings, *, failpoints: Failpoints | None = None) -> None:
+    `admission_clock` is for tests; by default admission uses the running loop's clock.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        failpoints: Failpoints | None = None,
+        admission_clock: Callable[[], float] | None = None,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
         refusals = Refusals()
         self._compose_storage_and_purge(settings)
-        self._compose_originals(settings, failpoints, refusals)
+        self._compose_originals(settings, failpoints, refusals, admission_clock)
         self._compose_delivery(settings, failpoints, refusals)
         self._compose_http(settings, failpoints, self._compose_admin(settings))
         self._stack = AsyncExitStack()
@@ -97,13 +108,20 @@ class Edge:
             downstream=self.downstreams,
         )
 
-    def _compose_originals(self, settings: Settings, failpoints: Failpoints, refusals: Refusals) -> None:
+    def _compose_originals(
+        self,
+        settings: Settings,
+        failpoints: Failpoints,
+        refusals: Refusals,
+        admission_clock: Callable[[], float] | None,
+    ) -> None:
         self.health = OriginHealth(lambda: probe(self.library))
         self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics)
         self.admission = Admission(
             settings.render,
             self.pool.processes,
             on_refused=lambda rule: self.metrics.refused.labels(rule=rule).inc(),
+            now=admission_clock,
             fetch_queue_max=settings.origin.fetch_queue_max,
         )
         fetching = Fetching(
