@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
 import time
-from contextlib import nullcontext, suppress
-from typing import Literal, TextIO
+from functools import lru_cache, partial
+from json.encoder import encode_basestring as _quote
+from typing import Literal
+
+from imgproxy.log_writer import LogWriter, queued_stream
 
 # `extra={"facts": {…}}` of a log call: the facts become fields of the JSON object.
 FACTS = "facts"
+# At the end of the process, lines may take this long to be written.
+FLUSH_S = 1.0
+# Texts of seconds that are kept. Threads log at the same time, and a batch of hits may be a second old.
+SECONDS_KEPT = 4
 
 
 class JsonFormatter(logging.Formatter):
@@ -19,18 +25,13 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        # A new encoder and a new date for each line would take longer than the rest of the line.
+        # A new encoder for each line would take longer than the rest of the line.
         self._encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-        self._second = -1
-        self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return time (UTC), level, logger, message, the facts of the record, and its traceback if it has one."""
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         fields = {
-            "time": f"{self._stamp}.{int(record.msecs):03d}Z",
+            "time": _utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -40,13 +41,24 @@ class JsonFormatter(logging.Formatter):
             fields["traceback"] = self.formatException(record.exc_info)
         return self._encode(fields)
 
+    def hit(  # noqa: PLR0917 - the facts of a hit; the call is on the fast path
+        self, created_s: float, logger: str, target: str, status: int, sent_bytes: int, client: str | None
+    ) -> str:
+        """Return the line of a hit with its end, as `format` makes it, in a third of the time."""
+        quoted, quoted_client = _quote(target), "null" if client is None else _quote(client)
+        return (
+            f'{{"time": "{_utc(created_s)}", "level": "info", "logger": "{logger}", '
+            f'"message": "GET {quoted[1:-1]} {status}", "method": "GET", "target": {quoted}, "status": {status}, '
+            f'"outcome": "hit", "bytes": {sent_bytes}, "client": {quoted_client}}}\n'
+        )
+
 
 class TextFormatter(logging.Formatter):
     """A line for people: local time, level unless it is INFO, message, facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return `12:00:00 message  name=value …`."""
-        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        stamp = _local(int(record.created))
         level = "" if record.levelno == logging.INFO else f"{record.levelname} "
         facts = "".join(f"  {name}={value}" for name, value in getattr(record, FACTS, {}).items())
         line = f"{stamp} {level}{record.getMessage()}{facts}"
@@ -54,43 +66,56 @@ class TextFormatter(logging.Formatter):
             line += "\n" + self.formatException(record.exc_info)
         return line
 
+    def hit(  # noqa: PLR0917 - the facts of a hit; the call is on the fast path
+        self, created_s: float, logger: str, target: str, status: int, sent_bytes: int, client: str | None
+    ) -> str:
+        """Return the line of a hit with its end, as `format` makes it. It does not have the logger's name."""
+        del logger
+        return (
+            f"{_local(int(created_s))} GET {target} {status}  method=GET  target={target}  status={status}  "
+            f"outcome=hit  bytes={sent_bytes}  client={client}\n"
+        )
 
-class TurnHandler(logging.StreamHandler[TextIO]):
-    """
-    Writes the lines of one turn of the event loop together: a system call for each line would slow down memory hits.
 
-    Warnings, and lines that are logged outside an event loop, are written at once, after the lines that wait.
-    """
+class LineHandler(logging.Handler):
+    """Formats records where they are logged, because their arguments may change, and queues the lines for a writer."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._lines: list[str] = []
+    def __init__(self, descriptor: int, formatter: JsonFormatter | TextFormatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.writer = LogWriter(descriptor, self._lines_lost)
+        self._hit_line = formatter.hit
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped since the start."""
+        return self.writer.dropped
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format a record. Write it now, or at the end of the turn."""
+        """Queue the line of a record."""
         try:
-            self._lines.append(self.format(record) + self.terminator)
+            line = f"{self.format(record)}\n"
         except Exception:  # as in every handler of the library: the caller must not fail because of its log line
             self.handleError(record)
             return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is None or record.levelno >= logging.WARNING:
-            self.flush()
-        elif len(self._lines) == 1:
-            loop.call_soon(self.flush)
+        self.writer.put(line, len(line), is_urgent=record.levelno >= logging.WARNING)
+
+    def hit(self, logger_name: str, target: str, status: int, sent_bytes: int, client: str | None) -> None:
+        """
+        Log a hit, as a record of the level INFO with the facts of a hit would.
+
+        A line costs less than a fifth of its answer: it needs no record, and the writer's thread formats it.
+        """
+        line = partial(self._hit_line, time.time(), logger_name, target, status, sent_bytes, client)
+        self.writer.put(line, len(target))
 
     def flush(self) -> None:
-        """Write the lines that wait."""
-        with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
-            # The reader of standard error may be gone; there is no other place to report it.
-            with suppress(OSError, ValueError):
-                if lines:
-                    self.stream.write("".join(lines))
-                self.stream.flush()
+        """Wait until the lines so far are written, at most `FLUSH_S`. The interpreter calls this at its end."""
+        self.writer.flush(FLUSH_S)
+
+    def _lines_lost(self, count: int) -> str:
+        text = "%d log lines were dropped: standard error did not take them in time"
+        return f"{self.format(logging.LogRecord(__name__, logging.WARNING, '', 0, text, (count,), None))}\n"
 
 
 def access(logger: logging.Logger, message: str, arguments: tuple[object, ...], facts: dict[str, object]) -> None:
@@ -101,17 +126,38 @@ def access(logger: logging.Logger, message: str, arguments: tuple[object, ...], 
         logger.handle(record)
 
 
-def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> None:
-    """Send the logs of the program to standard error. `auto` is text on a terminal, else JSON."""
+def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> LineHandler:
+    """
+    Send the logs of the program to standard error, and whatever else is written to `sys.stderr`.
+
+    `auto` is text on a terminal, else JSON.
+    """
     is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    handler = TurnHandler(sys.stderr)
-    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
+    handler = LineHandler(sys.stderr.fileno(), TextFormatter() if is_text else JsonFormatter())
     # The formatters do not use these, and they take time for each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    sys.stderr = queued_stream(handler.writer)
     # It logs requests that it cannot parse, with their headers and so with tokens. They have an access line anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    return handler
+
+
+def _utc(created_s: float) -> str:
+    second = int(created_s)
+    return f"{_utc_second(second)}.{int((created_s - second) * 1000):03d}Z"
+
+
+@lru_cache(SECONDS_KEPT)
+def _utc_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+@lru_cache(SECONDS_KEPT)
+def _local(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))

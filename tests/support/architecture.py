@@ -23,7 +23,17 @@ LINES_MAX: Final = 400
 MEDIAN_LINES_MAX: Final = 150
 
 TOP: Final = "top level"
-TOP_MODULES: Final = ("__init__", "errors", "metrics", "logs", "flights", "background", "failpoints", "digest")
+TOP_MODULES: Final = (
+    "__init__",
+    "errors",
+    "metrics",
+    "logs",
+    "log_writer",
+    "flights",
+    "background",
+    "failpoints",
+    "digest",
+)
 
 # A room imports itself and the rooms that come after it.
 ORDER: Final = (
@@ -90,7 +100,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
     "resource": ("render",),
-    "select": ("medialibrary.client", "render"),
+    "select": ("log_writer", "medialibrary.client", "render"),
     "signal": ("cli", "render"),
     "socket": ("medialibrary.client", "workers", "render"),
     "sqlite3": ("cache", "medialibrary.server"),

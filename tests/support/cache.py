@@ -16,6 +16,8 @@ from imgproxy.digest import digest_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from imgproxy.cache.journal import Journal
+
 KEY = "2026/03/14/a.jpg"
 HASHED = key_hash(KEY)
 PLAN = "ab" * 16
@@ -44,6 +46,11 @@ async def opened(directory: Path, **settings: int) -> AsyncIterator[Cache]:
         yield cache
     finally:
         await cache.close()
+
+
+def let_journal_refuse(journal: Journal, *, refuses: bool) -> None:
+    """Let every write fail, as a disk that has become read-only does, or let them succeed again."""
+    journal._require().execute(f"PRAGMA query_only = {'ON' if refuses else 'OFF'}")
 
 
 async def settled(cache: Cache) -> None:

@@ -27,11 +27,11 @@ SWITCH_S = 0.000_5
 def serve(config: ConfigOption = None) -> None:
     """Serve images until SIGTERM or Ctrl-C."""
     settings = load_or_fail(config)
-    logs.configure(settings.log.level, settings.log.format)
-    raise typer.Exit(run(serve_until_stopped(settings)))
+    lines = logs.configure(settings.log.level, settings.log.format)
+    raise typer.Exit(run(serve_until_stopped(settings, lines)))
 
 
-async def serve_until_stopped(settings: Settings) -> int:
+async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> int:
     """Serve until SIGTERM or SIGINT, then finish the running requests. Returns the exit code."""
     from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without it
     from imgproxy.workers.process import ProcessStartError  # noqa: PLC0415
@@ -39,7 +39,7 @@ async def serve_until_stopped(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_S)
     stop = stop_on_signals()
     try:
-        edge = Edge(settings)
+        edge = Edge(settings, lines=lines)
         await edge.__aenter__()
     except ConfigError as error:
         fail(str(error))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.sections import LogSettings
     from imgproxy.edge.respond import Served
+    from imgproxy.logs import LineHandler
 
 log = logging.getLogger("imgproxy.access")
 
@@ -23,9 +24,14 @@ Peer: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str | None"
 
 
 class AccessLog:
-    """Writes the lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get a line."""
+    """
+    Writes the lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get a line.
 
-    def __init__(self, settings: LogSettings) -> None:
+    With `lines` the line of a hit goes there directly, which is cheaper than by way of its logger.
+    """
+
+    def __init__(self, settings: LogSettings, lines: LineHandler | None) -> None:
+        self._lines = lines if log.isEnabledFor(logging.INFO) else None
         self._wants_all = settings.access in ("all", "misses")
         self.wants_hits = settings.access == "all"
         self.wants_errors = settings.access != "none"
@@ -53,13 +59,17 @@ class AccessLog:
         is_refused = status == Overloaded.status
         if not (self.wants_errors if is_refused else self.wants_hits):
             return
+        client = peer[0] if peer else None
+        if self._lines is not None and not is_refused:
+            self._lines.hit(log.name, target, status, sent_bytes, client)
+            return
         facts: dict[str, object] = {
             "method": "GET",
             "target": target,
             "status": status,
             "outcome": str(Outcome.ERROR if is_refused else Outcome.HIT),
             "bytes": 0 if is_refused else sent_bytes,
-            "client": peer[0] if peer else None,
+            "client": client,
         }
         if is_refused:
             facts["code"] = Overloaded.code

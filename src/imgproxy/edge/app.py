@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from imgproxy.config.settings import Settings
+    from imgproxy.logs import LineHandler
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Edge:
     """
     The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends.
 
-    `admission_clock` is for tests; by default admission uses the running loop's clock.
+    `lines` is the handler of all log lines, if it is ours. `admission_clock` is for tests; by default admission uses
+    the running loop's clock.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class Edge:
         settings: Settings,
         *,
         failpoints: Failpoints | None = None,
+        lines: LineHandler | None = None,
         admission_clock: Callable[[], float] | None = None,
     ) -> None:
         self.settings = settings
+        self._lines = lines
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
         refusals = Refusals()
@@ -218,8 +222,17 @@ class Edge:
             waiters=waiters,
             metrics=self.metrics,
         )
-        self.access = AccessLog(settings.log)
+        self.access = AccessLog(settings.log, self._lines)
+        self._watch_process()
         self.handler = Handler(self.images, admin, self.access, settings.freshness, self.metrics)
+
+    def _watch_process(self) -> None:
+        lines, watch = self._lines, self.metrics.watch
+        watch(
+            "imgproxy_log_lines_dropped",
+            "log lines that standard error did not take in time",
+            lambda: lines.dropped if lines is not None else 0,
+        )
 
     # --- life ---
 

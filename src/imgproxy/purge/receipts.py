@@ -1,8 +1,9 @@
 """
 Receipts: what a purge did. The journal keeps each for a year.
 
-Receipts are written behind the answers, those of a quarter of a second together. A crash before that loses the receipt
-only: the journal has the purge itself, with its time, entry and reason.
+Receipts are written behind the answers, those of a quarter of a second together. While the disk refuses them, they are
+tried again. A crash before that loses the receipt only: the journal has the purge itself, with its time, entry and
+reason.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITE_AFTER_S = 0.25
+RETRY_MAX_S = 10.0
+# Receipts that wait for the disk: about 10 MB.
+UNWRITTEN_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +128,11 @@ class Receipts:
         await self._write()
 
     async def _write_soon(self) -> None:
-        await asyncio.sleep(WRITE_AFTER_S)
-        await self._write()
+        wait_s = WRITE_AFTER_S
+        while self._unwritten:
+            await asyncio.sleep(wait_s)
+            await self._write()
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
 
     async def _write(self) -> None:
         if not self._unwritten:
@@ -134,7 +141,9 @@ class Receipts:
         try:
             await self._journal.keep_receipts(rows)
         except CacheUnavailable:
-            log.warning("%d receipts of purges cannot be written; the log above has them", len(rows))
+            log.warning("%d receipts of purges cannot be written yet", len(rows))
+            self._unwritten[:0] = rows
+            del self._unwritten[:-UNWRITTEN_MAX]
 
 
 def _updated(kept: KeptReceipt, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ one job at a time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
 import socket
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.workers.job import ProcessLimits, RenderJob, RenderTarget
+
+log = logging.getLogger(__name__)
+
+# The most that is read at once of what a process writes to standard error: one record of the log.
+STDERR_BYTES: Final = 4096
 
 # A process that is not ready after this time counts as broken.
 START_TIMEOUT_S: Final = 30.0
@@ -121,6 +127,8 @@ class RenderProcess(asyncio.Protocol):
                     str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
+                    # Not ours: a reader of the log that stalls must not stop a render.
+                    stderr=asyncio.subprocess.PIPE,
                     pass_fds=(theirs.fileno(),),
                     env=child_environment(),
                 )
@@ -129,6 +137,12 @@ class RenderProcess(asyncio.Protocol):
             raise
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         self._watcher = asyncio.create_task(self._watch(self._child))
+
+    async def _log_stderr(self, child: asyncio.subprocess.Process) -> None:
+        """Log what the process and its libraries write to standard error, until it ends."""
+        assert child.stderr is not None
+        while text := await child.stderr.read(STDERR_BYTES):
+            log.warning("render process %d: %s", child.pid, text.decode(errors="replace").rstrip())
 
     async def _end_early(self, spawned: asyncio.Task[None]) -> None:
         await asyncio.wait([spawned])
@@ -165,6 +179,7 @@ class RenderProcess(asyncio.Protocol):
         self._transport.write(channel.frame(payload))
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
+        await self._log_stderr(child)
         status = await child.wait()
         await self._drained  # read its last messages first: they may say why it ended
         if self._ready.done():
