@@ -18,7 +18,7 @@ from imgproxy.config.sections import (
     UrlSettings,
 )
 from tests.support.processes import stopped
-from tests.support.site import ADMIN, KEY, Reply, jpeg, site, until
+from tests.support.site import ADMIN, KEY, Reply, Site, jpeg, site, until
 
 TOKEN = "secret-origin-token"
 
@@ -163,33 +163,40 @@ async def test_an_origin_with_another_status_is_502(tmp_path: Path) -> None:
 
 
 async def test_a_refused_token_is_502_and_no_picture_counts_as_revoked(tmp_path: Path) -> None:
-    """A 401 for everything is a fault of the token: `/-/ready` says so until a token works."""
+    """A 401 for everything is a fault of the token, as `/-/status` says. This node can answer, so it is ready."""
     token_file = tmp_path / "token"
     token_file.write_text("wrong")
     async with site(tmp_path) as right:
         settings = OriginSettings(url=right.library.url, token_file=token_file)
         async with site(tmp_path / "second", origin=settings) as here:
             problem(await here.get(f"/{KEY}?w=50"), 502, "origin-denied")
-            ready = await here.get("/-/ready")
-            assert (ready.status, ready.json()["reasons"]) == (503, ["origin_token_dead"])
+            assert (await token_dead(here), (await here.get("/-/ready")).status) == (True, 200)
 
             token_file.write_text("library-token")
             assert (await here.get(f"/{KEY}?w=50")).status == 200
-            assert (await here.get("/-/ready")).status == 200
+            assert (await token_dead(here), (await here.get("/-/ready")).status) == (False, 200)
+
+
+async def token_dead(here: Site) -> bool:
+    """Return what `/-/status` says of the token."""
+    return bool((await here.send("GET", "/-/status", headers=ADMIN)).json()["origin"]["token_dead"])
 
 
 async def test_a_full_render_queue_is_503_with_retry_after(tmp_path: Path) -> None:
-    """A refused request is told when to come back, and its answer is not stored."""
+    """A refused request is told when to come back, and its answer is not stored. The node is ready: hits are served."""
     pictures = {f"{number}.jpg": jpeg(number) for number in range(12)}
     settings = RenderSettings(processes=1, queue_max=1)
     async with site(tmp_path, pictures=pictures, render=settings) as here:
         with stopped(*here.edge.pool.pids):
             requests = [asyncio.create_task(here.get(f"/{key}?w=50")) for key in pictures]
             await until(lambda: any(request.done() for request in requests))
+            ready = await here.get("/-/ready")
+            status = await here.send("GET", "/-/status", headers=ADMIN)
         replies = await asyncio.gather(*requests)
 
         refused = [reply for reply in replies if reply.status != 200]
         assert refused
+        assert (ready.status, status.json()["render"]["queue_full"]) == (200, True)
         for reply in refused:
             problem(reply, 503, "overloaded")
             assert int(reply.headers["Retry-After"]) >= 1

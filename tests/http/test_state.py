@@ -1,6 +1,9 @@
 """Health, readiness, metrics, status, warming, and a stop that finishes the requests under way."""
 
 import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -8,6 +11,7 @@ import pytest
 
 from imgproxy.config.sections import LogSettings, WarmSettings
 from imgproxy.failpoints import Point
+from tests.support.cache import let_journal_refuse
 from tests.support.site import ADMIN, KEY, Held, jpeg, poll, site, until
 
 METRICS = (
@@ -36,6 +40,43 @@ async def test_health_and_readiness_need_no_token(tmp_path: Path) -> None:
 
         assert (health.status, health.json()) == (200, {"status": "alive"})
         assert (ready.status, ready.json()) == (200, {"status": "ready", "reasons": []})
+
+
+async def test_a_node_without_render_processes_that_start_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hits are still answered, and it is ready again when one starts. A process that only crashed is no reason."""
+    async with site(tmp_path) as here:
+        pool = here.edge.pool
+        await here.get(f"/{KEY}?w=50")
+        os.kill(pool.pids[0], signal.SIGKILL)
+        await until(lambda: not pool.pids)
+        assert here.edge.state.not_ready() == []
+        await until(lambda: bool(pool.pids))
+
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        os.kill(pool.pids[0], signal.SIGKILL)
+        await until(lambda: pool.cannot_start)
+        ready = await here.get("/-/ready")
+        assert (ready.status, ready.json()["reasons"]) == (503, ["render_processes_do_not_start"])
+        assert (await here.get(f"/{KEY}?w=50")).status == 200
+
+        monkeypatch.undo()
+        await until(lambda: bool(pool.pids))
+        assert (await here.get("/-/ready")).status == 200
+
+
+async def test_a_node_that_cannot_record_a_purge_is_not_ready(tmp_path: Path) -> None:
+    """Its closed keys answer 503 here, but not on other nodes. It is ready when the journal takes the purge."""
+    async with site(tmp_path) as here:
+        let_journal_refuse(here.edge.cache.journal, refuses=True)
+        purge = await here.send("PURGE", f"/{KEY}", headers=ADMIN)
+        ready = await here.get("/-/ready")
+        let_journal_refuse(here.edge.cache.journal, refuses=False)
+
+        assert purge.status == 503
+        assert (ready.status, ready.json()["reasons"]) == (503, ["purges_unrecorded"])
+        await poll(lambda: here.get("/-/ready"), lambda reply: reply.status == 200)
 
 
 async def test_the_metrics_page_has_every_promised_collector(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 The health of the origin: whether the Media Library answers, and whether it accepts our token.
 
 A 403 for one picture is a revocation. A 401, or a 403 for every picture, means that the token is refused. Then no
-picture counts as revoked. Cached pictures are served within `stale_if_error_s`, and `/-/ready` and a metric say so.
+picture counts as revoked. Cached pictures are served within `stale_if_error_s`; `/-/status`, a metric and the log say
+so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state of the service: whether it is ready, why not, and the figures of `/-/status`."""
+"""The state of the service: whether this node is ready, why not, and the figures of `/-/status`."""
 
 from __future__ import annotations
 
@@ -57,13 +57,18 @@ class ServiceState:
         self._watch()
 
     def not_ready(self) -> list[str]:
-        """Return why no more requests should be sent here; empty if the service is ready."""
+        """
+        Return why this node cannot answer requests that another node could; empty if it is ready.
+
+        What is wrong with others, or with the load, is not a reason: it is the same for all nodes, which would leave
+        the load balancer together, with every picture that they have cached. docs/operation.md has the whole list.
+        """
         reasons = {
             "draining": self.is_draining,
-            "origin_token_dead": self._health.is_token_dead,
-            "render_queue_full": self._admission.is_full,
             "cache_not_writable": not self._takes_new_files(),
             "disk_full": self._is_disk_full(),
+            "purges_unrecorded": self._cache.epochs.closed > 0,
+            "render_processes_do_not_start": self._pool.cannot_start,
         }
         return [reason for reason, holds in reasons.items() if holds]
 
@@ -91,6 +96,7 @@ class ServiceState:
                 "busy": self._pool.busy,
                 "waiting": self._pool.waiting,
                 "restarts": self._pool.restarts,
+                "queue_full": self._admission.is_full,
             },
             "origin": {"token_dead": self._health.is_token_dead, "down": self._health.is_down},
             "purge": {"seq": self._cache.epochs.seq, "pending": self._pending()},

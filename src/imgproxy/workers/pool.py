@@ -99,6 +99,11 @@ class RenderPool:
         return self._supervisor.restarts
 
     @property
+    def cannot_start(self) -> bool:
+        """Whether there is no process, and the last try to start one failed. One that crashed is no such reason."""
+        return self._supervisor.is_failing and not self.pids
+
+    @property
     def libvips_version(self) -> str:
         """The version of libvips in the render processes; empty before the start."""
         return self._supervisor.libvips_version

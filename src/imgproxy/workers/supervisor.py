@@ -57,6 +57,7 @@ class Supervisor:
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
         self.restarts = 0  # processes replaced since the start
+        self.is_failing = False  # the last try to replace a process failed
         self.libvips_version = ""  # empty before the start
 
     async def start(self) -> None:
@@ -120,10 +121,12 @@ class Supervisor:
             try:
                 process = await self._start_process()
             except (ProcessStartError, OSError) as exc:
+                self.is_failing = True
                 log.error("render process could not be started: %s", exc)  # noqa: TRY400 - no traceback of ours helps
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RESTART_MAX_S)
             else:
+                self.is_failing = False
                 self._on_new(process)
                 return
 
