@@ -355,6 +355,14 @@ class Overloaded(ImgproxyError, status=503, code="overloaded", title="Overloaded
         return self.wait_s
 
 
+class TooManyConnections(
+    ImgproxyError, status=503, code="too_many_connections", title="Too many connections", retry_after_s=5
+):
+    """The process has almost as many file descriptors as it may have."""
+
+    text = "The service has too many connections and open files. Try again in a few seconds."
+
+
 class CacheUnavailable(
     ImgproxyError, status=503, code="cache_unavailable", title="Cache unavailable", retry_after_s=10
 ):

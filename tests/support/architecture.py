@@ -99,7 +99,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "importlib": (),  # an import by name would escape these checks
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
-    "resource": ("render",),
+    "resource": ("cli.process", "edge.descriptors", "render"),
     "select": ("log_writer", "medialibrary.client", "render"),
     "signal": ("cli", "render"),
     "socket": ("medialibrary.client", "workers", "render"),

@@ -18,6 +18,7 @@ from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.refusals import Refusal
 from imgproxy.delivery.request import Outcome
+from imgproxy.edge.descriptors import Descriptors
 from imgproxy.edge.respond import Exchange, PlainAnswer, Responder, Served
 from imgproxy.edge.waiters import Waiters
 from imgproxy.errors import (
@@ -79,6 +80,7 @@ class Desk:
             settings(),
             self.answers,
             self.waiters,
+            Descriptors(1024),
             metrics=self.metrics,
             failpoints=Failpoints(),
             entry_of=lambda _key: None,

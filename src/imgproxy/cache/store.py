@@ -107,8 +107,9 @@ class CacheStore(CacheDirectory):
         """
         try:
             descriptor = os.open(self.variant_path(hashed, plan), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self.ledger.remove(variant_name(hashed, plan))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):  # else it is there, but no descriptor is free, for example
+                self.ledger.remove(variant_name(hashed, plan))
             return None
         try:
             frame = read_frame(descriptor)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,10 +19,23 @@ def run(work: Coroutine[object, object, int]) -> int:
     """Run on uvloop and return the exit code. Ctrl-C ends it without a traceback."""
     import uvloop  # noqa: PLC0415 other commands start faster without it
 
+    _raise_descriptor_limit()
     try:
         return uvloop.run(work)
     except KeyboardInterrupt:
         return 130
+
+
+def _raise_descriptor_limit() -> None:
+    """
+    Raise the soft limit of file descriptors to the hard one.
+
+    The usual soft limit is 1024, for programs that call select(2). The event loop uses epoll; each connection is one
+    descriptor. Render processes have a limit of their own.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -31,6 +31,7 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
 from imgproxy.edge.fast.server import FastPath, FastServer, is_supported
@@ -204,10 +205,12 @@ class Edge:
 
     def _compose_http(self, settings: Settings, failpoints: Failpoints, admin: AdminRoutes) -> None:
         waiters = Waiters()
+        self.descriptors = Descriptors(limit_of_process())
         responder = Responder(
             settings,
             self.answers,
             waiters,
+            self.descriptors,
             metrics=self.metrics,
             failpoints=failpoints,
             entry_of=self.entries.entry_of,
@@ -227,11 +230,17 @@ class Edge:
         self.handler = Handler(self.images, admin, self.access, settings.freshness, self.metrics)
 
     def _watch_process(self) -> None:
-        lines, watch = self._lines, self.metrics.watch
+        lines, descriptors, watch = self._lines, self.descriptors, self.metrics.watch
         watch(
             "imgproxy_log_lines_dropped",
             "log lines that standard error did not take in time",
             lambda: lines.dropped if lines is not None else 0,
+        )
+        watch("imgproxy_descriptors_max", "file descriptors that this process may have", lambda: descriptors.limit)
+        watch(
+            "imgproxy_descriptors_refused",
+            "connections and files refused because almost all descriptors were in use",
+            lambda: descriptors.refused,
         )
 
     # --- life ---
@@ -291,6 +300,7 @@ class Edge:
             memo=self.memo,
             refusals=FastRefusals(self.images, self.delivery, self.admission, self.settings.freshness),
             answers=self.answers,
+            descriptors=self.descriptors,
             tally=self.metrics.tally,
             on_answer=self.access.write_fast if self.access.wants_errors else None,
             on_bad_request=self.handler.refuse_unreadable,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.refusals import Refusal
     from imgproxy.delivery.request import Delivered
+    from imgproxy.edge.descriptors import Descriptors
     from imgproxy.edge.headers import ByteRange
     from imgproxy.edge.waiters import Waiter, Waiters
     from imgproxy.errors import ImgproxyError
@@ -100,6 +101,7 @@ class Responder:
         settings: Settings,
         answers: Answers,
         waiters: Waiters,
+        descriptors: Descriptors,
         *,
         metrics: Metrics,
         failpoints: Failpoints,
@@ -109,6 +111,7 @@ class Responder:
         self._freshness = settings.freshness
         self._answers = answers
         self._waiters = waiters
+        self._descriptors = descriptors
         self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
         self._failpoints = failpoints
         self._on_plain = on_plain
@@ -210,7 +213,7 @@ class Responder:
             if part is not None:
                 status, start, count = 206, part.start, part.count
                 headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size_bytes}"
-        descriptor = os.open(variant.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._descriptors.open_to_send(str(variant.path))
         try:
             response = web.StreamResponse(status=status, headers=headers)
             response.content_length = count

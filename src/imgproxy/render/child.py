@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # Below the event loop, so that hits and health stay quick while renders use every core.
 NICENESS: Final = 10
 
+# A job has a dozen files open.
+FILES_MAX: Final = 256
+
 # How often the watchdog looks. A decoder can allocate 5 GB/s, so the process may pass its limit by 100 MB.
 WATCH_S: Final = 0.02
 
@@ -63,6 +66,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Not the edge's limit, which may be a million: a library that calls select(2) fails above 1024.
+    files_max = min(FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     # A process group of its own keeps a terminal's signals away. The session stays the edge's: if the kernel schedules
     # by session, niceness only counts within a session. Source: sched(7), "The autogroup feature".
     os.setpgid(0, 0)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
     from imgproxy.edge.access import Peer
+    from imgproxy.edge.descriptors import Descriptors
     from imgproxy.edge.fast.memo import AnswerMemo, Found
     from imgproxy.edge.fast.refusals import FastRefusals
     from imgproxy.metrics import Tally
@@ -77,6 +78,7 @@ class FastPath:
     memo: AnswerMemo
     refusals: FastRefusals
     answers: Answers
+    descriptors: Descriptors
     tally: Tally
     on_answer: Callable[[Peer, str, int, int], None] | None
     on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse]
@@ -123,6 +125,9 @@ class FastHandler(RequestHandler):
         cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
         if self._is_draining():
             self.cut()  # it was accepted while the port was being closed
+            return
+        if not self._path.descriptors.admits_connection(transport.get_extra_info("socket").fileno()):
+            self.cut()
             return
         self._first_head_timer = self._loop.call_later(FIRST_HEAD_S, self._give_up_waiting)
 
