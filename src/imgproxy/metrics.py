@@ -86,6 +86,11 @@ class Metrics:
             "imgproxy_origin_answers", "answers of the Media Library to serve-image", ("answer",)
         )
         self.in_flight = gauge("imgproxy_requests_in_flight", "image requests being answered")
+        self.connections_closed = counter(
+            "imgproxy_connections_closed",
+            "connections closed by a limit: head, reader, room (made for a new one), full, address",
+            ("reason",),
+        )
         self.purges = counter("imgproxy_purges", "purges by what asked for them", ("reason",))
         self.purged_variants = counter("imgproxy_purged_variants", "variants purged")
         self.purged_bytes = counter("imgproxy_purged_bytes", "bytes purged from disk")

@@ -9,8 +9,6 @@ import pytest
 from pydantic import SecretStr
 
 from imgproxy.config.sections import LogSettings, ServerSettings, SigningSettings
-from imgproxy.edge import bodies
-from imgproxy.edge.fast import server as fastpath
 from imgproxy.edge.handler import origin_form
 from imgproxy.failpoints import Point
 from imgproxy.params.signature import sign
@@ -122,25 +120,6 @@ async def test_a_client_that_waits_for_100_is_told_to_continue(tmp_path: Path) -
             writer.write(body)
             assert b" 200 " in await reader.readline()
         writer.close()
-
-
-async def test_a_client_that_sends_nothing_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a head, or none, ends with the connection; so does half a body, with a 408."""
-    monkeypatch.setattr(fastpath, "FIRST_HEAD_S", 0.2)
-    monkeypatch.setattr(bodies, "BODY_S", 0.2)
-    async with site(tmp_path) as here:
-        host, port = here.edge.url.removeprefix("http://").split(":")
-        for start in (b"", b"GET /a.jpg HT"):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(start)
-            async with asyncio.timeout(20):
-                assert await reader.read() == b""
-            writer.close()
-        head = (
-            f"POST /-/purge/keys HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 10\r\n\r\nhalf"
-        )
-        status, _, body = await talk(here, head.encode())
-        assert (status, json.loads(body)["type"]) == (408, "urn:imgproxy:problem:request-too-slow")
 
 
 async def test_who_leaves_gives_up_a_render_that_nobody_else_waits_for(tmp_path: Path) -> None:

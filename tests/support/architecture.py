@@ -92,7 +92,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
 # Modules of the standard library that only some places may import. All others are free.
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "ctypes": ("render",),
-    "fcntl": ("cache",),
+    "fcntl": ("cache", "edge.connections"),
     "gc": ("cli", "render"),
     "http.client": (),
     "http.server": (),
@@ -102,7 +102,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "resource": ("cli.process", "edge.descriptors", "render"),
     "select": ("log_writer", "medialibrary.client", "render"),
     "signal": ("cli", "render"),
-    "socket": ("medialibrary.client", "workers", "render"),
+    "socket": ("edge.connections", "medialibrary.client", "workers", "render"),
     "sqlite3": ("cache", "medialibrary.server"),
     "ssl": ("medialibrary.client",),
     "subprocess": (),

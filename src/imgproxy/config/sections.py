@@ -27,12 +27,48 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """The address of the edge."""
+    """The address of the edge, and the limits of its connections."""
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     shutdown_timeout_s: float = Field(
         20.0, ge=0, le=600, description="after SIGTERM, running requests may take this long to finish"
+    )
+    head_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=600,
+        description="the head of a request must arrive within this time, that of the first one after the connection",
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="the body of a request must arrive within this time; a slower one gets 408"
+    )
+    idle_timeout_s: float = Field(
+        930.0,
+        gt=0,
+        le=86_400,
+        description="a connection without a request is closed after this time. It must be longer than a proxy in front "
+        "keeps its connections (nginx 60 s, Google 600 s, Cloudflare 900 s), or some requests fail",
+    )
+    send_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="a client that reads nothing for this time is disconnected"
+    )
+    send_min_bytes_per_s: int = Field(
+        1_000,
+        ge=1,
+        description="a client that reads more slowly is disconnected, too, at the earliest after send_timeout_s",
+    )
+    connections_max: int = Field(
+        10_000,
+        ge=1,
+        description="most connections; each takes up to two file descriptors. For a further one those are closed "
+        "that have been idle the longest; if none is idle, it is refused",
+    )
+    connections_per_address_max: int = Field(
+        0,
+        ge=0,
+        description="most connections of one IP address; a further one is refused. 0: no limit, which is right behind "
+        "a CDN or nginx: all connections come from its few addresses. Set it, e.g. to 100, if clients connect directly",
     )
 
 

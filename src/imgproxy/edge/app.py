@@ -31,6 +31,7 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.connections import Connection, LimitedServer, Limits, limit_options
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
@@ -227,6 +228,7 @@ class Edge:
         )
         self.access = AccessLog(settings.log, self._lines)
         self._watch_process()
+        self.limits = Limits(settings.server, self.descriptors, self.metrics)
         self.handler = Handler(self.images, admin, self.access, settings.freshness, self.metrics)
 
     def _watch_process(self) -> None:
@@ -277,6 +279,8 @@ class Edge:
         closing(self.variants.close)
         closing(self.delivery.background.close)
         self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
+        self.limits.start()
+        closing(self.limits.close)
         settings = self.settings.server
         self._runner = web.ServerRunner(self._server(), shutdown_timeout=settings.shutdown_timeout_s)
         await self._runner.setup()
@@ -292,20 +296,20 @@ class Edge:
             "max_field_size": 32 * 1024,
             "auto_decompress": False,  # the signature of a webhook is over the bytes as they came
             "handler_cancellation": True,  # when a client leaves, work for it alone ends
+            **limit_options(self.settings.server),
         }
         if not is_supported():
             log.warning("this version of aiohttp does not allow the fast path; hits go the usual way")
-            return web.Server(self.handler.handle, **options)
+            return LimitedServer(self.handler.handle, self.limits, **options)
         path = FastPath(
             memo=self.memo,
             refusals=FastRefusals(self.images, self.delivery, self.admission, self.settings.freshness),
             answers=self.answers,
-            descriptors=self.descriptors,
             tally=self.metrics.tally,
             on_answer=self.access.write_fast if self.access.wants_errors else None,
             on_bad_request=self.handler.refuse_unreadable,
         )
-        return FastServer(self.handler.handle, path, **options)
+        return FastServer(self.handler.handle, self.limits, path, **options)
 
     async def stop(self) -> None:
         """Close the port, finish requests under way within `shutdown_timeout_s`, and close all parts."""
@@ -330,8 +334,8 @@ class Edge:
             log.warning("shutdown_timeout_s is over: %d connections are closed", len(server.connections))
             for connection in server.connections:
                 connection.force_close()
-                if connection.transport is not None:
-                    connection.transport.abort()
+                if isinstance(connection, Connection):
+                    connection.cut()  # it may have bytes for a client that does not read
         await cleanup
 
     @property

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from imgproxy.params.plan import ImageRequest
     from imgproxy.purge.answers import Answers, Sending
 
-CHUNK_BYTES = 256 * 1024
+# As much of a file is in memory for each client that does not read.
+CHUNK_BYTES = 64 * 1024
 # Longer targets are not kept in memory, which strangers must not fill. The targets of pages have a tenth of this.
 TARGET_MAX_CHARS = 1024
 

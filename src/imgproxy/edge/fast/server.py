@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -22,6 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from imgproxy.cache.entry import Tier
+from imgproxy.edge.connections import Connection, LimitedServer
 from imgproxy.errors import HeadersTooLarge, ImgproxyError, NotHttp
 from imgproxy.params.negotiate import accept_class
 
@@ -32,14 +33,12 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
     from imgproxy.edge.access import Peer
-    from imgproxy.edge.descriptors import Descriptors
+    from imgproxy.edge.connections import Limits
     from imgproxy.edge.fast.memo import AnswerMemo, Found
     from imgproxy.edge.fast.refusals import FastRefusals
     from imgproxy.metrics import Tally
     from imgproxy.purge.answers import Answers
 
-# A connection without a complete first head is closed after this time. Clients that send nothing must not use memory.
-FIRST_HEAD_S = 30.0
 _NEEDED = (
     "_waiter",
     "_messages",
@@ -78,17 +77,18 @@ class FastPath:
     memo: AnswerMemo
     refusals: FastRefusals
     answers: Answers
-    descriptors: Descriptors
     tally: Tally
     on_answer: Callable[[Peer, str, int, int], None] | None
     on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse]
 
 
-class FastServer(web.Server):
+class FastServer(LimitedServer):
     """A server whose connections have the fast path."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Any], path: FastPath, **options: Any) -> None:
-        super().__init__(handler, **options)
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Any], limits: Limits, path: FastPath, **options: Any
+    ) -> None:
+        super().__init__(handler, limits, **options)
         self._path = path
         self.is_draining = False
 
@@ -97,39 +97,25 @@ class FastServer(web.Server):
         return FastHandler(self, self._path, loop=self._loop, **self._kwargs)
 
 
-class FastHandler(RequestHandler):
+class FastHandler(Connection):
     """A connection with the fast path."""
 
-    __slots__ = ("_first_head_timer", "_path", "last_key_hash")
+    __slots__ = ("_is_head_due", "_path", "last_key_hash")
 
     def __init__(self, manager: FastServer, path: FastPath, **options: Any) -> None:
         super().__init__(manager, **options)
         self._path = path
-        self._first_head_timer: asyncio.TimerHandle | None = None
+        self._is_head_due = False  # no head has come yet, or a part of one
         self.last_key_hash = ""  # of the last hit; a purge of this key waits until its bytes are sent
 
-    def is_flushed(self) -> bool:
-        """Whether the kernel has all bytes that were written."""
-        transport = self.transport
-        return transport is None or transport.is_closing() or transport.get_write_buffer_size() == 0
-
-    def cut(self) -> None:
-        """Close the connection, also in the middle of an answer."""
-        if self.transport is not None:
-            self.transport.abort()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection. Its `drain` waits until the kernel has all bytes: then an answer is sent."""
+        """Register the connection, and wait for its first head."""
         super().connection_made(transport)
         self._path.answers.connections.add(self)
-        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
         if self._is_draining():
             self.cut()  # it was accepted while the port was being closed
             return
-        if not self._path.descriptors.admits_connection(transport.get_extra_info("socket").fileno()):
-            self.cut()
-            return
-        self._first_head_timer = self._loop.call_later(FIRST_HEAD_S, self._give_up_waiting)
+        self._begin_head()
 
     def close(self) -> None:
         """
@@ -148,18 +134,28 @@ class FastHandler(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._path.answers.connections.discard(self)
-        self._stop_waiting()
         super().connection_lost(exc)
 
-    def _stop_waiting(self) -> None:
-        if self._first_head_timer is not None:
-            self._first_head_timer.cancel()
-            self._first_head_timer = None
+    def _begin_head(self) -> None:
+        if not self._is_head_due:
+            self._is_head_due = True
+            self._limits.begin_head(self, self._loop.time())
 
-    def _give_up_waiting(self) -> None:
-        self._first_head_timer = None
-        if not self._request_count:
-            self.cut()
+    def _end_head(self) -> None:
+        if self._is_head_due:
+            self._is_head_due = False
+            self._limits.end_head(self)
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle: no head has begun, and the client has every byte of its last answer."""
+        if self._is_head_due or not self.is_flushed():
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    def idle_since_s(self) -> float | None:
+        """When the last answer ended, or the connection came. None: a request is being answered."""
+        is_idle = self._waiter is not None and not self._waiter.done() and self.is_flushed()
+        return self._next_keepalive_close_time - self._keepalive_timeout if is_idle else None
 
     def handle_error(
         self,
@@ -187,6 +183,7 @@ class FastHandler(RequestHandler):
             or self._upgraded
             or transport.get_write_buffer_size() > 0
         ):
+            self._end_head()
             super().data_received(data)
             return
         try:
@@ -201,7 +198,9 @@ class FastHandler(RequestHandler):
                 parser.message_consumed()
                 return
         if messages:
-            self._stop_waiting()
+            self._end_head()
+        elif waiter is not None:  # without a waiter it may be a body that nobody reads
+            self._begin_head()
         self._request_count += len(messages)
         self._messages.extend(messages)
         if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
@@ -261,8 +260,8 @@ class FastHandler(RequestHandler):
 
     def _end(self, target: str, status: int, body_bytes: int) -> None:
         """After an answer is written: wait for the next request, and log."""
-        if self._first_head_timer is not None:
-            self._stop_waiting()
+        if self._is_head_due:
+            self._end_head()
         self._request_count += 1
         loop = self._loop
         self._next_keepalive_close_time = close_at = loop.time() + self._keepalive_timeout
