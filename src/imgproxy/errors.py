@@ -172,6 +172,12 @@ class PayloadTooLarge(ImgproxyError, status=413, code="payload_too_large", title
     limit_bytes: int
 
 
+class TooManyBodies(ImgproxyError, status=503, code="too_many_bodies", title="Too many bodies", retry_after_s=2):
+    """Many large bodies of purges or webhooks are being read, and one more would take too much memory."""
+
+    text = "Too many large bodies are being read right now. Try again in 2 s, or send a smaller body."
+
+
 class BadSignature(ImgproxyError, status=403, code="bad_signature", title="Bad signature"):
     """The URL's `s` is missing, or does not match any configured token."""
 

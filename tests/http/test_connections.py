@@ -1,21 +1,24 @@
-"""The limits of connections: heads, idle connections, readers, and how many there may be."""
+"""The limits of connections: heads, idle connections, readers, bodies, and how many there may be."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import operator
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
-from imgproxy.config.sections import CacheSettings, PurgeSettings, ServerSettings
+from imgproxy.config.sections import CacheSettings, PurgeSettings, ServerSettings, WebhookSettings
 from imgproxy.edge.connections import LimitedServer, Limits, limit_options
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.failpoints import Point
 from imgproxy.metrics import Metrics
-from tests.support.site import KEY, Held, Site, png_of_noise, site, until
+from tests.support.site import ADMIN, KEY, Held, Site, png_of_noise, poll, site, until
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 SHORT_S = 0.2
 LONG_S = 600.0
 LARGE = {KEY: png_of_noise(1200)}  # 4 MB, and more than the kernel takes for a client that does not read
+SIGNATURE = "x-livingdocs-signature: sha256=" + "0" * 64
 
 
 def limited(**limits: float) -> ServerSettings:
@@ -255,6 +259,98 @@ async def test_an_address_has_no_more_connections_than_it_may(connect: Connect, 
         await wires[0].close()
         await until(lambda: here.metric("imgproxy_connections") == 1)
         assert (await here.get("/-/health")).status == 200
+
+
+# --- bodies ----------------------------------------------------------------------------------------------------------
+
+
+def post(path: str, length: int, *more: str) -> bytes:
+    """Return the head of a POST that announces a body."""
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *more, f"Content-Length: {length}", "", ""]).encode()
+
+
+async def refused_by_head(wire: Wire, path: str, header: str) -> bool:
+    """Post a head with a part of its body. Whether the answer is 401, and the connection closes."""
+    wire.writer.write(post(path, 900_000, header, "Expect: 100-continue") + b"a part of it")
+    status, headers, body = await wire.read_answer()
+    assert (status, headers["Connection"]) == (401, "close")
+    assert json.loads(body)["status"] == 401
+    return await is_closed(wire)
+
+
+async def test_what_the_head_refuses_is_answered_before_the_body_comes(connect: Connect, tmp_path: Path) -> None:
+    """The client is told that the connection closes, and it does close, although the body never comes."""
+    async with site(tmp_path, server=limited(body_timeout_s=SHORT_S)) as here:
+        for path, header in (
+            ("/-/webhooks/livingdocs", "Accept: */*"),
+            ("/-/webhooks/livingdocs", "x-livingdocs-signature: sha256=beef"),
+            ("/-/purge/keys", "Authorization: Bearer wrong"),
+            ("/-/warm/keys", "Authorization: Basic admin-token"),
+            ("/api/v1/purge", "Accept: */*"),
+        ):
+            assert await refused_by_head(await connect(here), path, header)
+
+
+async def test_a_webhook_without_a_configured_secret_is_refused_by_its_head(connect: Connect, tmp_path: Path) -> None:
+    """No body could be right."""
+    async with site(tmp_path, server=limited(body_timeout_s=SHORT_S), webhook=WebhookSettings()) as here:
+        assert await refused_by_head(await connect(here), "/-/webhooks/livingdocs", SIGNATURE)
+
+
+async def test_a_refused_body_that_is_there_leaves_the_connection_open(connect: Connect, tmp_path: Path) -> None:
+    """It is thrown away, and the next request is answered."""
+    async with site(tmp_path) as here:
+        wire = await connect(here)
+        wire.writer.write(post("/-/purge/keys", 5, "Authorization: Bearer wrong") + b"12345")
+        status, headers, _ = await wire.read_answer()
+        wire.ask("/-/health")
+
+        assert (status, headers.get("Connection")) == (401, None)
+        assert (await wire.read_answer())[0] == 200
+
+
+async def test_half_a_body_is_408(connect: Connect, tmp_path: Path) -> None:
+    """The text says how long the service has waited."""
+    async with site(tmp_path, server=limited(body_timeout_s=SHORT_S)) as here:
+        wire = await connect(here)
+        wire.writer.write(post("/-/purge/keys", 10, "Authorization: Bearer admin-token") + b"half")
+        status, _, body = await wire.read_answer()
+
+        assert (status, json.loads(body)["type"]) == (408, "urn:imgproxy:problem:request-too-slow")
+        assert await is_closed(wire)
+
+
+async def test_few_large_bodies_are_read_at_once(connect: Connect, tmp_path: Path) -> None:
+    """One more gets 503. Small ones are always read, and those of strangers do not keep out an operator's."""
+    keys = json.dumps({"keys": [KEY]}).encode()
+    async with site(tmp_path, server=limited(body_timeout_s=LONG_S)) as here:
+        for path, header in (
+            ("/-/purge/keys", "Authorization: Bearer admin-token"),
+            ("/-/webhooks/livingdocs", SIGNATURE),
+        ):
+            large = post(path, 900_000, header, "Expect: 100-continue")
+            wires = [await connect(here) for _ in range(8)]
+            for wire in wires:
+                wire.writer.write(large)
+                assert b" 100 " in await wire.read_head()
+            extra = await connect(here)
+            extra.writer.write(large)
+            status, headers, body = await extra.read_answer()
+
+            assert (status, headers["Retry-After"]) == (503, "2")
+            assert json.loads(body)["type"] == "urn:imgproxy:problem:too-many-bodies"
+            assert (await here.send("POST", "/-/purge/keys", data=keys, headers=ADMIN)).status == 200
+            if path == "/-/webhooks/livingdocs":
+                long = keys + b" " * 100_000
+                assert (await here.send("POST", "/-/purge/keys", data=long, headers=ADMIN)).status == 200
+            left = here.metric("imgproxy_connections") - len(wires)
+            for wire in wires:
+                wire.writer.transport.abort()
+            await poll(lambda: here.metric("imgproxy_connections"), partial(operator.eq, left))
+            wires[0] = await connect(here)
+            wires[0].writer.write(large)
+            assert b" 100 " in await wires[0].read_head()
+            wires[0].writer.transport.abort()
 
 
 # --- without the fast path -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from imgproxy import metrics as metrics_page
-from imgproxy.edge.bodies import read_body, read_json
+from imgproxy.edge.bodies import BodyReader
 from imgproxy.edge.headers import SERVER
 from imgproxy.errors import (
     BadPurge,
@@ -76,6 +76,9 @@ class AdminRoutes:
         self._warming = warming
         self._state = state
         self._metrics = metrics
+        timeout_s = settings.server.body_timeout_s
+        self._bodies = BodyReader(settings.purge.max_body_bytes, timeout_s)
+        self._events = BodyReader(settings.webhook.max_body_bytes, timeout_s)
         self._routes = {
             "/-/health": Route("GET", True, self._health),
             "/-/ready": Route("GET", True, self._ready),
@@ -177,7 +180,7 @@ class AdminRoutes:
 
     async def _read_keys(self, request: web.BaseRequest) -> list[str]:
         """Read the keys of a body, without a leading slash. Raises BadPurge."""
-        body = await read_json(request, self._settings.purge.max_body_bytes)
+        body = await self._bodies.read_json(request)
         keys = body.get("keys") if isinstance(body, dict) else None
         if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
             raise BadPurge('The body must be {"keys": ["2025/03/14/picture.jpeg", …]} with at least one key.')
@@ -229,7 +232,7 @@ class AdminRoutes:
     async def _purge_url(self, request: web.BaseRequest, rest: str) -> web.Response:
         """Answer imgix's purge API: a JSON:API body with the URL of a picture. The query does not matter."""
         del rest
-        body = await read_json(request, self._settings.purge.max_body_bytes)
+        body = await self._bodies.read_json(request)
         try:
             url = body["data"]["attributes"]["url"]
             str(url).encode()  # the answer repeats it, so it must be text
@@ -248,8 +251,9 @@ class AdminRoutes:
 
     async def _webhook(self, request: web.BaseRequest, rest: str) -> web.Response:
         del rest
-        raw = await read_body(request, self._settings.webhook.max_body_bytes)
-        receipt = await self._webhooks.receive(raw, request.headers.get("x-livingdocs-signature"))
+        signature = request.headers.get("x-livingdocs-signature")
+        self._webhooks.expect_signature(signature)
+        receipt = await self._webhooks.receive(await self._events.read(request), signature)
         return _receipt(receipt) if receipt is not None else web.Response(status=204, headers=SERVER)
 
 

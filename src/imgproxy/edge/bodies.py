@@ -1,4 +1,4 @@
-"""The bodies of admin requests and webhooks. Reading has a limit in size and in time."""
+"""The bodies of admin requests and webhooks. Reading has limits: in size, in time, and in how many are read at once."""
 
 from __future__ import annotations
 
@@ -8,51 +8,73 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
-from imgproxy.errors import BadPurge, PayloadTooLarge, RequestTooSlow
+from imgproxy.errors import BadPurge, PayloadTooLarge, RequestTooSlow, TooManyBodies
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-# A body must arrive within this time. It has a few kilobytes.
-BODY_S = 30.0
+# So many large bodies are held at once by a reader. Webhooks have their own: strangers must not keep out operators.
+AT_ONCE_MAX = 8
+# A body of at most this size is not counted: aiohttp holds as much of each body that nobody reads. Events are smaller.
+SMALL_BYTES = 64 * 1024
 
 
-async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
-    """
-    Read the request's body.
+class BodyReader:
+    """Reads bodies of at most `max_bytes`, each within `timeout_s`."""
 
-    Raises:
-        PayloadTooLarge: it is longer than `max_bytes`; no more than that is read.
-        RequestTooSlow: it did not arrive within `BODY_S`.
-        BadPurge: it ended too early.
-    """
-    if request.content_length is not None and request.content_length > max_bytes:
-        raise PayloadTooLarge(max_bytes)
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110 10.1.1
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise PayloadTooLarge(max_bytes)
-    except TimeoutError:
-        raise RequestTooSlow(BODY_S) from None
-    except (PayloadAccessError, RequestPayloadError):
-        raise BadPurge("The body cannot be read.") from None
-    return bytes(body)
+    def __init__(self, max_bytes: int, timeout_s: float, at_once_max: int = AT_ONCE_MAX) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._free = at_once_max
 
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """
+        Read the request's body.
 
-async def read_json(request: web.BaseRequest, max_bytes: int) -> Any:
-    """
-    Read the request's body as JSON. Its Content-Type does not matter.
+        Raises:
+            PayloadTooLarge: it is longer than `max_bytes`; no more than that is read.
+            TooManyBodies: it is large, and too many large ones are being read.
+            RequestTooSlow: it did not arrive within `timeout_s`.
+            BadPurge: it ended too early.
+        """
+        length = request.content_length
+        if length is not None and length > self._max_bytes:
+            raise PayloadTooLarge(self._max_bytes)
+        if length is not None and length <= SMALL_BYTES:
+            return await self._read(request)
+        if not self._free:
+            raise TooManyBodies
+        self._free -= 1
+        try:
+            return await self._read(request)
+        finally:
+            self._free += 1
 
-    Raises:
-        BadPurge: it is not JSON.
-        PayloadTooLarge: it is longer than `max_bytes`.
-    """
-    try:
-        return json.loads(await read_body(request, max_bytes))
-    except (ValueError, RecursionError):
-        raise BadPurge("The body is not JSON.") from None
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110 10.1.1
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > self._max_bytes:
+                        raise PayloadTooLarge(self._max_bytes)
+        except TimeoutError:
+            raise RequestTooSlow(self._timeout_s) from None
+        except (PayloadAccessError, RequestPayloadError):
+            raise BadPurge("The body cannot be read.") from None
+        return bytes(body)
+
+    async def read_json(self, request: web.BaseRequest) -> Any:
+        """
+        Read the request's body as JSON. Its Content-Type does not matter.
+
+        Raises:
+            BadPurge: it is not JSON.
+            ImgproxyError: as `read` does.
+        """
+        try:
+            return json.loads(await self.read(request))
+        except (ValueError, RecursionError):
+            raise BadPurge("The body is not JSON.") from None

@@ -93,6 +93,9 @@ class Handler:
         except Exception:
             log.exception("an admin request failed")
             served = self._failed()
+        if not request.content.is_eof():
+            # The rest of the body is read and thrown away for a while, then the connection is closed (RFC 9112 9.6).
+            served.response.force_close()
         self._access.write(request, target, started_s, served)
         return served.response
 

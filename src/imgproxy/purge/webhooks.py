@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, NotFound
@@ -31,6 +32,7 @@ PREFIX = "mediaLibraryEntry."
 # revoked must be forgotten, here and in the CDNs.
 PURGING = frozenset({"revoke", "invalid", "delete", "archive", "update", "active"})
 CREATE = "create"
+SHA256_HEX = re.compile(rb"[0-9a-f]{64}")
 
 
 class Webhooks:
@@ -50,6 +52,16 @@ class Webhooks:
         self._journal = journal
         self._metrics = metrics
         self._created = created
+
+    def expect_signature(self, signature: str | None) -> None:
+        """
+        Refuse what cannot be signed, before its body is read.
+
+        Raises:
+            BadWebhookSignature: no signature of any body looks like this one, or no secret is configured.
+        """
+        if not self._secrets or not SHA256_HEX.fullmatch(_given(signature)):
+            raise BadWebhookSignature
 
     async def receive(self, raw: bytes, signature: str | None) -> Receipt | None:
         """
@@ -94,13 +106,17 @@ class Webhooks:
 
 def is_signed(raw: bytes, signature: str | None, secrets: Sequence[str]) -> bool:
     """Whether a signature is `sha256=<hex HMAC-SHA256 of the raw body>` by one of the secrets, in constant time."""
-    # A header that is not ASCII holds surrogates, which cannot be encoded.
-    given = (signature or "").removeprefix("sha256=").strip().lower().encode(errors="replace")
+    given = _given(signature)
     found = False
     for secret in secrets:
         expected = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
         found |= hmac.compare_digest(given, expected.encode())
     return found
+
+
+def _given(signature: str | None) -> bytes:
+    # A header that is not ASCII holds surrogates, which cannot be encoded.
+    return (signature or "").removeprefix("sha256=").strip().lower().encode(errors="replace")
 
 
 def _read(raw: bytes) -> tuple[str, str, str]:
