@@ -399,15 +399,3 @@ async def test_without_the_fast_path_who_does_not_read_is_disconnected(connect: 
         reason = {"reason": "reader"}
         await until(lambda: metrics.registry.get_sample_value("imgproxy_connections_closed_total", reason) == 1)
         assert await is_closed(wire)
-
-
-async def test_who_does_not_read_what_the_kernel_holds_is_disconnected(connect: Connect) -> None:
-    """An answer that the kernel takes whole does not wait in this process. The kernel has the same limit."""
-    async with usual_server(limited(send_timeout_s=SHORT_S), bytes(250_000)) as (metrics, port):
-        wire = await connect(port, limit=1024)
-        for _ in range(3):
-            wire.ask("/")
-        await wire.read_head()
-
-        await until(lambda: metrics.registry.get_sample_value("imgproxy_connections") == 0)
-        assert await is_closed(wire)

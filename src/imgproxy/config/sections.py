@@ -51,7 +51,11 @@ class ServerSettings(Section):
         "keeps its connections (nginx 60 s, Google 600 s, Cloudflare 900 s), or some requests fail",
     )
     send_timeout_s: float = Field(
-        30.0, gt=0, le=600, description="a client that reads nothing for this time is disconnected"
+        60.0,
+        gt=0,
+        le=600,
+        description="a client that reads nothing for this time is disconnected. A shorter time may also end slow "
+        "clients: their systems report seldom what was read",
     )
     send_min_bytes_per_s: int = Field(
         1_000,

@@ -12,6 +12,7 @@ import fcntl
 import heapq
 import logging
 import socket
+import struct
 import sys
 import termios
 from array import array
@@ -40,6 +41,8 @@ CLOSED_AT_ONCE = 1 / 100
 # Most bytes that the kernel takes before it can send them (TCP_NOTSENT_LOWAT). Without this it takes up to 4 MB for a
 # client that does not read.
 KERNEL_MAX_BYTES = 256 * 1024
+# SO_LINGER: on, for 0 seconds. The connection is then reset, and no byte of it is left in the kernel (socket(7)).
+RESET = struct.pack("ii", 1, 0)
 # An unread body is read and thrown away, in pieces of this size.
 READ_BYTES = 64 * 1024
 
@@ -79,12 +82,6 @@ class Limits:
         while True:
             await asyncio.sleep(every_s)
             self.look(loop.time())
-
-    def set_options(self, wire: socket.socket) -> None:
-        """Limit how many bytes the kernel keeps for a client that reads nothing, and for how long (tcp(7))."""
-        if sys.platform == "linux":
-            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_MAX_BYTES)
-            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._settings.send_timeout_s * 1000))
 
     def admit(self, connection: Connection, descriptor: int) -> bool:
         """Count a new connection, which has this file descriptor. False: it is one too many, and must be closed."""
@@ -148,7 +145,9 @@ class Limits:
             if began_s > began_too_early_s:
                 break
             self._close(connection, "head")
-        # Each byte that a client takes gives it time, but never more than `send_timeout_s` from now.
+        # Each byte that a client takes gives it time, but never more than `send_timeout_s` from now. A client's kernel
+        # tells in steps what was read: a 16th of its receive buffer (400 kB at most), on the loopback 128 kB. So with a
+        # short limit, clients above the least rate are cut, too.
         timeout_s, second_per_byte = self._settings.send_timeout_s, 1 / self._settings.send_min_bytes_per_s
         for connection, (until_s, left_bytes) in list(self._readers.items()):
             unread_bytes = connection.unread_bytes()
@@ -185,7 +184,9 @@ class Connection(RequestHandler):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
         wire = transport.get_extra_info("socket")
-        self._limits.set_options(wire)
+        if sys.platform == "linux":
+            with suppress(OSError):  # the client has just left
+                wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_MAX_BYTES)
         if not self._limits.admit(self, wire.fileno()):
             self.cut()
 
@@ -214,7 +215,8 @@ class Connection(RequestHandler):
         if self._wire is None:
             return 0
         in_kernel = array("i", (0,))
-        with suppress(OSError):  # a kernel that does not tell; then the bytes in this process are all we know
+        # A kernel that does not tell: then the bytes in this process are all we know.
+        with suppress(OSError, ValueError):
             fcntl.ioctl(self._wire.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)  # tcp(7): SIOCOUTQ
         return self._wire.get_write_buffer_size() + in_kernel[0]
 
@@ -223,9 +225,14 @@ class Connection(RequestHandler):
         return None
 
     def cut(self) -> None:
-        """Close the connection, also in the middle of an answer."""
-        if self._wire is not None:
-            self._wire.abort()
+        """Close the connection, also in the middle of an answer. Then the kernel throws away what it has not sent."""
+        is_flushed, wire, self._wire = self.is_flushed(), self._wire, None
+        if wire is None:
+            return
+        if not is_flushed:
+            with suppress(OSError):  # the client has just left
+                wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        wire.abort()
 
 
 class LimitedServer(web.Server):
