@@ -248,6 +248,26 @@ async def test_hostile_pictures_are_refused_or_rendered_but_never_fatal(tmp_path
         assert outcomes[name] == "decode_failed", name
 
 
+async def test_what_a_process_writes_to_standard_error_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also its last words. Its standard error is a pipe to the edge: a reader of the log that stalls stops no render."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(images.cached_photo()[:300])
+    async with pool_of() as pool:
+        pid = pool.pids[0]
+        with pytest.raises(DecodeFailed):
+            await pool.render(job(broken, SMALL))
+        await until(lambda _: f"render process {pid}: render: decode_failed" in caplog.text, pool)
+    words = "import os; os.write(2, b'last words'); os._exit(1)"
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", words, stderr=asyncio.subprocess.PIPE)
+    process = RenderProcess(lambda *_: None, lambda *_: None)
+    process.connection_lost(None)
+    await process._watch(child)
+
+    assert f"render process {child.pid}: last words" in caplog.text
+
+
 async def test_a_gif_of_too_many_frames_gives_its_first(tmp_path: Path) -> None:
     """A GIF with far more frames than the limit gives its first frame, in limited memory."""
     original = tmp_path / "endless.gif"

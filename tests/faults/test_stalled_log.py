@@ -56,7 +56,7 @@ async def test_a_reader_of_the_log_that_stalls_stops_nothing(tmp_path: Path) -> 
     assert (hits, broken, miss, health) == ({200}, 422, 200, 200)
     assert purge["keys"] == [KEY]
     assert code == 0
-    assert len(written) == PIPE_BYTES, "the pipe was full"
+    assert written.count(b"\n") < HITS, "the pipe was full"
     assert json.loads(written.splitlines()[0])["message"].startswith("listening on")
 
 

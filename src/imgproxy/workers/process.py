@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 # The most that is read at once of what a process writes to standard error: one record of the log.
 STDERR_BYTES: Final = 4096
+# The pause after each read: a process that a picture has taken over must not keep the event loop busy.
+STDERR_PAUSE_S: Final = 0.05
+# After its end, this long for its last words.
+LAST_WORDS_S: Final = 0.2
 
 # A process that is not ready after this time counts as broken.
 START_TIMEOUT_S: Final = 30.0
@@ -143,6 +147,7 @@ class RenderProcess(asyncio.Protocol):
         assert child.stderr is not None
         while text := await child.stderr.read(STDERR_BYTES):
             log.warning("render process %d: %s", child.pid, text.decode(errors="replace").rstrip())
+            await asyncio.sleep(STDERR_PAUSE_S)
 
     async def _end_early(self, spawned: asyncio.Task[None]) -> None:
         await asyncio.wait([spawned])
@@ -179,8 +184,10 @@ class RenderProcess(asyncio.Protocol):
         self._transport.write(channel.frame(payload))
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
-        await self._log_stderr(child)
+        words = asyncio.create_task(self._log_stderr(child))
         status = await child.wait()
+        await asyncio.wait((words,), timeout=LAST_WORDS_S)
+        words.cancel()
         await self._drained  # read its last messages first: they may say why it ended
         if self._ready.done():
             self._on_exit(self, status)
