@@ -151,7 +151,7 @@ async def test_a_client_that_does_not_read_is_disconnected(connect: Connect, tmp
 
 
 async def test_a_purge_cuts_a_client_that_does_not_read_an_original(connect: Connect, tmp_path: Path) -> None:
-    """Within `drain_s`, long before its own limit; the receipt counts it."""
+    """Within `drain_s`, long before its own limit; the receipt counts it. The kernel sends nothing more: it resets."""
     server = limited(send_timeout_s=LONG_S)
     async with site(tmp_path, pictures=LARGE, server=server, purge=PurgeSettings(drain_s=0.05)) as here:
         wires = [await connect(here, limit=1024) for _ in range(3)]
@@ -162,7 +162,9 @@ async def test_a_purge_cuts_a_client_that_does_not_read_an_original(connect: Con
         receipt = await here.purge(here.library.entry_id(KEY))
 
         assert receipt.json()["cut"] == 3
-        assert all([await is_closed(wire) for wire in wires])
+        for wire in wires:
+            with pytest.raises(ConnectionResetError):
+                await wire.reader.read()
 
 
 async def test_a_stop_cuts_a_client_that_does_not_read(connect: Connect, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import RawTestServer
 
 from imgproxy.cache.entry import Tier
 from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.refusals import Refusal
 from imgproxy.delivery.request import Outcome
+from imgproxy.edge.connections import LimitedServer, Limits
 from imgproxy.edge.descriptors import Descriptors
 from imgproxy.edge.respond import Exchange, PlainAnswer, Responder, Served
 from imgproxy.edge.waiters import Waiters
@@ -52,7 +52,7 @@ from tests.support.answers import (
 from tests.support.site import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from imgproxy.delivery.request import Delivered
@@ -115,10 +115,23 @@ class Desk:
 
 
 @asynccontextmanager
+async def serving(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Serve on connections like the edge's, which can be cut. Yield a URL."""
+    limits = Limits(settings().server, Descriptors(1024), Metrics())
+    runner = web.ServerRunner(LimitedServer(handle, limits), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}{TARGET}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def desk(answer: Delivered, **request: Any) -> AsyncIterator[Desk]:
     found = Desk(answer, wanted(**request))
-    async with RawTestServer(found.handle) as server, aiohttp.ClientSession() as session:
-        found.url, found.session = str(server.make_url(TARGET)), session
+    async with serving(found.handle) as url, aiohttp.ClientSession() as session:
+        found.url, found.session = url, session
         yield found
 
 
@@ -165,9 +178,9 @@ async def test_a_file_that_is_gone_is_told_to_the_caller(tmp_path: Path) -> None
         return web.Response(status=200)
 
     async with (
-        RawTestServer(handle) as server,
+        serving(handle) as url,
         aiohttp.ClientSession() as session,
-        session.get(server.make_url(TARGET)) as response,
+        session.get(url) as response,
     ):
         assert response.status == 200
 

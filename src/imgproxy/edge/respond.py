@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.refusals import Refusal
     from imgproxy.delivery.request import Delivered
+    from imgproxy.edge.connections import Connection
     from imgproxy.edge.descriptors import Descriptors
     from imgproxy.edge.headers import ByteRange
     from imgproxy.edge.waiters import Waiter, Waiters
@@ -302,9 +303,4 @@ def _hashes(delivered: Delivered) -> tuple[str, ...]:
 
 def _cutter(request: web.BaseRequest) -> Callable[[], None]:
     """Return a function that closes the request's connection, also in the middle of its answer."""
-
-    def cut() -> None:
-        if request.transport is not None:
-            request.transport.abort()
-
-    return cut
+    return cast("Connection", request.protocol).cut

@@ -8,7 +8,7 @@ finds its answer written, and counts and logs it. Row `stampede`: the median wai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from imgproxy.delivery.request import Outcome
+    from imgproxy.edge.connections import Connection
     from imgproxy.purge.answers import Sending
 
 # Answers that are written in one turn of the loop. Each takes 30 microseconds, in which other requests wait.
@@ -77,7 +78,7 @@ class Waiter:
         transport.writelines(parts)
         self.is_sent = transport.get_write_buffer_size() == 0
         if not self.is_sent:
-            self._sending = sending(transport.abort)
+            self._sending = sending(cast("Connection", self._request.protocol).cut)
             self._sending.begin()
         return True
 
