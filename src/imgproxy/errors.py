@@ -163,6 +163,12 @@ class UnsatisfiableRange(ImgproxyError, status=416, code="unsatisfiable_range", 
     size_bytes: int
 
 
+class PreconditionFailed(ImgproxyError, status=412, code="precondition_failed", title="Precondition failed"):
+    """`If-Match` names no tag of the current picture (RFC 9110 section 13.1.1)."""
+
+    text = "The picture that If-Match names is not the current one. Expected: its ETag, a strong one, or `*`."
+
+
 @dataclass(eq=False)
 class PayloadTooLarge(ImgproxyError, status=413, code="payload_too_large", title="Payload too large"):
     """The body of a request is over its limit."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from multidict import CIMultiDict
 
 from imgproxy.cache.purge_event import Purged, PurgeEvent
 from imgproxy.delivery.request import Outcome
@@ -16,7 +17,7 @@ from imgproxy.params.negotiate import AcceptClass
 from imgproxy.purge.answers import Answers, Sending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 TARGET = "/a.jpg?w=50"
 BODY = b"picture"
@@ -62,12 +63,15 @@ class FakeRequest:
     """As much of a request as waiters look at."""
 
     method: str = "GET"
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     version: HttpVersion = HttpVersion11
     keep_alive: bool = True
     raw_path: str = TARGET
     transport: FakeTransport | None = field(default_factory=FakeTransport)
     writer: FakeWriter = field(default_factory=FakeWriter)
+
+    def __post_init__(self) -> None:
+        self.headers = CIMultiDict(self.headers)
 
 
 def enter(waiters: Waiters, request: FakeRequest) -> Waiter | None:
@@ -97,10 +101,11 @@ def write(waiter: Waiter) -> bool:
         (FakeRequest(headers={"Accept": "image/webp"}), True),
         (FakeRequest(method="HEAD"), False),
         (FakeRequest(headers={"If-None-Match": '"e"'}), False),
+        (FakeRequest(headers={"If-Match": '"e"'}), False),
         (FakeRequest(version=HttpVersion10), False),
         (FakeRequest(keep_alive=False), False),
     ],
-    ids=["plain", "accept", "head", "condition", "http-1.0", "last-of-its-connection"],
+    ids=["plain", "accept", "head", "condition", "if-match", "http-1.0", "last-of-its-connection"],
 )
 def test_only_a_plain_request_waits_for_the_answer_of_another(request_: FakeRequest, is_waiter: bool) -> None:
     """Other requests get a head of their own, or none."""

@@ -12,6 +12,8 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from multidict import CIMultiDictProxy
+
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.request import Timings
 
@@ -43,6 +45,14 @@ def http_date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
+def joined(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    """Return a request header, or None. Several lines of a header are one list (RFC 9110 5.3)."""
+    lines = headers.getall(name, None)
+    if lines is None:
+        return None
+    return lines[0] if len(lines) == 1 else ", ".join(lines)
+
+
 def is_in_304(name: str) -> bool:
     """Whether a 304 has this header of the 200. It has no header about a body (RFC 9110 15.4.5)."""
     name = name.lower()
@@ -64,6 +74,16 @@ def etag_matches(if_none_match: str | None, etag: str) -> bool:
     return any(found.removeprefix("W/") == etag for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
 
 
+def may_answer(if_match: str | None, *, etag: str) -> bool:
+    """
+    Whether If-Match allows the answer: it is absent, `*`, or has this very tag, by strong comparison (RFC 9110 13.1.1).
+
+    It comes first of all conditions (RFC 9110 13.2.2). The next one, If-Unmodified-Since, is ignored as 13.1.4 demands
+    for a resource without a modification date: answers have no Last-Modified, as no date tells two pictures apart.
+    """
+    return if_match is None or if_match.strip() == "*" or etag in re.findall(r'(?:W/)?"[^"]*"', if_match)
+
+
 def current_tag(if_none_match: str, *, etag: str) -> str | None:
     """
     Return the tag of the client's copy if that copy is current, else None.
@@ -79,22 +99,29 @@ def current_tag(if_none_match: str, *, etag: str) -> str | None:
     return next((tag for tag in named if re.sub(r'-\d+-\d+"$', '"', tag) == etag), None)
 
 
-def requested_range(header: str | None, if_range: str | None, *, size_bytes: int, etag: str) -> ByteRange | None:
+def requested_range(headers: CIMultiDictProxy[str], *, size_bytes: int, etag: str) -> ByteRange | None:
     """
-    Return the part of a body that a Range header asks for; None for the whole body.
+    Return the part of a body that the headers of a GET ask for; None for the whole body.
 
     The whole body answers several ranges, other units and a header that cannot be read (RFC 9110 14.2 allows it). It
-    also answers a range whose If-Range is a date or another tag (RFC 9110 13.1.5).
+    also answers a range whose If-Range is a date or another tag (RFC 9110 13.1.5), and one with If-Unmodified-Since
+    alone: that date is ignored, and a part of the new picture must not be put behind a part of the old one.
 
     Raises:
         RangeNotSatisfiable: the range begins after the end.
     """
+    header, if_range = joined(headers, "Range"), joined(headers, "If-Range")
     if header is None or (if_range is not None and if_range.strip() != etag):
         return None
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip().replace(" ", ""))
-    if match is None or match.group(0) == "bytes=-":
+    if "If-Unmodified-Since" in headers and if_range is None and "If-Match" not in headers:
+        return None
+    # The name of the unit has no case (RFC 9110 14.1).
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip().replace(" ", ""), re.ASCII | re.IGNORECASE)
+    if match is None:
         return None
     first, last = match.groups()
+    if not first and not last:
+        return None
     if not first:
         count = min(int(last), size_bytes)
         if count == 0:

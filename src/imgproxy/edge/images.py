@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.delivery.request import Request
-from imgproxy.edge.headers import current_tag
+from imgproxy.edge.headers import current_tag, joined
 from imgproxy.edge.respond import TARGET_MAX_CHARS, Exchange, Served
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
@@ -143,7 +143,7 @@ def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
     """Return the headers that a render may depend on; Accept is reduced to its class."""
     headers = request.headers
     return ClientHeaders(
-        accept=_ACCEPT_OF_CLASS[accept_class(headers.get("Accept"))],
+        accept=_ACCEPT_OF_CLASS[accept_class(joined(headers, "Accept"))],
         save_data=headers.get("Save-Data"),
         dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
         width=headers.get("Sec-CH-Width", headers.get("Width")),
@@ -151,8 +151,12 @@ def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
 
 
 def _client_has(request: web.BaseRequest) -> ClientHas | None:
-    """Return a check of a variant's entity tag against the client's copy; None if the client names no copy."""
-    if_none_match = request.headers.get("If-None-Match")
-    if if_none_match is None or if_none_match.strip() == "*":
+    """
+    Return a check of a variant's entity tag against the client's copy; None if the client names no copy.
+
+    None with If-Match, too: that is evaluated first (RFC 9110 13.2.2), against the tag of the variant itself.
+    """
+    if_none_match = joined(request.headers, "If-None-Match")
+    if if_none_match is None or if_none_match.strip() == "*" or "If-Match" in request.headers:
         return None
     return lambda etag: current_tag(if_none_match, etag=etag)

@@ -20,15 +20,18 @@ from imgproxy.delivery.request import Outcome
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
+    etag_matches,
     head_bytes,
     http_date,
+    joined,
+    may_answer,
     requested_range,
     server_timing,
 )
 from imgproxy.edge.heads import ImageHeads
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.waiters import Written
-from imgproxy.errors import OriginError, UnsatisfiableRange
+from imgproxy.errors import OriginError, PreconditionFailed, UnsatisfiableRange
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.negotiate import accept_class
 
@@ -120,15 +123,23 @@ class Responder:
         self._heads = ImageHeads(settings, entry_of=entry_of, has_downstream=bool(settings.downstream))
 
     async def image(self, exchange: Exchange, delivered: Delivered) -> Served:
-        """Send what was delivered: whole, in part, or as 304."""
+        """
+        Send what was delivered: whole, in part, or as 304.
+
+        Raises:
+            PreconditionFailed: by If-Match. Only now is it known that there would be an answer (RFC 9110 13.2.1).
+        """
         waiter = exchange.waiter
         if waiter is not None and waiter.outcome is not None:
             return await self.already_written(waiter, waiter.outcome)
+        asked = exchange.request.headers
+        if not may_answer(joined(asked, "If-Match"), etag=delivered.etag):
+            raise PreconditionFailed
         at_most_s = self._heads.at_most_s(exchange.wanted, delivered, time.time())
         headers = self._heads.of(exchange.wanted, delivered, exchange.started_s, at_most_s)
         variant = delivered.variant
         # `*` matches any picture that exists. That is known only now (RFC 9110 13.1.2).
-        if variant is None or exchange.request.headers.get("If-None-Match", "").strip() == "*":
+        if variant is None or etag_matches(joined(asked, "If-None-Match"), delivered.etag):
             return await self._send_not_modified(exchange, delivered, headers)
         if variant.body is not None:
             is_plain = exchange.is_plain and at_most_s is None and _is_repeatable(delivered, variant)
@@ -174,7 +185,7 @@ class Responder:
         facts = delivered.original.facts
         return PlainAnswer(
             target=request.raw_path,
-            accept=accept_class(request.headers.get("Accept")),
+            accept=accept_class(joined(request.headers, "Accept")),
             variant=variant,
             original=facts,
             etag=delivered.etag,
@@ -231,9 +242,10 @@ class Responder:
 
     def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> ByteRange | None:
         """Return the range that is asked for, or None for the whole file. Only GET has a range (RFC 9110 14.2)."""
-        header = request.headers.get("Range") if request.method == "GET" else None
+        if request.method != "GET":
+            return None
         try:
-            return requested_range(header, request.headers.get("If-Range"), size_bytes=size_bytes, etag=etag)
+            return requested_range(request.headers, size_bytes=size_bytes, etag=etag)
         except RangeNotSatisfiable:
             raise UnsatisfiableRange(size_bytes) from None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
+from imgproxy.edge.headers import joined
 from imgproxy.params.negotiate import AcceptClass, accept_class
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Waiter:
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self.name = (request.raw_path, accept_class(request.headers.get(hdrs.ACCEPT)))
+        self.name = (request.raw_path, accept_class(joined(request.headers, hdrs.ACCEPT)))
         self.outcome: Outcome | None = None  # None until the answer is written
         self.sent_bytes = 0
         self._sending: Sending | None = None
@@ -101,7 +102,7 @@ class Waiters:
 
     def enter(self, request: web.BaseRequest) -> Waiter | None:
         """Return a waiter for a request; None if the request needs an answer of its own."""
-        is_conditional = hdrs.IF_NONE_MATCH in request.headers
+        is_conditional = hdrs.IF_NONE_MATCH in request.headers or hdrs.IF_MATCH in request.headers
         if request.method != "GET" or is_conditional or request.version != HttpVersion11 or not request.keep_alive:
             return None
         waiter = Waiter(request)
