@@ -70,6 +70,7 @@ class FakeOrigin:
 
     def __init__(self) -> None:
         self.pictures = {KEY: OLD}
+        self.last_modified: str | None = None
         self.error: ImgproxyError | None = None
         self.meanwhile: Callable[[], Awaitable[object]] = nothing
         self.asked: list[tuple[str, Validators | None]] = []
@@ -91,7 +92,7 @@ class FakeOrigin:
         if validators is not None and validators.etag == etag:
             return ServedImage(False, None, etag, None, 0, None)
         Path(destination).write_bytes(data)
-        return ServedImage(True, "image/jpeg", etag, None, len(data), digest_of(data), data[:HEAD_BYTES])
+        return ServedImage(True, "image/jpeg", etag, self.last_modified, len(data), digest_of(data), data[:HEAD_BYTES])
 
     async def probe(self) -> None:
         """Answer the API call that tries the token."""

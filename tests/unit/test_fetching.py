@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +74,22 @@ async def test_a_cached_picture_is_asked_for_with_its_validators(tmp_path: Path)
         assert again.facts.fetched_at_s == first.facts.fetched_at_s
         assert again.facts.validated_at_s == here.clock.now_s
         assert here.metric("imgproxy_origin_answers_total", answer="not_modified") == 1
+
+
+@pytest.mark.parametrize(("age_s", "is_used"), [(1, True), (0, False), (-86_400, False)])
+async def test_a_date_of_the_origin_is_used_only_if_it_proves_something(
+    tmp_path: Path, age_s: int, is_used: bool
+) -> None:
+    """Not one of the second in which the origin was asked, and not one in the future (RFC 9110 8.8.2)."""
+    async with parts(tmp_path) as here:
+        here.clock.now_s = float(int(here.clock.now_s))
+        here.origin.last_modified = formatdate(here.clock.now_s - age_s, usegmt=True)
+        first = await fetch(here)
+        here.clock.now_s += 500
+        await fetch(here)
+
+        date = here.origin.last_modified if is_used else None
+        assert here.origin.asked[1] == (KEY, Validators(first.facts.etag, date))
 
 
 async def test_a_picture_whose_bytes_were_evicted_is_asked_for_without_validators(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from imgproxy.medialibrary import errors
 from imgproxy.medialibrary.client.answers import error_for, retry_after_s
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.client.transport import pause_s
+from imgproxy.medialibrary.moments import is_proof
 from imgproxy.medialibrary.operations import AddUsageLogEntry, RevokeAsset, UnrevokeAsset, to_json
 from imgproxy.medialibrary.server.access import READ, WRITE, AccessToken, authorize, parse_token
 from imgproxy.medialibrary.server.conditions import ByteRange, Unsatisfiable, byte_range, is_not_modified
@@ -131,12 +132,36 @@ def test_operations_are_refused_in_versions_that_do_not_have_them() -> None:
         ("soon", None),
         ("Fri, 01 May 2026 12:00:30 GMT", 30.0),
         ("Fri, 01 May 2026 11:00:00 GMT", 0.0),
-        ("9" * 400, 999999999.0),
+        ("Fri May  1 12:00:30 2026", 30.0),
+        ("Friday, 01-May-26 12:00:30 GMT", 30.0),
+        ("9" * 400, 3600.0),
+        ("Fri, 01 May 2099 12:00:30 GMT", 3600.0),
+        (f"Fri, 01 May {'9' * 30} 12:00:30 GMT", None),
     ],
 )
 def test_retry_after(header: str | None, expected: float | None) -> None:
-    """Seconds and dates are read, what lies in the past is now, and nonsense is nothing."""
+    """Seconds and dates are read, at most an hour; what lies in the past is now, and nonsense is nothing."""
     assert retry_after_s(header, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("last_modified", "expected"),
+    [
+        ("Fri, 01 May 2026 11:59:59 GMT", True),
+        ("Friday, 01-May-26 11:59:59 GMT", True),
+        ("Fri May  1 11:59:59 2026", True),
+        ("Fri, 01 May 2026 12:00:00 GMT", False),
+        ("Fri, 01 May 2099 12:00:00 GMT", False),
+        ("yesterday", False),
+        ("0", False),
+        (f"Fri, 01 May {'9' * 30} 12:00:00 GMT", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_last_modified_that_proves_nothing_is_not_used(last_modified: str | None, expected: bool) -> None:
+    """None, one in the future, or one of the second of the answer (RFC 9110 8.8.2); dates have three forms."""
+    assert is_proof(last_modified, NOW.timestamp()) is expected
 
 
 def test_pauses_have_jitter_and_an_end() -> None:

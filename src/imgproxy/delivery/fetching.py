@@ -28,6 +28,7 @@ from imgproxy.errors import (
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.medialibrary.models import Validators
+from imgproxy.medialibrary.moments import is_proof
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
@@ -194,7 +195,10 @@ class Fetching:
             return store.temp_name(hashed)
 
     async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:
-        validators = Validators(known.etag, known.last_modified) if known is not None else None
+        validators = None
+        if known is not None:
+            date = known.last_modified if is_proof(known.last_modified, known.fetched_at_s) else None
+            validators = Validators(known.etag, date)
         try:
             served = await self._origin.serve_image(key, temp, validators=validators, max_bytes=self._source_max_bytes)
         except ImgproxyError as error:

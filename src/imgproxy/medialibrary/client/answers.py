@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from imgproxy.medialibrary.errors import (
@@ -26,10 +24,14 @@ from imgproxy.medialibrary.errors import (
     ValidationFailed,
     VersionGone,
 )
+from imgproxy.medialibrary.moments import http_moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
+# Our answers repeat it, and caches in front may obey it. An outage is seldom over at the second that was announced.
+RETRY_AFTER_MAX_S = 3600.0
 # A later try may succeed after these statuses (RFC 9110 sections 15.6.3-15.6.5, RFC 6585 section 4).
 TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
 
@@ -89,7 +91,7 @@ def error_for(
 
 def retry_after_s(header: str | None, *, now: datetime) -> float | None:
     """
-    Return the seconds that a Retry-After header asks to wait, or None without a valid one.
+    Return the seconds that a Retry-After header asks to wait, at most an hour, or None without a valid one.
 
     Source: RFC 9110 section 10.2.3 (a number of seconds, or a date).
     """
@@ -97,14 +99,9 @@ def retry_after_s(header: str | None, *, now: datetime) -> float | None:
         return None
     text = header.strip()
     if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+        return min(RETRY_AFTER_MAX_S, float(text[:9]))
+    moment = http_moment(text)
+    return None if moment is None else min(RETRY_AFTER_MAX_S, max(0.0, (moment - now).total_seconds()))
 
 
 def _printable(body: bytes) -> str:

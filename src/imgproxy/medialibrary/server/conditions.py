@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import format_datetime
+
+from imgproxy.medialibrary.moments import http_moment
 
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*\Z", re.ASCII | re.IGNORECASE)
 
@@ -41,8 +43,8 @@ def is_not_modified(etag: str, last_modified: str, *, if_none_match: str | None,
     if if_none_match is not None:
         tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
         return if_none_match.strip() == "*" or etag in tags
-    since = _moment(if_modified_since)
-    modified = _moment(last_modified)
+    since = http_moment(if_modified_since)
+    modified = http_moment(last_modified)
     return since is not None and modified is not None and modified <= since
 
 
@@ -73,13 +75,3 @@ def byte_range(
     if int(first) >= size_bytes:
         raise Unsatisfiable
     return ByteRange(int(first), min(int(last), size_bytes - 1) if last else size_bytes - 1)
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text) if text else None
-    except ValueError:
-        return None
-    if moment is not None and moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment
