@@ -127,14 +127,37 @@ class ReceiptNotFound(ImgproxyError, status=404, code="receipt_not_found", title
 class UriTooLong(ImgproxyError, status=414, code="uri_too_long", title="URI too long"):
     """The request target is longer than `url.max_url_chars`."""
 
-    text = "The URL has {length} characters; at most {limit} are accepted."
+    text = "The URL is too long: at most {limit} characters are accepted."
 
-    length: int
     limit: int
 
 
+@dataclass(eq=False)
+class BadRequest(ImgproxyError, status=400, code="bad_request", title="Bad request"):
+    """A request that can be read, but breaks a rule of HTTP, such as a `Host` that is no host."""
+
+    text = "{detail}"
+
+    detail: str
+
+
+@dataclass(eq=False)
+class Unsupported(ImgproxyError, status=501, code="not_implemented", title="Not implemented"):
+    """A method or a transfer coding that this service does not know (RFC 9110 15.6.2, RFC 9112 6.1)."""
+
+    text = "{detail}"
+
+    detail: str
+
+
+class VersionNotSupported(ImgproxyError, status=505, code="version_not_supported", title="HTTP version not supported"):
+    """The request is of another version of HTTP."""
+
+    text = "Expected HTTP/1.1 or HTTP/1.0."
+
+
 class NotHttp(ImgproxyError, status=400, code="not_http", title="Not a request"):
-    """The bytes are not an HTTP request: a broken head, an unknown method, another protocol."""
+    """The bytes are not an HTTP request: a broken head, another protocol."""
 
     text = "This request cannot be read: expected an HTTP method, a path, and HTTP/1.1."
 

@@ -278,7 +278,7 @@ async def test_unknown_admin_routes_and_methods(tmp_path: Path) -> None:
         problem(await here.send("GET", "/-/nothing", headers=ADMIN), 404, "route-not-found")
         reply = await here.send("GET", "/-/purge/keys", headers=ADMIN)
         problem(reply, 405, "method-not-allowed")
-        assert reply.headers["Allow"] == "POST"
+        assert reply.headers["Allow"] == "POST, OPTIONS"
 
 
 async def test_an_error_within_is_500_without_its_text(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ async def test_a_request_in_pieces_is_put_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "junk", [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n"]
+    "junk", [b"nonsense\r\n\r\n", b"GET / HTTPS/1.1\r\n\r\n", b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n"]
 )
 async def test_bytes_that_are_not_http_are_400_and_close_that_connection_alone(tmp_path: Path, junk: bytes) -> None:
     """Also after a hit on the same connection."""

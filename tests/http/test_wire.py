@@ -13,12 +13,13 @@ from imgproxy.edge.handler import origin_form
 from imgproxy.failpoints import Point
 from imgproxy.params.signature import sign
 from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, site, until
+from tests.support.wire import Wire
 
 TOKEN = "admin-token"
 
 
 async def talk(here: Site, data: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes on a connection of their own; the first answer, read to its end."""
+    """Send bytes on a connection of their own; the first answer, read to its end. Its status line is HTTP/1.1."""
     host, port = here.edge.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(data)
@@ -26,8 +27,12 @@ async def talk(here: Site, data: bytes) -> tuple[int, dict[str, str], bytes]:
         async with asyncio.timeout(20):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             lines = head.split("\r\n")
+            assert lines[0].startswith("HTTP/1.1 ")
             headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:] if line)}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            length = 0 if data.startswith(b"HEAD") else int(headers.get("content-length", "0"))
+            body = await reader.readexactly(length)
+            if headers.get("connection") == "close":
+                assert await reader.read() == b""
     finally:
         writer.close()
     return int(lines[0].split()[1]), headers, body
@@ -36,14 +41,40 @@ async def talk(here: Site, data: bytes) -> tuple[int, dict[str, str], bytes]:
 @pytest.mark.parametrize(
     ("data", "status", "kind"),
     [
-        (b"FOO /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "not-http"),
+        (b"FOO /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
+        (b"get /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
+        (b"GETTING /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
+        (b"G(T /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "not-http"),
+        (b"GET /a.jpg HTTP/1.2\r\nHost: x\r\n\r\n", 505, "version-not-supported"),
+        (b"GET /a.jpg HTTP/2.0\r\nHost: x\r\n\r\n", 505, "version-not-supported"),
+        (b"GET /a.jpg\r\n\r\n", 505, "version-not-supported"),
         (b"GET /a.jpg HTTP/1.1\r\nAuthorization: Bearer admin-token\x00x\r\nHost: x\r\n\r\n", 400, "not-http"),
         (b"GET /a.jpg HTTP/1.1\r\nAuthorization : Bearer admin-token\r\nHost: x\r\n\r\n", 400, "not-http"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03admin-token\r\n\r\n", 400, "not-http"),
         (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "not-http"),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
+        (b"GET /" + b"a" * 140_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
+        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"a" * 40_000 + b": x\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
+        (b"GET /a.jpg HTTP/1.1\r\nHost: a b/c@\r\n\r\n", 400, "bad-request"),
+        (b"GET /a.jpg HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "not-http"),
+        (b"GET /a.jpg HTTP/1.1\r\n\r\n", 400, "not-http"),
+        (b"GET /a.jpg?w=50#top HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET http://user:word@x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET ftp://x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (
+            b"GET /a.jpg HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "bad-request",
+        ),
+        (
+            b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "not-implemented",
+        ),
     ],
-    ids=["method", "nul in a token", "space in a header", "tls", "length", "long"],
+    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else "",
 )
 async def test_what_is_no_request_is_a_problem_and_leaks_nothing(
     tmp_path: Path, data: bytes, status: int, kind: str, caplog: pytest.LogCaptureFixture
@@ -62,6 +93,73 @@ async def test_what_is_no_request_is_a_problem_and_leaks_nothing(
     logged = "".join(record.getMessage() + str(record.exc_text or "") for record in caplog.records)
     assert TOKEN not in logged
     assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("host", ["", "x", "EXAMPLE.org:8080", "[::1]", "[2001:db8::1]:80", "10.0.0.1:", "a_b-c.d"])
+async def test_a_valid_host_is_served(tmp_path: Path, host: str) -> None:
+    """A name, an address, with or without a port, or nothing (RFC 9110 7.2); also for a hit, after another host."""
+    async with site(tmp_path) as here:
+        for _ in range(2):
+            head = f"GET /{KEY}?w=50 HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            assert (await talk(here, head.encode()))[0] == 200
+
+
+async def test_a_host_that_is_none_is_refused_for_a_hit_too(tmp_path: Path) -> None:
+    """The fast path knows the answer, and the connection has had a valid Host before."""
+    async with site(tmp_path) as here:
+        await here.get(f"/{KEY}?w=50")
+        wire = await Wire.to(here)
+        wire.ask(f"/{KEY}?w=50")
+        assert (await wire.read_answer())[0] == 200
+        wire.writer.write(f"GET /{KEY}?w=50 HTTP/1.1\r\nHost: a b/c@\r\n\r\n".encode())
+        status, headers, _ = await wire.read_answer()
+        await wire.close()
+
+        assert (status, headers["Connection"]) == (400, "close")
+
+
+async def test_a_known_method_that_is_not_for_here_is_405_with_allow(tmp_path: Path) -> None:
+    """Images and admin routes say what they allow (RFC 9110 15.5.6)."""
+    async with site(tmp_path) as here:
+        for target, allowed in ((f"/{KEY}", "GET, HEAD, OPTIONS, PURGE"), ("/-/purge/keys", "POST, OPTIONS")):
+            reply = await here.send("DELETE", target, headers=ADMIN)
+            assert (reply.status, reply.headers["Allow"]) == (405, allowed)
+
+
+async def test_a_unit_has_no_case_and_dates_have_three_forms(tmp_path: Path) -> None:
+    """`Range: Bytes=` gets a part (RFC 9110 14.1); a date of any form in If-Range gets the whole (RFC 9110 5.6.7)."""
+    data = jpeg(10)
+    forms = ("Sun, 06 Nov 2094 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 2094", "no date")
+    async with site(tmp_path, pictures={KEY: data}) as here:
+        part = await here.get(f"/{KEY}", Range="Bytes=0-9")
+        assert (part.status, part.body) == (206, data[:10])
+        for date in forms:
+            assert (await here.get(f"/{KEY}", Range="bytes=0-9", If_Range=date)).status == 200
+            assert (await here.get(f"/{KEY}", If_Modified_Since=date)).status == 200
+
+
+@pytest.mark.parametrize("target", ["/-/health", "/-/ready", "/-/metrics", "/-/status", "/-/purges", "/-/none", "/-"])
+async def test_no_answer_of_an_admin_route_is_stored(tmp_path: Path, target: str) -> None:
+    """With the token and without, for GET, HEAD, OPTIONS and a method that is not for here."""
+    async with site(tmp_path) as here:
+        for method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+            for headers in (ADMIN, {}):
+                reply = await here.send(method, target, headers=headers)
+                assert reply.headers["Cache-Control"] == "no-store"
+                assert reply.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+async def test_no_answer_to_a_purge_or_a_webhook_is_stored(tmp_path: Path) -> None:
+    """Receipts and refusals alike."""
+    async with site(tmp_path) as here:
+        for method, target, data in (
+            ("PURGE", f"/{KEY}", b""),
+            ("POST", "/-/purge/keys", b"{}"),
+            ("POST", "/api/v1/purge", json.dumps({"data": {"attributes": {"url": f"http://x/{KEY}"}}}).encode()),
+            ("POST", "/-/webhooks/livingdocs", b""),
+        ):
+            reply = await here.send(method, target, headers=ADMIN, data=data)
+            assert reply.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("value", [b"Bearer \xff\xfe", b"Bearer \xc3\x28", b"Bearer"])

@@ -16,7 +16,6 @@ from imgproxy.edge.headers import (
     head_bytes,
     http_date,
     is_in_304,
-    joined,
     may_answer,
     requested_range,
     server_timing,
@@ -34,7 +33,6 @@ def request_headers(*lines: tuple[str, str]) -> CIMultiDictProxy[str]:
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        (None, False),
         ('"abc"', True),
         ('W/"abc"', True),
         ('"x", "abc"', True),
@@ -45,7 +43,7 @@ def request_headers(*lines: tuple[str, str]) -> CIMultiDictProxy[str]:
         ("", False),
     ],
 )
-def test_if_none_match(header: str | None, expected: bool) -> None:
+def test_if_none_match(header: str, expected: bool) -> None:
     """A list of tags is compared weakly, and `*` matches everything (RFC 9110 13.1.2)."""
     assert etag_matches(header, ETAG) is expected
 
@@ -53,7 +51,6 @@ def test_if_none_match(header: str | None, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        (None, True),
         (" * ", True),
         ('"abc"', True),
         ('"x","abc"', True),
@@ -63,16 +60,9 @@ def test_if_none_match(header: str | None, expected: bool) -> None:
         ("", False),
     ],
 )
-def test_if_match(header: str | None, expected: bool) -> None:
+def test_if_match(header: str, expected: bool) -> None:
     """A list of tags is compared strongly: a copy from a shared decode has other bytes (RFC 9110 13.1.1)."""
     assert may_answer(header, etag=ETAG) is expected
-
-
-def test_lines_of_one_name_are_one_list() -> None:
-    """RFC 9110 5.3; names have no case."""
-    headers = request_headers(("Accept", "a"), ("ACCEPT", "b, c"), ("Range", "x"))
-
-    assert [joined(headers, name) for name in ("accept", "range", "If-Match")] == ["a, b, c", "x", None]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +208,7 @@ def test_a_download_name_cannot_break_out_of_its_header(name: str, expected: str
         ("Vary", True),
         ("Date", True),
         ("Content-Location", True),
+        ("Content-Security-Policy", True),
         ("xkey", True),
         ("Content-Type", False),
         ("content-length", False),

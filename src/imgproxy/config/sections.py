@@ -306,6 +306,16 @@ class TagSettings(Section):
     )
 
 
+class BrowserSettings(Section):
+    """What browsers may do with pictures."""
+
+    resource_policy: Literal["cross-origin", "same-site", "same-origin"] = Field(
+        "cross-origin",
+        description="Cross-Origin-Resource-Policy: the pages that may show pictures. same-site: only those of the "
+        "domain of the image host",
+    )
+
+
 class LogSettings(Section):
     """Logs, on standard error."""
 

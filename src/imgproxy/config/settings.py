@@ -5,6 +5,7 @@ from __future__ import annotations
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.sections import (
     AdminSettings,
+    BrowserSettings,
     CacheSettings,
     FreshnessSettings,
     LimitsSettings,
@@ -41,6 +42,7 @@ class Settings(Section):
     webhook: WebhookSettings = WebhookSettings()
     warm: WarmSettings = WarmSettings()
     tags: TagSettings = TagSettings()
+    browser: BrowserSettings = BrowserSettings()
     downstream: tuple[DownstreamSettings, ...] = ()
     log: LogSettings = LogSettings()
 

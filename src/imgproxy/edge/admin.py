@@ -108,8 +108,11 @@ class AdminRoutes:
         """
         path = target.split("?", 1)[0]
         found, rest = self._find(path)
-        if request.method != found.method and not (request.method == "HEAD" and found.method == "GET"):
-            raise MethodNotAllowed(request.method, found.method)
+        allowed = "GET, HEAD" if found.method == "GET" else found.method
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": f"{allowed}, OPTIONS", **SERVER})
+        if request.method not in allowed.split(", "):
+            raise MethodNotAllowed(request.method, f"{allowed}, OPTIONS")
         if not found.is_open:
             self.authorize(request)
         return await found.answer(request, rest)
@@ -288,7 +291,7 @@ def _json(body: object, *, status: int = 200) -> web.Response:
         status=status,
         body=_dump(body),
         content_type="application/json",
-        headers={"Cache-Control": "no-store", **SERVER},
+        headers=SERVER,
     )
 
 

@@ -36,7 +36,7 @@ from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
 from imgproxy.edge.fast.server import FastPath, FastServer, is_supported
-from imgproxy.edge.handler import Handler
+from imgproxy.edge.handler import HOST, MAX_FIELD_BYTES, MAX_LINE_BYTES, Handler
 from imgproxy.edge.images import ImageRoute
 from imgproxy.edge.origin import library_client, probe
 from imgproxy.edge.respond import Responder
@@ -229,7 +229,7 @@ class Edge:
         self.access = AccessLog(settings.log, self._lines)
         self._watch_process()
         self.limits = Limits(settings.server, self.descriptors, self.metrics)
-        self.handler = Handler(self.images, admin, self.access, settings.freshness, self.metrics)
+        self.handler = Handler(self.images, admin, self.access, settings, self.metrics)
 
     def _watch_process(self) -> None:
         lines, descriptors, watch = self._lines, self.descriptors, self.metrics.watch
@@ -292,8 +292,8 @@ class Edge:
         """Make the server, with the fast path if this version of aiohttp supports it."""
         options: dict[str, Any] = {
             "access_log": None,
-            "max_line_size": 64 * 1024,
-            "max_field_size": 32 * 1024,
+            "max_line_size": MAX_LINE_BYTES,
+            "max_field_size": MAX_FIELD_BYTES,
             "auto_decompress": False,  # the signature of a webhook is over the bytes as they came
             "handler_cancellation": True,  # when a client leaves, work for it alone ends
             **limit_options(self.settings.server),
@@ -303,11 +303,12 @@ class Edge:
             return LimitedServer(self.handler.handle, self.limits, **options)
         path = FastPath(
             memo=self.memo,
-            refusals=FastRefusals(self.images, self.delivery, self.admission, self.settings.freshness),
+            refusals=FastRefusals(self.images, self.delivery, self.admission, self.settings),
             answers=self.answers,
             tally=self.metrics.tally,
             on_answer=self.access.write_fast if self.access.wants_errors else None,
-            on_bad_request=self.handler.refuse_unreadable,
+            on_bad_request=self.handler.answer_unreadable,
+            is_host=HOST.fullmatch,
         )
         return FastServer(self.handler.handle, self.limits, path, **options)
 

@@ -1,4 +1,4 @@
-"""The handler of all requests: route by path, then count and log."""
+"""The handler of all requests: check what holds for each of them, route by path, then count and log."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ import logging
 import re
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.respond import Served
-from imgproxy.errors import ImgproxyError
+from imgproxy.errors import (
+    BadRequest,
+    HeadersTooLarge,
+    ImgproxyError,
+    NotHttp,
+    Unsupported,
+    UriTooLong,
+    VersionNotSupported,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.config.settings import Settings
     from imgproxy.edge.access import AccessLog
     from imgproxy.edge.images import ImageRoute
     from imgproxy.metrics import Metrics
@@ -29,6 +38,19 @@ log = logging.getLogger(__name__)
 
 # There are a few dozen pairs of an outcome and a status.
 COUNTERS_MAX = 128
+# Every answer of an admin route is about this moment, and for the operator.
+ADMIN_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+# Larger than any `url.max_url_chars`, and not the same as the other: the parser's error is known by it.
+MAX_LINE_BYTES: Final = 128 * 1024
+MAX_FIELD_BYTES: Final = 32 * 1024
+# A name, an IPv4 or IPv6 address, and a port; nothing at all where the target has no host (RFC 9110 7.2).
+HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
+# The first line of a request, as it is in the text of a parser's error.
+_FIRST_LINE: Final = re.compile(r"b['\"]([!#$%&'*+.^_`|~0-9A-Za-z-]+) \S+ HTTP/(\d\.\d)\b")
 
 
 class Handler:
@@ -39,13 +61,13 @@ class Handler:
         images: ImageRoute,
         admin: AdminRoutes,
         access: AccessLog,
-        freshness: FreshnessSettings,
+        settings: Settings,
         metrics: Metrics,
     ) -> None:
         self._images = images
         self._admin = admin
         self._access = access
-        self._freshness = freshness
+        self._settings = settings
         self._metrics = metrics
         # A look-up of a counter by its labels takes longer than counting.
         self._counters = lru_cache(COUNTERS_MAX)(self._counters_of)
@@ -53,7 +75,11 @@ class Handler:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: an admin request by its method or path; every other one is for an image."""
-        target = origin_form(request.raw_path)
+        try:
+            self._check(request)
+            target = origin_form(request.raw_path)
+        except ImgproxyError as error:
+            return self._refuse(request, error)
         started_s = time.perf_counter()
         if request.method == "PURGE" or AdminRoutes.covers(target.split("?", 1)[0]):
             # An admin request goes on if its client leaves.
@@ -85,8 +111,7 @@ class Handler:
                 response = await self._admin.handle(request, target)
             served = Served(response, Outcome.PASS)
         except ImgproxyError as error:
-            response = problem_response(error, freshness=self._freshness)
-            response.headers["Cache-Control"] = "no-store"
+            response = problem_response(error, self._settings)
             served = Served(response, Outcome.PASS, code=error.code)
         except (asyncio.CancelledError, ConnectionError):
             raise
@@ -96,19 +121,63 @@ class Handler:
         if not request.content.is_eof():
             # The rest of the body is read and thrown away for a while, then the connection is closed (RFC 9112 9.6).
             served.response.force_close()
+        served.response.headers.update(ADMIN_HEADERS)
         self._access.write(request, target, started_s, served)
         return served.response
 
-    def refuse_unreadable(self, request: web.BaseRequest, error: ImgproxyError) -> web.StreamResponse:
-        """Answer bytes that could not be read as a request. Count and log them."""
-        served = Served(problem_response(error, freshness=self._freshness), Outcome.ERROR, code=error.code)
+    def _check(self, request: web.BaseRequest) -> None:
+        """
+        Check what holds for every request.
+
+        Raises:
+            VersionNotSupported, Unsupported: as they say.
+            BadRequest: no valid Host; a fragment in the target, or another Transfer-Encoding than HTTP has. Who reads
+                such a request otherwise than a proxy in front does may answer for another one (RFC 9112 3.2, 6.1).
+        """
+        headers = request.headers
+        if request.version not in (HttpVersion10, HttpVersion11):
+            raise VersionNotSupported
+        if not HOST.fullmatch(headers.get("Host", "")):
+            raise BadRequest("Host: expected a name or an address, and a port if it is not the usual one.")
+        if "#" in request.raw_path:
+            raise BadRequest("The URL has a fragment. Expected: `%23` for a `#` in a path or a value.")
+        if "Transfer-Encoding" in headers:
+            if request.version == HttpVersion10:
+                raise BadRequest("HTTP/1.0 has no Transfer-Encoding.")
+            if ", ".join(headers.getall("Transfer-Encoding")).lower() != "chunked":
+                raise Unsupported("Transfer-Encoding: expected `chunked` alone.")
+
+    def answer_unreadable(self, request: web.BaseRequest, error: BaseException | None) -> web.StreamResponse:
+        """Answer bytes that the parser could not read as a request. They are not repeated: they may hold a token."""
+        return self._refuse(request, self._meaning(error))
+
+    def _meaning(self, error: BaseException | None) -> ImgproxyError:
+        """Return the meaning of the parser's error. It is in the error's type, limit and text."""
+        text = str(error)
+        if isinstance(error, LineTooLong):
+            is_target = error.args[1] == MAX_LINE_BYTES
+            return UriTooLong(self._settings.url.max_url_chars) if is_target else HeadersTooLarge()
+        if "Too many headers" in text:
+            return HeadersTooLarge()
+        found = _FIRST_LINE.search(text)
+        if found is not None and (isinstance(error, BadHttpMethod) or "Invalid method" in text):
+            return Unsupported("The method is not known. Expected: GET, HEAD or OPTIONS.")
+        if found is not None and isinstance(error, BadStatusLine) and found[2] not in ("1.0", "1.1"):
+            return VersionNotSupported()
+        return NotHttp()
+
+    def _refuse(self, request: web.BaseRequest, error: ImgproxyError) -> web.StreamResponse:
+        """Answer a request that is not handled, and close its connection. Count and log it."""
+        request._cache["version"] = HttpVersion11  # noqa: SLF001 the status line repeats it, and it may be none of ours
+        served = Served(problem_response(error, self._settings), Outcome.ERROR, code=error.code)
         started_s = time.perf_counter()
         self._count(served, started_s)
         self._access.write(request, "-", started_s, served)
+        served.response.force_close()
         return served.response
 
     def _failed(self) -> Served:
-        response = problem_response(ImgproxyError(), freshness=self._freshness)
+        response = problem_response(ImgproxyError(), self._settings)
         return Served(response, Outcome.ERROR, code=ImgproxyError.code)
 
     def _count(self, served: Served, started_s: float) -> None:
@@ -123,12 +192,19 @@ class Handler:
 
 
 def origin_form(raw_target: str) -> str:
-    """Return path and query of a request target. An absolute-form target (RFC 9112 3.2.2) loses scheme and host."""
+    """
+    Return path and query of a request target. An absolute-form target (RFC 9112 3.2.2) loses scheme and host.
+
+    Raises:
+        BadRequest: it is not an http URL, or has a user's name (RFC 9110 4.2.4).
+    """
     if raw_target.startswith("/"):
         return raw_target
-    _, separator, rest = raw_target.partition("://")
+    scheme, separator, rest = raw_target.partition("://")
     if not separator:
         return raw_target
-    authority = re.match(r"[^/?#]*", rest)
-    path = rest[authority.end() :] if authority else ""
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    if scheme.lower() not in ("http", "https") or not HOST.fullmatch(authority):
+        raise BadRequest("The URL of the request: expected http://HOST/KEY, without a user.")
+    path = rest[len(authority) :]
     return path if path.startswith("/") else f"/{path}"

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
-    from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.config.sections import BrowserSettings, FreshnessSettings
     from imgproxy.delivery.request import Timings
 
 CACHE_NAME = "imgproxy"
 # In place of aiohttp's own value, which would tell strangers its version.
 SERVER = {"Server": "imgproxy"}
 DAY_S = 86_400
-# A 304 repeats these headers of the 200 (RFC 9110 15.4.5).
-NOT_MODIFIED_HEADERS = frozenset(
-    {"cache-control", "cdn-cache-control", "etag", "expires", "vary", "content-location", "date"}
-)
+# The headers about a body. A 304 repeats all others of the 200 (RFC 9110 15.4.5).
+BODY_HEADERS = frozenset({"content-type", "content-length", "content-disposition", "content-range", "accept-ranges"})
+# What a script of another site may read beside what CORS always shows (Fetch, "CORS-safelisted response-header name").
+EXPOSED = "ETag, Content-Range, Retry-After, Cache-Status, Server-Timing, X-Imgproxy-Animation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,21 @@ def http_date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
-def joined(headers: CIMultiDictProxy[str], name: str) -> str | None:
-    """Return a request header, or None. Several lines of a header are one list (RFC 9110 5.3)."""
-    lines = headers.getall(name, None)
-    if lines is None:
-        return None
-    return lines[0] if len(lines) == 1 else ", ".join(lines)
-
-
 def is_in_304(name: str) -> bool:
-    """Whether a 304 has this header of the 200. It has no header about a body (RFC 9110 15.4.5)."""
-    name = name.lower()
-    return name in NOT_MODIFIED_HEADERS or not name.startswith(("content-", "accept-ranges"))
+    """Whether a 304 has this header of the 200."""
+    return name.lower() not in BODY_HEADERS
+
+
+def public_headers(browser: BrowserSettings) -> dict[str, str]:
+    """Return the headers of every answer to an image request: what browsers may do with it, and our name."""
+    return {
+        "X-Content-Type-Options": "nosniff",
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Expose-Headers": EXPOSED,
+        "Cross-Origin-Resource-Policy": browser.resource_policy,
+        "Timing-Allow-Origin": "*",
+        **SERVER,
+    }
 
 
 def head_bytes(first_line: str, headers: Mapping[str, str]) -> bytes:
@@ -65,23 +68,21 @@ def head_bytes(first_line: str, headers: Mapping[str, str]) -> bytes:
     return f"HTTP/1.1 {first_line}\r\n{lines}".encode("latin-1")
 
 
-def etag_matches(if_none_match: str | None, etag: str) -> bool:
+def etag_matches(if_none_match: str, etag: str) -> bool:
     """Whether If-None-Match has this strong tag, by weak comparison (RFC 9110 13.1.2)."""
-    if if_none_match is None:
-        return False
     if if_none_match.strip() == "*":
         return True
     return any(found.removeprefix("W/") == etag for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
 
 
-def may_answer(if_match: str | None, *, etag: str) -> bool:
+def may_answer(if_match: str, *, etag: str) -> bool:
     """
-    Whether If-Match allows the answer: it is absent, `*`, or has this very tag, by strong comparison (RFC 9110 13.1.1).
+    Whether If-Match allows the answer: it is `*`, or has this very tag, by strong comparison (RFC 9110 13.1.1).
 
     It comes first of all conditions (RFC 9110 13.2.2). The next one, If-Unmodified-Since, is ignored as 13.1.4 demands
     for a resource without a modification date: answers have no Last-Modified, as no date tells two pictures apart.
     """
-    return if_match is None or if_match.strip() == "*" or etag in re.findall(r'(?:W/)?"[^"]*"', if_match)
+    return if_match.strip() == "*" or etag in re.findall(r'(?:W/)?"[^"]*"', if_match)
 
 
 def current_tag(if_none_match: str, *, etag: str) -> str | None:
@@ -110,11 +111,12 @@ def requested_range(headers: CIMultiDictProxy[str], *, size_bytes: int, etag: st
     Raises:
         RangeNotSatisfiable: the range begins after the end.
     """
-    header, if_range = joined(headers, "Range"), joined(headers, "If-Range")
-    if header is None or (if_range is not None and if_range.strip() != etag):
+    if "If-Range" in headers:
+        if ", ".join(headers.getall("If-Range")).strip() != etag:
+            return None
+    elif "If-Unmodified-Since" in headers and "If-Match" not in headers:
         return None
-    if "If-Unmodified-Since" in headers and if_range is None and "If-Match" not in headers:
-        return None
+    header = ", ".join(headers.getall("Range", ()))
     # The name of the unit has no case (RFC 9110 14.1).
     match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip().replace(" ", ""), re.ASCII | re.IGNORECASE)
     if match is None:

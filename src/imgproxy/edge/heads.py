@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imgproxy.cache.entry import key_hash
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import Delivered, Outcome
-from imgproxy.edge.headers import SERVER, cache_status, caching, content_disposition, server_timing
+from imgproxy.edge.headers import cache_status, caching, content_disposition, public_headers, server_timing
 from imgproxy.purge.tags import tag_headers, tags
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class ImageHeads:
         self._entry_of = entry_of
         self._has_downstream = has_downstream
         self._usual_caching = self._caching(None)
+        self._public = public_headers(settings.browser)
 
     def _caching(self, at_most_s: int | None) -> dict[str, str]:
         return caching(self._settings.freshness, has_downstream=self._has_downstream, at_most_s=at_most_s)
@@ -47,10 +48,7 @@ class ImageHeads:
             **self.tags(facts.key, [hashed for hashed, _ in delivered.proofs[1:]]),
             "Cache-Status": self.cache_status(delivered, now_s),
             "Server-Timing": server_timing(time.monotonic() - started_s, delivered.timings),
-            "X-Content-Type-Options": "nosniff",
-            "Access-Control-Allow-Origin": "*",
-            "Timing-Allow-Origin": "*",
-            **SERVER,
+            **self._public,
         }
         if wanted.vary:
             headers["Vary"] = ", ".join(wanted.vary)

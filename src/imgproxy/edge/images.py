@@ -9,8 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.delivery.request import Request
-from imgproxy.edge.headers import current_tag, joined
+from aiohttp import web
+
+from imgproxy.delivery.request import Outcome, Request
+from imgproxy.edge.headers import SERVER, current_tag
 from imgproxy.edge.respond import TARGET_MAX_CHARS, Exchange, Served
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
@@ -21,7 +23,6 @@ from imgproxy.params.signature import verify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp import web
     from aiohttp.http_parser import RawRequestMessage
 
     from imgproxy.config.settings import Settings
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ALLOWED_METHODS = "GET, HEAD, PURGE"
+ALLOWED_METHODS = "GET, HEAD, OPTIONS, PURGE"
+OPTIONS_HEADERS = {"Allow": ALLOWED_METHODS, "Access-Control-Allow-Origin": "*", **SERVER}
+# For a browser that asks before it sends a request of another site (Fetch, "CORS-preflight fetch"). No header of an
+# image request can do harm, so every one is allowed.
+PREFLIGHT_HEADERS = OPTIONS_HEADERS | {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "86400",
+}
 _ACCEPT_OF_CLASS = {
     AcceptClass.AVIF: "image/avif,image/webp",
     AcceptClass.WEBP: "image/webp",
@@ -44,7 +53,7 @@ _ACCEPT_OF_CLASS = {
 
 
 class ImageRoute:
-    """Answers GET and HEAD of image URLs."""
+    """Answers GET, HEAD and OPTIONS of image URLs."""
 
     def __init__(
         self,
@@ -71,6 +80,10 @@ class ImageRoute:
     async def handle(self, request: web.BaseRequest, target: str) -> Served:
         """Answer an image request. `target` is its raw path and query. Errors become problem details."""
         started_s = time.monotonic()
+        if request.method == "OPTIONS":
+            is_preflight = "Access-Control-Request-Method" in request.headers
+            headers = PREFLIGHT_HEADERS if is_preflight else OPTIONS_HEADERS
+            return Served(web.Response(status=204, headers=headers), Outcome.PASS)
         wanted = None
         try:
             wanted = self.read(request, target)
@@ -140,10 +153,10 @@ class ImageRoute:
 
 
 def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
-    """Return the headers that a render may depend on; Accept is reduced to its class."""
+    """Return the headers that a render may depend on; Accept, in one line or several, is reduced to its class."""
     headers = request.headers
     return ClientHeaders(
-        accept=_ACCEPT_OF_CLASS[accept_class(joined(headers, "Accept"))],
+        accept=_ACCEPT_OF_CLASS[accept_class(", ".join(headers.getall("Accept", ())))],
         save_data=headers.get("Save-Data"),
         dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
         width=headers.get("Sec-CH-Width", headers.get("Width")),
@@ -156,7 +169,10 @@ def _client_has(request: web.BaseRequest) -> ClientHas | None:
 
     None with If-Match, too: that is evaluated first (RFC 9110 13.2.2), against the tag of the variant itself.
     """
-    if_none_match = joined(request.headers, "If-None-Match")
-    if if_none_match is None or if_none_match.strip() == "*" or "If-Match" in request.headers:
+    headers = request.headers
+    if "If-None-Match" not in headers or "If-Match" in headers:
+        return None
+    if_none_match = ", ".join(headers.getall("If-None-Match"))
+    if if_none_match.strip() == "*":
         return None
     return lambda etag: current_tag(if_none_match, etag=etag)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from imgproxy.edge.headers import SERVER
+from imgproxy.edge.headers import public_headers
 from imgproxy.errors import (
     BadParameter,
     BadUrl,
@@ -27,6 +27,7 @@ from imgproxy.errors import (
 
 if TYPE_CHECKING:
     from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.config.settings import Settings
 
 TYPE_PREFIX = "urn:imgproxy:problem:"
 # The cause is in the URL or in the original: the same request would get the same answer again.
@@ -38,24 +39,22 @@ RETRY_JITTER = 0.5
 
 
 def problem_response(
-    error: ImgproxyError, *, freshness: FreshnessSettings, negative_ttl_s: int | None = None, is_head: bool = False
+    error: ImgproxyError, settings: Settings, *, negative_ttl_s: int | None = None, is_head: bool = False
 ) -> web.Response:
     """
     Return the answer for an error.
 
     Args:
         error: the error.
-        freshness: how long errors may be cached.
+        settings: how long errors may be cached, and by which pages read.
         negative_ttl_s: for how long a remembered refusal still answers. The answer may be kept no longer.
         is_head: leave out the body.
     """
     kind = error.code.replace("_", "-")
     body = {"type": TYPE_PREFIX + kind, "title": error.title, "status": error.status, "detail": error.public}
     headers = {
-        "Cache-Control": _cache_control(error, freshness, negative_ttl_s),
-        "X-Content-Type-Options": "nosniff",
-        "Access-Control-Allow-Origin": "*",
-        **SERVER,
+        "Cache-Control": _cache_control(error, settings.freshness, negative_ttl_s),
+        **public_headers(settings.browser),
     }
     if error.retry_after_s is not None:
         wait_s = error.retry_after_s

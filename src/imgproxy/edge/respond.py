@@ -23,7 +23,7 @@ from imgproxy.edge.headers import (
     etag_matches,
     head_bytes,
     http_date,
-    joined,
+    is_in_304,
     may_answer,
     requested_range,
     server_timing,
@@ -37,6 +37,8 @@ from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from multidict import CIMultiDictProxy
 
     from imgproxy.cache.entry import OriginalFacts, Variant
     from imgproxy.config.settings import Settings
@@ -113,6 +115,7 @@ class Responder:
         entry_of: Callable[[str], str | None],
         on_plain: Callable[[PlainAnswer], object],
     ) -> None:
+        self._settings = settings
         self._freshness = settings.freshness
         self._answers = answers
         self._waiters = waiters
@@ -133,13 +136,13 @@ class Responder:
         if waiter is not None and waiter.outcome is not None:
             return await self.already_written(waiter, waiter.outcome)
         asked = exchange.request.headers
-        if not may_answer(joined(asked, "If-Match"), etag=delivered.etag):
+        if "If-Match" in asked and not may_answer(", ".join(asked.getall("If-Match")), etag=delivered.etag):
             raise PreconditionFailed
         at_most_s = self._heads.at_most_s(exchange.wanted, delivered, time.time())
         headers = self._heads.of(exchange.wanted, delivered, exchange.started_s, at_most_s)
         variant = delivered.variant
         # `*` matches any picture that exists. That is known only now (RFC 9110 13.1.2).
-        if variant is None or etag_matches(joined(asked, "If-None-Match"), delivered.etag):
+        if variant is None or _has_copy(asked, delivered.etag):
             return await self._send_not_modified(exchange, delivered, headers)
         if variant.body is not None:
             is_plain = exchange.is_plain and at_most_s is None and _is_repeatable(delivered, variant)
@@ -152,9 +155,8 @@ class Responder:
         return Served(Written(), outcome, waiter.sent_bytes)
 
     async def _send_not_modified(self, exchange: Exchange, delivered: Delivered, headers: dict[str, str]) -> Served:
-        for name in ("Content-Type", "Content-Disposition", "Accept-Ranges"):
-            headers.pop(name, None)
-        response = web.Response(status=304, headers=headers)
+        kept = {name: value for name, value in headers.items() if is_in_304(name)}
+        response = web.Response(status=304, headers=kept)
         await response.prepare(exchange.request)
         await response.write_eof()
         return Served(response, delivered.outcome)
@@ -185,7 +187,7 @@ class Responder:
         facts = delivered.original.facts
         return PlainAnswer(
             target=request.raw_path,
-            accept=accept_class(joined(request.headers, "Accept")),
+            accept=accept_class(", ".join(request.headers.getall("Accept", ()))),
             variant=variant,
             original=facts,
             etag=delivered.etag,
@@ -272,7 +274,7 @@ class Responder:
         """Answer with an error. `refusal`: the remembered one of the key. `wanted`: None if the URL is not valid."""
         response = problem_response(
             error,
-            freshness=self._freshness,
+            self._settings,
             negative_ttl_s=refusal.ttl_s if refusal is not None else None,
             is_head=method == "HEAD",
         )
@@ -298,6 +300,10 @@ class Responder:
 def _is_repeatable(delivered: Delivered, variant: Variant) -> bool:
     """Whether this answer stays right while its original is fresh. A watermark has a freshness of its own: then not."""
     return delivered.outcome in (Outcome.HIT, Outcome.MISS) and len(variant.proofs) == 1
+
+
+def _has_copy(asked: CIMultiDictProxy[str], etag: str) -> bool:
+    return "If-None-Match" in asked and etag_matches(", ".join(asked.getall("If-None-Match")), etag)
 
 
 def _whole_head(headers: dict[str, str]) -> bytes:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from imgproxy.edge.headers import joined
 from imgproxy.params.negotiate import AcceptClass, accept_class
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Waiter:
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self.name = (request.raw_path, accept_class(joined(request.headers, hdrs.ACCEPT)))
+        self.name = (request.raw_path, accept_class(", ".join(request.headers.getall(hdrs.ACCEPT, ()))))
         self.outcome: Outcome | None = None  # None until the answer is written
         self.sent_bytes = 0
         self._sending: Sending | None = None

@@ -79,7 +79,7 @@ def split_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 80
         BadUrl: the path is not a key.
     """
     if len(raw_target) > max_chars:
-        raise UriTooLong(len(raw_target), max_chars)
+        raise UriTooLong(max_chars)
     raw_path, _, raw_query = raw_target.partition("?")
     if mount_prefix and raw_path.startswith(f"{mount_prefix}/"):
         raw_path = raw_path[len(mount_prefix) :]

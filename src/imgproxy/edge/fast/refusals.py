@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
     from imgproxy.admission.policy import Admission
-    from imgproxy.config.sections import FreshnessSettings
+    from imgproxy.config.settings import Settings
     from imgproxy.delivery.delivery import Delivery
     from imgproxy.edge.images import ImageRoute
 
@@ -32,13 +32,11 @@ HEADS_MAX = 64
 class FastRefusals:
     """Answers requests that an overload refuses, with whole answers as bytes."""
 
-    def __init__(
-        self, images: ImageRoute, delivery: Delivery, admission: Admission, freshness: FreshnessSettings
-    ) -> None:
+    def __init__(self, images: ImageRoute, delivery: Delivery, admission: Admission, settings: Settings) -> None:
         self._images = images
         self._delivery = delivery
         self._admission = admission
-        self._freshness = freshness
+        self._settings = settings
         self._parts = lru_cache(HEADS_MAX)(self._parts_of)
 
     def answer(self, message: RawRequestMessage, now_s: float) -> tuple[bytes, int] | None:
@@ -64,7 +62,7 @@ class FastRefusals:
     def _parts_of(self, wait_s: int) -> tuple[bytes, bytes]:
         """Return the lines of the head that do not change, and the body."""
         error = Overloaded(wait_s)
-        response = problem_response(error, freshness=self._freshness)
+        response = problem_response(error, self._settings)
         body = response.body
         assert isinstance(body, bytes), "a problem is written as bytes"
         del response.headers["Retry-After"]

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from imgproxy.cache.entry import Tier
 from imgproxy.edge.connections import Connection, LimitedServer
-from imgproxy.edge.headers import joined
-from imgproxy.errors import HeadersTooLarge, ImgproxyError, NotHttp
 from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from imgproxy.metrics import Tally
     from imgproxy.purge.answers import Answers
 
+_NONE: Final = ()
 _NEEDED = (
     "_waiter",
     "_messages",
@@ -72,7 +71,7 @@ class FastPath:
     The parts that every connection uses.
 
     `on_answer(peer, target, status, sent_bytes)` is called for each answer, for the access log. `on_bad_request`
-    answers bytes that are not a request.
+    answers bytes that are not a request, and is given the parser's error. `is_host` says whether a Host is valid.
     """
 
     memo: AnswerMemo
@@ -80,7 +79,8 @@ class FastPath:
     answers: Answers
     tally: Tally
     on_answer: Callable[[Peer, str, int, int], None] | None
-    on_bad_request: Callable[[web.BaseRequest, ImgproxyError], web.StreamResponse]
+    on_bad_request: Callable[[web.BaseRequest, BaseException | None], web.StreamResponse]
+    is_host: Callable[[str], object]
 
 
 class FastServer(LimitedServer):
@@ -101,12 +101,13 @@ class FastServer(LimitedServer):
 class FastHandler(Connection):
     """A connection with the fast path."""
 
-    __slots__ = ("_is_head_due", "_path", "last_key_hash")
+    __slots__ = ("_host", "_is_head_due", "_path", "last_key_hash")
 
     def __init__(self, manager: FastServer, path: FastPath, **options: Any) -> None:
         super().__init__(manager, **options)
         self._path = path
         self._is_head_due = False  # no head has come yet, or a part of one
+        self._host: str | None = None  # the last one that was valid
         self.last_key_hash = ""  # of the last hit; a purge of this key waits until its bytes are sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -167,9 +168,7 @@ class FastHandler(Connection):
     ) -> web.StreamResponse:
         """Answer bytes that are not a request. The answer does not repeat them: they may hold a token."""
         del status, message
-        response = self._path.on_bad_request(request, HeadersTooLarge() if isinstance(exc, LineTooLong) else NotHttp())
-        response.force_close()
-        return response
+        return self._path.on_bad_request(request, exc)
 
     def data_received(self, data: bytes) -> None:
         """Answer on the fast path, or give the request to aiohttp, as its own handler does."""
@@ -231,8 +230,15 @@ class FastHandler(Connection):
         headers = message.headers
         if hdrs.IF_MATCH in headers:
             return False
-        accept = accept_class(joined(headers, hdrs.ACCEPT))
-        found = self._path.memo.find(message.path, accept, joined(headers, hdrs.IF_NONE_MATCH))
+        host = headers.get(hdrs.HOST)
+        if host != self._host:
+            if not self._path.is_host(host or ""):
+                return False
+            self._host = host
+        # Several lines of a header are one list (RFC 9110 5.3).
+        accept = accept_class(", ".join(headers.getall(hdrs.ACCEPT, _NONE)))
+        if_none_match = ", ".join(headers.getall(hdrs.IF_NONE_MATCH)) if hdrs.IF_NONE_MATCH in headers else None
+        found = self._path.memo.find(message.path, accept, if_none_match)
         if found is not None:
             self._write(transport, message.path, found)
             return True
