@@ -78,7 +78,7 @@ class ImgproxyError(Exception):
 
 @dataclass(eq=False)
 class BadUrl(ImgproxyError, status=400, code="bad_url", title="Bad URL"):
-    """The path is not a key: it is empty, too long, or has a part like `..`."""
+    """The path is not a key (it is empty, too long, or has a part like `..`), or the host is none."""
 
     text = "{detail}"
 
@@ -132,22 +132,10 @@ class UriTooLong(ImgproxyError, status=414, code="uri_too_long", title="URI too 
     limit: int
 
 
-@dataclass(eq=False)
-class BadRequest(ImgproxyError, status=400, code="bad_request", title="Bad request"):
-    """A request that can be read, but breaks a rule of HTTP, such as a `Host` that is no host."""
-
-    text = "{detail}"
-
-    detail: str
-
-
-@dataclass(eq=False)
 class Unsupported(ImgproxyError, status=501, code="not_implemented", title="Not implemented"):
     """A method or a transfer coding that this service does not know (RFC 9110 15.6.2, RFC 9112 6.1)."""
 
-    text = "{detail}"
-
-    detail: str
+    text = "Expected one of the methods GET, HEAD and OPTIONS, and no Transfer-Encoding but `chunked`."
 
 
 class VersionNotSupported(ImgproxyError, status=505, code="version_not_supported", title="HTTP version not supported"):

@@ -57,16 +57,16 @@ async def talk(here: Site, data: bytes) -> tuple[int, dict[str, str], bytes]:
         (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431, "headers-too-large"),
         (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"a" * 40_000 + b": x\r\n\r\n", 431, "headers-too-large"),
         (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: a b/c@\r\n\r\n", 400, "bad-request"),
+        (b"GET /a.jpg HTTP/1.1\r\nHost: a b/c@\r\n\r\n", 400, "bad-url"),
         (b"GET /a.jpg HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "not-http"),
         (b"GET /a.jpg HTTP/1.1\r\n\r\n", 400, "not-http"),
-        (b"GET /a.jpg?w=50#top HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
-        (b"GET http://user:word@x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
-        (b"GET ftp://x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET /a.jpg?w=50#top HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
+        (b"GET http://user:word@x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
+        (b"GET ftp://x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
         (
             b"GET /a.jpg HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
-            "bad-request",
+            "not-http",
         ),
         (
             b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -87,6 +87,9 @@ async def test_what_is_no_request_is_a_problem_and_leaks_nothing(
         assert found == status
         assert headers["content-type"] == "application/problem+json"
         assert headers["server"] == "imgproxy"
+        assert headers["cache-control"] == (
+            "public, max-age=60" if headers.get("connection") != "close" else "no-store"
+        )
         assert json.loads(body)["type"] == f"urn:imgproxy:problem:{kind}"
         assert TOKEN not in body.decode()
         assert here.metric("imgproxy_requests_total", outcome="error", status=str(status)) == 1

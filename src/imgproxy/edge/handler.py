@@ -17,7 +17,7 @@ from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.respond import Served
 from imgproxy.errors import (
-    BadRequest,
+    BadUrl,
     HeadersTooLarge,
     ImgproxyError,
     NotHttp,
@@ -49,8 +49,8 @@ MAX_LINE_BYTES: Final = 128 * 1024
 MAX_FIELD_BYTES: Final = 32 * 1024
 # A name, an IPv4 or IPv6 address, and a port; nothing at all where the target has no host (RFC 9110 7.2).
 HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
-# The first line of a request, as it is in the text of a parser's error.
-_FIRST_LINE: Final = re.compile(r"b['\"]([!#$%&'*+.^_`|~0-9A-Za-z-]+) \S+ HTTP/(\d\.\d)\b")
+# The first line of a request, as it is in the text of a parser's error: on a line of its own, so found in linear time.
+_FIRST_LINE: Final = re.compile(r"\n *b['\"]([!#$%&'*+.^_`|~0-9A-Za-z-]+) \S+ HTTP/(\d\.\d)\b")
 
 
 class Handler:
@@ -131,21 +131,21 @@ class Handler:
 
         Raises:
             VersionNotSupported, Unsupported: as they say.
-            BadRequest: no valid Host; a fragment in the target, or another Transfer-Encoding than HTTP has. Who reads
-                such a request otherwise than a proxy in front does may answer for another one (RFC 9112 3.2, 6.1).
+            BadUrl, NotHttp: no valid Host; a fragment in the target; HTTP/1.0 with a Transfer-Encoding. A proxy in
+                front may read such a request in another way (RFC 9112 3.2, 6.1).
         """
         headers = request.headers
         if request.version not in (HttpVersion10, HttpVersion11):
             raise VersionNotSupported
         if not HOST.fullmatch(headers.get("Host", "")):
-            raise BadRequest("Host: expected a name or an address, and a port if it is not the usual one.")
+            raise BadUrl("Host: expected a name or an address, and a port if it is not the usual one.")
         if "#" in request.raw_path:
-            raise BadRequest("The URL has a fragment. Expected: `%23` for a `#` in a path or a value.")
+            raise BadUrl("The URL has a fragment. Expected: `%23` for a `#` in a path or a value.")
         if "Transfer-Encoding" in headers:
             if request.version == HttpVersion10:
-                raise BadRequest("HTTP/1.0 has no Transfer-Encoding.")
+                raise NotHttp
             if ", ".join(headers.getall("Transfer-Encoding")).lower() != "chunked":
-                raise Unsupported("Transfer-Encoding: expected `chunked` alone.")
+                raise Unsupported
 
     def answer_unreadable(self, request: web.BaseRequest, error: BaseException | None) -> web.StreamResponse:
         """Answer bytes that the parser could not read as a request. They are not repeated: they may hold a token."""
@@ -161,18 +161,23 @@ class Handler:
             return HeadersTooLarge()
         found = _FIRST_LINE.search(text)
         if found is not None and (isinstance(error, BadHttpMethod) or "Invalid method" in text):
-            return Unsupported("The method is not known. Expected: GET, HEAD or OPTIONS.")
+            return Unsupported()
         if found is not None and isinstance(error, BadStatusLine) and found[2] not in ("1.0", "1.1"):
             return VersionNotSupported()
         return NotHttp()
 
     def _refuse(self, request: web.BaseRequest, error: ImgproxyError) -> web.StreamResponse:
-        """Answer a request that is not handled, and close its connection. Count and log it."""
+        """
+        Answer a request that is not handled, and close its connection. Count and log it.
+
+        No cache may store the answer: it is about this request, not about its URL.
+        """
         request._cache["version"] = HttpVersion11  # noqa: SLF001 the status line repeats it, and it may be none of ours
         served = Served(problem_response(error, self._settings), Outcome.ERROR, code=error.code)
         started_s = time.perf_counter()
         self._count(served, started_s)
         self._access.write(request, "-", started_s, served)
+        served.response.headers["Cache-Control"] = "no-store"
         served.response.force_close()
         return served.response
 
@@ -196,7 +201,7 @@ def origin_form(raw_target: str) -> str:
     Return path and query of a request target. An absolute-form target (RFC 9112 3.2.2) loses scheme and host.
 
     Raises:
-        BadRequest: it is not an http URL, or has a user's name (RFC 9110 4.2.4).
+        BadUrl: it is not an http URL, or has a user's name (RFC 9110 4.2.4).
     """
     if raw_target.startswith("/"):
         return raw_target
@@ -205,6 +210,6 @@ def origin_form(raw_target: str) -> str:
         return raw_target
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     if scheme.lower() not in ("http", "https") or not HOST.fullmatch(authority):
-        raise BadRequest("The URL of the request: expected http://HOST/KEY, without a user.")
+        raise BadUrl("The URL of the request: expected http://HOST/KEY, without a user.")
     path = rest[len(authority) :]
     return path if path.startswith("/") else f"/{path}"
