@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 QUEUE = [f"queue/{number}.jpg" for number in range(LONG_WAIT_JOBS + 2)]
 # Requests that wait in a test are not refused because the machine is slow.
-PATIENT = RenderSettings(processes=1, queue_timeout_s=60)
+PATIENT = RenderSettings(processes=1, timeout_s=60, queue_timeout_s=60)
 PICTURES = {KEY: jpeg(200)} | dict.fromkeys(("third.jpg", "fourth.jpg", *QUEUE), jpeg(100))
 
 

@@ -179,13 +179,13 @@ class Site:
 
 
 def settings_for(library: EmbeddedLibrary, cache_dir: Path, **sections: Any) -> Settings:
-    """Settings of an edge before this library; sections given by name replace these."""
+    """Settings of an edge before this library, for a slow machine; sections given by name replace these."""
     chosen: dict[str, Any] = {
         "server": ServerSettings(port=0, shutdown_timeout_s=5.0),
-        "origin": OriginSettings(url=library.url, token=SecretStr(library.token), timeout_s=5.0),
+        "origin": OriginSettings(url=library.url, token=SecretStr(library.token), timeout_s=20),
         "admin": AdminSettings(token=SecretStr("admin-token")),
         "cache": CacheSettings(dir=cache_dir, min_free_bytes=0),
-        "render": RenderSettings(processes=1),
+        "render": RenderSettings(processes=1, timeout_s=60),
         "webhook": WebhookSettings(secrets=(SecretStr(SECRET),)),
         "log": LogSettings(access="none"),
         **sections,
