@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgproxy.cache.journal import Journal
+from imgproxy.errors import CacheUnavailable
 from tests.support.cache import HASHED, KEY
 
 
@@ -118,3 +119,20 @@ async def test_a_settle_time_is_kept_until_it_is_checked_off(tmp_path: Path) -> 
     await journal.settled(KEY, 200.0)
     assert await journal.settling() == {}
     await journal.close()
+
+
+async def test_a_refusal_is_logged_once_until_a_write_succeeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Purges are tried again many times a second while the disk is full. The log does not grow with that."""
+    journal = Journal(tmp_path)
+    await journal.open()
+    for _ in range(3):
+        with pytest.raises(CacheUnavailable):
+            await journal.execute("INSERT INTO missing VALUES (1)", [()])
+    await journal.remember_delivery("d")
+    with pytest.raises(CacheUnavailable):
+        await journal.execute("INSERT INTO missing VALUES (1)", [()])
+    await journal.close()
+
+    assert [record.message for record in caplog.records] == ["the purge journal refuses: no such table: missing"] * 2

@@ -72,6 +72,7 @@ class JournalFile:
         self._reading_thread = ThreadPoolExecutor(1, "journal reader")
         self._database: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._last_refusal = ""  # SQLite's text, until a write succeeds
 
     async def open(self) -> JournalState:
         """
@@ -180,7 +181,10 @@ class JournalFile:
             try:
                 return work()
             except sqlite3.Error as exc:
-                log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's text is enough
+                # Once: a full disk refuses every write of a purge that is tried again.
+                if str(exc) != self._last_refusal:
+                    self._last_refusal = str(exc)
+                    log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's text is enough
                 raise CacheUnavailable from exc
 
         return await asyncio.get_running_loop().run_in_executor(thread, call)
@@ -199,6 +203,7 @@ class JournalFile:
             try:
                 result = work(database)
                 database.execute("COMMIT")
+                self._last_refusal = ""
             except BaseException:
                 if database.in_transaction:  # if the disk is full, SQLite has rolled back itself
                     database.execute("ROLLBACK")
