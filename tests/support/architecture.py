@@ -33,6 +33,7 @@ TOP_MODULES: Final = (
     "background",
     "failpoints",
     "digest",
+    "secret_text",
 )
 
 # A room imports itself and the rooms that come after it.

@@ -14,7 +14,7 @@ import typer
 from imgproxy import __version__
 from imgproxy.cli.console import ConfigOption, console, load_or_fail, marked
 from imgproxy.config.example import example_toml
-from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
+from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ async def _check_secrets_and_origin(settings: Settings) -> int:
     from imgproxy.edge.origin import library_client, probe  # noqa: PLC0415 other commands start faster without it
 
     try:
-        signing_tokens(settings.signing)
-        webhook_secrets(settings.webhook)
-        secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
+        for line in short_secrets(settings):
+            _notice(line)
         async with library_client(settings.origin) as library:
             await probe(library)
     except ConfigError as error:

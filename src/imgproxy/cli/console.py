@@ -11,6 +11,7 @@ from rich.text import Text
 
 from imgproxy.config.load import load
 from imgproxy.errors import ConfigError
+from imgproxy.secret_text import check_secret
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -42,6 +43,14 @@ def load_or_fail(config: Path | None) -> Settings:
         for problem in error.problems:
             print_error(problem)
         raise typer.Exit(2) from None
+
+
+def secret_option(secret: str, option: str, *, command: str = "imgproxy") -> str:
+    """Return the secret of an option, or end the command if it is blank."""
+    try:
+        return check_secret(secret, option)
+    except ConfigError as error:
+        fail(str(error), 2, command=command)
 
 
 def marked(mark: str, colour: str, message: str) -> Text:

@@ -94,7 +94,7 @@ async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tup
 
     if not options.folder.is_dir():
         raise ConfigError((f"{options.folder}: not a folder",))
-    token, secret = secrets.token_urlsafe(9), secrets.token_urlsafe(9)
+    token, secret = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
     library = EmbeddedLibrary(
         options.folder,
         host=HOST,
@@ -108,7 +108,7 @@ async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tup
     settings = Settings(
         server=ServerSettings(host=HOST, port=options.port, shutdown_timeout_s=2.0),
         origin=OriginSettings(url=library.url, token=token),
-        admin=AdminSettings(token=secrets.token_urlsafe(9)),
+        admin=AdminSettings(token=secrets.token_urlsafe(12)),
         cache=CacheSettings(dir=work / "cache", min_free_bytes=0),
         webhook=WebhookSettings(secrets=(secret,)),
         # The tour revokes a picture: a browser must not show its own copy after that.

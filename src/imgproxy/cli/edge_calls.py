@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
-from imgproxy.cli.console import console, errors, fail
+from imgproxy.cli.console import console, errors, fail, secret_option
 from imgproxy.config.load import load
 from imgproxy.config.secrets import secret_lines
 from imgproxy.errors import ConfigError
@@ -82,8 +82,8 @@ def find_edge(config: Path | None, url: str | None, token: str | None) -> EdgeTa
     try:
         settings = load(config)
         tokens = (
-            (token,)
-            if token
+            (secret_option(token, "--token"),)
+            if token is not None
             else secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
         )
     except ConfigError as error:

@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from imgproxy.cli.console import console, errors, fail
+from imgproxy.cli.console import console, errors, fail, secret_option
 from imgproxy.cli.process import run, stop_on_signals
 from imgproxy.errors import ConfigError
 from imgproxy.medialibrary.versions import NEWEST
@@ -66,6 +66,8 @@ def library(
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     if webhook_url is not None and not webhook_url.startswith(("http://", "https://")):
         fail("--webhook-url: expected a URL that begins with http:// or https://", 2, command=COMMAND)
+    if webhook_secret is not None:
+        secret_option(webhook_secret, "--webhook-secret", command=COMMAND)
     try:
         tokens = [parse_token(text) for text in token or ()]
         with closing(_open(folder, state, default_locale, is_lenient=include_unreadable)) as store:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
@@ -20,7 +21,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from imgproxy.cli.console import console, fail
+from imgproxy.cli.console import console, fail, secret_option
 from imgproxy.errors import BadUrl, ConfigError, ImgproxyError
 from imgproxy.medialibrary import errors as library_errors
 from imgproxy.medialibrary import operations
@@ -67,7 +68,7 @@ class Target:
         if self.token_file is not None:
             source = TokenSource.file(self.token_file)
         else:
-            source = TokenSource.literal(self.token) if self.token else TokenSource.none()
+            source = TokenSource.literal(self.token) if self.token is not None else TokenSource.none()
         from imgproxy.medialibrary.client.client import MediaLibraryClient  # noqa: PLC0415 other commands start faster without it
 
         return MediaLibraryClient(self.url, token=source, api_version=self.api_version, timeout_s=self.timeout_s)
@@ -103,6 +104,10 @@ def target(
         fail(f"--api-version: expected one of {', '.join(API_VERSIONS)}", 2, command=COMMAND)
     if not url.startswith(("http://", "https://")):
         fail("--url: expected a URL that begins with http:// or https://", 2, command=COMMAND)
+    # typer takes a variable that is empty for one that is not set.
+    given = os.environ.get("IMGPROXY_ORIGIN__TOKEN") if token is None else token
+    if given is not None:
+        secret_option(given, "--token or IMGPROXY_ORIGIN__TOKEN", command=COMMAND)
     context.obj = Target(url, token, token_file, api_version, timeout_s, json_)
 
 

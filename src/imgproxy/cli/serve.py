@@ -12,6 +12,7 @@ import typer
 from imgproxy import logs
 from imgproxy.cli.console import ConfigOption, fail, load_or_fail
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
+from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import CacheUnavailable, ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> in
     sys.setswitchinterval(SWITCH_S)
     stop = stop_on_signals()
     try:
+        for line in short_secrets(settings):
+            log.warning("%s", line)
         edge = Edge(settings, lines=lines)
         await edge.__aenter__()
     except ConfigError as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from imgproxy.cli.console import ConfigOption, fail, load_or_fail
+from imgproxy.cli.console import ConfigOption, fail, load_or_fail, secret_option
 from imgproxy.config.secrets import signing_tokens
 
 
@@ -20,7 +20,7 @@ def sign(
     """Print the URL with its signature `s`."""
     from imgproxy.params import signature  # noqa: PLC0415 other commands start faster without it
 
-    tokens = (token,) if token else signing_tokens(load_or_fail(config).signing)
+    tokens = (secret_option(token, "--token"),) if token is not None else signing_tokens(load_or_fail(config).signing)
     if not tokens:
         fail("no signing token: give --token, or set [signing] tokens", 2)
     target = url if "://" in url.partition("?")[0] or url.startswith("/") else f"/{url}"

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from imgproxy.config.sections import Section
+from imgproxy.config.sections import Secret, Section
 
 # The keys that each kind needs, and the kind that a key is for.
 _DOWNSTREAM_NEEDS = {
@@ -29,9 +29,10 @@ _DOWNSTREAM_ONLY = {
     "concurrency": "http",
 }
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-# RFC 9110 section 5: a name is a token. A line break in a value would add another header.
+# RFC 9110 section 5: a name is a token. A line break in a value would add another header. An empty value is refused, as
+# it may be a password that a template did not fill in.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_HEADER_VALUE = re.compile(r"(?=.*[!-~])[\t\x20-\x7e]*")
 
 
 class DownstreamSettings(Section):
@@ -51,7 +52,7 @@ class DownstreamSettings(Section):
         description="varnish: address for PURGE; http: URL of the call, with {key}, {tag} or {entry} here or in the "
         "body; else: another address of the API",
     )
-    token: SecretStr | None = Field(
+    token: Secret | None = Field(
         None,
         description="varnish: bearer token that its VCL expects; fastly, cloudflare: API token; http: value of {token}",
     )

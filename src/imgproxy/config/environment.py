@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast, get_origin
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from imgproxy.config.settings import Settings
-from imgproxy.config.wording import section_class, suggest, type_words
+from imgproxy.config.wording import is_secret, section_class, suggest, type_words
+from imgproxy.secret_text import secret_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[s
     readable, problems = {}, list(unknown.values())
     for name, value in sorted(environ.items()):
         if name in unknown:
+            continue
+        if not value and _is_secret(name):
+            problems.append(f"environment {name}: {secret_problem(value)}; without a secret, leave the variable out")
             continue
         try:
             _MappingSource({name: value})()
@@ -67,6 +71,14 @@ def _find_unknown(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         model = section_class(info)
         if model is not None and key.split("__")[0] not in model.model_fields:
             yield name, f"environment {name}: unknown key{suggest(key, model.model_fields)}"
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a variable sets a secret. Other variables that are empty count as not set."""
+    section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+    info = Settings.model_fields.get(section) if name.startswith(ENV_PREFIX) else None
+    model = section_class(info) if info is not None else None
+    return model is not None and key in model.model_fields and is_secret(model.model_fields[key])
 
 
 def _with_two_underscores(name: str) -> str | None:

@@ -5,29 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import ConfigError
+from imgproxy.secret_text import SHORT_CHARS, check_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic import SecretStr
 
     from imgproxy.config.sections import SigningSettings, WebhookSettings
+    from imgproxy.config.settings import Settings
 
 
 def secret_lines(literal: SecretStr | None, file: Path | None, *, name: str) -> tuple[str, ...]:
     """
-    Return the secret itself, or the non-empty lines of its file.
+    Return the secret itself, or the lines of its file that are not blank.
 
     Raises:
-        ConfigError: the file cannot be read, or is empty.
+        ConfigError: the file cannot be read, is empty, or a line cannot be a secret.
     """
     if file is None:
-        return (literal.get_secret_value(),) if literal is not None and literal.get_secret_value() else ()
-    text = read_text(file, f"{name}: the file {file}")
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+        return (literal.get_secret_value(),) if literal is not None else ()
+    what = f"{name}: the file {file}"
+    lines = tuple(line.strip() for line in read_text(file, what).split("\n") if line.strip(" \t\r"))
     if not lines:
-        raise ConfigError((f"{name}: the file {file} is empty; expected the secret on its first line",))
-    return lines
+        raise ConfigError((f"{what} is empty; expected the secret on its first line",))
+    return tuple(check_secret(line, what) for line in lines)
 
 
 def signing_tokens(settings: SigningSettings) -> tuple[str, ...]:
@@ -42,10 +45,47 @@ def webhook_secrets(settings: WebhookSettings) -> tuple[str, ...]:
     return literal + secret_lines(None, settings.secrets_file, name="[webhook] secrets_file")
 
 
+def short_secrets(settings: Settings) -> list[str]:
+    """
+    Read every secret, also in files, and return a line for each setting with one that is too short to be safe.
+
+    Raises:
+        ConfigError: a line for each file that cannot be read or holds no secret.
+    """
+    short: list[str] = []
+    problems: list[str] = []
+    for name, literal, file in _places(settings):
+        try:
+            found = secret_lines(literal, file, name=f"{name}_file")
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if any(len(secret) < SHORT_CHARS for secret in found):
+            place = name if file is None else f"{name}_file"
+            short.append(f"{place}: fewer than {SHORT_CHARS} characters; a secret that short can be found by trying")
+    if problems:
+        raise ConfigError(tuple(problems))
+    return short
+
+
+def _places(settings: Settings) -> Iterator[tuple[str, SecretStr | None, Path | None]]:
+    """List each secret, and each file of secrets, with the name of its setting."""
+    for token in settings.signing.tokens:
+        yield "[signing] tokens", token, None
+    yield "[signing] tokens", None, settings.signing.tokens_file
+    for secret in settings.webhook.secrets:
+        yield "[webhook] secrets", secret, None
+    yield "[webhook] secrets", None, settings.webhook.secrets_file
+    yield "[admin] token", settings.admin.token, settings.admin.token_file
+    yield "[origin] token", settings.origin.token, settings.origin.token_file
+    for item in settings.downstream:
+        yield f"[[downstream]] {item.label} token", item.token, item.token_file
+
+
 def read_text(file: Path, what: str) -> str:
-    """Return the text of a file. Raises ConfigError with `what` and the reason."""
+    """Return the text of a file, without a BOM at its beginning. Raises ConfigError with `what` and the reason."""
     try:
-        return file.read_text("utf-8")
+        return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError((f"{what} cannot be read: it is not UTF-8 text",)) from None
     except OSError as exc:

@@ -11,13 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from imgproxy.params import table
 from imgproxy.params.table.delivery import CH
+from imgproxy.secret_text import secret_problem
 
 MB = 1_000_000
 GB = 1_000 * MB
+
+
+def _secret(given: SecretStr) -> SecretStr:
+    if (problem := secret_problem(given.get_secret_value())) is not None:
+        raise ValueError(problem)
+    return given
+
+
+# Every setting that holds a secret has this type, so none can be empty.
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
 
 
 class Section(BaseModel):
@@ -83,7 +94,7 @@ class OriginSettings(Section):
     api_version: Literal["2025-03", "2025-05", "2025-07", "2025-09", "2025-11", "2026-01", "2026-03", "2026-05"] = (
         Field("2026-05", description="Public API version; purging by entry needs 2026-03 or later")
     )
-    token: SecretStr | None = Field(None, description="access token with the scope public-api:read")
+    token: Secret | None = Field(None, description="access token with the scope public-api:read")
     token_file: Path | None = Field(
         None,
         description="file with the token, instead of `token`; read again when it changes. Two lines: new and old token",
@@ -152,7 +163,7 @@ class LimitsSettings(Section):
 class SigningSettings(Section):
     """Signed URLs: the parameter `s`."""
 
-    tokens: tuple[SecretStr, ...] = Field(
+    tokens: tuple[Secret, ...] = Field(
         (), description="secure tokens. A signature made with any of them is valid, so tokens can be rotated"
     )
     tokens_file: Path | None = Field(
@@ -176,7 +187,7 @@ class SigningSettings(Section):
 class AdminSettings(Section):
     """Access to purges, warm-up and the state."""
 
-    token: SecretStr | None = Field(
+    token: Secret | None = Field(
         None, description="bearer token for the admin routes; without a token they refuse every request"
     )
     token_file: Path | None = Field(
@@ -286,7 +297,7 @@ class WarmSettings(Section):
 class WebhookSettings(Section):
     """The webhook that Livingdocs calls after a change."""
 
-    secrets: tuple[SecretStr, ...] = Field(
+    secrets: tuple[Secret, ...] = Field(
         (),
         description="webhook secrets. A signature made with any of them is valid. Without a secret, webhooks are "
         "refused",

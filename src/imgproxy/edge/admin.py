@@ -26,6 +26,7 @@ from imgproxy.errors import (
 from imgproxy.params.parse import check_path, split_target
 from imgproxy.purge.entry_keys import is_entry_id
 from imgproxy.purge.service import TAKEDOWNS
+from imgproxy.secret_text import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -130,10 +131,7 @@ class AdminRoutes:
         Raises:
             Unauthorized: it is missing or wrong, or no token is configured.
         """
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        raw = given.strip().encode("utf-8", "surrogateescape")
-        is_right = [hmac.compare_digest(raw, token.encode()) for token in self._tokens]
-        if scheme.lower() != "bearer" or not any(is_right):
+        if not is_bearer(request.headers.get("Authorization", ""), self._tokens):
             raise Unauthorized
 
     def _find(self, path: str) -> tuple[Route, str]:
@@ -258,6 +256,14 @@ class AdminRoutes:
         self._webhooks.expect_signature(signature)
         receipt = await self._webhooks.receive(await self._events.read(request), signature)
         return _receipt(receipt) if receipt is not None else web.Response(status=204, headers=SERVER)
+
+
+def is_bearer(header: str, tokens: Sequence[str]) -> bool:
+    """Whether an Authorization header has one of the tokens (RFC 6750 section 2.1), in constant time."""
+    scheme, _, given = header.partition(" ")
+    raw = given.strip().encode("utf-8", "surrogateescape")
+    is_right = [hmac.compare_digest(raw, token.encode()) and not is_blank(token) for token in tokens]
+    return scheme.lower() == "bearer" and any(is_right)
 
 
 def _entry_of(rest: str) -> str:

@@ -25,8 +25,10 @@ def library_client(settings: OriginSettings) -> MediaLibraryClient:
     if settings.token_file is not None:
         secret_lines(None, settings.token_file, name="[origin] token_file")
         token = TokenSource.file(settings.token_file)
+    elif settings.token is not None:
+        token = TokenSource.literal(settings.token.get_secret_value())
     else:
-        token = TokenSource.literal(settings.token.get_secret_value()) if settings.token else TokenSource.none()
+        token = TokenSource.none()
     return MediaLibraryClient(settings.url, token=token, api_version=settings.api_version, timeout_s=settings.timeout_s)
 
 

@@ -16,6 +16,8 @@ from hashlib import md5
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from imgproxy.secret_text import check_secret, is_blank
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,7 +33,7 @@ def verify(raw_target: str, tokens: Sequence[str], *, mount_prefix: str = "", al
 
     Args:
         raw_target: path and query as received, not decoded.
-        tokens: all tokens that are valid now; during a rotation the new and the old one.
+        tokens: all tokens that are valid now; during a rotation the new and the old one. A blank one makes none valid.
         mount_prefix: the path that this service is mounted under. Livingdocs does not sign the path of its image
             host, so signatures with and without the prefix are valid.
         allow_decoded_path: also accept a signature over the percent-decoded path. Livingdocs signs keys before they
@@ -45,7 +47,7 @@ def verify(raw_target: str, tokens: Sequence[str], *, mount_prefix: str = "", al
     is_valid = False
     for candidate in _signed_paths(path, mount_prefix, allow_decoded_path=allow_decoded_path):
         for token in tokens:
-            is_valid |= hmac.compare_digest(_digest(token, candidate, query), found[0])
+            is_valid |= hmac.compare_digest(_digest(token, candidate, query), found[0]) and not is_blank(token)
     return is_valid
 
 
@@ -56,7 +58,11 @@ def sign(target: str, token: str) -> str:
     Args:
         target: path and query, percent-encoded, or a whole URL. Scheme, host and fragment are kept, but not signed.
         token: the secret of the source.
+
+    Raises:
+        ConfigError: the token cannot be a secret.
     """
+    check_secret(token, "the signing token")
     target, mark, fragment = target.partition("#")
     scheme, separator, rest = target.partition("://")
     origin = ""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, NotFound
 from imgproxy.purge.entry_keys import is_entry_id
+from imgproxy.secret_text import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def is_signed(raw: bytes, signature: str | None, secrets: Sequence[str]) -> bool
     found = False
     for secret in secrets:
         expected = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
-        found |= hmac.compare_digest(given, expected.encode())
+        found |= hmac.compare_digest(given, expected.encode()) and not is_blank(secret)
     return found
 
 

@@ -7,16 +7,22 @@ The file is read again when its inode, size or modification time has changed.
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import ConfigError
+from imgproxy.secret_text import check_secret
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_MAX_BYTES = 64 * 1024
+
+# The stamp of a file that is not there.
+MISSING = (0, 0, 0)
+
+log = logging.getLogger(__name__)
 
 
 class TokenSource:
@@ -26,12 +32,13 @@ class TokenSource:
     Use `TokenSource.literal(...)`, `TokenSource.file(...)` or `TokenSource.none()`. Its repr shows no token.
     """
 
-    __slots__ = ("_path", "_preferred", "_stamp", "_tokens")
+    __slots__ = ("_bad_stamp", "_path", "_preferred", "_stamp", "_tokens")
 
     def __init__(self, tokens: tuple[str, ...], path: Path | None = None) -> None:
         self._tokens = tokens
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
+        self._bad_stamp: tuple[int, int, int] | None = None
         self._preferred: str | None = None
 
     @classmethod
@@ -70,15 +77,27 @@ class TokenSource:
         """
         Return the tokens to try in order.
 
-        While the file is missing, empty or half written, the tokens of the last good reading stay in use.
+        While the file is missing, empty or half written, the tokens of the last good reading stay in use. The log says
+        so, once for each state of the file.
         """
         if self._path is not None:
-            with suppress(OSError, ConfigError):
-                if _stamp_of(os.stat(self._path)) != self._stamp:
-                    self._stamp, self._tokens = _read(self._path)
+            self._read_again(self._path)
         if self._preferred in self._tokens[1:]:
             return tuple(sorted(self._tokens, key=lambda token: token != self._preferred))
         return self._tokens
+
+    def _read_again(self, path: Path) -> None:
+        stamp = MISSING
+        try:
+            stamp = _stamp_of(os.stat(path))
+            if stamp not in (self._stamp, self._bad_stamp):
+                self._stamp, self._tokens = _read(path)
+                self._bad_stamp = None
+        except (OSError, ConfigError) as exc:
+            if stamp != self._bad_stamp:
+                reason = exc if isinstance(exc, ConfigError) else f"token file {path}: {exc.strerror}"
+                log.warning("%s; the last good token stays in use", reason)
+            self._bad_stamp = stamp
 
     def prefer(self, token: str | None) -> None:
         """Give this token first from now on, because the library has accepted it and refused the one before it."""
@@ -95,8 +114,8 @@ def _stamp_of(stat: os.stat_result) -> tuple[int, int, int]:
 def _read(path: Path) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     with path.open("rb") as file:
         stamp = _stamp_of(os.fstat(file.fileno()))
-        text = file.read(FILE_MAX_BYTES).decode("ascii", errors="replace")
-    tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
+        text = file.read(FILE_MAX_BYTES).decode("utf-8-sig", errors="replace")
+    tokens = tuple(line.strip() for line in text.split("\n") if line.strip(" \t\r"))
     if not tokens:
         raise ConfigError((f"token file {path}: it is empty",))
     for token in tokens:
@@ -106,5 +125,6 @@ def _read(path: Path) -> tuple[tuple[int, int, int], tuple[str, ...]]:
 
 def _check(token: str, where: str) -> None:
     # A header value is visible ASCII (RFC 9110 section 5.5); a line break in one would smuggle a header.
-    if not token or not all("!" <= char <= "~" for char in token):
+    check_secret(token, where)
+    if not all("!" <= char <= "~" for char in token):
         raise ConfigError((f"{where}: expected visible ASCII characters without spaces",))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgproxy.errors import ConfigError
 from imgproxy.medialibrary.server.problems import named
+from imgproxy.secret_text import check_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,10 +20,13 @@ SCOPES: Final = frozenset({READ, WRITE})
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token and its scopes. The repr does not show the token."""
+    """A token and its scopes. The repr does not show the token. A blank one raises ConfigError."""
 
     value: str
     scopes: frozenset[str] = SCOPES
+
+    def __post_init__(self) -> None:
+        check_secret(self.value, "the access token")
 
     def __repr__(self) -> str:
         return f"AccessToken(scopes={sorted(self.scopes)})"
@@ -35,16 +39,17 @@ def parse_token(text: str) -> AccessToken:
     A token may contain `=`. The text after the last `=` is read as scopes only if it contains a colon.
 
     Raises:
-        ConfigError: if the token is empty or a scope is unknown.
+        ConfigError: if the token is blank or a scope is unknown.
     """
     value, _, scopes_text = text.rpartition("=")
-    if ":" not in scopes_text or not value:
+    if ":" not in scopes_text:
         value, scopes_text = text, ",".join(sorted(SCOPES))
     scopes = frozenset(scope.strip() for scope in scopes_text.split(","))
     unknown = sorted(scopes - SCOPES)
     if unknown:
         raise ConfigError((f"--token: unknown scope {unknown[0]!r} (expected {READ} or {WRITE})",))
-    if not value or not all("!" <= char <= "~" for char in value):
+    check_secret(value, "--token")
+    if not all("!" <= char <= "~" for char in value):
         raise ConfigError(("--token: expected visible ASCII characters without spaces",))
     return AccessToken(value, scopes)
 

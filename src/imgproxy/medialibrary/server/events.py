@@ -7,6 +7,8 @@ import hmac
 import json
 from typing import TYPE_CHECKING, Final
 
+from imgproxy.secret_text import check_secret
+
 if TYPE_CHECKING:
     from imgproxy.medialibrary.server.state import Event
 
@@ -33,5 +35,6 @@ def event_body(event: Event, *, delivery_id: str, entry_id: str) -> bytes:
 
 
 def signature(body: bytes, secret: str) -> str:
-    """Return the signature header: `sha256=` and the HMAC-SHA256 of the body in hex."""
+    """Return the signature header: `sha256=` and the HMAC-SHA256 of the body in hex. A blank secret: ConfigError."""
+    check_secret(secret, "the webhook secret")
     return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"

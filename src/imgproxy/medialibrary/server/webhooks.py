@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from imgproxy.medialibrary.server.events import SIGNATURE_HEADER, signature
+from imgproxy.secret_text import check_secret
 
 if TYPE_CHECKING:
     from imgproxy.medialibrary.server.state import Delivery
@@ -36,10 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """The URL for events, and the secret that signs them. The repr does not show the secret."""
+    """The URL for events, and the secret that signs them. The repr does not show it. A blank one: ConfigError."""
 
     url: str
     secret: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.secret is not None:
+            check_secret(self.secret, "the webhook secret")
 
     def __repr__(self) -> str:
         return f"Webhook(url={self.url!r}, is_signed={self.secret is not None})"
