@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgproxy.config.sections import UrlSettings
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import read_headers
 from imgproxy.render.geometry import find_region, place
 from imgproxy.render.sizes import Size
 from tests.support.params import build_request
@@ -144,7 +144,7 @@ async def test_any_url_gives_a_picture_of_the_planned_size(tmp_path: Path) -> No
     async with site(tmp_path, pictures=pictures | {"logo.png": picture("png")}) as here:
         for _ in range(600):
             target = f"/{rng.choice(sorted(pictures))}?{query(rng)}"
-            plan = build_request(target, ClientHeaders(accept=ACCEPT), UrlSettings(strict=False)).plan
+            plan = build_request(target, read_headers(accept=ACCEPT), UrlSettings(strict=False)).plan
             async with asyncio.timeout(30):
                 reply = await here.get(target, Accept=ACCEPT)
             if reply.status != 200:

@@ -12,7 +12,7 @@ import pytest
 from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, Expired
 from imgproxy.params import table
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import read_headers
 from tests.support.params import build_request
 from tools.parameter_tables import BEGIN, END
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PAGE = (Path(__file__).parents[2] / "docs" / "urls.md").read_text(encoding="utf-8")
 TABLES = PAGE.partition(BEGIN)[2].partition(END)[0].splitlines()
 SETTINGS = UrlSettings(presets={"some-name": {"w": "70"}})
-CLIENT = ClientHeaders(accept="image/avif,image/webp", save_data="on", dpr="3", width="333")
+CLIENT = read_headers(accept="image/avif,image/webp", save_data="on", dpr="3", width="333")
 
 # Parameters that change nothing on their own, with a query in which they do.
 NEEDS = {

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from imgproxy.config.sections import UrlSettings
 from imgproxy.params import table
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import read_headers
 from imgproxy.params.plan import RenderPlan
 from tests.support.params import build_request
 
 SETTINGS = UrlSettings()
-CHROME = ClientHeaders(accept="image/avif,image/webp,*/*")
+CHROME = read_headers(accept="image/avif,image/webp,*/*")
 
 # Values that always have an effect, in URLs with w, h and fm=jpg.
 MEANINGS: dict[str, list[str]] = {

@@ -11,7 +11,7 @@ import pytest
 
 from imgproxy.config.sections import UrlSettings
 from imgproxy.params import table
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import read_headers
 from imgproxy.params.parse import Strictness, read_values
 from tests.support.params import build_request
 from tools.parameter_tables import tables, with_tables
@@ -44,7 +44,7 @@ def test_every_example_is_understood_by_strict_mode(example: str) -> None:
     """The URLs that the page shows hold no parameter or value that strict mode would refuse."""
     target = example if example.startswith("/2025") else f"/2025/03/14/c316.jpeg{example}"
     assert (
-        build_request(target.replace("…", "0" * 32), ClientHeaders(), UrlSettings(strict=True)).key
+        build_request(target.replace("…", "0" * 32), read_headers(), UrlSettings(strict=True)).key
         == "2025/03/14/c316.jpeg"
     )
 
@@ -59,8 +59,8 @@ def test_the_configuration_in_the_page_is_valid() -> None:
     text = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert text is not None
     settings = UrlSettings.model_validate(tomllib.loads(text[1])["url"])
-    found = build_request("/a.jpg?preset=teaser", ClientHeaders(), settings)
-    same = build_request("/a.jpg?w=320&h=180&fit=crop&crop=entropy&auto=format", ClientHeaders(), UrlSettings())
+    found = build_request("/a.jpg?preset=teaser", read_headers(), settings)
+    same = build_request("/a.jpg?w=320&h=180&fit=crop&crop=entropy&auto=format", read_headers(), UrlSettings())
     assert found.plan == same.plan
 
 
@@ -76,7 +76,7 @@ def test_writing_out_every_default_changes_nothing() -> None:
         f"{row.name}={row.default}" for row in table.PARAMETERS if re.fullmatch(r"-?[\d.]+", row.default)
     )
     plain, spelled = (
-        build_request(f"/a.jpg?w=100&h=90&fm=jpg{extra}", ClientHeaders(), UrlSettings()).plan
+        build_request(f"/a.jpg?w=100&h=90&fm=jpg{extra}", read_headers(), UrlSettings()).plan
         for extra in ("", f"&{defaults}")
     )
     assert plain == spelled

@@ -6,9 +6,11 @@ import pytest
 
 from imgproxy.params.negotiate import (
     AcceptClass,
+    ClientHeaders,
     accept_class,
     hinted_dpr,
     hinted_width_px,
+    read_headers,
     wants_less_data,
 )
 
@@ -71,3 +73,21 @@ def test_width_hint(width: str | None, found: int | None) -> None:
 def test_save_data(value: str | None, found: bool) -> None:
     """Only the token `on` asks for less data."""
     assert wants_less_data(value) is found
+
+
+def test_headers_of_strangers_become_small_values() -> None:
+    """Whatever is sent, at most 32 kB a header, what may be remembered of it is an enumeration, a flag and two numbers."""
+    long = "x" * 32_000
+    seen = {
+        read_headers(f"image/webp,{long}{n}", save_data=f"on;{long}{n}", dpr=f"2{long}{n}", width=f"9{long}{n}")
+        for n in range(9)
+    }
+
+    assert seen == {ClientHeaders(AcceptClass.LEGACY, saves_data=True)}
+    assert read_headers("image/webp", dpr=" 3 ", width="640.2") == ClientHeaders(AcceptClass.WEBP, False, 3.0, 640)
+
+
+def test_a_very_long_accept_counts_as_none() -> None:
+    """512 characters are read, more are not: every client can show the answer to no Accept."""
+    assert accept_class("image/webp,".ljust(512, "x")) is AcceptClass.WEBP
+    assert accept_class("image/webp,".ljust(513, "x")) is AcceptClass.LEGACY

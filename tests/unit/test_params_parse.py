@@ -13,7 +13,7 @@ from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
 from imgproxy.params import kinds, table
 from imgproxy.params.colours import KEYWORDS, parse_colour
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import read_headers
 from imgproxy.params.parse import (
     MAX_SEGMENT_BYTES,
     Strictness,
@@ -131,15 +131,15 @@ def test_a_mount_prefix_is_removed() -> None:
 )
 def test_legacy_crop_part_is_a_rect(target: str) -> None:
     """`/C=W..,H..,X..,Y..` after the key means `rect`, however it is escaped."""
-    found = build_request(target, ClientHeaders(), UrlSettings())
-    assert found == build_request("/2017/a.jpeg?rect=177,0,1406,791&w=1024", ClientHeaders(), UrlSettings())
+    found = build_request(target, read_headers(), UrlSettings())
+    assert found == build_request("/2017/a.jpeg?rect=177,0,1406,791&w=1024", read_headers(), UrlSettings())
     assert found.key == "2017/a.jpeg"
 
 
 def test_a_rect_in_the_query_wins_over_the_legacy_part() -> None:
     """If both are there, the query's rect counts."""
-    found = build_request("/a.jpg/C=W1,H2,X3,Y4?rect=5,6,7,8", ClientHeaders(), UrlSettings())
-    assert found == build_request("/a.jpg?rect=5,6,7,8", ClientHeaders(), UrlSettings())
+    found = build_request("/a.jpg/C=W1,H2,X3,Y4?rect=5,6,7,8", read_headers(), UrlSettings())
+    assert found == build_request("/a.jpg?rect=5,6,7,8", read_headers(), UrlSettings())
 
 
 @pytest.mark.parametrize("path", ["/C=W1,H2,X3,Y4", "/a/C=W1,H2,X3", "/a/c=W1,H2,X3,Y4", "/a/C=W-1,H2,X3,Y4"])

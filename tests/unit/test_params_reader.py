@@ -6,13 +6,13 @@ import pytest
 
 from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, ImgproxyError, UriTooLong
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import ClientHeaders, read_headers
 from imgproxy.params.plan import ImageRequest, RenderPlan
 from imgproxy.params.request import RequestReader
 from tests.support.params import build_request
 
-CHROME = ClientHeaders(accept="image/avif,image/webp")
-LEGACY = ClientHeaders()
+CHROME = read_headers(accept="image/avif,image/webp")
+LEGACY = read_headers()
 TARGETS = (
     "/a.jpg",
     "/a.jpg?",

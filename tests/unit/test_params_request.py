@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from imgproxy.config.sections import UrlSettings
 from imgproxy.errors import BadParameter, Expired
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import ClientHeaders, read_headers
 from imgproxy.params.plan import (
     TRANSPARENT_WHITE,
     Adjust,
@@ -37,9 +37,9 @@ from imgproxy.params.request import safe_name
 from tests.support.params import build_request
 
 RED = Colour(255, 0, 0)
-CHROME = ClientHeaders(accept="image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")
-SAFARI = ClientHeaders(accept="image/webp,image/png,image/*;q=0.8,*/*;q=0.5")
-LEGACY = ClientHeaders(accept="*/*")
+CHROME = read_headers(accept="image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")
+SAFARI = read_headers(accept="image/webp,image/png,image/*;q=0.8,*/*;q=0.5")
+LEGACY = read_headers(accept="*/*")
 LENIENT = UrlSettings()
 
 
@@ -388,10 +388,10 @@ def test_vary_names_what_the_answer_depends_on(query: str, vary: tuple[str, ...]
 
 
 _OTHERS = {
-    "Accept": ClientHeaders(accept="image/webp"),
-    "Save-Data": ClientHeaders(save_data="on"),
-    "DPR": ClientHeaders(dpr="3"),
-    "Width": ClientHeaders(width="777"),
+    "Accept": read_headers(accept="image/webp"),
+    "Save-Data": read_headers(save_data="on"),
+    "DPR": read_headers(dpr="3"),
+    "Width": read_headers(width="777"),
 }
 
 
@@ -400,7 +400,7 @@ _OTHERS = {
 )
 def test_a_header_outside_vary_changes_nothing_and_one_in_it_does(query: str) -> None:
     """A header that is not in `Vary` never changes the plan; one that is can."""
-    plain = request(query, ClientHeaders())
+    plain = request(query, read_headers())
     for name, headers in _OTHERS.items():
         changed = request(query, headers)
         assert changed.vary == plain.vary
@@ -409,7 +409,7 @@ def test_a_header_outside_vary_changes_nothing_and_one_in_it_does(query: str) ->
 
 def test_client_hints_replace_size_and_ratio() -> None:
     """Width is in device pixels and replaces w; the height still follows the ratio; without headers the URL counts."""
-    hints = ClientHeaders(width="640", dpr="2")
+    hints = read_headers(width="640", dpr="2")
     assert plan("w=100&h=50&ch=width,dpr", hints).resize == Resize(Px(640), Px(100))
     assert plan("w=100&h=50&ch=dpr", hints).resize == Resize(Px(200), Px(100))
     assert plan("w=100&h=50&dpr=3", hints).resize == Resize(Px(300), Px(150))
@@ -419,7 +419,7 @@ def test_client_hints_replace_size_and_ratio() -> None:
 
 def test_save_data_lowers_the_default_quality_only() -> None:
     """With ch=save-data the default quality is 45; an explicit q stays."""
-    saving = ClientHeaders(save_data="on")
+    saving = read_headers(save_data="on")
     assert plan("fm=jpg&ch=save-data", saving).output.quality == 45
     assert plan("fm=jpg&ch=save-data&q=90", saving).output.quality == 90
     assert plan("fm=jpg", saving).output.quality is None

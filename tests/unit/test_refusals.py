@@ -6,6 +6,7 @@ import pytest
 
 from imgproxy.delivery.refusals import Refusals
 from imgproxy.errors import DecodeFailed, NotFound, Revoked
+from imgproxy.medialibrary.errors import LibraryNotFound
 
 EXPIRED_S, LONG_S = 0.0, 1e6
 
@@ -76,3 +77,13 @@ def test_each_caller_gets_an_error_of_its_own() -> None:
     assert remembered is not None
     assert len({id(error) for error in (*raised, remembered.error)}) == 4
     assert remembered.error.__traceback__ is None
+
+
+def test_a_remembered_refusal_holds_no_text_from_outside() -> None:
+    """The origin's message and the path, up to 6 kB of a stranger's key, are not kept with it."""
+    refusals = Refusals()
+    refusals.remember("key hash", LibraryNotFound(message="m" * 300, where="GET /" + "k" * 6000), LONG_S)
+
+    kept = refusals.get("key hash")
+    assert kept is not None
+    assert kept.error.facts() == {"message": "", "where": "", "is_api_answer": True}

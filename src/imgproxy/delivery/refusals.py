@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from imgproxy.errors import ImgproxyError
 
-REFUSALS_MAX = 100_000
+# About 650 bytes each: 32 MB.
+REFUSALS_MAX = 50_000
 
 
 @dataclass(frozen=True, slots=True)

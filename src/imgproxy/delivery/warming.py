@@ -12,7 +12,7 @@ from imgproxy.background import Background
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.variants import Sources
 from imgproxy.errors import ImgproxyError
-from imgproxy.params.negotiate import ClientHeaders
+from imgproxy.params.negotiate import AcceptClass, ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
 from imgproxy.params.request import RequestReader
 from imgproxy.workers.job import Lane
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ACCEPT = {"avif": "image/avif,image/webp", "webp": "image/webp", "legacy": None}
 # Keys that are warmed at a time. Their renders wait in the background lane.
 PARALLEL = 4
 
@@ -99,7 +98,7 @@ class Warming:
         found: dict[str, RenderPlan] = {}
         for query in self._warm.queries:
             for client in self._warm.accept:
-                headers = ClientHeaders(accept=_ACCEPT[client])
+                headers = ClientHeaders(accept=AcceptClass(client))
                 request = self._reader.read(f"/{quote(key)}?{query}", headers)
                 # A variant with a watermark is made when it is asked for: its mark may not be there yet.
                 if request.plan is not None and request.plan.mark is None:

@@ -15,7 +15,7 @@ from imgproxy.delivery.request import Outcome, Request
 from imgproxy.edge.headers import SERVER, current_tag
 from imgproxy.edge.respond import TARGET_MAX_CHARS, Exchange, Served
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
-from imgproxy.params.negotiate import AcceptClass, ClientHeaders, accept_class
+from imgproxy.params.negotiate import AcceptClass, ClientHeaders, read_headers
 from imgproxy.params.plan import Format, ImageRequest, Metadata
 from imgproxy.params.request import RequestReader
 from imgproxy.params.signature import verify
@@ -44,11 +44,6 @@ PREFLIGHT_HEADERS = OPTIONS_HEADERS | {
     "Access-Control-Allow-Methods": "GET, HEAD",
     "Access-Control-Allow-Headers": "*",
     "Access-Control-Max-Age": "86400",
-}
-_ACCEPT_OF_CLASS = {
-    AcceptClass.AVIF: "image/avif,image/webp",
-    AcceptClass.WEBP: "image/webp",
-    AcceptClass.LEGACY: None,
 }
 
 
@@ -136,8 +131,7 @@ class ImageRoute:
             target, self._tokens, mount_prefix=signing.mount_prefix, allow_decoded_path=signing.allow_decoded_path
         ):
             raise BadSignature
-        client = _client(request)
-        wanted = self._reader.read(target, client, is_remembered=len(target) <= TARGET_MAX_CHARS)
+        wanted = self._read(target, _client(request))
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired
         return wanted
@@ -148,15 +142,17 @@ class ImageRoute:
         is_avif = wanted.plan is not None and wanted.plan.output.format is Format.AVIF and "Accept" in wanted.vary
         if not is_avif or self._settings.render.avif != "upgrade":
             return None
-        client = replace(_client(exchange.request), accept=_ACCEPT_OF_CLASS[AcceptClass.WEBP])
-        return lambda: self._reader.read(target, client).plan
+        client = replace(_client(exchange.request), accept=AcceptClass.WEBP)
+        return lambda: self._read(target, client).plan
+
+    def _read(self, target: str, client: ClientHeaders) -> ImageRequest:
+        return self._reader.read(target, client, is_remembered=len(target) <= TARGET_MAX_CHARS)
 
 
 def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
-    """Return the headers that a render may depend on; Accept, in one line or several, is reduced to its class."""
     headers = request.headers
-    return ClientHeaders(
-        accept=_ACCEPT_OF_CLASS[accept_class(", ".join(headers.getall("Accept", ())))],
+    return read_headers(
+        ", ".join(headers.getall("Accept", ())),
         save_data=headers.get("Save-Data"),
         dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
         width=headers.get("Sec-CH-Width", headers.get("Width")),

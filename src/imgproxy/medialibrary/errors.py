@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from imgproxy import errors
 
@@ -25,6 +25,10 @@ class MediaLibraryError(errors.OriginError):
 
     message: str = ""
     where: str = ""
+
+    def again(self) -> Self:
+        """Return it without message and path: an error that is remembered must not hold texts from outside."""
+        return type(self)(**{**self.facts(), "message": "", "where": ""})
 
     def __str__(self) -> str:
         parts = (type(self).__name__, self.where, self.message[:MESSAGE_MAX_CHARS])

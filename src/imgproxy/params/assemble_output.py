@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.params.negotiate import VARY_ACCEPT, VARY_SAVE_DATA, AcceptClass, wants_less_data
+from imgproxy.params.negotiate import VARY_ACCEPT, VARY_SAVE_DATA, AcceptClass
 from imgproxy.params.plan import ColourSpace, Format, Frames, Metadata, Output
 from imgproxy.params.table import delivery, encoding, frames
 
@@ -32,7 +32,7 @@ class Client:
     """What the plan takes from the request headers and the configuration."""
 
     accept: AcceptClass = AcceptClass.LEGACY
-    save_data: str | None = None  # the header, as received
+    saves_data: bool = False
     metadata: Metadata = Metadata.CREDIT
     avif_max_pixels: int = 0  # of an AVIF that auto=format chose; 0: no limit
 
@@ -101,7 +101,7 @@ def _quality(
         return _COMPRESS_QUALITY, ()
     if "save-data" not in values.get(delivery.CH, ()):
         return None, ()
-    return (_COMPRESS_QUALITY if wants_less_data(client.save_data) else None), (VARY_SAVE_DATA,)
+    return (_COMPRESS_QUALITY if client.saves_data else None), (VARY_SAVE_DATA,)
 
 
 def frames_of(values: Values, output: Output) -> Frames:

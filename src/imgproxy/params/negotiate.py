@@ -3,6 +3,8 @@ What the request headers mean for an image: the formats that the client accepts,
 
 `Accept` has three classes, for the three answers that there can be. So a cache in front that keys on the class has
 three answers for a URL, not one for each of the hundreds of `Accept` headers that browsers send.
+
+Headers are reduced to their meaning before anything is remembered: strangers can send 32 kB in each.
 Source: RFC 9110 section 12.5.1 (Accept), RFC 8942 (client hints), the imgix parameter `ch`.
 """
 
@@ -20,6 +22,8 @@ VARY_DPR: Final = ("Sec-CH-DPR", "DPR")
 VARY_WIDTH: Final = ("Sec-CH-Width", "Width")
 VARY_SAVE_DATA: Final = "Save-Data"
 
+# Browsers send at most 150 characters, office programs some 400. A longer Accept counts as none, and is not parsed.
+ACCEPT_MAX_CHARS: Final = 512
 _MAX_DPR: Final = 5.0
 _MAX_WIDTH_PX: Final = 8192
 
@@ -34,24 +38,33 @@ class AcceptClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClientHeaders:
-    """The request headers that a plan may depend on, as received; None if absent."""
+    """What the request headers mean for a plan. `dpr` and `width_px` (device pixels) are None without a valid hint."""
 
-    accept: str | None = None
-    save_data: str | None = None
-    dpr: str | None = None  # Sec-CH-DPR, else DPR
-    width: str | None = None  # Sec-CH-Width, else Width: device pixels
+    accept: AcceptClass = AcceptClass.LEGACY
+    saves_data: bool = False
+    dpr: float | None = None
+    width_px: int | None = None
 
 
-@lru_cache(maxsize=1024)
+def read_headers(
+    accept: str | None = None, *, save_data: str | None = None, dpr: str | None = None, width: str | None = None
+) -> ClientHeaders:
+    """Reduce headers to their meaning. `dpr`: Sec-CH-DPR, else DPR; `width`: Sec-CH-Width, else Width."""
+    return ClientHeaders(accept_class(accept), wants_less_data(save_data), hinted_dpr(dpr), hinted_width_px(width))
+
+
 def accept_class(accept: str | None) -> AcceptClass:
     """
     Return the class of an `Accept` header.
 
     A format counts if its own media type is there with q above 0. `*/*` and `image/*` do not count, as browsers that
-    know neither format send them, too.
+    know neither format send them, too. A header of more than ACCEPT_MAX_CHARS characters counts as none.
     """
-    if not accept:
-        return AcceptClass.LEGACY
+    return _class_of(accept) if accept and len(accept) <= ACCEPT_MAX_CHARS else AcceptClass.LEGACY
+
+
+@lru_cache(maxsize=1024)
+def _class_of(accept: str) -> AcceptClass:
     accepted = {name for name, weight in map(_media_range, accept.lower().split(",")) if weight > 0}
     if "image/avif" in accepted:
         return AcceptClass.AVIF

@@ -9,6 +9,7 @@ also be the same as when the entry was prepared.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -117,7 +118,7 @@ class AnswerMemo:
         entry = PreparedAnswer(answer)
         self._drop((answer.target, answer.accept))
         self._entries[answer.target, answer.accept] = entry
-        self.used_bytes += len(answer.target) + entry.cost_bytes
+        self.used_bytes += sys.getsizeof(answer.target) + entry.cost_bytes
         while self.used_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
         entry.place = self._place_of(entry)
@@ -126,7 +127,7 @@ class AnswerMemo:
     def _drop(self, name: tuple[str, AcceptClass]) -> None:
         entry = self._entries.pop(name, None)
         if entry is not None:
-            self.used_bytes -= len(name[0]) + entry.cost_bytes
+            self.used_bytes -= sys.getsizeof(name[0]) + entry.cost_bytes
 
     def forget(self, key: str) -> None:
         """Forget the answers of this key: its library entry became known, so its answers need one more tag."""
