@@ -4,8 +4,8 @@ The journal's file: an SQLite database, written by one thread and read by anothe
 Every write is one transaction in WAL mode with synchronous=FULL: when it returns, it is on disk
 (https://sqlite.org/pragma.html#pragma_synchronous). A read never waits for a write's sync.
 
-The file is checked when it is opened. A damaged one is renamed, and replaced by a new one with another id. For the
-tables see journal.py and outbox.py.
+The file is checked when it is opened. A damaged one is renamed, and replaced by a new one with another id. An older one
+is migrated (journal_versions.py). For the tables see journal.py and outbox.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imgproxy.cache.journal_versions import NewerJournal, migrate, refuse_newer
 from imgproxy.cache.wal import has_damaged_tail
 from imgproxy.errors import CacheUnavailable
 
@@ -79,11 +80,11 @@ class JournalFile:
         Open or create the journal. A damaged one is set aside and replaced.
 
         Raises:
-            CacheUnavailable: it cannot be read or written, for another reason than damage.
+            CacheUnavailable: it cannot be read or written, for another reason than damage, or is of a later version.
         """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite3.Error, OSError, NewerJournal) as exc:
             await self.close()
             raise CacheUnavailable from exc
 
@@ -135,6 +136,7 @@ class JournalFile:
         self._require().execute("DELETE FROM facts WHERE name = 'journal_id'")
 
     def _connect(self) -> sqlite3.Connection:
+        refuse_newer(self._path)
         database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")
@@ -143,10 +145,10 @@ class JournalFile:
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(str(found))
-            database.executescript(self._schema)
+            migrate(database, self._schema)
             # This also fails if the database cannot be written.
             database.execute("INSERT OR REPLACE INTO facts VALUES ('opened_at_s', ?)", (str(time.time()),))
-        except sqlite3.Error:
+        except (sqlite3.Error, NewerJournal):
             database.close()
             raise
         return database

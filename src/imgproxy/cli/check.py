@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgproxy import __version__
+from imgproxy.cache.journal_versions import NewerJournal, refuse_newer
 from imgproxy.cli.console import ConfigOption, console, load_or_fail, marked
 from imgproxy.config.example import example_toml
 from imgproxy.config.secrets import short_secrets
@@ -55,6 +56,11 @@ def _check_cache(directory: Path) -> int:
             pass
     except OSError as error:
         _bad(f"[cache] dir = {directory}: cannot be written ({error.strerror}: {existing})")
+        return 1
+    try:
+        refuse_newer(directory / "journal.sqlite")
+    except NewerJournal as error:
+        _bad(f"[cache] dir = {directory}: {error}")
         return 1
     _good(f"the cache directory {directory} can be written")
     return 0

@@ -9,6 +9,8 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from imgproxy.cache.journal_versions import NewerJournal
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -57,5 +59,7 @@ def why_unavailable(error: CacheUnavailable) -> str:
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.EBUSY:
         return "another imgproxy is using this directory"
+    if isinstance(cause, NewerJournal):
+        return str(cause)
     reason = cause.strerror if isinstance(cause, OSError) else None
     return f"cannot be written ({reason or cause})"
