@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
+from yarl import URL
 
 from imgproxy.errors import BadUrl, NotFound, OriginUnreachable, Revoked, SourceTooLarge
 from imgproxy.medialibrary import errors
 from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.redirects import RedirectRule
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.medialibrary.models import Validators
 from imgproxy.medialibrary.operations import Archive
@@ -240,16 +244,74 @@ async def test_validators_are_sent_as_they_were(tmp_path: Path) -> None:
     assert (image.is_modified, image.etag, image.digest) == (False, '"y"', None)
 
 
-async def test_redirects_never_carry_the_token_to_another_host(tmp_path: Path) -> None:
-    """A redirect is followed with the token on the same origin and without it elsewhere."""
-    async with origin(GOOD) as elsewhere:
+async def read_entries(client: MediaLibraryClient, path: Path) -> None:
+    del path
+    await client.get_entries(ids=("x",))
+
+
+async def fetch_image(client: MediaLibraryClient, path: Path) -> None:
+    await client.serve_image("a.jpg", path / "out")
+
+
+both_calls = pytest.mark.parametrize("call", [read_entries, fetch_image])
+Read = Callable[[MediaLibraryClient, "Path"], Awaitable[None]]
+
+
+@both_calls
+async def test_a_redirect_to_another_host_is_refused(call: Read, tmp_path: Path) -> None:
+    """Another port is another host. It is not asked, the call is not tried again, and the error says what to set."""
+    async with origin(EMPTY_LIST) as elsewhere:
+        away = says(f"302 Found\r\nlocation: {elsewhere.url}/x\r\ncontent-length: 0")
+        async with origin(away) as server, client_of(server) as client:
+            with pytest.raises(errors.RedirectRefused) as refused:
+                await call(client, tmp_path)
+
+            assert len(server.requests) == 1
+        assert elsewhere.requests == []
+    assert "[origin] redirect_hosts" in refused.value.public
+    assert elsewhere.url.removeprefix("http://") in refused.value.message
+
+
+@both_calls
+async def test_redirects_never_carry_the_token_to_another_host(call: Read, tmp_path: Path) -> None:
+    """A redirect is followed with the token on the same origin, and without it to a host that is allowed."""
+    async with origin(EMPTY_LIST) as elsewhere:
         away = says(f"302 Found\r\nlocation: {elsewhere.url}/x\r\ncontent-length: 0")
         home = says("302 Found\r\nlocation: /y\r\ncontent-length: 0")
-        async with origin(home, away) as server, client_of(server) as client:
-            await client.serve_image("a.jpg", tmp_path / "out")
+        hosts = (elsewhere.url.removeprefix("http://"),)
+        async with origin(home, away) as server, client_of(server, redirect_hosts=hosts) as client:
+            await call(client, tmp_path)
 
             assert [request.headers.get("authorization") for request in server.requests] == ["Bearer T", "Bearer T"]
         assert [request.headers.get("authorization") for request in elsewhere.requests] == [None]
+
+
+@pytest.mark.parametrize(
+    ("home", "before", "after", "is_allowed"),
+    [
+        ("http://cms.example", "http://cms.example/a", "http://cms.example/b", True),
+        ("http://cms.example", "http://cms.example/a", "https://cms.example/b", True),
+        ("http://cms.example", "https://cms.example/a", "http://cms.example/b", False),
+        ("https://cms.example", "https://cms.example/a", "http://cms.example/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://CMS.example:443/b", True),
+        ("https://cms.example", "https://cms.example/a", "https://cms.example:8443/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://cms.example.evil.test/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://cms.example@evil.test/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://169.254.169.254/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://[::1]/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://Files.example/b", True),
+        ("https://cms.example", "https://cms.example/a", "https://files.example:8443/b", False),
+        ("https://cms.example", "https://cms.example/a", "https://other.example:8443/b", True),
+        ("https://cms.example", "https://cms.example/a", "http://files.example/b", False),
+        ("https://cms.example", "https://files.example/a", "https://cms.example/b", True),
+    ],
+)
+def test_where_a_redirect_may_lead(home: str, before: str, after: str, *, is_allowed: bool) -> None:
+    """To the library itself and to named hosts, each with its port; never from https to http."""
+    rule = RedirectRule(URL(home), frozenset({"files.example", "other.example:8443"}))
+
+    with nullcontext() if is_allowed else pytest.raises(errors.RedirectRefused):
+        rule.check(URL(before), URL(after), "GET /")
 
 
 async def test_redirects_end(tmp_path: Path) -> None:

@@ -225,8 +225,15 @@ EMPTY_LIST = says("200 OK\r\ncontent-length: 14", b'{"results":[]}')
 
 
 def client_of(
-    server: Origin, *, token: TokenSource | None = None, timeout_s: float = 20.0, max_attempts: int = 3
+    server: Origin,
+    *,
+    token: TokenSource | None = None,
+    timeout_s: float = 20.0,
+    max_attempts: int = 3,
+    redirect_hosts: tuple[str, ...] = (),
 ) -> MediaLibraryClient:
     """Return a client of this origin."""
     source = token or TokenSource.literal("T")
-    return MediaLibraryClient(server.url, token=source, timeout_s=timeout_s, max_attempts=max_attempts)
+    return MediaLibraryClient(
+        server.url, token=source, timeout_s=timeout_s, max_attempts=max_attempts, redirect_hosts=redirect_hosts
+    )

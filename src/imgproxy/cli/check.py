@@ -17,6 +17,7 @@ from imgproxy.cli.console import ConfigOption, console, load_or_fail, marked
 from imgproxy.config.example import example_toml
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
+from imgproxy.medialibrary.errors import RedirectRefused
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -83,6 +84,11 @@ async def _check_secrets_and_origin(settings: Settings) -> int:
         _bad(
             f"[origin] {settings.origin.url}: the Media Library does not accept the token; "
             "it needs the scope public-api:read"
+        )
+        return 1
+    except RedirectRefused as error:
+        _bad(
+            f"[origin] {settings.origin.url}: the Media Library redirects {error.message}; see [origin] redirect_hosts"
         )
         return 1
     except ImgproxyError as error:

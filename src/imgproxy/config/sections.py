@@ -102,6 +102,11 @@ class OriginSettings(Section):
     timeout_s: float = Field(
         10.0, gt=0, le=300, description="time limit for one original or one API call, retries included"
     )
+    redirect_hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")], ...] = Field(
+        (),
+        description="other hosts that the library may redirect to, such as a file store; with a port if it is not 80 "
+        "or 443. They never get the token",
+    )
     fetches_max: int = Field(16, ge=1, le=1000, description="most originals that are fetched at the same time")
     fetch_queue_max: int = Field(
         64, ge=0, le=100_000, description="most fetches that may wait; further requests get 503"

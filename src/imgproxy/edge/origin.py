@@ -29,7 +29,13 @@ def library_client(settings: OriginSettings) -> MediaLibraryClient:
         token = TokenSource.literal(settings.token.get_secret_value())
     else:
         token = TokenSource.none()
-    return MediaLibraryClient(settings.url, token=token, api_version=settings.api_version, timeout_s=settings.timeout_s)
+    return MediaLibraryClient(
+        settings.url,
+        token=token,
+        api_version=settings.api_version,
+        timeout_s=settings.timeout_s,
+        redirect_hosts=settings.redirect_hosts,
+    )
 
 
 async def probe(library: MediaLibraryClient) -> None:

@@ -132,6 +132,16 @@ class UnexpectedStatus(MediaLibraryError, errors.OriginStatus):
 
 
 @dataclass(eq=False, kw_only=True)
+class RedirectRefused(MediaLibraryError):
+    """The library redirects to another host that is not allowed, or from https to http. `message` says where to."""
+
+    code: ClassVar[str] = "origin_redirect"
+    text: ClassVar[str] = (
+        "The Media Library redirects to a host that [origin] redirect_hosts does not name, or from https to http."
+    )
+
+
+@dataclass(eq=False, kw_only=True)
 class UnexpectedAnswer(MediaLibraryError):
     """The status was right, but the body is not JSON, or not in the API's form."""
 

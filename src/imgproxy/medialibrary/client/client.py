@@ -53,6 +53,7 @@ class MediaLibraryClient:
         max_attempts: tries of a read. A patch is sent once.
         max_connections: connections at a time. More calls wait, within their deadline.
         ssl_context: for https. None: trust the authorities of the system.
+        redirect_hosts: hosts that a read may be redirected to, besides the server's own. The token is not sent there.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class MediaLibraryClient:
         max_attempts: int = 3,
         max_connections: int = 64,
         ssl_context: ssl.SSLContext | None = None,
+        redirect_hosts: Iterable[str] = (),
     ) -> None:
         self.api_version = api_version
         self._base = f"/api/{api_version}/mediaLibrary"
@@ -77,8 +79,9 @@ class MediaLibraryClient:
             max_attempts=max_attempts,
             max_connections=max_connections,
             ssl_context=ssl_context,
+            redirect_hosts=frozenset(host.lower() for host in redirect_hosts),
         )
-        self._fetcher = ImageFetcher(url, self._transport, max_connections=max_connections, ssl_context=ssl_context)
+        self._fetcher = ImageFetcher(self._transport, max_connections=max_connections, ssl_context=ssl_context)
 
     async def __aenter__(self) -> Self:
         return self

@@ -40,8 +40,8 @@ _HEADERS: Final = {"User-Agent": "imgproxy", "Accept": "*/*", "Accept-Encoding":
 class ImageFetcher:
     """Fetches the images of one library. Connections are kept open and used again."""
 
-    def __init__(self, url: str, transport: Transport, *, max_connections: int, ssl_context: ssl.SSLContext) -> None:
-        self._home = URL(url).with_user(None)
+    def __init__(self, transport: Transport, *, max_connections: int, ssl_context: ssl.SSLContext) -> None:
+        self._home = transport.redirects.home
         self._transport = transport
         self._max_connections = max_connections
         self._ssl_context = ssl_context
@@ -81,11 +81,12 @@ class ImageFetcher:
         tokens = self._transport.token.tokens() or (None,)
         with self._converted(call):
             for position, token in enumerate(tokens, start=1):
+                hops = [url]
                 async with self._opened().get(
                     url,
                     headers=call.headers,
                     max_redirects=REDIRECTS_MAX + 1,  # aiohttp counts the request itself
-                    middlewares=(partial(self._send, token),),
+                    middlewares=(partial(self._send, token, hops, call.where),),
                 ) as response:
                     if response.status == 401 and position < len(tokens):
                         continue
@@ -126,10 +127,17 @@ class ImageFetcher:
         return self._session
 
     async def _send(
-        self, token: str | None, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        self,
+        token: str | None,
+        hops: list[URL],
+        where: str,
+        request: aiohttp.ClientRequest,
+        handler: aiohttp.ClientHandlerType,
     ) -> aiohttp.ClientResponse:
         """Send one request, the first or where a redirect leads. Only the library's own host gets the token."""
-        if token and self._is_home(request.url):
+        self._transport.redirects.check(hops[-1], request.url, where)
+        hops.append(request.url)
+        if token and self._transport.redirects.is_home(request.url):
             request.headers["Authorization"] = f"Bearer {token}"
         while True:
             try:
@@ -139,12 +147,6 @@ class ImageFetcher:
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
                 # The session would send it again after these two errors. `fetch` counts the tries.
                 raise aiohttp.ClientConnectionError from exc
-
-    def _is_home(self, url: URL) -> bool:
-        """Whether a URL leads to the library, or from its http to the https of the same host."""
-        ports = (self._home.scheme, self._home.port, url.scheme, url.port)
-        is_upgrade = url.host == self._home.host and ports == ("http", 80, "https", 443)
-        return is_upgrade or url.origin() == self._home.origin()
 
     async def _image(
         self, call: Call, response: aiohttp.ClientResponse, destination: StrPath, max_bytes: int | None

@@ -2,8 +2,9 @@
 Sends API calls to the Media Library, with httpx: tokens, tries, pauses, one deadline for each call.
 
 A read is tried again after a lost connection, a broken body, 429 and 502 to 504. The pause is what Retry-After says,
-else random ("full jitter", AWS Architecture Blog). A PATCH is sent once. Redirects of reads are followed; httpx drops
-the token at another host. Every error of httpx becomes one of `imgproxy.medialibrary.errors`.
+else random ("full jitter", AWS Architecture Blog). A PATCH is sent once. Redirects of reads are followed where
+`redirects.py` allows it; httpx drops the token at another host. Every error of httpx becomes one of
+`imgproxy.medialibrary.errors`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+from yarl import URL
 
 from imgproxy.medialibrary.client.answers import TRANSIENT_STATUSES, error_for, retry_after_s
+from imgproxy.medialibrary.client.redirects import RedirectRule
 from imgproxy.medialibrary.errors import (
     MediaLibraryError,
     OriginTimeout,
@@ -75,7 +78,9 @@ class Transport:
         max_attempts: int,
         max_connections: int,
         ssl_context: ssl.SSLContext,
+        redirect_hosts: frozenset[str],
     ) -> None:
+        self.redirects = RedirectRule(URL(url).with_user(None), redirect_hosts)
         self._api_version = api_version
         self.token = token
         self.timeout_s = timeout_s
@@ -92,7 +97,6 @@ class Transport:
                 keepalive_expiry=KEEPALIVE_EXPIRY_S,
             ),
             timeout=httpx.Timeout(timeout_s, connect=self.connect_timeout_s),
-            max_redirects=REDIRECTS_MAX,
             headers={"user-agent": "imgproxy", "accept-encoding": "identity"},
             trust_env=False,
         )
@@ -142,7 +146,7 @@ class Transport:
                     headers={**call.headers, **({"authorization": f"Bearer {token}"} if token else {})},
                     json=call.body,
                 )
-                response = await self._http.send(request, stream=True, follow_redirects=call.is_idempotent)
+                response = await self._send(call, request)
                 try:
                     if response.status_code == 401 and position < len(tokens):
                         continue
@@ -155,6 +159,17 @@ class Transport:
                 finally:
                     await response.aclose()
         raise AssertionError  # the last token's answer was returned or raised
+
+    async def _send(self, call: Call, request: httpx.Request) -> httpx.Response:
+        """Send a request, and follow the redirects of a read. Raises RedirectRefused."""
+        for _ in range(REDIRECTS_MAX + 1):
+            response = await self._http.send(request, stream=True)
+            if response.next_request is None or not call.is_idempotent:
+                return response
+            await response.aclose()
+            before, request = URL(str(request.url)), response.next_request
+            self.redirects.check(before, URL(str(request.url)), call.where)
+        raise UnexpectedAnswer(message="too many redirects", where=call.where)
 
     def refusal(self, call: Call, status: int, retry_after: str | None, body: bytes) -> MediaLibraryError:
         """Return the error that an answer means; `retry_after` is that header, `body` its beginning."""
@@ -190,8 +205,6 @@ def _converted(where: str) -> Iterator[None]:
     """Turn the errors of httpx into those of `imgproxy.medialibrary.errors`."""
     try:
         yield
-    except httpx.TooManyRedirects as exc:
-        raise UnexpectedAnswer(message="too many redirects", where=where) from exc
     except (httpx.DecodingError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
         raise UnexpectedAnswer(message=type(exc).__name__, where=where) from exc
     except httpx.HTTPError as exc:

@@ -1,0 +1,38 @@
+"""
+Where a redirect of the Media Library may lead: to the library itself, and to hosts that the configuration names.
+
+Who can make the library redirect could otherwise let this service fetch from any address it reaches, and serve that as
+a picture. The token is sent to the library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgproxy.medialibrary.errors import RedirectRefused
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectRule:
+    """`home` is the library. `hosts` are names in lower case, with a port if it is not that of the scheme."""
+
+    home: URL
+    hosts: frozenset[str]
+
+    def is_home(self, url: URL) -> bool:
+        """Whether a URL leads to the library, or from its http to the https of the same host."""
+        if (url.host or "").lower() != (self.home.host or "").lower():
+            return False
+        ours, theirs = (self.home.scheme, self.home.port), (url.scheme, url.port)
+        return ours == theirs or (ours, theirs) == (("http", 80), ("https", 443))
+
+    def check(self, before: URL, url: URL, where: str) -> None:
+        """Raise RedirectRefused if a request for `before` may not be redirected to `url`."""
+        if before.scheme == "https" and url.scheme == "http":
+            raise RedirectRefused(message="from https to http", where=where)
+        if not self.is_home(url) and (url.host_port_subcomponent or "").lower() not in self.hosts:
+            raise RedirectRefused(message=f"to {url.host_port_subcomponent}", where=where)
