@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from imgproxy.config.sections import CacheSettings, LimitsSettings, SigningSettings
+from imgproxy.config.sections import CacheSettings, LimitsSettings, OriginSettings, SigningSettings
 from imgproxy.medialibrary.operations import RevokeAsset
-from tests.http.test_errors import origin, raw_origin
-from tests.http.test_overload import PATIENT, PICTURES, overloaded
+from tests.support.clock import StandingClock
 from tests.support.lint import complaints, linted
+from tests.support.overload import PATIENT, PICTURES, overloaded
 from tests.support.site import ADMIN, KEY, Site, jpeg, png_of_noise, site
 
 if TYPE_CHECKING:
@@ -93,10 +93,14 @@ async def test_errors(tmp_path: Path) -> None:
     signing = SigningSettings(tokens=(SecretStr("t"),), required=True)
     async with site(tmp_path / "signed", signing=signing) as here:
         await check(here, 403, "GET", SMALL)
-    answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-    async with raw_origin(answer) as url, site(tmp_path / "bad", origin=origin(url)) as here:
+    nobody = OriginSettings(url="http://127.0.0.1:1", token=SecretStr("t"))
+    async with site(tmp_path / "bad", origin=nobody) as here:
         await check(here, 502, "GET", SMALL)
-    async with site(tmp_path / "busy", render=PATIENT, pictures=PICTURES) as here, overloaded(here):
+    clock = StandingClock()
+    async with (
+        site(tmp_path / "busy", render=PATIENT, pictures=PICTURES, admission_clock=clock) as here,
+        overloaded(here, clock),
+    ):
         await check(here, 503, "GET", "/third.jpg?w=10")
         await check(here, 503, "HEAD", "/third.jpg?w=10")
 

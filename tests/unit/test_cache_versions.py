@@ -20,7 +20,7 @@ from imgproxy.cli.process import why_unavailable
 from imgproxy.config.sections import CacheSettings
 from imgproxy.errors import CacheUnavailable
 from tests.support.cache import HASHED, KEY, PLAN, opened, provenance
-from tests.unit.test_cli import NOBODY, run
+from tests.support.cli import NOBODY, run
 
 if TYPE_CHECKING:
     from pathlib import Path

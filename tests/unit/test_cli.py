@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import re
 import shlex
 import shutil
@@ -12,28 +11,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import imgproxy
-from imgproxy.cli.__main__ import app
 from imgproxy.cli.process import why_unavailable
 from imgproxy.errors import CacheUnavailable
 from imgproxy.params.signature import verify
+from tests.support.cli import NOBODY, run
 from tests.support.library import TOKEN, fill_folder, running_library
 
 REPOSITORY = Path(__file__).parents[2]
-NOBODY = "http://127.0.0.1:1"
-# The environment of the developer must not reach the tests.
-CLEAN = {name: None for name in os.environ if name.startswith("IMGPROXY_")}
-
-
-def run(*arguments: str, stdin: str | None = None, **environ: str) -> tuple[int, str, str]:
-    """Run a command. Returns exit code, standard output and standard error; fails at any other exception."""
-    result = CliRunner(env={**CLEAN, **environ}).invoke(app, list(arguments), input=stdin)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-    return result.exit_code, result.stdout, result.stderr
-
-
 # --- version and configuration ---------------------------------------------------------------------------------------------------
 
 
