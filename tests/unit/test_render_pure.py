@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from dataclasses import asdict, replace
@@ -58,6 +59,18 @@ def ftyp(*brands: bytes) -> bytes:
             SourceKind.SVG,
         ),
         (b'<svg:svg xmlns:svg="http://www.w3.org/2000/svg">', SourceKind.SVG),
+        (gzip.compress(b"<svg/>" + b" " * 9000), SourceKind.SVG),
+        (gzip.compress(b"<html/>"), None),
+        (b"\x1f\x8b\x08 damaged", None),
+        ("\ufeff<?xml version='1.0'?><svg/>".encode("utf-16-le"), SourceKind.SVG),
+        ("\ufeff<svg/>".encode("utf-16-be"), SourceKind.SVG),
+        (b"<!--" + b"licence " * 510, SourceKind.SVG),
+        (b"<!DOCTYPE svg [<!ENTITY a '" + b"a" * 4060, SourceKind.SVG),
+        (b"<!DOCTYPE html [<!ENTITY a '" + b"a" * 4060, None),
+        (b"<!---->" * 580, None),
+        (b"<!---->" * 500 + b"<svg/>", SourceKind.SVG),
+        (b"<?a?>" * 800, None),
+        (b"<!DOCTYPE a>" * 300, None),
         (b"<html><svg></svg></html>", None),
         (b"<!-- <svg> --><html>", None),
         (b"RIFF\x10\0\0\0WAVEfmt ", None),

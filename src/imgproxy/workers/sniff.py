@@ -7,7 +7,9 @@ the format that is found here, or refused.
 
 from __future__ import annotations
 
+import codecs
 import re
+import zlib
 from enum import StrEnum
 from typing import Final
 
@@ -31,14 +33,36 @@ class SourceKind(StrEnum):
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
+_GZIP_HEAD: Final = b"\x1f\x8b\x08"
+
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# Everything that may stand before the root element of an XML document, then <svg, with or without a prefix.
+# A comment or document type that has this length without an end is taken for one of a drawing.
+_LONG_BYTES: Final = 1000
+
+# Everything that may stand before the root element of an XML document, then <svg, with or without a prefix; or a
+# comment or document type that does not end in these bytes. Every group is atomic or possessive: this runs on the event
+# loop, and 30 comments in a row had 2^30 ways to match.
 _SVG_ROOT: Final = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:(?:<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>|<\?[^>]*\?>)\s*)*"
-    rb"<(?:[A-Za-z_][\w.-]{0,30}:)?svg[\s/>]",
+    rb"\A(?:\xef\xbb\xbf)?+\s*+"
+    rb"(?:(?>(?><!--.*?-->)|<!DOCTYPE[^>\[]*+(?>\[.*?\])?+\s*+>|<\?[^>]*+>)\s*+)*+"
+    rb"(?:<(?:[A-Za-z_][\w.-]{0,30}+:)?+svg[\s/>]|(?:<!--|<!DOCTYPE\s++svg\b).{%d})" % _LONG_BYTES,
     re.DOTALL | re.IGNORECASE,
 )
+
+
+def unpack(data: bytes, max_bytes: int) -> bytes:
+    """
+    Return at most `max_bytes` of what a gzip file holds; other bytes as they are. For compressed SVG (.svgz).
+
+    A damaged file gives what is before the damage, or nothing.
+    """
+    if not data.startswith(_GZIP_HEAD):
+        return data
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, max_bytes)
+    except zlib.error:
+        return b""
 
 
 def sniff(head: bytes) -> SourceKind | None:
@@ -55,7 +79,14 @@ def sniff(head: bytes) -> SourceKind | None:
         return _sniff_heif(head)
     if head.startswith(_TIFF_HEADS):
         return SourceKind.TIFF
-    return SourceKind.SVG if _SVG_ROOT.match(head) else None
+    return SourceKind.SVG if _is_svg(unpack(head, HEAD_BYTES)) else None
+
+
+def _is_svg(head: bytes) -> bool:
+    """Look for the root element."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        head = head.decode("utf-16", errors="replace").encode()
+    return _SVG_ROOT.match(head) is not None
 
 
 def _sniff_heif(head: bytes) -> SourceKind | None:
