@@ -336,8 +336,18 @@ class TooManyPixels(ImageRefused, status=413, code="too_many_pixels", title="Ima
 
 
 @dataclass(eq=False)
+class DrawingTooComplex(ImageRefused, code="drawing_too_complex", title="SVG too complex"):
+    """An SVG is over one of the limits of `render.svg_cost`."""
+
+    text = "This SVG has too much to draw: at most {limit} {what} are accepted."
+
+    what: str
+    limit: int
+
+
+@dataclass(eq=False)
 class RenderTimeout(ImageRefused, code="render_timeout", title="Render took too long"):
-    """The render took longer than `render.timeout_s` and was stopped."""
+    """The render took longer than `render.timeout_s`, or its SVG longer than `render.drawing_cpu_s`."""
 
     text = "Rendering was stopped after {elapsed_s:.1f} s; at most {limit_s:g} s are allowed."
 

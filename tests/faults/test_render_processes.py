@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.config.sections import LimitsSettings, RenderSettings
-from imgproxy.errors import DecodeFailed, NotAnImage, RenderCrashed, RenderOutOfMemory, TooManyPixels
+from imgproxy.errors import (
+    DecodeFailed,
+    DrawingTooComplex,
+    NotAnImage,
+    RenderCrashed,
+    RenderOutOfMemory,
+    RenderTimeout,
+    TooManyPixels,
+)
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers import channel
 from imgproxy.workers.pool import RenderPool
@@ -278,6 +286,33 @@ async def test_a_gif_of_too_many_frames_gives_its_first(tmp_path: Path) -> None:
     assert report.rendered[0].is_first_frame_only
     assert report.rendered[0].frames == 1
     assert ear.peak_bytes < 600_000_000
+
+
+async def test_a_drawing_that_takes_too_much_cpu_is_ended(photo: Path) -> None:
+    """A drawing that no count refuses is ended at render.drawing_cpu_s, with both figures; the next job is done."""
+    slow = photo.with_name("slow.svg")
+    gradient = '<radialGradient id="g"><stop stop-color="red"/><stop offset="1"/></radialGradient>'
+    rows = '<rect width="800" height="800" fill="url(#g)"/>' * 4000
+    slow.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="800">{gradient}{rows}</svg>')
+    ear = Observer()
+    async with pool_of(ear, drawing_cpu_s=0.3) as pool:
+        with pytest.raises(RenderTimeout) as caught:
+            await pool.render(job(slow, SMALL, RenderPlan(resize=Resize(width=Px(1600)), output=SMALL.output)))
+        assert caught.value.limit_s == 0.3
+        assert caught.value.elapsed_s > 0.3
+        assert (await pool.render(job(photo, SMALL))).rendered[0].width_px == 64
+    assert ear.ends[0] == "timeout"
+
+
+async def test_a_refused_drawing_costs_no_process(photo: Path) -> None:
+    """A refusal by count crosses to the edge with its number, and the process goes on."""
+    bomb = photo.with_name("bomb.svg")
+    bomb.write_text("<svg xmlns='http://www.w3.org/2000/svg'><text>" + "word " * 100_000 + "</text></svg>")
+    async with pool_of() as pool:
+        with pytest.raises(DrawingTooComplex, match="4000 characters in one text"):
+            await pool.render(job(bomb, SMALL))
+        assert (await pool.render(job(photo, SMALL))).rendered[0].width_px == 64
+        assert pool.restarts == 0
 
 
 async def test_a_truncated_picture_can_be_served(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "pydantic_settings": ("config",),
     "pyvips": ("render",),
     "rich": ("cli",),
+    "tinycss2": ("render",),
     "typer": ("cli",),
     "uvloop": ("cli",),
     "yarl": ("medialibrary.client",),

@@ -16,7 +16,7 @@ NS = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xli
 
 def clean(inside: str, attributes: str = "") -> str:
     """What is left of an SVG's content."""
-    return svg.sanitise(f"<svg {NS} {attributes}>{inside}</svg>".encode()).decode()
+    return svg.sanitise(f"<svg {NS} {attributes}>{inside}</svg>".encode()).text.decode()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,6 @@ def test_svg_loses_scripts_and_outside_references(inside: str, gone: str) -> Non
         ("<rect style='fill:url(#g);stroke:red'/>", "fill:url(#g);stroke:red"),
         ("<use xlink:href='#a'/>", 'xlink:href="#a"'),
         ("<use href='#a'/>", 'href="#a"'),
-        ("<image href='data:image/png;base64,iVBORw0KGgo='/>", "data:image/png;base64,iVBORw0KGgo="),
         ("<text xml:space='preserve'>1 &lt; 2 &amp; 3</text>", "1 &lt; 2 &amp; 3"),
         ("<style>.a{fill:#f00}</style>", ".a{fill:#f00}"),
         ("<linearGradient id='g'><stop offset='1'/></linearGradient>", "<linearGradient"),
@@ -84,8 +83,8 @@ def test_svg_keeps_its_size() -> None:
 
 def test_sanitising_twice_changes_nothing_more() -> None:
     """A sanitised drawing is not changed by another pass."""
-    once = svg.sanitise(f"<svg {NS}><g fill='url(#a)'><text>a &amp; b</text></g></svg>".encode())
-    assert svg.sanitise(once) == once
+    once = svg.sanitise(f"<svg {NS}><g fill='url(#a)'><text>a &amp; b</text></g></svg>".encode()).text
+    assert svg.sanitise(once).text == once
 
 
 BOMB = (
@@ -104,9 +103,27 @@ EXTERNAL = f'<!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg {NS}><
         "",
         "<html/>",
         "<svg xmlns='http://www.w3.org/1999/xhtml'/>",
+        '<!DOCTYPE svg [<!ENTITY % a "b">%a;]><svg/>',
+        f'<!DOCTYPE svg [<!ENTITY a "{"a" * 1000}">]><svg>{"&a;" * 1000}</svg>',
+        '<!DOCTYPE svg [<!ENTITY a "&#60;script/>">]><svg>&a;</svg>',
+        f'<!DOCTYPE svg [<!ATTLIST g id CDATA "{"a" * 1000}">]><svg>{"<g/>" * 1000}</svg>',
+        "<svg " + " ".join(f"a{n}=''" for n in range(300_000)) + "/>",
         f"<svg {NS}>" + "<g>" * 200 + "</g>" * 200 + "</svg>",
     ],
-    ids=["laughs", "external", "cut", "empty", "html", "other namespace", "deep"],
+    ids=[
+        "laughs",
+        "external",
+        "cut",
+        "empty",
+        "html",
+        "other namespace",
+        "parameter",
+        "quadratic",
+        "markup",
+        "default",
+        "attributes",
+        "deep",
+    ],
 )
 def test_hostile_svg_is_refused(text: str) -> None:
     """Entities, deep nesting and text that is not SVG are refused."""
@@ -114,22 +131,21 @@ def test_hostile_svg_is_refused(text: str) -> None:
         svg.sanitise(text.encode())
 
 
-def test_drawings_that_draw_too_many_elements_are_refused() -> None:
-    """Elements that use one another ten times each are refused. An element that uses itself, or is used often, is not."""
-    levels = "".join(f'<g id="l{n}">' + f'<use href="#l{n - 1}"/>' * 10 + "</g>" for n in range(1, 9))
-    with pytest.raises(MarkupError):
-        clean(f'<rect id="l0"/>{levels}<use xlink:href="#l8"/>')
-    with pytest.raises(MarkupError):
-        clean("".join(f'<g id="l{n}"><use href="#l{n + 1}"/></g>' for n in range(5000)))
-    assert "<use" in clean('<g id="a"><use href="#a"/></g><rect id="b"/>' + '<use href="#b"/>' * 1000)
-
-
 def test_a_plain_doctype_is_harmless() -> None:
     """The document type that drawing programs write is ignored, and nothing is fetched for it."""
     text = f'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://evil/svg11.dtd"><svg {NS}><rect/></svg>'
-    found = svg.sanitise(text.encode())
+    found = svg.sanitise(text.encode()).text
     assert b"<rect" in found
     assert b"evil" not in found
+
+
+def test_plain_entities_are_expanded() -> None:
+    """Illustrator writes its namespaces as entities, and attribute lists without defaults."""
+    text = (
+        '<!DOCTYPE svg [<!ENTITY ns_svg "http://www.w3.org/2000/svg"><!ENTITY who "Jane">'
+        '<!ATTLIST svg xmlns:a3 CDATA #IMPLIED>]><svg xmlns="&ns_svg;"><text>&who; &amp; Joe</text></svg>'
+    )
+    assert b"<text>Jane &amp; Joe</text>" in svg.sanitise(text.encode()).text
 
 
 def test_size_is_bounded() -> None:

@@ -125,6 +125,9 @@ class RenderSettings(Section):
     memory_bytes: int = Field(
         1_500 * MB, ge=100 * MB, description="a render process that uses more memory is stopped; its request gets 422"
     )
+    drawing_cpu_s: float = Field(
+        1.0, gt=0, le=300, description="an SVG that takes more CPU seconds to draw is stopped; its request gets 422"
+    )
     recycle_bytes: int = Field(
         400 * MB, ge=50 * MB, description="an idle render process that uses more memory is replaced by a new one"
     )

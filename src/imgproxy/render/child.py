@@ -20,14 +20,16 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imgproxy import errors
 from imgproxy.workers import channel
 from imgproxy.workers.channel import Done, Failed, Finished, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from imgproxy.workers.job import ProcessLimits, Rendered, RenderJob
 
@@ -41,6 +43,10 @@ FILES_MAX: Final = 256
 
 # How often the watchdog looks. A decoder can allocate 5 GB/s, so the process may pass its limit by 100 MB.
 WATCH_S: Final = 0.02
+
+# Memory that one SVG may take while it is drawn, on top of what the process has. 16 MP are 64 MB, and each mask, blend
+# or filter is a tile of 16 MB.
+DRAWING_BYTES: Final = 400_000_000
 
 # After this time without a job, a process returns free memory to the system: 25 of 95 MB, in 5 ms. Between jobs in
 # quick succession, the process would have to allocate the memory again.
@@ -78,7 +84,9 @@ def main() -> None:
     if first is None:
         return
     limits: ProcessLimits = pickle.loads(first)  # noqa: S301 - from the edge, which started this process
-    Watchdog(limits.memory_bytes, link).start()
+    watchdog = Watchdog(limits.memory_bytes, link)
+    watchdog.start()
+    limits = replace(limits, drawing=partial(watchdog.drawing, limits.drawing_cpu_s))
 
     from imgproxy.render import pipeline, vips  # noqa: PLC0415 - libvips may crash or grow, so the watchdog starts first
 
@@ -168,9 +176,17 @@ class Link:
             self.socket.sendall(payload)
 
 
+class _Drawing(NamedTuple):
+    """An SVG that is being drawn: the CPU time at its begin, and its limits."""
+
+    began_s: float
+    cpu_s: float
+    limit_bytes: int
+
+
 class Watchdog(threading.Thread):
     """
-    Ends the process if it grows past the limit, or if the edge is gone.
+    Ends the process if it grows past the limit, if the edge is gone, or if an SVG takes too long.
 
     Not RLIMIT_AS: libvips crashes under it (pyvips issue 142).
     """
@@ -180,14 +196,28 @@ class Watchdog(threading.Thread):
         self._limit_bytes = limit_bytes
         self._link = link
         self._parent = os.getppid()
+        self._drawing: _Drawing | None = None
+
+    @contextlib.contextmanager
+    def drawing(self, cpu_s: float) -> Iterator[None]:
+        """Within this block, `cpu_s` of CPU and DRAWING_BYTES of memory may be used. librsvg cannot be interrupted."""
+        self._drawing = _Drawing(time.process_time(), cpu_s, resident_bytes() + DRAWING_BYTES)
+        try:
+            yield
+        finally:
+            self._drawing = None
 
     def run(self) -> None:
         """Check the resident size and the parent until the process ends."""
         while True:
-            used_bytes = resident_bytes()
-            if used_bytes > self._limit_bytes:
-                self._link.send(Failed(errors.RenderOutOfMemory(self._limit_bytes, used_bytes), used_bytes))
+            used_bytes, drawing = resident_bytes(), self._drawing
+            limit_bytes = min(self._limit_bytes, drawing.limit_bytes) if drawing else self._limit_bytes
+            if used_bytes > limit_bytes:
+                self._link.send(Failed(errors.RenderOutOfMemory(limit_bytes, used_bytes), used_bytes))
                 os._exit(channel.EXIT_OUT_OF_MEMORY)
+            if drawing and (spent_s := time.process_time() - drawing.began_s) > drawing.cpu_s:
+                self._link.send(Failed(errors.RenderTimeout(drawing.cpu_s, spent_s), used_bytes))
+                os._exit(channel.EXIT_TOO_SLOW)
             if os.getppid() != self._parent:
                 os._exit(channel.EXIT_PARENT_GONE)
             time.sleep(WATCH_S)

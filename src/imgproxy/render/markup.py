@@ -1,23 +1,30 @@
 """
 Read and write XML from unknown authors, without XML's dangerous parts. Used for SVG and XMP.
 
-A document type with declarations is refused: entities (billion laughs, external files) need one. The bare
-`<!DOCTYPE svg PUBLIC …>` of drawing programs is ignored; the DTD it names is never read. Depth, size and the number of
-elements are limited.
+Nothing outside the document is read. Of the declarations in a document type, only entities that are short plain texts
+are followed: Illustrator writes namespaces that way. Entities that name other entities (billion laughs), or files, are
+refused, and so are default attributes. Depth, size, and the number of elements and attributes are limited.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_DEPTH: Final = 100
-MAX_ELEMENTS: Final = 200_000
+# Drawings have up to 120 nested groups. Python's own stack ends at about 900.
+MAX_DEPTH: Final = 200
+# 50,000 elements take 0.5 s to parse and to sanitise. Maps with a shape for each municipality have 10,000.
+MAX_ELEMENTS: Final = 50_000
+# Drawing programs write up to 20 for each element.
+MAX_ATTRIBUTES: Final = 250_000
+# Characters that all entities together may add: the longest entity, for each "&" in the text.
+MAX_EXPANDED: Final = 200_000
 
 _XML: Final = "http://www.w3.org/XML/1998/namespace"
 
@@ -62,18 +69,19 @@ def parse(data: bytes, *, max_bytes: int) -> Element:
     if len(data) > max_bytes:
         raise MarkupError("too long")
     builder = _Builder()
+    references = data.count(b"&")
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.text
-    parser.StartDoctypeDeclHandler = _start_doctype
-    parser.EntityDeclHandler = _refuse
+    parser.EntityDeclHandler = partial(_check_entity, references)
+    parser.AttlistDeclHandler = _check_default
     parser.ExternalEntityRefHandler = _refuse
     parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
     try:
         parser.Parse(data, True)
-    except (expat.ExpatError, ValueError) as exc:
+    except (expat.ExpatError, LookupError, ValueError) as exc:  # LookupError: an unknown encoding
         raise MarkupError("not well-formed") from exc
     if builder.root is None:
         raise MarkupError("empty")
@@ -106,9 +114,18 @@ def _add_prefix(name: str, prefixes: dict[str, str]) -> str:
     return f"{prefixes.setdefault(namespace, f'n{len(prefixes)}')}:{local}"
 
 
-def _start_doctype(_name: str, _system: str | None, _public: str | None, has_internal_subset: bool) -> None:
-    if has_internal_subset:
-        raise MarkupError("declarations in a document type are refused")
+def _check_entity(references: int, *declared: Any) -> None:
+    """Refuse an entity that is a file or a parameter entity (value None), has markup, or would add too much text."""
+    _name, is_parameter, value = declared[:3]
+    if is_parameter or value is None or any(mark in value for mark in "&<%"):
+        raise MarkupError("entities are refused, except plain texts")
+    if len(value) * references > MAX_EXPANDED:
+        raise MarkupError("entities add too much text")
+
+
+def _check_default(_element: str, _name: str, _kind: str, default: str | None, _is_required: int) -> None:
+    if default is not None:
+        raise MarkupError("default attributes are refused")
 
 
 def _refuse(*_: object) -> int:
@@ -119,11 +136,13 @@ class _Builder:
     def __init__(self) -> None:
         self.root: Element | None = None
         self._open: list[Element] = []
-        self._count = 0
+        self._elements = 0
+        self._attributes = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        self._count += 1
-        if self._count > MAX_ELEMENTS or len(self._open) >= MAX_DEPTH:
+        self._elements += 1
+        self._attributes += len(attributes)
+        if self._elements > MAX_ELEMENTS or self._attributes > MAX_ATTRIBUTES or len(self._open) >= MAX_DEPTH:
             raise MarkupError("too large")
         element = Element(name, attributes)
         if self._open:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imgproxy.render.draft import Draft
     from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
+    from imgproxy.render.svg import Drawing
 
 # BlurHash: 4 x 3 components is the example of the reference (woltapp/blurhash, Algorithm.md). The library is pure
 # Python: 9 ms for a picture of this size.
@@ -92,10 +93,10 @@ def write_info(recipe: Recipe, source: Source) -> Rendered:
     return _write(recipe, info.describe(source), formats.CONTENT_TYPES[Format.JSON], Size(0, 0))
 
 
-def write_drawing(recipe: Recipe, drawing: bytes) -> Rendered:
+def write_drawing(recipe: Recipe, drawing: Drawing) -> Rendered:
     """Write a sanitised SVG as it is; its size is the size that the plan asks for."""
     assert recipe.geometry is not None
-    return _write(recipe, drawing, "image/svg+xml", recipe.geometry.final)
+    return _write(recipe, drawing.text, "image/svg+xml", recipe.geometry.final)
 
 
 def _write(

@@ -31,13 +31,13 @@ class Pyramid:
     def __init__(self, source: Source, recipes: list[Recipe], limits: ProcessLimits) -> None:
         factor = min(recipe.factor for recipe in recipes)
         if source.drawing is not None:
-            # An SVG is drawn with no more pixels than another source may have.
-            factor = max(factor, (source.width_px * source.height_px / limits.source_pixels) ** 0.5)
+            most_px = min(limits.source_pixels, source.drawing.most_px)
+            factor = max(factor, (source.width_px * source.height_px / most_px) ** 0.5)
         selection = recipes[0].selection
         first, last = min(selection.order), max(selection.order)
         count = last - first + 1
         self._is_shared = len(recipes) > 1
-        pages = decode(source, factor=factor, page=first, count=count, allow_truncated=limits.allow_truncated)
+        pages = decode(source, limits, factor=factor, page=first, count=count)
         if self._is_shared or selection.is_animated or any(recipe.is_read_twice for recipe in recipes):
             pages = pages.copy_memory()
         frames: tuple[Any, ...] = (pages,)

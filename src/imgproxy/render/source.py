@@ -8,6 +8,7 @@ JPEG, WebP or SVG is decoded near the size that is needed.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,9 +18,10 @@ from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
 from imgproxy.render import lab_tiff, svg
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.markup import MarkupError
-from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
+from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff, unpack
 
 if TYPE_CHECKING:
+    from imgproxy.render.svg import Drawing
     from imgproxy.workers.job import ProcessLimits
 
 # (factor, shrink): from this factor on, libjpeg shrinks by this much on load, and the Lanczos filter does the rest.
@@ -31,6 +33,9 @@ JPEG_SHRINKS: Final = ((14.0, 8), (7.0, 4), (2.8, 2))
 
 # libwebp's own scaler is better than JPEG's: SSIM against a full decode is 0.997 where 1.5 is left, 0.995 where 1 is.
 WEBP_HEADROOM: Final = 1.5
+
+# What "1in" in an SVG is in pixels. Source: CSS Values 4, section 6.2.
+CSS_DPI: Final = 96
 
 _LOADERS: Final = {
     SourceKind.JPEG: "jpegload",
@@ -56,7 +61,7 @@ class Source:
     An original whose header was read and is within the limits.
 
     `header` has the fields of the first page (profile, metadata, delays); its pixels are never read. `drawing` is the
-    sanitised text of an SVG, `lab_file` the repaired bytes of a Lab TIFF. `width_px` x `height_px` is one stored page.
+    sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF. `width_px` x `height_px` is one stored page.
     """
 
     path: str
@@ -68,7 +73,7 @@ class Source:
     orientation: int
     has_alpha: bool
     size_bytes: int
-    drawing: bytes | None = None
+    drawing: Drawing | None = None
     lab_file: bytes | None = None
 
     @property
@@ -98,20 +103,21 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     """
     Recognise a file and read its header.
 
-    Raises NotAnImage; DecodeFailed if the header is damaged; TooManyPixels if one page is over the limit. (An animation
-    with too many frames is cut later, see `frames`.)
+    Raises NotAnImage; DecodeFailed if the header is damaged; TooManyPixels if one page is over the limit;
+    DrawingTooComplex. (An animation with too many frames is cut later, see `frames`.)
     """
     with open(path, "rb") as file:
         kind = sniff(file.read(HEAD_BYTES))
         size_bytes = os.fstat(file.fileno()).st_size
     if kind is None:
         raise NotAnImage
-    drawing = _sanitise(path) if kind is SourceKind.SVG else None
-    lab_file = lab_tiff.as_rgb_file(path) if kind is SourceKind.TIFF else None
-    try:
-        header = _open(kind, path, drawing or lab_file)
-    except pyvips.Error as exc:
-        raise DecodeFailed from exc
+    with limits.drawing() if kind is SourceKind.SVG else nullcontext():
+        drawing = _sanitise(path) if kind is SourceKind.SVG else None
+        lab_file = lab_tiff.as_rgb_file(path) if kind is SourceKind.TIFF else None
+        try:
+            header = _open(kind, path, drawing.text if drawing else lab_file)
+        except pyvips.Error as exc:
+            raise DecodeFailed from exc
     width, height = int(header.width), int(header.height)
     if width * height > limits.source_pixels and kind is not SourceKind.SVG:
         raise TooManyPixels(pixels=width * height, limit_px=limits.source_pixels)
@@ -131,10 +137,10 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     )
 
 
-def _sanitise(path: str) -> bytes:
+def _sanitise(path: str) -> Drawing:
     """Read one byte more than may be parsed, so that a file that is too long is refused, not cut."""
     with open(path, "rb") as file:
-        data = file.read(svg.MAX_BYTES + 1)
+        data = unpack(file.read(svg.MAX_BYTES + 1), svg.MAX_BYTES + 1)
     try:
         return svg.sanitise(data)
     except MarkupError as exc:
@@ -145,31 +151,37 @@ def _open(kind: SourceKind, path: str, data: bytes | None, **options: Any) -> An
     """Call the loader of this kind on the file, or on `data` if it is given."""
     if data is None:
         return pyvips.Operation.call(_LOADERS[kind], path, **options)
+    if kind is SourceKind.SVG:  # libvips takes 72 dpi, and enlarges everything by what is above
+        options |= {"dpi": CSS_DPI, "scale": options.get("scale", 1.0) * 72 / CSS_DPI}
     return pyvips.Operation.call(f"{_LOADERS[kind]}_buffer", data, **options)
 
 
-def decode(source: Source, *, factor: float, page: int = 0, count: int = 1, allow_truncated: bool = False) -> Any:
+def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 0, count: int = 1) -> Any:
     """
     Return the pixels of `count` pages from `page` on, one below the other. They can be read once, from top to bottom.
 
     A caller that needs another order copies them to memory: that takes 15 % less time than the loader's own copy.
-    libvips decodes lazily, so damaged pixels raise pyvips.Error only when they are read.
+    libvips decodes lazily, so damaged pixels raise pyvips.Error only when they are read. An SVG is drawn at once, under
+    the watchdog of drawings.
 
     Args:
         source: an open source.
+        limits: with `allow_truncated`, what a truncated file has is returned, instead of failing.
         factor: source pixels per pixel of the largest result. A loader that can shrink comes as close to it as quality
             allows. An SVG is drawn at exactly this factor, also below 1.
         page: first page, from 0.
         count: pages to decode.
-        allow_truncated: return what a truncated file has, instead of failing.
     """
-    fail_on = "none" if allow_truncated else _FAIL_ON.get(source.kind, "truncated")
+    fail_on = "none" if limits.allow_truncated else _FAIL_ON.get(source.kind, "truncated")
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on, **shrink_options(source, factor)}
     if source.kind in _PAGED:
         options["page"] = page
     if source.kind in _ANIMATED:
         options["n"] = count
-    image = _open(source.kind, source.path, source.drawing or source.lab_file, **options)
+    if source.drawing is not None:
+        with limits.drawing():
+            return _open(source.kind, source.path, source.drawing.text, **options).copy_memory()
+    image = _open(source.kind, source.path, source.lab_file, **options)
     return image if source.lab_file is None else lab_tiff.as_lab(image)
 
 

@@ -8,18 +8,32 @@ Source of the element names: SVG 2, appendix G (element index); Filter Effects M
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape, quoteattr
 
+import pyvips
+
+from imgproxy.errors import DrawingTooComplex
+from imgproxy.render import svg_cost, svg_css
 from imgproxy.render.markup import Element, MarkupError, parse
+from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
+
+if TYPE_CHECKING:
+    from imgproxy.render.svg_cost import Cost
 
 # A newsroom's drawings have kilobytes, its maps a few megabytes.
 MAX_BYTES: Final = 10_000_000
 
-# Elements that are drawn when every <use> is followed. Ten elements that use one another ten times each draw 10^10
-# elements (a "billion laughs" without entities), which would keep a process busy until its timeout.
-MAX_DRAWN: Final = 500_000
+# libvips draws in tiles of 2000 x 2000 px, and draws everything for each of them.
+MAX_PX: Final = 16_000_000
+# Each mask, blend and step of a filter takes about 25 ns for each pixel of the whole drawing. A drawing with many is
+# drawn with fewer pixels, then enlarged: MAX_LAYERED_PX for all of them together, but at least LEAST_PX.
+MAX_LAYERED_PX: Final = 24_000_000
+LEAST_PX: Final = 800_000
 
 _SVG: Final = "http://www.w3.org/2000/svg"
 _XLINK: Final = "http://www.w3.org/1999/xlink"
@@ -37,74 +51,127 @@ _ELEMENTS: Final = frozenset({
 })
 # fmt: on
 
-_DATA_IMAGE: Final = re.compile(r"\Adata:image/(?:png|jpe?g|gif|webp);base64,[A-Za-z0-9+/=\s]*\Z")
+_DATA_URL: Final = re.compile(r"data:image/[a-z+]+(?:;[\w=.-]+){0,3}?;base64,([A-Za-z0-9+/=\s]*)")
 _FRAGMENT: Final = re.compile(r"\A\s*#[^\s\"'()<>\\]{1,256}\s*\Z")
 _NAME: Final = re.compile(r"\A[A-Za-z_][\w.-]*\Z")
+_RASTERS: Final = (SourceKind.PNG, SourceKind.JPEG, SourceKind.GIF, SourceKind.WEBP)
 
-# A url(…) that is not a plain reference into this document.
-_OUTSIDE_URL: Final = re.compile(r"url\(\s*(?![\"']?\s*#)[^)]*\)?", re.IGNORECASE)
-_AT_RULE: Final = re.compile(r"@(?:import|charset|namespace|font-face)\b[^;{]*(?:;|\{[^}]*\}|\Z)", re.IGNORECASE)
+# No browser reads these as CSS, and they are free text: `id="Group (1)"`.
+_NOT_CSS: Final = frozenset({"id", "class", "d", "points", "font-family", "aria-label"})
 
 
-def sanitise(data: bytes) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A sanitised SVG: its text in UTF-8, and what it costs to draw."""
+
+    text: bytes
+    cost: Cost
+
+    @property
+    def most_px(self) -> int:
+        """How many pixels it is drawn with at most. A larger variant is enlarged from that."""
+        layers = self.cost.filters + self.cost.layers
+        return min(MAX_PX, max(LEAST_PX, MAX_LAYERED_PX // max(1, layers)))
+
+
+def sanitise(data: bytes) -> Drawing:
     """
-    Return the drawing with only its harmless parts, as UTF-8.
+    Return the drawing with only its harmless parts.
 
-    Raises MarkupError if it is not an SVG, is too large, declares entities, or draws more than MAX_DRAWN elements.
+    Raises MarkupError if it is not an SVG or declares what is refused; DrawingTooComplex if a limit of `svg_cost` is
+    passed.
     """
+    if len(data) > MAX_BYTES:
+        raise DrawingTooComplex("bytes", MAX_BYTES)
     root = parse(data, max_bytes=MAX_BYTES)
     if root.local != "svg" or root.namespace not in (_SVG, ""):
         raise MarkupError("not an SVG")
-    try:
-        drawn = _count_drawn(root, _index_ids(root), {})
-    except RecursionError as exc:
-        raise MarkupError("elements use one another too deeply") from exc
-    if drawn > MAX_DRAWN:
-        raise MarkupError("too much to draw")
+    sanitiser = _Sanitiser()
+    kept = sanitiser.keep(root)
+    assert kept is not None
+    cost = svg_cost.measure(kept, sanitiser.image_px)
     parts: list[str] = []
-    _write(root, parts, is_root=True)
-    return "".join(parts).encode()
+    _write(kept, parts, is_root=True)
+    return Drawing("".join(parts).encode(), cost)
 
 
-def _index_ids(element: Element) -> dict[str, Element]:
-    found = {element.attributes["id"]: element} if "id" in element.attributes else {}
-    for child in element.elements():
-        found |= _index_ids(child)
-    return found
+class _Sanitiser:
+    """Keeps what is on the allow-lists, of one document, and notes the sizes of embedded pictures."""
 
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._css_chars = 0
+        self.image_px: dict[int, int] = {}  # by the id() of the element that is kept
 
-def _count_drawn(element: Element, by_id: dict[str, Element], known: dict[int, int]) -> int:
-    """Count the elements that are drawn for this one. An element that uses itself is drawn once, as in renderers."""
-    if id(element) in known:
-        return known[id(element)]
-    known[id(element)] = 0
-    count = 1 + sum(_count_drawn(child, by_id, known) for child in element.elements())
-    target = element.attributes.get("href") or element.attributes.get(f"{_XLINK} href") or ""
-    if element.local == "use" and target.strip().startswith("#"):
-        used = by_id.get(target.strip()[1:])
-        count += _count_drawn(used, by_id, known) if used is not None else 0
-    known[id(element)] = count
-    return count
+    def keep(self, element: Element) -> Element | None:
+        """Return a copy with the allowed parts. None: it is dropped, with all inside."""
+        local = element.local
+        if element.namespace not in (_SVG, "") or local not in _ELEMENTS:
+            return None
+        kept = Element(local, {})
+        for key, value in element.attributes.items():
+            if (name := _attribute_name(key)) and (clean := self._clean_value(kept, name, value)) is not None:
+                kept.attributes[name] = clean
+        if local == "style":
+            text = "".join(child for child in element.children if isinstance(child, str))
+            self._count_css(text)
+            kept.children.append(svg_css.clean(text))
+            return kept
+        for child in element.children:
+            found = self.keep(child) if isinstance(child, Element) else child
+            if found is not None:
+                kept.children.append(found)
+        return kept
+
+    def _clean_value(self, element: Element, name: str, value: str) -> str | None:
+        if name in {"href", "xlink:href"}:
+            if element.name == "image":
+                return self._clean_image(element, value)
+            return value if element.name != "a" and _FRAGMENT.match(value) else None
+        if name in {"src", "action", "formaction", "base"}:
+            return None
+        if name == "id":  # the first one counts in browsers; librsvg must not see another
+            is_new = value not in self._ids
+            self._ids.add(value)
+            return value if is_new else None
+        if name in _NOT_CSS or svg_css.is_clean(value):
+            return value
+        self._count_css(value)
+        return svg_css.clean(value)
+
+    def _count_css(self, text: str) -> None:
+        self._css_chars += len(text)
+        svg_cost.check("characters of CSS", self._css_chars)
+
+    def _clean_image(self, element: Element, value: str) -> str | None:
+        """Keep an embedded picture if its bytes are one, under the type that they have, and note its pixels."""
+        found = _DATA_URL.fullmatch(value.strip())
+        if found is None:
+            return None
+        try:
+            data = base64.b64decode(found[1])
+            kind = sniff(data[:HEAD_BYTES])
+            if kind not in _RASTERS:
+                return None
+            header = pyvips.Image.new_from_buffer(data, "")
+        except (binascii.Error, pyvips.Error):
+            return None
+        self.image_px[id(element)] = header.width * header.height
+        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _write(element: Element, parts: list[str], *, is_root: bool = False) -> None:
-    if element.namespace not in (_SVG, "") or element.local not in _ELEMENTS:
-        return
-    parts.append(f"<{element.local}")
+    parts.append(f"<{element.name}")
     if is_root:
         parts.append(f' xmlns="{_SVG}" xmlns:xlink="{_XLINK}"')
-    parts += [
-        f" {name}={quoteattr(clean)}"
-        for key, value in element.attributes.items()
-        if (name := _attribute_name(key)) and (clean := _clean_value(element.local, name, value)) is not None
-    ]
+    parts += [f" {name}={quoteattr(value)}" for name, value in element.attributes.items()]
     parts.append(">")
     for child in element.children:
         if isinstance(child, Element):
             _write(child, parts)
         else:
-            parts.append(escape(_clean_css(child) if element.local == "style" else child))
-    parts.append(f"</{element.local}>")
+            parts.append(escape(child))
+    parts.append(f"</{element.name}>")
 
 
 def _attribute_name(key: str) -> str | None:
@@ -112,24 +179,8 @@ def _attribute_name(key: str) -> str | None:
     namespace, _, local = key.rpartition(" ")
     if not _NAME.match(local) or local.lower().startswith("on"):
         return None
-    if namespace == "":
+    if not namespace:
         return local
     if namespace == _XLINK and local == "href":
         return "xlink:href"
-    return f"xml:{local}" if namespace == _XML and local in ("space", "lang") else None
-
-
-def _clean_value(element: str, name: str, value: str) -> str | None:
-    if name in ("href", "xlink:href"):
-        is_inner = bool(_FRAGMENT.match(value)) and element != "a"
-        return value if is_inner or (element == "image" and _DATA_IMAGE.match(value)) else None
-    if name in ("src", "action", "formaction", "base"):
-        return None
-    return _clean_css(value) if name == "style" or "url" in value.lower() or "\\" in value else value
-
-
-def _clean_css(text: str) -> str:
-    """Drop references that leave the document. A backslash could hide one, so a text with a backslash is dropped."""
-    if "\\" in text:
-        return ""
-    return _OUTSIDE_URL.sub("none", _AT_RULE.sub("", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))
+    return f"xml:{local}" if namespace == _XML and local in {"space", "lang"} else None

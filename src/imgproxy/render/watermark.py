@@ -43,7 +43,7 @@ def _scale(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale
     upright = swap(Size(source.width_px, source.height_px), source.orientation)
     geometry = _place(mark, upright, base, limit_scale)
     factor = min(upright.width_px / geometry.scaled.width_px, upright.height_px / geometry.scaled.height_px)
-    image = decode(source, factor=factor)
+    image = decode(source, limits, factor=factor)
     ratio = (image.width / source.width_px, image.height / source.height_px)
     decoded = Decoded((image,), upright, source.orientation, ratio)
     scaled = resample(image, geometry.window, geometry.scaled, decoded=decoded, in_memory=True)

@@ -36,6 +36,7 @@ MESSAGE_MAX_BYTES: Final = 64 * 1024
 # Exit statuses of a render process that ends itself. Every other status is a crash.
 EXIT_PARENT_GONE: Final = 0
 EXIT_OUT_OF_MEMORY: Final = 87
+EXIT_TOO_SLOW: Final = 88
 
 CONTENT_TYPES: Final = frozenset(
     {
@@ -60,14 +61,16 @@ _TEXTS: Final[dict[str, Callable[[str], object]]] = {
     "shared_decode": re.compile(r"([0-9]{1,5}-[0-9]{1,2})?").fullmatch,
 }
 
-# The errors that a render process may report. The edge notices timeouts and crashes by itself.
+# The errors that a render process may report. The edge notices other timeouts, and crashes, by itself.
 REPORTED: Final = {
     error.code: error
     for error in (
         errors.NotAnImage,
         errors.DecodeFailed,
         errors.TooManyPixels,
+        errors.DrawingTooComplex,
         errors.RenderOutOfMemory,
+        errors.RenderTimeout,
         errors.BadParameter,
         errors.CacheUnavailable,
     )

@@ -6,11 +6,15 @@ They have paths, plans and facts, never pixels or encoded bytes.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from imgproxy.params.plan import RenderPlan
 
 
@@ -84,10 +88,16 @@ class RenderReport:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """The settings that a render process needs. Bytes of memory; pixels; frames."""
+    """
+    The settings that a render process needs. Bytes of memory; pixels; frames; CPU seconds.
+
+    An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there.
+    """
 
     memory_bytes: int
     source_pixels: int
     frames: int
     output_px: int
     allow_truncated: bool = False
+    drawing_cpu_s: float = 1.0
+    drawing: Callable[[], AbstractContextManager[None]] = nullcontext

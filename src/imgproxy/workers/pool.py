@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgproxy import errors
 from imgproxy.workers.capacity import usable_cores
-from imgproxy.workers.channel import EXIT_OUT_OF_MEMORY, Done, Failed, Finished, Message
+from imgproxy.workers.channel import EXIT_OUT_OF_MEMORY, EXIT_TOO_SLOW, Done, Failed, Finished, Message
 from imgproxy.workers.job import Lane, ProcessLimits, RenderReport
 from imgproxy.workers.queue import Begin, Lanes, OnRendered, PoolObserver, Ticket
 from imgproxy.workers.supervisor import Supervisor
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 # A job whose caller has left may still finish within this time. To end it would cost a new process, which takes as long
 # to start. Clients that connect and leave must not keep the pool busy with that.
 ABANDON_GRACE_S: Final = 0.25
+
+# Why a process ended by itself.
+_EXITS: Final = {EXIT_OUT_OF_MEMORY: "out_of_memory", EXIT_TOO_SLOW: "timeout"}
 
 
 class RenderPool:
@@ -63,6 +66,7 @@ class RenderPool:
                 frames=limits.frames,
                 output_px=limits.output_px,
                 allow_truncated=settings.allow_truncated,
+                drawing_cpu_s=settings.drawing_cpu_s,
             ),
             self._observer,
             on_message=self._receive,
@@ -231,7 +235,8 @@ class RenderPool:
         if isinstance(message, Done):
             self._announce(process, ticket, message)
         elif isinstance(message, Failed):
-            if not isinstance(message.error, errors.RenderOutOfMemory):  # after that error the process ends itself
+            # After these two the process ends itself.
+            if not isinstance(message.error, (errors.RenderOutOfMemory, errors.RenderTimeout)):
                 self._release(process, ticket, message.resident_bytes)
             self._fail(ticket, message.error)
         elif isinstance(message, Finished):
@@ -287,9 +292,7 @@ class RenderPool:
         ticket = self._running.pop(process, None)
         if not self._is_open and ticket is None:
             return ""
-        reason = (ticket.end_reason if ticket else "") or (
-            "out_of_memory" if status == EXIT_OUT_OF_MEMORY else "crashed"
-        )
+        reason = (ticket.end_reason if ticket else "") or _EXITS.get(status, "crashed")
         log.warning("render process %d ended: %s (exit status %d)", process.pid, reason, status)
         if ticket is not None:
             self._lanes.ended(ticket.lane)
