@@ -77,7 +77,7 @@ def find_active(text: bytes) -> list[str]:
             local = key.rpartition("}")[2].lower()
             if local.startswith("on") or (local in {"href", "src"} and not re.match(r"\s*#|data:image/(?!svg)", value)):
                 found.append(f"{key}={value}")
-            if local not in {"id", "class", "d", "points", "font-family", "aria-label", "href"}:
+            if local not in {"id", "class", "d", "points", "aria-label", "href"}:
                 texts.append(value)
         for css in texts:
             plain = QUOTED.sub(lambda part: part[1] or ("#" if part[0][1:].startswith("#") else " "), css)
@@ -286,6 +286,10 @@ LINE = "M0 0" + " 1 2" * 20_000
         ("<filter><feConvolveMatrix order='3 90'/></filter>", "convolution"),
         ("<filter><feTurbulence numOctaves='1000'/></filter>", "octaves"),
         ("<text>" + "word " * 2000 + "</text>", "characters in one text"),
+        ("<text><a>" + "word " * 2000 + "</a></text>", "characters in one text"),
+        ("".join(f"<g id='n{n}'>{'<g>' * 150}<use href='#n{n + 1}'/>{'</g>' * 150}</g>" for n in range(20)), "levels"),
+        ("<g/>" * 60_000, "50000 elements"),
+        ("<g>" * 300 + "</g>" * 300, "200 nested elements"),
         (
             "<text>" + "word " * 500 + "</text>" * 1 + "<text>" + "</text><text>".join(["word " * 500] * 9) + "</text>",
             "drawn char",

@@ -33,6 +33,15 @@ class MarkupError(Exception):
     """The text is not XML, or has a part that is refused."""
 
 
+class TooMuchMarkupError(MarkupError):
+    """The text is longer than may be read: it has more than `limit` of `what`."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"more than {limit} {what}")
+        self.what = what
+        self.limit = limit
+
+
 @dataclass(slots=True)
 class Element:
     """
@@ -67,7 +76,7 @@ class Element:
 def parse(data: bytes, *, max_bytes: int) -> Element:
     """Read a document into its root element. Raises MarkupError."""
     if len(data) > max_bytes:
-        raise MarkupError("too long")
+        raise TooMuchMarkupError("bytes", max_bytes)
     builder = _Builder()
     references = data.count(b"&")
     parser = expat.ParserCreate(namespace_separator=" ")
@@ -120,7 +129,7 @@ def _check_entity(references: int, *declared: Any) -> None:
     if is_parameter or value is None or any(mark in value for mark in "&<%"):
         raise MarkupError("entities are refused, except plain texts")
     if len(value) * references > MAX_EXPANDED:
-        raise MarkupError("entities add too much text")
+        raise TooMuchMarkupError("characters from entities", MAX_EXPANDED)
 
 
 def _check_default(_element: str, _name: str, _kind: str, default: str | None, _is_required: int) -> None:
@@ -142,8 +151,13 @@ class _Builder:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self._elements += 1
         self._attributes += len(attributes)
-        if self._elements > MAX_ELEMENTS or self._attributes > MAX_ATTRIBUTES or len(self._open) >= MAX_DEPTH:
-            raise MarkupError("too large")
+        for what, found, limit in (
+            ("elements", self._elements, MAX_ELEMENTS),
+            ("attributes", self._attributes, MAX_ATTRIBUTES),
+            ("nested elements", len(self._open) + 1, MAX_DEPTH),
+        ):
+            if found > limit:
+                raise TooMuchMarkupError(what, limit)
         element = Element(name, attributes)
         if self._open:
             self._open[-1].children.append(element)

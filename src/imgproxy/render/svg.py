@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape, quoteattr
 
@@ -19,7 +20,7 @@ import pyvips
 
 from imgproxy.errors import DrawingTooComplex
 from imgproxy.render import svg_cost, svg_css
-from imgproxy.render.markup import Element, MarkupError, parse
+from imgproxy.render.markup import Element, MarkupError, TooMuchMarkupError, parse
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ _NAME: Final = re.compile(r"\A[A-Za-z_][\w.-]*\Z")
 _RASTERS: Final = (SourceKind.PNG, SourceKind.JPEG, SourceKind.GIF, SourceKind.WEBP)
 
 # No browser reads these as CSS, and they are free text: `id="Group (1)"`.
-_NOT_CSS: Final = frozenset({"id", "class", "d", "points", "font-family", "aria-label"})
+_NOT_CSS: Final = frozenset({"id", "class", "d", "points", "aria-label"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,10 @@ def sanitise(data: bytes) -> Drawing:
     Raises MarkupError if it is not an SVG or declares what is refused; DrawingTooComplex if a limit of `svg_cost` is
     passed.
     """
-    if len(data) > MAX_BYTES:
-        raise DrawingTooComplex("bytes", MAX_BYTES)
-    root = parse(data, max_bytes=MAX_BYTES)
+    try:
+        root = parse(data, max_bytes=MAX_BYTES)
+    except TooMuchMarkupError as exc:
+        raise DrawingTooComplex(exc.what, exc.limit) from exc
     if root.local != "svg" or root.namespace not in (_SVG, ""):
         raise MarkupError("not an SVG")
     sanitiser = _Sanitiser()
@@ -156,7 +158,7 @@ class _Sanitiser:
             header = pyvips.Image.new_from_buffer(data, "")
         except (binascii.Error, pyvips.Error):
             return None
-        self.image_px[id(element)] = header.width * header.height
+        self.image_px[id(element)] = self.image_px.get(id(element), 0) + header.width * header.height
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -174,6 +176,7 @@ def _write(element: Element, parts: list[str], *, is_root: bool = False) -> None
     parts.append(f"</{element.name}>")
 
 
+@lru_cache(maxsize=1000)
 def _attribute_name(key: str) -> str | None:
     """Return the name to write. None drops the attribute: event handlers, foreign namespaces."""
     namespace, _, local = key.rpartition(" ")

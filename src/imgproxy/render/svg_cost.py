@@ -90,7 +90,10 @@ def measure(root: Element, image_px: Mapping[int, int]) -> Cost:
 
     Raises DrawingTooComplex if a limit is passed, or if an element uses itself.
     """
-    return _Counter(root, image_px).count(root, 0)
+    try:
+        return _Counter(root, image_px).count(root, 0)
+    except RecursionError as exc:  # few levels, and many nested elements in each
+        raise DrawingTooComplex("levels of references", LIMITS["levels of references"]) from exc
 
 
 class _Counter:
@@ -142,7 +145,7 @@ class _Counter:
         attributes, local = element.attributes, element.local
         style = attributes.get("style", "")
         characters = 0
-        if local in {"text", "tspan", "textPath"}:
+        if local not in {"style", "title", "desc"}:
             characters = len(" ".join("".join(c for c in element.children if isinstance(c, str)).split()))
             check("characters in one text", characters)
         filters = len(_CSS_FILTER.findall(style)) + len(_CSS_FILTER.findall(attributes.get("filter", "")))
@@ -191,11 +194,13 @@ def _references(element: Element) -> Iterator[tuple[str, str]]:
         if name in {"href", "xlink:href"}:
             if value.strip().startswith("#"):
                 yield "href", value.strip()[1:]
+        elif "(" not in value:
+            continue
         elif name == "style":
             for declaration in value.split(";"):
                 wanted, _, text = declaration.partition(":")
                 yield from ((wanted.strip().lower(), target) for target in _REFERENCE.findall(text))
-        elif "(" in value:
+        else:
             yield from ((name, target) for target in _REFERENCE.findall(value))
 
 
