@@ -1,6 +1,7 @@
 """Shared decodes, interim answers, watermarks and fallback variants, as clients see them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -154,3 +155,36 @@ async def test_a_picture_that_cannot_be_rendered_now_is_not_fetched(tmp_path: Pa
         assert refused.headers["Cache-Control"] == "no-store"
         assert int(refused.headers["Retry-After"]) >= 1
         assert here.probe.count("serveImage", "other.jpg") == 0
+
+
+# --- drawings --------------------------------------------------------------------------------------------------------
+
+DRAWING = "2026/03/15/logo.svg"
+
+
+async def test_a_drawing_leaves_without_its_script(tmp_path: Path) -> None:
+    """An SVG is sanitised, with and without parameters."""
+    text = (
+        "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>alert(1)</script><rect id='kept'/></svg>"
+    )
+    async with site(tmp_path, pictures={DRAWING: text.encode()}) as here:
+        for target in (f"/{DRAWING}", f"/{DRAWING}?w=5"):
+            reply = await here.get(target)
+
+            assert reply.headers["Content-Type"] == "image/svg+xml"
+            assert "sandbox" in reply.headers["Content-Security-Policy"]
+            assert b'id="kept"' in reply.body
+            assert b"alert" not in reply.body
+
+
+async def test_a_drawing_that_is_too_much_is_422_with_its_limit(tmp_path: Path) -> None:
+    """The problem has a stable code, and names the limit and its number."""
+    bomb = "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><filter id='f'><feMorphology radius='99'/></filter></svg>"
+    async with site(tmp_path, pictures={DRAWING: bomb.encode()}) as here:
+        reply = await here.get(f"/{DRAWING}?w=5&fm=png")
+
+        assert reply.status == 422
+        assert json.loads(reply.body)["detail"] == (
+            "This SVG has too much to draw: at most 2 pixels of erosion or dilation are accepted."
+        )
+        assert json.loads(reply.body)["type"].endswith("drawing-too-complex")
