@@ -99,6 +99,10 @@ SVGS = {
     "<svg:svg xmlns:svg='x' width='10px' height='20px'>": (10, 20),
     '<!DOCTYPE svg PUBLIC "a" "b">\n<svg>': (300, 150),
     '<svg data-a="1 > 0" width="7" height="8">': (7, 8),
+    '<svg width=".5in" height=" 12.5 px ">': (48, 12),
+    f"<svg {'a' * 60_000} width='7' height='8'>": (7, 8),
+    f"<svg a{' ' * 60_000} width='7' height='8'>": (7, 8),
+    f"<svg height='8' width='{'1' * 60_000}.x' viewBox='0 0 7 9'>": (7, 8),
 }
 
 
