@@ -163,6 +163,16 @@ def test_physical_units_are_those_of_browsers() -> None:
     assert render(data, RenderPlan(output=PNG)).pixels.shape[:2] == (48, 96)
 
 
+def test_noise_and_light_are_drawn_with_fewer_pixels() -> None:
+    """The dearer a filter, the fewer pixels; a drawing without one has the most."""
+    filters = ("feOffset", "feConvolveMatrix", "feSpecularLighting", "feTurbulence numOctaves='5'")
+    found = [
+        svg.sanitise(drawing(f"<filter id='f'><{each}/></filter><g filter='url(#f)'/>")).most_px for each in filters
+    ]
+    assert found == [3_000_000, 1_777_777, 1_066_666, 800_000]
+    assert svg.sanitise(drawing("<g/>")).most_px == 16_000_000
+
+
 def test_a_drawing_with_many_filters_is_drawn_with_fewer_pixels() -> None:
     """The size of the result is the one that was asked for."""
     cards = '<filter id="f"><feOffset dx="1"/></filter>' + '<rect width="9" height="9" filter="url(#f)"/>' * 30

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What a drawing may have at most. The times are CPU seconds, drawn at 1600 x 1600 px.
 LIMITS: Final = {
-    # 10 full filters are 8 s. A picture of 40 cards, each with a shadow of four steps, has 160.
+    # 10 full blurs take 8 s. 40 cards, each with a shadow of four steps, have 160. Noise and light count more.
     "steps of filters": 200,
     # A mask is a picture of its own: 300 full ones take 15 s. Sets of icons have up to 100.
     "masks and blends": 300,
@@ -150,7 +150,7 @@ class _Counter:
             check("characters in one text", characters)
         filters = len(_CSS_FILTER.findall(style)) + len(_CSS_FILTER.findall(attributes.get("filter", "")))
         if local.startswith("fe") and local not in {"feMergeNode", "feFuncA", "feFuncR", "feFuncG", "feFuncB"}:
-            filters += 1
+            filters += _count_steps(local, attributes)
         return Cost(
             elements=1,
             shapes=1,
@@ -174,6 +174,16 @@ class _Counter:
             check("values in a convolution", across * (down[0] if down else across))
         elif local == "feTurbulence":
             check("octaves of noise", max(_numbers(attributes.get("numOctaves", "")), default=1))
+
+
+def _count_steps(local: str, attributes: dict[str, str]) -> int:
+    """Return how many simple steps of filters, at 25 ns for each pixel, take as long as this one."""
+    if local == "feTurbulence":
+        return 6 * int(max(_numbers(attributes.get("numOctaves", "")), default=1))
+    if local == "feConvolveMatrix":
+        across, *down = _numbers(attributes.get("order", "3")) or [3]
+        return int(across * (down[0] if down else across))
+    return {"feMorphology": 20, "feDiffuseLighting": 15, "feSpecularLighting": 15}.get(local, 1)
 
 
 def _side(root: Element) -> float:
