@@ -108,7 +108,7 @@ HOSTILE = [
     "<style>@imp<![CDATA[ort 'http://evil/a.css';]]></style>",
     "<style>@imp<!-- x -->ort 'http://evil/a.css';</style>",
     "<style>@imp<g/>ort 'http://evil/a.css';</style>",
-    "<style>" + " " * 8185 + "@import 'http://evil/a.css';</style>",
+    "<style>" + " " * 8170 + "@imp&#111;rt 'http://evil/a.css';</style>",
     "<style>a{fill:image-set('http://evil/x' 1x)}</style>",
     "<style>a{fill:-webkit-image-set(url(http://evil/x) 1x)}</style>",
     "<style>a{fill:cross-fade(url(http://evil/x), red)}</style>",
