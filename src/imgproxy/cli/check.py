@@ -87,9 +87,7 @@ async def _check_secrets_and_origin(settings: Settings) -> int:
         )
         return 1
     except RedirectRefused as error:
-        _bad(
-            f"[origin] {settings.origin.url}: the Media Library redirects {error.message}; see [origin] redirect_hosts"
-        )
+        _bad(f"[origin] {settings.origin.url}: {error.message}")
         return 1
     except ImgproxyError as error:
         _bad(f"[origin] {settings.origin.url}: {error.public}")

@@ -81,12 +81,12 @@ class ImageFetcher:
         tokens = self._transport.token.tokens() or (None,)
         with self._converted(call):
             for position, token in enumerate(tokens, start=1):
-                hops = [url]
+                hops: list[URL] = []
                 async with self._opened().get(
                     url,
                     headers=call.headers,
                     max_redirects=REDIRECTS_MAX + 1,  # aiohttp counts the request itself
-                    middlewares=(partial(self._send, token, hops, call.where),),
+                    middlewares=(partial(self._send, token, hops, call),),
                 ) as response:
                     if response.status == 401 and position < len(tokens):
                         continue
@@ -130,14 +130,14 @@ class ImageFetcher:
         self,
         token: str | None,
         hops: list[URL],
-        where: str,
+        call: Call,
         request: aiohttp.ClientRequest,
         handler: aiohttp.ClientHandlerType,
     ) -> aiohttp.ClientResponse:
         """Send one request, the first or where a redirect leads. Only the library's own host gets the token."""
-        self._transport.redirects.check(hops[-1], request.url, where)
+        is_home = not hops or self._transport.redirects.check(hops[-1], request.url, call.where)
         hops.append(request.url)
-        if token and self._transport.redirects.is_home(request.url):
+        if token and is_home:
             request.headers["Authorization"] = f"Bearer {token}"
         while True:
             try:

@@ -30,9 +30,14 @@ class RedirectRule:
         ours, theirs = (self.home.scheme, self.home.port), (url.scheme, url.port)
         return ours == theirs or (ours, theirs) == (("http", 80), ("https", 443))
 
-    def check(self, before: URL, url: URL, where: str) -> None:
-        """Raise RedirectRefused if a request for `before` may not be redirected to `url`."""
+    def check(self, before: URL, url: URL, where: str) -> bool:
+        """Return whether `url` is home. Raise RedirectRefused if `before` may not be redirected to it."""
         if before.scheme == "https" and url.scheme == "http":
-            raise RedirectRefused(message="from https to http", where=where)
-        if not self.is_home(url) and (url.host_port_subcomponent or "").lower() not in self.hosts:
-            raise RedirectRefused(message=f"to {url.host_port_subcomponent}", where=where)
+            raise RedirectRefused(message="a redirect from https to http", where=where)
+        is_home = self.is_home(url)
+        if not is_home and (url.host_port_subcomponent or "").lower() not in self.hosts:
+            raise RedirectRefused(
+                message=f"a redirect to {url.host_port_subcomponent}, which [origin] redirect_hosts does not name",
+                where=where,
+            )
+        return is_home
