@@ -154,7 +154,7 @@ class Soak:
         await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
         reader, writer = await asyncio.open_connection(sock=client, limit=32_768)
         try:
-            writer.write(f"GET /{LARGE} HTTP/1.1\r\nHost: soak\r\n\r\n".encode())
+            writer.write(f"GET /{LARGE} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n".encode())
             for _ in range(20):
                 await reader.read(16_384)
                 await asyncio.sleep(1)
