@@ -430,6 +430,19 @@ async def test_a_delivery_is_handled_once_also_after_a_restart(tmp_path: Path) -
         assert "hit" in (await here.get(f"/{KEY}?w=50")).cache_status
 
 
+@pytest.mark.parametrize("event", ["mediaLibraryEntry.revoke", "mediaLibraryEntry.update"])
+async def test_a_delivery_id_that_was_used_before_does_not_hide_another_event(tmp_path: Path, event: str) -> None:
+    """A delivery is repeated only if id and body are: another event, or the same one for another entry, is handled."""
+    async with site(tmp_path, pictures={KEY: jpeg(200), "b.jpg": jpeg(20)}) as here:
+        await here.get(f"/{KEY}?w=50")
+        await deliver(here, "mediaLibraryEntry.update", here.library.entry_id("b.jpg"))
+
+        reply = await deliver(here, event, here.library.entry_id(KEY))
+
+        assert (reply.status, reply.json()["variants"]) == (200, 1)
+        assert (await deliver(here, event, here.library.entry_id(KEY))).status == 204
+
+
 async def test_a_webhook_needs_a_signature_by_a_configured_secret(tmp_path: Path) -> None:
     """A missing signature, a wrong one, and one of other bytes are 401. Nothing is purged."""
     async with site(tmp_path) as here:

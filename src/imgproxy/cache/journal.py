@@ -3,7 +3,7 @@ The journal: what a crash must not undo.
 
     purge, purged_key   the purges: their number, their keys, and which of these may still have files
     entry_key           the keys last seen for each entry, as a deleted entry can no longer be asked for them
-    delivery            webhook deliveries that were handled
+    delivery            webhook deliveries that were handled, each by its id and the digest of its body
     settling            originals to be checked when their settle time ends
     receipt             what purges did
     outbox              calls that downstream caches have not confirmed yet (outbox.py)
@@ -191,16 +191,16 @@ class Journal(JournalFile):
 
     # --- webhook deliveries ------------------------------------------------------------------------------------
 
-    async def has_delivery(self, delivery_id: str) -> bool:
+    async def has_delivery(self, delivery: str) -> bool:
         """Whether this delivery was handled before."""
-        return bool(await self.read("SELECT 1 FROM delivery WHERE id = ?", (delivery_id,)))
+        return bool(await self.read("SELECT 1 FROM delivery WHERE id = ?", (delivery,)))
 
-    async def remember_delivery(self, delivery_id: str) -> None:
+    async def remember_delivery(self, delivery: str) -> None:
         """Note that the delivery was handled. Delete those that are a month old."""
         now_s = time.time()
 
         def write(database: sqlite3.Connection) -> None:
-            database.execute("INSERT OR IGNORE INTO delivery VALUES (?, ?)", (delivery_id, now_s))
+            database.execute("INSERT OR IGNORE INTO delivery VALUES (?, ?)", (delivery, now_s))
             database.execute("DELETE FROM delivery WHERE at_s < ?", (now_s - DELIVERIES_KEPT_S,))
 
         await self.write(write)

@@ -1,8 +1,9 @@
 """
 The Livingdocs webhook: a signed event in, a purge out.
 
-An event is acknowledged when its purge is in the journal, and the delivery's id after it. A repeated delivery is
-acknowledged and does nothing.
+An event is acknowledged when its purge is in the journal, and its delivery after it. A repeated delivery is
+acknowledged and does nothing. A delivery is repeated if its id and its body are: another event under a used id is
+handled.
 """
 
 from __future__ import annotations
@@ -83,11 +84,12 @@ class Webhooks:
             return None
         if not is_entry_id(entry):
             raise BadPurge("The event has no mediaId, or one that is no id of an entry.")
-        if delivery_id and await self._journal.has_delivery(delivery_id):
+        delivery = f"{delivery_id} {hashlib.sha256(raw).hexdigest()}" if delivery_id else None
+        if delivery is not None and await self._journal.has_delivery(delivery):
             return None
         receipt = await self._act(kind, entry)
-        if delivery_id:
-            await self._journal.remember_delivery(delivery_id)
+        if delivery is not None:
+            await self._journal.remember_delivery(delivery)
         return receipt
 
     async def _act(self, kind: str, entry: str) -> Receipt | None:
