@@ -8,6 +8,7 @@ import pytest
 
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, PurgeSettings
 from imgproxy.failpoints import Point
+from imgproxy.purge.entry_keys import ListedKeys
 from tests.support.site import KEY, Held, Site, jpeg, red_of, site, until
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ async def test_a_purge_that_comes_while_another_is_under_way_does_not_join_it(tm
         entry, ask = here.library.entry_id(KEY), here.edge.entries.ask
         assert (await here.purge(entry)).status == 200  # its key is known from now on
 
-        async def ask_in_time(entry: str) -> tuple[str, ...]:
+        async def ask_in_time(entry: str) -> ListedKeys:
             asked.set()
             await may_answer.wait()
             return await ask(entry)

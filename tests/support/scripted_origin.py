@@ -44,6 +44,7 @@ class ScriptedOrigin:
     def __init__(self, picture: bytes) -> None:
         self.picture = picture
         self.mode: Mode = "ok"
+        self.listed: list[object] = []  # the answer of the keys API
         self.calls = 0
         self.url = ""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -63,7 +64,8 @@ class ScriptedOrigin:
             self._writers.discard(writer)
 
     async def _answer(self, request: str, writer: asyncio.StreamWriter) -> None:
-        is_image = "/serve-image/" in request.split("\r\n", 1)[0]
+        target = request.split(" ", 2)[1]
+        is_image = "/serve-image/" in target
         etag = f'"{hashlib.sha256(self.picture).hexdigest()[:16]}"'
         head = {"ETag": etag, "Content-Type": "image/png"}
         size = len(self.picture)
@@ -79,7 +81,8 @@ class ScriptedOrigin:
         elif self.mode != "ok":
             writer.write(REFUSALS[self.mode])
         elif not is_image:
-            writer.write(response(200, {"Content-Type": "application/json"}, b'{"results": []}'))
+            body = json.dumps({"results": self.listed if target.endswith("/keys") else []}).encode()
+            writer.write(response(200, {"Content-Type": "application/json"}, body))
         elif f"if-none-match: {etag}" in request.lower():
             writer.write(response(304, head, b""))
         else:

@@ -15,7 +15,6 @@ from imgproxy.edge.bodies import BodyReader
 from imgproxy.edge.headers import SERVER
 from imgproxy.errors import (
     BadPurge,
-    BadUrl,
     EntryNotFound,
     MethodNotAllowed,
     NotFound,
@@ -187,7 +186,7 @@ class AdminRoutes:
             raise BadPurge('The body must be {"keys": ["2025/03/14/picture.jpeg", …]} with at least one key.')
         if len(keys) > MAX_KEYS:
             raise BadPurge(f"{len(keys)} keys; at most {MAX_KEYS} are accepted in one request.")
-        return [_checked_key(key) for key in keys]
+        return [check_path(key) for key in keys]
 
     async def _receipts(self, request: web.BaseRequest, rest: str) -> web.Response:
         """Answer with the latest receipts: of everything, of an entry, or of a key."""
@@ -198,7 +197,7 @@ class AdminRoutes:
         if asked.keys() - {"entry", "key", "limit"} or not is_limit or not (entry is None or is_entry_id(entry)):
             raise BadPurge(f"Expected at most: entry=ID or key=KEY, and limit=1 to {RECEIPTS_LISTED_MAX}.")
         if key is not None:
-            key = _checked_key(key)
+            key = check_path(key)
         return _json({"purges": await self._purges.receipts.latest(entry=entry, key=key, count=int(limit))})
 
     async def _receipt_of(self, request: web.BaseRequest, rest: str) -> web.Response:
@@ -277,15 +276,6 @@ def _entry_of(rest: str) -> str:
 def _is_number(text: str) -> bool:
     """Whether a text is a number that SQLite can hold."""
     return text.isascii() and text.isdecimal() and len(text) <= NUMBER_MAX_DIGITS
-
-
-def _checked_key(key: str) -> str:
-    """Return a key as a request for its picture names it. Raises BadUrl."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise BadUrl("A key is not UTF-8 text.") from None
-    return check_path(key)
 
 
 def _receipt(receipt: Receipt) -> web.Response:

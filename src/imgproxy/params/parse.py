@@ -32,7 +32,8 @@ _SHOWN_CHARS: Final = 80
 _MAX_NOTES: Final = 8
 
 _LEGACY_CROP: Final = re.compile(r"(.+)/C=W([0-9]{1,6}),H([0-9]{1,6}),X([0-9]{1,6}),Y([0-9]{1,6})", re.DOTALL)
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+# Half of a surrogate pair is no character: JSON can hold one, UTF-8 cannot.
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 
 
@@ -201,7 +202,7 @@ def _check_key(key: str) -> None:
     if not key:
         raise BadUrl("The URL names no image.")
     if _UNSAFE.search(key):
-        raise BadUrl("The path holds a control character or a backslash.")
+        raise BadUrl("The path holds a control character, a backslash, or half of a surrogate pair.")
     if len(key) * 4 > MAX_SEGMENT_BYTES and len(key.encode()) > MAX_KEY_BYTES:
         raise BadUrl(f"The path has more than {MAX_KEY_BYTES} bytes.")
     for segment in key.split("/"):

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cachetools import LRUCache
 
-from imgproxy.errors import OriginStatus
+from imgproxy.errors import BadUrl, OriginStatus
 from imgproxy.medialibrary.errors import LibraryNotFound
+from imgproxy.params.parse import check_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.cache import Cache
 
+log = logging.getLogger(__name__)
+
 # Keys whose entry is kept in memory, for the cache tags of answers: about 250 bytes each.
 KNOWN_MAX = 200_000
+# What is shown of a row that is no key, and how many of them a log line shows.
+SHOWN_CHARS = 200
+SHOWN_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKeys:
+    """
+    What the keys API lists for an entry.
+
+    `malformed` are the rows that are no keys, as text that can be written anywhere. There is nothing to purge for them:
+    every request for such a key is refused.
+    """
+
+    keys: tuple[str, ...] = ()
+    malformed: tuple[str, ...] = ()
 
 
 def is_entry_id(text: str) -> bool:
@@ -26,8 +48,8 @@ def is_entry_id(text: str) -> bool:
 class KeysApi(Protocol):
     """The keys API of the Media Library: a MediaLibraryClient."""
 
-    async def keys(self, entry_id: str) -> tuple[str, ...]:
-        """List every key of an entry."""
+    async def keys(self, entry_id: str) -> Sequence[object]:
+        """List every key of an entry. A row may be no key."""
 
 
 class EntryKeys:
@@ -52,9 +74,9 @@ class EntryKeys:
         """Return the keys last seen for an entry."""
         return await self._cache.journal.keys_of(entry)
 
-    async def ask(self, entry: str) -> tuple[str, ...]:
+    async def ask(self, entry: str) -> ListedKeys:
         """
-        Ask the keys API for the keys of an entry.
+        Ask the keys API for the keys of an entry. A row that is no key does not hide the others.
 
         Raises:
             NotFound: the Media Library says that the entry does not exist.
@@ -62,11 +84,23 @@ class EntryKeys:
                 without backends, is such an error: it says nothing about the entry.
         """
         try:
-            return await self._library.keys(entry)
+            rows = await self._library.keys(entry)
         except LibraryNotFound as error:
             if error.is_api_answer:
                 raise
             raise OriginStatus(404) from error
+        listed = ListedKeys(
+            tuple(row for row in rows if isinstance(row, str) and _is_key(row)),
+            tuple(_shown(row) for row in rows if not isinstance(row, str) or not _is_key(row)),
+        )
+        if listed.malformed:
+            log.warning(
+                "the keys API lists %d keys of entry %s that are malformed and were left out: %s",
+                len(listed.malformed),
+                entry,
+                listed.malformed[:SHOWN_ROWS],
+            )
+        return listed
 
     async def remember(self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None) -> None:
         """Write keys of an entry into the journal. `finished_seq` as in `Journal.remember_keys`."""
@@ -77,3 +111,17 @@ class EntryKeys:
         for key in new:
             self._entries[key] = entry
             self._on_known(key)
+
+
+def _is_key(text: str) -> bool:
+    """Whether a request can name this key. Only then can anything of it be cached."""
+    try:
+        return check_path(text) == text
+    except BadUrl:
+        return False
+
+
+def _shown(row: object) -> str:
+    """Show a row of the keys API. Half of a surrogate pair, which cannot be written as UTF-8, becomes its escape."""
+    text = row if isinstance(row, str) else json.dumps(row)
+    return text[:SHOWN_CHARS].encode("utf-8", "backslashreplace").decode()

@@ -52,7 +52,8 @@ class Receipt:
     """
     What a purge did. `size_bytes`: deleted from disk. `cut`: connections that were closed in the middle of an answer.
 
-    `is_pending`: the keys API has not answered yet. The listed keys are purged; more may follow.
+    `malformed`: what the keys API listed that is no key. `is_pending`: the keys API has not answered yet. The listed
+    keys are purged; more may follow.
     """
 
     entry: str | None
@@ -62,6 +63,7 @@ class Receipt:
     seq: int
     duration_s: float
     cut: int = 0
+    malformed: tuple[str, ...] = ()
     downstream: tuple[DownstreamState, ...] = ()
     is_pending: bool = False
     is_soft: bool = False
@@ -76,6 +78,7 @@ class Receipt:
         return {
             "entry": self.entry,
             "keys": list(self.keys),
+            "malformed": list(self.malformed),
             "variants": self.variants,
             "bytes": self.size_bytes,
             "downstream": [

@@ -29,6 +29,7 @@ from imgproxy.errors import (
     SourceTooLarge,
 )
 from imgproxy.flights import Flights
+from imgproxy.purge.entry_keys import ListedKeys
 from imgproxy.purge.receipts import Receipt, Receipts
 
 if TYPE_CHECKING:
@@ -100,8 +101,14 @@ class PurgeService:
 
     # --- purges ------------------------------------------------------------------------------------------------
 
-    async def purge_keys(self, keys: Sequence[str], *, reason: str, entry: str | None = None) -> Receipt:
-        """Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call."""
+    async def purge_keys(
+        self, keys: Sequence[str], *, reason: str, entry: str | None = None, malformed: tuple[str, ...] = ()
+    ) -> Receipt:
+        """
+        Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
+
+        The receipt also names `malformed`, what the keys API listed for the entry beside them.
+        """
         started_s = time.monotonic()
         try:
             purged = await self._purge_here(keys, reason=reason, entry=entry)
@@ -109,7 +116,7 @@ class PurgeService:
             # The disk is full, and the keys are closed. When answers under way end, their files are freed as well.
             await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
             purged = await self._purge_here(keys, reason=reason, entry=entry)
-        return await self._acknowledge(_receipt(entry, purged), reason, started_s)
+        return await self._acknowledge(_receipt(entry, purged, malformed), reason, started_s)
 
     async def purge_entry(self, entry: str, *, reason: str, is_soft: bool = False) -> Receipt:
         """
@@ -130,7 +137,7 @@ class PurgeService:
         If the entry was purged before, new keys escaped that purge, here or in a cache in front. They are purged now,
         before they count as known. Raises as `EntryKeys.ask`.
         """
-        keys = await self._entries.ask(entry)
+        keys = (await self._entries.ask(entry)).keys
         known = await self._entries.last_seen(entry)
         new = [key for key in keys if key not in known]
         if new and await self._cache.journal.last_purge_of_entry(entry):
@@ -183,14 +190,16 @@ class PurgeService:
             await asyncio.gather(listing, return_exceptions=True)
         return await self._acknowledge(receipt, reason, started_s)
 
-    async def _list(self, entry: str) -> tuple[str, ...]:
+    async def _list(self, entry: str) -> ListedKeys:
         async with asyncio.timeout(self._settings.expand_timeout_s):
             return await self._entries.ask(entry)
 
-    async def _expand(self, receipt: Receipt, entry: str, reason: str, listing: Awaitable[tuple[str, ...]]) -> Receipt:
+    async def _expand(self, receipt: Receipt, entry: str, reason: str, listing: Awaitable[ListedKeys]) -> Receipt:
         """Purge the keys that the keys API lists and we did not know. Raises EntryNotFound."""
         try:
-            return await self._purge_new(receipt, entry, reason, await listing)
+            listed = await listing
+            receipt = replace(receipt, malformed=listed.malformed)
+            return await self._purge_new(receipt, entry, reason, listed.keys)
         except NotFound:
             await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
             if not receipt.keys:
@@ -217,7 +226,7 @@ class PurgeService:
         )
 
     async def _purge_unrecorded(
-        self, entry: str, known: Sequence[str], reason: str, listing: Awaitable[tuple[str, ...]]
+        self, entry: str, known: Sequence[str], reason: str, listing: Awaitable[ListedKeys]
     ) -> Receipt:
         """
         Try again with the listed keys, after the disk refused the record.
@@ -230,11 +239,12 @@ class PurgeService:
         try:
             listed = await listing
         except NotFound:
-            listed = ()
+            listed = ListedKeys()
         except (ImgproxyError, TimeoutError) as error:
             raise CacheUnavailable from error
-        receipt = await self.purge_keys(list(dict.fromkeys((*known, *listed))), reason=reason, entry=entry)
-        await self._entries.remember(entry, listed)
+        keys = list(dict.fromkeys((*known, *listed.keys)))
+        receipt = await self.purge_keys(keys, reason=reason, entry=entry, malformed=listed.malformed)
+        await self._entries.remember(entry, listed.keys)
         return receipt
 
     async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float) -> Receipt:
@@ -288,10 +298,10 @@ class PurgeService:
         except NotFound:
             log.info("entry %s does not exist any more; its purge is complete with the keys last seen", entry)
             return
-        receipt = await self.purge_keys(listed, reason="expanded", entry=entry)
-        await self._entries.remember(entry, listed)
+        receipt = await self.purge_keys(listed.keys, reason="expanded", entry=entry, malformed=listed.malformed)
+        await self._entries.remember(entry, listed.keys)
         log.info("purge of entry %s is complete: %d keys", entry, len(receipt.keys))
 
 
-def _receipt(entry: str | None, purged: PurgedKeys) -> Receipt:
-    return Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0)
+def _receipt(entry: str | None, purged: PurgedKeys, malformed: tuple[str, ...] = ()) -> Receipt:
+    return Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0, malformed=malformed)
