@@ -296,6 +296,29 @@ async def test_a_soft_purge_serves_once_more_and_revalidates(tmp_path: Path) -> 
         assert abs(red_of(fresh.body) - 20) <= 2
 
 
+@pytest.mark.parametrize("point", [point for point in Point if point is not Point.MID_RESPONSE])
+async def test_a_request_under_way_does_not_hide_a_soft_purge(tmp_path: Path, point: Point) -> None:
+    """What it fetched or made before the soft purge is served once more at most: no later answer is a fresh hit with it."""
+    held = Held()
+    async with site(tmp_path, failpoints=held, freshness=FreshnessSettings(settle_s=0)) as here:
+        entry = here.library.entry_id(KEY)
+        await here.edge.purges.learn(entry)
+        held.hold(point)
+        under_way = asyncio.create_task(here.get(f"/{KEY}?w=50"))
+        await held.arrived(point)
+        receipt = await here.purge(entry, "?soft=1")
+        held.release(point)
+        await under_way
+        await here.library.put(KEY, jpeg(20))
+
+        once_more = await here.get(f"/{KEY}?w=50")
+        await until(lambda: here.edge.originals.under_way == 0)
+
+        assert receipt.status == 200
+        assert "ttl=-" in once_more.cache_status
+        assert abs(red_of((await here.get(f"/{KEY}?w=50")).body) - 20) <= 2
+
+
 @pytest.mark.parametrize("reason", ["revoke", "invalid", "delete", "Revoke"])
 async def test_a_takedown_is_never_soft(tmp_path: Path, reason: str) -> None:
     """A revoked picture must not be served once more."""

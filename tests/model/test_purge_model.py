@@ -1,5 +1,6 @@
 """
 The guarantee as a model: in whatever order things happen, no answer begun after an acknowledged purge holds old bytes.
+After a soft purge no answer counts as fresh until the origin was asked again.
 
 Hypothesis chooses the order: requests held at any point and let go in any order, purges held between their record and
 their effect, pictures replaced and revoked, evictions, crashes, restarts, a clock that jumps.
@@ -103,6 +104,19 @@ class PurgeMachine(RuleBasedStateMachine):
     def purge(self, key: str, hold_at: str | None) -> None:
         self.world.purge(key, hold_at=hold_at)
 
+    @rule(key=st.sampled_from(KEYS))
+    def soften(self, key: str) -> None:
+        self.world.soften(key)
+
+    @rule(plan=st.sampled_from(PLANS), hold_at=HELD)
+    def soft_race(self, plan: RenderPlan | None, hold_at: str | None) -> None:
+        """A soft purge meets a request on its way, and another request follows."""
+        self.request(plan, hold_at)
+        self.soften(KEY)
+        if self.world.run.gates.standing:
+            self.let_go(0)
+        self.request(plan, None)
+
     @rule(key=st.sampled_from(KEYS), hold_at=HELD)
     def check_after_settling(self, key: str, hold_at: str | None) -> None:
         self.world.revalidate(key, hold_at=hold_at)
@@ -191,4 +205,11 @@ def test_no_order_of_events_lets_old_bytes_past_a_purge_in_many_more() -> None:
 def test_the_model_finds_a_planted_violation() -> None:
     """With the check of the epoch switched off, the same machine finds an answer with old bytes."""
     with patch("imgproxy.cache.cache.Epochs", BlindEpochs), pytest.raises(AssertionError, match="was purged at"):
+        play(100, 40, is_shrunk=False)
+
+
+def test_the_model_finds_a_soft_purge_that_is_lost() -> None:
+    """With fetches under way left alone, the same machine finds an answer that counts as fresh."""
+    deaf = patch("imgproxy.delivery.fetching.Fetching._soften", lambda _fetching, _softened: None)
+    with deaf, pytest.raises(AssertionError, match="softened at"):
         play(100, 40, is_shrunk=False)

@@ -24,7 +24,7 @@ from imgproxy.delivery.delivery import Delivery
 from imgproxy.delivery.fallback import Fallback
 from imgproxy.delivery.fetching import Fetching
 from imgproxy.delivery.origin_health import OriginHealth
-from imgproxy.delivery.originals import Originals
+from imgproxy.delivery.originals import Originals, State
 from imgproxy.delivery.refusals import Refusals
 from imgproxy.delivery.request import Delivered, Request
 from imgproxy.delivery.variants import Variants
@@ -103,6 +103,8 @@ class Witness:
         self.now = 0
         self.fetched_at: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.purged_at: dict[str, int] = {}  # arrival of the last purge that was acknowledged
+        self.proved_at: defaultdict[str, int] = defaultdict(int)  # when the origin was asked for its last answer
+        self.softened_at: dict[str, int] = {}
         self.answers = 0
         self.violations: list[str] = []
 
@@ -120,6 +122,12 @@ class Witness:
                 self.violations.append(
                     f"at {self.now}: {key} version {version}, last fetched at {fetched}, was purged at {purged}"
                 )
+
+    def counted_as_fresh(self, key: str, began_at: int) -> None:
+        """A request that began then is answered with an original that needs no revalidation."""
+        proved, softened = self.proved_at[key], self.softened_at.get(key, 0)
+        if proved < softened < began_at:
+            self.violations.append(f"at {self.now}: {key}, last proved at {proved}, is fresh: softened at {softened}")
 
 
 class FakeOrigin:
@@ -153,6 +161,7 @@ class FakeOrigin:
         version, etag = found.version, found.etag
         is_known = validators is not None and validators.etag == etag
         await self._gates.reach("origin", key)
+        self._witness.proved_at[key] = max(asked_at, self._witness.proved_at[key])
         if is_known:
             return ServedImage(False, "image/jpeg", etag, None, 0, None)
         data = picture(key, version)
@@ -346,10 +355,12 @@ class World:
 
     def request(self, plan: RenderPlan | None, *, hold_at: str | None, is_conditional: bool = False) -> None:
         """Ask for a variant, or whether the client's copy is current."""
-        run = self.run
+        run, began_at = self.run, self.witness.tick()
 
         async def begin(delivered: Delivered) -> None:
             variant = delivered.variant
+            if delivered.original.state is State.FRESH:
+                self.witness.counted_as_fresh(KEY, began_at)
             if variant is None:
                 # "Not modified" answers with the bytes that the client has: those of this entity tag.
                 digests = {digest_of(picture(*seen)): seen for seen in list(self.witness.fetched_at)}
@@ -398,6 +409,16 @@ class World:
             self.witness.purged_at[key] = max(arrived_at, self.witness.purged_at.get(key, 0))
 
         self._begin(purge(), hold_at)
+
+    def soften(self, key: str) -> None:
+        """Purge a key softly."""
+        run = self.run
+
+        async def soften() -> None:
+            run.cache.soften(key, self.clock.wall_s - FRESHNESS.revalidate_after_s - 1)
+            self.witness.softened_at[key] = self.witness.tick()
+
+        run.loop.run(soften())
 
     def revalidate(self, key: str, *, hold_at: str | None) -> None:
         """Check a key with the origin, as at the end of a settle time."""
@@ -449,6 +470,8 @@ class World:
     def pass_time(self, seconds: float, *, is_clock_stepped: bool) -> None:
         """Let time pass, or set the wall clock."""
         self.clock.wall_s += seconds
+        if seconds < 0:  # what was just too old to be fresh may be fresh again for as long
+            self.witness.softened_at.clear()
         if not is_clock_stepped:
             self.clock.steady_s += seconds
         # These forget by the real monotonic clock, which does not move here.

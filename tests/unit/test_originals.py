@@ -12,7 +12,7 @@ import pytest
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.originals import CLOCK_SKEW_S, State, judge
 from imgproxy.errors import ImgproxyError, NotFound, OriginUnreachable, Revoked
-from imgproxy.medialibrary.errors import Forbidden, OriginUnavailable
+from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable
 from imgproxy.medialibrary.models import Validators
 from tests.support.cache import original_facts
 from tests.support.delivery import FRESHNESS, KEY, NEW, Gate, loop_turns, parts
@@ -289,3 +289,94 @@ async def test_the_takedown_bound_is_the_age_of_the_oldest_proof_that_answered_a
         await here.originals.revalidate(KEY)
 
         assert (fresh_s, unproved_s, here.originals.oldest_unproved_s) == (0, 400, 0)
+
+
+# --- soft purges -----------------------------------------------------------------------------------------------------
+
+
+def soften(here: Parts) -> None:
+    """Purge the key softly, as the purge service does."""
+    here.cache.soften(KEY, here.clock.now_s - FRESHNESS.revalidate_after_s - 1)
+
+
+async def test_what_a_fetch_under_way_brings_is_stale_after_a_soft_purge(tmp_path: Path) -> None:
+    """It is served once more, and revalidated behind the answer. The key was not even cached when the purge came."""
+    async with parts(tmp_path) as here:
+        gate = Gate()
+        here.origin.meanwhile = gate.wait
+        calls = [asyncio.create_task(here.originals.current(KEY)) for _ in range(2)]
+        await gate.arrived()
+        here.origin.pictures[KEY] = NEW
+        soften(here)
+        late = asyncio.create_task(here.originals.current(KEY))  # it joins the fetch
+        await loop_turns()
+        gate.open()
+        await asyncio.gather(*calls, late)
+
+        once_more = await here.originals.current(KEY)
+        await until(lambda: here.originals.under_way == 0)
+
+        assert once_more.state is State.STALE
+        assert (await here.originals.current(KEY)).facts.size_bytes == len(NEW)
+
+
+@pytest.mark.parametrize("age_s", [301, 2_000], ids=["behind an answer", "before the answer"])
+async def test_a_revalidation_under_way_does_not_make_the_key_fresh_after_a_soft_purge(
+    tmp_path: Path, age_s: float
+) -> None:
+    """Its 304 says what was true before. The next answer starts a new revalidation at once, and does not join it."""
+    async with parts(tmp_path) as here:
+        await fetched(here)
+        here.clock.now_s += age_s
+        gate = Gate()
+        here.origin.meanwhile = gate.wait
+        first = asyncio.create_task(here.originals.current(KEY))
+        await gate.arrived()
+        here.origin.pictures[KEY] = NEW
+        soften(here)
+        second = asyncio.create_task(here.originals.current(KEY))
+        await gate.arrived()
+        gate.open()
+        await asyncio.gather(first, second, return_exceptions=True)
+        await until(lambda: here.originals.under_way == 0)
+
+        assert here.origin.keys == [KEY, KEY]
+        assert (await here.originals.current(KEY)).facts.size_bytes == len(NEW)
+
+
+async def test_a_304_from_before_a_soft_purge_is_a_stale_proof(tmp_path: Path) -> None:
+    """While no other request comes, the key stays stale."""
+    async with parts(tmp_path) as here:
+        await fetched(here)
+        here.clock.now_s += 301
+        gate = Gate()
+        here.origin.meanwhile = gate.wait
+        await here.originals.current(KEY)
+        await gate.arrived()
+        soften(here)
+        gate.open()
+        await loop_turns()
+
+        facts = here.facts()
+        assert facts is not None
+        assert judge(facts, here.clock.now_s, FRESHNESS, is_proved=True) is State.STALE
+
+
+async def test_a_refusal_from_before_a_soft_purge_is_not_remembered(tmp_path: Path) -> None:
+    """Neither one that is remembered already, nor one that is under way."""
+    async with parts(tmp_path) as here:
+        here.origin.error = LibraryNotFound(message="no such image", where=KEY)
+        with pytest.raises(NotFound):
+            await here.originals.current(KEY)
+        soften(here)
+        gate = Gate()
+        here.origin.meanwhile = gate.wait
+        under_way = asyncio.create_task(here.originals.current(KEY))
+        await gate.arrived()
+        here.origin.error = None
+        soften(here)
+        gate.open()
+        with pytest.raises(NotFound):
+            await under_way
+
+        assert (await here.originals.current(KEY)).state is State.FETCHED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from imgproxy.cache.housekeeping import Housekeeping
 from imgproxy.cache.journal import Journal
 from imgproxy.cache.ledger import original_name, variant_name
 from imgproxy.cache.purge import CachePurge
-from imgproxy.cache.purge_event import Purged, PurgeEvent
+from imgproxy.cache.purge_event import Event, Purged, PurgeEvent, Softened
 from imgproxy.cache.reading import matches_digest, read_at_once, stamp_of
 from imgproxy.cache.store import CacheStore
 from imgproxy.cache.trash import Trash
@@ -37,7 +38,8 @@ class Cache:
     """
     Hot tier, disk and journal as one. Its synchronous methods block for a small file at most.
 
-    `purged` is published for each key inside a purge. `journal` is the one of `settings.dir` if it is not given.
+    `purged` is published for each key inside a purge, `softened` inside a soft purge. `journal` is the one of
+    `settings.dir` if it is not given.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Cache:
     ) -> None:
         self.settings = settings
         self.purged = purged or PurgeEvent()
+        self.softened: Event[Softened] = Event()
         self.store = CacheStore(settings.dir)
         self.hot = HotTier(settings.hot_max_bytes, settings.hot_item_max_bytes)
         self.journal = journal or Journal(settings.dir)
@@ -278,3 +281,16 @@ class Cache:
             expanded=expanded,
         )
         return await self._purge.run(items, record)
+
+    def soften(self, key: str, stale_at_s: float) -> None:
+        """
+        Purge a key softly: mark its original as stale, also the one that a fetch under way brings.
+
+        `stale_at_s` is as in `Softened`.
+        """
+        hashed = key_hash(key)
+        facts = self.facts(hashed)
+        if facts is not None and facts.validated_at_s > stale_at_s:
+            self.commit_facts(replace(facts, validated_at_s=stale_at_s))
+            self.hot.drop(hashed)  # prepared answers there rely on the older freshness
+        self.softened.publish(Softened(hashed, stale_at_s))

@@ -1,9 +1,9 @@
-"""The one event of a purge. Every part that keeps something about a key subscribes to it."""
+"""The events of purges, hard and soft. Every part that keeps something about a key subscribes to them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,17 +22,36 @@ class Purged:
     settle_at_s: float | None = None
 
 
-class PurgeEvent:
-    """Calls its listeners for each purged key, before the purge is acknowledged."""
+@dataclass(frozen=True, slots=True)
+class Softened:
+    """
+    A key is being purged softly: what was asked of the origin until now is stale.
+
+    `stale_at_s` is the Unix time of a proof that is just too old to be fresh.
+    """
+
+    key_hash: str
+    stale_at_s: float
+
+
+Happened = TypeVar("Happened")
+
+
+class Event(Generic[Happened]):
+    """Calls its listeners for each key, before the purge is acknowledged."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Purged], None]] = []
+        self._listeners: list[Callable[[Happened], None]] = []
 
-    def subscribe(self, listener: Callable[[Purged], None]) -> None:
+    def subscribe(self, listener: Callable[[Happened], None]) -> None:
         """Call `listener` for each purged key from now on. It must not raise: it runs inside the purge."""
         self._listeners.append(listener)
 
-    def publish(self, purged: Purged) -> None:
+    def publish(self, purged: Happened) -> None:
         """Call the listeners in the order in which they subscribed."""
         for listener in self._listeners:
             listener(purged)
+
+
+class PurgeEvent(Event[Purged]):
+    """The event of a hard purge."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.cache.entry import OriginalFacts, key_hash
@@ -32,10 +34,11 @@ from imgproxy.medialibrary.moments import is_proof
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
+    from imgproxy.cache.purge_event import Softened
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.medialibrary.models import ServedImage
@@ -81,12 +84,21 @@ class Fetched:
     fetch_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Asked:
-    """When a fetch began: the number of the latest purge, and the Unix time."""
+    """
+    When a fetch began: the number of the latest purge, and the Unix time.
+
+    A soft purge that comes meanwhile sets `validated_at_s` back: what the fetch brings is then stale.
+    """
 
     seq: int
     at_s: float
+    validated_at_s: float = field(init=False)
+    is_softened: bool = False
+
+    def __post_init__(self) -> None:
+        self.validated_at_s = self.at_s
 
 
 class Fetching:
@@ -128,6 +140,8 @@ class Fetching:
         self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
         self._failpoints = failpoints
         self._now = now
+        self._under_way: defaultdict[str, set[_Asked]] = defaultdict(set)
+        cache.softened.subscribe(self._soften)
 
     async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
         """
@@ -152,10 +166,8 @@ class Fetching:
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
         temp = self._destination(hashed)
-        with self._cache.epochs.at_work() as began_seq:
-            started_s = time.monotonic()
-            # The answer proves what was true when the origin was asked, not when the last byte came.
-            asked = _Asked(began_seq, self._now())
+        with self._asking(hashed) as asked:
+            began_seq, started_s = asked.seq, time.monotonic()
             if known is not None and self._cache.store.find_original(known) is None:
                 known = None
             try:
@@ -164,7 +176,7 @@ class Fetching:
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
-                await self._refuse(hashed, key, error, began_seq)
+                await self._refuse(hashed, key, error, asked)
                 raise
             except (OSError, CacheUnavailable) as exc:
                 # A purge removes the directory during the download. That is no fault of the disk.
@@ -178,6 +190,26 @@ class Fetching:
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)
         return Fetched(facts, served.is_modified, fetch_s)
+
+    @contextmanager
+    def _asking(self, hashed: str) -> Iterator[_Asked]:
+        """Note that a fetch of this key is under way, and when it began."""
+        with self._cache.epochs.at_work() as seq:
+            # The answer proves what was true when the origin was asked, not when the last byte came.
+            asked = _Asked(seq, self._now())
+            self._under_way[hashed].add(asked)
+            try:
+                yield asked
+            finally:
+                self._under_way[hashed].discard(asked)
+                if not self._under_way[hashed]:
+                    del self._under_way[hashed]
+
+    def _soften(self, softened: Softened) -> None:
+        """What a fetch under way brings was asked for before this soft purge, so it is stale."""
+        for asked in self._under_way.get(softened.key_hash, ()):
+            asked.is_softened = True
+            asked.validated_at_s = min(asked.validated_at_s, softened.stale_at_s)
 
     def _destination(self, hashed: str) -> str:
         """
@@ -250,7 +282,7 @@ class Fetching:
             journal_id=self._cache.epochs.journal_id,
             seq=asked.seq,
             fetched_at_s=asked.at_s,
-            validated_at_s=asked.at_s,
+            validated_at_s=asked.validated_at_s,
         )
         if before is not None and before.digest != facts.digest:
             log.info("the original of %s changed without an event; its variants are purged", key)
@@ -261,18 +293,21 @@ class Fetching:
         return facts
 
     def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
-        facts = replace(known, validated_at_s=asked.at_s, seq=asked.seq, journal_id=self._cache.epochs.journal_id)
+        facts = replace(
+            known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=self._cache.epochs.journal_id
+        )
         still = self._cache.store.facts(key_hash(known.key))
         if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
             self._metrics.overtaken.labels(point="revalidation").inc()
             raise StaleGeneration
         return facts
 
-    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, began_seq: int) -> None:
-        """Deal with a refusal of the origin: purge the key, and remember the refusal."""
+    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked) -> None:
+        """Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came."""
+        began_seq = asked.seq
         if not self._cache.epochs.holds(hashed, began_seq):
             raise StaleGeneration from None
         if self._cache.store.facts(hashed) is not None:
             began_seq = (await self._purge([key], reason=error.code)).seq
-        if self._cache.epochs.holds(hashed, began_seq):
+        if self._cache.epochs.holds(hashed, began_seq) and not asked.is_softened:
             self._refusals.remember(hashed, error, self._negative_ttl_s)

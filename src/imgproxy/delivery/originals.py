@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Purged
+    from imgproxy.cache.purge_event import Purged, Softened
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
@@ -86,6 +86,7 @@ class Originals:
         # Originals that answered after their time and were not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
         cache.purged.subscribe(self._forget)
+        cache.softened.subscribe(self._soften)
 
     def refusal(self, key: str) -> Refusal | None:
         """Return the origin's refusal of this key, or None."""
@@ -184,6 +185,13 @@ class Originals:
         self._unproved.pop(hashed, None)
         for is_conditional in (False, True):
             self._flights.detach((hashed, is_conditional))
+
+    def _soften(self, softened: Softened) -> None:
+        """After a soft purge: forget refusals, and let the next stale answer start a new revalidation."""
+        hashed = softened.key_hash
+        self._refusals.forget(hashed)
+        self._retry_at_s.pop(hashed, None)
+        self._flights.detach((hashed, True))
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
         # A conditional and an unconditional fetch are two flights: a conditional one may return no bytes.

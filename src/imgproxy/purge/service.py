@@ -270,10 +270,7 @@ class PurgeService:
             raise EntryNotFound(entry) from None
         stale_at_s = time.time() - self._freshness.revalidate_after_s - 1
         for key in keys:
-            facts = self._cache.facts(key_hash(key))
-            if facts is not None and facts.validated_at_s > stale_at_s:
-                self._cache.commit_facts(replace(facts, validated_at_s=stale_at_s))
-                self._cache.hot.drop(key_hash(key))  # prepared answers there rely on the older freshness
+            self._cache.soften(key, stale_at_s)
         return Receipt(entry, keys, 0, 0, self._cache.epochs.seq, time.monotonic() - started_s, is_soft=True)
 
     async def _expand_later(self, entry: str, wait_s: float) -> None:

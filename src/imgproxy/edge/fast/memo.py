@@ -113,10 +113,16 @@ class AnswerMemo:
         self._reads = 0
 
     def put(self, answer: PlainAnswer) -> PreparedAnswer:
-        """Remember an answer whose variant is in the hot tier, or was read from disk."""
+        """
+        Remember an answer whose variant is in the hot tier, or was read from disk.
+
+        It is not kept if its original has other facts by now: after a soft purge its freshness would be too long.
+        """
         assert len(answer.variant.proofs) == 1, "a purge finds an entry by one key, so it must have one original"
         entry = PreparedAnswer(answer)
         self._drop((answer.target, answer.accept))
+        if self._cache.store.known_facts(entry.key_hash) is not entry.facts:
+            return entry
         self._entries[answer.target, answer.accept] = entry
         self.used_bytes += sys.getsizeof(answer.target) + entry.cost_bytes
         while self.used_bytes > self._max_bytes:
