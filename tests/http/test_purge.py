@@ -12,6 +12,8 @@ from imgproxy.cache.entry import key_hash
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings, ServerSettings, WarmSettings
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
+from imgproxy.purge.entry_keys import ListedKeys
+from imgproxy.purge.service import CALLS_MAX
 from tests.support.frontends import free_port
 from tests.support.site import ADMIN, KEY, SECRET, Site, jpeg, poll, red_of, site, until
 from tests.support.webhooks import deliver, deliver_raw
@@ -294,6 +296,46 @@ async def test_a_soft_purge_serves_once_more_and_revalidates(tmp_path: Path) -> 
         assert receipt.json()["soft"] is True
         assert abs(red_of(stale.body) - 200) <= 2
         assert abs(red_of(fresh.body) - 20) <= 2
+
+
+async def test_purges_of_many_entries_at_once_ask_for_a_few_at_a_time(tmp_path: Path) -> None:
+    """All are acknowledged as complete: the wait for a turn does not count as silence of the keys API."""
+    most = running = 0
+    async with site(tmp_path, purge=PurgeSettings(expand_timeout_s=60)) as here:
+        entry, ask = here.library.entry_id(KEY), here.edge.entries.ask
+
+        async def ask_and_count(entry: str) -> ListedKeys:
+            nonlocal most, running
+            running += 1
+            most = max(most, running)
+            try:
+                await asyncio.sleep(0.01)
+                return await ask(real)
+            finally:
+                running -= 1
+
+        real, here.edge.entries.ask = entry, ask_and_count  # type: ignore[method-assign]
+
+        replies = await asyncio.gather(*(here.purge(f"entry-{number}") for number in range(80)))
+
+        assert {reply.status for reply in replies} == {200}
+        assert 1 < most <= CALLS_MAX
+
+
+async def test_an_api_that_is_silent_keeps_no_purge_of_a_storm(tmp_path: Path) -> None:
+    """Also those that wait for their turn are acknowledged as pending."""
+    async with site(tmp_path, purge=PurgeSettings(expand_timeout_s=0.2)) as here:
+
+        async def say_nothing(entry: str) -> ListedKeys:
+            del entry
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        here.edge.entries.ask = say_nothing  # type: ignore[method-assign]
+
+        replies = await asyncio.gather(*(here.purge(f"entry-{number}") for number in range(80)))
+
+        assert {reply.status for reply in replies} == {202}
 
 
 @pytest.mark.parametrize("point", [point for point in Point if point is not Point.MID_RESPONSE])

@@ -31,6 +31,7 @@ from imgproxy.errors import (
 from imgproxy.flights import Flights
 from imgproxy.purge.entry_keys import ListedKeys
 from imgproxy.purge.receipts import Receipt, Receipts
+from imgproxy.purge.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
+# Calls of the keys API at a time. More make a storm no faster: each call takes a millisecond of the event loop.
+CALLS_MAX = 16
 # After these events no answer may show the picture. A soft purge would serve it once more.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 # The reasons that have a label in the metric: events, routes, and our own findings. Callers can send any other word; it
@@ -81,6 +84,7 @@ class PurgeService:
         self._queued: Flights[Receipt] = Flights()
         # A lock lives as long as a purge of its entry holds it or waits for it.
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns(CALLS_MAX)
         self._later = Background("purge")
         self.receipts = Receipts(cache.journal)
 
@@ -135,9 +139,9 @@ class PurgeService:
         Ask for the keys of an entry and remember them, without a purge of the entry.
 
         If the entry was purged before, new keys escaped that purge, here or in a cache in front. They are purged now,
-        before they count as known. Raises as `EntryKeys.ask`.
+        before they count as known. Raises as `_ask`.
         """
-        keys = (await self._entries.ask(entry)).keys
+        keys = (await self._ask(entry, None)).keys
         known = await self._entries.last_seen(entry)
         new = [key for key in keys if key not in known]
         if new and await self._cache.journal.last_purge_of_entry(entry):
@@ -177,7 +181,7 @@ class PurgeService:
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
         started_s = time.monotonic()
         # At the same time, because a write to the disk may take as long as an answer of the keys API.
-        listing = asyncio.create_task(self._list(entry))
+        listing = asyncio.create_task(self._ask(entry, self._settings.expand_timeout_s))
         try:
             known = await self._entries.last_seen(entry)
             try:
@@ -190,9 +194,23 @@ class PurgeService:
             await asyncio.gather(listing, return_exceptions=True)
         return await self._acknowledge(receipt, reason, started_s)
 
-    async def _list(self, entry: str) -> ListedKeys:
-        async with asyncio.timeout(self._settings.expand_timeout_s):
-            return await self._entries.ask(entry)
+    async def _ask(self, entry: str, within_s: float | None) -> ListedKeys:
+        """
+        Ask for the keys of an entry when it is this call's turn.
+
+        Raises:
+            TimeoutError: the API did not answer within `within_s` of the turn.
+            ImgproxyError: as `EntryKeys.ask` and `Turns.turn`.
+        """
+        async with self._turns.turn(self._settings.expand_timeout_s):
+            try:
+                async with asyncio.timeout(within_s):
+                    listed = await self._entries.ask(entry)
+            except NotFound:
+                self._turns.answered()
+                raise
+            self._turns.answered()
+            return listed
 
     async def _expand(self, receipt: Receipt, entry: str, reason: str, listing: Awaitable[ListedKeys]) -> Receipt:
         """Purge the keys that the keys API lists and we did not know. Raises EntryNotFound."""
@@ -291,7 +309,7 @@ class PurgeService:
     async def _expand_pending(self, entry: str) -> None:
         """Purge all keys of the entry, also those already purged: an old replica may have served them since."""
         try:
-            listed = await self._entries.ask(entry)
+            listed = await self._ask(entry, None)
         except NotFound:
             log.info("entry %s does not exist any more; its purge is complete with the keys last seen", entry)
             return

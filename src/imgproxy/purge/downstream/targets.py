@@ -19,6 +19,7 @@ from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
+from imgproxy.purge.turns import WAITS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +78,7 @@ class Downstreams:
             adapter_of(settings),
             self._outbox,
             self._http,
-            held_s=self._purge.drain_s + self._purge.expand_timeout_s + HELD_MARGIN_S,
+            held_s=self._purge.drain_s + (1 + WAITS_MAX) * self._purge.expand_timeout_s + HELD_MARGIN_S,
             again_after_s=again_after_s,
             metrics=self._metrics,
             limiter=limiter_of(settings),
