@@ -42,6 +42,8 @@ CPU_STORMS = ((10, 20), (100, 5), (1_000, 2))
 HIT_STORMS = (500, 1_000)
 # Receipts and notes about deleted files are written this long after a purge at the latest.
 WRITTEN_S = 1.0
+P99_RATIO_GOAL = 5.0
+CPU_RATIO_GOAL = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,22 @@ def quantiles(values_ms: list[float]) -> dict[str, float]:
     """Return median, p99 and the longest, in milliseconds."""
     cuts = statistics.quantiles(values_ms, n=100)
     return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3), "max": round(max(values_ms), 3)}
+
+
+def rows_of(storm: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
+    """Return the rows of the storms: name, value, whether the goal is met, and the goal."""
+    idle_ms, cpu_ms = storm["hit_ms_idle"]["p99"], storm["cpu_ms_a_purge"]
+    rows = []
+    for count, found in storm["storms"].items():
+        share, p99_ms = found["acknowledged"], found["hit_ms"]["p99"]
+        rows.append((f"{count} purges at once: acknowledged", f"{share:.1%}", share == 1.0, "100 %"))
+        limit_ms = P99_RATIO_GOAL * idle_ms
+        value = f"{idle_ms:.1f}, {p99_ms:.1f} ms"
+        rows.append((f"{count} purges at once: p99 of hits, idle and then", value, p99_ms <= limit_ms, "5 x idle"))
+    ratio = cpu_ms["1000"] / cpu_ms["10"]
+    value = ", ".join(f"{ms:.1f}" for ms in cpu_ms.values()) + " ms"
+    rows.append(("CPU a purge, 10, 100, 1,000 at once", value, ratio <= CPU_RATIO_GOAL, "1,000 <= 1.5 x 10"))
+    return rows
 
 
 # --- the storm -----------------------------------------------------------------------------------------------------
