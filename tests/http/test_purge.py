@@ -10,12 +10,13 @@ import pytest
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings, ServerSettings, WarmSettings
+from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
 from imgproxy.purge.entry_keys import ListedKeys
 from imgproxy.purge.service import CALLS_MAX
 from tests.support.frontends import free_port
-from tests.support.site import ADMIN, KEY, SECRET, Site, jpeg, poll, red_of, site, until
+from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, poll, red_of, site, until
 from tests.support.webhooks import deliver, deliver_raw
 
 OTHER = "2026/03/15/other.jpg"
