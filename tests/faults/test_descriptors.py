@@ -12,7 +12,7 @@ import pytest
 
 from imgproxy.cache.ledger import variant_name
 from imgproxy.edge.descriptors import Descriptors
-from imgproxy.errors import TooManyConnections
+from imgproxy.edge.errors import TooManyConnections
 from imgproxy.render.child import FILES_MAX
 from tests.support.cache import HASHED, PLAN, opened
 from tests.support.processes import render_pids

@@ -57,7 +57,7 @@ async def test_a_reader_of_the_log_that_stalls_stops_nothing(tmp_path: Path) -> 
     assert purge["keys"] == [KEY]
     assert code == 0
     assert written.count(b"\n") < HITS, "the pipe was full"
-    assert json.loads(written.splitlines()[0])["message"].startswith("listening on")
+    assert any("listening on" in json.loads(line)["message"] for line in written.splitlines()[:5])
 
 
 async def test_a_reader_of_the_log_that_is_gone_harms_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from imgproxy.config.sections import UrlSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.params.negotiate import read_headers
 from imgproxy.render.geometry import find_region, place
 from imgproxy.render.sizes import Size

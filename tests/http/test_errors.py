@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.config.sections import (
-    AdminSettings,
-    FreshnessSettings,
-    LimitsSettings,
-    OriginSettings,
-    RenderSettings,
-    UrlSettings,
-)
+from imgproxy.config.sections import AdminSettings, FreshnessSettings, LimitsSettings, OriginSettings, RenderSettings
+from imgproxy.config.url import UrlSettings
 from tests.support.processes import stopped
 from tests.support.site import ADMIN, KEY, Reply, Site, jpeg, site, until
 

@@ -320,5 +320,5 @@ async def test_other_methods_are_refused_and_purge_nothing(tmp_path: Path) -> No
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
             reply = await here.send(method, f"/{KEY}?w=50", headers=ADMIN)
             assert reply.status == 405, method
-            assert reply.headers["Allow"] == "GET, HEAD, PURGE"
+            assert reply.headers["Allow"] == "GET, HEAD, OPTIONS, PURGE"
         assert "hit" in (await here.get(f"/{KEY}?w=50")).cache_status

@@ -11,6 +11,7 @@ from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.config.sections import FreshnessSettings, TagSettings
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import Outcome, Timings
+from imgproxy.edge.headers import EXPOSED
 from imgproxy.edge.heads import INTERIM_TTL_S, SVG_POLICY, ImageHeads
 from imgproxy.purge.tags import key_tag
 from tests.support.answers import ETAG, HASHED, delivered, not_modified, settings, variant, wanted
@@ -47,6 +48,8 @@ def test_an_image_has_these_headers() -> None:
         "Server-Timing": "",
         "X-Content-Type-Options": "nosniff",
         "Access-Control-Allow-Origin": "*",
+        "Access-Control-Expose-Headers": EXPOSED,
+        "Cross-Origin-Resource-Policy": "cross-origin",
         "Timing-Allow-Origin": "*",
         "Server": "imgproxy",
     }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgproxy.config.sections import UrlSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.params import table
 from imgproxy.params.negotiate import read_headers
 from imgproxy.params.plan import RenderPlan

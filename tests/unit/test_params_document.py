@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.config.sections import UrlSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.params import table
 from imgproxy.params.negotiate import read_headers
 from imgproxy.params.parse import Strictness, read_values

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor
 
-from imgproxy.config.sections import UrlSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
 from imgproxy.params import kinds, table
 from imgproxy.params.colours import KEYWORDS, parse_colour

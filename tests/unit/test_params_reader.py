@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.config.sections import UrlSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, ImgproxyError, UriTooLong
 from imgproxy.params.negotiate import ClientHeaders, read_headers
 from imgproxy.params.plan import ImageRequest, RenderPlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from imgproxy.config.sections import UrlSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, Expired
 from imgproxy.params.negotiate import ClientHeaders, read_headers
 from imgproxy.params.plan import (

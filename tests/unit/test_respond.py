@@ -19,6 +19,7 @@ from imgproxy.delivery.refusals import Refusal
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.connections import LimitedServer, Limits
 from imgproxy.edge.descriptors import Descriptors
+from imgproxy.edge.errors import UnsatisfiableRange
 from imgproxy.edge.respond import Exchange, PlainAnswer, Responder, Served
 from imgproxy.edge.waiters import Waiters
 from imgproxy.errors import (
@@ -31,7 +32,6 @@ from imgproxy.errors import (
     OriginTimeout,
     Overloaded,
     Revoked,
-    UnsatisfiableRange,
 )
 from imgproxy.failpoints import Failpoints
 from imgproxy.metrics import Metrics

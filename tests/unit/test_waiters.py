@@ -24,13 +24,13 @@ BODY = b"picture"
 
 
 class FakeTransport:
-    """A transport that keeps what is written. Of that, `unsent_bytes` are still in this process."""
+    """A connection and its transport. It keeps what is written; `unsent_bytes` of that are still in this process."""
 
     def __init__(self, *, unsent_bytes: int = 0, is_closed: bool = False) -> None:
         self.written: list[bytes] = []
         self.unsent_bytes = unsent_bytes
         self.is_closed = is_closed
-        self.is_aborted = False
+        self.is_cut = False
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -41,8 +41,8 @@ class FakeTransport:
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes
 
-    def abort(self) -> None:
-        self.is_aborted = True
+    def cut(self) -> None:
+        self.is_cut = True
 
 
 class FakeWriter:
@@ -68,6 +68,11 @@ class FakeRequest:
     keep_alive: bool = True
     raw_path: str = TARGET
     transport: FakeTransport | None = field(default_factory=FakeTransport)
+
+    @property
+    def protocol(self) -> FakeTransport | None:
+        return self.transport
+
     writer: FakeWriter = field(default_factory=FakeWriter)
 
     def __post_init__(self) -> None:
@@ -183,7 +188,7 @@ async def test_an_answer_that_is_still_in_this_process_can_be_cut_by_a_purge() -
     event.publish(Purged("hash", "a.jpg"))
 
     assert not waiter.is_sent
-    assert (cut, transport.is_aborted) == (1, True)
+    assert (cut, transport.is_cut) == (1, True)
     assert await answers.drain(["hash"], 0.0) == 0
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.config.sections import RenderSettings, UrlSettings, WarmSettings
+from imgproxy.config.sections import RenderSettings, WarmSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.delivery.request import Outcome, Request
 from imgproxy.delivery.warming import PARALLEL, Failure, Warmed, Warming
 from imgproxy.errors import BadParameter, DecodeFailed, Overloaded

@@ -17,10 +17,10 @@ from imgproxy.config.sections import (
     ServerSettings,
     SigningSettings,
     TagSettings,
-    UrlSettings,
     WarmSettings,
     WebhookSettings,
 )
+from imgproxy.config.url import UrlSettings
 
 # The header with the tags that each kind of CDN is purged by.
 _TAG_HEADERS = {"varnish": "xkey", "fastly": "Surrogate-Key", "cloudflare": "Cache-Tag"}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.config.sections import RenderSettings, UrlSettings, WarmSettings
+    from imgproxy.config.sections import RenderSettings, WarmSettings
+    from imgproxy.config.url import UrlSettings
     from imgproxy.delivery.originals import Originals
     from imgproxy.delivery.variants import Variants
 

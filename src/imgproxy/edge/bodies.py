@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
-from imgproxy.errors import BadPurge, PayloadTooLarge, RequestTooSlow, TooManyBodies
+from imgproxy.edge.errors import RequestTooSlow, TooManyBodies
+from imgproxy.errors import BadPurge, PayloadTooLarge
 
 if TYPE_CHECKING:
     from aiohttp import web

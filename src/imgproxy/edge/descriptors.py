@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 
-from imgproxy.errors import TooManyConnections
+from imgproxy.edge.errors import TooManyConnections
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from imgproxy.cache.entry import Tier
 from imgproxy.cache.reading import read_at_once
 from imgproxy.delivery.request import Outcome
+from imgproxy.edge.errors import PreconditionFailed, UnsatisfiableRange
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
@@ -31,7 +32,7 @@ from imgproxy.edge.headers import (
 from imgproxy.edge.heads import ImageHeads
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.waiters import Written
-from imgproxy.errors import OriginError, PreconditionFailed, UnsatisfiableRange
+from imgproxy.errors import OriginError
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.negotiate import accept_class
 
