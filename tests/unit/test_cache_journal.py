@@ -1,13 +1,19 @@
 """The journal: what it remembers over a restart, and what it does with a damaged file."""
 
 import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import pytest
 
 from imgproxy.cache.journal import Journal
+from imgproxy.cache.journal_file import PurgedKey
 from imgproxy.errors import CacheUnavailable
 from tests.support.cache import HASHED, KEY
+
+T = TypeVar("T")
 
 
 async def test_a_write_of_the_journal_is_synced_before_it_returns(
@@ -136,3 +142,20 @@ async def test_a_refusal_is_logged_once_until_a_write_succeeds(
     await journal.close()
 
     assert [record.message for record in caplog.records] == ["the purge journal refuses: no such table: missing"] * 2
+
+
+async def test_no_cursor_leaves_the_thread_of_the_journal(tmp_path: Path) -> None:
+    """A cursor that ended on the event loop reset its statement, and with it a write that was under way."""
+    results: list[object] = []
+
+    class Watched(Journal):
+        async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+            results.append(await super().write(work))
+            return cast("T", results[-1])
+
+    journal = Watched(tmp_path)
+    await journal.open()
+    await journal.mark_collected([PurgedKey(HASHED, 1)])
+    await journal.close()
+
+    assert results == [None]

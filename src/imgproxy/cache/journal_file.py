@@ -195,6 +195,8 @@ class JournalFile:
         """
         Run `work` as one transaction, and return its result. It goes on if the caller is cancelled.
 
+        The result must hold no cursor: the loop would end it, and reset a statement that a later write may be using.
+
         Raises:
             CacheUnavailable: the disk refuses. Nothing of the transaction was written.
         """
@@ -216,7 +218,11 @@ class JournalFile:
 
     async def execute(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of these rows of values, as one transaction. Raises as `write`."""
-        await self.write(lambda database: database.executemany(statement, rows))
+
+        def work(database: sqlite3.Connection) -> None:
+            database.executemany(statement, rows)
+
+        await self.write(work)
 
     async def read(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """Run one query; it sees every write that has returned. Raises CacheUnavailable."""
