@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
-# Calls of the keys API at a time. More make a storm no faster: each call takes a millisecond of the event loop.
-CALLS_MAX = 16
+# Calls of the keys API at a time. Each takes a millisecond or two of the event loop, so hits would wait for more.
+CALLS_MAX = 4
 # After these events no answer may show the picture. A soft purge would serve it once more.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 # The reasons that have a label in the metric: events, routes, and our own findings. Callers can send any other word; it
