@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -105,3 +107,17 @@ async def test_a_caller_that_names_no_key_gets_400(tmp_path: Path, key: str) -> 
         assert {reply.status for reply in replies} == {400}
         assert all(reply.json()["status"] == 400 for reply in replies)
         assert here.edge.cache.epochs.seq == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+async def test_the_command_prints_a_malformed_key(options: tuple[str, ...]) -> None:
+    """`imgproxy media keys` lists what the keys API lists; half of a character is written as an escape."""
+    async with scripted_origin(b"") as origin:
+        origin.listed = ["\ud800x", GOOD]
+        command = ("-m", "imgproxy.cli", "media", "--url", origin.url, "keys", "entry-1", *options)
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+        written, _ = await process.communicate()
+
+    assert process.returncode == 0
+    assert b"\\ud800x" in written
+    assert GOOD.encode() in written

@@ -7,6 +7,8 @@ A traceback is a bug.
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -48,6 +50,9 @@ app.add_typer(media, name="media")
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # As standard error does: a text of the Media Library may hold what no encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (ConfigError, CacheUnavailable) as error:
