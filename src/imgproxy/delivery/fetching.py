@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.cache.entry import OriginalFacts, key_hash
@@ -34,7 +32,7 @@ from imgproxy.medialibrary.moments import is_proof
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
@@ -92,13 +90,11 @@ class _Asked:
     A soft purge that comes meanwhile sets `validated_at_s` back: what the fetch brings is then stale.
     """
 
+    key_hash: str
     seq: int
     at_s: float
-    validated_at_s: float = field(init=False)
+    validated_at_s: float
     is_softened: bool = False
-
-    def __post_init__(self) -> None:
-        self.validated_at_s = self.at_s
 
 
 class Fetching:
@@ -140,7 +136,7 @@ class Fetching:
         self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
         self._failpoints = failpoints
         self._now = now
-        self._under_way: defaultdict[str, set[_Asked]] = defaultdict(set)
+        self._under_way: set[_Asked] = set()
         cache.softened.subscribe(self._soften)
 
     async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
@@ -166,8 +162,12 @@ class Fetching:
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
         temp = self._destination(hashed)
-        with self._asking(hashed) as asked:
-            began_seq, started_s = asked.seq, time.monotonic()
+        with self._cache.epochs.at_work() as began_seq:
+            started_s = time.monotonic()
+            # The answer proves what was true when the origin was asked, not when the last byte came.
+            now_s = self._now()
+            asked = _Asked(hashed, began_seq, now_s, validated_at_s=now_s)
+            self._under_way.add(asked)
             if known is not None and self._cache.store.find_original(known) is None:
                 known = None
             try:
@@ -185,31 +185,19 @@ class Fetching:
                 self._cache.housekeeping.make_room(exc)
                 raise CacheUnavailable from exc
             finally:
+                self._under_way.discard(asked)
                 self._cache.store.discard(temp)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)
         return Fetched(facts, served.is_modified, fetch_s)
 
-    @contextmanager
-    def _asking(self, hashed: str) -> Iterator[_Asked]:
-        """Note that a fetch of this key is under way, and when it began."""
-        with self._cache.epochs.at_work() as seq:
-            # The answer proves what was true when the origin was asked, not when the last byte came.
-            asked = _Asked(seq, self._now())
-            self._under_way[hashed].add(asked)
-            try:
-                yield asked
-            finally:
-                self._under_way[hashed].discard(asked)
-                if not self._under_way[hashed]:
-                    del self._under_way[hashed]
-
     def _soften(self, softened: Softened) -> None:
         """What a fetch under way brings was asked for before this soft purge, so it is stale."""
-        for asked in self._under_way.get(softened.key_hash, ()):
-            asked.is_softened = True
-            asked.validated_at_s = min(asked.validated_at_s, softened.stale_at_s)
+        for asked in self._under_way:
+            if asked.key_hash == softened.key_hash:
+                asked.is_softened = True
+                asked.validated_at_s = min(asked.validated_at_s, softened.stale_at_s)
 
     def _destination(self, hashed: str) -> str:
         """
