@@ -266,7 +266,12 @@ async def test_what_a_process_writes_to_standard_error_is_in_the_log(
         pid = pool.pids[0]
         with pytest.raises(DecodeFailed):
             await pool.render(job(broken, SMALL))
-        await until(lambda _: f"render process {pid}: render: decode_failed" in caplog.text, pool)
+
+        def is_logged(_: object) -> bool:
+            lines = [record.getMessage() for record in caplog.records]  # several words may come at once
+            return any(line.startswith(f"render process {pid}: ") and "render: decode_failed" in line for line in lines)
+
+        await until(is_logged, pool)
     words = "import os; os.write(2, b'last words'); os._exit(1)"
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", words, stderr=asyncio.subprocess.PIPE)
     process = RenderProcess(lambda *_: None, lambda *_: None)
