@@ -78,7 +78,7 @@ class ImgproxyError(Exception):
 
 @dataclass(eq=False)
 class BadUrl(ImgproxyError, status=400, code="bad_url", title="Bad URL"):
-    """The path is not a key (it is empty, too long, or has a part like `..`), or the host is none."""
+    """The path is not a key (it is empty, too long, or has a part like `..`), or the host is not valid."""
 
     text = "{detail}"
 

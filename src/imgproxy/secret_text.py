@@ -7,8 +7,9 @@ from unicodedata import category
 
 from imgproxy.errors import ConfigError
 
-# 16 random letters and digits hold 95 bits, which nobody can try. imgix's own signing tokens have this length. Who sees
-# one signature can try secrets without a request to us, so no limit of ours makes up for a shorter one.
+# 16 random letters and digits hold 95 bits, which nobody can try. imgix's own signing tokens have this length.
+# A stranger who sees one signature can try secrets on a machine of his own, without a request to this service. So a
+# limit on requests cannot replace the length.
 SHORT_CHARS: Final = 16
 
 

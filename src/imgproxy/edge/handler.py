@@ -165,7 +165,7 @@ class Handler:
 
         No cache may store the answer: it is about this request, not about its URL.
         """
-        request._cache["version"] = HttpVersion11  # noqa: SLF001 the status line repeats it, and it may be none of ours
+        request._cache["version"] = HttpVersion11  # noqa: SLF001 the status line repeats it, and it may be HTTP/2.0
         served = Served(problem_response(error, self._settings), Outcome.ERROR, code=error.code)
         started_s = time.perf_counter()
         self._count(served, started_s)

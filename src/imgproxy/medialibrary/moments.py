@@ -12,7 +12,7 @@ def iso_ms(moment: datetime) -> str:
 
 
 def http_moment(text: str | None) -> datetime | None:
-    """Return the moment of an HTTP date in any of its three forms (RFC 9110 5.6.7); None if it is none."""
+    """Return the moment of an HTTP date in any of its three forms (RFC 9110 5.6.7); None if it is not one."""
     try:
         moment = parsedate_to_datetime(text or "")
     except (ValueError, OverflowError):
