@@ -1,11 +1,11 @@
 """
 File descriptors: what is refused when this process has almost as many as it may have.
 
-The kernel gives a new descriptor the lowest free number, so this number tells how many are in use. Near the limit new
+The kernel gives a new descriptor the lowest free number, so at least as many are in use. Near the limit new
 connections, and large files to send, are refused. The rest is for originals, renders, purges and the journal.
 
-At the limit itself libuv closes new connections without a word, and every open(2) fails. If accept(2) fails in another
-way, uvloop stops listening for good.
+At the limit itself libuv closes new connections without an error, and every open(2) fails. If accept(2) fails in
+another way, uvloop stops listening for good.
 """
 
 from __future__ import annotations
