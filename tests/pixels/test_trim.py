@@ -36,7 +36,7 @@ def test_opaque_differs_from_transparent(mode: str, box: tuple[int, int, int], g
 def test_hidden_colours_do_not_count(mode: str) -> None:
     """Transparent pixels are all alike: their colours are not seen."""
     pixels = on_clear(BLACK, WHITE)
-    noise = np.random.default_rng(5).integers(0, 256, pixels.shape[:2] + (3,)).astype(np.uint8)
+    noise = np.random.default_rng(5).integers(0, 256, (*pixels.shape[:2], 3)).astype(np.uint8)
     pixels[..., :3] = np.where(pixels[..., 3:] == 0, noise, pixels[..., :3])
     result = render(images.png(pixels), RenderPlan(trim=Trim(mode), output=PNG))
     assert result.pixels.shape == (70, 100, 3)

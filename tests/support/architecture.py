@@ -72,6 +72,7 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
 
 # Every third-party library, and the places that may import it. The longest name that matches counts.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "PIL": ("render.avif_sequence",),
     "aiohttp": ("edge", "medialibrary.client", "medialibrary.server"),
     "aiohttp.web": ("edge", "medialibrary.server"),
     "aiolimiter": ("purge",),
@@ -111,7 +112,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "tomllib": ("config",),
     "urllib.request": (),
     "xml": ("render",),
-    "zlib": ("medialibrary.client", "workers"),
+    "zlib": ("medialibrary.client", "render", "workers"),
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.

@@ -35,8 +35,8 @@ def fit_region(region: Box, resize: Resize, width: float | None, height: float |
     """
     Decide window, picture and canvas of a region for a size in device pixels.
 
-    `width` and `height` (not rounded) replace the lengths of `resize`: ratios are resolved, and inner padding is subtracted. Inner
-    padding is subtracted from the bounds of `resize` as well.
+    `width` and `height` replace the lengths of `resize`: ratios are resolved, inner padding is subtracted, and nothing
+    is rounded. Inner padding is subtracted from the bounds of `resize` as well.
     """
     source_width, source_height = region.width_px, region.height_px
     if resize.fit is Fit.CROP:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.metadata import exif_text, is_private
+from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
     from imgproxy.render.source import Source
@@ -20,6 +21,13 @@ _MODELS: Final = {
     "labs": "Lab",
 }
 _DEPTHS: Final = {"uchar": 8, "char": 8, "ushort": 16, "short": 16, "uint": 32, "int": 32, "float": 32, "double": 64}
+
+_ANIMATED: Final = {
+    SourceKind.GIF: "GIF",
+    SourceKind.WEBP: "WebP",
+    SourceKind.PNG: "PNG",
+    SourceKind.AVIF: "AVIF",
+}
 
 # Fields per EXIF directory. IFD 0 (the picture) is listed under "TIFF", IFD 2 (the camera) under "Exif", as by imgix.
 _SHOWN_MAX: Final = 100
@@ -52,8 +60,8 @@ def describe(source: Source) -> bytes:
         document["JFIF"] = {"IsProgressive": bool(source.field("jpeg-multiscan"))}
     if source.is_animation:
         document["Output"] = {"Frames": source.pages}
-        stored = source.field("delay")
-        document["GIF" if source.kind.value == "image/gif" else "WebP"] = {
+        stored = source.field("delay") if source.reader is None else source.reader.delays_ms
+        document[_ANIMATED[source.kind]] = {
             "DelayTime": source.delays_ms[0] / 1000,
             "UnclampedDelayTime": int(stored[0]) / 1000 if stored else 0.0,
             "LoopCount": source.loop,
