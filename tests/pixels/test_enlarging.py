@@ -52,7 +52,7 @@ def shift(pixels: NDArray[Any]) -> tuple[float, float]:
 
 def is_centred(pixels: NDArray[Any]) -> bool:
     """Whether the light is in the middle."""
-    return max(np.abs(shift(pixels))) < 0.05
+    return all(abs(distance) < 0.05 for distance in shift(pixels))
 
 
 def cubic(pixels: NDArray[Any], size: tuple[int, int], window: tuple[float, float, float, float]) -> Floats:

@@ -22,8 +22,7 @@ PLAN_VERSION = 1
 
 MAX_SIDE_PX = 8192
 
-# JPEG leaves noise of a few levels on plain areas: without a tolerance nothing would be trimmed.
-DEFAULT_TOLERANCE = 10.0
+DEFAULT_TOLERANCE = 10.0  # of trim: JPEG leaves noise of a few levels on plain areas
 
 
 class Fit(StrEnum):
@@ -93,11 +92,7 @@ class Metadata(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Px:
-    """
-    An absolute length in pixels: device pixels for sizes, source pixels inside a rect.
-
-    A size that `dpr` multiplied may be a fraction: it is rounded with the rest, after the other side was found from it.
-    """
+    """An absolute length: device pixels for sizes (with `dpr` fractions, rounded last), source pixels inside a rect."""
 
     value: float
 

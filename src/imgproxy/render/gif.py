@@ -20,7 +20,9 @@ from imgproxy.render.sizes import Box, Size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_EXTENSION: Final = 0x21
+_IMAGE: Final = 0x2C
+_TRAILER: Final = 0x3B
 _CONTROL: Final = 0xF9
 
 # Disposal methods; browsers take 4 to 7 and 0 as "keep".
@@ -128,8 +130,8 @@ def _as_file(data: bytes, frame: _Frame) -> bytes:
     """Return a GIF of one frame, whose canvas is the frame."""
     size = struct.pack("<HH", frame.box.width_px, frame.box.height_px)
     colours = data[13 : 13 + _table_bytes(data[10])]
-    control = (
-        b"" if frame.transparent is None else struct.pack("<BBBBHBB", 0x21, _CONTROL, 4, 1, 0, frame.transparent, 0)
-    )
+    control = b""
+    if frame.transparent is not None:
+        control = struct.pack("<BBBBHBB", _EXTENSION, _CONTROL, 4, 1, 0, frame.transparent, 0)
     image = struct.pack("<BHH", _IMAGE, 0, 0) + size + bytes([frame.flags]) + data[frame.start : frame.end]
     return b"GIF89a" + size + bytes([data[10], 0, 0]) + colours + control + image + bytes([_TRAILER])

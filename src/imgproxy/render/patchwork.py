@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import pyvips
 
 from imgproxy.render.colour import PROFILE_FIELD
-from imgproxy.render.sizes import Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.render.sizes import Size
+    from imgproxy.render.sizes import Box, Size
 
 # A file of more frames than this is not taken apart: each takes a few hundred bytes of memory.
 PATCHES_MAX: Final = 10_000
@@ -66,7 +65,7 @@ class Patch:
     """
     The part of the canvas that a frame changes.
 
-    `is_over`: it is painted over the canvas, else it replaces it. `make_file` returns a file that holds the patch alone.
+    `is_over`: it is painted over the canvas, else it replaces it. `make_file` returns a file of the patch alone.
     """
 
     box: Box

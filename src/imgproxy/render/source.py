@@ -67,7 +67,8 @@ class Source:
     An original whose header was read and is within the limits.
 
     `header` has the fields of the first page (profile, metadata, delays); its pixels are never read. `drawing` is the
-    sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `reader` what reads the frames in place of libvips. `width_px` x `height_px` is one stored page.
+    sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `reader` reads the frames in place of libvips.
+    `width_px` x `height_px` is one stored page.
     """
 
     path: str

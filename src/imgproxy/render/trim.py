@@ -80,12 +80,12 @@ def _ground(first: Any, trim: Trim) -> tuple[float, float, float, float]:
 def _find_by_colour(image: Any, ground: tuple[float, float, float, float], trim: Trim) -> Box | None:
     image = as_rgb(image)
     if image.hasalpha():
-        image, wanted = image.premultiply(), ground
+        image, wanted = image.premultiply(), list(ground)
     else:
-        wanted = ground[:3]
+        wanted = list(ground[:3])
         if 255 - ground[3] > trim.tolerance:  # nothing here is transparent
             return Box(0, 0, image.width, image.height)
-    return _bounds(((image - list(wanted)).abs() > trim.tolerance).bandor())
+    return _bounds(((image - wanted).abs() > trim.tolerance).bandor())
 
 
 def _bounds(mask: Any) -> Box | None:
