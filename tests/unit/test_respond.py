@@ -20,7 +20,8 @@ from imgproxy.delivery.request import Outcome
 from imgproxy.edge.connections import LimitedServer, Limits
 from imgproxy.edge.descriptors import Descriptors
 from imgproxy.edge.errors import UnsatisfiableRange
-from imgproxy.edge.respond import Exchange, PlainAnswer, Responder, Served
+from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
+from imgproxy.edge.respond import Responder
 from imgproxy.edge.waiters import Waiters
 from imgproxy.errors import (
     BadParameter,

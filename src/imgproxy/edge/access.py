@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from imgproxy.config.sections import LogSettings
-    from imgproxy.edge.respond import Served
+    from imgproxy.edge.exchange import Served
     from imgproxy.logs import LineHandler
 
 log = logging.getLogger("imgproxy.access")

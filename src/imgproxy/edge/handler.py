@@ -15,8 +15,8 @@ from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
+from imgproxy.edge.exchange import Served
 from imgproxy.edge.problems import problem_response
-from imgproxy.edge.respond import Served
 from imgproxy.errors import BadUrl, ImgproxyError, UriTooLong
 
 if TYPE_CHECKING:

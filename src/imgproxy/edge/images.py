@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from imgproxy.delivery.request import Outcome, Request
+from imgproxy.edge.exchange import TARGET_MAX_CHARS, Exchange, Served
 from imgproxy.edge.headers import SERVER, current_tag
-from imgproxy.edge.respond import TARGET_MAX_CHARS, Exchange, Served
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, read_headers
 from imgproxy.params.plan import Format, ImageRequest, Metadata

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
@@ -18,6 +18,7 @@ from imgproxy.cache.entry import Tier
 from imgproxy.cache.reading import read_at_once
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.errors import PreconditionFailed, UnsatisfiableRange
+from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
-    from imgproxy.cache.entry import OriginalFacts, Variant
+    from imgproxy.cache.entry import Variant
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.refusals import Refusal
     from imgproxy.delivery.request import Delivered
@@ -51,54 +52,11 @@ if TYPE_CHECKING:
     from imgproxy.edge.waiters import Waiter, Waiters
     from imgproxy.errors import ImgproxyError
     from imgproxy.metrics import Metrics
-    from imgproxy.params.negotiate import AcceptClass
     from imgproxy.params.plan import ImageRequest
     from imgproxy.purge.answers import Answers, Sending
 
 # As much of a file is in memory for each client that does not read.
 CHUNK_BYTES = 64 * 1024
-# Longer targets are not kept in memory, which strangers must not fill. The targets of pages have a tenth of this.
-TARGET_MAX_CHARS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request, and what it asks for. `started_s` is of the monotonic clock."""
-
-    request: web.BaseRequest
-    wanted: ImageRequest
-    started_s: float
-    waiter: Waiter | None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the answer depends only on the target and the Accept class."""
-        is_short = len(self.request.raw_path) <= TARGET_MAX_CHARS
-        varies_as_usual = all(name == "Accept" for name in self.wanted.vary)
-        return is_short and self.request.method == "GET" and self.wanted.expires_at_s is None and varies_as_usual
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """An answer, and what the log and the metrics need to know of it."""
-
-    response: web.StreamResponse
-    outcome: Outcome
-    sent_bytes: int = 0
-    code: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlainAnswer:
-    """An answer to every request with this target and Accept class, until its original is stale."""
-
-    target: str
-    accept: AcceptClass
-    variant: Variant
-    original: OriginalFacts
-    etag: str
-    headers: dict[str, str]
-    fresh_until_s: float
 
 
 class Responder:
