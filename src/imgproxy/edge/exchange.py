@@ -11,28 +11,25 @@ if TYPE_CHECKING:
     from imgproxy.cache.entry import OriginalFacts, Variant
     from imgproxy.delivery.request import Outcome
     from imgproxy.edge.waiters import Waiter
-    from imgproxy.params.negotiate import AcceptClass
+    from imgproxy.params.negotiate import AcceptClass, ClientHeaders
     from imgproxy.params.plan import ImageRequest
-
-# Longer targets are not kept in memory, which strangers must not fill. The targets of pages have a tenth of this.
-TARGET_MAX_CHARS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request, and what it asks for. `started_s` is of the monotonic clock."""
+    """
+    A request, what it asks for, and what its headers mean.
+
+    A request is plain if its answer depends only on its target and its Accept class. `waiter` is None if it needs an
+    answer of its own. `started_s` is of the monotonic clock.
+    """
 
     request: web.BaseRequest
     wanted: ImageRequest
+    client: ClientHeaders
     started_s: float
+    is_plain: bool
     waiter: Waiter | None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the answer depends only on the target and the Accept class."""
-        is_short = len(self.request.raw_path) <= TARGET_MAX_CHARS
-        varies_as_usual = all(name == "Accept" for name in self.wanted.vary)
-        return is_short and self.request.method == "GET" and self.wanted.expires_at_s is None and varies_as_usual
 
 
 @dataclass(frozen=True, slots=True)

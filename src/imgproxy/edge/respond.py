@@ -32,10 +32,8 @@ from imgproxy.edge.headers import (
 )
 from imgproxy.edge.heads import ImageHeads
 from imgproxy.edge.problems import problem_response
-from imgproxy.edge.waiters import Written
 from imgproxy.errors import OriginError
 from imgproxy.failpoints import Failpoints, Point
-from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,8 +90,8 @@ class Responder:
             PreconditionFailed: by If-Match. Only now is it known that there would be an answer (RFC 9110 13.2.1).
         """
         waiter = exchange.waiter
-        if waiter is not None and waiter.outcome is not None:
-            return await self.already_written(waiter, waiter.outcome)
+        if waiter is not None and waiter.outcome is not None:  # another request has written the answer
+            return await waiter.served()
         asked = exchange.request.headers
         if "If-Match" in asked and not may_answer(", ".join(asked.getall("If-Match")), etag=delivered.etag):
             raise PreconditionFailed
@@ -107,11 +105,6 @@ class Responder:
             is_plain = exchange.is_plain and at_most_s is None and _is_repeatable(delivered, variant)
             return await self._send_body(exchange, delivered, headers, variant, is_plain=is_plain)
         return await self._send_file(exchange, delivered, headers, variant)
-
-    async def already_written(self, waiter: Waiter, outcome: Outcome) -> Served:
-        """Wait until an answer that another request has written is sent."""
-        await waiter.sent()
-        return Served(Written(), outcome, waiter.sent_bytes)
 
     async def _send_not_modified(self, exchange: Exchange, delivered: Delivered, headers: dict[str, str]) -> Served:
         kept = {name: value for name, value in headers.items() if is_in_304(name)}
@@ -128,10 +121,10 @@ class Responder:
         self._hits[delivered.tier]()
         request, waiter, body = exchange.request, exchange.waiter, variant.body
         if is_plain:
-            self._on_plain(self._plain_answer(request, delivered, variant, headers))
+            self._on_plain(self._plain_answer(exchange, delivered, variant, headers))
             if waiter is not None:
                 self._write_to_waiters(waiter, delivered, headers, body)
-                return await self.already_written(waiter, delivered.outcome)
+                return await waiter.served()
         response = web.Response(body=body, headers=headers)
         with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
@@ -141,12 +134,12 @@ class Responder:
         return Served(response, delivered.outcome, _sent(request, len(body)))
 
     def _plain_answer(
-        self, request: web.BaseRequest, delivered: Delivered, variant: Variant, headers: dict[str, str]
+        self, exchange: Exchange, delivered: Delivered, variant: Variant, headers: dict[str, str]
     ) -> PlainAnswer:
         facts = delivered.original.facts
         return PlainAnswer(
-            target=request.raw_path,
-            accept=accept_class(", ".join(request.headers.getall("Accept", ()))),
+            target=exchange.request.raw_path,
+            accept=exchange.client.accept,
             variant=variant,
             original=facts,
             etag=delivered.etag,
