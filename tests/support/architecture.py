@@ -62,7 +62,7 @@ class SpecialRoom:
 
 SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     # Removable: the service works without it.
-    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app",)),
+    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.server")),
     # Runs in a render process, which handles untrusted bytes: no code of the service is loaded there.
     "render": SpecialRoom(imports=("workers.job", "workers.channel", "workers.sniff", "params", TOP), imported_by=()),
     # A server of its own. The service talks to it over HTTP.
