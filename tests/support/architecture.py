@@ -298,7 +298,8 @@ def refusal(module: Module, target: Module) -> str | None:
     if target_room in SPECIAL_ROOMS:
         importers = SPECIAL_ROOMS[target_room].imported_by
         if not any(lies_in(module.name, place) for place in importers):
-            return f"{target_room} is imported by {' and '.join((*importers, 'itself'))} alone"
+            places = f"{', '.join(importers)} and itself" if importers else "itself"
+            return f"{target_room} is imported by {places} alone"
     if room in SPECIAL_ROOMS:
         allowed = SPECIAL_ROOMS[room].imports
         if any(lies_in(target.name, place) for place in allowed):
