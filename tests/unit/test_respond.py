@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.delivery.request import Delivered
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 TARGET = f"/{KEY}?w=50"
 

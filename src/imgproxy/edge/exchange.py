@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.request import Outcome
     from imgproxy.edge.waiters import Waiter
     from imgproxy.params.negotiate import AcceptClass, ClientHeaders
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from imgproxy.edge.exchange import Exchange, Served
 from imgproxy.edge.headers import SERVER, current_tag
 from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, read_headers
-from imgproxy.params.plan import Format, ImageRequest, Metadata
-from imgproxy.params.request import RequestReader
+from imgproxy.params.plan import Format, Metadata
+from imgproxy.params.request import ImageRequest, RequestReader
 from imgproxy.params.signature import verify
 
 if TYPE_CHECKING:

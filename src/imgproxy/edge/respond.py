@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from imgproxy.edge.waiters import Waiter, Waiters
     from imgproxy.errors import ImgproxyError
     from imgproxy.metrics import Metrics
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
     from imgproxy.purge.answers import Answers, Sending
 
 # As much of a file is in memory for each client that does not read.
