@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
-from imgproxy.edge.errors import RequestTooSlow, TooManyBodies
-from imgproxy.errors import BadPurge, PayloadTooLarge
+from imgproxy.edge.errors import PayloadTooLarge, RequestTooSlow, TooManyBodies
+from imgproxy.errors import BadPurge
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from imgproxy.delivery.request import Outcome, Request
+from imgproxy.edge.errors import MethodNotAllowed
 from imgproxy.edge.exchange import Exchange, Served
 from imgproxy.edge.headers import SERVER, current_tag
-from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
+from imgproxy.errors import BadSignature, Expired, ImgproxyError
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, read_headers
 from imgproxy.params.plan import Format, Metadata
 from imgproxy.params.request import ImageRequest, RequestReader
