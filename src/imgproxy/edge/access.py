@@ -27,7 +27,7 @@ class AccessLog:
     """
     Writes the lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get a line.
 
-    With `lines` the line of a hit goes there directly, which is cheaper than by way of its logger.
+    With `lines`, the line of a hit goes there directly. That is cheaper than its logger.
     """
 
     def __init__(self, settings: LogSettings, lines: LineHandler | None) -> None:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from imgproxy.params.request import ImageRequest
     from imgproxy.purge.answers import Answers, Sending
 
-# As much of a file is in memory for each client that does not read.
+# At most this much of a file is in memory for each client.
 CHUNK_BYTES = 64 * 1024
 
 

@@ -1,4 +1,4 @@
-"""The server: the port, with the fast path before aiohttp's request handling, and the end of its connections."""
+"""The HTTP server: it opens the port, with the fast path if aiohttp allows it, and ends the connections at a stop."""
 
 from __future__ import annotations
 

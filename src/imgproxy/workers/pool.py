@@ -106,7 +106,7 @@ class RenderPool:
 
     @property
     def cannot_start(self) -> bool:
-        """Whether there is no process, and the last try to start one failed. One that crashed is no such reason."""
+        """Whether there is no process, and the last try to start one failed. A crash is not a failed start."""
         return self._supervisor.is_failing and not self.pids
 
     @property
@@ -319,7 +319,7 @@ class RenderPool:
 
 
 def _set_timer(ticket: Ticket, after_s: float, call: Callable[..., None], *args: Any) -> None:
-    """Call this after some time, instead of what the ticket's timer was for: a ticket waits, then runs, then ends."""
+    """Call `call` after `after_s` seconds. A ticket has one timer, so the one before is stopped."""
     _stop_timer(ticket)
     ticket.timer = asyncio.get_running_loop().call_later(after_s, call, *args)
 
