@@ -1,5 +1,5 @@
 """
-Every error that can reach a client. The root is `ImgproxyError`.
+The errors that can reach a client. The root is `ImgproxyError`. Those of HTTP itself are in edge/errors.py.
 
 A class has `status`, `code`, `title` and `text`. An instance has the facts of one case as its fields. `public` is the
 text with these facts. It is the only text that a client sees, and never has a token, a path of the server or a
