@@ -151,7 +151,7 @@ def _open(kind: SourceKind, path: str, data: bytes | None, **options: Any) -> An
     """Call the loader of this kind on the file, or on `data` if it is given."""
     if data is None:
         return pyvips.Operation.call(_LOADERS[kind], path, **options)
-    if kind is SourceKind.SVG:  # libvips takes 72 dpi, and enlarges everything by what is above
+    if kind is SourceKind.SVG:  # with another dpi than 72, libvips enlarges everything
         options |= {"dpi": CSS_DPI, "scale": options.get("scale", 1.0) * 72 / CSS_DPI}
     return pyvips.Operation.call(f"{_LOADERS[kind]}_buffer", data, **options)
 

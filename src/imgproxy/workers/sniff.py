@@ -37,7 +37,7 @@ _GZIP_HEAD: Final = b"\x1f\x8b\x08"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# A comment or document type that has this length without an end is taken for one of a drawing.
+# If a comment, or a document type of SVG, is still open after so many bytes, the file is taken for a drawing.
 _LONG_BYTES: Final = 1000
 
 # Everything that may stand before the root element of an XML document, then <svg, with or without a prefix; or a
