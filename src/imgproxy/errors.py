@@ -251,6 +251,15 @@ class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be de
     text = "The image under this key is damaged or truncated: it cannot be decoded."
 
 
+class ColoursNotSupported(ImageRefused, code="colours_not_supported", title="Colours not supported"):
+    """A TIFF whose samples would come out in wrong colours: signed integers, a mask, sensor data and others."""
+
+    text = (
+        "The colours of this TIFF cannot be converted. Those of grey, RGB, palette, CMYK, Lab and JPEG's YCbCr can, "
+        "with unsigned samples of up to 32 bits, or with float samples for RGB and grey."
+    )
+
+
 @dataclass(eq=False)
 class SourceTooLarge(ImageRefused, status=413, code="source_too_large", title="Image too large"):
     """More bytes than `limits.source_bytes`. `size_bytes` is None if the origin did not announce a length."""
