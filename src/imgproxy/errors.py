@@ -242,7 +242,9 @@ class ImageRefused(ImgproxyError, status=422, code="image_refused", title="Image
 class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
     """The bytes under the key are not an image in a supported format."""
 
-    text = "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, SVG)."
+    text = (
+        "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, BMP, SVG)."
+    )
 
 
 class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):

@@ -7,8 +7,9 @@ are computed from chromaticities.
 
 from __future__ import annotations
 
+import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,19 @@ import pyvips
 from PIL import Image
 
 from imgproxy.params.plan import ColourSpace, Format, Frames, Output, Px, RenderPlan, Resize
-from imgproxy.render import profiles
+from imgproxy.render import jpeg_file, profiles
+from imgproxy.render import tiff as tiff_module
+from imgproxy.render.characteristics import Transfer, read_png
+from imgproxy.render.heif import read_heif
+from imgproxy.render.primaries import to_xyz_d50
 from tests.pixels.test_colour import by_littlecms, delta_e, embedded_profile
 from tests.support import images
-from tests.support.containers import avif, avif_of_items, chrm, cicp, gama, with_chunks, with_nclx
+from tests.support.containers import avif, avif_of_items, chrm, cicp, gama, tiff, tiff_page, with_chunks, with_nclx
 from tests.support.rendering import PNG, render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -352,3 +359,36 @@ def test_the_primary_item_is_shown() -> None:
         )
     described = json.loads(render(data, RenderPlan(output=Output(format=Format.JSON))).data)
     assert (described["PixelWidth"], described["PixelHeight"]) == (24, 64)
+
+
+# --- garbage --------------------------------------------------------------------------------------------------------
+
+
+def test_garbage_in_a_container_never_raises() -> None:
+    """Headers with random bytes changed, or cut anywhere, give an answer or None, never an exception."""
+    random = np.random.default_rng(5)
+    pixels = swatches()
+    page = tiff_page(pixels, 2)
+    files: list[tuple[bytes, Callable[[IO[bytes]], object]]] = [
+        (with_chunks(images.png(pixels), cicp(P3, SRGB), gama(0.5), chrm(*ADOBE)), read_png),
+        (with_nclx(avif(pixels), P3, SRGB), read_heif),
+        (avif_of_items([pixels, pixels], primary=1), read_heif),
+        (tiff(page, page, data=pixels.tobytes()), lambda file: list(tiff_module.read_pages(file))),
+        (images.jpeg(pixels), jpeg_file.is_lossless),
+    ]
+    for data, read in files:
+        for n in range(2000):
+            changed = bytearray(data)
+            for _ in range(1 + n % 4):
+                changed[random.integers(0, min(len(data), 700))] = random.choice([0, 1, 0x7F, 0x80, 0xFF])
+            read(io.BytesIO(changed[: random.integers(0, len(data)) if n % 3 == 0 else None]))
+
+
+def test_impossible_chromaticities_make_no_profile() -> None:
+    """Random numbers in `cHRM` either make a profile or count as missing."""
+    random = np.random.default_rng(6)
+    for _ in range(300):
+        values = random.choice([0.0, 0.00001, 0.1, 0.3127, 0.33, 0.6, 0.7, 1.0, 20_000.0], 8)
+        colours = read_png(io.BytesIO(with_chunks(images.png(swatches()), chrm(*values), gama(random.uniform(0, 12)))))
+        if colours is not None and colours.transfer is not Transfer.SRGB:
+            profiles.write_profile(colours.name, profiles.to_columns(to_xyz_d50(colours.primaries)), 256)

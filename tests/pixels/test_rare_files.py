@@ -14,9 +14,10 @@ from PIL import Image
 
 from imgproxy.errors import ColoursNotSupported, DecodeFailed, ImgproxyError, TooManyPixels
 from imgproxy.params.plan import Frames, Mark, Px, RenderPlan, Resize
+from imgproxy.render.tiff import read_pages
 from tests.support import images
 from tests.support.containers import tiff, tiff_page
-from tests.support.rendering import LIMITS, PNG, render
+from tests.support.rendering import LIMITS, PNG, render, render_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -316,3 +317,20 @@ def test_damaged_cmyk_jpeg() -> None:
     assert render(data[:-2], PLAIN).rendered.width_px == 320
     with pytest.raises(DecodeFailed):
         render(data[: len(data) // 2] + b"\xff\xd9", PLAIN)
+
+
+def test_a_damaged_jpeg_in_several_sizes() -> None:
+    """Several variants of one damaged JPEG are each made once."""
+    plans = [RenderPlan(resize=Resize(width=Px(width)), output=PNG) for width in (640, 320, 100)]
+    results = render_all(jpeg_cut(1.0, b""), *plans)
+    assert [result.rendered.width_px for result in results] == [640, 320, 100]
+
+
+def test_a_tiff_whose_directories_form_a_circle() -> None:
+    """A directory that names itself as the next one is read once."""
+    pixels = plain(1, 2, 3)
+    data = bytearray(one_page(pixels, RGB))
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    struct.pack_into("<I", data, at + 2 + 12 * count, at)
+    assert len(list(read_pages(io.BytesIO(data)))) == 1

@@ -66,8 +66,17 @@ def _make_group(
             on_done(recipe.index, output.write_drawing(recipe, source.drawing))
         else:
             pictured.append(recipe)
+    done: set[int] = set()
+
+    def note(index: int, rendered: Rendered) -> None:
+        done.add(index)
+        on_done(index, rendered)
+
+    def make_the_rest(source: Source) -> None:
+        _make_pictures([recipe for recipe in pictured if recipe.index not in done], source, job, limits, note)
+
     if pictured:
-        tolerate(source, limits, lambda source: _make_pictures(pictured, source, job, limits, on_done))
+        tolerate(source, limits, make_the_rest)
 
 
 def _make_pictures(
@@ -77,7 +86,7 @@ def _make_pictures(
     limits: ProcessLimits,
     on_done: Callable[[int, Rendered], None],
 ) -> None:
-    """Make the targets that share a decode. Damaged pixels raise before the first target is done."""
+    """Make the targets that share a decode."""
     pyramid = Pyramid(source, pictured, limits)
     marks = {mark.source: mark.path for mark in job.marks}
     for recipe in pictured:

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
-from imgproxy.render import jpeg_file, lab_tiff, svg, tiff
+from imgproxy.render import bmp, jpeg_file, lab_tiff, svg, tiff
 from imgproxy.render.characteristics import read_png
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.heif import read_heif
@@ -72,10 +72,11 @@ class Source:
     """
     An original whose header was read and is within the limits.
 
-    `header` has the fields of one page, number `page` in the file from 0 (profile, metadata, delays); its pixels are
-    never read. `width_px` x `height_px` is that page as it is stored. `primary` is the page that is shown if none is
-    asked for. `drawing` is the sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `colours` what the container
-    says about them without a profile. `is_tolerant`: nearly all of a damaged JPEG is there, the rest may be empty.
+    `header` has the fields of one page, number `page` in the file from 0 (profile, metadata, delays). Its pixels are
+    never read, except of a BMP. `width_px` x `height_px` is that page as it is stored. `primary` is the page that is
+    shown if none is asked for. `drawing` is the sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `colours`
+    what the container says about them without a profile. `is_tolerant`: nearly all of a damaged JPEG is there, the
+    rest may be empty.
     """
 
     path: str
@@ -160,7 +161,10 @@ def _read_page(
     colours = _read_colours(path, kind)
     options = {} if page is None else {"page": page}
     try:
-        header = tag(_open(kind, path, drawing.text if drawing else lab_file, **options), colours)
+        if kind is SourceKind.BMP:
+            header = bmp.load(path, limits.source_pixels, allow_truncated=limits.allow_truncated)
+        else:
+            header = tag(_open(kind, path, drawing.text if drawing else lab_file, **options), colours)
     except pyvips.Error as exc:
         raise DecodeFailed from exc
     width, height = int(header.width), int(header.height)
@@ -249,6 +253,8 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
     if source.drawing is not None:
         with limits.drawing():
             return _open(source.kind, source.path, source.drawing.text, **options).copy_memory()
+    if source.kind is SourceKind.BMP:
+        return source.header  # its bytes are in memory already
     if source.kind is SourceKind.TIFF:
         tiff.check_page(source.path, page)
     image = _open(source.kind, source.path, source.lab_file, **options)
