@@ -213,6 +213,42 @@ def test_colour_avif_in_video_range_is_not_extended_twice() -> None:
     assert images.largest_difference(render(data, PLAIN).pixels, pixels) <= 3
 
 
+def without_colr(data: bytes) -> bytes:
+    """The same AVIF without its colour box: the bitstream describes itself."""
+    assert data.count(b"colrnclx") == 1
+    return data.replace(b"colrnclx", b"freenclx")
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_monochrome_avif_without_a_colour_box(is_full: bool) -> None:
+    """The range is in the bitstream, too, and is used if the container does not say it."""
+    grey = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (16, 1))
+    data = images.encode(
+        grey, "AVIF", quality=100, subsampling="4:0:0", range="full" if is_full else "limited", codec="aom"
+    )
+    found = render(without_colr(data), PLAIN).pixels
+    assert images.largest_difference(found if found.ndim == 2 else found[..., 0], grey) <= 2
+
+
+def test_the_colours_of_a_bitstream() -> None:
+    """Without a colour box the code points of the AV1 sequence header are used."""
+    pixels = swatches()
+    data = without_colr(avif(pixels))
+    assert np.array_equal(render(data, PLAIN).pixels, pixels)
+    assert read_heif(io.BytesIO(data)) is None
+    # The codes 1, 13, 0 of the header, which begin at any bit, become 12, 13, 0. Then the range is written, too.
+    at = data.index(b"mdat") + 4
+    bits = "".join(f"{byte:08b}" for byte in data[at : at + 40])
+    codes = f"{1:08b}{13:08b}{0:08b}"
+    assert bits.count(codes) == 1
+    start = bits.index(codes)
+    changed = bits[:start] + f"{12:08b}{13:08b}{0:08b}" + "1" + bits[start + 24 : -1]
+    head = bytes(int(changed[n : n + 8], 2) for n in range(0, len(changed), 8))
+    colours = read_heif(io.BytesIO(data[:at] + head + data[at + 40 :]))
+    assert colours is not None
+    assert colours.primaries.name == "Display P3"
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_png_in_video_range_is_extended(depth: int) -> None:
     """`cICP` with a narrow range: 16 is black, 235 is white, alpha is not changed."""
@@ -373,6 +409,7 @@ def test_garbage_in_a_container_never_raises() -> None:
         (with_chunks(images.png(pixels), cicp(P3, SRGB), gama(0.5), chrm(*ADOBE)), read_png),
         (with_nclx(avif(pixels), P3, SRGB), read_heif),
         (avif_of_items([pixels, pixels], primary=1), read_heif),
+        (without_colr(avif(pixels)), read_heif),
         (tiff(page, page, data=pixels.tobytes()), lambda file: list(tiff_module.read_pages(file))),
         (images.jpeg(pixels), jpeg_file.is_lossless),
     ]
