@@ -294,7 +294,8 @@ def hlg_light(value: Floats) -> Floats:
     """BT.2100, table 5: inverse OETF, OOTF for 1000 cd/m2. The result is in cd/m2."""
     scene = np.where(value <= 0.5, value**2 / 3, (np.exp((value - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     brightness = scene @ np.array([0.2627, 0.6780, 0.0593])
-    return 1000 * brightness[..., None] ** 0.2 * scene
+    found: Floats = 1000 * brightness[..., None] ** 0.2 * scene
+    return found
 
 
 def hdr_swatches() -> NDArray[np.uint16]:

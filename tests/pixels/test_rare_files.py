@@ -234,6 +234,14 @@ def test_lossless_jpeg_is_whole_at_every_size(bands: int, width: int) -> None:
     assert images.mean_difference(found, np.asarray(small)) < 2
 
 
+def test_a_cut_lossless_jpeg_is_refused() -> None:
+    """Half of a lossless JPEG is 422, with and without an end marker."""
+    data = lossless_jpeg(images.photo(64, 48))
+    for tail in (b"", b"\xff\xd9"):
+        with pytest.raises(DecodeFailed):
+            render(data[: len(data) // 2] + tail, PLAIN)
+
+
 # --- damaged JPEG -----------------------------------------------------------------------------------------------------
 
 WHOLE = images.photo(640, 480)

@@ -57,15 +57,16 @@ def is_nearly_whole(path: str) -> bool:
     Whether a JPEG about which libjpeg complains has nearly all its pixels.
 
     At most MISSING_MAX of the rows, at the bottom, may be empty. Of a progressive JPEG each scan must have begun:
-    without the last ones, all of the picture is coarse. Raises pyvips.Error if nothing can be decoded.
+    without the last ones, all of the picture is coarse. A lossless one must be whole: what is missing does not show as
+    empty. Raises pyvips.Error if nothing can be decoded.
     """
     with open(path, "rb") as file:
         data = file.read()
         process = _read_process(file)
-    if process in _PROGRESSIVE and not _has_all_scans(data):
+    if process in _LOSSLESS or (process in _PROGRESSIVE and not _has_all_scans(data)):
         return False
     image = pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="none", shrink=_SHRINK).copy_memory()
-    return _count_empty_rows(image) <= MISSING_MAX * image.height
+    return _count_empty_rows(image) <= MISSING_MAX * int(image.height)
 
 
 def _has_all_scans(data: bytes) -> bool:
@@ -92,7 +93,7 @@ def _count_empty_rows(image: Any) -> int:
         counts = rows.write_to_memory()
         # `project` counts in 32 bits.
         nonzero = [n for n in range(image.height) if any(counts[4 * n : 4 * n + 4])]
-        empty = image.height - (nonzero[-1] + 1 if nonzero else 0)
+        empty = int(image.height) - (nonzero[-1] + 1 if nonzero else 0)
         if empty:
             return empty
     return 0
