@@ -275,6 +275,21 @@ def test_a_jpeg_that_lacks_more_is_refused(share: float, tail: bytes, width: int
         render(jpeg_cut(share, tail), RenderPlan(resize=Resize(width=Px(width)), output=PNG))
 
 
+@pytest.mark.parametrize("is_progressive", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_jpeg_whose_end_is_zeros_is_refused(share: float, is_progressive: bool) -> None:
+    """A download into a file of the final size that stopped is 422: libjpeg would read the zeros as pixels."""
+    missing = round(len(images.jpeg(WHOLE, progressive=is_progressive)) * (1 - share))
+    with pytest.raises(DecodeFailed):
+        render(jpeg_cut(share, bytes(missing), progressive=is_progressive), PLAIN)
+
+
+def test_zeros_behind_the_end_are_padding() -> None:
+    """A whole JPEG with zeros after its end marker is shown."""
+    data = images.jpeg(WHOLE)
+    assert np.array_equal(render(data + bytes(len(data)), PLAIN).pixels, render(data, PLAIN).pixels)
+
+
 @pytest.mark.parametrize("tail", [b"", b"\xff\xd9"])
 def test_a_progressive_jpeg_without_its_last_scans_is_refused(tail: bytes) -> None:
     """A progressive JPEG that ends in an earlier scan is coarse everywhere, and refused."""

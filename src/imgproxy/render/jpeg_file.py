@@ -6,6 +6,7 @@ Source: ITU-T T.81, annex B (markers), table B.1 (processes), annex G (progressi
 
 from __future__ import annotations
 
+import os
 import re
 from typing import IO, Any, Final
 
@@ -25,6 +26,9 @@ _SEGMENTS_MAX: Final = 500
 # How much of the rows may be missing. In a photo of 1000 px these are 20, of which a row of blocks is 8 or 16.
 MISSING_MAX: Final = 0.02
 
+# A file with so many zeros at its end is looked at.
+_TAIL_BYTES: Final = 64
+
 _SHRINK: Final = 8  # one pixel a block: the quickest decode
 # libjpeg leaves blocks without data at 0, which is mid-grey: 128, or 127 where it is inverted (CMYK).
 _EMPTY: Final = (127.0, 128.0)
@@ -32,24 +36,40 @@ _EMPTY: Final = (127.0, 128.0)
 
 def is_lossless(file: IO[bytes]) -> bool:
     """Whether a JPEG is coded without a DCT. libjpeg cannot shrink such a picture: it returns the top left part."""
-    return _read_process(file) in _LOSSLESS
+    return _find_frame(file)[0] in _LOSSLESS
 
 
-def _read_process(file: IO[bytes]) -> int | None:
-    """Return the marker of the frame, C0 for baseline, or None if there is none."""
+def is_filled_up(file: IO[bytes]) -> bool:
+    """
+    Whether more than MISSING_MAX of a JPEG are zeros in place of its end: a download into a file of the final size.
+
+    libjpeg takes the zeros for pixels, without a warning. Zeros behind the end marker are only padding.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(-min(size, _TAIL_BYTES), os.SEEK_END)
+    if file.read().strip(b"\0"):
+        return False
+    _, frame = _find_frame(file)
+    file.seek(frame)
+    data = file.read()
+    return b"\xff\xd9" not in data and len(data) - len(data.rstrip(b"\0")) > MISSING_MAX * size
+
+
+def _find_frame(file: IO[bytes]) -> tuple[int | None, int]:
+    """Return the marker of the frame, C0 for baseline, or None if there is none; and its offset."""
     at = 2
     for _ in range(_SEGMENTS_MAX):
         file.seek(at)
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF or head[1] == _SOS:
-            return None
+            return None, at
         if head[1] in _FRAMES:
-            return head[1]
+            return head[1], at
         if head[1] == 0xFF:  # a fill byte
             at += 1
         else:
             at += 2 if head[1] in _BARE else 2 + int.from_bytes(head[2:], "big")
-    return None
+    return None, at
 
 
 def is_nearly_whole(path: str) -> bool:
@@ -62,7 +82,7 @@ def is_nearly_whole(path: str) -> bool:
     """
     with open(path, "rb") as file:
         data = file.read()
-        process = _read_process(file)
+        process, _ = _find_frame(file)
     if process in _LOSSLESS or (process in _PROGRESSIVE and not _has_all_scans(data)):
         return False
     image = pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="none", shrink=_SHRINK).copy_memory()

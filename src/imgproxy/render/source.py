@@ -187,7 +187,7 @@ def _read_page(
         colours=colours,
         page=primary if page is None else page,
         primary=primary,
-        can_shrink=kind is not SourceKind.JPEG or _can_shrink(path),
+        can_shrink=kind is not SourceKind.JPEG or _check_jpeg(path, limits),
     )
 
 
@@ -203,8 +203,11 @@ def _read_colours(path: str, kind: SourceKind) -> Characteristics | None:
         return read(file)
 
 
-def _can_shrink(path: str) -> bool:
+def _check_jpeg(path: str, limits: ProcessLimits) -> bool:
+    """Return whether libjpeg can shrink a JPEG. Raises DecodeFailed if a part of it is missing unnoticed."""
     with open(path, "rb") as file:
+        if not limits.allow_truncated and jpeg_file.is_filled_up(file):
+            raise DecodeFailed
         return not jpeg_file.is_lossless(file)
 
 
