@@ -223,13 +223,24 @@ class ImageRefused(ImgproxyError, status=422, code="image_refused", title="Image
 class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
     """The bytes under the key are not an image in a supported format."""
 
-    text = "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, SVG)."
+    text = (
+        "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, BMP, SVG)."
+    )
 
 
 class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):
     """The bytes begin like an image, but cannot be decoded completely."""
 
     text = "The image under this key is damaged or truncated: it cannot be decoded."
+
+
+class ColoursNotSupported(ImageRefused, code="colours_not_supported", title="Colours not supported"):
+    """A TIFF whose samples would come out in wrong colours: signed integers, a mask, sensor data and others."""
+
+    text = (
+        "The colours of this TIFF cannot be converted. Those of grey, RGB, palette, CMYK, Lab and JPEG's YCbCr can, "
+        "with unsigned samples of up to 32 bits, or with float samples for RGB and grey."
+    )
 
 
 @dataclass(eq=False)
