@@ -62,7 +62,7 @@ class SpecialRoom:
 
 SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     # Removable: the service works without it.
-    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app",)),
+    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.server")),
     # Runs in a render process, which handles untrusted bytes: no code of the service is loaded there.
     "render": SpecialRoom(imports=("workers.job", "workers.channel", "workers.sniff", "params", TOP), imported_by=()),
     # A server of its own. The service talks to it over HTTP.
@@ -299,7 +299,8 @@ def refusal(module: Module, target: Module) -> str | None:
     if target_room in SPECIAL_ROOMS:
         importers = SPECIAL_ROOMS[target_room].imported_by
         if not any(lies_in(module.name, place) for place in importers):
-            return f"{target_room} is imported by {' and '.join((*importers, 'itself'))} alone"
+            places = f"{', '.join(importers)} and itself" if importers else "itself"
+            return f"{target_room} is imported by {places} alone"
     if room in SPECIAL_ROOMS:
         allowed = SPECIAL_ROOMS[room].imports
         if any(lies_in(target.name, place) for place in allowed):

@@ -11,8 +11,8 @@ from imgproxy.params.request import RequestReader
 
 if TYPE_CHECKING:
     from imgproxy.params.negotiate import ClientHeaders
-    from imgproxy.params.plan import ImageRequest, RenderPlan
-    from imgproxy.params.request import UrlOptions
+    from imgproxy.params.plan import RenderPlan
+    from imgproxy.params.request import ImageRequest, UrlOptions
 
 
 def build_request(

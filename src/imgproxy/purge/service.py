@@ -111,7 +111,7 @@ class PurgeService:
         """
         Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
 
-        The receipt also names `malformed`, what the keys API listed for the entry beside them.
+        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too.
         """
         started_s = time.monotonic()
         try:

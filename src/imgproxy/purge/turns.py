@@ -2,8 +2,8 @@
 Turns: a few calls of the keys API at a time. The others wait here, in the order in which they came.
 
 A thousand purges at once must not be a thousand calls at once: the HTTP client looks at all its waiting calls whenever
-one begins or ends. To wait for a turn is not the API's fault, so it does not count against the time that the API has.
-But if the API answers nobody, those who wait are not kept either.
+one begins or ends. The wait for a turn is not the API's fault, so the API's time begins after it. But if the API
+answers no call at all, the calls that wait fail, too.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed
-from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.sizes import Size
+from imgproxy.render.tagging import PROFILE_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyvips
 
-from imgproxy.render.colour import PROFILE_FIELD
+from imgproxy.render.tagging import PROFILE_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable

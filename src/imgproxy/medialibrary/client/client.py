@@ -145,8 +145,8 @@ class MediaLibraryClient:
         """
         Return every key of an entry: its asset, those it had before, translations and variants (from 2026-03).
 
-        The rows are as listed. A row may be no text, or not a valid key. The caller checks that, so that such a row
-        does not hide the others.
+        The rows are returned as listed. A row may be something else than a text, or not a valid key. The caller checks
+        that, so that such a row does not hide the others.
         """
         require("the keys endpoint", versions.KEYS_SINCE, self.api_version)
         call = Call("GET", f"{self._entry_path(entry_id)}/keys")
