@@ -7,13 +7,13 @@ import io
 import struct
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.errors import DecodeFailed, TooManyPixels
+from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
 from imgproxy.params.plan import Format, Frames, Output, RenderPlan
 from tests.pixels.test_animation import webp_timing
 from tests.support import images
@@ -323,12 +323,13 @@ def test_damaged_animations_do_no_harm(seed: int) -> None:
     sources: list[bytes] = [
         gif(GIFS["a frame is cleared"], WIDTH, HEIGHT),
         apng(parts(CLEAR, is_over=True), WIDTH, HEIGHT),
+        avif([images.photo(WIDTH, HEIGHT, seed=n) for n in range(3)], [100] * 3),
     ]
     for data in sources:
-        changed: Any = bytearray(data)
+        changed = bytearray(data)
         for _ in range(int(rng.integers(1, 6))):
             changed[int(rng.integers(13, len(changed)))] = int(rng.integers(0, 256))
         if seed % 3 == 0:
             changed = changed[: int(rng.integers(14, len(changed)))]
-        with contextlib.suppress(DecodeFailed, TooManyPixels):
+        with contextlib.suppress(DecodeFailed, NotAnImage, TooManyPixels):
             render(bytes(changed), LOSSLESS)

@@ -31,6 +31,9 @@ _PATH: Final = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"})
 _BOXES_MAX: Final = 10_000
 _FRAMES_MAX: Final = 10_000
 
+# What Pillow raises for a damaged file. OSError is none of ours here: the file is in memory.
+_DAMAGED: Final = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
+
 _UNKNOWN_DURATION: Final = frozenset({0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
 
 
@@ -52,7 +55,7 @@ class AvifSequence:
                 self.image.seek(n)
                 self.image.load()
                 pixels = self.image.tobytes()
-            except (OSError, ValueError, SyntaxError, EOFError) as exc:
+            except _DAMAGED as exc:
                 raise DecodeFailed from exc
             bands = 4 if self.has_alpha else 3
             frame = pyvips.Image.new_from_memory(pixels, self.size.width_px, self.size.height_px, bands, "uchar")
@@ -70,11 +73,11 @@ def is_sequence(head: bytes) -> bool:
 
 def read_sequence(data: bytes) -> AvifSequence | None:
     """Return the frames of an AVIF sequence; None if there is one alone, or the file is damaged: then it is a still."""
-    from PIL.AvifImagePlugin import AvifImageFile  # noqa: PLC0415 - 8 MB of memory, and hardly any file needs it
+    from PIL.AvifImagePlugin import AvifImageFile  # noqa: PLC0415 - 2 MB of memory, and hardly any file needs it
 
     try:
         image = AvifImageFile(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except _DAMAGED:
         return None
     if not 1 < image.n_frames <= _FRAMES_MAX:
         return None
