@@ -24,7 +24,7 @@ def as_rgb_file(path: str) -> bytes | None:
     with open(path, "rb") as file:
         head = file.read(8)
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
-        if order is None:
+        if order is None or len(head) < 8:
             return None
         places = _find_lab_pages(file, order, struct.unpack(f"{order}I", head[4:8])[0])
         if not places:
