@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -94,7 +94,7 @@ def sources() -> Iterator[tuple[str, bytes]]:
     for order in ("<", ">"):
         yield f"JPEG{order}", tagged.with_exif(jpeg, exif(order))
     for kind in ("WEBP", "PNG", "AVIF"):
-        options = {} if kind == "PNG" else {"xmp": xmp}
+        options: dict[str, Any] = {} if kind == "PNG" else {"xmp": xmp}
         data = images.encode(pixels, kind, exif=b"Exif\0\0" + exif(">"), **options)
         yield kind, tagged.with_chunks(data, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)) if kind == "PNG" else data
     blocks = [

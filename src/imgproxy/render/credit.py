@@ -68,19 +68,18 @@ class Credit:
 
     def beyond(self, other: Credit) -> Credit:
         """Return the fields that the other credit does not have."""
-        return Credit(**{name: getattr(self, name) for name in _names() if not getattr(other, name)})
+        return Credit(**{name: getattr(self, name) for name in _NAMES if not getattr(other, name)})
 
 
 def merge(*found: Credit) -> Credit:
     """Return each field from the first credit that has it."""
-    merged = Credit()
-    for each in found:
-        merged = replace(merged, **{n: getattr(each, n) for n in _names() if not getattr(merged, n)})
+    merged, *others = [each for each in found if each] or [Credit()]
+    for each in others:
+        merged = replace(merged, **{name: getattr(each, name) for name in _NAMES if not getattr(merged, name)})
     return merged
 
 
-def _names() -> tuple[str, ...]:
-    return tuple(field.name for field in fields(Credit))
+_NAMES: Final = tuple(field.name for field in fields(Credit))
 
 
 # --- EXIF and PNG -------------------------------------------------------------------------------------------

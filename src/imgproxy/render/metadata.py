@@ -58,6 +58,8 @@ _PRIVATE_WORDS: Final = (
 
 def _read_credit(blocks: Blocks) -> credit.Credit:
     """Return the credit in the original."""
+    if blocks == Blocks():
+        return credit.Credit()
     artist = blocks.exif.picture.get(exif.ARTIST) or blocks.exif.camera.get(exif.PHOTOGRAPHER)
     notice = blocks.exif.picture.get(exif.COPYRIGHT)
     return credit.merge(
