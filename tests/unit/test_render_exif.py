@@ -23,7 +23,7 @@ def read(block: bytes, *picture: int, camera: tuple[int, ...] = (), max_bytes: i
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("big", [False, True])
-@pytest.mark.parametrize("head", [b"", b"Exif\0\0"])
+@pytest.mark.parametrize("head", [b"", b"Exif\0\0", b"Exif\0\xff"])
 def test_values_are_read_in_both_orders(order: str, head: bytes, *, big: bool) -> None:
     """Texts are the bytes of the file, in either byte order, in TIFF and BigTIFF, short or long, with or without a head."""
     block = tagged.block(

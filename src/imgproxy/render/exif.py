@@ -33,7 +33,8 @@ _EXIF_IFD: Final = 0x8769
 # Cameras write up to 60 entries.
 ENTRIES_MAX: Final = 1_000
 
-_EXIF_HEAD: Final = b"Exif\0\0"
+# Two bytes follow, which should be NUL.
+_EXIF_HEAD: Final = b"Exif"
 
 # Types of values: BYTE, ASCII, UNDEFINED, and the UTF-8 of Exif 3.0.
 _BYTE: Final = 1
@@ -118,7 +119,8 @@ class Tags:
 
 def read_block(block: bytes, picture: Mapping[int, int], camera: Mapping[int, int]) -> Tags:
     """Read an EXIF block, with or without "Exif" before it. See `read_file`."""
-    return read_file(io.BytesIO(block.removeprefix(_EXIF_HEAD)), picture, camera)
+    start = len(_EXIF_HEAD) + 2 if block.startswith(_EXIF_HEAD) else 0
+    return read_file(io.BytesIO(block[start:]), picture, camera)
 
 
 def read_file(file: BinaryIO, picture: Mapping[int, int], camera: Mapping[int, int]) -> Tags:
