@@ -15,7 +15,7 @@ from imgproxy.params.plan import Format, Metadata, Output, RenderPlan
 from imgproxy.render import credit
 from imgproxy.render.credit import Credit
 from tests.pixels.test_metadata import xmp_of
-from tests.support import images, tagged
+from tests.support import containers, images, tagged
 from tests.support.rendering import render
 
 ARTIST, COPYRIGHT, DESCRIPTION = 0x013B, 0x8298, 0x010E
@@ -124,13 +124,13 @@ def test_iptc_of_a_tiff_is_a_credit(order: str, form: str, policy: Metadata) -> 
 @pytest.mark.parametrize("policy", [Metadata.CREDIT, Metadata.ALL])
 def test_texts_of_a_png_are_a_credit(policy: Metadata) -> None:
     """Author and Copyright of tEXt, zTXt and iTXt are kept, in Latin-1 and UTF-8, under both policies."""
-    data = tagged.with_chunks(
+    data = containers.with_chunks(
         PNG,
         (b"tEXt", "Author\0José Müller".encode("latin-1")),
         (b"zTXt", b"Copyright\0\0" + zlib.compress("© dpa (picture alliance)".encode("cp1252"))),
     )
     assert credit_of(data, policy) == JANE
-    data = tagged.with_chunks(PNG, (b"iTXt", "author\0\0\0\0\0José Müller".encode()))
+    data = containers.with_chunks(PNG, (b"iTXt", "author\0\0\0\0\0José Müller".encode()))
     assert credit_of(data, policy, Format.PNG) == Credit(creators=("José Müller",))
 
 
@@ -138,7 +138,7 @@ def test_blocks_that_imagemagick_put_into_a_png_are_a_credit() -> None:
     """IPTC and EXIF as hex digits in a text are read like the blocks themselves."""
     records = tagged.resource(0x404, tagged.iim((2, 80, "José Müller".encode())))
     exif = b"Exif\0\0" + tagged.block("<", CP1252[1:])
-    data = tagged.with_chunks(
+    data = containers.with_chunks(
         PNG,
         (b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(b"\niptc\n  99\n" + records.hex("\n", 36).encode())),
         (b"tEXt", b"Raw profile type exif\0\nexif\n  99\n" + exif.hex().encode()),

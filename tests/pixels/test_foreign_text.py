@@ -17,7 +17,7 @@ from imgproxy.workers import channel
 from imgproxy.workers.channel import Failed
 from imgproxy.workers.job import ProcessLimits, RenderJob, RenderTarget
 from imgproxy.workers.process import child_environment
-from tests.support import images, tagged
+from tests.support import containers, images, tagged
 from tests.support.rendering import render
 from tests.support.site import site
 from tests.support.workers import SMALL, job, pool_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LATIN = "Titré"
 PNG = images.png(images.quarters())
-KEYWORDS = tagged.with_chunks(
+KEYWORDS = containers.with_chunks(
     PNG,
     (b"tEXt", f"{LATIN}\0café".encode("latin-1")),
     (b"zTXt", f"{LATIN}\0\0".encode("latin-1") + b"\x78\x9c\x03\0\0\0\0\1"),

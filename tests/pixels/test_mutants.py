@@ -26,7 +26,7 @@ from imgproxy.config.sections import CacheSettings, LogSettings, OriginSettings,
 from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
 from imgproxy.render import credit
-from tests.support import images, tagged
+from tests.support import containers, images, tagged
 from tests.support.scripted_origin import Request, origin
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "JPEG, grey, with restarts", made("JPEG", "L", restart_marker_blocks=2)
     yield (
         "PNG with texts",
-        tagged.with_chunks(
+        containers.with_chunks(
             made("PNG"),
             (b"gAMA", (45455).to_bytes(4, "big")),
             (b"iCCP", b"p3\0\0" + zlib.compress(profile)),
@@ -98,6 +98,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
             (b"eXIf", exif[">"]),
         ),
     )
+    codes = containers.gama(0.5), containers.chrm(0.31, 0.33, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+    yield "PNG with primaries", containers.with_chunks(made("PNG"), *codes)
+    yield "PNG, HLG", containers.with_chunks(made("PNG"), containers.cicp(9, 18))
     yield "PNG with a palette", made("PNG", "P")
     yield "PNG of 16 bits", images.png(PIXELS[..., 0].astype(np.uint16) * 257)
     yield "PNG, interlaced", vips("pngsave", ALPHA, interlace=True)
@@ -107,6 +110,8 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "WebP, lossless, with alpha", vips("webpsave", ALPHA, lossless=True)
     yield "WebP, animated", images.animation("WEBP", [PIXELS, PIXELS[::-1]], [40, 60])
     yield "AVIF", images.encode(PIXELS, "AVIF", exif=b"Exif\0\0" + exif["<"], xmp=XMP, icc_profile=profile)
+    yield "AVIF, PQ", containers.with_nclx(containers.avif(PIXELS), 9, 16)
+    yield "AVIF of two items", containers.avif_of_items([PIXELS[:16, :16], PIXELS], 1)
     yield "AVIF with alpha", vips("heifsave", ALPHA, compression="av1")
     for order in "<>":
         blocks = [tagged.text(700, XMP, 1), tagged.text(33723, IIM, 7), tagged.text(34377, app13[1][14:], 1)]
@@ -120,12 +125,13 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "SVG", SVG
     yield "SVG in UTF-16", SVG.decode().encode("utf-16")
     yield "SVG, packed", zlib.compress(SVG, wbits=31)
-    yield "BMP", made("BMP")
+    for mode in ("RGB", "RGBA", "P"):
+        yield f"BMP, {mode}", made("BMP", mode)
     yield "ICO", made("ICO")
 
 
 SEEDS: Final = dict(seeds())
-REFUSED: Final = frozenset({"BMP", "ICO"})
+REFUSED: Final = frozenset({"ICO"})
 BAD: Final = frozenset({"render-crashed", "render-timeout", "render-out-of-memory"})
 # What is asked for: decode, metadata, description, other coders, and steps that read the pixels in another order.
 QUERIES: Final = (

@@ -12,7 +12,7 @@ import pytest
 from imgproxy.params.plan import Format, Metadata, Output, RenderPlan
 from imgproxy.render import credit
 from imgproxy.render.credit import Credit
-from tests.support import images, tagged
+from tests.support import containers, images, tagged
 from tests.support.rendering import render
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ def sources() -> Iterator[tuple[str, bytes]]:
     for kind in ("WEBP", "PNG", "AVIF"):
         options: dict[str, Any] = {} if kind == "PNG" else {"xmp": xmp}
         data = images.encode(pixels, kind, exif=b"Exif\0\0" + exif(">"), **options)
-        yield kind, tagged.with_chunks(data, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)) if kind == "PNG" else data
+        yield (
+            kind,
+            containers.with_chunks(data, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)) if kind == "PNG" else data,
+        )
     blocks = [
         tagged.text(700, xmp, tagged.BYTE),
         tagged.text(34377, iptc.removeprefix(b"Photoshop 3.0\0"), tagged.BYTE),

@@ -1,9 +1,8 @@
-"""Files with metadata, made by hand byte for byte: EXIF blocks, TIFF pictures, segments of a JPEG, chunks of a PNG."""
+"""Files with metadata, made by hand byte for byte: EXIF blocks, TIFF pictures, IPTC, segments of a JPEG."""
 
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,15 +90,6 @@ def with_segments(jpeg: bytes, *segments: tuple[int, bytes]) -> bytes:
 def with_exif(jpeg: bytes, exif: bytes) -> bytes:
     """Put an EXIF block into a JPEG."""
     return with_segments(jpeg, (0xE1, b"Exif\0\0" + exif))
-
-
-def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Put chunks (name and content) before a PNG's pixels."""
-    made = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-    at = png.index(b"IDAT") - 4
-    return png[:at] + made + png[at:]
 
 
 def iim(*records: tuple[int, int, bytes]) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imgproxy.render import credit, png_text, text_blocks, xmp
 from imgproxy.render.credit import Credit
 from imgproxy.render.text import decode_text, one_line
-from tests.support import images, tagged
+from tests.support import containers, images, tagged
 
 SOUND = "José Müller, Ž € „dpa“ © 2024"
 
@@ -110,7 +110,7 @@ PNG = images.png(images.quarters())
 
 
 def texts_of(*chunks: tuple[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
-    return png_text.read_texts(io.BytesIO(tagged.with_chunks(PNG, *chunks)))
+    return png_text.read_texts(io.BytesIO(containers.with_chunks(PNG, *chunks)))
 
 
 def test_the_three_text_chunks_of_a_png() -> None:
@@ -133,7 +133,7 @@ def test_texts_of_a_png_are_limited() -> None:
     bomb = zlib.compress(bytes(100_000_000), 9)
     assert texts_of((b"tEXt", b"Author\0A"), (b"zTXt", b"B\0\0" + bomb), (b"tEXt", b"Author\0C")) == (("Author", b"A"),)
     assert texts_of((b"zTXt", b"A\0\0no zlib"), (b"tEXt", b"B")) == (("A", b""), ("B", b""))
-    file = tagged.with_chunks(PNG, (b"tEXt", b"Author\0A"))
+    file = containers.with_chunks(PNG, (b"tEXt", b"Author\0A"))
     assert png_text.read_texts(io.BytesIO(file[: file.index(b"Author") + 4])) == ()
     assert png_text.read_texts(io.BytesIO(PNG)) == ()
 

@@ -10,8 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.render import exif_names
-from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.exif import COPYRIGHT, USER_COMMENT, Value
+from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text import decode_text, one_line
 from imgproxy.render.text_blocks import read_exif
 

@@ -19,7 +19,7 @@ import pyvips
 
 from imgproxy.params.plan import Metadata
 from imgproxy.render import credit, exif, xmp
-from imgproxy.render.colour import PROFILE_FIELD
+from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text_blocks import EXIF_FIELD, IPTC_FIELD, XMP_FIELD, Blocks, read_blocks
 
 if TYPE_CHECKING:
