@@ -298,9 +298,9 @@ class RenderOutOfMemory(ImageRefused, code="render_out_of_memory", title="Render
 
 
 class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
-    """The render process crashed on this image."""
+    """The render process crashed on this image, or met an error that nobody foresaw."""
 
-    text = "The process that renders this image crashed. The image is refused."
+    text = "The process that renders this image crashed or failed. The image is refused."
 
 
 # --- the service -------------------------------------------------------------------------------------------------
