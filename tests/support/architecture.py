@@ -80,6 +80,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "cachetools": ("delivery", "admission", "purge"),
     "httpx": ("medialibrary.client", "purge", "cli"),
     "multidict": ("edge",),
+    "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),

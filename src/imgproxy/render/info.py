@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.metadata import exif_text, is_private
+from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
     from imgproxy.render.source import Source
@@ -35,7 +36,7 @@ def describe(source: Source) -> bytes:
         "PixelWidth": source.width_px,
         "PixelHeight": source.height_px,
         "Orientation": source.orientation,
-        "Depth": _DEPTHS.get(header.format, 8),
+        "Depth": _depth(source),
         "ColorModel": _MODELS.get(header.interpretation, "RGB"),
         "Output": {},
     }
@@ -59,6 +60,12 @@ def describe(source: Source) -> bytes:
             "LoopCount": source.loop,
         }
     return json.dumps({k: v for k, v in document.items() if v not in ({}, None) or k == "Output"}).encode()
+
+
+def _depth(source: Source) -> int:
+    """Return the bits of a sample. libvips has the 10 and 12 bits of HEIF in a field of its own."""
+    stated = source.field("bits-per-sample") if source.kind in (SourceKind.AVIF, SourceKind.HEIC) else None
+    return int(stated or _DEPTHS.get(source.header.format, 8))
 
 
 def _exif(header: Any, ifd: int) -> dict[str, int | float | str]:

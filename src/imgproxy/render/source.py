@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
-from imgproxy.render import lab_tiff, svg
+from imgproxy.render import heic, lab_tiff, svg
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.markup import MarkupError
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff, unpack
 
 if TYPE_CHECKING:
+    from imgproxy.render.heic import Heic
     from imgproxy.render.svg import Drawing
     from imgproxy.workers.job import ProcessLimits
 
@@ -43,7 +44,6 @@ _LOADERS: Final = {
     SourceKind.WEBP: "webpload",
     SourceKind.GIF: "gifload",
     SourceKind.AVIF: "heifload",
-    SourceKind.HEIC: "heifload",
     SourceKind.TIFF: "tiffload",
     SourceKind.SVG: "svgload",
 }
@@ -51,7 +51,7 @@ _LOADERS: Final = {
 # libtiff reports a strip that ends too early as an error, not as a truncated file.
 _FAIL_ON: Final = {SourceKind.TIFF: "error"}
 
-_PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.HEIC, SourceKind.TIFF})
+_PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.TIFF})
 _ANIMATED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF})
 
 
@@ -61,7 +61,8 @@ class Source:
     An original whose header was read and is within the limits.
 
     `header` has the fields of the first page (profile, metadata, delays); its pixels are never read. `drawing` is the
-    sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF. `width_px` x `height_px` is one stored page.
+    sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `heic` the open HEIC. `width_px` x `height_px` is one
+    stored page.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Source:
     size_bytes: int
     drawing: Drawing | None = None
     lab_file: bytes | None = None
+    heic: Heic | None = None
 
     @property
     def is_animation(self) -> bool:
@@ -103,8 +105,8 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     """
     Recognise a file and read its header.
 
-    Raises NotAnImage; DecodeFailed if the header is damaged; TooManyPixels if one page is over the limit;
-    DrawingTooComplex. (An animation with too many frames is cut later, see `frames`.)
+    Raises NotAnImage; HeicNotInstalled; DecodeFailed if the header is damaged; TooManyPixels if one page is over the
+    limit; DrawingTooComplex. (An animation with too many frames is cut later, see `frames`.)
     """
     with open(path, "rb") as file:
         kind = sniff(file.read(HEAD_BYTES))
@@ -114,8 +116,9 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     with limits.drawing() if kind is SourceKind.SVG else nullcontext():
         drawing = _sanitise(path) if kind is SourceKind.SVG else None
         lab_file = lab_tiff.as_rgb_file(path) if kind is SourceKind.TIFF else None
+        opened = heic.open_file(path) if kind is SourceKind.HEIC else None
         try:
-            header = _open(kind, path, drawing.text if drawing else lab_file)
+            header = opened.header if opened else _open(kind, path, drawing.text if drawing else lab_file)
         except pyvips.Error as exc:
             raise DecodeFailed from exc
     width, height = int(header.width), int(header.height)
@@ -134,6 +137,7 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
         size_bytes=size_bytes,
         drawing=drawing,
         lab_file=lab_file,
+        heic=opened,
     )
 
 
@@ -172,6 +176,8 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
         page: first page, from 0.
         count: pages to decode.
     """
+    if source.heic is not None:
+        return heic.decode(source.heic)
     fail_on = "none" if limits.allow_truncated else _FAIL_ON.get(source.kind, "truncated")
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on, **shrink_options(source, factor)}
     if source.kind in _PAGED:

@@ -66,6 +66,7 @@ REPORTED: Final = {
     error.code: error
     for error in (
         errors.NotAnImage,
+        errors.HeicNotInstalled,
         errors.DecodeFailed,
         errors.TooManyPixels,
         errors.DrawingTooComplex,
