@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 AS_PNG = RenderPlan(output=PNG)
 AS_JSON = RenderPlan(output=Output(format=Format.JSON))
 PICTURE = heif.picture()
+INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 PHOTO = Path(demo.__file__).parent / "photos/2026/03/14/harbour-at-dusk.jpg"
 
 
@@ -42,9 +43,9 @@ def test_every_pixel_is_right() -> None:
     assert np.array_equal(pixels_of(heif.write(heif.rgb(PICTURE))), PICTURE)
 
 
-@pytest.mark.parametrize("depth", [10, 12])
+@pytest.mark.parametrize("depth", [9, 10, 11, 12, 14])
 def test_deep_pictures_use_the_whole_range(depth: int) -> None:
-    """A picture of 10 or 12 bits is within one level of the exact value; black stays black, and white white."""
+    """A picture of 9 to 14 bits is within one level of the exact value; black stays black, and white white."""
     deep = heif.picture(depth=depth)
     found = pixels_of(heif.write(heif.rgb(deep, depth))).astype(float)
     assert np.abs(found - deep / (2**depth - 1) * 255).max() <= 1
@@ -197,9 +198,9 @@ def test_the_icc_profile_is_used() -> None:
     source = np.full((32, 32, 3), (200, 120, 60))
     item = heif.coded([source[..., band] for band in (1, 2, 0)], "444").having(heif.nclx(), heif.profile(icc))
     adobe = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    transform = ImageCms.buildTransform(adobe, ImageCms.createProfile("sRGB"), "RGB", "RGB", renderingIntent=1)
+    transform = ImageCms.buildTransform(adobe, ImageCms.createProfile("sRGB"), "RGB", "RGB", renderingIntent=INTENT)
     shown = Image.fromarray(source.astype(np.uint8))
-    want = np.asarray(ImageCms.applyTransform(shown, transform))  # type: ignore[arg-type]
+    want = np.asarray(ImageCms.applyTransform(shown, transform))
     found = pixels_of(heif.write(item))
     assert np.abs(found.astype(int) - want).max() <= 2
     document = json.loads(render(heif.write(item), AS_JSON).data)
@@ -302,6 +303,13 @@ def bad_files() -> dict[str, tuple[bytes, type[Exception]]]:
     }
 
 
+def test_texts_that_are_no_text_are_not_read() -> None:
+    """Bytes that are no ASCII in the types of the file's items end no process: those items count as unknown."""
+    mime = replace(heif.xmp(XMP, 1), content_type=b"application/rdf\xff\x80xml")
+    strange = replace(heif.xmp(XMP, 1), kind=b"\xff\xfe\x80\x81")
+    assert np.array_equal(pixels_of(heif.write(heif.rgb(PICTURE), mime, strange)), PICTURE)
+
+
 @pytest.mark.parametrize("name", bad_files())
 def test_bad_files_are_refused(name: str) -> None:
     """A file that is cut off, damaged or contradicts itself is refused as such."""
@@ -324,8 +332,10 @@ def test_a_picture_of_a_real_encoder() -> None:
     with Image.open(PHOTO) as photo:
         small = photo.resize((480, 320), Image.Resampling.LANCZOS)
         display_p3 = ImageCms.ImageCmsProfile(io.BytesIO(photo.info["icc_profile"]))
-    transform = ImageCms.buildTransform(display_p3, ImageCms.createProfile("sRGB"), "RGB", "RGB", renderingIntent=1)
-    want = np.asarray(ImageCms.applyTransform(small, transform))  # type: ignore[arg-type]
+    transform = ImageCms.buildTransform(
+        display_p3, ImageCms.createProfile("sRGB"), "RGB", "RGB", renderingIntent=INTENT
+    )
+    want = np.asarray(ImageCms.applyTransform(small, transform))
     result = render(data, AS_PNG)
     assert result.pixels.shape == (320, 480, 3)
     assert images.mean_difference(result.pixels, want) < 3

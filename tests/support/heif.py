@@ -139,11 +139,13 @@ def xmp(packet: bytes, of: int) -> Item:
 
 
 def write(*items: Item, primary: int = 1, brands: tuple[bytes, ...] = (b"heic", b"mif1", b"heic")) -> bytes:
-    """A file of items, which are numbered from 1. `brands`: the major one, then all compatible ones."""
+    """A file of items, which are numbered from 1. Equal data is stored once. `brands`: major, then all compatible."""
     ftyp = box(b"ftyp", brands[0], bytes(4), *brands[1:])
     properties = list(dict.fromkeys(found for item in items for found in item.properties))
     size = len(ftyp) + len(_meta(items, primary, properties, 0))
-    return ftyp + _meta(items, primary, properties, size + 8) + box(b"mdat", *(item.data for item in items))
+    return (
+        ftyp + _meta(items, primary, properties, size + 8) + box(b"mdat", *dict.fromkeys(item.data for item in items))
+    )
 
 
 def _meta(items: tuple[Item, ...], primary: int, properties: list[bytes], at: int) -> bytes:
@@ -177,10 +179,15 @@ def _associations(items: tuple[Item, ...], properties: list[bytes]) -> bytes:
 
 
 def _locations(items: tuple[Item, ...], at: int) -> bytes:
-    rows = []
-    for number, item in enumerate(items, 1):
-        rows.append(struct.pack(">HHHHII", number, 0, 0, 1, at, len(item.data)))
-        at += len(item.data)
+    places: dict[bytes, int] = {}
+    for item in items:
+        if item.data not in places:
+            places[item.data] = at
+            at += len(item.data)
+    rows = [
+        struct.pack(">HHHHII", number, 0, 0, 1, places[item.data], len(item.data))
+        for number, item in enumerate(items, 1)
+    ]
     return full_box(b"iloc", struct.pack(">BBH", 0x44, 0, len(items)), *rows, version=1)
 
 
@@ -188,4 +195,5 @@ def picture(width: int = 96, height: int = 64, depth: int = 8) -> NDArray[np.uin
     """A picture of which every corner differs, H x W x 3."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     bands = (x / (width - 1), y / (height - 1), (x + y) / (width + height - 2))
-    return np.rint(np.stack(bands, axis=-1) * (2**depth - 1)).astype(np.uint16)
+    found: NDArray[np.uint16] = np.rint(np.stack(bands, axis=-1) * (2**depth - 1)).astype(np.uint16)
+    return found

@@ -16,6 +16,7 @@ import pyvips
 
 from imgproxy.errors import DecodeFailed, HeicNotInstalled, NotAnImage
 from imgproxy.render.colour import PROFILE_FIELD
+from imgproxy.render.heif_items import make_ascii
 
 # The fields with the colour description (ITU-T H.273) of a picture without an ICC profile: colour primaries, transfer
 # characteristics, matrix coefficients, each an int.
@@ -27,6 +28,9 @@ _DEPTH_FIELD: Final = "bits-per-sample"
 
 # pi-heif's names of the bands. `a` is alpha that the colours were multiplied with.
 _BANDS: Final = {"L": 1, "I": 1, "LA": 2, "La": 2, "RGB": 3, "RGBA": 4, "RGBa": 4}
+
+# The longest side that libvips can have.
+_SIDE_MAX_PX: Final = 10_000_000
 
 _EXIF_HEAD: Final = b"Exif\0\0"
 # As long as a JPEG can have it. A longer block counts as missing.
@@ -52,21 +56,22 @@ def open_file(path: str) -> Heic:
     Raises HeicNotInstalled without the extra; NotAnImage if the picture is not coded in HEVC; DecodeFailed.
     """
     with open(path, "rb") as file:
-        data = file.read()
+        data = make_ascii(file.read())
     try:
         import pi_heif  # noqa: PLC0415 - optional, and it takes a tenth of a second
+
+        pi_heif.options.DECODE_THREADS = 1  # as libvips, see `workers.process`
+        pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
+        opened = pi_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+        picture = opened[opened.primary_index]
     except ImportError as exc:
         raise HeicNotInstalled from exc
-    options = pi_heif.options
-    options.DECODE_THREADS = 1  # as libvips, see `workers.process`
-    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
-    try:
-        file_ = pi_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
-        picture = file_[file_.primary_index]
     except (SyntaxError, IndexError) as exc:
         raise NotAnImage from exc
     except (ValueError, EOFError, RuntimeError, OSError) as exc:
         raise DecodeFailed from exc
+    if not all(1 <= side <= _SIDE_MAX_PX for side in picture.size):
+        raise DecodeFailed
     return Heic(picture, _read_header(picture))
 
 
@@ -94,9 +99,9 @@ def decode(heic: Heic) -> Any:
 
 
 def _layout(picture: Any) -> tuple[int, int]:
-    """Return bands and bits of a sample."""
-    name, _, depth = picture.mode.partition(";")
-    return _BANDS[name], int(depth or 8)
+    """Return bands and bits of a sample. The mode says 12 of everything between 9 and 15 bits, but 10."""
+    name, _, deep = picture.mode.partition(";")
+    return _BANDS[name], int(picture.info["bit_depth"]) if deep else 8
 
 
 def _stretch(image: Any, picture: Any, depth: int) -> Any:
