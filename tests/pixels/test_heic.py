@@ -159,9 +159,18 @@ def test_what_belongs_to_a_picture_is_not_the_picture() -> None:
     """Thumbnails and HDR gain maps have no effect."""
     small = heif.picture(48, 32)
     gain_map = heif.coded([small[..., 1]], "400").having(heif.auxiliary(heif.GAIN_MAP))
-    extra = (heif.rgb(small).referring(b"thmb", 1), gain_map.hidden().referring(b"auxl", 1))
-    found = render(heif.write(heif.rgb(PICTURE), *extra), AS_PNG)
-    assert np.array_equal(found.pixels, PICTURE)
+    extra = (gain_map.hidden().referring(b"auxl", 1), heif.rgb(small).referring(b"thmb", 1))
+    assert np.array_equal(pixels_of(heif.write(heif.rgb(PICTURE), *extra)), PICTURE)
+    # ISO 21496-1, since iOS 18: the HDR picture is an item of its own, made from the picture and the gain map.
+    tone_mapped = heif.Item(b"tmap", bytes(62), (heif.extent(96, 64),)).referring(b"dimg", 1, 2)
+    data = heif.write(heif.rgb(PICTURE), extra[0], tone_mapped, brands=(b"heic", b"mif1", b"heic", b"tmap"))
+    assert np.array_equal(pixels_of(data), PICTURE)
+
+
+def test_a_derived_picture() -> None:
+    """A picture that is another item, turned, is that item, turned."""
+    derived = heif.Item(b"iden", b"", (heif.extent(96, 64), heif.turn(1))).referring(b"dimg", 2)
+    assert np.array_equal(pixels_of(heif.write(derived, heif.rgb(PICTURE).hidden())), np.rot90(PICTURE))
 
 
 def alpha_of(values: NDArray[Any]) -> heif.Item:
