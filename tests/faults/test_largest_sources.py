@@ -30,8 +30,9 @@ def scene(width: int = WIDTH, height: int = HEIGHT) -> Any:
 
 def tiled_heic() -> bytes:
     """A HEIC of 500 tiles of 512 x 512, as iPhones write them."""
-    tile = heif.rgb(heif.picture(512, 512)).hidden()
-    whole = heif.grid(20, 25, WIDTH, HEIGHT, tuple(range(2, 502))).having(heif.nclx())
+    luma = heif.picture(512, 512)[..., 0]
+    tile = heif.coded([luma, luma[::2, ::2], luma[::2, ::2]], "420").hidden()
+    whole = heif.grid(20, 25, WIDTH, HEIGHT, tuple(range(2, 502))).having(heif.nclx(matrix=heif.BT601))
     return heif.write(whole, *(tile for _ in range(500)))
 
 

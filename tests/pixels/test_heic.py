@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from imgproxy import demo
 from imgproxy.errors import DecodeFailed, HeicNotInstalled, NotAnImage, TooManyPixels
 from imgproxy.params.plan import Format, Frames, Metadata, Output, Px, RenderPlan, Resize, Trim
-from imgproxy.render import credit, heic, profiles
+from imgproxy.render import credit, profiles
 from tests.pixels.test_metadata import CREDIT, PRIVATE, XMP, exif_block, exif_of, xmp_of
 from tests.support import heif, hevc, images
 from tests.support.rendering import LIMITS, PNG, render
@@ -216,13 +216,15 @@ def test_the_icc_profile_is_used() -> None:
     assert document["ProfileName"] == "Adobe RGB compatible"
 
 
-def test_colours_by_number_are_passed_on(tmp_path: Any) -> None:
-    """Primaries, transfer and matrix of a picture without a profile are fields of its header and of its pixels."""
-    path = tmp_path / "a.heic"
-    path.write_bytes(heif.write(heif.rgb(PICTURE, primaries=heif.BT2020, transfer=16)))
-    opened = heic.open_file(str(path))
-    for image in (opened.header, heic.decode(opened)):
-        assert [image.get(name) for name in heic.CICP_FIELDS] == [9, 16, 0]
+def test_colours_by_number() -> None:
+    """Without a profile the code points count: P3 (200, 120, 60) is (213, 115, 42) in sRGB, white in PQ is not grey."""
+    source = np.full((32, 32, 3), (200, 120, 60))
+    found = pixels_of(heif.write(heif.rgb(source, primaries=heif.P3)))
+    assert np.abs(found.astype(int) - (213, 115, 42)).max() <= 1
+    # BT.2408: reference white, 203 cd/m2, is 58 % of PQ.
+    white = np.full((32, 32, 3), round(0.58 * 1023))
+    shown = pixels_of(heif.write(heif.rgb(white, 10, primaries=heif.BT2020, transfer=16)))
+    assert np.abs(shown.astype(int) - 229).max() <= 2
 
 
 def test_the_credit_is_kept() -> None:

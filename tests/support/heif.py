@@ -17,7 +17,7 @@ from tests.support import hevc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IDENTITY, BT601, BT709, BT2020 = 0, 6, 1, 9
+IDENTITY, BT601, BT709, BT2020, P3 = 0, 6, 1, 9, 12
 
 ALPHA: Final = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0"
 GAIN_MAP: Final = b"urn:com:apple:photo:2020:aux:hdrgainmap\0"

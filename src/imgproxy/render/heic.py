@@ -15,13 +15,8 @@ from typing import Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed, HeicNotInstalled, NotAnImage
-from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.heif_items import make_ascii
-
-# The fields with the colour description (ITU-T H.273) of a picture without an ICC profile: colour primaries, transfer
-# characteristics, matrix coefficients, each an int.
-CICP_FIELDS: Final = ("cicp-primaries", "cicp-transfer", "cicp-matrix")
-_CICP_NAMES: Final = ("color_primaries", "transfer_characteristics", "matrix_coefficients")
+from imgproxy.render.tagging import PROFILE_FIELD
 
 # libvips' name of the bits of a sample.
 _DEPTH_FIELD: Final = "bits-per-sample"
@@ -144,8 +139,5 @@ def _tag(image: Any, picture: Any) -> Any:
     for name in ("orientation", "exif-ifd0-Orientation"):
         if image.get_typeof(name):
             image.remove(name)
-    described = picture.info.get("nclx_profile", {})
-    numbers = {field: described[key] for field, key in zip(CICP_FIELDS, _CICP_NAMES, strict=True) if described}
-    for name, number in ({_DEPTH_FIELD: depth} | numbers).items():
-        image.set_type(pyvips.GValue.gint_type, name, int(number))
+    image.set_type(pyvips.GValue.gint_type, _DEPTH_FIELD, depth)
     return image
