@@ -79,6 +79,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
     "multidict": ("edge",),
+    "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),

@@ -14,6 +14,7 @@ from imgproxy.render.exif import COPYRIGHT, USER_COMMENT, Value
 from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text import decode_text, one_line
 from imgproxy.render.text_blocks import read_exif
+from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ def describe(source: Source) -> bytes:
         "PixelWidth": source.width_px,
         "PixelHeight": source.height_px,
         "Orientation": source.orientation,
-        "Depth": _DEPTHS.get(header.format, 8),
+        "Depth": _depth(source),
         "ColorModel": _MODELS.get(header.interpretation, "RGB"),
         "Output": {},
     }
@@ -69,6 +70,12 @@ def describe(source: Source) -> bytes:
             "LoopCount": source.loop,
         }
     return json.dumps({k: v for k, v in document.items() if v not in ({}, None) or k == "Output"}).encode()
+
+
+def _depth(source: Source) -> int:
+    """Return the bits of a sample. libvips has the 10 and 12 bits of HEIF in a field of its own."""
+    stated = source.field("bits-per-sample") if source.kind in (SourceKind.AVIF, SourceKind.HEIC) else None
+    return int(stated or _DEPTHS.get(source.header.format, 8))
 
 
 def _exif(source: Source) -> dict[str, dict[str, Any]]:

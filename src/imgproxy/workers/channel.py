@@ -68,6 +68,7 @@ REPORTED: Final = {
     error.code: error
     for error in (
         errors.NotAnImage,
+        errors.HeicNotInstalled,
         errors.DecodeFailed,
         errors.ColoursNotSupported,
         errors.TooManyPixels,
