@@ -143,8 +143,7 @@ def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> Lin
     sys.stderr = queued_stream(handler.writer)
     # It logs requests that it cannot parse, with their headers and so with tokens. They have an access line anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    for chatty in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
     return handler
 
 

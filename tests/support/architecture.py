@@ -73,14 +73,14 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
 # Every third-party library, and the places that may import it. The longest name that matches counts.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "PIL": ("render.avif_sequence",),
-    "aiohttp": ("edge", "medialibrary.client", "medialibrary.server"),
+    "aiohttp": ("edge", "medialibrary.client", "medialibrary.server", "purge.downstream", "cli.edge_calls"),
     "aiohttp.web": ("edge", "medialibrary.server"),
     "aiolimiter": ("purge",),
     "blake3": ("digest",),
     "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
-    "httpx": ("medialibrary.client", "purge", "cli"),
     "multidict": ("edge",),
+    "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),
@@ -90,7 +90,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "tinycss2": ("render",),
     "typer": ("cli",),
     "uvloop": ("cli",),
-    "yarl": ("medialibrary.client",),
+    "yarl": ("medialibrary.client", "purge.downstream", "cli.edge_calls"),
 }
 # Modules of the standard library that only some places may import. All others are free.
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
