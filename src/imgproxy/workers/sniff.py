@@ -33,20 +33,26 @@ class SourceKind(StrEnum):
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
+# How UTF-16 begins: with its mark, or with "<" if the mark is missing. Source: XML 1.0, appendix F.1.
+_UTF_16: Final = {
+    (codecs.BOM_UTF16_LE, b"<\0"): "utf-16-le",
+    (codecs.BOM_UTF16_BE, b"\0<"): "utf-16-be",
+}
+
 _GZIP_HEAD: Final = b"\x1f\x8b\x08"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# A comment or document type that has this length without an end is taken for one of a drawing.
-_LONG_BYTES: Final = 1000
-
-# Everything that may stand before the root element of an XML document, then <svg, with or without a prefix; or a
-# comment or document type that does not end in these bytes. Every group is atomic or possessive: this runs on the event
+# What may stand before the root element of an XML document. Every group is atomic or possessive: this runs on the event
 # loop, and 30 comments in a row had 2^30 ways to match.
-_SVG_ROOT: Final = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?+\s*+"
-    rb"(?:(?>(?><!--.*?-->)|<!DOCTYPE[^>\[]*+(?>\[.*?\])?+\s*+>|<\?[^>]*+>)\s*+)*+"
-    rb"(?:<(?:[A-Za-z_][\w.-]{0,30}+:)?+svg[\s/>]|(?:<!--|<!DOCTYPE\s++svg\b).{%d})" % _LONG_BYTES,
+_PROLOG: Final = (
+    rb"\A(?:\xef\xbb\xbf)?+\s*+(?=<)"
+    rb"(?:(?>(?><!--.*?-->)|(?><!DOCTYPE\s++(?:[\w.-]{1,30}+:)?+svg\b[^>\[]*+(?:>|\[.*?\]\s*+>))|<\?[^>]*+>)\s*+)*+"
+)
+_SVG_ROOT: Final = re.compile(_PROLOG + rb"<(?:[A-Za-z_][\w.-]{0,30}+:)?+svg[\s/>]", re.DOTALL | re.IGNORECASE)
+# The first bytes end in a comment, in the document type of a drawing, in an instruction, or just before the root.
+_CUT: Final = re.compile(
+    _PROLOG + rb"(?:<!--|<!DOCTYPE\s++(?:[\w.-]{1,30}+:)?+svg\b|<\?|(?:<[\w.:!-]{0,40}+)?+\Z)",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -79,14 +85,17 @@ def sniff(head: bytes) -> SourceKind | None:
         return _sniff_heif(head)
     if head.startswith(_TIFF_HEADS):
         return SourceKind.TIFF
-    return SourceKind.SVG if _is_svg(unpack(head, HEAD_BYTES)) else None
+    text = unpack(head, HEAD_BYTES)
+    return SourceKind.SVG if _is_svg(text, is_cut=max(len(head), len(text)) >= HEAD_BYTES) else None
 
 
-def _is_svg(head: bytes) -> bool:
-    """Look for the root element."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        head = head.decode("utf-16", errors="replace").encode()
-    return _SVG_ROOT.match(head) is not None
+def _is_svg(text: bytes, *, is_cut: bool) -> bool:
+    """Look for the root element. If the file goes on (`is_cut`), what may stand before the root is enough."""
+    for marks, encoding in _UTF_16.items():
+        if text.startswith(marks):
+            text = text.decode(encoding, errors="replace").lstrip("\ufeff").encode()
+            break
+    return bool(_SVG_ROOT.match(text) or (is_cut and _CUT.match(text)))
 
 
 def _sniff_heif(head: bytes) -> SourceKind | None:
