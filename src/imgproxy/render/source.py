@@ -115,7 +115,7 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
         drawing = _sanitise(path) if kind is SourceKind.SVG else None
         lab_file = lab_tiff.as_rgb_file(path) if kind is SourceKind.TIFF else None
         try:
-            header = _open(kind, path, drawing.text if drawing else lab_file)
+            header = _open(kind, path, drawing.drawn if drawing else lab_file)
         except pyvips.Error as exc:
             raise DecodeFailed from exc
     width, height = int(header.width), int(header.height)
@@ -180,7 +180,7 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
         options["n"] = count
     if source.drawing is not None:
         with limits.drawing():
-            return _open(source.kind, source.path, source.drawing.text, **options).copy_memory()
+            return _open(source.kind, source.path, source.drawing.drawn, **options).copy_memory()
     image = _open(source.kind, source.path, source.lab_file, **options)
     return image if source.lab_file is None else lab_tiff.as_lab(image)
 
