@@ -271,11 +271,25 @@ def test_every_form_of_a_data_url_is_read(head: str, body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["data:", "data:image/png", "data:image/png;base64,A", "data:image/png;base64,é", "http:,a"]
+    "url",
+    [
+        "data:",
+        "data:image/png",
+        "data:image/png;base64,A",
+        "data:image/png;base64,é",
+        "http:,a",
+        "data:," + "%20" * 400_001,
+    ],
 )
 def test_damaged_data_urls_are_nothing(url: str) -> None:
     """A URL of another scheme, without a comma, or with bad base64 gives nothing."""
     assert data_urls.decode(url) is None
+
+
+def test_a_data_url_has_a_limit_of_escapes() -> None:
+    """Each escape takes far more memory than its three bytes. A megabyte of them is read."""
+    assert data_urls.decode("data:," + "%20" * 350_000) == ("", b" " * 350_000)
+    assert data_urls.decode("data:," + "%20" * 1_000_000) is None
 
 
 @given(st.binary(max_size=200), st.sampled_from(["image/png", "", "image/svg+xml"]))

@@ -53,6 +53,7 @@ _ELEMENTS: Final = frozenset({
 
 _FRAGMENT: Final = re.compile(r"\A\s*#[^\s\"'()<>\\]{1,256}\s*\Z")
 _NAME: Final = re.compile(r"\A[A-Za-z_][\w.-]*\Z")
+_ZERO: Final = re.compile(r"[+-]?(?:0+\.?0*|\.0+)(?:[a-zA-Z]+|%)?")
 _RASTERS: Final = (SourceKind.PNG, SourceKind.JPEG, SourceKind.GIF, SourceKind.WEBP)
 
 # No browser reads these as CSS, and they are free text: `id="Group (1)"`.
@@ -113,6 +114,8 @@ def _sanitise(data: bytes, place: _Place, spent: _Spent) -> Drawing:
         raise DrawingTooComplex(exc.what, exc.limit) from exc
     if root.local != "svg" or root.namespace not in (_SVG, ""):
         raise MarkupError("not an SVG")
+    if place.drawings and _has_no_size(root):
+        raise MarkupError("an embedded drawing without a size")  # librsvg would draw nothing at all
     sanitiser = _Sanitiser(place, spent)
     kept = sanitiser.keep(root, place.elements + 1)
     assert kept is not None
@@ -201,6 +204,12 @@ class _Sanitiser:
         svg_cost.check("levels of embedded drawings", place.drawings)
         drawing = _sanitise(data, place, self._spent)
         return drawing.drawn, drawing.cost._replace(shapes=0).plus(svg_cost.EMBEDDED_DRAWING)
+
+
+def _has_no_size(root: Element) -> bool:
+    lengths = [root.attributes.get("width", ""), root.attributes.get("height", "")]
+    lengths += re.split(r"[\s,]+", root.attributes.get("viewBox", "").strip()[:200])[2:4]
+    return any(_ZERO.fullmatch(length[:200].strip()) for length in lengths)
 
 
 def _measure_raster(data: bytes) -> tuple[SourceKind, Cost]:

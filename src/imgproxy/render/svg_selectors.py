@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_PARTS: Final = 8
 
 _BRACKETS: Final = re.compile(r"[()\[\]\"'\\]")
-_PART: Final = re.compile(r"(?=.)(\*|[A-Za-z][\w-]*+|)((?:[.#][\w-]++|:root(?![\w-]))*+)", re.IGNORECASE)
+_PART: Final = re.compile(r"(?=.)(\*|[A-Za-z][\w-]*|)((?:[.#][\w-]+|:root(?![\w-]))*)", re.IGNORECASE)
 _MARK: Final = re.compile(r"[.#:][\w-]+")
 
 

@@ -119,25 +119,40 @@ class _Replacer:
 
     def __init__(self) -> None:
         self._chars = 0
+        # By the value and the id() of the scope, which is kept, so that no other one gets that id().
+        self._replaced: dict[tuple[str, int], tuple[str, _Scope]] = {}
+        self._styles: dict[str, list[_Declaration]] = {}
 
-    def replace(
-        self, element: Element, by_rules: list[_Declaration], inherited: Mapping[str, str]
-    ) -> Mapping[str, str]:
+    def replace(self, element: Element, by_rules: list[_Declaration], inherited: _Scope) -> _Scope:
         """Replace the variables in one element. Return the variables that hold for it."""
         attributes = element.attributes
         style = attributes.get("style", "")
-        own = _read(tinycss2.parse_blocks_contents(style)) if "--" in style else []
+        own = self._read_style(style) if "--" in style else []
         scope = self._compute(_win(each for each in (*by_rules, *own) if each.is_variable), inherited)
         for name, value in attributes.items():
             if name not in _OTHERS and _USES.search(value):
-                found = self._substitute(tinycss2.parse_component_value_list(value), scope.get)
-                attributes[name] = svg_css.clean(found or "")
+                attributes[name] = self._replace_value(value, scope)
         winners = _win(each for each in by_rules if not each.is_variable).values()
         lines = [self._line(each, scope) for each in winners if each.uses_variables]
         if lines or own:
             lines += [self._line(each, scope) for each in own if not each.is_variable] or [style]
             attributes["style"] = svg_css.clean(";".join(filter(None, lines)))
         return scope
+
+    def _replace_value(self, value: str, scope: _Scope) -> str:
+        """Replace the variables in an attribute. Many elements have the same value and the same variables."""
+        known = self._replaced.get((value, id(scope)))
+        if known is None:
+            found = self._substitute(tinycss2.parse_component_value_list(value), scope.get)
+            known = self._replaced[value, id(scope)] = (svg_css.clean(found or ""), scope)
+        self._spend(len(known[0]))
+        return known[0]
+
+    def _read_style(self, style: str) -> list[_Declaration]:
+        """Read a `style`. Many elements have the same."""
+        if style not in self._styles:
+            self._styles[style] = _read(tinycss2.parse_blocks_contents(style))
+        return self._styles[style]
 
     def _line(self, declared: _Declaration, scope: _Scope) -> str:
         """Return a declaration as text, or nothing if a variable of it has no value."""

@@ -43,18 +43,10 @@ _GZIP_HEAD: Final = b"\x1f\x8b\x08"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# What may stand before the root element of an XML document. Every group is atomic or possessive: this runs on the event
-# loop, and 30 comments in a row had 2^30 ways to match.
-_PROLOG: Final = (
-    rb"\A(?:\xef\xbb\xbf)?+\s*+(?=<)"
-    rb"(?:(?>(?><!--.*?-->)|(?><!DOCTYPE\s++(?:[\w.-]{1,30}+:)?+svg\b[^>\[]*+(?:>|\[.*?\]\s*+>))|<\?[^>]*+>)\s*+)*+"
-)
-_SVG_ROOT: Final = re.compile(_PROLOG + rb"<(?:[A-Za-z_][\w.-]{0,30}+:)?+svg[\s/>]", re.DOTALL | re.IGNORECASE)
-# The first bytes end in a comment, in the document type of a drawing, in an instruction, or just before the root.
-_CUT: Final = re.compile(
-    _PROLOG + rb"(?:<!--|<!DOCTYPE\s++(?:[\w.-]{1,30}+:)?+svg\b|<\?|(?:<[\w.:!-]{0,40}+)?+\Z)",
-    re.DOTALL | re.IGNORECASE,
-)
+_SVG_ROOT: Final = re.compile(rb"<(?:[A-Za-z_][\w.-]{0,30}:)?svg[\s/>]", re.IGNORECASE)
+_SVG_DOCTYPE: Final = re.compile(rb"<!DOCTYPE\s+(?:[\w.-]{1,30}:)?svg\b[^>\[]*", re.IGNORECASE)
+_SUBSET_END: Final = re.compile(rb"\]\s*>")
+_TAG_START: Final = re.compile(rb"<[\w.:!-]{0,40}")
 
 
 def unpack(data: bytes, max_bytes: int) -> bytes:
@@ -95,7 +87,54 @@ def _is_svg(text: bytes, *, is_cut: bool) -> bool:
         if text.startswith(marks):
             text = text.decode(encoding, errors="replace").lstrip("\ufeff").encode()
             break
-    return bool(_SVG_ROOT.match(text) or (is_cut and _CUT.match(text)))
+    text = text.removeprefix(codecs.BOM_UTF8).lstrip()
+    if not text.startswith(b"<"):
+        return False
+    rest = _skip_prolog(text)
+    if _SVG_ROOT.match(rest):
+        return True
+    is_open = rest.startswith((b"<!--", b"<?")) or _SVG_DOCTYPE.match(rest)
+    return is_cut and bool(is_open or not rest or _TAG_START.fullmatch(rest))
+
+
+def _skip_prolog(text: bytes) -> bytes:
+    """
+    Skip what may stand before the root of a drawing: comments, instructions, a document type. One without end stays.
+
+    A loop, in linear time: this runs on the event loop. One pattern for all had 2^30 ways to match 30 comments. With
+    possessive groups it was fast, but Python before 3.11.5 does not match them as it should (CPython issue 106052).
+    """
+    at = 0
+    while at < len(text):
+        if text[at : at + 1].isspace():
+            at += 1
+            continue
+        if text.startswith(b"<!--", at):
+            end = _after(b"-->", text, at + 4)
+        elif text.startswith(b"<?", at):
+            end = _after(b"?>", text, at + 2)
+        elif found := _SVG_DOCTYPE.match(text, at):
+            end = _end_of_doctype(text, found.end())
+        else:
+            break
+        if not end:
+            break
+        at = end
+    return text[at:]
+
+
+def _after(mark: bytes, text: bytes, at: int) -> int:
+    """Return the place after the next mark; 0 if there is none."""
+    found = text.find(mark, at)
+    return found + len(mark) if found >= 0 else 0
+
+
+def _end_of_doctype(text: bytes, at: int) -> int:
+    """Return where a document type ends, from its `>` or `[` on; 0 if it has no end."""
+    if text[at : at + 1] != b"[":
+        return at + 1 if at < len(text) else 0
+    found = _SUBSET_END.search(text, at)
+    return found.end() if found else 0
 
 
 def _sniff_heif(head: bytes) -> SourceKind | None:
