@@ -13,6 +13,7 @@ from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.request import Timings
 from imgproxy.errors import (
     CacheUnavailable,
+    ColoursNotSupported,
     DecodeFailed,
     ImageRefused,
     ImgproxyError,
@@ -44,7 +45,15 @@ TIMED_OUT_TTL_S = 600.0
 TIMED_OUT_MAX = 10_000
 GIF = "image/gif"
 # The cause of these is in the bytes of the original: a second try would end in the same way.
-_LASTING = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
+_LASTING = (
+    DecodeFailed,
+    ColoursNotSupported,
+    NotAnImage,
+    TooManyPixels,
+    RenderTimeout,
+    RenderOutOfMemory,
+    RenderCrashed,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -382,15 +382,3 @@ def _written(name: str) -> str:
 def _rows(kind: Any) -> tuple[tuple[str, object], ...] | None:
     """Return names and defaults of the fields of a dataclass; None for other types. A field without default is kept."""
     return tuple((item.name, item.default) for item in fields(kind)) if is_dataclass(kind) else None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRequest:
-    """What an image URL asks for, after parsing and negotiation."""
-
-    key: str
-    plan: RenderPlan | None  # None: the bytes of the original, unchanged
-    vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
-    expires_at_s: int | None = None  # Unix time; the URL is not valid after it
-    download_name: str | None = None  # dl: the file name for Content-Disposition
-    notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log

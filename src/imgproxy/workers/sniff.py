@@ -26,6 +26,7 @@ class SourceKind(StrEnum):
     AVIF = "image/avif"
     HEIC = "image/heic"
     TIFF = "image/tiff"
+    BMP = "image/bmp"
     SVG = "image/svg+xml"
 
 
@@ -42,6 +43,9 @@ _UTF_16: Final = {
 _GZIP_HEAD: Final = b"\x1f\x8b\x08"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# Two letters are too few to recognise a BMP. These are the sizes of its known headers.
+_BMP_HEADERS: Final = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
 
 _SVG_ROOT: Final = re.compile(rb"<(?:[A-Za-z_][\w.-]{0,30}:)?svg[\s/>]", re.IGNORECASE)
 _SVG_DOCTYPE: Final = re.compile(rb"<!DOCTYPE\s+(?:[\w.-]{1,30}:)?svg\b[^>\[]*", re.IGNORECASE)
@@ -77,6 +81,8 @@ def sniff(head: bytes) -> SourceKind | None:
         return _sniff_heif(head)
     if head.startswith(_TIFF_HEADS):
         return SourceKind.TIFF
+    if head.startswith(b"BM") and head[14:18] in _BMP_HEADERS:
+        return SourceKind.BMP
     text = unpack(head, HEAD_BYTES)
     return SourceKind.SVG if _is_svg(text, is_cut=max(len(head), len(text)) >= HEAD_BYTES) else None
 
