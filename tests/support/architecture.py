@@ -79,6 +79,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
     "multidict": ("edge",),
+    "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),
@@ -110,7 +111,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "tomllib": ("config",),
     "urllib.request": (),
     "xml": ("render",),
-    "zlib": ("medialibrary.client", "workers"),
+    "zlib": ("medialibrary.client", "render", "workers"),
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.

@@ -15,7 +15,7 @@ from tests.support.images import decode
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LIMITS = ProcessLimits(memory_bytes=1_500_000_000, source_pixels=60_000_000, frames=256, output_px=8192)
+LIMITS = ProcessLimits(memory_bytes=1_500_000_000, source_pixels=128_000_000, frames=256, output_px=8192)
 PNG = Output(format=Format.PNG)
 
 vips.prepare()
