@@ -95,7 +95,8 @@ RESIZES: list[tuple[str, Resize]] = [
     ("w=400", Resize(Px(400))),
     ("w=400&dpr=2", Resize(Px(800))),
     ("w=300&dpr=1.5", Resize(Px(450))),
-    ("w=45&dpr=1.1", Resize(Px(50))),
+    ("w=45&dpr=1.1", Resize(Px(49.5))),
+    ("w=25&dpr=2", Resize(Px(50))),
     ("w=0.25&dpr=2", Resize(Ratio(0.5))),
     ("dpr=3", Resize()),
     ("w=1", Resize()),
@@ -218,9 +219,11 @@ PLANS: list[tuple[str, RenderPlan]] = [
     ),
     ("mark=logo.png&mark-alpha=0", RenderPlan()),
     ("mark-w=20", RenderPlan()),
-    ("page=2&frame=3", RenderPlan(frames=Frames(page=2, first=3))),
+    ("page=2&frame=3", RenderPlan(frames=Frames(page=2, first=3, last=3))),
     ("frame=2-5&loop=0&reverse=true", RenderPlan(frames=Frames(first=2, last=5, loop=0, is_reversed=True))),
-    ("frame=4-4&loop=3", RenderPlan(frames=Frames(first=4))),
+    ("frame=4-4&loop=3", RenderPlan(frames=Frames(first=4, last=4))),
+    ("frame=4-", RenderPlan(frames=Frames(first=4))),
+    ("frame=-4", RenderPlan(frames=Frames(last=4))),
 ]
 
 

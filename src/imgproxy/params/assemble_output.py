@@ -108,9 +108,12 @@ def frames_of(values: Values, output: Output) -> Frames:
     """Return which frames are used and how they play, as far as the format can be an animation."""
     page, span = values.get(frames.PAGE, 1), values.get(frames.FRAME)
     first, last = span or (None, None)
-    is_still = first is not None and first == last
-    if is_still or output.format not in _MAYBE_ANIMATED:
-        return Frames(page=page, first=first)
+    if output.format not in _MAYBE_ANIMATED:
+        return Frames(page=page, first=None if first == 1 else first)
+    if last == (first or 1):
+        return Frames(page=page, first=last, last=last)
+    if first == 1:
+        first = None
     return Frames(
         page=page,
         first=first,

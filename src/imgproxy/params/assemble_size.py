@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgproxy.params.kinds import round_half_up
 from imgproxy.params.plan import (
+    DEFAULT_TOLERANCE,
     Border,
     Bounds,
     Crop,
@@ -54,12 +55,11 @@ class Sizing:
 
 
 def scaled(length: Length | None, scale: float) -> Length | None:
-    """Multiply a length. Pixels stay at least 1."""
+    """Multiply a length. Pixels stay at least 1, and are not rounded yet: the other side follows from them."""
     if length is None or scale == 1.0:
         return length
-    if isinstance(length, Px):
-        return Px(max(1, round_half_up(length.value * scale)))
-    return Ratio(round(length.value * scale, 6))
+    value = round(length.value * scale, 6)
+    return Ratio(value) if isinstance(length, Ratio) else Px(max(1.0, value))
 
 
 def rect_of(values: Values) -> Rect | None:
@@ -110,9 +110,9 @@ def pad_of(values: Values, sizing: Sizing) -> Sides:
         sizing.px(values.get(framing.PAD_BOTTOM, around)),
         sizing.px(values.get(framing.PAD_LEFT, around)),
     )
-    if isinstance(sizing.width, Px) and sizing.width.value <= pad.left_px + pad.right_px:
+    if isinstance(sizing.width, Px) and round_half_up(sizing.width.value) <= pad.left_px + pad.right_px:
         return Sides()
-    if isinstance(sizing.height, Px) and sizing.height.value <= pad.top_px + pad.bottom_px:
+    if isinstance(sizing.height, Px) and round_half_up(sizing.height.value) <= pad.top_px + pad.bottom_px:
         return Sides()
     return pad
 
@@ -156,7 +156,7 @@ def trim_of(values: Values) -> Trim | None:
     alpha = values.get(framing.TRIM_ALPHA, 0)
     if mode == "alpha":
         return Trim(mode, alpha=alpha, pad_px=pad_px)
-    colour, tolerance = values.get(framing.TRIM_COLOUR), values.get(framing.TRIM_TOL, 0.0)
+    colour, tolerance = values.get(framing.TRIM_COLOUR), values.get(framing.TRIM_TOL, DEFAULT_TOLERANCE)
     alpha = alpha if mode == "colorunlessalpha" else 0
     return Trim(mode, colour, tolerance, alpha=alpha, pad_px=pad_px)
 

@@ -22,6 +22,8 @@ PLAN_VERSION = 1
 
 MAX_SIDE_PX = 8192
 
+DEFAULT_TOLERANCE = 10.0  # of trim: JPEG leaves noise of a few levels on plain areas
+
 
 class Fit(StrEnum):
     """How the source meets the requested box."""
@@ -90,9 +92,9 @@ class Metadata(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Px:
-    """An absolute length in pixels: device pixels for sizes, source pixels inside a rect."""
+    """An absolute length: device pixels for sizes (with `dpr` fractions, rounded last), source pixels inside a rect."""
 
-    value: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Trim:
 
     mode: str  # auto | color | alpha | colorunlessalpha
     colour: Colour | None = None
-    tolerance: float = 0.0
+    tolerance: float = DEFAULT_TOLERANCE
     mean_difference: float = 11.0
     standard_deviation: float = 10.0
     alpha: int = 0
@@ -279,7 +281,8 @@ class Frames:
     """Which page or frames of the source are used and how they play."""
 
     page: int = 1
-    first: int | None = None  # frame=a or a-b, 1-based
+    # frame=a-b, from 1. None is the first or last frame of the file. A still is `first`, whatever `last` says.
+    first: int | None = None
     last: int | None = None
     loop: int | None = None  # None keeps the source's
     interval: int = 1
@@ -345,14 +348,14 @@ class RenderPlan:
     @cached_property
     def family(self) -> tuple[int, str] | None:
         """
-        The width, and a name for all plans that differ from this one only in it.
+        The width in whole pixels, and a name for all plans that differ from this one only in it.
 
         None if not only the width decides the size: then no plan gives the same picture larger.
         """
         size = self.resize
         if not isinstance(size.width, Px) or size.height is not None or size.fit not in (Fit.CLIP, Fit.MAX):
             return None
-        return size.width.value, replace(self, resize=replace(size, width=None)).digest
+        return round(size.width.value), replace(self, resize=replace(size, width=None)).digest
 
 
 def _describe(value: Any) -> str:

@@ -31,12 +31,12 @@ class Fitted:
     canvas: tuple[float, float] | None = None
 
 
-def fit_region(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
+def fit_region(region: Box, resize: Resize, width: float | None, height: float | None) -> Fitted:
     """
     Decide window, picture and canvas of a region for a size in device pixels.
 
-    `width` and `height` replace the lengths of `resize`: ratios are resolved, and inner padding is subtracted. Inner
-    padding is subtracted from the bounds of `resize` as well.
+    `width` and `height` replace the lengths of `resize`: ratios are resolved, inner padding is subtracted, and nothing
+    is rounded. Inner padding is subtracted from the bounds of `resize` as well.
     """
     source_width, source_height = region.width_px, region.height_px
     if resize.fit is Fit.CROP:
@@ -61,7 +61,7 @@ def fit_region(region: Box, resize: Resize, width: int | None, height: int | Non
     return fitted
 
 
-def _fit_one_side(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
+def _fit_one_side(region: Box, resize: Resize, width: float | None, height: float | None) -> Fitted:
     """Fit one given side. The other follows the region's ratio; some modes do not enlarge."""
     scale = width / region.width_px if width is not None else (height or 1) / region.height_px
     frame = _whole(region, width or region.width_px * scale, height or region.height_px * scale)
@@ -89,14 +89,14 @@ def _size_crop(region: Box, resize: Resize, width: float | None, height: float |
     )
 
 
-def _size_fill(region: Box, aspect: float, width: int | None, height: int | None) -> tuple[int, int]:
+def _size_fill(region: Box, aspect: float, width: float | None, height: float | None) -> tuple[float, float]:
     """Return the frame of fit=fill with an aspect: from the given side, else the smallest around the region."""
     if width is not None:
-        return width, round_px(width / aspect)
+        return width, width / aspect
     if height is not None:
-        return round_px(height * aspect), height
-    around = max(region.width_px, region.height_px * aspect)
-    return round_px(around), round_px(around / aspect)
+        return height * aspect, height
+    around = max(float(region.width_px), region.height_px * aspect)
+    return around, around / aspect
 
 
 def _whole(region: Box, width: float, height: float) -> Fitted:

@@ -34,6 +34,9 @@ _OWN: Final = {
     SourceKind.AVIF: Format.AVIF,
 }
 
+# The format of the source, for an animation.
+OF_SOURCE: Final = frozenset({Format.SOURCE, Format.COMPRESSED})
+
 _ALPHA: Final = frozenset({Format.PNG, Format.PNG8, Format.WEBP, Format.AVIF, Format.GIF})
 
 
@@ -41,7 +44,8 @@ def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
     """
     Return the format for an animation, or None if the plan asks for a still.
 
-    An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers.
+    An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers. A
+    PNG stays a PNG, which is a still here: its client may take no WebP, and a GIF has too few colours for it.
     """
     if wanted in (Format.GIF, Format.WEBP):
         return wanted
@@ -49,8 +53,8 @@ def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
         return Format.WEBP
     if wanted is Format.COMPRESSED8:
         return Format.GIF  # its client takes no WebP
-    if wanted in (Format.SOURCE, Format.COMPRESSED):
-        return Format.GIF if kind is SourceKind.GIF else Format.WEBP
+    if wanted in OF_SOURCE:
+        return {SourceKind.GIF: Format.GIF, SourceKind.PNG: None}.get(kind, Format.WEBP)
     return None
 
 

@@ -99,7 +99,9 @@ def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> G
     width = _resolve(resize.width, region.width_px)
     height = _resolve(resize.height, region.height_px)
     across, down = pad.left_px + pad.right_px, pad.top_px + pad.bottom_px
-    if (width is not None and width - across < 1) or (height is not None and height - down < 1):
+    is_filled_across = width is not None and round_px(width) <= across
+    is_filled_down = height is not None and round_px(height) <= down
+    if is_filled_across or is_filled_down:
         pad, across, down = Sides(), 0, 0
     bounds = resize.bounds
     if width is not None or height is not None:
@@ -142,20 +144,21 @@ def shrink_sides(sides: Sides, scale: float) -> Sides:
 # --- lengths ------------------------------------------------------------------------------------------------
 
 
-def _resolve(length: Length | None, side_px: int) -> int | None:
+def _resolve(length: Length | None, side_px: int) -> float | None:
+    """Return pixels, not rounded yet: the other side follows from them."""
     if length is None:
         return None
-    return length.value if isinstance(length, Px) else round_px(length.value * side_px)
+    return length.value if isinstance(length, Px) else max(1.0, length.value * side_px)
 
 
 def _span(side_px: int, position: Position, length: Length) -> tuple[int, int]:
-    size = length.value if isinstance(length, Px) else round_px(length.value * side_px)
+    size = round_px(length.value if isinstance(length, Px) else length.value * side_px)
     if isinstance(position, Anchor):
         start = round_half_up(position.value * (side_px - size))
     elif isinstance(position, Ratio):
         start = round_half_up(position.value * side_px)
     else:
-        start = position.value
+        start = round_half_up(position.value)
     return max(0, start), min(side_px, start + size)
 
 

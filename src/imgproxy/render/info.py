@@ -34,6 +34,13 @@ _DEPTHS: Final = {"uchar": 8, "char": 8, "ushort": 16, "short": 16, "uint": 32, 
 # Bytes and numbers of a value that are shown.
 _VALUE_MAX_BYTES: Final = 8_000
 _NUMBERS_MAX: Final = 16
+
+_ANIMATED: Final = {
+    SourceKind.GIF: "GIF",
+    SourceKind.WEBP: "WebP",
+    SourceKind.PNG: "PNG",
+    SourceKind.AVIF: "AVIF",
+}
 _MM_PER_INCH: Final = 25.4
 
 
@@ -63,8 +70,8 @@ def describe(source: Source) -> bytes:
         document["JFIF"] = {"IsProgressive": bool(source.field("jpeg-multiscan"))}
     if source.is_animation:
         document["Output"] = {"Frames": source.pages}
-        stored = source.field("delay")
-        document["GIF" if source.kind.value == "image/gif" else "WebP"] = {
+        stored = source.field("delay") if source.reader is None else source.reader.delays_ms
+        document[_ANIMATED[source.kind]] = {
             "DelayTime": source.delays_ms[0] / 1000,
             "UnclampedDelayTime": int(stored[0]) / 1000 if stored else 0.0,
             "LoopCount": source.loop,

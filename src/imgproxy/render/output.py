@@ -121,6 +121,6 @@ def _write(
         width_px=size.width_px,
         height_px=size.height_px,
         frames=frames,
-        is_first_frame_only=recipe.selection.is_cut and recipe.animated is not None,
+        is_first_frame_only=recipe.is_first_frame_only,
         is_mark_missing=is_mark_missing,
     )

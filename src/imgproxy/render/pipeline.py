@@ -124,11 +124,11 @@ def _needs_memory(plan: RenderPlan, geometry: Geometry) -> bool:
 
 
 def _trim(recipe: Recipe, decoded: Decoded, limits: ProcessLimits) -> Geometry:
-    """Find the uniform edges of the region in the decoded pixels. Return the geometry of the rest."""
+    """Find the uniform edges of the region in the decoded frames. Return the geometry of the rest."""
     assert recipe.plan.trim is not None
     region = find_region(recipe.upright, recipe.plan.rect)
-    image = crop(turn_upright(decoded.frames[0], recipe.orientation), region)
-    found = trim.find(image, recipe.plan.trim)
+    frames = [crop(turn_upright(frame, recipe.orientation), region) for frame in decoded.frames]
+    found = trim.find(frames, recipe.plan.trim)
     if found is not None:
         found = Box(region.left_px + found.left_px, region.top_px + found.top_px, found.width_px, found.height_px)
     region = trim_region(region, found, pad_px=recipe.plan.trim.pad_px)

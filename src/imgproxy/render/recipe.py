@@ -45,6 +45,11 @@ class Recipe:
         return self.target.plan
 
     @property
+    def is_first_frame_only(self) -> bool:
+        """Whether the plan wants an animation, and gets one frame: a limit cut it, or the format has no animations."""
+        return self.selection.is_cut and (self.animated is not None or self.plan.output.format in formats.OF_SOURCE)
+
+    @property
     def is_read_twice(self) -> bool:
         """Whether the decoded pixels are read more than once: for a trim, or for a blurred backdrop."""
         canvas = self.geometry.canvas if self.geometry else None

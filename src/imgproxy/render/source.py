@@ -2,7 +2,8 @@
 From a file to pixels: recognise the format, read the header, check the limits, then decode.
 
 Opening a `Source` decodes nothing. `decode` gives pixels as they are stored: not upright, in the source's colours. A
-JPEG, WebP or SVG is decoded near the size that is needed.
+JPEG, WebP or SVG is decoded near the size that is needed. Animations that libvips does not read as browsers do have a
+reader of their own.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
 from imgproxy.render import bmp, heic, jpeg_file, lab_tiff, svg, tiff
+from imgproxy.render.apng import is_apng, read_apng
+from imgproxy.render.avif_sequence import is_sequence, read_sequence
 from imgproxy.render.characteristics import read_png
 from imgproxy.render.frames import DEFAULT_DELAY_MS
+from imgproxy.render.gif import read_gif
 from imgproxy.render.heif import read_heif
 from imgproxy.render.markup import MarkupError
+from imgproxy.render.sizes import Size
 from imgproxy.render.tagging import tag
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff, unpack
 
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
     from imgproxy.render.characteristics import Characteristics
     from imgproxy.render.heic import Heic
+    from imgproxy.render.patchwork import FrameReader
     from imgproxy.render.svg import Drawing
     from imgproxy.workers.job import ProcessLimits
 
@@ -76,7 +82,7 @@ class Source:
     never read, except of a BMP. `width_px` x `height_px` is that page as it is stored. `primary` is the page that is
     shown if none is asked for. `drawing` is the sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `heic` the
     open HEIC, `colours` what the container says about them without a profile. `is_tolerant`: nearly all of a damaged
-    JPEG is there, the rest may be empty.
+    JPEG is there, the rest may be empty. `reader` reads the frames in place of libvips.
     """
 
     path: str
@@ -96,16 +102,17 @@ class Source:
     primary: int = 0
     can_shrink: bool = True
     is_tolerant: bool = False
+    reader: FrameReader | None = None
 
     @property
     def is_animation(self) -> bool:
         """Whether it has frames that play."""
-        return self.kind in _ANIMATED and self.pages > 1
+        return (self.kind in _ANIMATED or self.reader is not None) and self.pages > 1
 
     @property
     def delays_ms(self) -> tuple[int, ...]:
         """How long each frame of an animation shows. Browsers show a very short frame for 100 ms."""
-        found = self.field("delay")
+        found = self.field("delay") if self.reader is None else list(self.reader.delays_ms)
         delays = [int(delay) for delay in found] if isinstance(found, list) else []
         delays = (delays + [DEFAULT_DELAY_MS] * self.pages)[: self.pages]
         return tuple(delay if delay > 10 else DEFAULT_DELAY_MS for delay in delays)
@@ -113,7 +120,7 @@ class Source:
     @property
     def loop(self) -> int:
         """How often an animation plays; 0 is for ever."""
-        return int(self.field("loop") or 0)
+        return int(self.field("loop") or 0) if self.reader is None else self.reader.loop
 
     def field(self, name: str) -> Any:
         """Return a header field by libvips' name, or None."""
@@ -170,7 +177,10 @@ def _read_page(
             header = tag(header, colours)
     except pyvips.Error as exc:
         raise DecodeFailed from exc
+    reader = _find_reader(kind, path, header, limits) if page is None else None
     width, height = int(header.width), int(header.height)
+    if reader is not None:
+        width, height = reader.size.width_px, reader.size.height_px
     if width * height > limits.source_pixels and kind is not SourceKind.SVG:
         raise TooManyPixels(pixels=width * height, limit_px=limits.source_pixels)
     orientation = int(header.get("orientation")) if header.get_typeof("orientation") else 1
@@ -181,9 +191,9 @@ def _read_page(
         header=header,
         width_px=width,
         height_px=height,
-        pages=int(header.get("n-pages")) if kind in _PAGED and header.get_typeof("n-pages") else 1,
+        pages=_count_pages(kind, header) if reader is None else len(reader.delays_ms),
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        has_alpha=bool(header.hasalpha()),
+        has_alpha=bool(header.hasalpha()) if reader is None else reader.has_alpha,
         size_bytes=size_bytes,
         drawing=drawing,
         lab_file=lab_file,
@@ -192,7 +202,30 @@ def _read_page(
         page=primary if page is None else page,
         primary=primary,
         can_shrink=kind is not SourceKind.JPEG or _check_jpeg(path, limits),
+        reader=reader,
     )
+
+
+def _count_pages(kind: SourceKind, header: Any) -> int:
+    return int(header.get("n-pages")) if kind in _PAGED and header.get_typeof("n-pages") else 1
+
+
+def _find_reader(kind: SourceKind, path: str, header: Any, limits: ProcessLimits) -> FrameReader | None:
+    """Return the reader of an animation that libvips does not read as browsers do; None for all other files."""
+    if kind not in (SourceKind.PNG, SourceKind.GIF, SourceKind.AVIF):
+        return None
+    with open(path, "rb") as file:
+        if kind is SourceKind.PNG and is_apng(file):
+            file.seek(0)
+            return read_apng(file.read(), header, allow_truncated=limits.allow_truncated)
+        if kind is SourceKind.AVIF and is_sequence(file.read(12)):
+            file.seek(0)
+            return read_sequence(file.read())
+        if kind is SourceKind.GIF:
+            loop = int(header.get("loop")) if header.get_typeof("loop") else 0
+            size = Size(int(header.width), int(header.height))
+            return read_gif(file.read(), _count_pages(kind, header), size, loop)
+    return None
 
 
 def _read_colours(path: str, kind: SourceKind) -> Characteristics | None:
@@ -254,6 +287,8 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
         return tag(heic.decode(source.heic), source.colours)
     is_tolerant = limits.allow_truncated or source.is_tolerant
     fail_on = "none" if is_tolerant else _FAIL_ON.get(source.kind, "truncated")
+    if source.reader is not None:
+        return _join_frames(source, source.reader.read(page, count, fail_on))
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on, **shrink_options(source, factor)}
     if source.kind in _PAGED:
         options["page"] = page
@@ -270,6 +305,15 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
     if source.kind is SourceKind.TIFF:
         return lab_tiff.as_lab(image) if source.lab_file is not None else tiff.normalise(image)
     return tag(image, source.colours)
+
+
+def _join_frames(source: Source, frames: list[Any]) -> Any:
+    """Put the frames of a reader one below the other. They are RGB in full range, with the colours of the file."""
+    joined = pyvips.Image.arrayjoin(frames, across=1)
+    colours = source.colours
+    if colours is None or (colours.is_limited and colours.is_srgb):
+        return joined
+    return tag(joined, replace(colours, is_limited=False))
 
 
 def tolerate(source: Source, limits: ProcessLimits, use: Callable[[Source], _T]) -> _T:

@@ -56,10 +56,10 @@ class Rendered:
     """
     A variant in its file.
 
-    `digest` is the digest of its bytes. `is_first_frame_only`: the original is animated, and a limit reduced it to one
-    frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the variant shared a
-    decode with larger ones, and so has other bytes than one made alone. It names the decode: "<width in px>-<how often
-    halved>".
+    `digest` is the digest of its bytes. `is_first_frame_only`: the original is animated, and a limit or the format
+    reduced it to one frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the
+    variant shared a decode with larger ones, and so has other bytes than one made alone. It names the decode:
+    "<width in px>-<how often halved>".
     """
 
     path: str
