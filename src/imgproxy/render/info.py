@@ -6,9 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.render.colour import PROFILE_FIELD
+from imgproxy.render.face_windows import faces_in
 from imgproxy.render.metadata import exif_text, is_private
 
 if TYPE_CHECKING:
+    from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
 
 # All other interpretations of libvips are RGB.
@@ -26,8 +28,8 @@ _SHOWN_MAX: Final = 100
 _MM_PER_INCH: Final = 25.4
 
 
-def describe(source: Source) -> bytes:
-    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames."""
+def describe(source: Source, recipe: Recipe) -> bytes:
+    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames, and faces if asked for."""
     header = source.header
     document: dict[str, Any] = {
         "Content-Type": source.kind.value,
@@ -58,7 +60,21 @@ def describe(source: Source) -> bytes:
             "UnclampedDelayTime": int(stored[0]) / 1000 if stored else 0.0,
             "LoopCount": source.loop,
         }
+    if recipe.plan.output.has_faces:
+        document["Faces"] = _faces(recipe)
     return json.dumps({k: v for k, v in document.items() if v not in ({}, None) or k == "Output"}).encode()
+
+
+def _faces(recipe: Recipe) -> list[dict[str, Any]]:
+    """Describe the faces in imgix's form: pixels of the upright picture, and the confidence in per cent."""
+    boxes = faces_in(recipe.target.faces, recipe.upright)
+    return [
+        {
+            "bounds": {"x": round(at.left), "y": round(at.top), "width": round(at.width), "height": round(at.height)},
+            "confidence": round(100 * face.confidence),
+        }
+        for face, at in zip(recipe.target.faces, boxes, strict=True)
+    ]
 
 
 def _exif(header: Any, ifd: int) -> dict[str, int | float | str]:

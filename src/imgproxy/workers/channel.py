@@ -69,6 +69,7 @@ REPORTED: Final = {
         errors.DecodeFailed,
         errors.TooManyPixels,
         errors.DrawingTooComplex,
+        errors.FacesUnavailable,
         errors.RenderOutOfMemory,
         errors.RenderTimeout,
         errors.BadParameter,
