@@ -58,8 +58,8 @@ def group(size: tuple[int, int], places: Sequence[tuple[int, int, float]]) -> by
 
 def assert_is_face(face: Face, size: tuple[int, int], *, left: float = 0, top: float = 0, scale: float = 1) -> None:
     """The box covers INNER and lies in OUTER, of a portrait at this place and scale."""
-    box = (face.left * size[0], face.top * size[1])
-    box += ((face.left + face.width) * size[0], (face.top + face.height) * size[1])
+    ends = (face.left + face.width, face.top + face.height)
+    box = (face.left * size[0], face.top * size[1], ends[0] * size[0], ends[1] * size[1])
     inner, outer = ([x * scale + (left, top)[n % 2] for n, x in enumerate(part)] for part in (INNER, OUTER))
     assert outer[0] <= box[0] <= inner[0]
     assert outer[1] <= box[1] <= inner[1]

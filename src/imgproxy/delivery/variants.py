@@ -153,11 +153,9 @@ class Variants:
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         original = sources.original
-        faces: tuple[Face, ...] | None = ()
-        if needs_faces(plan):
-            faces = await self._find_faces(original, plan, lane)
-            if faces is None:
-                return await self._make_without_faces(sources, without_faces(plan), lane)
+        faces = await self._find_faces(original, plan, lane) if needs_faces(plan) else ()
+        if faces is None:
+            return await self._make_without_faces(sources, without_faces(plan), lane)
         name = (sources.provenance.digest, plan.digest)
         temp = None
         try:

@@ -153,8 +153,11 @@ class RequestReader:
 
 def _names_faces(values: Values) -> bool:
     """Tell whether a value names faces. Whether the plan then depends on them, only the plan tells."""
-    modes: tuple[object, ...] = values.get(size.FIT, ())
-    return "facearea" in modes or Crop.FACES in values.get(CROP, ()) or values.get(encoding.FACES, False)
+    return (
+        "facearea" in values.get(size.FIT, ())
+        or Crop.FACES in values.get(CROP, ())
+        or values.get(encoding.FACES, False)
+    )
 
 
 def safe_name(text: str | None) -> str | None:

@@ -31,7 +31,7 @@ class Detector:
 def find_detector() -> Detector | None:
     """Return the detector that the extra `faces` installs, or None without it. Nothing is imported."""
     try:
-        model = os.fspath(importlib.metadata.distribution(CARRIER).locate_file(MODEL))
+        model = str(importlib.metadata.distribution(CARRIER).locate_file(MODEL))
     except importlib.metadata.PackageNotFoundError:
         return None
     opencv = next(filter(None, map(_version, OPENCV)), None)
