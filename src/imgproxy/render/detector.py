@@ -8,6 +8,7 @@ ends by itself: its work has a fixed size.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from imgproxy.workers.faces import FACES_MAX, Face
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
 # From the beginning of the import to the last face.
 LOOK_S: Final = 1.0
@@ -74,15 +74,17 @@ def _detect(pixels: bytes, width_px: int, height_px: int, model: str) -> tuple[F
     image = np.frombuffer(pixels, np.uint8).reshape(height_px, width_px, 3)[:, :, ::-1]  # OpenCV wants BGR
     detector = cv2.FaceDetectorYN.create(model, "", (width_px, height_px), CONFIDENCE, OVERLAP, FACES_MAX)
     rows = detector.detect(np.ascontiguousarray(image))[1]
-    return _sorted(_as_face(row, width_px, height_px) for row in (rows if rows is not None else ()))
+    numbers = [[float(number) for number in row] for row in (rows if rows is not None else ())]
+    # Pictures a pixel wide have given boxes that are infinite.
+    return _sorted(_as_face(row, width_px, height_px) for row in numbers if all(map(math.isfinite, row)))
 
 
-def _as_face(row: Any, width_px: int, height_px: int) -> Face:
+def _as_face(row: list[float], width_px: int, height_px: int) -> Face:
     """Return a face of a row: x, y, width and height of the box, ten numbers of landmarks, the confidence."""
-    left, top = max(0.0, float(row[0])), max(0.0, float(row[1]))
-    right, bottom = min(width_px, float(row[0] + row[2])), min(height_px, float(row[1] + row[3]))
+    left, top = max(0.0, row[0]), max(0.0, row[1])
+    right, bottom = min(float(width_px), row[0] + row[2]), min(float(height_px), row[1] + row[3])
     across, down = (right - left) / width_px, (bottom - top) / height_px
-    return Face(left / width_px, top / height_px, across, down, min(1.0, float(row[14])))
+    return Face(left / width_px, top / height_px, across, down, min(1.0, row[14]))
 
 
 def _sorted(faces: Iterable[Face]) -> tuple[Face, ...]:
