@@ -67,7 +67,7 @@ ODD: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "transparent GIF": (images.encode(np.zeros((16, 16), np.uint8), "GIF", transparency=0), (0, 0, 0, 0)),
     "float RGB in linear light": (raw(plain(1, 0, 1, dtype=np.float32), "scrgb"), (255, 0, 255)),
     "spot colours": (raw(plain(10, 20, 30, 255, 99), "srgb"), (10, 20, 30)),
-    "32-bit grey": (raw(plain(7, dtype=np.uint32), "b-w"), (7,)),
+    "32-bit grey": (raw(plain(7 << 24, dtype=np.uint32), "b-w"), (7,)),
     "10-bit AVIF": (
         raw(plain(0, 0, 0, dtype=np.uint16), "rgb16", "heifsave_buffer", bitdepth=10, compression="av1"),
         (0, 0, 0),

@@ -62,7 +62,7 @@ class SpecialRoom:
 
 SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     # Removable: the service works without it.
-    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app",)),
+    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.server")),
     # Runs in a render process, which handles untrusted bytes: no code of the service is loaded there.
     "render": SpecialRoom(
         imports=("workers.job", "workers.channel", "workers.faces", "workers.sniff", "params", TOP), imported_by=()
@@ -74,14 +74,13 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
 
 # Every third-party library, and the places that may import it. The longest name that matches counts.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "aiohttp": ("edge", "medialibrary.client", "medialibrary.server"),
+    "aiohttp": ("edge", "medialibrary.client", "medialibrary.server", "purge.downstream", "cli.edge_calls"),
     "aiohttp.web": ("edge", "medialibrary.server"),
     "aiolimiter": ("purge",),
     "blake3": ("digest",),
     "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
     "cv2": ("render.detector",),
-    "httpx": ("medialibrary.client", "purge", "cli"),
     "multidict": ("edge",),
     "numpy": ("render.detector",),
     "prometheus_client": ("metrics",),
@@ -93,7 +92,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "tinycss2": ("render",),
     "typer": ("cli",),
     "uvloop": ("cli",),
-    "yarl": ("medialibrary.client",),
+    "yarl": ("medialibrary.client", "purge.downstream", "cli.edge_calls"),
 }
 # Modules of the standard library that only some places may import. All others are free.
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
@@ -303,7 +302,8 @@ def refusal(module: Module, target: Module) -> str | None:
     if target_room in SPECIAL_ROOMS:
         importers = SPECIAL_ROOMS[target_room].imported_by
         if not any(lies_in(module.name, place) for place in importers):
-            return f"{target_room} is imported by {' and '.join((*importers, 'itself'))} alone"
+            places = f"{', '.join(importers)} and itself" if importers else "itself"
+            return f"{target_room} is imported by {places} alone"
     if room in SPECIAL_ROOMS:
         allowed = SPECIAL_ROOMS[room].imports
         if any(lies_in(target.name, place) for place in allowed):

@@ -9,8 +9,7 @@ from imgproxy.params.request import RequestReader
 
 if TYPE_CHECKING:
     from imgproxy.params.negotiate import ClientHeaders
-    from imgproxy.params.plan import ImageRequest
-    from imgproxy.params.request import UrlOptions
+    from imgproxy.params.request import ImageRequest, UrlOptions
 
 
 def build_request(

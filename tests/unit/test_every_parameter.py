@@ -18,7 +18,7 @@ from tools.parameter_tables import BEGIN, END
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "urls.md").read_text(encoding="utf-8")
 TABLES = PAGE.partition(BEGIN)[2].partition(END)[0].splitlines()

@@ -20,6 +20,7 @@ MIME = {
     "WEBP": "image/webp",
     "AVIF": "image/avif",
     "TIFF": "image/tiff",
+    "BMP": "image/bmp",
 }
 
 
@@ -44,6 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "extended webp": ("WEBP", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
     "avif": ("AVIF", {"quality": 50}),
     "tiff": ("TIFF", {}),
+    "bmp": ("BMP", {}),
     "deflated tiff": ("TIFF", {"compression": "tiff_deflate"}),
 }
 

@@ -25,7 +25,6 @@ from imgproxy.params.plan import (
     Focal,
     Format,
     Frames,
-    ImageRequest,
     Mark,
     Mask,
     Metadata,
@@ -37,7 +36,7 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
-from imgproxy.params.request import safe_name
+from imgproxy.params.request import ImageRequest, safe_name
 from tests.support.params import build_request
 
 RED = Colour(255, 0, 0)

@@ -52,6 +52,8 @@ def ftyp(*brands: bytes) -> bytes:
         (ftyp(b"heic", b"mif1"), SourceKind.HEIC),
         (b"II*\0\x08\0\0\0", SourceKind.TIFF),
         (b"MM\0*\0\0\0\x08", SourceKind.TIFF),
+        (b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0", SourceKind.BMP),
+        (b"BM is how this text begins, and it is no picture", None),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', SourceKind.SVG),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- Inkscape -->\n<svg>', SourceKind.SVG),
         (

@@ -14,6 +14,7 @@ from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.request import Timings
 from imgproxy.errors import (
     CacheUnavailable,
+    ColoursNotSupported,
     DecodeFailed,
     FacesUnavailable,
     ImageRefused,
@@ -50,6 +51,7 @@ GIF = "image/gif"
 # The cause of these is in the bytes of the original: a second try would end in the same way.
 _LASTING = (
     DecodeFailed,
+    ColoursNotSupported,
     NotAnImage,
     TooManyPixels,
     RenderTimeout,

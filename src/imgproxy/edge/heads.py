@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imgproxy.config.settings import Settings
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 # An interim or fallback variant may be kept for this time. An AVIF of any size is made by then.
 INTERIM_TTL_S = 10

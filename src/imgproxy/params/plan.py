@@ -368,16 +368,3 @@ class RenderPlan:
         if not isinstance(size.width, Px) or size.height is not None or not is_scaled_only:
             return None
         return size.width.value, replace(self, resize=replace(size, width=None)).digest
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRequest:
-    """What an image URL asks for, after parsing and negotiation."""
-
-    key: str
-    plan: RenderPlan | None  # None: the bytes of the original, unchanged
-    vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
-    expires_at_s: int | None = None  # Unix time; the URL is not valid after it
-    download_name: str | None = None  # dl: the file name for Content-Disposition
-    notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log
-    lacks_detector: bool = False  # the URL asks for faces, and no detector is installed

@@ -8,7 +8,7 @@ client hints that the URL allows; choose the format; assemble the canonical plan
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -31,7 +31,7 @@ from imgproxy.params.parse import (
     read_values,
     split_target,
 )
-from imgproxy.params.plan import Crop, ImageRequest, Metadata, Px
+from imgproxy.params.plan import Crop, Metadata, Px, RenderPlan
 from imgproxy.params.table import delivery, encoding, size
 from imgproxy.params.table.region import CROP, RECT
 
@@ -65,6 +65,19 @@ class UrlOptions(Protocol):
     def avif_max_pixels(self) -> int: ...  # noqa: D102
     @property
     def max_url_chars(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """What an image URL asks for, after parsing and negotiation."""
+
+    key: str
+    plan: RenderPlan | None  # None: the bytes of the original, unchanged
+    vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
+    expires_at_s: int | None = None  # Unix time; the URL is not valid after it
+    download_name: str | None = None  # dl: the file name for Content-Disposition
+    notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log
+    lacks_detector: bool = False  # the URL asks for faces, and no detector is installed
 
 
 class RequestReader:

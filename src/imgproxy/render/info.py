@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.face_windows import faces_in
 from imgproxy.render.metadata import exif_text, is_private
+from imgproxy.render.tagging import PROFILE_FIELD
 
 if TYPE_CHECKING:
     from imgproxy.render.recipe import Recipe

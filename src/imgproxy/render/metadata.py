@@ -19,8 +19,8 @@ import pyvips
 
 from imgproxy.params.plan import Metadata
 from imgproxy.render import credit
-from imgproxy.render.colour import PROFILE_FIELD
 from imgproxy.render.markup import MarkupError, parse, write
+from imgproxy.render.tagging import PROFILE_FIELD
 
 if TYPE_CHECKING:
     from imgproxy.render.markup import Element

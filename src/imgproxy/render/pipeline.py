@@ -23,7 +23,7 @@ from imgproxy.render.pyramid import Pyramid
 from imgproxy.render.recipe import group_by_decode, write_recipe
 from imgproxy.render.scaling import crop
 from imgproxy.render.sizes import Box
-from imgproxy.render.source import open_source
+from imgproxy.render.source import open_source, tolerate
 from imgproxy.render.steps import STEPS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
         source = open_source(job.original, limits)
         recipes = [write_recipe(index, target, source, limits) for index, target in enumerate(job.targets)]
         for group in group_by_decode(recipes):
-            _make_group(group, source, job, limits, on_done)
+            _make_group(group, job, limits, on_done)
     except pyvips.Error as exc:
         # HEIC holds HEVC. Its decoder is not free, so not every libvips has it: then the file is fine, but unreadable.
         raise (NotAnImage if "nsupported codec" in str(exc) else DecodeFailed) from exc
@@ -53,13 +53,13 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
 
 def _make_group(
     group: list[Recipe],
-    source: Source,
     job: RenderJob,
     limits: ProcessLimits,
     on_done: Callable[[int, Rendered], None],
 ) -> None:
     """Make the targets that share a decode. A target that needs no pixels is written first, without a decode."""
     pictured = []
+    source = group[0].source
     for recipe in group:
         if recipe.plan.output.format is Format.JSON:
             on_done(recipe.index, output.write_info(recipe, source))
@@ -67,8 +67,27 @@ def _make_group(
             on_done(recipe.index, output.write_drawing(recipe, source.drawing))
         else:
             pictured.append(recipe)
-    if not pictured:
-        return
+    done: set[int] = set()
+
+    def note(index: int, rendered: Rendered) -> None:
+        done.add(index)
+        on_done(index, rendered)
+
+    def make_the_rest(source: Source) -> None:
+        _make_pictures([recipe for recipe in pictured if recipe.index not in done], source, job, limits, note)
+
+    if pictured:
+        tolerate(source, limits, make_the_rest)
+
+
+def _make_pictures(
+    pictured: list[Recipe],
+    source: Source,
+    job: RenderJob,
+    limits: ProcessLimits,
+    on_done: Callable[[int, Rendered], None],
+) -> None:
+    """Make the targets that share a decode."""
     pyramid = Pyramid(source, pictured, limits)
     marks = {mark.source: mark.path for mark in job.marks}
     for recipe in pictured:

@@ -11,11 +11,12 @@ from imgproxy.render.geometry import place
 from imgproxy.render.orientation import swap
 from imgproxy.render.scaling import resample, rotate
 from imgproxy.render.sizes import Box, Size, round_half_up, round_px
-from imgproxy.render.source import decode, open_source
+from imgproxy.render.source import decode, open_source, tolerate
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Length, Mark
     from imgproxy.render.geometry import Geometry
+    from imgproxy.render.source import Source
     from imgproxy.workers.job import ProcessLimits
 
 
@@ -39,11 +40,16 @@ def make_layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_s
 
 
 def _scale(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
-    source = open_source(path, limits)
+    return tolerate(
+        open_source(path, limits), limits, lambda source: _scale_source(source, mark, base, limits, limit_scale)
+    )
+
+
+def _scale_source(source: Source, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
     upright = swap(Size(source.width_px, source.height_px), source.orientation)
     geometry = _place(mark, upright, base, limit_scale)
     factor = min(upright.width_px / geometry.scaled.width_px, upright.height_px / geometry.scaled.height_px)
-    image = decode(source, limits, factor=factor)
+    image = decode(source, limits, factor=factor, page=source.page)
     ratio = (image.width / source.width_px, image.height / source.height_px)
     decoded = Decoded((image,), upright, source.orientation, ratio)
     scaled = resample(image, geometry.window, geometry.scaled, decoded=decoded, in_memory=True)

@@ -47,6 +47,7 @@ CONTENT_TYPES: Final = frozenset(
         "image/heic",
         "image/gif",
         "image/tiff",
+        "image/bmp",
         "image/svg+xml",
         "application/json",
         "text/plain; charset=utf-8",
@@ -67,6 +68,7 @@ REPORTED: Final = {
     for error in (
         errors.NotAnImage,
         errors.DecodeFailed,
+        errors.ColoursNotSupported,
         errors.TooManyPixels,
         errors.DrawingTooComplex,
         errors.FacesUnavailable,

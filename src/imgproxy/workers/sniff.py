@@ -26,6 +26,7 @@ class SourceKind(StrEnum):
     AVIF = "image/avif"
     HEIC = "image/heic"
     TIFF = "image/tiff"
+    BMP = "image/bmp"
     SVG = "image/svg+xml"
 
 
@@ -37,7 +38,10 @@ _GZIP_HEAD: Final = b"\x1f\x8b\x08"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# A comment or document type that has this length without an end is taken for one of a drawing.
+# Two letters are too few to recognise a BMP. These are the sizes of its known headers.
+_BMP_HEADERS: Final = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
+
+# If a comment, or a document type of SVG, is still open after so many bytes, the file is taken for a drawing.
 _LONG_BYTES: Final = 1000
 
 # Everything that may stand before the root element of an XML document, then <svg, with or without a prefix; or a
@@ -79,6 +83,8 @@ def sniff(head: bytes) -> SourceKind | None:
         return _sniff_heif(head)
     if head.startswith(_TIFF_HEADS):
         return SourceKind.TIFF
+    if head.startswith(b"BM") and head[14:18] in _BMP_HEADERS:
+        return SourceKind.BMP
     return SourceKind.SVG if _is_svg(unpack(head, HEAD_BYTES)) else None
 
 

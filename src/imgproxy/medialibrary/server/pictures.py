@@ -5,7 +5,8 @@ Every reader takes `read_at(offset, length) -> bytes`, which returns fewer bytes
 content gives None, never an exception. Sizes are as stored, before any EXIF orientation.
 
 Sources: ITU-T T.81 B.2 (JPEG), RFC 2083 section 4.1.1 (PNG), GIF89a section 18, RFC 9649 (WebP), ISO/IEC 14496-12
-and 23008-12 (AVIF, HEIC), TIFF 6.0 section 2, SVG 2 section 8.2.
+and 23008-12 (AVIF, HEIC), TIFF 6.0 section 2, SVG 2 section 8.2, BITMAPINFOHEADER
+(BMP, Microsoft).
 """
 
 from __future__ import annotations
@@ -124,6 +125,12 @@ def _tiff(read_at: ReadAt) -> Picture | None:
     return Picture("image/tiff", sides[256], sides[257]) if len(sides) == 2 else None
 
 
+def _bmp(read_at: ReadAt) -> Picture:
+    form = "<HH" if read_at(14, 4) == b"\x0c\0\0\0" else "<ii"
+    width_px, height_px = struct.unpack(form, read_at(18, struct.calcsize(form)))
+    return Picture("image/bmp", width_px, abs(height_px))  # a negative height: the top row comes first
+
+
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1", b"heim", b"heis"}
 
@@ -200,4 +207,5 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[ReadAt], Picture | None
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
     (lambda head: head[4:8] == b"ftyp", _iso),
     (lambda head: head[:4] in {b"II*\0", b"MM\0*"}, _tiff),
+    (lambda head: head[:2] == b"BM" and head[15:18] == bytes(3), _bmp),
 )
