@@ -9,7 +9,7 @@
 # 3. The image runs as with `docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges`: its root file system is
 #    read-only, only the volume is writable, and it is PID 1 of a PID namespace. User, environment and entrypoint are read
 #    from the image.
-# 4. Checks: health, user, privileges, what is writable, jemalloc in every process, a rendered picture, memory returned to
+# 4. Checks: health, user, privileges, what is writable, jemalloc in every process, rendered pictures, memory returned to
 #    the system, exit status 0 after SIGTERM.
 #
 # The base is kept in $STATE for the next run; everything else is removed. The exit status is 0 only if every check passed.
@@ -182,7 +182,7 @@ new_volume "$work/library"
 photos=$(cd "$root" && echo opt/imgproxy/lib/python3*/site-packages/imgproxy/demo/photos)
 
 say "start the embedded library and the edge, each in a read-only container of this image"
-cp -a "$root/$photos" "$work/library/photos" && chown -R "${image_user}" "$work/library/photos"
+cp -a "$root/$photos" "$work/library/photos" && cp "$repo/tests/data/harbour.heic" "$work/library/photos/" && chown -R "${image_user}" "$work/library/photos"
 (enter "$work/library" -- "${image_entrypoint[@]}" library /var/cache/imgproxy/photos --port "$library_port" --token "$token") \
   >"$work/library.log" 2>&1 &
 started+=($!)
@@ -228,6 +228,8 @@ check "24 megapixels at w=800&auto=format come out" is_webp_or_avif
 grep -iE '^(content-type|content-length|cache-status|server-timing):' "$work/headers" | sed 's/^/        /'
 is_hit() { is_webp_or_avif && grep -qiE '^cache-status:.*; *hit' "$work/headers"; }
 check "and from cache the second time" is_hit
+is_jpeg_of_heic() { get "$url/harbour.heic?w=200&fm=jpg" && grep -qiE '^content-type: image/jpeg' "$work/headers"; }
+check "a HEIC comes out" is_jpeg_of_heic
 processes=$(family "$main")
 check "every process still is $image_user with jemalloc" each has_jemalloc
 check "and without privileges" each has_no_capability

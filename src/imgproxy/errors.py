@@ -224,8 +224,15 @@ class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
     """The bytes under the key are not an image in a supported format."""
 
     text = (
-        "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, BMP, SVG)."
+        "The bytes under this key are not an image in a supported format "
+        "(JPEG, PNG, WebP, GIF, AVIF, HEIC, TIFF, BMP, SVG)."
     )
+
+
+class HeicNotInstalled(ImageRefused, code="heic_not_installed", title="HEIC is not installed"):
+    """The image is a HEIC, and the extra `imgproxy[heic]` is not installed."""
+
+    text = "The image under this key is a HEIC. This server cannot read HEIC: `imgproxy[heic]` is not installed."
 
 
 class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):
@@ -304,9 +311,9 @@ class FacesUnavailable(ImageRefused, code="faces_unavailable", title="No face de
 
 
 class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
-    """The render process crashed on this image."""
+    """The render process crashed on this image, or met an error that nobody foresaw."""
 
-    text = "The process that renders this image crashed. The image is refused."
+    text = "The process that renders this image crashed or failed. The image is refused."
 
 
 # --- the service -------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "cv2": ("render.detector",),
     "multidict": ("edge",),
     "numpy": ("render.detector",),
+    "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),
@@ -115,7 +116,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "tomllib": ("config",),
     "urllib.request": (),
     "xml": ("render",),
-    "zlib": ("medialibrary.client", "workers"),
+    "zlib": ("medialibrary.client", "render", "workers"),
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.

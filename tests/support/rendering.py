@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from imgproxy.workers.faces import Face
 
-LIMITS = ProcessLimits(memory_bytes=1_500_000_000, source_pixels=60_000_000, frames=256, output_px=8192)
+LIMITS = ProcessLimits(memory_bytes=1_500_000_000, source_pixels=128_000_000, frames=256, output_px=8192)
 PNG = Output(format=Format.PNG)
 
 vips.prepare()

@@ -154,7 +154,7 @@ class LimitsSettings(Section):
 
     source_bytes: int = Field(100 * MB, ge=1, description="most bytes of an original; a larger one gets 413")
     source_pixels: int = Field(
-        60_000_000,
+        128_000_000,
         ge=1,
         description="most pixels of an original, all frames together; a larger one gets 413. Of a larger "
         "animation the first "

@@ -11,7 +11,7 @@ import pyvips
 from imgproxy.digest import digest_of
 from imgproxy.errors import FacesUnavailable
 from imgproxy.params.plan import WHITE, Format
-from imgproxy.render import detector, formats, info, metadata, paint, palette
+from imgproxy.render import detector, formats, info, metadata, paint, palette, png_text
 from imgproxy.render.encoders import Playback, encode
 from imgproxy.render.sizes import Size
 from imgproxy.workers.faces import write_record
@@ -53,6 +53,8 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
     image, keep = metadata.apply(image, draft.source, plan.metadata, draft.profile)
     data = encode(image, wanted, plan, keep=keep, playback=playback)
     content_type = formats.CONTENT_TYPES[wanted]
+    if content_type == "image/png" and keep & metadata.KEEP_XMP:
+        data = png_text.plain_xmp(data)
     return _write(recipe, data, content_type, size, frames=len(draft.frames), is_mark_missing=draft.is_mark_missing)
 
 

@@ -39,7 +39,7 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
     """
     Make every target of a job. Call `on_done` with its index as soon as its file is complete.
 
-    Raises NotAnImage, DecodeFailed, TooManyPixels; OSError if a file cannot be read or written.
+    Raises NotAnImage, HeicNotInstalled, DecodeFailed, TooManyPixels; OSError if a file cannot be read or written.
     """
     try:
         source = open_source(job.original, limits)
@@ -47,7 +47,7 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
         for group in group_by_decode(recipes):
             _make_group(group, job, limits, on_done)
     except pyvips.Error as exc:
-        # HEIC holds HEVC. Its decoder is not free, so not every libvips has it: then the file is fine, but unreadable.
+        # An AVIF by its brand can hold a codec that libvips does not have: then the file is fine, but unreadable.
         raise (NotAnImage if "nsupported codec" in str(exc) else DecodeFailed) from exc
 
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage, TooManyPixels
-from imgproxy.render import bmp, jpeg_file, lab_tiff, svg, tiff
+from imgproxy.render import bmp, heic, jpeg_file, lab_tiff, svg, tiff
 from imgproxy.render.characteristics import read_png
 from imgproxy.render.frames import DEFAULT_DELAY_MS
 from imgproxy.render.heif import read_heif
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.render.characteristics import Characteristics
+    from imgproxy.render.heic import Heic
     from imgproxy.render.svg import Drawing
     from imgproxy.workers.job import ProcessLimits
 
@@ -51,7 +52,6 @@ _LOADERS: Final = {
     SourceKind.WEBP: "webpload",
     SourceKind.GIF: "gifload",
     SourceKind.AVIF: "heifload",
-    SourceKind.HEIC: "heifload",
     SourceKind.TIFF: "tiffload",
     SourceKind.SVG: "svgload",
 }
@@ -60,7 +60,7 @@ _LOADERS: Final = {
 # before the end marker: `tolerate` then looks how much.
 _FAIL_ON: Final = {SourceKind.TIFF: "error", SourceKind.JPEG: "warning"}
 
-_PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.HEIC, SourceKind.TIFF})
+_PAGED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF, SourceKind.AVIF, SourceKind.TIFF})
 _ANIMATED: Final = frozenset({SourceKind.WEBP, SourceKind.GIF})
 # Their pages can differ in size, colours and alpha.
 _STILL_PAGED: Final = _PAGED - _ANIMATED
@@ -74,9 +74,9 @@ class Source:
 
     `header` has the fields of one page, number `page` in the file from 0 (profile, metadata, delays). Its pixels are
     never read, except of a BMP. `width_px` x `height_px` is that page as it is stored. `primary` is the page that is
-    shown if none is asked for. `drawing` is the sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `colours`
-    what the container says about them without a profile. `is_tolerant`: nearly all of a damaged JPEG is there, the
-    rest may be empty.
+    shown if none is asked for. `drawing` is the sanitised SVG, `lab_file` the repaired bytes of a Lab TIFF, `heic` the
+    open HEIC, `colours` what the container says about them without a profile. `is_tolerant`: nearly all of a damaged
+    JPEG is there, the rest may be empty.
     """
 
     path: str
@@ -90,6 +90,7 @@ class Source:
     size_bytes: int
     drawing: Drawing | None = None
     lab_file: bytes | None = None
+    heic: Heic | None = None
     colours: Characteristics | None = None
     page: int = 0
     primary: int = 0
@@ -123,8 +124,8 @@ def open_source(path: str, limits: ProcessLimits) -> Source:
     """
     Recognise a file and read its header.
 
-    Raises NotAnImage; DecodeFailed if the header is damaged; TooManyPixels if one page is over the limit;
-    DrawingTooComplex. (An animation with too many frames is cut later, see `frames`.)
+    Raises NotAnImage; HeicNotInstalled; DecodeFailed if the header is damaged; TooManyPixels if one page is over the
+    limit; DrawingTooComplex. (An animation with too many frames is cut later, see `frames`.)
     """
     with open(path, "rb") as file:
         kind = sniff(file.read(HEAD_BYTES))
@@ -158,13 +159,15 @@ def _read_page(
 ) -> Source:
     """Read the header of a page. Without a number libvips reads the primary item of a HEIF, else the first page."""
     lab_file = lab_tiff.as_rgb_file(path, page or 0) if kind is SourceKind.TIFF else None
+    opened = heic.open_file(path) if kind is SourceKind.HEIC else None
     colours = _read_colours(path, kind)
     options = {} if page is None else {"page": page}
     try:
         if kind is SourceKind.BMP:
             header = bmp.load(path, limits.source_pixels, allow_truncated=limits.allow_truncated)
         else:
-            header = tag(_open(kind, path, drawing.text if drawing else lab_file, **options), colours)
+            header = opened.header if opened else _open(kind, path, drawing.text if drawing else lab_file, **options)
+            header = tag(header, colours)
     except pyvips.Error as exc:
         raise DecodeFailed from exc
     width, height = int(header.width), int(header.height)
@@ -184,6 +187,7 @@ def _read_page(
         size_bytes=size_bytes,
         drawing=drawing,
         lab_file=lab_file,
+        heic=opened,
         colours=colours,
         page=primary if page is None else page,
         primary=primary,
@@ -246,6 +250,8 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
         page: first page, from 0.
         count: pages to decode.
     """
+    if source.heic is not None:
+        return tag(heic.decode(source.heic), source.colours)
     is_tolerant = limits.allow_truncated or source.is_tolerant
     fail_on = "none" if is_tolerant else _FAIL_ON.get(source.kind, "truncated")
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on, **shrink_options(source, factor)}

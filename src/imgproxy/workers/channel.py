@@ -62,11 +62,13 @@ _TEXTS: Final[dict[str, Callable[[str], object]]] = {
     "shared_decode": re.compile(r"([0-9]{1,5}-[0-9]{1,2})?").fullmatch,
 }
 
-# The errors that a render process may report. The edge notices other timeouts, and crashes, by itself.
+# The errors that a render process may report. The edge notices other timeouts, and crashes, by itself. RenderCrashed
+# stands for an exception that nobody foresaw: the process goes on.
 REPORTED: Final = {
     error.code: error
     for error in (
         errors.NotAnImage,
+        errors.HeicNotInstalled,
         errors.DecodeFailed,
         errors.ColoursNotSupported,
         errors.TooManyPixels,
@@ -74,6 +76,7 @@ REPORTED: Final = {
         errors.FacesUnavailable,
         errors.RenderOutOfMemory,
         errors.RenderTimeout,
+        errors.RenderCrashed,
         errors.BadParameter,
         errors.CacheUnavailable,
     )

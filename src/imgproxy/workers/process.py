@@ -62,6 +62,8 @@ SET_ENVIRONMENT: Final = {
     "VIPS_CONCURRENCY": "1",
     # Decoded pictures stay in memory, where the watchdog counts them. libvips would write those over 100 MB to /tmp.
     "VIPS_DISC_THRESHOLD": "64g",
+    # No warnings on stderr: a damaged file causes hundreds, with bytes of the file in them.
+    "VIPS_WARNING": "1",
     # glibc cannot return free memory between small blocks that are in use: a process had 190 MB after 350 mixed renders
     # and grew further. These three keep it between 80 and 95 MB, at the same CPU: one arena; a mapping of its own for
     # each large block; free memory at the end of the heap is returned. glibc does not adjust a threshold that is set.
