@@ -294,6 +294,24 @@ async def test_what_a_process_writes_to_standard_error_is_in_the_log(
     assert f"render process {child.pid}: last words" in caplog.text
 
 
+@pytest.mark.parametrize("has_fonts", [True, False])
+async def test_missing_fonts_are_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, has_fonts: bool
+) -> None:
+    """Where fontconfig finds no font, the log says it once, and what to install; else it says nothing."""
+    if not has_fonts:
+        (tmp_path / "fonts.conf").write_text(f"<fontconfig><dir>{tmp_path}</dir></fontconfig>")
+        monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(images.cached_photo()[:300])
+    async with pool_of(processes=2) as pool:
+        jobs = [pool.render(job(broken, SMALL)) for _ in range(2)]
+        assert all(isinstance(each, DecodeFailed) for each in await asyncio.gather(*jobs, return_exceptions=True))
+        # Each process has written about its job now, and before that about fonts.
+        await until(lambda _: caplog.text.count("render: decode_failed") == 2, pool)
+    assert caplog.text.count("fontconfig finds no font") == (not has_fonts)
+
+
 async def test_a_gif_of_too_many_frames_gives_its_first(tmp_path: Path) -> None:
     """A GIF with far more frames than the limit gives its first frame, in limited memory."""
     original = tmp_path / "endless.gif"

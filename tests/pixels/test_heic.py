@@ -232,8 +232,8 @@ def test_the_credit_is_kept() -> None:
     exif = heif.exif(exif_block()[6:], 1)
     plan = RenderPlan(resize=Resize(width=Px(48)))
     both = render(heif.write(heif.rgb(PICTURE), exif, heif.xmp(XMP, 1)), plan)
-    assert credit.read(xmp_of(both.data), None, "", "") == CREDIT
-    alone = credit.read(xmp_of(render(heif.write(heif.rgb(PICTURE), exif), plan).data), None, "", "")
+    assert credit.read_xmp(xmp_of(both.data)) == CREDIT
+    alone = credit.read_xmp(xmp_of(render(heif.write(heif.rgb(PICTURE), exif), plan).data))
     assert (alone.creators, alone.copyright_notice) == (("Exif Artist",), "Exif Copyright")
     assert not any(text in both.data for text in PRIVATE)
 
@@ -262,7 +262,7 @@ def test_json_describes_a_heic() -> None:
 # --- plans ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", list(Format))
+@pytest.mark.parametrize("wanted", [form for form in Format if form is not Format.FACES])
 def test_every_format_comes_out(wanted: Format) -> None:
     """A HEIC becomes every format; without one it is a JPEG."""
     result = render(heif.write(heif.rgb(PICTURE)), RenderPlan(resize=Resize(width=Px(48)), output=Output(wanted)))
@@ -350,5 +350,5 @@ def test_a_picture_of_a_real_encoder() -> None:
     result = render(data, AS_PNG)
     assert result.pixels.shape == (320, 480, 3)
     assert images.mean_difference(result.pixels, want) < 3
-    found = credit.read(xmp_of(render(data, RenderPlan()).data), None, "", "")
+    found = credit.read_xmp(xmp_of(render(data, RenderPlan()).data))
     assert (found.creators, found.copyright_notice) == (("imgproxy authors",), "CC0 1.0")

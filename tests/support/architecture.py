@@ -116,7 +116,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "tomllib": ("config",),
     "urllib.request": (),
     "xml": ("render",),
-    "zlib": ("medialibrary.client", "render", "workers"),
+    "zlib": ("medialibrary", "render", "workers"),
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.

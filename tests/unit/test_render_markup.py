@@ -149,6 +149,41 @@ def test_plain_entities_are_expanded() -> None:
     assert b"<text>Jane &amp; Joe</text>" in svg.sanitise(text.encode()).text
 
 
+def test_default_attributes_are_read() -> None:
+    """A document type may give an attribute to all elements of a name, also a namespace, also by an entity."""
+    text = (
+        '<!DOCTYPE svg [<!ENTITY ns "http://www.w3.org/2000/svg">'
+        '<!ATTLIST svg xmlns CDATA #FIXED "&ns;" width CDATA "40"><!ATTLIST g fill CDATA "red">]>'
+        '<svg><g/><g fill="blue"/></svg>'
+    )
+    assert b'width="40"><g fill="red"></g><g fill="blue"></g></svg>' in svg.sanitise(text.encode()).text
+
+
+@pytest.mark.parametrize(
+    ("declared", "inside"),
+    [
+        ("".join(f'<!ENTITY a{n} "">' for n in range(1001)), ""),
+        ("".join(f'<!ATTLIST g a{n} CDATA "">' for n in range(1001)), "<g/>"),
+        ("".join(f"<!ATTLIST g a{n} ID #IMPLIED>" for n in range(1001)), "<g/>"),
+        (f'<!ENTITY a "{"a" * 1000}"><!ATTLIST g x CDATA "{"&a;" * 3}">', "<g/>" * 100),
+        (f'<!ENTITY a "{"a" * 1000}">', "<g>&a;</g>" * 300),
+        (f'<!ENTITY a "{"a" * 1000}">', '<g x="&a;"/>' * 300),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_what_a_document_type_adds_is_bounded(declared: str, inside: str, encoding: str) -> None:
+    """There is a limit for the declarations, and for the text that entities and default attributes add."""
+    text = f"<!DOCTYPE svg [{declared}]><svg {NS}>{inside}</svg>"
+    with pytest.raises(DrawingTooComplex, match=r"declarations|characters from"):
+        svg.sanitise(text.encode(encoding))
+
+
+def test_characters_by_number_do_not_count_as_entities() -> None:
+    """`&#160;` and `&amp;` are no references to what the document declares."""
+    text = f'<!DOCTYPE svg [<!ENTITY a "{"a" * 1000}">]><svg {NS}><desc>{"&#65;&amp;" * 500}&a;</desc></svg>'
+    assert b"aaaa" in svg.sanitise(text.encode()).text
+
+
 def test_size_is_bounded() -> None:
     """More bytes than the limit are not parsed."""
     with pytest.raises(MarkupError):

@@ -93,11 +93,13 @@ def main() -> None:
     watchdog.start()
     limits = replace(limits, drawing=partial(watchdog.drawing, limits.drawing_cpu_s))
 
-    from imgproxy.render import pipeline, vips  # noqa: PLC0415 - libvips may crash or grow, so the watchdog starts first
+    from imgproxy.render import fonts, pipeline, vips  # noqa: PLC0415 - libvips may crash or grow, so the watchdog starts first
 
     vips.prepare()
     vips.warm_up()
     link.send(Ready(vips.version()))
+    if limits.warns_of_fonts:
+        fonts.warn_if_none()
     while (payload := wait_for_job(link.socket)) is not None:
         serve_job(pipeline.run, pickle.loads(payload), limits, link)  # noqa: S301 - as above
 

@@ -166,7 +166,7 @@ def _read_page(
         if kind is SourceKind.BMP:
             header = bmp.load(path, limits.source_pixels, allow_truncated=limits.allow_truncated)
         else:
-            header = opened.header if opened else _open(kind, path, drawing.text if drawing else lab_file, **options)
+            header = opened.header if opened else _open(kind, path, drawing.drawn if drawing else lab_file, **options)
             header = tag(header, colours)
     except pyvips.Error as exc:
         raise DecodeFailed from exc
@@ -261,7 +261,7 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
         options["n"] = count
     if source.drawing is not None:
         with limits.drawing():
-            return _open(source.kind, source.path, source.drawing.text, **options).copy_memory()
+            return _open(source.kind, source.path, source.drawing.drawn, **options).copy_memory()
     if source.kind is SourceKind.BMP:
         return source.header  # its bytes are in memory already
     if source.kind is SourceKind.TIFF:

@@ -97,8 +97,8 @@ class ProcessLimits:
     """
     The settings that a render process needs. Bytes of memory; pixels; frames; CPU seconds.
 
-    An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there. `face_model` is the file of
-    the face detector's model; empty without a detector.
+    An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there. `warns_of_fonts`: this
+    process warns if there are no fonts. `face_model` is the file of the face detector's model; empty without a detector.
     """
 
     memory_bytes: int
@@ -107,5 +107,6 @@ class ProcessLimits:
     output_px: int
     allow_truncated: bool = False
     drawing_cpu_s: float = 1.0
+    warns_of_fonts: bool = False
     drawing: Callable[[], AbstractContextManager[None]] = nullcontext
     face_model: str = ""

@@ -11,8 +11,10 @@ and 23008-12 (AVIF, HEIC), TIFF 6.0 section 2, SVG 2 section 8.2, BITMAPINFOHEAD
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -180,7 +182,11 @@ _SVG_START = re.compile(r"\ufeff?\s*<(?:\?xml|!--|!DOCTYPE|(?:[A-Za-z][\w.-]*:)?
 
 
 def _svg(read_at: ReadAt) -> Picture | None:
-    text = read_at(0, SVG_HEAD_BYTES).decode("utf-8", errors="replace")
+    data = read_at(0, SVG_HEAD_BYTES)
+    if data.startswith(b"\x1f\x8b\x08"):  # compressed: .svgz
+        data = _unpack(data)
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_wide else "utf-8", errors="replace")
     if not _SVG_START.match(text):
         return None
     root = _SVG_ROOT.search(text)
@@ -193,6 +199,13 @@ def _svg(read_at: ReadAt) -> Picture | None:
     height = _length_px(attributes.get("height", ""), sides[1])
     picture = Picture("image/svg+xml", max(1, round(width)), max(1, round(height)))
     return picture if _is_sane(picture) else None
+
+
+def _unpack(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, SVG_HEAD_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _length_px(text: str, otherwise: float) -> float:
