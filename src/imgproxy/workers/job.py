@@ -98,7 +98,7 @@ class ProcessLimits:
     The settings that a render process needs. Bytes of memory; pixels; frames; CPU seconds.
 
     An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there. `warns_of_fonts`: this
-    process warns if there are no fonts. `face_model` is the file of the face detector's model; empty without a detector.
+    process warns if there are no fonts. `face_model` is the file of the detector's model; empty without a detector.
     """
 
     memory_bytes: int
