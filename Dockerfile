@@ -19,7 +19,9 @@ RUN apt-get update \
 FROM python AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
 WORKDIR /build
-COPY requirements.lock requirements-build.lock ./
+# What runs. With face detection (240 MB more on disk): --build-arg LOCK=requirements-faces.lock
+ARG LOCK=requirements.lock
+COPY ${LOCK} requirements-build.lock ./
 # Every download has its hash in a lock file: the libraries, with imgproxy[heic], and the build backends of source
 # packages (pyvips, and this project). /opt/imgproxy has no pip. The builder's pip fills it and compiles the bytecode
 # now, because the root file system is read-only later.
@@ -29,7 +31,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.crt \
     python3 -m venv /opt/builder \
  && /opt/builder/bin/pip install --only-binary=:all: --require-hashes -r requirements-build.lock \
- && /opt/builder/bin/pip wheel --require-hashes --no-deps --no-build-isolation --wheel-dir dist -r requirements.lock
+ && /opt/builder/bin/pip wheel --require-hashes --no-deps --no-build-isolation --wheel-dir dist -r ${LOCK}
 COPY pyproject.toml README.md ./
 COPY src ./src
 RUN /opt/builder/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \

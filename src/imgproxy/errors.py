@@ -304,6 +304,12 @@ class RenderOutOfMemory(ImageRefused, code="render_out_of_memory", title="Render
     used_bytes: int
 
 
+class FacesUnavailable(ImageRefused, code="faces_unavailable", title="No face detection"):
+    """The detector is broken or took too long. The picture is answered as one without faces."""
+
+    text = "The faces of this image could not be looked for."
+
+
 class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
     """The render process crashed on this image, or met an error that nobody foresaw."""
 

@@ -262,7 +262,7 @@ def test_json_describes_a_heic() -> None:
 # --- plans ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", list(Format))
+@pytest.mark.parametrize("wanted", [form for form in Format if form is not Format.FACES])
 def test_every_format_comes_out(wanted: Format) -> None:
     """A HEIC becomes every format; without one it is a JPEG."""
     result = render(heif.write(heif.rgb(PICTURE)), RenderPlan(resize=Resize(width=Px(48)), output=Output(wanted)))

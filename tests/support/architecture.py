@@ -64,7 +64,9 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     # Removable: the service works without it.
     "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.server")),
     # Runs in a render process, which handles untrusted bytes: no code of the service is loaded there.
-    "render": SpecialRoom(imports=("workers.job", "workers.channel", "workers.sniff", "params", TOP), imported_by=()),
+    "render": SpecialRoom(
+        imports=("workers.job", "workers.channel", "workers.faces", "workers.sniff", "params", TOP), imported_by=()
+    ),
     # A server of its own. The service talks to it over HTTP.
     "medialibrary.server": SpecialRoom(imports=("medialibrary", "config", "params", TOP), imported_by=("cli",)),
     "demo": SpecialRoom(imports=("medialibrary", "config", "params", TOP), imported_by=("cli",)),
@@ -79,7 +81,9 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "blake3": ("digest",),
     "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
+    "cv2": ("render.detector",),
     "multidict": ("edge",),
+    "numpy": ("render.detector",),
     "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
@@ -100,6 +104,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "http.client": (),
     "http.server": (),
     "importlib": (),  # an import by name would escape these checks
+    "importlib.metadata": ("workers.detector",),
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
     "resource": ("cli.process", "edge.descriptors", "render"),

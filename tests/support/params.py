@@ -22,9 +22,10 @@ def build_request(
     *,
     mount_prefix: str = "",
     metadata: Metadata = Metadata.CREDIT,
+    finds_faces: bool = False,
 ) -> ImageRequest:
     """Return what an image URL asks for. Each call has a reader of its own."""
-    reader = RequestReader(settings, mount_prefix=mount_prefix, metadata=metadata)
+    reader = RequestReader(settings, mount_prefix=mount_prefix, metadata=metadata, finds_faces=finds_faces)
     return reader.read(target, headers, is_remembered=False)
 
 

@@ -40,6 +40,9 @@ NEEDS = {
     "fp-x": "fit=crop&crop=focalpoint&w=300&h=200",
     "fp-y": "fit=crop&crop=focalpoint&w=300&h=200",
     "fp-z": "fit=crop&crop=focalpoint&w=300&h=200",
+    "faceindex": "fit=facearea&w=300&h=200",
+    "facepad": "fit=facearea&w=300&h=200",
+    "faces": "fm=json",
     "rot-type": "rot=10",
     "border-top": "border=3,red",
     "border-right": "border=3,red",
@@ -84,7 +87,7 @@ def values_of(row: Parameter[Any]) -> list[str]:
 
 
 def request_of(query: str) -> ImageRequest:
-    return build_request(f"/a/b.jpg?{query}", CLIENT, SETTINGS)
+    return build_request(f"/a/b.jpg?{query}", CLIENT, SETTINGS, finds_faces=True)
 
 
 def has_effect(row: Parameter[Any]) -> bool:

@@ -175,7 +175,7 @@ def test_a_path_that_looks_like_the_legacy_part_is_a_key(path: str) -> None:
         ("auto64=Zm9ybWF0", {}),
         ("ch64=RFBS", {}),
         ("W=100", {}),
-        ("txt=hello&txt64=eA&bg-remove=true&faceindex=1", {}),
+        ("txt=hello&txt64=eA&bg-remove=true&face-blur=1", {}),
         ("ixlib=js-3.8.0&s=abc", {"ixlib": "js-3.8.0", "s": "abc"}),
     ],
 )

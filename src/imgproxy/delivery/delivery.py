@@ -191,7 +191,8 @@ def _miss(original: Original, made: Made) -> Delivered:
     timings = replace(made.timings, fetch_s=original.fetch_s + made.timings.fetch_s)
     # The tag is that of what was painted: the watermark may have been lost meanwhile.
     delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN, made.variant.proofs)
-    return replace(delivered, is_collapsed=original.is_collapsed or made.is_collapsed, timings=timings)
+    is_collapsed = original.is_collapsed or made.is_collapsed
+    return replace(delivered, is_collapsed=is_collapsed, is_interim=made.is_interim, timings=timings)
 
 
 def _etag(variant: Variant) -> str:

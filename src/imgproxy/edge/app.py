@@ -47,6 +47,7 @@ from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
+from imgproxy.workers.detector import find_detector
 from imgproxy.workers.pool import RenderPool
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ class Edge:
         admission_clock: Callable[[], float] | None,
     ) -> None:
         self.health = OriginHealth(lambda: probe(self.library))
-        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics)
+        self.detector = find_detector()
+        face_model = self.detector.model if self.detector is not None else ""
+        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics, face_model=face_model)
         self.admission = Admission(
             settings.render,
             self.pool.processes,
@@ -171,7 +174,13 @@ class Edge:
             failpoints=failpoints,
         )
         self.warming = Warming(
-            self.cache, self.originals, self.variants, warm=settings.warm, url=settings.url, render=settings.render
+            self.cache,
+            self.originals,
+            self.variants,
+            warm=settings.warm,
+            url=settings.url,
+            render=settings.render,
+            finds_faces=self.detector is not None,
         )
 
     def _compose_admin(self, settings: Settings) -> AdminRoutes:
@@ -222,6 +231,7 @@ class Edge:
             responder=responder,
             waiters=waiters,
             metrics=self.metrics,
+            finds_faces=self.detector is not None,
         )
         self.access = AccessLog(settings.log, self._lines)
         self._watch_process()

@@ -58,6 +58,8 @@ class ImageHeads:
             headers["Content-Security-Policy"] = SVG_POLICY
         if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
             headers["X-Imgproxy-Animation"] = "first-frame-only"
+        if wanted.lacks_detector:
+            headers["X-Imgproxy-Faces"] = "no-detector"
         return headers
 
     def tags(self, key: str, marks: Sequence[str] = ()) -> dict[str, str]:

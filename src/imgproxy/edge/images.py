@@ -63,11 +63,15 @@ class ImageRoute:
         responder: Responder,
         waiters: Waiters,
         metrics: Metrics,
+        finds_faces: bool = False,
     ) -> None:
         self._settings = settings
         self._tokens = signing_tokens
         self._reader = RequestReader(
-            settings.url, mount_prefix=settings.signing.mount_prefix, metadata=Metadata(settings.render.metadata)
+            settings.url,
+            mount_prefix=settings.signing.mount_prefix,
+            metadata=Metadata(settings.render.metadata),
+            finds_faces=finds_faces,
         )
         self._delivery = delivery
         self._originals = originals

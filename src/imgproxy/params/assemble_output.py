@@ -35,6 +35,7 @@ class Client:
     saves_data: bool = False
     metadata: Metadata = Metadata.CREDIT
     avif_max_pixels: int = 0  # of an AVIF that auto=format chose; 0: no limit
+    finds_faces: bool = False  # a face detector is installed
 
 
 def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
@@ -46,7 +47,8 @@ def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
     word = values.get(encoding.FM)
     asked = encoding.FORMATS[word] if word is not None else None
     if asked in _TEXT and asked is not None:
-        return Output(format=asked), ()
+        has_faces = asked is Format.JSON and client.finds_faces and values.get(encoding.FACES, False)
+        return Output(format=asked, has_faces=has_faces), ()
     auto = values.get(encoding.AUTO, ())
     is_compressed = "compress" in auto
     chosen, vary = _choose_format(asked, client.accept, is_compressed=is_compressed, is_auto="format" in auto)

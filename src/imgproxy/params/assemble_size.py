@@ -16,6 +16,7 @@ from imgproxy.params.plan import (
     Border,
     Bounds,
     Crop,
+    FaceChoice,
     Fit,
     Focal,
     Length,
@@ -68,8 +69,8 @@ def rect_of(values: Values) -> Rect | None:
     return None if rect == _WHOLE else rect
 
 
-def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
-    """Return size, fit and crop."""
+def resize_of(values: Values, sizing: Sizing, pad: Sides, *, finds_faces: bool = False) -> Resize:
+    """Return size, fit and crop. Without a detector (`finds_faces`), the plan is that of a picture without faces."""
     width, height = sizing.width, sizing.height
     given = (width is not None) + (height is not None)
     modes = values.get(size.FIT) or (Fit.CLIP,)
@@ -80,7 +81,9 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
         width, height, bounds = _settle_bounds(width, height, _bounds(values, sizing))
     crop, focal = _crop(values) if fit in (Fit.CROP, Fit.MIN) else ((), None)
     is_plain = aspect is None and bounds == Bounds() and (focal is None or focal.zoom == 1.0)
-    if is_plain and pad == Sides() and _is_source_size(fit, width, height):
+    faces = _faces(values, modes, given) if finds_faces else None
+    is_area = faces is not None and faces.is_area
+    if is_plain and not is_area and pad == Sides() and _is_source_size(fit, width, height):
         return Resize()
     if is_plain and given < 2:
         fit = _one_sided(fit, given)
@@ -96,6 +99,7 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
         focal=focal if fit in (Fit.CROP, Fit.MIN) else None,
         fill_blur=is_blurred,
         fill_colour=values.get(size.FILL_COLOUR) if is_filled and not is_blurred else None,
+        faces=faces if is_area or fit in (Fit.CROP, Fit.MIN) else None,
     )
 
 
@@ -229,14 +233,14 @@ def _held(length: Length | None, least: int | None, most: int | None) -> Length 
 
 def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
     """
-    Return the one crop that applies, and the focal point if it is that.
+    Return the one crop that applies to a picture without faces, and the focal point if it is that.
 
-    There is no face detector: `faces` gives way to the next crop of the list, or alone means `edges`.
+    `faces` gives way to the next crop of the list, else to the centre, as imgix documents.
     """
     chain = values.get(region.CROP, ())
     rest = tuple(item for item in chain if item is not Crop.FACES)
     if not rest:
-        return ((Crop.EDGES,), None) if chain else ((), None)
+        return (), None
     first = rest[0]
     if first in (Crop.ENTROPY, Crop.EDGES):
         return (first,), None
@@ -248,6 +252,15 @@ def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
             break
         sides.append(item)
     return _anchored(sides), None
+
+
+def _faces(values: Values, modes: tuple[Fit | str, ...], given: int) -> FaceChoice | None:
+    """Return which faces are kept, if `facearea` or `faces` is the first of its list. An area needs a size."""
+    index = values.get(region.FACEINDEX)
+    if not isinstance(modes[0], Fit):
+        return FaceChoice(index, is_area=True, pad=values.get(region.FACEPAD, 1.0)) if given else None
+    chain = values.get(region.CROP, ())
+    return FaceChoice(index) if chain and chain[0] is Crop.FACES else None
 
 
 def _anchored(sides: Iterable[Crop]) -> tuple[Crop, ...]:

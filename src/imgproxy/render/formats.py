@@ -21,10 +21,11 @@ CONTENT_TYPES: Final = {
     Format.BLURHASH: "text/plain; charset=utf-8",
     Format.PALETTE_JSON: "application/json",
     Format.PALETTE_CSS: "text/css; charset=utf-8",
+    Format.FACES: "application/json",
 }
 
 # Formats that describe the finished picture instead of encoding it.
-DESCRIPTIONS: Final = frozenset({Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS})
+DESCRIPTIONS: Final = frozenset({Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS, Format.FACES})
 
 _OWN: Final = {
     SourceKind.JPEG: Format.JPEG,

@@ -20,6 +20,8 @@ from imgproxy.render.fit import Fitted, centre_cover, fit_region
 from imgproxy.render.sizes import Box, Size, Window, round_half_up, round_px
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgproxy.params.plan import Length, Position, Rect, RenderPlan
 
 
@@ -89,11 +91,12 @@ def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> Geometry:
+def place(region: Box, plan: RenderPlan, *, faces: Sequence[Window] = (), max_side_px: int = MAX_SIDE_PX) -> Geometry:
     """
     Decide every size and position of a variant from its region of the source and its plan.
 
-    No side of the result is longer than `max_side_px`: a larger result is scaled down as a whole.
+    `faces` are those of the upright source, the largest first. No side of the result is longer than `max_side_px`: a
+    larger result is scaled down as a whole.
     """
     resize, pad = plan.resize, plan.pad
     width = _resolve(resize.width, region.width_px)
@@ -109,7 +112,7 @@ def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> G
         width = None if width is None else width - across
         height = None if height is None else height - down
         bounds = _narrow(bounds, across, down)
-    fitted = fit_region(region, replace(resize, bounds=bounds), width, height)
+    fitted = fit_region(region, replace(resize, bounds=bounds), width, height, faces)
     found = _assemble(region, plan, fitted, pad)
     largest_px = max(found.final.width_px, found.final.height_px)
     if largest_px <= max_side_px:

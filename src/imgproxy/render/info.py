@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.render import exif_names
 from imgproxy.render.exif import COPYRIGHT, USER_COMMENT, Value
+from imgproxy.render.face_windows import faces_in
 from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text import decode_text, one_line
 from imgproxy.render.text_blocks import read_exif
@@ -19,6 +20,7 @@ from imgproxy.workers.sniff import SourceKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
 
 # All other interpretations of libvips are RGB.
@@ -44,8 +46,8 @@ _ANIMATED: Final = {
 _MM_PER_INCH: Final = 25.4
 
 
-def describe(source: Source) -> bytes:
-    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames."""
+def describe(source: Source, recipe: Recipe) -> bytes:
+    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames, and faces if asked for."""
     header = source.header
     document: dict[str, Any] = {
         "Content-Type": source.kind.value,
@@ -76,7 +78,21 @@ def describe(source: Source) -> bytes:
             "UnclampedDelayTime": int(stored[0]) / 1000 if stored else 0.0,
             "LoopCount": source.loop,
         }
+    if recipe.plan.output.has_faces:
+        document["Faces"] = _faces(recipe)
     return json.dumps({k: v for k, v in document.items() if v not in ({}, None) or k == "Output"}).encode()
+
+
+def _faces(recipe: Recipe) -> list[dict[str, Any]]:
+    """Describe the faces in imgix's form: pixels of the upright picture, and the confidence in per cent."""
+    boxes = faces_in(recipe.target.faces, recipe.upright)
+    return [
+        {
+            "bounds": {"x": round(at.left), "y": round(at.top), "width": round(at.width), "height": round(at.height)},
+            "confidence": round(100 * face.confidence),
+        }
+        for face, at in zip(recipe.target.faces, boxes, strict=True)
+    ]
 
 
 def _depth(source: Source) -> int:

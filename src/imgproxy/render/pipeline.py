@@ -16,6 +16,7 @@ from imgproxy.errors import DecodeFailed, NotAnImage
 from imgproxy.params.plan import Adjust, Format, RenderPlan
 from imgproxy.render import formats, output, trim
 from imgproxy.render.draft import Draft
+from imgproxy.render.face_windows import faces_in
 from imgproxy.render.geometry import Geometry, find_region, place, trim_region
 from imgproxy.render.orientation import turn_upright
 from imgproxy.render.pyramid import Pyramid
@@ -132,13 +133,15 @@ def _trim(recipe: Recipe, decoded: Decoded, limits: ProcessLimits) -> Geometry:
     if found is not None:
         found = Box(region.left_px + found.left_px, region.top_px + found.top_px, found.width_px, found.height_px)
     region = trim_region(region, found, pad_px=recipe.plan.trim.pad_px)
-    return place(region, recipe.plan, max_side_px=limits.output_px)
+    faces = faces_in(recipe.target.faces, recipe.upright)
+    return place(region, recipe.plan, faces=faces, max_side_px=limits.output_px)
 
 
 def _stays_drawing(plan: RenderPlan) -> bool:
     """Whether an SVG is sent as an SVG: the plan names no raster format, and changes only the size."""
     resize = plan.resize
     is_sized_only = plan == RenderPlan(resize=resize, output=plan.output, frames=plan.frames)
-    is_whole = resize.aspect is None and not resize.crop and resize.fit.value in ("clip", "max")
+    is_cut = resize.crop or resize.faces is not None
+    is_whole = resize.aspect is None and not is_cut and resize.fit.value in ("clip", "max")
     is_format_free = plan.output.format is Format.SOURCE or plan.output.is_negotiated
     return is_format_free and is_sized_only and is_whole

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgproxy.render import formats
+from imgproxy.render.face_windows import faces_in
 from imgproxy.render.frames import select_frames, select_page
 from imgproxy.render.geometry import find_region, place
 from imgproxy.render.orientation import swap
@@ -81,7 +82,8 @@ def write_recipe(index: int, target: RenderTarget, source: Source, limits: Proce
     upright = swap(Size(source.width_px, source.height_px), orientation)
     geometry = None
     if plan.trim is None:
-        geometry = place(find_region(upright, plan.rect), plan, max_side_px=limits.output_px)
+        faces = faces_in(target.faces, upright)
+        geometry = place(find_region(upright, plan.rect), plan, faces=faces, max_side_px=limits.output_px)
     return Recipe(index, target, source, selection, animated, orientation, upright, geometry)
 
 

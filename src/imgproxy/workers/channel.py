@@ -73,6 +73,7 @@ REPORTED: Final = {
         errors.ColoursNotSupported,
         errors.TooManyPixels,
         errors.DrawingTooComplex,
+        errors.FacesUnavailable,
         errors.RenderOutOfMemory,
         errors.RenderTimeout,
         errors.RenderCrashed,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.workers.faces import Face
 
 
 class Lane(StrEnum):
@@ -28,10 +29,15 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RenderTarget:
-    """One variant to make. `path` is a temporary name beside the final one; the file does not exist yet."""
+    """
+    One variant to make. `path` is a temporary name beside the final one; the file does not exist yet.
+
+    `faces` are those of the original, the largest first, if the plan needs them.
+    """
 
     plan: RenderPlan
     path: str
+    faces: tuple[Face, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class ProcessLimits:
     The settings that a render process needs. Bytes of memory; pixels; frames; CPU seconds.
 
     An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there. `warns_of_fonts`: this
-    process warns if there are no fonts.
+    process warns if there are no fonts. `face_model` is the file of the detector's model; empty without a detector.
     """
 
     memory_bytes: int
@@ -103,3 +109,4 @@ class ProcessLimits:
     drawing_cpu_s: float = 1.0
     warns_of_fonts: bool = False
     drawing: Callable[[], AbstractContextManager[None]] = nullcontext
+    face_model: str = ""

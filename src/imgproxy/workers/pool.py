@@ -54,8 +54,10 @@ class RenderPool:
         limits: LimitsSettings,
         *,
         observer: PoolObserver,
+        face_model: str = "",
         abandon_grace_s: float = ABANDON_GRACE_S,
     ) -> None:
+        """`face_model` is that of ProcessLimits."""
         self._settings = settings
         self._abandon_grace_s = abandon_grace_s
         self._observer = observer
@@ -69,6 +71,7 @@ class RenderPool:
                 output_px=limits.output_px,
                 allow_truncated=settings.allow_truncated,
                 drawing_cpu_s=settings.drawing_cpu_s,
+                face_model=face_model,
             ),
             self._observer,
             on_message=self._receive,
