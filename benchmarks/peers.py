@@ -9,6 +9,7 @@ core.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,7 @@ class Contestant:
     remote: Callable[[str, str], str] | None = None  # the same, but it fetches the original within the request
     again: Callable[[str, str], str] | None = None  # the same URL every time
     prepare: Callable[[str], None] | None = None  # (photo): what `local` needs, before the clock runs
+    at: Callable[[str, str, int, int], str] | None = None  # (photo, format, width, q) -> URL of a fresh render, fetched
     cpu_s: Callable[[], float] | None = None  # CPU seconds of its processes so far, if they are known
     is_ours: bool = False
     is_baseline: bool = False  # ours with jpg-progressive=false: for JPEG alone
@@ -75,16 +77,7 @@ class Contestant:
 def measure(bench: Bench, result: Result) -> None:
     """Measure each row in turns between all contestants that have it."""
     with contextlib.ExitStack() as stack:
-        origin = stack.enter_context(bench.origin())
-        product = stack.enter_context(bench.product(origin.url))
-        contestants = [_ours(product), _ours(product, "&jpg-progressive=false")]
-        for name, start in (("ipx", _ipx), ("thumbor", _thumbor)):
-            try:
-                contestants.append(start(bench, origin.url, stack))
-            except (BenchError, OSError, subprocess.SubprocessError) as error:
-                result.notes.append(f"SKIPPED: {name} could not be installed or started: {str(error)[-300:]}")
-                bench.say(result.notes[-1])
-        contestants += [_templated(number, peer, origin.url) for number, peer in enumerate(bench.peers)]
+        contestants = start(bench, result.notes, stack)
         for row, kind, photo, form in (
             *((f"{form.upper()} of 6 MP", "local", Photos.SIX, form) for form in FM),
             ("JPEG of 24 MP", "local", Photos.TWENTY_FOUR, "jpeg"),
@@ -103,6 +96,20 @@ def measure(bench: Bench, result: Result) -> None:
     )
     if bench.peers:
         result.notes.append("A --peer fetches the original within the request in all rows but `the same URL again`.")
+
+
+def start(bench: Bench, notes: list[str], stack: contextlib.ExitStack) -> list[Contestant]:
+    """Start an origin, imgproxy and the peers, until the stack is closed. A note says why a peer was skipped."""
+    origin = stack.enter_context(bench.origin())
+    product = stack.enter_context(bench.product(origin.url))
+    contestants = [_ours(product), _ours(product, "&jpg-progressive=false")]
+    for name, begin in (("ipx", _ipx), ("thumbor", _thumbor)):
+        try:
+            contestants.append(begin(bench, origin.url, stack))
+        except (BenchError, OSError, subprocess.SubprocessError) as error:
+            notes.append(f"SKIPPED: {name} could not be installed or started: {str(error)[-300:]}")
+            bench.say(notes[-1])
+    return contestants + [_templated(number, peer, origin.url) for number, peer in enumerate(bench.peers)]
 
 
 @dataclass(slots=True)
@@ -197,6 +204,7 @@ def _ours(product: Product, more: str = "") -> Contestant:
     url = product.url
     prefix = "baseline" if more else "peers"
     fresh = {photo: keys(prefix, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
+    numbers = itertools.count()
     stock: dict[str, list[str]] = {photo: [] for photo in fresh}
 
     def prepare(photo: str) -> None:
@@ -216,6 +224,7 @@ def _ours(product: Product, more: str = "") -> Contestant:
         remote=lambda photo, form: f"{url}/{next(fresh[photo])}?{query(form)}{more}",
         again=lambda photo, form: f"{url}/again/{photo}?{query(form)}{more}",
         prepare=prepare,
+        at=lambda photo, form, width, q: f"{url}/at/{next(numbers)}/{photo}?w={width}&q={q}&fm={FM[form]}{more}",
         cpu_s=product.cpu_s,
         is_ours=True,
         is_baseline=bool(more),
@@ -240,13 +249,23 @@ def _ipx(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Contesta
     url = stack.enter_context(server).url
     cpu_s = server.cpu_s
 
+    def at(photo: str, form: str, width: int, q: int) -> str:
+        return f"{url}/w_{width},q_{q},f_{form}/{photo}"
+
     def local(photo: str, form: str) -> str:
-        return f"{url}/w_{WIDTH_PX},q_{QUALITY},f_{form}/{photo}"
+        return at(photo, form, WIDTH_PX, QUALITY)
 
     def remote(photo: str, form: str) -> str:
         return local(f"{origin_url}/r/{photo}", form)
 
-    return Contestant("ipx", local, remote=remote, again=local, cpu_s=cpu_s)
+    return Contestant(
+        "ipx",
+        local,
+        remote=remote,
+        again=local,
+        at=lambda photo, form, width, q: at(f"{origin_url}/r/{photo}", form, width, q),
+        cpu_s=cpu_s,
+    )
 
 
 def _thumbor(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Contestant:
@@ -277,15 +296,20 @@ def _thumbor(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Cont
         )
         servers[kind] = stack.enter_context(server)
 
-    def at(kind: str, source: str = "") -> Callable[[str, str], str]:
-        return lambda photo, form: (
-            f"{servers[kind].url}/unsafe/{WIDTH_PX}x0/filters:quality({QUALITY}):format({form})/{source}{photo}"
-        )
+    def at(kind: str, source: str, form: str, width: int = WIDTH_PX, q: int = QUALITY) -> str:
+        return f"{servers[kind].url}/unsafe/{width}x0/filters:quality({q}):format({form})/{source}"
 
     def cpu_s() -> float:
         return sum(server.cpu_s() for server in servers.values())
 
-    return Contestant("thumbor", at("local"), at("remote", f"{origin_url}/r/"), at("again"), cpu_s=cpu_s)
+    return Contestant(
+        "thumbor",
+        local=lambda photo, form: at("local", photo, form),
+        remote=lambda photo, form: at("remote", f"{origin_url}/r/{photo}", form),
+        again=lambda photo, form: at("again", photo, form),
+        at=lambda photo, form, width, q: at("remote", f"{origin_url}/r/{photo}", form, width, q),
+        cpu_s=cpu_s,
+    )
 
 
 def _templated(number: int, peer: Peer, origin_url: str) -> Contestant:
@@ -293,14 +317,23 @@ def _templated(number: int, peer: Peer, origin_url: str) -> Contestant:
     fresh = {photo: keys(f"peer{number}", photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
     pid = peer.pid
 
-    def address(key: str, form: str) -> str:
-        return peer.url.format(origin=origin_url, key=key, width=WIDTH_PX, quality=QUALITY, format=form)
+    numbers = itertools.count()
+
+    def address(key: str, form: str, width: int = WIDTH_PX, q: int = QUALITY) -> str:
+        return peer.url.format(origin=origin_url, key=key, width=width, quality=q, format=form)
 
     def render(photo: str, form: str) -> str:
         return address(next(fresh[photo]), form)
 
     cpu_s = None if pid is None else partial(accounting.tree_cpu_s, pid)
-    return Contestant(peer.name, local=render, remote=render, again=address, cpu_s=cpu_s)
+    return Contestant(
+        peer.name,
+        local=render,
+        remote=render,
+        again=address,
+        at=lambda photo, form, width, q: address(f"at{number}/{next(numbers)}/{photo}", form, width, q),
+        cpu_s=cpu_s,
+    )
 
 
 # --- installing -----------------------------------------------------------------------------------------------------

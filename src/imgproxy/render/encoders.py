@@ -2,8 +2,8 @@
 From pixels to bytes: the encoder settings of each format, and what `q` means in each.
 
 imgix passes the same `q` to each encoder. But 75 gives a good JPEG, a poor WebP, and an AVIF that is larger than
-needed. Here, a `q` gives the same quality in each format. All figures come from `benchmarks/encoders.py`
-(benchmarks/results/encoders.md).
+needed. Here, a `q` gives the same quality in each format. The figures of settings come from `benchmarks/encoders.py`
+(benchmarks/results/encoders.md), those of `q` from `benchmarks/quality.py` (benchmarks/results/quality.md).
 """
 
 from __future__ import annotations
@@ -64,23 +64,19 @@ FLAT_SETTINGS: Final[dict[Format, dict[str, Any]]] = {
     Format.PNG: {"compression": 9, "filter": "none"},
 }
 
-# (q of a JPEG, q of a WebP, q of an AVIF) of the same DSSIM, as a mean over the photos ("Equal quality" in the
-# results).
+# (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px
+# wide. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
 EQUAL_QUALITY: Final = (
     (0, 1, 3),
-    (10, 2, 5),
-    (20, 12, 25),
-    (30, 26, 36),
-    (40, 39, 42),
-    (45, 44, 45),
-    (50, 50, 47),
-    (60, 63, 51),
-    (70, 76, 57),
-    (75, 79, 61),
-    (80, 83, 66),
-    (85, 86, 71),
-    (90, 90, 80),
-    (95, 95, 89),
+    (10, 1, 5),
+    (20, 10, 24),
+    (30, 25, 35),
+    (45, 45, 45),
+    (60, 64, 51),
+    (75, 82, 63),
+    (85, 89, 73),
+    (90, 94, 81),
+    (95, 99, 88),
     (100, 100, 97),
 )
 
