@@ -21,7 +21,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "versions": {name: _package(name) for name in ("aiohttp", "uvloop", "pyvips", "pyvips-binary", "httpx")},
+        "versions": {name: _package(name) for name in ("aiohttp", "uvloop", "pyvips", "pyvips-binary")},
         "nginx": _output("nginx", "-v"),
         "wrk": _output("wrk", "-v").partition("Copyright")[0].strip(),
         "node": _output("node", "--version"),

@@ -48,10 +48,11 @@ CPU_RATIO_GOAL = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """The answers of one storm by status, how long it took, and the CPU of the edge for each purge."""
+    """The answers of one storm by status, how long it took, its end with all files deleted, the CPU for each purge."""
 
     statuses: Counter[int]
     seconds: float
+    ended_s: float  # of the monotonic clock
     cpu_ms: float
 
     @property
@@ -158,10 +159,11 @@ async def storm(edge: Edge, entries: list[str]) -> Storm:
     while os.listdir(edge.cache_dir / "trash"):
         await asyncio.sleep(0.01)
     await asyncio.sleep(WRITTEN_S)
+    ended_s = time.monotonic()  # the thousand connections that close now are not a part of it
     used_s = accounting.thread_cpu_s(pid) - began_cpu_s - idle_rate * (time.monotonic() - began_s)
     for _, writer in streams:
         writer.close()
-    return Storm(statuses, seconds, used_s * 1000 / len(entries))
+    return Storm(statuses, seconds, ended_s, used_s * 1000 / len(entries))
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
@@ -186,10 +188,10 @@ async def with_hits(edge: Edge, entries: list[str]) -> tuple[list[float], Storm]
         else:
             since_s = time.monotonic()
             await asyncio.sleep(IDLE_S)
-            done = Storm(Counter(), IDLE_S, 0.0)
+            done = Storm(Counter(), IDLE_S, time.monotonic(), 0.0)
         is_over.set()
         asked: list[tuple[float, float]] = await asyncio.to_thread(pipe.recv)
-        return [ms for at_s, ms in asked if at_s >= since_s], done
+        return [ms for at_s, ms in asked if since_s <= at_s < done.ended_s], done
     finally:
         is_over.set()
         await asyncio.to_thread(reader.join, 10)

@@ -75,8 +75,9 @@ async def measure() -> Trace:
             )
             async with Edge(settings) as edge, aiohttp.ClientSession() as session:
                 for name in ("first.jpg", "second.jpg"):
+                    photo = f"{edge.url}/{name}?w={800 + len(name)}&fm=jpg"
                     sys.setprofile(trace.see if name == "second.jpg" else None)
-                    async with session.get(f"{edge.url}/{name}?w={800 + len(name)}&fm=jpg") as response:
+                    async with session.get(photo) as response:
                         assert response.status == 200, await response.text()
                         await response.read()
                     sys.setprofile(None)

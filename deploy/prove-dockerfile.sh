@@ -9,8 +9,8 @@
 # 3. The image runs as with `docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges`: its root file system is
 #    read-only, only the volume is writable, and it is PID 1 of a PID namespace. User, environment and entrypoint are read
 #    from the image.
-# 4. Checks: health, user, privileges, what is writable, jemalloc in every process, a rendered picture, memory returned to
-#    the system, exit status 0 after SIGTERM.
+# 4. Checks: health, user, privileges, what is writable, jemalloc in every process, rendered pictures, fonts, memory returned
+#    to the system, exit status 0 after SIGTERM.
 #
 # The base is kept in $STATE for the next run; everything else is removed. The exit status is 0 only if every check passed.
 set -euo pipefail
@@ -182,7 +182,11 @@ new_volume "$work/library"
 photos=$(cd "$root" && echo opt/imgproxy/lib/python3*/site-packages/imgproxy/demo/photos)
 
 say "start the embedded library and the edge, each in a read-only container of this image"
-cp -a "$root/$photos" "$work/library/photos" && chown -R "${image_user}" "$work/library/photos"
+cp -a "$root/$photos" "$work/library/photos" && cp "$repo/tests/data/harbour.heic" "$work/library/photos/"
+cat >"$work/library/photos/words.svg" <<'SVG'
+<svg xmlns="http://www.w3.org/2000/svg" width="200" height="40"><text x="2" y="30" font-size="24">Wahlen</text></svg>
+SVG
+chown -R "${image_user}" "$work/library/photos"
 (enter "$work/library" -- "${image_entrypoint[@]}" library /var/cache/imgproxy/photos --port "$library_port" --token "$token") \
   >"$work/library.log" 2>&1 &
 started+=($!)
@@ -228,9 +232,53 @@ check "24 megapixels at w=800&auto=format come out" is_webp_or_avif
 grep -iE '^(content-type|content-length|cache-status|server-timing):' "$work/headers" | sed 's/^/        /'
 is_hit() { is_webp_or_avif && grep -qiE '^cache-status:.*; *hit' "$work/headers"; }
 check "and from cache the second time" is_hit
+is_jpeg_of_heic() { get "$url/harbour.heic?w=200&fm=jpg" && grep -qiE '^content-type: image/jpeg' "$work/headers"; }
+check "a HEIC comes out" is_jpeg_of_heic
 processes=$(family "$main")
 check "every process still is $image_user with jemalloc" each has_jemalloc
 check "and without privileges" each has_no_capability
+
+say "fonts"
+# Each line is a text that has to leave other pixels than a box: a letter of one font and script, and the one beside it.
+inside() { # inside [VAR=VALUE...] -- COMMAND...: in a container of its own; its standard output is the result
+  (enter "$work/fonts" "$@") 2>>"$work/fonts.log"
+}
+new_volume "$work/fonts"
+font_check='
+import itertools, sys
+import pyvips
+
+def draw(font, text):
+    svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"400\" height=\"60\"><text y=\"40\" font-size=\"32\" font-family=\"%s\">%s</text></svg>"
+    return pyvips.Image.svgload_buffer((svg % (font, text)).encode())
+
+def width(font, text):
+    left, top, wide, high = draw(font, text).extract_band(3).find_trim(threshold=0, background=0)
+    return wide
+
+bad = 0
+for script, one, other in (("Latin", "A", "B"), ("German", "ß", "ü"), ("Greek", "α", "Ω"), ("Cyrillic", "Ж", "я"), ("Hebrew", "א", "ש"), ("Arabic", "ب", "ك"), ("quotes", "„", "»")):
+    if draw("Arial", one).write_to_memory() == draw("Arial", other).write_to_memory():
+        bad = print("boxes:", script) or 1
+# Three families that differ from each other, and each like the font that it is known by.
+names = {"Arial": "Liberation Sans", "Times New Roman": "Liberation Serif", "Courier New": "Liberation Mono", "Calibri": "Carlito", "Cambria": "Caladea"}
+text = "Hamburgefonstiv WAVE 123"
+for name, real in names.items():
+    if draw(name, text).write_to_memory() != draw(real, text).write_to_memory():
+        bad = print("not alike:", name, real) or 1
+for one, other in itertools.combinations(names, 2):
+    if width(one, text) == width(other, text):
+        bad = print("the same font:", one, other) or 1
+sys.exit(bad)
+'
+check "letters of seven scripts, and the metric-compatible families" inside -- /opt/imgproxy/bin/python -I -c "$font_check"
+echo '<fontconfig><dir>/nowhere</dir></fontconfig>' >"$work/fonts/none.conf"
+sees_boxes() { ! inside FONTCONFIG_FILE=/var/cache/imgproxy/none.conf -- /opt/imgproxy/bin/python -I -c "$font_check" >/dev/null; }
+check "and this check fails where there are no fonts" sees_boxes
+has_words() { get "$url/words.svg?fm=png&w=400" && grep -qi '^content-type: image/png' "$work/headers"; }
+check "an SVG with text is rendered" has_words
+says_nothing() { ! grep -q 'finds no font' "$work/edge.log"; }
+check "the log warns of no missing fonts" says_nothing
 
 say "memory: 24 megapixels rendered 40 times, then nothing"
 highest=0 idle=0
@@ -265,5 +313,5 @@ start_edge glibc LD_PRELOAD=
 work_and_rest
 end
 printf '  for comparison, with the C library'"'"'s allocator: %s MB while rendering, %s MB idle\n' "$highest" "$idle"
-[ "$failed" = 0 ] || { say "the logs"; tail -20 "$work/library.log" "$work/edge.log" | cut -c1-400; }
+[ "$failed" = 0 ] || { say "the logs"; tail -n 20 "$work/library.log" "$work/edge.log" | cut -c1-400; }
 exit "$failed"

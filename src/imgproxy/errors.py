@@ -1,5 +1,5 @@
 """
-Every error that can reach a client. The root is `ImgproxyError`.
+The errors that can reach a client. The root is `ImgproxyError`. Those of HTTP itself are in edge/errors.py.
 
 A class has `status`, `code`, `title` and `text`. An instance has the facts of one case as its fields. `public` is the
 text with these facts. It is the only text that a client sees, and never has a token, a path of the server or a
@@ -132,15 +132,6 @@ class UriTooLong(ImgproxyError, status=414, code="uri_too_long", title="URI too 
     limit: int
 
 
-@dataclass(eq=False)
-class PayloadTooLarge(ImgproxyError, status=413, code="payload_too_large", title="Payload too large"):
-    """The body of a request is over its limit."""
-
-    text = "The body is too large: at most {limit_bytes} bytes are accepted."
-
-    limit_bytes: int
-
-
 class BadSignature(ImgproxyError, status=403, code="bad_signature", title="Bad signature"):
     """The URL's `s` is missing, or does not match any configured token."""
 
@@ -167,16 +158,6 @@ class BadWebhookSignature(ImgproxyError, status=401, code="bad_webhook_signature
     text = (
         "The webhook needs the header `x-livingdocs-signature: sha256=<HMAC-SHA256 of the body>`, made with the secret."
     )
-
-
-@dataclass(eq=False)
-class MethodNotAllowed(ImgproxyError, status=405, code="method_not_allowed", title="Method not allowed"):
-    """The route exists, but not for this method."""
-
-    text = "{method} is not allowed here; allowed: {allowed}."
-
-    method: str
-    allowed: str
 
 
 # --- the origin --------------------------------------------------------------------------------------------------
@@ -242,13 +223,31 @@ class ImageRefused(ImgproxyError, status=422, code="image_refused", title="Image
 class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
     """The bytes under the key are not an image in a supported format."""
 
-    text = "The bytes under this key are not an image in a supported format (JPEG, PNG, WebP, GIF, AVIF, TIFF, SVG)."
+    text = (
+        "The bytes under this key are not an image in a supported format "
+        "(JPEG, PNG, WebP, GIF, AVIF, HEIC, TIFF, BMP, SVG)."
+    )
+
+
+class HeicNotInstalled(ImageRefused, code="heic_not_installed", title="HEIC is not installed"):
+    """The image is a HEIC, and the extra `imgproxy[heic]` is not installed."""
+
+    text = "The image under this key is a HEIC. This server cannot read HEIC: `imgproxy[heic]` is not installed."
 
 
 class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):
     """The bytes begin like an image, but cannot be decoded completely."""
 
     text = "The image under this key is damaged or truncated: it cannot be decoded."
+
+
+class ColoursNotSupported(ImageRefused, code="colours_not_supported", title="Colours not supported"):
+    """A TIFF whose samples would come out in wrong colours: signed integers, a mask, sensor data and others."""
+
+    text = (
+        "The colours of this TIFF cannot be converted. Those of grey, RGB, palette, CMYK, Lab and JPEG's YCbCr can, "
+        "with unsigned samples of up to 32 bits, or with float samples for RGB and grey."
+    )
 
 
 @dataclass(eq=False)
@@ -305,10 +304,16 @@ class RenderOutOfMemory(ImageRefused, code="render_out_of_memory", title="Render
     used_bytes: int
 
 
-class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
-    """The render process crashed on this image."""
+class FacesUnavailable(ImageRefused, code="faces_unavailable", title="No face detection"):
+    """The detector is broken or took too long. The picture is answered as one without faces."""
 
-    text = "The process that renders this image crashed. The image is refused."
+    text = "The faces of this image could not be looked for."
+
+
+class RenderCrashed(ImageRefused, code="render_crashed", title="Render failed"):
+    """The render process crashed on this image, or met an error that nobody foresaw."""
+
+    text = "The process that renders this image crashed or failed. The image is refused."
 
 
 # --- the service -------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """
 The thread that writes the log, and the bounded queue before it.
 
-Whoever logs must not wait for the reader of standard error: it may be stopped, while a pipe takes only 64 KiB. So lines
-go into a queue. Those that do not fit are dropped and counted, and a line says how many when there is room again.
+Code that logs must not wait for the reader of standard error: the reader may be stopped, and a pipe holds only 64 KiB.
+So lines go into a queue. Those that do not fit are dropped and counted. When there is room again, a line says how many.
 
 Lines are formatted and written in batches. To wake the thread for each line would cost more CPU than the line itself.
 """
@@ -55,7 +55,7 @@ class LogWriter:
         self._lock = threading.RLock()
         self._queue: list[Line] = []
         self._queue_chars = 0
-        self._unsaid = 0  # dropped lines that no line has told of yet
+        self._unsaid = 0  # dropped lines that were not reported yet
         self._flushed: list[threading.Event] = []
         self._has_lines = threading.Event()
         self._is_urgent = threading.Event()

@@ -16,7 +16,7 @@ from imgproxy.log_writer import LogWriter, queued_stream
 FACTS = "facts"
 # At the end of the process, lines may take this long to be written.
 FLUSH_S = 1.0
-# Texts of seconds that are kept. Threads log at the same time, and a batch of hits may be a second old.
+# So many seconds are kept as text. Threads log at the same time, and a batch of hits may be a second old.
 SECONDS_KEPT = 4
 
 
@@ -102,7 +102,7 @@ class LineHandler(logging.Handler):
 
     def hit(self, logger_name: str, target: str, status: int, sent_bytes: int, client: str | None) -> None:
         """
-        Log a hit, as a record of the level INFO with the facts of a hit would.
+        Log a hit. The line is that of a record of the level INFO with the same facts.
 
         A line costs less than a fifth of its answer: it needs no record, and the writer's thread formats it.
         """
@@ -143,8 +143,7 @@ def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> Lin
     sys.stderr = queued_stream(handler.writer)
     # It logs requests that it cannot parse, with their headers and so with tokens. They have an access line anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    for chatty in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
     return handler
 
 

@@ -28,7 +28,7 @@ from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers import channel
 from imgproxy.workers.pool import RenderPool
 from imgproxy.workers.process import ProcessStartError, RenderProcess, child_environment
-from tests.support import images
+from tests.support import heif, images
 from tests.support.workers import LONG, SMALL, Observer, job, pool_of, until
 
 if TYPE_CHECKING:
@@ -101,6 +101,19 @@ async def test_a_render_that_needs_too_much_memory_is_ended(tmp_path: Path) -> N
         original.write_bytes(images.cached_photo())
         assert (await pool.render(job(original, SMALL))).rendered[0].width_px == 64
     assert ear.ends[0] == "out_of_memory"
+
+
+async def test_a_heic_that_needs_too_much_memory_is_ended(tmp_path: Path) -> None:
+    """The memory of a HEIC is watched while it is decoded, too: 500 tiles of 256 x 256 are 33 megapixels."""
+    original = tmp_path / "large.heic"
+    tile = heif.rgb(heif.picture(256, 256)).hidden()
+    whole = heif.grid(20, 25, 25 * 256, 20 * 256, tuple(range(2, 502))).having(heif.nclx())
+    original.write_bytes(heif.write(whole, *(tile for _ in range(500))))
+    async with pool_of(memory_bytes=100_000_000) as pool:
+        with pytest.raises(RenderOutOfMemory):
+            await pool.render(job(original, SMALL))
+        original.write_bytes(heif.write(heif.rgb(heif.picture())))
+        assert (await pool.render(job(original, SMALL))).rendered[0].width_px == 64
 
 
 async def test_render_processes_end_when_the_edge_is_killed(tmp_path: Path) -> None:
@@ -279,6 +292,24 @@ async def test_what_a_process_writes_to_standard_error_is_in_the_log(
     await process._watch(child)
 
     assert f"render process {child.pid}: last words" in caplog.text
+
+
+@pytest.mark.parametrize("has_fonts", [True, False])
+async def test_missing_fonts_are_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, has_fonts: bool
+) -> None:
+    """Where fontconfig finds no font, the log says it once, and what to install; else it says nothing."""
+    if not has_fonts:
+        (tmp_path / "fonts.conf").write_text(f"<fontconfig><dir>{tmp_path}</dir></fontconfig>")
+        monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(images.cached_photo()[:300])
+    async with pool_of(processes=2) as pool:
+        jobs = [pool.render(job(broken, SMALL)) for _ in range(2)]
+        assert all(isinstance(each, DecodeFailed) for each in await asyncio.gather(*jobs, return_exceptions=True))
+        # Each process has written about its job now, and before that about fonts.
+        await until(lambda _: caplog.text.count("render: decode_failed") == 2, pool)
+    assert caplog.text.count("fontconfig finds no font") == (not has_fonts)
 
 
 async def test_a_gif_of_too_many_frames_gives_its_first(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ async def test_a_stop_finishes_the_requests_under_way_and_accepts_no_more(tmp_pa
         request = asyncio.create_task(here.get(f"/{KEY}?w=50"))
         await held.arrived(Point.AFTER_RENDER)
         url = here.edge.url
-        runner = here.edge._runner
+        runner = here.edge.server._runner
         assert runner is not None
         stopping = asyncio.create_task(here.edge.stop())
         await until(lambda: not runner.sites)  # a connection that comes while the port closes hangs in asyncio's server

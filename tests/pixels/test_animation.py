@@ -12,6 +12,7 @@ from PIL import Image
 
 from imgproxy.params.plan import Fit, Format, Frames, Mask, Output, Px, RenderPlan, Resize
 from tests.support import images
+from tests.support.params import read_plan
 from tests.support.rendering import LIMITS, Result, render
 
 if TYPE_CHECKING:
@@ -111,7 +112,10 @@ def test_loops_are_kept_and_can_be_set(kind: str, wanted: Format) -> None:
     ("chosen", "numbers", "delays"),
     [
         (Frames(first=2, last=4), [1, 2, 3], [100, 150, 200]),
+        (Frames(first=3), [2, 3, 4], [150, 200, 250]),
+        (Frames(last=2), [0, 1], [50, 100]),
         (Frames(first=3, last=3), [2], []),
+        (Frames(first=9, last=9), [4], []),
         (Frames(first=9), [4], []),
         (Frames(is_reversed=True), [4, 3, 2, 1, 0], [250, 200, 150, 100, 50]),
         (Frames(interval=2), [0, 2, 4], [150, 350, 250]),
@@ -130,6 +134,17 @@ def test_frames_can_be_chosen(chosen: Frames, numbers: list[int], delays: list[i
     assert found == delays
     for picture, number in zip(pictures, numbers, strict=True):
         assert images.mean_difference(picture, FRAMES[number]) < 1.5
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+@pytest.mark.parametrize("wanted", ["fm=gif", "fm=webp&lossless=1", "fm=png", "auto=format", ""])
+def test_one_frame_of_a_url_is_one_frame(kind: str, wanted: str) -> None:
+    """`frame=3` is the third frame and no other, in every format."""
+    plan = read_plan(f"frame=3&{wanted}", accept="image/avif,image/webp")
+    result = render(source(kind), plan)
+    assert result.rendered.frames == 1
+    assert not result.rendered.is_first_frame_only
+    assert images.mean_difference(result.pixels[..., :3], FRAMES[2]) < 6
 
 
 def test_stills_of_animations_are_the_first_frame() -> None:

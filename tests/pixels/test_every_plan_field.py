@@ -26,6 +26,7 @@ from imgproxy.params.plan import (
     Colour,
     ColourSpace,
     Crop,
+    FaceChoice,
     Fit,
     Focal,
     Format,
@@ -42,6 +43,7 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
+from imgproxy.workers.faces import Face
 from tests.support import images
 from tests.support.rendering import render
 
@@ -88,6 +90,7 @@ PICTURES = {
     "document": make_document(),
     "drawing": make_drawing(),
 }
+FACES = (Face(0.1, 0.1, 0.2, 0.2, 0.9), Face(0.7, 0.6, 0.15, 0.15, 0.8))
 MARKS = {"logo": images.png(images.photo(30, 30))}
 
 
@@ -97,6 +100,7 @@ RED, BLUE = Colour(200, 30, 30), Colour(20, 40, 220)
 JPEG, PNG, WEBP = (Output(format=form) for form in (Format.JPEG, Format.PNG, Format.WEBP))
 SMALL = RenderPlan(resize=Resize(width=Px(40)), output=PNG)
 CROPPED = replace(SMALL, resize=Resize(Px(40), Px(40), fit=Fit.CROP))
+FACE_AREA = replace(SMALL, resize=Resize(Px(40), Px(40), faces=FaceChoice(is_area=True)))
 FOCUSED = replace(SMALL, resize=Resize(Px(40), Px(40), fit=Fit.CROP, crop=(Crop.FOCALPOINT,), focal=Focal(zoom=2.0)))
 CUT = replace(SMALL, rect=Rect(Px(5), Px(5), Px(20), Px(20)))
 MARKED = replace(SMALL, mark=Mark("logo", width=Px(20), height=Px(8)))
@@ -135,6 +139,8 @@ class Row:
         assert isinstance(part, RenderPlan)
         return part
 
+
+NOT_SEEN = {Format.JPEG, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8, Format.FACES}
 
 # A new field needs a value here, in a row whose plan and picture make it visible.
 ROWS = (
@@ -190,6 +196,9 @@ ROWS = (
     Row(CROPPED, "resize", {"crop": ((Crop.TOP,), (Crop.BOTTOM,), (Crop.EDGES,), (Crop.ENTROPY,))}),
     Row(CROPPED, "resize", {"crop": ((Crop.LEFT,), (Crop.RIGHT,))}, "alpha"),
     Row(FOCUSED, "resize", {"focal": (Focal(0.1, 0.1),)}),
+    Row(CROPPED, "resize", {"faces": (FaceChoice(1), FaceChoice(2), FaceChoice(is_area=True))}),
+    Row(FACE_AREA, "resize faces", {"index": (1, 2), "is_area": (False,), "pad": (1.2,)}),
+    Row(replace(SMALL, output=Output(format=Format.JSON)), "output", {"has_faces": (True,)}),
     Row(replace(SMALL, resize=Resize(Px(40), fit=Fit.CROP)), "resize", {"aspect": (2.0,)}),
     Row(
         replace(SMALL, resize=Resize(Px(60), Px(60), fit=Fit.FILL)),
@@ -281,8 +290,8 @@ ROWS = (
         RenderPlan(output=JPEG),
         "output",
         {
-            # SOURCE and COMPRESSED are JPEG for this picture.
-            "format": tuple(set(Format) - {Format.JPEG, Format.SOURCE, Format.COMPRESSED, Format.COMPRESSED8}),
+            # SOURCE and COMPRESSED are JPEG for this picture. FACES needs a detector: see test_faces.
+            "format": tuple(set(Format) - NOT_SEEN),
             "quality": (20,),
             "is_progressive": (False,),
             "chroma_444": (True,),
@@ -312,7 +321,7 @@ CASES = [(row, field) for row in ROWS for field in row.values]
 @functools.cache
 def render_once(picture: str, plan: RenderPlan) -> bytes:
     """Render one of the pictures."""
-    return render(PICTURES[picture], plan, marks=MARKS).data
+    return render(PICTURES[picture], plan, marks=MARKS, faces=FACES).data
 
 
 def name_of(case: object) -> str:

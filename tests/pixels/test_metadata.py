@@ -96,7 +96,7 @@ FORMATS = [Format.JPEG, Format.WEBP, Format.AVIF]
 def test_the_credit_is_kept_by_default(wanted: Format) -> None:
     """Creator, credit line, copyright, licence URLs and the digital source type are in every variant, unchanged."""
     result = render(source(), RenderPlan(resize=Resize(width=Px(48)), output=Output(format=wanted)))
-    assert credit.read(xmp_of(result.data), None, "", "") == CREDIT
+    assert credit.read_xmp(xmp_of(result.data)) == CREDIT
 
 
 def test_credit_is_in_the_iptc_of_a_jpeg() -> None:
@@ -142,7 +142,7 @@ def test_policy_all_keeps_what_is_not_private(wanted: Format) -> None:
     found = exif_of(result.data)
     assert found[0x0110] == "Camera Model One"
     assert found[0x013B] == "Exif Artist"
-    assert credit.read(xmp_of(result.data), None, "", "") == CREDIT
+    assert credit.read_xmp(xmp_of(result.data)) == CREDIT
     assert b"Rating" in xmp_of(result.data)
 
 
@@ -150,12 +150,12 @@ def test_credit_is_found_in_iptc_and_exif() -> None:
     """Without XMP the credit comes from IPTC, and the fields that IPTC does not have from EXIF."""
     plain = images.jpeg(images.photo(96, 64), exif=exif_block())
     result = render(plain, RenderPlan())
-    assert credit.read(xmp_of(result.data), None, "", "") == credit.Credit(
+    assert credit.read_xmp(xmp_of(result.data)) == credit.Credit(
         creators=("Exif Artist",), copyright_notice="Exif Copyright"
     )
     tagged = with_app13(plain, iim((80, "Jane Roe"), (80, "Jörg Öz"), (110, "Agency / Jane")))
     result = render(tagged, RenderPlan())
-    assert credit.read(xmp_of(result.data), None, "", "") == credit.Credit(
+    assert credit.read_xmp(xmp_of(result.data)) == credit.Credit(
         creators=("Jane Roe", "Jörg Öz"), credit_line="Agency / Jane", copyright_notice="Exif Copyright"
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import pyvips
 
+from imgproxy.params.faces import plan_of_faces
 from imgproxy.params.plan import (
     Adjust,
     Blend,
@@ -26,8 +28,12 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
+from imgproxy.workers.detector import find_detector
+from imgproxy.workers.faces import read_record
 from tests.support import images
-from tests.support.rendering import PNG, render
+from tests.support.rendering import LIMITS, PNG, render
+
+DETECTOR = find_detector()
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +67,7 @@ ODD: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "transparent GIF": (images.encode(np.zeros((16, 16), np.uint8), "GIF", transparency=0), (0, 0, 0, 0)),
     "float RGB in linear light": (raw(plain(1, 0, 1, dtype=np.float32), "scrgb"), (255, 0, 255)),
     "spot colours": (raw(plain(10, 20, 30, 255, 99), "srgb"), (10, 20, 30)),
-    "32-bit grey": (raw(plain(7, dtype=np.uint32), "b-w"), (7,)),
+    "32-bit grey": (raw(plain(7 << 24, dtype=np.uint32), "b-w"), (7,)),
     "10-bit AVIF": (
         raw(plain(0, 0, 0, dtype=np.uint16), "rgb16", "heifsave_buffer", bitdepth=10, compression="av1"),
         (0, 0, 0),
@@ -82,7 +88,7 @@ EVERYTHING = RenderPlan(
     output=PNG,
 )
 PLANS = [
-    *(RenderPlan(output=Output(format=wanted)) for wanted in Format),
+    *(RenderPlan(output=Output(format=wanted)) for wanted in Format if wanted is not Format.FACES),
     *(RenderPlan(output=Output(format=Format.PNG, colour_space=space)) for space in ColourSpace),
     EVERYTHING,
     RenderPlan(trim=Trim("auto"), resize=Resize(width=Px(5)), output=PNG),
@@ -108,6 +114,15 @@ def test_odd_pictures_go_through_every_step(name: str) -> None:
     """No step and no format fails for a picture that can be decoded."""
     for plan in PLANS:
         assert render(ODD[name][0], plan).rendered.size_bytes > 0, plan.canonical()
+
+
+@pytest.mark.skipif(DETECTOR is None, reason="the extra `faces` is not installed")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_pictures_have_a_face_record(name: str) -> None:
+    """The detector takes every picture that can be decoded. None of these has a face."""
+    assert DETECTOR is not None
+    limits = replace(LIMITS, face_model=DETECTOR.model)
+    assert read_record(render(ODD[name][0], plan_of_faces(RenderPlan()), limits=limits).data) == ()
 
 
 def test_pages_are_chosen_by_number() -> None:

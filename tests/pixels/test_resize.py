@@ -22,6 +22,7 @@ from imgproxy.params.plan import (
     Resize,
 )
 from tests.support import images
+from tests.support.params import read_plan
 from tests.support.rendering import LIMITS, PNG, render, render_all
 
 PHOTO = images.photo(320, 240)
@@ -197,6 +198,33 @@ def test_smart_crops_keep_the_busy_part(crop: Crop) -> None:
     assert result.pixels.shape == (100, 100, 3)
     busy = (np.abs(result.pixels.astype(int) - 128).max(axis=2) > 20).sum()
     assert busy > 0.9 * 60 * 80
+
+
+@pytest.mark.parametrize(
+    ("query", "size"),
+    [
+        ("w=33&dpr=1.5", (50, 116)),  # 49.5 and 115.5; from 50 it would be 117
+        ("h=77&dpr=1.5", (50, 116)),  # 49.5 and 115.5
+        ("w=33&dpr=1.5&fit=max", (50, 116)),
+        ("w=33&ar=2:5&fit=crop&dpr=1.5", (50, 124)),  # 123.75; from 50 it would be 125
+        ("w=33&ar=2:5&fit=fill&dpr=1.5", (50, 124)),
+        ("w=0.5", (167, 389)),  # 166.5 and 388.5; from 167 it would be 390
+        ("w=0.25&dpr=2", (167, 389)),
+        ("w=33&h=50&dpr=1.5&fit=crop", (50, 75)),
+    ],
+)
+def test_sizes_are_rounded_once(query: str, size: tuple[int, int]) -> None:
+    """The other side follows the side that was asked for, before that is rounded."""
+    rendered = render(images.png(images.photo(333, 777)), read_plan(query + "&fm=png")).rendered
+    assert (rendered.width_px, rendered.height_px) == size
+
+
+def test_the_size_of_a_watermark_is_rounded_once() -> None:
+    """The watermark's height follows its width before that is rounded: 16.5 x 38.5, not 17 x 40."""
+    white = images.png(np.full((777, 333, 3), 255, np.uint8))
+    query = "w=200&dpr=1.5&mark=m.png&mark-w=11&mark-align=left,top&mark-pad=0&fm=png"
+    pixels = render(images.png(np.zeros((300, 200, 3), np.uint8)), read_plan(query), marks={"m.png": white}).pixels
+    assert ((pixels[..., 0] > 0).any(axis=0).sum(), (pixels[..., 0] > 0).any(axis=1).sum()) == (17, 39)
 
 
 def test_the_output_limit_scales_the_whole_down() -> None:

@@ -110,10 +110,44 @@ ORDINARY = {
         f'<image width="20" height="20" xlink:href="data:image/png;charset=utf-8;base64,{RED_PNG}"/>',
         {(10, 10): RED, (30, 30): WHITE},
     ),
+    "embedded drawing": (
+        (
+            '<image width="20" height="40" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 '
+            "viewBox='0 0 2 4'%3E%3Crect width='1' height='4' fill='red'/%3E%3C/svg%3E\"/>"
+        ),
+        {(5, 20): RED, (15, 20): WHITE, (30, 20): WHITE},
+    ),
     "120 groups": ("<g>" * 120 + '<rect width="40" height="40" fill="green"/>' + "</g>" * 120, {(20, 20): GREEN}),
     "dashes": (
         '<path d="M0 20H40" stroke="red" stroke-width="40" stroke-dasharray="10"/>',
         {(5, 20): RED, (15, 20): WHITE, (25, 20): RED},
+    ),
+}
+
+
+SQUARE = '<rect x="{}" width="20" height="40" {}/>'
+
+# What librsvg cannot draw by itself.
+VARIABLES = {
+    "root": (
+        "<style>:root{--a:red;--b:var(--a)}.b{fill:var(--b)}</style>"
+        + SQUARE.format(0, 'style="fill:var(--a)"')
+        + SQUARE.format(20, 'class="b"'),
+        {(5, 5): RED, (35, 5): RED},
+    ),
+    "fallback": (SQUARE.format(0, 'fill="var(--none, #00f)"'), {(5, 5): BLUE, (35, 5): WHITE}),
+    "themes": (
+        "<style>.red{--c:red}.blue{--c:#00f}rect.c{fill:var(--c)}</style><g class='red'>"
+        + SQUARE.format(0, 'class="c"')
+        + "<g class='blue'>"
+        + SQUARE.format(20, 'class="c"')
+        + "</g></g>",
+        {(5, 5): RED, (35, 5): BLUE},
+    ),
+    "reference": (
+        "<style>svg{--p:url(#g)}</style><linearGradient id='g'><stop stop-color='red'/></linearGradient>"
+        + SQUARE.format(20, 'fill="var(--p)"'),
+        {(5, 5): WHITE, (35, 5): RED},
     ),
 }
 
@@ -132,6 +166,15 @@ def test_ordinary_drawings_look_as_they_should(name: str) -> None:
         assert np.abs(pixels[y, x, :3].astype(int) - colour).max() <= 4, (x, y, pixels[y, x])
 
 
+@pytest.mark.parametrize("name", VARIABLES)
+def test_variables_have_their_values(name: str) -> None:
+    """Shapes whose colours are CSS variables have those colours."""
+    inside, colours = VARIABLES[name]
+    pixels = render(drawing(inside), RenderPlan(output=PNG)).pixels
+    for (x, y), colour in colours.items():
+        assert tuple(pixels[y, x, :3]) == colour, (x, y)
+
+
 @pytest.mark.parametrize("name", ORDINARY)
 def test_sanitising_changes_no_pixel(name: str) -> None:
     """librsvg draws the sanitised text exactly as it draws the original, at twice the size."""
@@ -148,10 +191,18 @@ def test_text_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    "encode", [gzip.compress, lambda data: ("\ufeff" + data.decode()).encode("utf-16-le")], ids=["svgz", "utf-16"]
+    "encode",
+    [
+        gzip.compress,
+        lambda data: ("\ufeff" + data.decode()).encode("utf-16-le"),
+        lambda data: data.decode().encode("utf-16-be"),
+        lambda data: b"<!-- " + b"licence " * 900 + b"-->" + data,
+        lambda data: b"<!-- " + b"a" * 3990 + b"--><!DOCTYPE svg [<!ENTITY a '" + b"a" * 500 + b"'>]>" + data,
+    ],
+    ids=["svgz", "utf-16", "utf-16 without a mark", "long comment", "long comment, document type"],
 )
-def test_compressed_and_utf_16_drawings_are_drawn(encode: object) -> None:
-    """A compressed drawing, and one in UTF-16, are drawn like any other."""
+def test_drawings_that_begin_in_another_way_are_drawn(encode: object) -> None:
+    """A compressed drawing, one in UTF-16, and one whose root comes late are drawn like any other."""
     assert callable(encode)
     pixels = render(encode(drawing(ORDINARY["shapes"][0])), RenderPlan(output=PNG)).pixels
     assert tuple(pixels[5, 5]) == RED
@@ -161,6 +212,27 @@ def test_physical_units_are_those_of_browsers() -> None:
     """An inch is 96 px, and 72 points are an inch."""
     data = f'<svg {NS} width="1in" height="36pt"><rect width="100%" height="100%" fill="red"/></svg>'.encode()
     assert render(data, RenderPlan(output=PNG)).pixels.shape[:2] == (48, 96)
+
+
+def test_physical_units_in_embedded_drawings_are_those_of_browsers() -> None:
+    """An inch in an embedded drawing is 96 px of the outer one, at every size of the variant."""
+    inner = f'<svg {NS} width="1in" height="72pt"><rect width="100%" height="100%" fill="red"/></svg>'
+    image = f'<image href="data:image/svg+xml;base64,{base64.b64encode(inner.encode()).decode()}"/>'
+    data = f'<svg {NS} width="200" height="200"><rect width="200" height="200" fill="#fff"/>{image}</svg>'.encode()
+    for scale in (1, 2):
+        plan = RenderPlan(resize=Resize(width=Px(200 * scale)), output=PNG)
+        is_red = (render(data, plan).pixels[..., :3] == RED).all(axis=2)
+        assert is_red.sum() == (96 * scale) ** 2
+        assert is_red[: 96 * scale, : 96 * scale].all()
+
+
+def test_a_drawing_inside_three_drawings_is_drawn() -> None:
+    """Drawings in drawings are drawn, down to the third."""
+    inside = '<rect width="40" height="40" fill="green"/>'
+    for _ in range(3):
+        data = base64.b64encode(f'<svg {NS} width="40" height="40">{inside}</svg>'.encode()).decode()
+        inside = f'<image href="data:image/svg+xml;charset=utf-8;base64,{data}"/>'
+    assert (render(drawing(inside), RenderPlan(output=PNG)).pixels[..., :3] == GREEN).all()
 
 
 def test_noise_and_light_are_drawn_with_fewer_pixels() -> None:

@@ -11,7 +11,8 @@ from imgproxy.config.settings import Settings
 from imgproxy.delivery.originals import Original, State
 from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome
 from imgproxy.digest import digest_of
-from imgproxy.params.plan import ImageRequest, RenderPlan
+from imgproxy.params.plan import RenderPlan
+from imgproxy.params.request import ImageRequest
 from tests.support.cache import original_facts
 
 if TYPE_CHECKING:

@@ -62,9 +62,11 @@ class SpecialRoom:
 
 SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     # Removable: the service works without it.
-    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app",)),
+    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.server")),
     # Runs in a render process, which handles untrusted bytes: no code of the service is loaded there.
-    "render": SpecialRoom(imports=("workers.job", "workers.channel", "workers.sniff", "params", TOP), imported_by=()),
+    "render": SpecialRoom(
+        imports=("workers.job", "workers.channel", "workers.faces", "workers.sniff", "params", TOP), imported_by=()
+    ),
     # A server of its own. The service talks to it over HTTP.
     "medialibrary.server": SpecialRoom(imports=("medialibrary", "config", "params", TOP), imported_by=("cli",)),
     "demo": SpecialRoom(imports=("medialibrary", "config", "params", TOP), imported_by=("cli",)),
@@ -72,14 +74,17 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
 
 # Every third-party library, and the places that may import it. The longest name that matches counts.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "aiohttp": ("edge", "medialibrary.client", "medialibrary.server"),
+    "PIL": ("render.avif_sequence",),
+    "aiohttp": ("edge", "medialibrary.client", "medialibrary.server", "purge.downstream", "cli.edge_calls"),
     "aiohttp.web": ("edge", "medialibrary.server"),
     "aiolimiter": ("purge",),
     "blake3": ("digest",),
     "blurhash": ("render",),
     "cachetools": ("delivery", "admission", "purge"),
-    "httpx": ("medialibrary.client", "purge", "cli"),
+    "cv2": ("render.detector",),
     "multidict": ("edge",),
+    "numpy": ("render.detector",),
+    "pi_heif": ("render",),
     "prometheus_client": ("metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),
@@ -89,7 +94,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "tinycss2": ("render",),
     "typer": ("cli",),
     "uvloop": ("cli",),
-    "yarl": ("medialibrary.client",),
+    "yarl": ("medialibrary.client", "purge.downstream", "cli.edge_calls"),
 }
 # Modules of the standard library that only some places may import. All others are free.
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
@@ -99,6 +104,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "http.client": (),
     "http.server": (),
     "importlib": (),  # an import by name would escape these checks
+    "importlib.metadata": ("workers.detector",),
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
     "resource": ("cli.process", "edge.descriptors", "render"),
@@ -111,7 +117,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "tomllib": ("config",),
     "urllib.request": (),
     "xml": ("render",),
-    "zlib": ("medialibrary.client", "workers"),
+    "zlib": ("medialibrary", "render", "workers"),
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.
@@ -298,7 +304,8 @@ def refusal(module: Module, target: Module) -> str | None:
     if target_room in SPECIAL_ROOMS:
         importers = SPECIAL_ROOMS[target_room].imported_by
         if not any(lies_in(module.name, place) for place in importers):
-            return f"{target_room} is imported by {' and '.join((*importers, 'itself'))} alone"
+            places = f"{', '.join(importers)} and itself" if importers else "itself"
+            return f"{target_room} is imported by {places} alone"
     if room in SPECIAL_ROOMS:
         allowed = SPECIAL_ROOMS[room].imports
         if any(lies_in(target.name, place) for place in allowed):

@@ -24,6 +24,8 @@ from imgproxy.digest import digest_of
 from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
+from imgproxy.params.plan import Format
+from imgproxy.workers.faces import write_record
 from imgproxy.workers.job import Rendered
 from tests.support.clock import StandingClock
 from tests.support.site import Held
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from imgproxy.errors import ImgproxyError
     from imgproxy.medialibrary.models import Validators
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.workers.faces import Face
     from imgproxy.workers.job import Lane, MarkFile
 
 KEY = "a.jpg"
@@ -112,11 +115,13 @@ class RenderCall:
     plan: RenderPlan
     lane: Lane
     mark: MarkFile | None
+    faces: tuple[Face, ...] = ()
 
 
 class FakeBatches:
     """
-    Renders by copying: a variant is the digest of its plan, the original's bytes, and the watermark's bytes.
+    Renders by copying: a variant is the digest of its plan, the original's bytes, and the watermark's bytes. The face
+    record has `faces`.
 
     It raises the `errors` one after the other, and renders when none is left. `meanwhile` runs before either.
     """
@@ -125,18 +130,28 @@ class FakeBatches:
         self._store = cache.store
         self.calls: list[RenderCall] = []
         self.errors: list[Exception] = []
+        self.faces: tuple[Face, ...] = ()
         self.meanwhile: Callable[[], Awaitable[object]] = nothing
 
     async def render(  # noqa: PLR0917 - the arguments of Batches.render
-        self, key_hash: str, digest: str, path: str, plan: RenderPlan, mark: MarkFile | None, lane: Lane
+        self,
+        key_hash: str,
+        digest: str,
+        path: str,
+        plan: RenderPlan,
+        mark: MarkFile | None,
+        lane: Lane,
+        faces: tuple[Face, ...] = (),
     ) -> RenderedFile:
         """Return a variant in a temporary file."""
         del digest
-        self.calls.append(RenderCall(plan, lane, mark))
+        self.calls.append(RenderCall(plan, lane, mark, faces))
         await self.meanwhile()
         if self.errors:
             raise self.errors.pop(0)
         body = plan.digest.encode() + Path(path).read_bytes() + (Path(mark.path).read_bytes() if mark else b"")
+        if plan.output.format is Format.FACES:
+            body = write_record(self.faces)
         temp = self._store.temp_name(key_hash)
         Path(temp).write_bytes(body)
         is_mark_missing = plan.mark is not None and mark is None

@@ -11,8 +11,8 @@ import httpx
 from PIL import Image
 
 from imgproxy.medialibrary.client.client import MediaLibraryClient
+from imgproxy.medialibrary.client.connections import system_trust
 from imgproxy.medialibrary.client.tokens import TokenSource
-from imgproxy.medialibrary.client.transport import system_trust
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Probe, Webhook
 
 if TYPE_CHECKING:

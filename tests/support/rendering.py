@@ -15,7 +15,9 @@ from tests.support.images import decode
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LIMITS = ProcessLimits(memory_bytes=1_500_000_000, source_pixels=60_000_000, frames=256, output_px=8192)
+    from imgproxy.workers.faces import Face
+
+LIMITS = ProcessLimits(memory_bytes=1_500_000_000, source_pixels=128_000_000, frames=256, output_px=8192)
 PNG = Output(format=Format.PNG)
 
 vips.prepare()
@@ -35,7 +37,11 @@ class Result:
 
 
 def render_all(
-    original: bytes, *plans: RenderPlan, marks: dict[str, bytes] | None = None, limits: ProcessLimits = LIMITS
+    original: bytes,
+    *plans: RenderPlan,
+    marks: dict[str, bytes] | None = None,
+    limits: ProcessLimits = LIMITS,
+    faces: tuple[Face, ...] = (),
 ) -> list[Result]:
     """Make variants of an original in one job."""
     with tempfile.TemporaryDirectory() as name:
@@ -45,17 +51,22 @@ def render_all(
         for number, (source, data) in enumerate((marks or {}).items()):
             files.append(MarkFile(source, str(folder / f"mark{number}")))
             Path(files[-1].path).write_bytes(data)
-        targets = tuple(RenderTarget(plan, str(folder / f"{number}.tmp")) for number, plan in enumerate(plans))
+        targets = tuple(RenderTarget(plan, str(folder / f"{number}.tmp"), faces) for number, plan in enumerate(plans))
         done: dict[int, Rendered] = {}
         pipeline.run(RenderJob(str(folder / "original"), targets, tuple(files)), limits, done.__setitem__)
         return [Result(done[n], Path(done[n].path).read_bytes()) for n in range(len(plans))]
 
 
 def render(
-    original: bytes, plan: RenderPlan, *, marks: dict[str, bytes] | None = None, limits: ProcessLimits = LIMITS
+    original: bytes,
+    plan: RenderPlan,
+    *,
+    marks: dict[str, bytes] | None = None,
+    limits: ProcessLimits = LIMITS,
+    faces: tuple[Face, ...] = (),
 ) -> Result:
     """Make one variant of an original."""
-    return render_all(original, plan, marks=marks, limits=limits)[0]
+    return render_all(original, plan, marks=marks, limits=limits, faces=faces)[0]
 
 
 def as_png(plan: RenderPlan) -> RenderPlan:

@@ -251,3 +251,15 @@ async def test_a_file_whose_caller_leaves_as_it_comes_is_removed(world: World) -
 
     assert asked.cancelled()
     assert not world.store.is_being_written(KEY)
+
+
+async def test_a_search_for_faces_has_a_job_of_its_own(world: World) -> None:
+    """Nobody else waits for it: plans before and after it share a job, and it joins none."""
+    asked = [world.ask(plan(100)), world.ask(plan(640, Format.FACES)), world.ask(plan(200))]
+    await started()
+    await world.pool.begin_next()
+    await world.pool.begin_next()
+    await asyncio.gather(*asked)
+
+    assert sorted(world.sizes()) == [1, 2]
+    assert next(job for job in world.pool.jobs if len(job.targets) == 1).targets[0].plan == plan(640, Format.FACES)

@@ -136,12 +136,12 @@ async def test_a_confirmed_copy_with_a_watermark_is_bound_to_the_watermark_too(t
     async with parts(tmp_path) as here:
         here.origin.pictures[MARK] = NEW
         delivered = await deliver(here, MARKED, client_has=lambda etag: etag)
-        may_begin = [here.delivery.may_begin(delivered)]
+        holds = [here.cache.epochs.all_hold(delivered.proofs)]
         await here.purge(MARK)
-        may_begin.append(here.delivery.may_begin(delivered))
+        holds.append(here.cache.epochs.all_hold(delivered.proofs))
 
         assert [hashed for hashed, _ in delivered.proofs] == [HASHED, key_hash(MARK)]
-        assert may_begin == [True, False]
+        assert holds == [True, False]
 
 
 async def test_without_a_plan_the_original_is_passed_on(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ async def test_no_answer_begins_after_a_purge(tmp_path: Path) -> None:
         begun: list[Delivered] = []
 
         async def begin(delivered: Delivered) -> None:
-            assert here.delivery.may_begin(delivered)
+            assert here.cache.epochs.all_hold(delivered.proofs)
             begun.append(delivered)
 
         here.failpoints.hold(Point.BEFORE_RESPONSE)

@@ -18,7 +18,7 @@ from tools.parameter_tables import BEGIN, END
 
 if TYPE_CHECKING:
     from imgproxy.params.parameter import Parameter
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "urls.md").read_text(encoding="utf-8")
 TABLES = PAGE.partition(BEGIN)[2].partition(END)[0].splitlines()
@@ -40,6 +40,9 @@ NEEDS = {
     "fp-x": "fit=crop&crop=focalpoint&w=300&h=200",
     "fp-y": "fit=crop&crop=focalpoint&w=300&h=200",
     "fp-z": "fit=crop&crop=focalpoint&w=300&h=200",
+    "faceindex": "fit=facearea&w=300&h=200",
+    "facepad": "fit=facearea&w=300&h=200",
+    "faces": "fm=json",
     "rot-type": "rot=10",
     "border-top": "border=3,red",
     "border-right": "border=3,red",
@@ -84,7 +87,7 @@ def values_of(row: Parameter[Any]) -> list[str]:
 
 
 def request_of(query: str) -> ImageRequest:
-    return build_request(f"/a/b.jpg?{query}", CLIENT, SETTINGS)
+    return build_request(f"/a/b.jpg?{query}", CLIENT, SETTINGS, finds_faces=True)
 
 
 def has_effect(row: Parameter[Any]) -> bool:

@@ -458,12 +458,21 @@ def test_sampling_reads_inside_the_loaded_picture_and_cuts_exactly(
     assert 0 <= found.box.top_px < found.box.top_px + found.box.height_px <= loaded.height_px
     assert found.box.left_px <= window.left * ratio[0] + 1e-5
     assert found.box.left_px + found.box.width_px >= (window.left + window.width) * ratio[0] - 1e-5
-    if found.cut is None:
-        assert found.scaled == Size(*target)
-    else:
-        assert found.cut.size == Size(*target)
-        assert found.cut.left_px + target[0] <= found.scaled.width_px
-        assert found.cut.top_px + target[1] <= found.scaled.height_px
+    kept = found.cut.size if found.cut else found.reduced
+    if found.cut is not None:
+        assert found.cut.left_px + found.cut.width_px <= found.reduced.width_px
+        assert found.cut.top_px + found.cut.height_px <= found.reduced.height_px
+    wider = found.enlargement
+    if wider is None:
+        assert kept == Size(*target)
+        return
+    assert wider.size == Size(*target)
+    for kept_px, side_px, factor, offset, target_px in (
+        (kept.width_px, found.box.width_px, wider.across, wider.left, target[0]),
+        (kept.height_px, found.box.height_px, wider.down, wider.top, target[1]),
+    ):
+        assert kept_px == (target_px if factor == 1.0 else side_px)
+        assert 0 <= offset < 1
 
 
 def test_a_whole_picture_is_sampled_whole_at_every_shrink() -> None:
@@ -472,4 +481,4 @@ def test_a_whole_picture_is_sampled_whole_at_every_shrink() -> None:
         ratio = (loaded.width_px / 3001, loaded.height_px / 2001)
         found = sample(Window(0, 0, 3001, 2001), Size(100, 67), loaded=loaded, ratio=ratio)
         assert found.box == Box(0, 0, loaded.width_px, loaded.height_px)
-        assert (found.scaled, found.cut) == (Size(100, 67), None)
+        assert (found.reduced, found.cut, found.enlargement) == (Size(100, 67), None, None)

@@ -63,12 +63,14 @@ def test_an_image_has_these_headers() -> None:
         ({"vary": ("Accept", "Save-Data")}, "Vary", "Accept, Save-Data"),
         ({}, "Content-Disposition", None),
         ({"download_name": "a.jpg"}, "Content-Disposition", 'attachment; filename="a.jpg"'),
+        ({}, "X-Imgproxy-Faces", None),
+        ({"lacks_detector": True}, "X-Imgproxy-Faces", "no-detector"),
     ],
 )
 def test_the_request_decides_about_vary_and_the_file_name(
     request_: dict[str, Any], name: str, value: str | None
 ) -> None:
-    """Neither header is sent without a reason."""
+    """None of these headers is sent without a reason."""
     assert headers_of(delivered(), **request_).get(name) == value
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgproxy.medialibrary.client.image_file import PIECE_BYTES, Decoder, EncodingError
+from imgproxy.medialibrary.client.decoder import PIECE_BYTES, Decoder, EncodingError
 
 BODY = bytes(range(256)) * 40
 ENCODED = {

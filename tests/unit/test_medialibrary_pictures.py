@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 from typing import Any
@@ -20,6 +21,7 @@ MIME = {
     "WEBP": "image/webp",
     "AVIF": "image/avif",
     "TIFF": "image/tiff",
+    "BMP": "image/bmp",
 }
 
 
@@ -44,6 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "extended webp": ("WEBP", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
     "avif": ("AVIF", {"quality": 50}),
     "tiff": ("TIFF", {}),
+    "bmp": ("BMP", {}),
     "deflated tiff": ("TIFF", {"compression": "tiff_deflate"}),
 }
 
@@ -114,10 +117,19 @@ def test_svg_sizes(text: str) -> None:
     assert sniff_bytes(text.encode()) == Picture("image/svg+xml", width_px, height_px)
 
 
+def test_svgs_that_are_packed_or_wide() -> None:
+    """A compressed SVG and one in UTF-16 have the size that they say."""
+    text = '<svg width="7" height="8">'
+
+    for data in (gzip.compress(text.encode()), text.encode("utf-16")):
+        assert sniff_bytes(data) == Picture("image/svg+xml", 7, 8)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
+        b"\x1f\x8b\x08 damaged",
         b"\xff\xd8\xff",
         b"\xff\xd8\xff\xe0\x00\x00",
         b"\xff\xd8\xff" + b"\xff" * 5000,

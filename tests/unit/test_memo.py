@@ -12,8 +12,8 @@ import pytest
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
 from imgproxy.config.sections import CacheSettings
+from imgproxy.edge.exchange import PlainAnswer
 from imgproxy.edge.fast.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
-from imgproxy.edge.respond import PlainAnswer
 from imgproxy.params.negotiate import AcceptClass
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import pytest
 from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, ImgproxyError, UriTooLong
 from imgproxy.params.negotiate import ClientHeaders, read_headers
-from imgproxy.params.plan import ImageRequest, RenderPlan
-from imgproxy.params.request import RequestReader
+from imgproxy.params.plan import RenderPlan
+from imgproxy.params.request import ImageRequest, RequestReader
 from tests.support.params import build_request
 
 CHROME = read_headers(accept="image/avif,image/webp")

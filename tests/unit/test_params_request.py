@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
 from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, Expired
+from imgproxy.params.faces import needs_faces, plan_of_faces, without_faces
 from imgproxy.params.negotiate import ClientHeaders, read_headers
 from imgproxy.params.plan import (
     TRANSPARENT_WHITE,
@@ -17,11 +20,11 @@ from imgproxy.params.plan import (
     Colour,
     ColourSpace,
     Crop,
+    FaceChoice,
     Fit,
     Focal,
     Format,
     Frames,
-    ImageRequest,
     Mark,
     Mask,
     Metadata,
@@ -33,7 +36,7 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
-from imgproxy.params.request import safe_name
+from imgproxy.params.request import ImageRequest, safe_name
 from tests.support.params import build_request
 
 RED = Colour(255, 0, 0)
@@ -96,7 +99,8 @@ RESIZES: list[tuple[str, Resize]] = [
     ("w=400", Resize(Px(400))),
     ("w=400&dpr=2", Resize(Px(800))),
     ("w=300&dpr=1.5", Resize(Px(450))),
-    ("w=45&dpr=1.1", Resize(Px(50))),
+    ("w=45&dpr=1.1", Resize(Px(49.5))),
+    ("w=25&dpr=2", Resize(Px(50))),
     ("w=0.25&dpr=2", Resize(Ratio(0.5))),
     ("dpr=3", Resize()),
     ("w=1", Resize()),
@@ -116,7 +120,7 @@ RESIZES: list[tuple[str, Resize]] = [
     ("w=400&h=300&crop=top", Resize(Px(400), Px(300))),
     ("w=400&h=300&fit=crop&crop=left,top", Resize(Px(400), Px(300), fit=Fit.CROP, crop=(Crop.TOP, Crop.LEFT))),
     ("w=400&h=300&fit=crop&crop=faces,entropy", Resize(Px(400), Px(300), fit=Fit.CROP, crop=(Crop.ENTROPY,))),
-    ("w=400&h=300&fit=crop&crop=faces", Resize(Px(400), Px(300), fit=Fit.CROP, crop=(Crop.EDGES,))),
+    ("w=400&h=300&fit=crop&crop=faces", Resize(Px(400), Px(300), fit=Fit.CROP)),
     ("w=400&h=300&fit=crop&crop=faces,center", Resize(Px(400), Px(300), fit=Fit.CROP)),
     ("w=400&h=300&fit=crop&crop=entropy,top", Resize(Px(400), Px(300), fit=Fit.CROP, crop=(Crop.ENTROPY,))),
     (
@@ -149,6 +153,57 @@ RESIZES: list[tuple[str, Resize]] = [
     ("w=400&h=300&fit=fill&fill-color=red&bg=red", Resize(Px(400), Px(300), fit=Fit.FILL)),
     ("ar=2:1&fit=fill", Resize(aspect=2.0, fit=Fit.FILL)),
 ]
+
+
+NO_HEADERS = ClientHeaders()
+BOX = "w=400&h=300"
+FALLBACK = Resize(Px(400), Px(300), fit=Fit.CROP)
+WITH_FACES = [
+    ("fit=crop&crop=faces", replace(FALLBACK, faces=FaceChoice())),
+    ("fit=min&crop=faces", replace(FALLBACK, fit=Fit.MIN, faces=FaceChoice())),
+    ("fit=crop&crop=faces,top,right", replace(FALLBACK, crop=(Crop.TOP, Crop.RIGHT), faces=FaceChoice())),
+    ("fit=crop&crop=faces&faceindex=2&facepad=3", replace(FALLBACK, faces=FaceChoice(2))),
+    ("fit=crop&crop=top,faces", replace(FALLBACK, crop=(Crop.TOP,))),
+    ("fit=clip&crop=faces", replace(FALLBACK, fit=Fit.CLIP)),
+    ("fit=facearea", replace(FALLBACK, faces=FaceChoice(is_area=True))),
+    ("fit=facearea,fill&facepad=2.5", replace(FALLBACK, fit=Fit.FILL, faces=FaceChoice(is_area=True, pad=2.5))),
+    ("fit=facearea&crop=faces,left", replace(FALLBACK, crop=(Crop.LEFT,), faces=FaceChoice(is_area=True))),
+    ("fit=fill,facearea", replace(FALLBACK, fit=Fit.FILL)),
+]
+
+
+@pytest.mark.parametrize(("query", "resize"), WITH_FACES)
+def test_resize_with_a_detector(query: str, resize: Resize) -> None:
+    """Faces count if they are named first and the fit cuts; the rest of the plan is for a picture without faces."""
+    asked = f"/a/b.jpg?{BOX}&{query}"
+    found = build_request(asked, NO_HEADERS, UrlSettings(), finds_faces=True)
+    lacking = build_request(asked, NO_HEADERS, UrlSettings())
+    assert found.plan is not None
+    assert found.plan.resize == resize
+    assert without_faces(found.plan) == lacking.plan
+    assert (found.lacks_detector, lacking.lacks_detector) == (False, resize.faces is not None)
+
+
+@pytest.mark.parametrize(
+    ("query", "is_wanted"),
+    [("fm=json&faces=1", True), ("fm=json", False), ("fm=json&faces=0", False), ("faces=1", False)],
+)
+def test_only_json_lists_faces(query: str, is_wanted: bool) -> None:
+    """`faces=1` has an effect together with fm=json only."""
+    found = build_request(f"/a/b.jpg?{query}", NO_HEADERS, UrlSettings(), finds_faces=True)
+    assert found.plan is not None
+    assert needs_faces(found.plan) is is_wanted
+
+
+def test_one_face_record_serves_all_sizes() -> None:
+    """The plan that finds the faces depends on the page and the orientation only."""
+    plans = [
+        build_request(f"/a/b.jpg?crop=faces&fit=crop&{query}", NO_HEADERS, UrlSettings(), finds_faces=True).plan
+        for query in ("w=10&h=20", "w=300&h=300&auto=format&sepia=80", "w=9&h=9&orient=3", "w=9&h=9&page=2")
+    ]
+    small, large, turned, second = (plan_of_faces(plan).digest for plan in plans if plan is not None)
+    assert small == large
+    assert len({small, turned, second}) == 3
 
 
 @pytest.mark.parametrize(("query", "resize"), RESIZES)
@@ -219,9 +274,11 @@ PLANS: list[tuple[str, RenderPlan]] = [
     ),
     ("mark=logo.png&mark-alpha=0", RenderPlan()),
     ("mark-w=20", RenderPlan()),
-    ("page=2&frame=3", RenderPlan(frames=Frames(page=2, first=3))),
+    ("page=2&frame=3", RenderPlan(frames=Frames(page=2, first=3, last=3))),
     ("frame=2-5&loop=0&reverse=true", RenderPlan(frames=Frames(first=2, last=5, loop=0, is_reversed=True))),
-    ("frame=4-4&loop=3", RenderPlan(frames=Frames(first=4))),
+    ("frame=4-4&loop=3", RenderPlan(frames=Frames(first=4, last=4))),
+    ("frame=4-", RenderPlan(frames=Frames(first=4))),
+    ("frame=-4", RenderPlan(frames=Frames(last=4))),
 ]
 
 

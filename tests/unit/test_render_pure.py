@@ -26,7 +26,7 @@ from imgproxy.workers import channel
 from imgproxy.workers.capacity import usable_cores
 from imgproxy.workers.channel import BadMessageError, Done, Failed, Finished, Ready
 from imgproxy.workers.job import Rendered, RenderTarget
-from imgproxy.workers.sniff import SourceKind, sniff
+from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 def ftyp(*brands: bytes) -> bytes:
     body = b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
     return (len(body) + 4).to_bytes(4, "big") + body + b"\0\0\0\x08mdat"
+
+
+def full(*parts: bytes) -> bytes:
+    """The first bytes of a longer file."""
+    return b"".join(parts)[:HEAD_BYTES]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,8 @@ def ftyp(*brands: bytes) -> bytes:
         (ftyp(b"heic", b"mif1"), SourceKind.HEIC),
         (b"II*\0\x08\0\0\0", SourceKind.TIFF),
         (b"MM\0*\0\0\0\x08", SourceKind.TIFF),
+        (b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0", SourceKind.BMP),
+        (b"BM is how this text begins, and it is no picture", None),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', SourceKind.SVG),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- Inkscape -->\n<svg>', SourceKind.SVG),
         (
@@ -64,9 +71,23 @@ def ftyp(*brands: bytes) -> bytes:
         (b"\x1f\x8b\x08 damaged", None),
         ("\ufeff<?xml version='1.0'?><svg/>".encode("utf-16-le"), SourceKind.SVG),
         ("\ufeff<svg/>".encode("utf-16-be"), SourceKind.SVG),
-        (b"<!--" + b"licence " * 510, SourceKind.SVG),
-        (b"<!DOCTYPE svg [<!ENTITY a '" + b"a" * 4060, SourceKind.SVG),
-        (b"<!DOCTYPE html [<!ENTITY a '" + b"a" * 4060, None),
+        ("<?xml version='1.0'?><svg/>".encode("utf-16-le"), SourceKind.SVG),
+        ("<svg/>".encode("utf-16-be"), SourceKind.SVG),
+        (full(b"<!--" + b"licence " * 512), SourceKind.SVG),
+        (full("\ufeff<!--".encode("utf-16-le"), " é".encode("utf-16-le") * 2000), SourceKind.SVG),
+        (
+            full(b"<?xml version='1.0'?><!--" + b"a" * 3900 + b"-->\n<!DOCTYPE svg [<!ENTITY a '" + b"a" * 500),
+            SourceKind.SVG,
+        ),
+        (full(b"<!--" + b"a" * 4080 + b"-->\n<svg:svg>"), SourceKind.SVG),
+        (full(b"<!--" + b"a" * 4086 + b"-->\n\n\n\n"), SourceKind.SVG),
+        (full(b"<!DOCTYPE svg:svg [<!ENTITY a '" + b"a" * 4096), SourceKind.SVG),
+        (full(gzip.compress(b"<!--" + b"a" * 9000 + b"--><svg/>", mtime=0)), SourceKind.SVG),
+        (b'<!DOCTYPE svg [<!ENTITY a "] [">]><svg/>', SourceKind.SVG),
+        (b"<!--" + b"no end " * 100, None),
+        (full(b"<!DOCTYPE html [<!ENTITY a '" + b"a" * 4096), None),
+        (full(b"<!DOCTYPE html><!-- " + b"a" * 4096), None),
+        (full(b" " * 4096), None),
         (b"<!---->" * 580, None),
         (b"<!---->" * 500 + b"<svg/>", SourceKind.SVG),
         (b"<?a?>" * 800, None),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgproxy.errors import DrawingTooComplex
-from imgproxy.render import svg, svg_cost, svg_css
+from imgproxy.render import data_urls, svg, svg_cost, svg_css
 from imgproxy.render.markup import MarkupError
 from imgproxy.workers.sniff import unpack
 from tests.support import images
@@ -75,8 +75,10 @@ def find_active(text: bytes) -> list[str]:
         texts = [element.text or ""] if name == "style" else []
         for key, value in element.attrib.items():
             local = key.rpartition("}")[2].lower()
-            if local.startswith("on") or (local in {"href", "src"} and not re.match(r"\s*#|data:image/(?!svg)", value)):
+            if local.startswith("on") or (local in {"href", "src"} and not re.match(r"\s*#|data:image/", value)):
                 found.append(f"{key}={value}")
+            if value.startswith("data:image/svg+xml;base64,"):
+                found += find_active(base64.b64decode(value.partition(",")[2]))
             if local not in {"id", "class", "d", "points", "aria-label", "href"}:
                 texts.append(value)
         for css in texts:
@@ -98,7 +100,15 @@ HOSTILE = [
     "<g xml:base='http://evil/'><use href='#a'/></g>",
     "<use href='&#104;ttp://evil/#a'/>",
     "<image href=' javascript:alert(1)'/>",
-    "<image href='data:image/svg+xml;base64,PHN2Zy8+'/>",
+    "<image href='data:image/svg+xml,&lt;svg onload=\"x()\">&lt;script>1&lt;/script>&lt;/svg>'/>",
+    "<image href='data:image/svg+xml,%3Csvg%3E%3Cimage href=\"http://evil/\"/%3E%3C/svg%3E'/>",
+    "<use href='data:image/svg+xml,&lt;svg id=\"a\"/>#a'/>",
+    "<image href='data:text/html,&lt;script>1&lt;/script>'/>",
+    "<image href='data:image/svg+xml,&lt;script xmlns=\"http://www.w3.org/2000/svg\"/>'/>",
+    "<style>:root{--a:url(http://evil/)}g{fill:var(--a)}</style><g fill='var(--a)'/>",
+    "<style>:root{--a:image-set;--b:url}g{fill:var(--a)('http://evil/' 1x)}</style><g fill='var(--b)(http://evil/)'/>",
+    "<style>:root{--a:u;--b:rl(http://evil/)}g{fill:var(--a)var(--b)}</style><g fill='var(--a)var(--b)'/>",
+    "<style>:root{--a:'http://evil/'}g{fill:url(var(--a))}</style><g fill='src(var(--a))' style='--b:@import var(--a);'/>",
     f"<image href='data:image/png;base64,{base64.b64encode(b'<svg onload=alert(1)>').decode()}'/>",
     "<style>@import 'http://evil/a.css';</style>",
     "<style>@@import x;import 'http://evil/a.css';</style>",
@@ -132,9 +142,9 @@ HOSTILE = [
 @pytest.mark.parametrize("inside", HOSTILE)
 def test_nothing_active_stays(inside: str) -> None:
     """Scripts, handlers and loads are removed, however they are written; a second pass changes nothing."""
-    once = svg.sanitise(drawing(inside)).text
-    assert find_active(once) == []
-    assert svg.sanitise(once).text == once
+    once = svg.sanitise(drawing(inside))
+    assert find_active(once.text) == find_active(once.drawn) == []
+    assert svg.sanitise(once.text).text == once.text
 
 
 def test_the_search_for_active_content_finds_it() -> None:
@@ -192,7 +202,7 @@ def test_harmless_css_stays(css: str, kept: str) -> None:
 PIECES = [
     "@import ", "@", "import", "'", '"', "url(", "u\\72l(", "http://evil/", "#a", ")", "(", "{", "}", "[", "]", ";", ":",
     "/*", "*/", "<!--", "-->", "image-set(", "rl(", "\\69mport", "@media ", "\\40 ", "\\0 ", "\\", "\\\n", "\n", " ",
-    "-", "--", "1e3", "U+26", "!", "/", "*", "é", "a",
+    "-", "--", "1e3", "U+26", "!", "/", "*", "é", "a", "var(--a)", "var(--a,", "--a:", ":root{--a:", "fill:",
 ]
 # fmt: on
 CSS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
@@ -201,9 +211,9 @@ CSS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 @given(CSS)
 def test_css_that_is_cleaned_is_clean(text: str) -> None:
     """No mixture of brackets, quotes, escapes and comments hides a load, and a second pass changes nothing."""
-    once = svg.sanitise(ET.tostring(styled(text))).text
-    assert find_active(once) == []
-    assert svg.sanitise(once).text == once
+    once = svg.sanitise(ET.tostring(styled(text)))
+    assert find_active(once.text) == find_active(once.drawn) == []
+    assert svg.sanitise(once.text).text == once.text
 
 
 def styled(text: str) -> ET.Element:
@@ -234,6 +244,65 @@ def test_other_embedded_files_go() -> None:
     """What is no raster picture is removed."""
     for data in (b"<svg/>", b"%PDF-1.7", images.png_header(5, 5)[:12], b""):
         assert "data:" not in clean(embedded(data))
+    for data in (b"<html/>", b"<svg>", gzip.compress(b"<svg/>"), images.encode(images.quarters(), "PNG")):
+        assert "data:" not in clean(embedded(data, "image/svg+xml"))
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("data:image/svg+xml;base64,", "PHN2ZyBpZD0iYSIvPg=="),
+        ("data:image/svg+xml;base64,", "PHN2ZyBp ZD0iYSIv\nPg"),
+        ("data:image/svg+xml;base64,", "PHN2ZyBpZD0iYSIvPg%3D%3D"),
+        ("DATA:Image/SVG+xml; charset=utf-8 ; Base64 ,", "PHN2ZyBpZD0iYSIvPg=="),
+        ("data:image/svg+xml,", '<svg id="a"/>'),
+        ("data:image/svg+xml;utf8,", "%3csvg%20id='a'/%3E"),
+        ("  data:image/svg+xml;charset=utf-8,", "%3Csvg id=%22a%22/>  "),
+    ],
+)
+def test_every_form_of_a_data_url_is_read(head: str, body: str) -> None:
+    """An embedded drawing stays, sanitised, in base64: however its URL is written."""
+    root = ET.Element("svg")
+    ET.SubElement(root, "image", {"href": head + body})
+    found = ET.fromstring(svg.sanitise(ET.tostring(root)).text)
+    kind, _, data = found[0].attrib["href"].partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert ET.fromstring(base64.b64decode(data)).attrib == {"id": "a"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:",
+        "data:image/png",
+        "data:image/png;base64,A",
+        "data:image/png;base64,é",
+        "http:,a",
+        "data:," + "%20" * 400_001,
+    ],
+)
+def test_damaged_data_urls_are_nothing(url: str) -> None:
+    """A URL of another scheme, without a comma, or with bad base64 gives nothing."""
+    assert data_urls.decode(url) is None
+
+
+def test_a_data_url_has_a_limit_of_escapes() -> None:
+    """Each escape takes far more memory than its three bytes. A megabyte of them is read."""
+    assert data_urls.decode("data:," + "%20" * 350_000) == ("", b" " * 350_000)
+    assert data_urls.decode("data:," + "%20" * 1_000_000) is None
+
+
+@given(st.binary(max_size=200), st.sampled_from(["image/png", "", "image/svg+xml"]))
+def test_a_data_url_gives_back_its_bytes(data: bytes, media_type: str) -> None:
+    """What was written as a URL is read again, also with every byte as an escape."""
+    assert data_urls.decode(data_urls.encode(media_type, data)) == (media_type, data)
+    assert data_urls.decode(f"data:{media_type}," + "".join(f"%{byte:02x}" for byte in data)) == (media_type, data)
+
+
+@given(st.text(max_size=60), st.booleans())
+def test_any_text_is_a_data_url_or_not(text: str, is_headed: bool) -> None:
+    """No text makes the reader fail."""
+    data_urls.decode("data:" * is_headed + text)
 
 
 # --- what is too much -------------------------------------------------------------------------------------------
@@ -244,6 +313,13 @@ def chain(element: str, property_name: str, levels: int, times: int) -> str:
     shape = f'<rect width="9" height="9" {property_name}="url(#e{{}})"/>'
     inside = "".join(f'<{element} id="e{n}">{shape.format(n - 1) * times}</{element}>' for n in range(1, levels))
     return f'<{element} id="e0"><rect width="9" height="9"/></{element}>{inside}{shape.format(levels - 1)}'
+
+
+def nested(inside: str, levels: int = 1) -> str:
+    """Content that is a drawing in a drawing, this many levels deep."""
+    for _ in range(levels):
+        inside = embedded(drawing(inside), "image/svg+xml")
+    return inside
 
 
 FAN = "".join(f'<g id="l{n}">' + f'<use href="#l{n - 1}"/>' * 10 + "</g>" for n in range(1, 7))
@@ -299,6 +375,15 @@ LINE = "M0 0" + " 1 2" * 20_000
         ("<style>" + "a{fill:red}" * 1000 + "</style>" + "<g/>" * 9000, "rules of CSS"),
         ("<style>" + "a{fill:u\\72l(#a)}" * 20_000 + "</style>", "characters of CSS"),
         (embedded(images.png_header(40_000, 40_000) + bytes(99)), "pixels of embedded"),
+        (nested("<g/>", 4), "levels of embedded drawings"),
+        (nested("<g/>") * 300, "embedded drawings"),
+        (nested("<g/>" * 9000) * 6, "elements"),
+        (nested("<g>" * 150 + nested("<g>" * 100 + "</g>" * 100) + "</g>" * 150), "200 nested elements"),
+        (nested("<rect/>" * 1000).replace("<image", "<image id='i'") + "<use href='#i'/>" * 100, "drawn elements"),
+        (nested(nested("<mask id='m'/>" + "<rect mask='url(#m)'/>" * 60) * 6), "masks"),
+        (nested("<style>" + "a{fill:u\\72l(#a)}" * 5000 + "</style>") * 4, "characters of CSS"),
+        (nested(embedded(images.png_header(3000, 3000) + bytes(99))) * 4, "pixels of embedded"),
+        (nested('<g id="a"><use href="#a"/></g>'), "themselves"),
         (
             embedded(images.png_header(3000, 3000) + bytes(99)).replace("<image", "<image id='i'")
             + "<use href='#i'/>" * 9,

@@ -20,7 +20,9 @@ from imgproxy.delivery.request import Outcome
 from imgproxy.edge.connections import LimitedServer, Limits
 from imgproxy.edge.descriptors import Descriptors
 from imgproxy.edge.errors import UnsatisfiableRange
-from imgproxy.edge.respond import Exchange, PlainAnswer, Responder, Served
+from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
+from imgproxy.edge.images import client_of, is_plain_request
+from imgproxy.edge.respond import Responder
 from imgproxy.edge.waiters import Waiters
 from imgproxy.errors import (
     BadParameter,
@@ -35,6 +37,7 @@ from imgproxy.errors import (
 )
 from imgproxy.failpoints import Failpoints
 from imgproxy.metrics import Metrics
+from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.tags import key_tag
 from tests.support.answers import (
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.delivery.request import Delivered
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 TARGET = f"/{KEY}?w=50"
 
@@ -88,13 +91,15 @@ class Desk:
         )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = Exchange(request, self.wanted, time.monotonic(), None)
-        waiter = self.waiters.enter(request) if exchange.is_plain else None
+        client = client_of(request.headers)
+        is_plain = is_plain_request(request, self.wanted)
+        waiter = self.waiters.enter(request, client.accept) if is_plain else None
         if len(self.waiters) >= self.waits_for or waiter is None:
             self._all_here.set()
         await self._all_here.wait()
         try:
-            served = await self.responder.image(Exchange(request, self.wanted, time.monotonic(), waiter), self.answer)
+            exchange = Exchange(request, self.wanted, client, time.monotonic(), is_plain, waiter)
+            served = await self.responder.image(exchange, self.answer)
         except ImgproxyError as error:
             served = self.responder.refuse(request.method, self.wanted, error, None, time.monotonic())
         finally:
@@ -172,7 +177,8 @@ async def test_a_file_that_is_gone_is_told_to_the_caller(tmp_path: Path) -> None
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         try:
-            await here.responder.image(Exchange(request, here.wanted, time.monotonic(), None), here.answer)
+            exchange = Exchange(request, here.wanted, ClientHeaders(), time.monotonic(), False, None)
+            await here.responder.image(exchange, here.answer)
         except FileNotFoundError as error:
             raised.append(error)
         return web.Response(status=200)

@@ -67,6 +67,7 @@ class FakeRequest:
     version: HttpVersion = HttpVersion11
     keep_alive: bool = True
     raw_path: str = TARGET
+    accept: AcceptClass = AcceptClass.LEGACY
     transport: FakeTransport | None = field(default_factory=FakeTransport)
 
     @property
@@ -80,7 +81,7 @@ class FakeRequest:
 
 
 def enter(waiters: Waiters, request: FakeRequest) -> Waiter | None:
-    return waiters.enter(cast("web.BaseRequest", request))
+    return waiters.enter(cast("web.BaseRequest", request), request.accept)
 
 
 def entered(waiters: Waiters, request: FakeRequest) -> Waiter:
@@ -103,7 +104,7 @@ def write(waiter: Waiter) -> bool:
     ("request_", "is_waiter"),
     [
         (FakeRequest(), True),
-        (FakeRequest(headers={"Accept": "image/webp"}), True),
+        (FakeRequest(accept=AcceptClass.WEBP), True),
         (FakeRequest(method="HEAD"), False),
         (FakeRequest(headers={"If-None-Match": '"e"'}), False),
         (FakeRequest(headers={"If-Match": '"e"'}), False),
@@ -121,12 +122,12 @@ def test_only_a_plain_request_waits_for_the_answer_of_another(request_: FakeRequ
 
 
 def test_waiters_are_found_by_target_and_accept_class_in_the_order_in_which_they_came() -> None:
-    """Two Accept headers of one class are the same; another target or class is not."""
+    """Another target or another class is another answer."""
     waiters = Waiters()
-    first = entered(waiters, FakeRequest(headers={"Accept": "image/webp"}))
-    entered(waiters, FakeRequest(headers={"Accept": "image/avif"}))
-    entered(waiters, FakeRequest(raw_path="/b.jpg", headers={"Accept": "image/webp"}))
-    second = entered(waiters, FakeRequest(headers={"Accept": "image/webp,*/*"}))
+    first = entered(waiters, FakeRequest(accept=AcceptClass.WEBP))
+    entered(waiters, FakeRequest(accept=AcceptClass.AVIF))
+    entered(waiters, FakeRequest(raw_path="/b.jpg", accept=AcceptClass.WEBP))
+    second = entered(waiters, FakeRequest(accept=AcceptClass.WEBP))
 
     assert waiters.unanswered((TARGET, AcceptClass.WEBP)) == [first, second]
     assert waiters.unanswered(("/c.jpg", AcceptClass.WEBP)) == []
@@ -204,12 +205,13 @@ async def test_an_answer_that_the_kernel_has_is_not_under_way() -> None:
 
 @pytest.mark.parametrize(("unsent_bytes", "drains"), [(0, 0), (1, 1)])
 async def test_a_waiter_waits_for_the_kernel_only_if_it_must(unsent_bytes: int, drains: int) -> None:
-    """`sent` returns at once if the kernel had everything as it was written."""
+    """`served` returns at once if the kernel had everything as it was written."""
     request = FakeRequest(transport=FakeTransport(unsent_bytes=unsent_bytes))
     waiter = entered(Waiters(), request)
     write(waiter)
-    await waiter.sent()
+    served = await waiter.served()
 
+    assert (served.outcome, served.sent_bytes) == (Outcome.MISS, len(BODY))
     assert request.writer.drains == drains
 
 
@@ -221,7 +223,7 @@ async def test_a_client_that_leaves_before_its_answer_is_sent_is_an_error() -> N
     write(waiter)
 
     with pytest.raises(ConnectionError):
-        await waiter.sent()
+        await waiter.served()
 
 
 async def test_a_written_answer_writes_nothing_more() -> None:

@@ -111,7 +111,7 @@ async def test_too_many_pixels_says_both_numbers(tmp_path: Path) -> None:
     async with pool_of() as pool:
         with pytest.raises(TooManyPixels) as caught:
             await pool.render(job(original, SMALL))
-    assert (caught.value.pixels, caught.value.limit_px) == (10_000_000_000, 60_000_000)
+    assert (caught.value.pixels, caught.value.limit_px) == (10_000_000_000, 128_000_000)
 
 
 async def test_a_render_past_its_time_is_stopped_and_the_pool_goes_on(photo: Path) -> None:

@@ -13,13 +13,13 @@ import logging
 import math
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.cache.ledger import variant_name
 from imgproxy.cache.scan import scan, shards
+from imgproxy.cache.threads import yielding_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ class Housekeeping:
         self._trash = trash
         self._settings = settings
         self._free_bytes = free_bytes or self._free_bytes_of_disk
-        self._thread = ThreadPoolExecutor(1, "housekeeping")
+        self._thread = yielding_thread("housekeeping", 10)
         self._background = Background("housekeeping")
         self._is_evicting = False
         self._is_short = False  # the disk is too full, and nothing is left to evict

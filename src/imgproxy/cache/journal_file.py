@@ -16,17 +16,18 @@ import os
 import secrets
 import sqlite3
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgproxy.cache.journal_versions import NewerJournal, migrate, refuse_newer
+from imgproxy.cache.threads import yielding_thread
 from imgproxy.cache.wal import has_damaged_tail
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ _DAMAGE = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
+# Of the journal's threads, below the event loop and above the threads that delete files: purges wait for them.
+NICENESS = 5
 T = TypeVar("T")
 
 
@@ -69,8 +72,8 @@ class JournalFile:
         self._directory = directory
         self._schema = schema
         self._path = directory / "journal.sqlite"
-        self._thread = ThreadPoolExecutor(1, "journal")
-        self._reading_thread = ThreadPoolExecutor(1, "journal reader")
+        self._thread = yielding_thread("journal", NICENESS)
+        self._reading_thread = yielding_thread("journal reader", NICENESS)
         self._database: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._last_refusal = ""  # SQLite's text, until a write succeeds
@@ -178,7 +181,9 @@ class JournalFile:
         assert self._database is not None, "the journal is open from start to close"
         return self._database
 
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run `work` in a thread. The future raises CacheUnavailable for every error of SQLite."""
+
         def call() -> T:
             try:
                 return work()
@@ -189,7 +194,7 @@ class JournalFile:
                     log.error("the purge journal refuses: %s", exc)  # noqa: TRY400 SQLite's text is enough
                 raise CacheUnavailable from exc
 
-        return await asyncio.get_running_loop().run_in_executor(thread, call)
+        return asyncio.get_running_loop().run_in_executor(thread, call)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """
@@ -214,7 +219,7 @@ class JournalFile:
                 raise
             return result
 
-        return await asyncio.shield(asyncio.ensure_future(self._run(self._thread, call)))
+        return await asyncio.shield(self._run(self._thread, call))
 
     async def execute(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of these rows of values, as one transaction. Raises as `write`."""

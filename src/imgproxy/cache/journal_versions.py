@@ -73,7 +73,7 @@ def migrate(database: sqlite3.Connection, schema: str) -> None:
 
 def _name_no_collected_keys(database: sqlite3.Connection) -> None:
     """
-    From the three formats before versions.
+    Migrate the three formats that had no version.
 
     The first two kept purged keys whose files are gone, with a mark. The first had an outbox that nothing wrote to.
     """

@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
+from imgproxy.cache.threads import yielding_thread
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ class Trash:
         self._store = store
         self._journal = journal
         self._epochs = epochs
-        self._thread = ThreadPoolExecutor(1, "trash")
+        self._thread = yielding_thread("trash", 10)
         self._background = Background("trash")
+        self._waiting: list[tuple[list[Path], Sequence[PurgedKey]]] = []
+        self._is_deleting = False
         self._collected: list[PurgedKey] = []
 
     def collect(self, detached: Sequence[Detached], purged: Sequence[PurgedKey] = ()) -> None:
@@ -60,7 +62,9 @@ class Trash:
         `purged` must not name a key whose directory could not be detached: after a restart, only the record of its
         purge keeps that directory from being served.
         """
-        self._background.begin(self._collect, [item.path for item in detached], purged)
+        self._waiting.append(([item.path for item in detached], purged))
+        if len(self._waiting) == 1 and not self._is_deleting:
+            self._background.begin(self._delete_waiting)
 
     async def delete_now(self, detached: Sequence[Detached]) -> None:
         """Delete these directories and wait for it, because the disk needs their space."""
@@ -77,13 +81,27 @@ class Trash:
         await self._note_collected()
         self._thread.shutdown()
 
-    async def _collect(self, paths: Sequence[Path], purged: Sequence[PurgedKey]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, delete_directories, paths)
-        is_first = not self._collected
+    async def _delete_waiting(self) -> None:
+        """Delete what waits, and then what came meanwhile: many purges at once are a few calls of the thread."""
+        self._is_deleting = True
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                paths = [path for some, _ in waiting for path in some]
+                await asyncio.get_running_loop().run_in_executor(self._thread, delete_directories, paths)
+                self._deleted([item for _, purged in waiting for item in purged])
+        finally:
+            self._is_deleting = False
+
+    def _deleted(self, purged: Sequence[PurgedKey]) -> None:
+        """Note soon in the journal that these purges left no file."""
+        if purged and not self._collected:
+            self._background.begin(self._note_soon)
         self._collected += purged
-        if is_first and purged:
-            await asyncio.sleep(NOTE_AFTER_S)
-            await self._note_collected()
+
+    async def _note_soon(self) -> None:
+        await asyncio.sleep(NOTE_AFTER_S)
+        await self._note_collected()
 
     async def _note_collected(self) -> None:
         purged, self._collected = self._collected, []

@@ -51,7 +51,7 @@ app.add_typer(media, name="media")
 def main() -> None:
     """Run the command line."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # As standard error does: a text of the Media Library may hold what no encoding has.
+        # As standard error does: texts of the Media Library may have characters that cannot be encoded.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()

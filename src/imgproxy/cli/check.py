@@ -18,6 +18,7 @@ from imgproxy.config.example import example_toml
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
 from imgproxy.medialibrary.errors import RedirectRefused
+from imgproxy.workers.detector import find_detector
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -40,6 +41,7 @@ async def _check(settings: Settings) -> int:
     """Print a line for each check. Returns the exit code."""
     _good(f"the configuration is valid (imgproxy {__version__})")
     code = max(_check_cache(settings.cache.dir), await _check_secrets_and_origin(settings))
+    await _check_detector()
     if not settings.signing.required:
         _notice("[signing] required = false: anyone may ask for any size")
     if settings.admin.token is None and settings.admin.token_file is None:
@@ -65,6 +67,23 @@ def _check_cache(directory: Path) -> int:
         return 1
     _good(f"the cache directory {directory} can be written")
     return 0
+
+
+async def _check_detector() -> None:
+    """Try the face detector in a process of its own, as OpenCV belongs into no other."""
+    detector = find_detector()
+    if detector is None:
+        _notice("faces: no detector is installed (extra `faces`): `crop=faces` takes the next word of its list")
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "imgproxy.render.detector", detector.model, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    if process.returncode == 0:
+        _good(f"the face detector works (YuNet, OpenCV {detector.opencv})")
+    else:
+        last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        _notice(f"the face detector is installed but fails: {last}")
 
 
 async def _check_secrets_and_origin(settings: Settings) -> int:

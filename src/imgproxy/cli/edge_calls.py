@@ -7,10 +7,12 @@ import json
 import os
 import re
 import sys
+from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlencode
 
 import typer
 from rich.progress import Progress
@@ -25,11 +27,12 @@ from imgproxy.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import httpx
+    from imgproxy.medialibrary.client.connections import Connections
 
 # A purge waits for the keys API and for running answers. A warm-up waits for its renders.
 CALL_TIMEOUT_S = 120.0
 PARALLEL = 8
+ANSWER_MAX_BYTES = 32 * 1024 * 1024
 # A header may have visible ASCII only. RFC 6750 section 2.1 allows even fewer characters.
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -122,7 +125,10 @@ def print_results(
 
 
 async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> list[Result]:
-    import httpx  # noqa: PLC0415 other commands start faster without it
+    # Other commands start faster without it.
+    import aiohttp  # noqa: PLC0415
+
+    from imgproxy.medialibrary.client.connections import Connections  # noqa: PLC0415
 
     gate = asyncio.Semaphore(PARALLEL)
     progress = Progress(
@@ -130,12 +136,12 @@ async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> lis
         transient=True,
         disable=call.is_json or len(names) < 2 or not errors.is_terminal,
     )
-    headers = {"Authorization": f"Bearer {target.token}"}
-    async with httpx.AsyncClient(base_url=target.url, headers=headers, timeout=CALL_TIMEOUT_S) as client:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S, sock_read=CALL_TIMEOUT_S)
+    async with aclosing(Connections(max_connections=PARALLEL, timeout=timeout, trust_env=True)) as connections:
 
         async def call_for(name: str) -> Result:
             async with gate:
-                result = await _call_one(client, name, call)
+                result = await _call_one(connections, target, name, call)
             progress.advance(bar)
             if call.is_json:
                 sys.stdout.write(json.dumps({"id": name, "status": result.status, **result.answer}) + os.linesep)
@@ -146,20 +152,34 @@ async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> lis
             return await asyncio.gather(*(call_for(name) for name in names))
 
 
-async def _call_one(client: httpx.AsyncClient, name: str, call: Call) -> Result:
-    import httpx  # noqa: PLC0415 see _call_all
+async def _call_one(connections: Connections, target: EdgeTarget, name: str, call: Call) -> Result:
+    import aiohttp  # noqa: PLC0415 see _call_all
+    from yarl import URL  # noqa: PLC0415
 
+    from imgproxy.medialibrary.client.decoder import EncodingError  # noqa: PLC0415
+
+    def prepare(request: aiohttp.ClientRequest) -> None:
+        # Here, because aiohttp refuses a header beside the credentials that a .netrc has for this host.
+        request.headers["Authorization"] = f"Bearer {target.token}"
+
+    path, body = f"/-/{call.verb}/keys", json.dumps({"keys": [name]}).encode()
+    if not call.is_keys:
+        if not name.isprintable():
+            return Result(
+                name, 0, {"detail": "this id is not allowed in a URL: it has characters that are not printable"}
+            )
+        path, body = f"/-/{call.verb}/entries/{quote(name)}", b""
+        if call.query:
+            path += f"?{urlencode(call.query)}"
+    headers = {"Content-Type": "application/json"} if body else {}
     try:
-        if call.is_keys:
-            response = await client.post(f"/-/{call.verb}/keys", json={"keys": [name]})
-        else:
-            path = f"/-/{call.verb}/entries/{httpx.URL(path=name).raw_path.decode()}"
-            response = await client.post(path, params=call.query)
-        answer = response.json()
-    except httpx.InvalidURL as error:
-        return Result(name, 0, {"detail": f"this id is not allowed in a URL: {error}"})
-    except httpx.HTTPError as error:
-        return Result(name, 0, {"detail": f"the edge at {client.base_url} cannot be reached: {error}"})
+        url = URL(target.url + path, encoded=True)
+        async with connections.request("POST", url, headers=headers, body=body, prepare=prepare) as response:
+            answer = await response.beginning(ANSWER_MAX_BYTES, must_be_whole=True)
+    except (aiohttp.ClientError, EncodingError, ValueError) as error:
+        reason = str(error.__cause__ or error) or str(error)
+        return Result(name, 0, {"detail": f"the edge at {target.url} cannot be reached: {reason}"})
+    try:
+        return Result(name, response.status, json.loads(answer))
     except ValueError:
-        return Result(name, response.status_code, {"detail": "the edge's answer is not JSON"})
-    return Result(name, response.status_code, answer)
+        return Result(name, response.status, {"detail": "the edge's answer is not JSON"})

@@ -9,70 +9,25 @@ go to standard error.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import sys
-from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from imgproxy.cli.console import console, fail, secret_option
-from imgproxy.errors import BadUrl, ConfigError, ImgproxyError
-from imgproxy.medialibrary import errors as library_errors
+from imgproxy.cli.console import fail, secret_option
+from imgproxy.cli.library_calls import COMMAND, LibraryTarget, call_library, print_answer
 from imgproxy.medialibrary import operations
-from imgproxy.medialibrary.client.tokens import TokenSource
-from imgproxy.medialibrary.versions import API_VERSIONS, NEWEST, ApiVersion
+from imgproxy.medialibrary.versions import API_VERSIONS, NEWEST
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from imgproxy.medialibrary.client.client import MediaLibraryClient
     from imgproxy.medialibrary.models import Entry
 
-EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
-    (ConfigError, 2),
-    (BadUrl, 2),
-    (library_errors.LibraryNotFound, 3),
-    (library_errors.Unauthorized, 4),
-    (library_errors.Forbidden, 5),
-    (library_errors.Conflict, 6),
-    (library_errors.ValidationFailed, 7),
-    (library_errors.OriginUnavailable, 8),
-    (library_errors.OriginTimeout, 8),
-    (library_errors.VersionGone, 9),
-    (library_errors.VersionTooOld, 9),
-)
-
 app = typer.Typer(help="Show and change the entries of a Media Library.", no_args_is_help=True)
-COMMAND: Final = "imgproxy media"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The library to call, and how to print its answers."""
-
-    url: str
-    token: str | None
-    token_file: Path | None
-    api_version: ApiVersion
-    timeout_s: float
-    is_json: bool
-
-    def client(self) -> MediaLibraryClient:
-        """Return a client. Raises ConfigError for a token that cannot be used."""
-        if self.token_file is not None:
-            source = TokenSource.file(self.token_file)
-        else:
-            source = TokenSource.literal(self.token) if self.token is not None else TokenSource.none()
-        from imgproxy.medialibrary.client.client import MediaLibraryClient  # noqa: PLC0415 other commands start faster without it
-
-        return MediaLibraryClient(self.url, token=source, api_version=self.api_version, timeout_s=self.timeout_s)
-
 
 EntryId = Annotated[str, typer.Argument(help="Entry id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -108,7 +63,7 @@ def target(
     given = os.environ.get("IMGPROXY_ORIGIN__TOKEN") if token is None else token
     if given is not None:
         secret_option(given, "--token or IMGPROXY_ORIGIN__TOKEN", command=COMMAND)
-    context.obj = Target(url, token, token_file, api_version, timeout_s, json_)
+    context.obj = LibraryTarget(url, token, token_file, api_version, timeout_s, json_)
 
 
 # --- commands that show --------------------------------------------------------------------------------
@@ -117,7 +72,7 @@ def target(
 @app.command()
 def show(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
     """Show an entry."""
-    entry = _call(context, lambda library: library.get_entry(entry_id))
+    entry = call_library(context, lambda library: library.get_entry(entry_id))
     table = Table(box=None, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -125,7 +80,7 @@ def show(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None
         nested = value if isinstance(value, dict) else {"": value}
         for inner, each in nested.items():
             table.add_row(f"{name}.{inner}" if inner else name, _text(each))
-    _print(context, json_, entry.to_json(), table)
+    print_answer(context, json_, entry.to_json(), table)
 
 
 @app.command(name="list")
@@ -141,21 +96,21 @@ def list_entries(
         fail("give entry ids, or --external-id with --system-name", 2, command=COMMAND)
     if (external_id is None) != (system_name is None):
         fail("--external-id and --system-name go together", 2, command=COMMAND)
-    entries = _call(
+    entries = call_library(
         context,
         lambda library: library.get_entries(ids=entry_ids or (), external_id=external_id, system_name=system_name),
     )
     table = Table("id", "version", "title", "size", "type", "updated", box=None, header_style="bold")
     for entry in entries:
         table.add_row(entry.id, str(entry.version), *_summary(entry), f"{entry.updated_at:%Y-%m-%d %H:%M:%S}")
-    _print(context, json_, [entry.to_json() for entry in entries], table)
+    print_answer(context, json_, [entry.to_json() for entry in entries], table)
 
 
 @app.command()
 def keys(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
     """List every key of an entry, for a cache to purge (API 2026-03 or later)."""
-    found = _call(context, lambda library: library.keys(entry_id))
-    _print(context, json_, list(found), "".join(f"{key}\n" for key in found))
+    found = call_library(context, lambda library: library.keys(entry_id))
+    print_answer(context, json_, list(found), "".join(f"{key}\n" for key in found))
 
 
 @app.command()
@@ -166,27 +121,27 @@ def references(context: typer.Context, entry_id: EntryId, json_: Json = False) -
         documents = [row async for row in library.all_document_references(entry_id)]
         return documents, [row async for row in library.all_media_references(entry_id)]
 
-    documents, media = _call(context, everything)
+    documents, media = call_library(context, everything)
     table = Table("used by", "id", "where", box=None, header_style="bold")
     for kind, rows in (("document", documents), ("entry", media)):
         for row in rows:
             for reference in row.references:
                 table.add_row(kind, str(row.id), escape(reference.property_name or reference.component_name or ""))
     found = {"documents": [row.to_json() for row in documents], "media": [row.to_json() for row in media]}
-    _print(context, json_, found, table)
+    print_answer(context, json_, found, table)
 
 
 @app.command()
 def usage(context: typer.Context, entry_id: EntryId, json_: Json = False) -> None:
     """Show the usage log of an entry (API 2026-05 or later)."""
-    rows = _call(context, lambda library: library.usage_log(entry_id))
+    rows = call_library(context, lambda library: library.usage_log(entry_id))
     table = Table("id", "state", "purpose", "published", "document", "url", box=None, header_style="bold")
     for row in rows:
         published = f"{row.publication_date:%Y-%m-%d %H:%M}" if row.publication_date else ""
         table.add_row(
             row.id, row.state, escape(row.purpose), published, str(row.document_id or ""), escape(row.url or "")
         )
-    _print(context, json_, [row.to_json() for row in rows], table)
+    print_answer(context, json_, [row.to_json() for row in rows], table)
 
 
 # --- commands that change --------------------------------------------------------------------------------
@@ -276,40 +231,9 @@ def _patch(
     async def change(library: MediaLibraryClient) -> None:
         await library.patch_entry(entry_id, operation, version=version, preserve_updated_at=keep)
 
-    _call(context, change)
+    call_library(context, change)
     done = f"{typer.style('done:', fg='green')} {operation.operation} on {entry_id}\n"
-    _print(context, is_json, {"status": 200, "id": entry_id, "operation": operation.operation}, done)
-
-
-# --- shared ------------------------------------------------------------------------------------------------------
-
-
-Result = TypeVar("Result")
-
-
-def _call(context: typer.Context, work: Callable[[MediaLibraryClient], Awaitable[Result]]) -> Result:
-    aim: Target = context.obj
-
-    async def run() -> Result:
-        async with aim.client() as library:
-            return await work(library)
-
-    try:
-        return asyncio.run(run())
-    except (ConfigError, ImgproxyError) as error:
-        code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
-        fail(_reason(error, aim), code, command=COMMAND)
-
-
-def _reason(error: ConfigError | ImgproxyError, aim: Target) -> str:
-    if isinstance(error, ConfigError):
-        return str(error)
-    if isinstance(error, library_errors.ValidationFailed) and error.paths:
-        return "; ".join(f"{path}: {text}" for path, text in error.paths.items())
-    if isinstance(error, library_errors.OriginUnavailable) and error.origin_status is None:
-        return f"{aim.url} cannot be reached"
-    said = error.message if isinstance(error, library_errors.MediaLibraryError) else ""
-    return said or error.public
+    print_answer(context, is_json, {"status": 200, "id": entry_id, "operation": operation.operation}, done)
 
 
 def _summary(entry: Entry) -> tuple[str, str, str]:
@@ -322,13 +246,3 @@ def _summary(entry: Entry) -> tuple[str, str, str]:
 
 def _text(value: Any) -> str:
     return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def _print(context: typer.Context, is_json: bool, document: Any, shown: Table | str) -> None:
-    """Print the document as JSON if this command or `media` has `--json`, else what is shown to people."""
-    if is_json or context.obj.is_json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
-    elif isinstance(shown, str):
-        typer.echo(shown, nl=False)
-    else:
-        console.print(shown)

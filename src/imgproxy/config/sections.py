@@ -46,7 +46,8 @@ class ServerSettings(Section):
         30.0,
         gt=0,
         le=600,
-        description="the head of a request must arrive within this time, that of the first one after the connection",
+        description="the head of a request must arrive within this time. For the first request it begins with the "
+        "connection",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, le=600, description="the body of a request must arrive within this time; a slower one gets 408"
@@ -63,7 +64,7 @@ class ServerSettings(Section):
         gt=0,
         le=600,
         description="a client that reads nothing for this time is disconnected. A shorter time may also end slow "
-        "clients: their systems report seldom what was read",
+        "clients: their systems seldom report what was read",
     )
     send_min_bytes_per_s: int = Field(
         1_000,
@@ -73,8 +74,8 @@ class ServerSettings(Section):
     connections_max: int = Field(
         10_000,
         ge=1,
-        description="most connections; each takes up to two file descriptors. For a further one those are closed "
-        "that have been idle the longest; if none is idle, it is refused",
+        description="most connections; each takes up to two file descriptors. At the limit, those that have been "
+        "idle the longest are closed for a new one; if none is idle, the new one is refused",
     )
     connections_per_address_max: int = Field(
         0,
@@ -153,7 +154,7 @@ class LimitsSettings(Section):
 
     source_bytes: int = Field(100 * MB, ge=1, description="most bytes of an original; a larger one gets 413")
     source_pixels: int = Field(
-        60_000_000,
+        128_000_000,
         ge=1,
         description="most pixels of an original, all frames together; a larger one gets 413. Of a larger "
         "animation the first "

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.store import CacheStore
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.workers.faces import Face
     from imgproxy.workers.pool import RenderPool
 
 # A browser sends the requests of one srcset within this time. A render takes ten times as long.
@@ -48,6 +49,7 @@ class _Item:
 
     plan: RenderPlan
     mark: MarkFile | None
+    faces: tuple[Face, ...]
     done: asyncio.Future[RenderedFile]
 
 
@@ -80,20 +82,31 @@ class Batches:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def render(  # noqa: PLR0917 - all that a job needs
-        self, key_hash: str, digest: str, path: str, plan: RenderPlan, mark: MarkFile | None, lane: Lane
+        self,
+        key_hash: str,
+        digest: str,
+        path: str,
+        plan: RenderPlan,
+        mark: MarkFile | None,
+        lane: Lane,
+        faces: tuple[Face, ...] = (),
     ) -> RenderedFile:
         """
         Render one plan of the original at `path`, in one job with others that come at the same time.
 
-        The caller renames or removes the file. If one caller is cancelled, the job goes on for the others.
+        A search for faces has a job of its own: it may take a second, and nobody else waits for it. The caller
+        renames or removes the file. If one caller is cancelled, the job goes on for the others.
 
         Raises:
             ImageRefused, Overloaded, CacheUnavailable, OSError: the variant could not be made.
         """
         name = (key_hash, digest, lane)
-        item = _Item(plan, mark, asyncio.get_running_loop().create_future())
+        item = _Item(plan, mark, faces, asyncio.get_running_loop().create_future())
         batch = self._open.get(name)
-        if batch is not None and batch.takes(plan) and not self._is_better_alone(batch, plan):
+        if plan.output.format is Format.FACES:
+            batch = _Batch(name, path, [item])
+            self._begin(batch)
+        elif batch is not None and batch.takes(plan) and not self._is_better_alone(batch, plan):
             batch.items.append(item)
         else:
             batch = self._open[name] = _Batch(name, path, [item])
@@ -186,7 +199,9 @@ class Batches:
     def _build_job(self, batch: _Batch) -> RenderJob:
         batch.items = [item for item in batch.items if not item.done.done()] or batch.items
         marks = {item.mark.source: item.mark for item in batch.items if item.mark is not None}
-        batch.targets = [RenderTarget(item.plan, self._store.temp_name(batch.name[0])) for item in batch.items]
+        batch.targets = [
+            RenderTarget(item.plan, self._store.temp_name(batch.name[0]), item.faces) for item in batch.items
+        ]
         self._admission.job_began(batch.name[0])
         return RenderJob(batch.path, tuple(batch.targets), tuple(marks.values()))
 

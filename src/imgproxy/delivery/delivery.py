@@ -84,17 +84,13 @@ class Delivery:
                 try:
                     delivered = await self._deliver(request)
                     await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
-                    if self.may_begin(delivered):
+                    if self._cache.epochs.all_hold(delivered.proofs):  # no purge came since they were proved
                         return await begin(delivered)
                     self._metrics.overtaken.labels(point="response").inc()
                 except (StaleGeneration, FileNotFoundError):
                     continue
         # On a full disk a variant may be evicted as soon as it is made. That looks like a purge.
         raise PurgedMeanwhile if self._cache.housekeeping.has_room else CacheUnavailable
-
-    def may_begin(self, delivered: Delivered) -> bool:
-        """Whether no purge has come since the originals behind this answer were proved."""
-        return self._cache.epochs.all_hold(delivered.proofs)
 
     def refuses(self, request: Request) -> bool:
         """Whether this request is refused now, in an overload, because its original would have to be fetched."""
@@ -195,7 +191,8 @@ def _miss(original: Original, made: Made) -> Delivered:
     timings = replace(made.timings, fetch_s=original.fetch_s + made.timings.fetch_s)
     # The tag is that of what was painted: the watermark may have been lost meanwhile.
     delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN, made.variant.proofs)
-    return replace(delivered, is_collapsed=original.is_collapsed or made.is_collapsed, timings=timings)
+    is_collapsed = original.is_collapsed or made.is_collapsed
+    return replace(delivered, is_collapsed=is_collapsed, is_interim=made.is_interim, timings=timings)
 
 
 def _etag(variant: Variant) -> str:

@@ -193,7 +193,7 @@ class Fetching:
         return Fetched(facts, served.is_modified, fetch_s)
 
     def _soften(self, softened: Softened) -> None:
-        """What a fetch under way brings was asked for before this soft purge, so it is stale."""
+        """Mark fetches under way as stale: they asked the origin before this soft purge."""
         for asked in self._under_way:
             if asked.key_hash == softened.key_hash:
                 asked.is_softened = True

@@ -65,8 +65,8 @@ class Delivered:
     An answer that is about to begin.
 
     `variant` is None if the client's copy is current. `proofs` are the key hash and sequence of every original behind
-    this answer, the picture's first; it may begin while all of them hold. `is_interim`: another format or a larger size
-    answers for the right one.
+    this answer, the picture's first; it may begin while all of them hold. `is_interim`: another format, size or
+    crop answers for the right one.
     """
 
     etag: str

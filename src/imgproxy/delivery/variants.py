@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts
+from imgproxy.delivery.faces import find_faces
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.request import Timings
 from imgproxy.errors import (
     CacheUnavailable,
+    ColoursNotSupported,
     DecodeFailed,
+    FacesUnavailable,
     ImageRefused,
     ImgproxyError,
     NotAnImage,
@@ -24,6 +27,7 @@ from imgproxy.errors import (
 )
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.flights import Flights
+from imgproxy.params.faces import needs_faces, without_faces
 from imgproxy.workers.job import Lane, MarkFile
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.metrics import Metrics
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.workers.faces import Face
     from imgproxy.workers.job import Rendered
 
 log = logging.getLogger(__name__)
@@ -44,7 +49,16 @@ TIMED_OUT_TTL_S = 600.0
 TIMED_OUT_MAX = 10_000
 GIF = "image/gif"
 # The cause of these is in the bytes of the original: a second try would end in the same way.
-_LASTING = (DecodeFailed, NotAnImage, TooManyPixels, RenderTimeout, RenderOutOfMemory, RenderCrashed)
+_LASTING = (
+    DecodeFailed,
+    ColoursNotSupported,
+    NotAnImage,
+    TooManyPixels,
+    RenderTimeout,
+    RenderOutOfMemory,
+    RenderCrashed,
+    FacesUnavailable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +81,16 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A variant that was just made, and the time that it took."""
+    """
+    A variant that was just made, and the time that it took.
+
+    `is_interim`: faces could not be looked for, so it is the variant for a picture without faces.
+    """
 
     variant: Variant
     timings: Timings
     is_collapsed: bool = False
+    is_interim: bool = False
 
 
 class Variants:
@@ -136,12 +155,17 @@ class Variants:
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         original = sources.original
+        faces = await self._find_faces(original, plan, lane) if needs_faces(plan) else ()
+        if faces is None:
+            return await self._make_without_faces(sources, without_faces(plan), lane)
         name = (sources.provenance.digest, plan.digest)
         temp = None
         try:
             with self._cache.epochs.at_work():
                 sources, path, mark = await self._files(sources, plan)
-                finished = await self._batches.render(original.key_hash, original.facts.digest, path, plan, mark, lane)
+                finished = await self._batches.render(
+                    original.key_hash, original.facts.digest, path, plan, mark, lane, faces
+                )
                 temp = finished.rendered.path
                 self._queue_s(finished.queue_s)
                 self._render_s(finished.render_s)
@@ -164,6 +188,21 @@ class Variants:
         await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
         fetch_s = sources.original.fetch_s if sources.original is not original else 0.0
         return Made(variant, Timings(fetch_s, finished.queue_s, finished.render_s))
+
+    async def _find_faces(self, original: Original, plan: RenderPlan, lane: Lane) -> tuple[Face, ...] | None:
+        """Return the faces of the original, or None if they could not be looked for."""
+        alone = Sources(original)
+
+        async def make(wanted: RenderPlan) -> Variant:
+            return (await self.make(alone, wanted, lane=lane)).variant
+
+        return await find_faces(self._cache, original.facts.key, alone.provenance, plan, make)
+
+    async def _make_without_faces(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
+        """Find or make the variant for a picture without faces. It stands in until faces can be looked for."""
+        found = await self._cache.find(sources.provenance, plan.digest)
+        made = Made(found.variant, Timings()) if found is not None else await self.make(sources, plan, lane=lane)
+        return replace(made, is_interim=True)
 
     async def _files(self, sources: Sources, plan: RenderPlan) -> tuple[Sources, str, MarkFile | None]:
         """Return the files of the originals. An original that was evicted is fetched again, and so has a new proof."""

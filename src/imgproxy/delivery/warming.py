@@ -67,9 +67,10 @@ class Warming:
         warm: WarmSettings,
         url: UrlSettings,
         render: RenderSettings,
+        finds_faces: bool = False,
     ) -> None:
         self._warm = warm
-        self._reader = RequestReader(url, metadata=Metadata(render.metadata))
+        self._reader = RequestReader(url, metadata=Metadata(render.metadata), finds_faces=finds_faces)
         self._cache = cache
         self._originals = originals
         self._variants = variants

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from imgproxy.config.sections import LogSettings
-    from imgproxy.edge.respond import Served
+    from imgproxy.edge.exchange import Served
     from imgproxy.logs import LineHandler
 
 log = logging.getLogger("imgproxy.access")
@@ -27,7 +27,7 @@ class AccessLog:
     """
     Writes the lines. `wants_hits` and `wants_errors` tell the fast path whether its answers get a line.
 
-    With `lines` the line of a hit goes there directly, which is cheaper than by way of its logger.
+    With `lines`, the line of a hit goes there directly. That is cheaper than its logger.
     """
 
     def __init__(self, settings: LogSettings, lines: LineHandler | None) -> None:

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from imgproxy import metrics as metrics_page
 from imgproxy.edge.bodies import BodyReader
-from imgproxy.edge.errors import RouteNotFound
+from imgproxy.edge.errors import MethodNotAllowed, RouteNotFound
 from imgproxy.edge.headers import SERVER
-from imgproxy.errors import BadPurge, EntryNotFound, MethodNotAllowed, NotFound, ReceiptNotFound, Unauthorized
+from imgproxy.errors import BadPurge, EntryNotFound, NotFound, ReceiptNotFound, Unauthorized
 from imgproxy.params.parse import check_path, split_target
 from imgproxy.purge.entry_keys import is_entry_id
 from imgproxy.purge.service import TAKEDOWNS

@@ -7,12 +7,9 @@ End: the port closes -> requests under way finish -> the parts are closed in rev
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Self
 
 from imgproxy import __version__
 from imgproxy.admission.policy import Admission
@@ -31,15 +28,16 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.connections import Connection, LimitedServer, Limits, limit_options
+from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
-from imgproxy.edge.fast.server import FastPath, FastServer, is_supported
-from imgproxy.edge.handler import HOST, MAX_FIELD_BYTES, MAX_LINE_BYTES, Handler
+from imgproxy.edge.fast.server import FastPath
+from imgproxy.edge.handler import HOST, Handler
 from imgproxy.edge.images import ImageRoute
 from imgproxy.edge.origin import library_client, probe
 from imgproxy.edge.respond import Responder
+from imgproxy.edge.server import Server
 from imgproxy.edge.state import ServiceState
 from imgproxy.edge.waiters import Waiters
 from imgproxy.failpoints import Failpoints
@@ -49,6 +47,7 @@ from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
+from imgproxy.workers.detector import find_detector
 from imgproxy.workers.pool import RenderPool
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ class Edge:
         self._compose_delivery(settings, failpoints, refusals)
         self._compose_http(settings, failpoints, self._compose_admin(settings))
         self._stack = AsyncExitStack()
-        self._runner: web.ServerRunner | None = None
 
     # --- composition: each part is given those before it ---
 
@@ -122,7 +120,9 @@ class Edge:
         admission_clock: Callable[[], float] | None,
     ) -> None:
         self.health = OriginHealth(lambda: probe(self.library))
-        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics)
+        self.detector = find_detector()
+        face_model = self.detector.model if self.detector is not None else ""
+        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics, face_model=face_model)
         self.admission = Admission(
             settings.render,
             self.pool.processes,
@@ -174,7 +174,13 @@ class Edge:
             failpoints=failpoints,
         )
         self.warming = Warming(
-            self.cache, self.originals, self.variants, warm=settings.warm, url=settings.url, render=settings.render
+            self.cache,
+            self.originals,
+            self.variants,
+            warm=settings.warm,
+            url=settings.url,
+            render=settings.render,
+            finds_faces=self.detector is not None,
         )
 
     def _compose_admin(self, settings: Settings) -> AdminRoutes:
@@ -225,11 +231,22 @@ class Edge:
             responder=responder,
             waiters=waiters,
             metrics=self.metrics,
+            finds_faces=self.detector is not None,
         )
         self.access = AccessLog(settings.log, self._lines)
         self._watch_process()
         self.limits = Limits(settings.server, self.descriptors, self.metrics)
-        self.handler = Handler(self.images, admin, self.access, settings, self.metrics)
+        handler = Handler(self.images, admin, self.access, settings, self.metrics)
+        path = FastPath(
+            memo=self.memo,
+            refusals=FastRefusals(self.images, self.delivery, self.admission, settings),
+            answers=self.answers,
+            tally=self.metrics.tally,
+            on_answer=self.access.write_fast if self.access.wants_errors else None,
+            on_bad_request=handler.answer_unreadable,
+            is_host=HOST.fullmatch,
+        )
+        self.server = Server(handler.handle, path, self.limits, settings.server)
 
     def _watch_process(self) -> None:
         lines, descriptors, watch = self._lines, self.descriptors, self.metrics.watch
@@ -281,68 +298,17 @@ class Edge:
         self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
         self.limits.start()
         closing(self.limits.close)
-        settings = self.settings.server
-        self._runner = web.ServerRunner(self._server(), shutdown_timeout=settings.shutdown_timeout_s)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, settings.host, settings.port, backlog=1024).start()
+        await self.server.start()
         self.cache.housekeeping.start()
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
-
-    def _server(self) -> web.Server:
-        """Make the server, with the fast path if this version of aiohttp supports it."""
-        options: dict[str, Any] = {
-            "access_log": None,
-            "max_line_size": MAX_LINE_BYTES,
-            "max_field_size": MAX_FIELD_BYTES,
-            "auto_decompress": False,  # the signature of a webhook is over the bytes as they came
-            "handler_cancellation": True,  # when a client leaves, work for it alone ends
-            **limit_options(self.settings.server),
-        }
-        if not is_supported():
-            log.warning("this version of aiohttp does not allow the fast path; hits go the usual way")
-            return LimitedServer(self.handler.handle, self.limits, **options)
-        path = FastPath(
-            memo=self.memo,
-            refusals=FastRefusals(self.images, self.delivery, self.admission, self.settings),
-            answers=self.answers,
-            tally=self.metrics.tally,
-            on_answer=self.access.write_fast if self.access.wants_errors else None,
-            on_bad_request=self.handler.answer_unreadable,
-            is_host=HOST.fullmatch,
-        )
-        return FastServer(self.handler.handle, self.limits, path, **options)
 
     async def stop(self) -> None:
         """Close the port, finish requests under way within `shutdown_timeout_s`, and close all parts."""
         self.state.is_draining = True
-        if self._runner is not None:
-            await self._finish_connections(self._runner)
-            self._runner = None
+        await self.server.stop()
         await self._stack.aclose()
-
-    async def _finish_connections(self, runner: web.ServerRunner) -> None:
-        """
-        Let requests under way finish until the deadline, then close their connections.
-
-        aiohttp would wait for its deadline twice: once for the handler, and once more for its cancellation.
-        """
-        server = runner.server
-        if isinstance(server, FastServer):
-            server.is_draining = True
-        cleanup = asyncio.ensure_future(runner.cleanup())
-        await asyncio.wait((cleanup,), timeout=self.settings.server.shutdown_timeout_s)
-        if not cleanup.done() and server is not None:
-            log.warning("shutdown_timeout_s is over: %d connections are closed", len(server.connections))
-            for connection in server.connections:
-                connection.force_close()
-                if isinstance(connection, Connection):
-                    connection.cut()  # it may have bytes for a client that does not read
-        await cleanup
 
     @property
     def url(self) -> str:
         """The URL of the edge, with the port that it got."""
-        assert self._runner is not None, "the edge is started"
-        host, port = self._runner.addresses[0][:2]
-        host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 for display, nothing binds here
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self.server.url

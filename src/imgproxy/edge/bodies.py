@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
-from imgproxy.edge.errors import RequestTooSlow, TooManyBodies
-from imgproxy.errors import BadPurge, PayloadTooLarge
+from imgproxy.edge.errors import PayloadTooLarge, RequestTooSlow, TooManyBodies
+from imgproxy.errors import BadPurge
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-# So many large bodies are held at once by a reader. Webhooks have their own: strangers must not keep out operators.
+# A reader holds at most this many large bodies. Webhooks have a reader of their own: strangers must not keep out the
+# operator.
 AT_ONCE_MAX = 8
 # A body of at most this size is not counted: aiohttp holds as much of each body that nobody reads. Events are smaller.
 SMALL_BYTES = 64 * 1024

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often the connections that wait for their client are looked at; more often if a limit is shorter than four of it.
+# How often the connections that wait for their client are looked at. A limit shorter than four times this makes it more
+# often.
 LOOK_EVERY_S = 1.0
 # At `connections_max` this share of it is closed at once: to find the idle ones, all connections are looked at.
 CLOSED_AT_ONCE = 1 / 100
@@ -112,7 +113,7 @@ class Limits:
         return bool(idle)
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection no more. A second call is harmless."""
+        """Stop counting a connection. A second call is harmless."""
         self.end_head(connection)
         self.end_slow_answer(connection)
         if connection in self._open:
@@ -126,7 +127,7 @@ class Limits:
         self._heads[connection] = now_s
 
     def end_head(self, connection: Connection) -> None:
-        """Wait for no head any more."""
+        """Stop waiting for a head."""
         self._heads.pop(connection, None)
 
     def begin_slow_answer(self, connection: Connection, now_s: float) -> None:

@@ -1,8 +1,8 @@
 """
 File descriptors: what is refused when this process has almost as many as it may have.
 
-The kernel gives a new descriptor the lowest free number, so at least as many are in use. Near the limit new
-connections, and large files to send, are refused. The rest is for originals, renders, purges and the journal.
+The kernel gives a new descriptor the lowest free number. So if its number is n, at least n are in use. Near the limit,
+new connections and large files to send are refused. The rest is for originals, renders, purges and the journal.
 
 At the limit itself libuv closes new connections without an error, and every open(2) fails. If accept(2) fails in
 another way, uvloop stops listening for good.
@@ -20,7 +20,8 @@ from imgproxy.edge.errors import TooManyConnections
 
 log = logging.getLogger(__name__)
 
-# Fetches, calls to caches in front, render processes and files under way are bounded by settings, and are fewer.
+# So many are kept free. Settings bound what needs them, and it is less: fetches, calls to caches in front, render
+# processes, files under way.
 RESERVE_MAX = 128
 
 

@@ -32,6 +32,15 @@ class HeadersTooLarge(ImgproxyError, status=431, code="headers_too_large", title
 
 
 @dataclass(eq=False)
+class PayloadTooLarge(ImgproxyError, status=413, code="payload_too_large", title="Payload too large"):
+    """The body of a request is over its limit."""
+
+    text = "The body is too large: at most {limit_bytes} bytes are accepted."
+
+    limit_bytes: int
+
+
+@dataclass(eq=False)
 class RequestTooSlow(ImgproxyError, status=408, code="request_too_slow", title="Request too slow"):
     """The body of a request did not arrive in time."""
 
@@ -59,6 +68,16 @@ class TooManyBodies(ImgproxyError, status=503, code="too_many_bodies", title="To
     """Many large bodies of purges or webhooks are being read, and one more would take too much memory."""
 
     text = "Too many large bodies are being read right now. Try again in 2 s, or send a smaller body."
+
+
+@dataclass(eq=False)
+class MethodNotAllowed(ImgproxyError, status=405, code="method_not_allowed", title="Method not allowed"):
+    """The route exists, but not for this method."""
+
+    text = "{method} is not allowed here; allowed: {allowed}."
+
+    method: str
+    allowed: str
 
 
 class RouteNotFound(ImgproxyError, status=404, code="route_not_found", title="No such route"):

@@ -15,8 +15,8 @@ from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
+from imgproxy.edge.exchange import Served
 from imgproxy.edge.problems import problem_response
-from imgproxy.edge.respond import Served
 from imgproxy.errors import BadUrl, ImgproxyError, UriTooLong
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ ADMIN_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-# Larger than any `url.max_url_chars`, and not the same as the other: the parser's error is known by it.
+# Larger than any `url.max_url_chars`. The two differ, as the parser's error tells only the limit that was passed.
 MAX_LINE_BYTES: Final = 128 * 1024
 MAX_FIELD_BYTES: Final = 32 * 1024
 # A name, an IPv4 or IPv6 address, and a port; nothing at all where the target has no host (RFC 9110 7.2).
@@ -123,7 +123,7 @@ class Handler:
         Check what holds for every request.
 
         Raises:
-            VersionNotSupported, Unsupported: as they say.
+            VersionNotSupported, Unsupported: another version of HTTP, an unknown transfer coding.
             BadUrl, NotHttp: no valid Host; a fragment in the target; HTTP/1.0 with a Transfer-Encoding. A proxy in
                 front may read such a request in another way (RFC 9112 3.2, 6.1).
         """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imgproxy.config.settings import Settings
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
 
 # An interim or fallback variant may be kept for this time. An AVIF of any size is made by then.
 INTERIM_TTL_S = 10
@@ -58,6 +58,8 @@ class ImageHeads:
             headers["Content-Security-Policy"] = SVG_POLICY
         if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
             headers["X-Imgproxy-Animation"] = "first-frame-only"
+        if wanted.lacks_detector:
+            headers["X-Imgproxy-Faces"] = "no-detector"
         return headers
 
     def tags(self, key: str, marks: Sequence[str] = ()) -> dict[str, str]:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from imgproxy.delivery.request import Outcome, Request
+from imgproxy.edge.errors import MethodNotAllowed
+from imgproxy.edge.exchange import Exchange, Served
 from imgproxy.edge.headers import SERVER, current_tag
-from imgproxy.edge.respond import TARGET_MAX_CHARS, Exchange, Served
-from imgproxy.errors import BadSignature, Expired, ImgproxyError, MethodNotAllowed
+from imgproxy.errors import BadSignature, Expired, ImgproxyError
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders, read_headers
-from imgproxy.params.plan import Format, ImageRequest, Metadata
-from imgproxy.params.request import RequestReader
+from imgproxy.params.plan import Format, Metadata
+from imgproxy.params.request import ImageRequest, RequestReader
 from imgproxy.params.signature import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp.http_parser import RawRequestMessage
+    from multidict import CIMultiDictProxy
 
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.delivery import Delivery
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Longer targets are not kept in memory, which strangers must not fill. The targets of pages have a tenth of this.
+TARGET_MAX_CHARS = 1024
 ALLOWED_METHODS = "GET, HEAD, OPTIONS, PURGE"
 OPTIONS_HEADERS = {"Allow": ALLOWED_METHODS, "Access-Control-Allow-Origin": "*", **SERVER}
 # For a browser that asks before it sends a request of another site (Fetch, "CORS-preflight fetch"). No header of an
@@ -60,11 +63,15 @@ class ImageRoute:
         responder: Responder,
         waiters: Waiters,
         metrics: Metrics,
+        finds_faces: bool = False,
     ) -> None:
         self._settings = settings
         self._tokens = signing_tokens
         self._reader = RequestReader(
-            settings.url, mount_prefix=settings.signing.mount_prefix, metadata=Metadata(settings.render.metadata)
+            settings.url,
+            mount_prefix=settings.signing.mount_prefix,
+            metadata=Metadata(settings.render.metadata),
+            finds_faces=finds_faces,
         )
         self._delivery = delivery
         self._originals = originals
@@ -79,23 +86,27 @@ class ImageRoute:
             is_preflight = "Access-Control-Request-Method" in request.headers
             headers = PREFLIGHT_HEADERS if is_preflight else OPTIONS_HEADERS
             return Served(web.Response(status=204, headers=headers), Outcome.PASS)
+        client = client_of(request.headers)
         wanted = None
         try:
-            wanted = self.read(request, target)
-            return await self._answer(Exchange(request, wanted, started_s, None), target)
+            wanted = self.read(request.method, target, client)
+            return await self._answer(request, target, wanted, client, started_s)
         except ImgproxyError as error:
             refusal = self._originals.refusal(wanted.key) if wanted is not None else None
             return self._responder.refuse(request.method, wanted, error, refusal, started_s)
 
-    async def _answer(self, exchange: Exchange, target: str) -> Served:
+    async def _answer(
+        self, request: web.BaseRequest, target: str, wanted: ImageRequest, client: ClientHeaders, started_s: float
+    ) -> Served:
         asked = Request(
-            key=exchange.wanted.key,
-            plan=exchange.wanted.plan,
-            client_has=_client_has(exchange.request),
-            interim=self._interim(exchange, target),
+            key=wanted.key,
+            plan=wanted.plan,
+            client_has=_client_has(request),
+            interim=self._interim(target, wanted, client),
         )
-        waiter = self._waiters.enter(exchange.request) if exchange.is_plain else None
-        exchange = replace(exchange, waiter=waiter)
+        is_plain = is_plain_request(request, wanted)
+        waiter = self._waiters.enter(request, client.accept) if is_plain else None
+        exchange = Exchange(request, wanted, client, started_s, is_plain, waiter)
         try:
             return await self._delivery.answer(asked, partial(self._responder.image, exchange))
         except (Exception, asyncio.CancelledError) as error:
@@ -113,50 +124,57 @@ class ImageRoute:
         A client may leave when it has its whole answer, and a purge or a refusal may come meanwhile: both are usual.
         Any other error is a bug, and is logged and counted.
         """
-        assert waiter.outcome is not None
         if isinstance(error, asyncio.CancelledError):
             if not waiter.is_sent:
                 raise error
         elif not isinstance(error, ImgproxyError | ConnectionError):
             log.error("a request failed after its answer was written", exc_info=error)
             self._metrics.failed_after_answer.inc()
-        return await self._responder.already_written(waiter, waiter.outcome)
+        return await waiter.served()
 
-    def read(self, request: web.BaseRequest | RawRequestMessage, target: str) -> ImageRequest:
+    def read(self, method: str, target: str, client: ClientHeaders) -> ImageRequest:
         """Read the request. Raises BadSignature, Expired, BadUrl, BadParameter, UriTooLong, MethodNotAllowed."""
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed(request.method, ALLOWED_METHODS)
+        if method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(method, ALLOWED_METHODS)
         signing = self._settings.signing
         if signing.required and not verify(
             target, self._tokens, mount_prefix=signing.mount_prefix, allow_decoded_path=signing.allow_decoded_path
         ):
             raise BadSignature
-        wanted = self._read(target, _client(request))
+        wanted = self._read(target, client)
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired
         return wanted
 
-    def _interim(self, exchange: Exchange, target: str) -> Callable[[], RenderPlan | None] | None:
+    def _interim(
+        self, target: str, wanted: ImageRequest, client: ClientHeaders
+    ) -> Callable[[], RenderPlan | None] | None:
         """Return what gives the plan of the interim variant, if a negotiated AVIF may have one."""
-        wanted = exchange.wanted
         is_avif = wanted.plan is not None and wanted.plan.output.format is Format.AVIF and "Accept" in wanted.vary
         if not is_avif or self._settings.render.avif != "upgrade":
             return None
-        client = replace(_client(exchange.request), accept=AcceptClass.WEBP)
-        return lambda: self._read(target, client).plan
+        webp_client = replace(client, accept=AcceptClass.WEBP)
+        return lambda: self._read(target, webp_client).plan
 
     def _read(self, target: str, client: ClientHeaders) -> ImageRequest:
         return self._reader.read(target, client, is_remembered=len(target) <= TARGET_MAX_CHARS)
 
 
-def _client(request: web.BaseRequest | RawRequestMessage) -> ClientHeaders:
-    headers = request.headers
+def client_of(headers: CIMultiDictProxy[str]) -> ClientHeaders:
+    """Return what the headers of a request mean for its picture. Several lines of Accept are one list."""
     return read_headers(
         ", ".join(headers.getall("Accept", ())),
         save_data=headers.get("Save-Data"),
         dpr=headers.get("Sec-CH-DPR", headers.get("DPR")),
         width=headers.get("Sec-CH-Width", headers.get("Width")),
     )
+
+
+def is_plain_request(request: web.BaseRequest, wanted: ImageRequest) -> bool:
+    """Whether the answer depends only on the target and the Accept class, and the target may be kept in memory."""
+    is_short = len(request.raw_path) <= TARGET_MAX_CHARS
+    varies_as_usual = all(name == "Accept" for name in wanted.vary)
+    return is_short and request.method == "GET" and wanted.expires_at_s is None and varies_as_usual
 
 
 def _client_has(request: web.BaseRequest) -> ClientHas | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from imgproxy.edge.errors import MethodNotAllowed
 from imgproxy.edge.headers import public_headers
 from imgproxy.errors import (
     BadParameter,
@@ -15,7 +16,6 @@ from imgproxy.errors import (
     Expired,
     ImageRefused,
     ImgproxyError,
-    MethodNotAllowed,
     NotFound,
     Overloaded,
     RenderCrashed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
@@ -18,6 +18,7 @@ from imgproxy.cache.entry import Tier
 from imgproxy.cache.reading import read_at_once
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.errors import PreconditionFailed, UnsatisfiableRange
+from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
 from imgproxy.edge.headers import (
     RangeNotSatisfiable,
     cache_status,
@@ -31,17 +32,15 @@ from imgproxy.edge.headers import (
 )
 from imgproxy.edge.heads import ImageHeads
 from imgproxy.edge.problems import problem_response
-from imgproxy.edge.waiters import Written
 from imgproxy.errors import OriginError
 from imgproxy.failpoints import Failpoints, Point
-from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from multidict import CIMultiDictProxy
 
-    from imgproxy.cache.entry import OriginalFacts, Variant
+    from imgproxy.cache.entry import Variant
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.refusals import Refusal
     from imgproxy.delivery.request import Delivered
@@ -51,54 +50,11 @@ if TYPE_CHECKING:
     from imgproxy.edge.waiters import Waiter, Waiters
     from imgproxy.errors import ImgproxyError
     from imgproxy.metrics import Metrics
-    from imgproxy.params.negotiate import AcceptClass
-    from imgproxy.params.plan import ImageRequest
+    from imgproxy.params.request import ImageRequest
     from imgproxy.purge.answers import Answers, Sending
 
-# As much of a file is in memory for each client that does not read.
+# At most this much of a file is in memory for each client.
 CHUNK_BYTES = 64 * 1024
-# Longer targets are not kept in memory, which strangers must not fill. The targets of pages have a tenth of this.
-TARGET_MAX_CHARS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request, and what it asks for. `started_s` is of the monotonic clock."""
-
-    request: web.BaseRequest
-    wanted: ImageRequest
-    started_s: float
-    waiter: Waiter | None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the answer depends only on the target and the Accept class."""
-        is_short = len(self.request.raw_path) <= TARGET_MAX_CHARS
-        varies_as_usual = all(name == "Accept" for name in self.wanted.vary)
-        return is_short and self.request.method == "GET" and self.wanted.expires_at_s is None and varies_as_usual
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """An answer, and what the log and the metrics need to know of it."""
-
-    response: web.StreamResponse
-    outcome: Outcome
-    sent_bytes: int = 0
-    code: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlainAnswer:
-    """An answer to every request with this target and Accept class, until its original is stale."""
-
-    target: str
-    accept: AcceptClass
-    variant: Variant
-    original: OriginalFacts
-    etag: str
-    headers: dict[str, str]
-    fresh_until_s: float
 
 
 class Responder:
@@ -134,8 +90,8 @@ class Responder:
             PreconditionFailed: by If-Match. Only now is it known that there would be an answer (RFC 9110 13.2.1).
         """
         waiter = exchange.waiter
-        if waiter is not None and waiter.outcome is not None:
-            return await self.already_written(waiter, waiter.outcome)
+        if waiter is not None and waiter.outcome is not None:  # another request has written the answer
+            return await waiter.served()
         asked = exchange.request.headers
         if "If-Match" in asked and not may_answer(", ".join(asked.getall("If-Match")), etag=delivered.etag):
             raise PreconditionFailed
@@ -149,11 +105,6 @@ class Responder:
             is_plain = exchange.is_plain and at_most_s is None and _is_repeatable(delivered, variant)
             return await self._send_body(exchange, delivered, headers, variant, is_plain=is_plain)
         return await self._send_file(exchange, delivered, headers, variant)
-
-    async def already_written(self, waiter: Waiter, outcome: Outcome) -> Served:
-        """Wait until an answer that another request has written is sent."""
-        await waiter.sent()
-        return Served(Written(), outcome, waiter.sent_bytes)
 
     async def _send_not_modified(self, exchange: Exchange, delivered: Delivered, headers: dict[str, str]) -> Served:
         kept = {name: value for name, value in headers.items() if is_in_304(name)}
@@ -170,10 +121,10 @@ class Responder:
         self._hits[delivered.tier]()
         request, waiter, body = exchange.request, exchange.waiter, variant.body
         if is_plain:
-            self._on_plain(self._plain_answer(request, delivered, variant, headers))
+            self._on_plain(self._plain_answer(exchange, delivered, variant, headers))
             if waiter is not None:
                 self._write_to_waiters(waiter, delivered, headers, body)
-                return await self.already_written(waiter, delivered.outcome)
+                return await waiter.served()
         response = web.Response(body=body, headers=headers)
         with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
@@ -183,12 +134,12 @@ class Responder:
         return Served(response, delivered.outcome, _sent(request, len(body)))
 
     def _plain_answer(
-        self, request: web.BaseRequest, delivered: Delivered, variant: Variant, headers: dict[str, str]
+        self, exchange: Exchange, delivered: Delivered, variant: Variant, headers: dict[str, str]
     ) -> PlainAnswer:
         facts = delivered.original.facts
         return PlainAnswer(
-            target=request.raw_path,
-            accept=accept_class(", ".join(request.headers.getall("Accept", ()))),
+            target=exchange.request.raw_path,
+            accept=exchange.client.accept,
             variant=variant,
             original=facts,
             etag=delivered.etag,

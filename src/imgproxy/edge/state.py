@@ -60,8 +60,8 @@ class ServiceState:
         """
         Return why this node cannot answer requests that another node could; empty if it is ready.
 
-        What is wrong with others, or with the load, is not a reason: it is the same for all nodes, which would leave
-        the load balancer together, with every picture that they have cached. docs/operation.md has the whole list.
+        A fault of another service is not a reason, nor is the load: all nodes have it. They would leave the load
+        balancer together, with every picture that they have cached. docs/operation.md has the whole list.
         """
         reasons = {
             "draining": self.is_draining,

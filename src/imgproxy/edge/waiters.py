@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from imgproxy.params.negotiate import AcceptClass, accept_class
+from imgproxy.edge.exchange import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from imgproxy.delivery.request import Outcome
     from imgproxy.edge.connections import Connection
+    from imgproxy.params.negotiate import AcceptClass
     from imgproxy.purge.answers import Sending
 
 # Answers that are written in one turn of the loop. Each takes 30 microseconds, in which other requests wait.
@@ -50,9 +51,9 @@ class Waiter:
 
     __slots__ = ("_request", "_sending", "is_sent", "name", "outcome", "sent_bytes")
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, accept: AcceptClass) -> None:
         self._request = request
-        self.name = (request.raw_path, accept_class(", ".join(request.headers.getall(hdrs.ACCEPT, ()))))
+        self.name = (request.raw_path, accept)
         self.outcome: Outcome | None = None  # None until the answer is written
         self.sent_bytes = 0
         self._sending: Sending | None = None
@@ -82,10 +83,17 @@ class Waiter:
             self._sending.begin()
         return True
 
-    async def sent(self) -> None:
-        """Wait until the kernel has the answer. Raises ConnectionError if the client left before."""
+    async def served(self) -> Served:
+        """
+        Return the answer that was written, as soon as the kernel has it.
+
+        Raises:
+            ConnectionError: the client left before.
+        """
+        assert self.outcome is not None, "the answer is written"
         if not self.is_sent:
             await self._request.writer.drain()
+        return Served(Written(), self.outcome, self.sent_bytes)
 
     def end(self) -> None:
         """Stop counting the answer as under way."""
@@ -99,12 +107,12 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, AcceptClass], dict[Waiter, None]] = {}
 
-    def enter(self, request: web.BaseRequest) -> Waiter | None:
+    def enter(self, request: web.BaseRequest, accept: AcceptClass) -> Waiter | None:
         """Return a waiter for a request; None if the request needs an answer of its own."""
         is_conditional = hdrs.IF_NONE_MATCH in request.headers or hdrs.IF_MATCH in request.headers
         if request.method != "GET" or is_conditional or request.version != HttpVersion11 or not request.keep_alive:
             return None
-        waiter = Waiter(request)
+        waiter = Waiter(request, accept)
         self._waiting.setdefault(waiter.name, {})[waiter] = None
         return waiter
 

@@ -22,9 +22,9 @@ def http_moment(text: str | None) -> datetime | None:
 
 def is_proof(last_modified: str | None, asked_at_s: float) -> bool:
     """
-    Whether the Last-Modified of an answer can tell later that nothing has changed: a date before it was asked for.
+    Whether the Last-Modified of an answer can prove later that nothing has changed: it is before the request.
 
-    The picture may change again within the second of the answer, and nothing changes in the future (RFC 9110 8.8.2).
+    In the second of the answer the picture may change again, and a date in the future is wrong (RFC 9110 8.8.2).
     `asked_at_s` is the Unix time of our clock before the request.
     """
     changed = http_moment(last_modified)

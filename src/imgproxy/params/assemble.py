@@ -52,7 +52,7 @@ def plan_of(values: Values, sizing: sized.Sizing, client: Client, key: str) -> t
         return RenderPlan(output=output), vary
     frames = frames_of(values, output)
     pad = sized.pad_of(values, sizing)
-    resize = sized.resize_of(values, sizing, pad)
+    resize = sized.resize_of(values, sizing, pad, finds_faces=client.finds_faces)
     rect, trim = sized.rect_of(values), sized.trim_of(values)
     border, mask = sized.border_of(values, sizing), sized.mask_of(values, sizing)
     rotation = values.get(orientation.ROT, 0.0)

@@ -35,6 +35,7 @@ class Client:
     saves_data: bool = False
     metadata: Metadata = Metadata.CREDIT
     avif_max_pixels: int = 0  # of an AVIF that auto=format chose; 0: no limit
+    finds_faces: bool = False  # a face detector is installed
 
 
 def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
@@ -46,7 +47,8 @@ def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
     word = values.get(encoding.FM)
     asked = encoding.FORMATS[word] if word is not None else None
     if asked in _TEXT and asked is not None:
-        return Output(format=asked), ()
+        has_faces = asked is Format.JSON and client.finds_faces and values.get(encoding.FACES, False)
+        return Output(format=asked, has_faces=has_faces), ()
     auto = values.get(encoding.AUTO, ())
     is_compressed = "compress" in auto
     chosen, vary = _choose_format(asked, client.accept, is_compressed=is_compressed, is_auto="format" in auto)
@@ -109,9 +111,12 @@ def frames_of(values: Values, output: Output) -> Frames:
     """Return which frames are used and how they play, as far as the format can be an animation."""
     page, span = values.get(frames.PAGE, 1), values.get(frames.FRAME)
     first, last = span or (None, None)
-    is_still = first is not None and first == last
-    if is_still or output.format not in _MAYBE_ANIMATED:
-        return Frames(page=page, first=first)
+    if output.format not in _MAYBE_ANIMATED:
+        return Frames(page=page, first=None if first == 1 else first)
+    if last == (first or 1):
+        return Frames(page=page, first=last, last=last)
+    if first == 1:
+        first = None
     return Frames(
         page=page,
         first=first,

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from imgproxy.params.kinds import round_half_up
 from imgproxy.params.plan import (
+    DEFAULT_TOLERANCE,
     Border,
     Bounds,
     Crop,
+    FaceChoice,
     Fit,
     Focal,
     Length,
@@ -54,12 +56,11 @@ class Sizing:
 
 
 def scaled(length: Length | None, scale: float) -> Length | None:
-    """Multiply a length. Pixels stay at least 1."""
+    """Multiply a length. Pixels stay at least 1, and are not rounded yet: the other side follows from them."""
     if length is None or scale == 1.0:
         return length
-    if isinstance(length, Px):
-        return Px(max(1, round_half_up(length.value * scale)))
-    return Ratio(round(length.value * scale, 6))
+    value = round(length.value * scale, 6)
+    return Ratio(value) if isinstance(length, Ratio) else Px(max(1.0, value))
 
 
 def rect_of(values: Values) -> Rect | None:
@@ -68,8 +69,8 @@ def rect_of(values: Values) -> Rect | None:
     return None if rect == _WHOLE else rect
 
 
-def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
-    """Return size, fit and crop."""
+def resize_of(values: Values, sizing: Sizing, pad: Sides, *, finds_faces: bool = False) -> Resize:
+    """Return size, fit and crop. Without a detector (`finds_faces`), the plan is that of a picture without faces."""
     width, height = sizing.width, sizing.height
     given = (width is not None) + (height is not None)
     modes = values.get(size.FIT) or (Fit.CLIP,)
@@ -80,7 +81,9 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
         width, height, bounds = _settle_bounds(width, height, _bounds(values, sizing))
     crop, focal = _crop(values) if fit in (Fit.CROP, Fit.MIN) else ((), None)
     is_plain = aspect is None and bounds == Bounds() and (focal is None or focal.zoom == 1.0)
-    if is_plain and pad == Sides() and _is_source_size(fit, width, height):
+    faces = _faces(values, modes, given) if finds_faces else None
+    is_area = faces is not None and faces.is_area
+    if is_plain and not is_area and pad == Sides() and _is_source_size(fit, width, height):
         return Resize()
     if is_plain and given < 2:
         fit = _one_sided(fit, given)
@@ -96,6 +99,7 @@ def resize_of(values: Values, sizing: Sizing, pad: Sides) -> Resize:
         focal=focal if fit in (Fit.CROP, Fit.MIN) else None,
         fill_blur=is_blurred,
         fill_colour=values.get(size.FILL_COLOUR) if is_filled and not is_blurred else None,
+        faces=faces if is_area or fit in (Fit.CROP, Fit.MIN) else None,
     )
 
 
@@ -110,9 +114,9 @@ def pad_of(values: Values, sizing: Sizing) -> Sides:
         sizing.px(values.get(framing.PAD_BOTTOM, around)),
         sizing.px(values.get(framing.PAD_LEFT, around)),
     )
-    if isinstance(sizing.width, Px) and sizing.width.value <= pad.left_px + pad.right_px:
+    if isinstance(sizing.width, Px) and round_half_up(sizing.width.value) <= pad.left_px + pad.right_px:
         return Sides()
-    if isinstance(sizing.height, Px) and sizing.height.value <= pad.top_px + pad.bottom_px:
+    if isinstance(sizing.height, Px) and round_half_up(sizing.height.value) <= pad.top_px + pad.bottom_px:
         return Sides()
     return pad
 
@@ -156,7 +160,7 @@ def trim_of(values: Values) -> Trim | None:
     alpha = values.get(framing.TRIM_ALPHA, 0)
     if mode == "alpha":
         return Trim(mode, alpha=alpha, pad_px=pad_px)
-    colour, tolerance = values.get(framing.TRIM_COLOUR), values.get(framing.TRIM_TOL, 0.0)
+    colour, tolerance = values.get(framing.TRIM_COLOUR), values.get(framing.TRIM_TOL, DEFAULT_TOLERANCE)
     alpha = alpha if mode == "colorunlessalpha" else 0
     return Trim(mode, colour, tolerance, alpha=alpha, pad_px=pad_px)
 
@@ -229,14 +233,14 @@ def _held(length: Length | None, least: int | None, most: int | None) -> Length 
 
 def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
     """
-    Return the one crop that applies, and the focal point if it is that.
+    Return the one crop that applies to a picture without faces, and the focal point if it is that.
 
-    There is no face detector: `faces` gives way to the next crop of the list, or alone means `edges`.
+    `faces` gives way to the next crop of the list, else to the centre, as imgix documents.
     """
     chain = values.get(region.CROP, ())
     rest = tuple(item for item in chain if item is not Crop.FACES)
     if not rest:
-        return ((Crop.EDGES,), None) if chain else ((), None)
+        return (), None
     first = rest[0]
     if first in (Crop.ENTROPY, Crop.EDGES):
         return (first,), None
@@ -248,6 +252,15 @@ def _crop(values: Values) -> tuple[tuple[Crop, ...], Focal | None]:
             break
         sides.append(item)
     return _anchored(sides), None
+
+
+def _faces(values: Values, modes: tuple[Fit | str, ...], given: int) -> FaceChoice | None:
+    """Return which faces are kept, if `facearea` or `faces` is the first of its list. An area needs a size."""
+    index = values.get(region.FACEINDEX)
+    if not isinstance(modes[0], Fit):
+        return FaceChoice(index, is_area=True, pad=values.get(region.FACEPAD, 1.0)) if given else None
+    chain = values.get(region.CROP, ())
+    return FaceChoice(index) if chain and chain[0] is Crop.FACES else None
 
 
 def _anchored(sides: Iterable[Crop]) -> tuple[Crop, ...]:

@@ -119,13 +119,21 @@ def _read_orientation(text: str) -> Reading[int]:
     return found, found is not None
 
 
-def _read_frame_span(text: str) -> Reading[tuple[int, int]]:
-    """`3`, `2-5` or `2,5`; counted from 1."""
-    found = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:[-,]\s*([0-9]{1,6})\s*)?", text)
-    if found is None:
+def _read_frame_span(text: str) -> Reading[tuple[int | None, int | None]]:
+    """
+    `3`, `2-5` (or `2,5`), `2-`, `-5`, counted from 1, as the first and last frame; None is that of the file.
+
+    Source: https://docs.imgix.com/apis/rendering/animation/frame-selection
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,6})?\s*(?:([-,])\s*([0-9]{1,6})?\s*)?", text)
+    if found is None or (found[1] is None and found[3] is None):
         return NOTHING
-    first, last = int(found[1]), int(found[2] or found[1])
-    return ((first, last), True) if 1 <= first <= last else NOTHING
+    if (found[1] is None or found[3] is None) and found[2] == ",":
+        return NOTHING
+    first = None if found[1] is None else int(found[1])
+    last = first if found[2] is None else None if found[3] is None else int(found[3])
+    is_possible = (first is None or first >= 1) and (last is None or last >= (first or 1))
+    return ((first, last), True) if is_possible else NOTHING
 
 
 SIZE: Final[Kind[Length]] = Kind(_read_size, "a whole number from 2 to 8192, or a fraction up to 1")
@@ -136,4 +144,4 @@ RADII: Final = Kind(_read_radii, "one whole number from 0, or four from the top 
 BORDER: Final = Kind(_read_border, "width,colour with a width from 1 to 100")
 TWO_COLOURS: Final = Kind(_read_two_colours, "two colours: dark,light")
 ORIENTATION: Final = Kind(_read_orientation, "0 to 8, 90, 180 or 270")
-FRAME_SPAN: Final = Kind(_read_frame_span, "a frame number from 1, or first-last")
+FRAME_SPAN: Final = Kind(_read_frame_span, "a frame number from 1, first-last, first- or -last")

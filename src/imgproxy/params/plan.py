@@ -12,15 +12,18 @@ Units: `_px` are device pixels; ratios are of the side of the source (or of the 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
+
+from imgproxy.params.canonical import describe
 
 # To be raised when the same plan gives other bytes: another encoder setting, a corrected rounding.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 MAX_SIDE_PX = 8192
+
+DEFAULT_TOLERANCE = 10.0  # of trim: JPEG leaves noise of a few levels on plain areas
 
 
 class Fit(StrEnum):
@@ -37,7 +40,7 @@ class Fit(StrEnum):
 
 
 class Crop(StrEnum):
-    """What a crop keeps. Of a list the first one that applies counts; there is no detector for `FACES`."""
+    """What a crop keeps. Of a list the first one that applies counts. In a plan, `Resize.faces` stands for FACES."""
 
     TOP = "top"
     BOTTOM = "bottom"
@@ -64,6 +67,8 @@ class Format(StrEnum):
     BLURHASH = "blurhash"
     PALETTE_JSON = "palette-json"
     PALETTE_CSS = "palette-css"
+    # The face record of an original (`workers.faces`). No URL can ask for it.
+    FACES = "faces"
     # auto=compress alone: PNG for a picture with alpha, else JPEG; GIF and WebP animations stay.
     COMPRESSED = "compressed"
     # auto=compress,format for a client without AVIF and WebP: PNG8 with alpha, else JPEG.
@@ -90,9 +95,9 @@ class Metadata(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Px:
-    """An absolute length in pixels: device pixels for sizes, source pixels inside a rect."""
+    """An absolute length: device pixels for sizes (with `dpr` fractions, rounded last), source pixels inside a rect."""
 
-    value: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class Trim:
 
     mode: str  # auto | color | alpha | colorunlessalpha
     colour: Colour | None = None
-    tolerance: float = 0.0
+    tolerance: float = DEFAULT_TOLERANCE
     mean_difference: float = 11.0
     standard_deviation: float = 10.0
     alpha: int = 0
@@ -175,6 +180,15 @@ class Focal:
 
 
 @dataclass(frozen=True, slots=True)
+class FaceChoice:
+    """Keep faces: all, or number `index` from 1, the largest first. `is_area`: fit=facearea, else crop=faces."""
+
+    index: int | None = None
+    is_area: bool = False
+    pad: float = 1.0  # fit=facearea: the area of a face is its box, enlarged by this
+
+
+@dataclass(frozen=True, slots=True)
 class Resize:
     """The size, and how the source gets it."""
 
@@ -187,6 +201,7 @@ class Resize:
     focal: Focal | None = None  # only with Crop.FOCALPOINT
     fill_blur: bool = False  # fit=fill|fillmax: a blurred cover instead of a colour
     fill_colour: Colour | None = None  # fit=fill|fillmax: None follows `background`
+    faces: FaceChoice | None = None  # without a face in the picture, all the other fields apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +294,8 @@ class Frames:
     """Which page or frames of the source are used and how they play."""
 
     page: int = 1
-    first: int | None = None  # frame=a or a-b, 1-based
+    # frame=a-b, from 1. None is the first or last frame of the file. A still is `first`, whatever `last` says.
+    first: int | None = None
     last: int | None = None
     loop: int | None = None  # None keeps the source's
     interval: int = 1
@@ -307,6 +323,7 @@ class Output:
     colour_space: ColourSpace = ColourSpace.SRGB
     metadata: Metadata = Metadata.CREDIT
     palette_prefix: str = "image"
+    has_faces: bool = False  # fm=json: with the faces
 
 
 @dataclass(frozen=True)
@@ -336,7 +353,7 @@ class RenderPlan:
 
     def canonical(self) -> str:
         """Return the plan as text: what differs from the defaults, in a fixed order. Equal plans have equal texts."""
-        return _describe(self)
+        return describe(self)
 
     @cached_property
     def digest(self) -> str:
@@ -346,52 +363,12 @@ class RenderPlan:
     @cached_property
     def family(self) -> tuple[int, str] | None:
         """
-        The width, and a name for all plans that differ from this one only in it.
+        The width in whole pixels, and a name for all plans that differ from this one only in it.
 
         None if not only the width decides the size: then no plan gives the same picture larger.
         """
         size = self.resize
-        if not isinstance(size.width, Px) or size.height is not None or size.fit not in (Fit.CLIP, Fit.MAX):
+        is_scaled_only = size.fit in (Fit.CLIP, Fit.MAX) and size.faces is None
+        if not isinstance(size.width, Px) or size.height is not None or not is_scaled_only:
             return None
-        return size.width.value, replace(self, resize=replace(size, width=None)).digest
-
-
-def _describe(value: Any) -> str:
-    """Write a value of a plan as text, without its defaults. Floats have twelve digits, so that 0.1+0.2 equals 0.3."""
-    rows = _rows(value.__class__)
-    if rows is not None:
-        found = [(name, getattr(value, name)) for name, default in rows if getattr(value, name) != default]
-        parts = [f"{_written(name)}={_describe(item)}" for name, item in found]
-        return f"{_written(type(value).__name__)}({','.join(parts)})"
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    if isinstance(value, tuple):
-        return "[" + ",".join(_describe(item) for item in value) + "]"
-    if isinstance(value, str):
-        return repr(str(value))
-    return str(value)
-
-
-def _written(name: str) -> str:
-    """Return a name in the spelling that plans have always had: their digests are made of it."""
-    return name.replace("olour", "olor")
-
-
-@cache
-def _rows(kind: Any) -> tuple[tuple[str, object], ...] | None:
-    """Return names and defaults of the fields of a dataclass; None for other types. A field without default is kept."""
-    return tuple((item.name, item.default) for item in fields(kind)) if is_dataclass(kind) else None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRequest:
-    """What an image URL asks for, after parsing and negotiation."""
-
-    key: str
-    plan: RenderPlan | None  # None: the bytes of the original, unchanged
-    vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
-    expires_at_s: int | None = None  # Unix time; the URL is not valid after it
-    download_name: str | None = None  # dl: the file name for Content-Disposition
-    notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log
+        return round(size.width.value), replace(self, resize=replace(size, width=None)).digest

@@ -8,7 +8,7 @@ client hints that the URL allows; choose the format; assemble the canonical plan
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,6 +17,7 @@ from imgproxy.params import table
 from imgproxy.params.assemble import plan_of
 from imgproxy.params.assemble_output import Client
 from imgproxy.params.assemble_size import Sizing, scaled
+from imgproxy.params.faces import needs_faces
 from imgproxy.params.negotiate import (
     VARY_DPR,
     VARY_WIDTH,
@@ -30,9 +31,9 @@ from imgproxy.params.parse import (
     read_values,
     split_target,
 )
-from imgproxy.params.plan import ImageRequest, Metadata, Px
-from imgproxy.params.table import delivery, size
-from imgproxy.params.table.region import RECT
+from imgproxy.params.plan import Crop, Metadata, Px, RenderPlan
+from imgproxy.params.table import delivery, encoding, size
+from imgproxy.params.table.region import CROP, RECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +67,19 @@ class UrlOptions(Protocol):
     def max_url_chars(self) -> int: ...  # noqa: D102
 
 
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """What an image URL asks for, after parsing and negotiation."""
+
+    key: str
+    plan: RenderPlan | None  # None: the bytes of the original, unchanged
+    vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
+    expires_at_s: int | None = None  # Unix time; the URL is not valid after it
+    download_name: str | None = None  # dl: the file name for Content-Disposition
+    notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log
+    lacks_detector: bool = False  # the URL asks for faces, and no detector is installed
+
+
 class RequestReader:
     """
     Reads image URLs. A query is read only once for each class of client.
@@ -73,7 +87,14 @@ class RequestReader:
     A new picture usually comes with a known query. Its plan and the digest of the plan are then in memory.
     """
 
-    def __init__(self, settings: UrlOptions, *, mount_prefix: str = "", metadata: Metadata = Metadata.CREDIT) -> None:
+    def __init__(
+        self,
+        settings: UrlOptions,
+        *,
+        mount_prefix: str = "",
+        metadata: Metadata = Metadata.CREDIT,
+        finds_faces: bool = False,
+    ) -> None:
         """
         Read by these settings.
 
@@ -81,10 +102,12 @@ class RequestReader:
             settings: strictness, default parameters, presets.
             mount_prefix: `signing.mount_prefix`; it is removed if the path begins with it.
             metadata: `render.metadata`, for URLs without `iptc`.
+            finds_faces: a face detector is installed.
         """
         self._settings = settings
         self._mount_prefix = mount_prefix
         self._metadata = metadata
+        self._finds_faces = finds_faces
         self._remembered = lru_cache(_QUERIES_MAX)(self._read)
 
     def read(self, raw_target: str, headers: ClientHeaders, *, is_remembered: bool = True) -> ImageRequest:
@@ -131,9 +154,23 @@ class RequestReader:
             return ImageRequest(key, None, (), expires_at_s, download_name, tuple(strictness.notes))
         accept = _accepted(headers.accept, settings)
         sizing, vary_size = _sizing(values, headers, settings.width_ladder_px)
-        client = Client(accept, headers.saves_data, self._metadata, settings.avif_max_pixels)
+        client = Client(accept, headers.saves_data, self._metadata, settings.avif_max_pixels, self._finds_faces)
         plan, vary = plan_of(values, sizing, client, key)
-        return ImageRequest(key, plan, vary + vary_size, expires_at_s, download_name, tuple(strictness.notes))
+        lacks_detector = False
+        if not self._finds_faces and _names_faces(values):
+            lacks_detector = needs_faces(plan_of(values, sizing, replace(client, finds_faces=True), key)[0])
+        return ImageRequest(
+            key, plan, vary + vary_size, expires_at_s, download_name, tuple(strictness.notes), lacks_detector
+        )
+
+
+def _names_faces(values: Values) -> bool:
+    """Tell whether a value names faces. Whether the plan then depends on them, only the plan tells."""
+    return (
+        "facearea" in values.get(size.FIT, ())
+        or Crop.FACES in values.get(CROP, ())
+        or values.get(encoding.FACES, False)
+    )
 
 
 def safe_name(text: str | None) -> str | None:

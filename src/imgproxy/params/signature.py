@@ -33,7 +33,8 @@ def verify(raw_target: str, tokens: Sequence[str], *, mount_prefix: str = "", al
 
     Args:
         raw_target: path and query as received, not decoded.
-        tokens: all tokens that are valid now; during a rotation the new and the old one. A blank one makes none valid.
+        tokens: all tokens that are valid now; during a rotation the new and the old one. A signature made with a
+            blank one is never valid.
         mount_prefix: the path that this service is mounted under. Livingdocs does not sign the path of its image
             host, so signatures with and without the prefix are valid.
         allow_decoded_path: also accept a signature over the percent-decoded path. Livingdocs signs keys before they

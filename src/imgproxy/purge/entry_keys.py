@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Keys whose entry is kept in memory, for the cache tags of answers: about 250 bytes each.
 KNOWN_MAX = 200_000
-# What is shown of a row that is no key, and how many of them a log line shows.
+# Of a row that is no key so many characters are shown, and of such rows so many in a log line.
 SHOWN_CHARS = 200
 SHOWN_ROWS = 10
 

@@ -1,8 +1,8 @@
 """
 Receipts: what a purge did. The journal keeps each for a year.
 
-Receipts are written behind the answers, those of a quarter of a second together. While the disk refuses them, they are
-tried again. A crash before that loses the receipt only: the journal has the purge itself, with its time, entry and
+Receipts are written behind the answers: those of a quarter of a second in one write. While the disk refuses them, they
+are tried again. A crash before that loses the receipt only: the journal has the purge itself, with its time, entry and
 reason.
 """
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
-# Calls of the keys API at a time. Each takes a millisecond or two of the event loop, so hits would wait for more.
+# Calls of the keys API at a time. Each takes a part of a millisecond of the event loop, so hits would wait for more.
 CALLS_MAX = 4
 # After these events no answer may show the picture. A soft purge would serve it once more.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
@@ -111,7 +111,7 @@ class PurgeService:
         """
         Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
 
-        The receipt also names `malformed`, what the keys API listed for the entry beside them.
+        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too.
         """
         started_s = time.monotonic()
         try:
@@ -190,8 +190,10 @@ class PurgeService:
                 return await self._purge_unrecorded(entry, known, reason, listing)
             receipt = await self._expand(_receipt(entry, purged), entry, reason, listing)
         finally:
-            listing.cancel()
-            await asyncio.gather(listing, return_exceptions=True)
+            if listing.cancel():
+                await asyncio.gather(listing, return_exceptions=True)
+            elif not listing.cancelled():
+                listing.exception()  # it must be read, or asyncio logs that nobody did
         return await self._acknowledge(receipt, reason, started_s)
 
     async def _ask(self, entry: str, within_s: float | None) -> ListedKeys:

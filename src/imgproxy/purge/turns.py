@@ -1,14 +1,15 @@
 """
 Turns: a few calls of the keys API at a time. The others wait here, in the order in which they came.
 
-A thousand purges at once must not be a thousand calls at once: the HTTP client looks at all its waiting calls whenever
-one begins or ends. To wait for a turn is not the API's fault, so it does not count against the time that the API has.
-But if the API answers nobody, those who wait are not kept either.
+A thousand purges at once must not be a thousand calls at once: the API may not stand it, and hits would wait for all of
+them. The wait for a turn is not the API's fault, so the API's time begins after it. But if the API answers no call at
+all, the calls that wait fail, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ class Turns:
     """At most `calls_max` calls at a time."""
 
     def __init__(self, calls_max: int) -> None:
-        self._free = asyncio.Semaphore(calls_max)
+        self._free = calls_max
+        self._waiting: deque[asyncio.Future[None]] = deque()  # there is none while a turn is free
         self._answered_at_s = 0.0  # of the loop's clock
 
     def answered(self) -> None:
@@ -40,29 +42,38 @@ class Turns:
         Raises:
             OriginTimeout: the API answered no call for `silence_s`, or all turns before took `WAITS_MAX` times as long.
         """
-        if self._free.locked():
-            await self._wait(silence_s)
+        if self._free:
+            self._free -= 1
         else:
-            await self._free.acquire()
+            await self._wait(silence_s)
         try:
             yield
         finally:
-            self._free.release()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give a turn to the call that has waited longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else its call has given up
+                turn.set_result(None)
+                return
+        self._free += 1
 
     async def _wait(self, silence_s: float) -> None:
         loop = asyncio.get_running_loop()
         came_at_s = loop.time()
-        # A task, so that a look at the clock does not cost the place in the queue.
-        taking = loop.create_task(self._free.acquire())
+        turn = loop.create_future()
+        self._waiting.append(turn)
         try:
-            while not taking.done() and (wait_s := self._patience_s(came_at_s, silence_s)) > 0:
-                await asyncio.wait((taking,), timeout=wait_s)
+            while not turn.done() and (wait_s := self._patience_s(came_at_s, silence_s)) > 0:
+                # Unlike `asyncio.timeout` it leaves the future alone, and with it the place in the queue.
+                await asyncio.wait((turn,), timeout=wait_s)
         except BaseException:
-            if not taking.cancel():  # the turn came at this very moment
-                self._free.release()
+            if not turn.cancel():  # the turn came at this very moment
+                self._pass_on()
             raise
-        if not taking.done():
-            taking.cancel()
+        if turn.cancel():
             raise OriginTimeout(timeout_s=silence_s, where="the keys API, waiting for a turn")
 
     def _patience_s(self, came_at_s: float, silence_s: float) -> float:

@@ -1,7 +1,7 @@
 """
 The Livingdocs webhook: a signed event in, a purge out.
 
-An event is acknowledged when its purge is in the journal, and its delivery after it. A repeated delivery is
+An event is acknowledged when the journal has its purge, and then its delivery. A repeated delivery is
 acknowledged and does nothing. A delivery is repeated if its id and its body are: another event under a used id is
 handled.
 """

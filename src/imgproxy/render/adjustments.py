@@ -21,6 +21,9 @@ import pyvips
 
 from imgproxy.render import srgb
 from imgproxy.render.colour import as_rgb
+from imgproxy.render.sampling import Enlargement
+from imgproxy.render.scaling import enlarge
+from imgproxy.render.sizes import Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +176,7 @@ def gauss(image: Any, sigma: float) -> Any:
     width, height = max(1, round(image.width / shrink)), max(1, round(image.height / shrink))
     small = image.resize(width / image.width, vscale=height / image.height, kernel="linear")
     small = _convolve(small, _FULL_SIZE_SIGMA / 2)
-    return small.resize(image.width / width, vscale=image.height / height, kernel="cubic")
+    return enlarge(small, Enlargement(Size(image.width, image.height), image.width / width, image.height / height))
 
 
 def _convolve(image: Any, sigma: float) -> Any:

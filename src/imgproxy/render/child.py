@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -51,6 +52,10 @@ DRAWING_BYTES: Final = 400_000_000
 # After this time without a job, a process returns free memory to the system: 25 of 95 MB, in 5 ms. Between jobs in
 # quick succession, the process would have to allocate the memory again.
 IDLE_S: Final = 10.0
+
+# Of a traceback, the end tells most. It may hold text of the file.
+TRACEBACK_CHARS: Final = 3_000
+_UNPRINTABLE: Final = re.compile(r"[^\n -~]")
 
 _PEAK: Final = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
 
@@ -88,11 +93,13 @@ def main() -> None:
     watchdog.start()
     limits = replace(limits, drawing=partial(watchdog.drawing, limits.drawing_cpu_s))
 
-    from imgproxy.render import pipeline, vips  # noqa: PLC0415 - libvips may crash or grow, so the watchdog starts first
+    from imgproxy.render import fonts, pipeline, vips  # noqa: PLC0415 - libvips may crash or grow, so the watchdog starts first
 
     vips.prepare()
     vips.warm_up()
     link.send(Ready(vips.version()))
+    if limits.warns_of_fonts:
+        fonts.warn_if_none()
     while (payload := wait_for_job(link.socket)) is not None:
         serve_job(pipeline.run, pickle.loads(payload), limits, link)  # noqa: S301 - as above
 
@@ -109,7 +116,12 @@ def wait_for_job(
 
 
 def serve_job(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> None:
-    """Run one job and send how it ended. An unexpected exception ends the process, like a crash."""
+    """
+    Run one job and send how it ended.
+
+    An exception that nobody foresaw is reported like a crash, but the process goes on: no file may end it. Only
+    MemoryError ends it.
+    """
     started = time.perf_counter()
     left = len(job.targets)
     last: list[channel.Message] = []
@@ -134,6 +146,12 @@ def serve_job(run: Run, job: RenderJob, limits: ProcessLimits, link: Link) -> No
         if not isinstance(exc, FileNotFoundError):  # the original was removed before it was opened: as above
             print(f"render: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
         link.send(*last, Failed(errors.CacheUnavailable(), resident_bytes()))
+    except MemoryError:
+        raise
+    except Exception:  # a fault of ours, or of a library, that this file brought to light
+        found = _UNPRINTABLE.sub("?", traceback.format_exc()[-TRACEBACK_CHARS:])
+        print(f"render: {found}", file=sys.stderr, flush=True)  # noqa: T201
+        link.send(*last, Failed(errors.RenderCrashed(), resident_bytes()))
     else:
         resident = resident_bytes()
         link.send(*last, Finished(time.perf_counter() - started, max(peak_bytes(), resident), resident))

@@ -3,7 +3,7 @@ Convert the colours of any source to 8-bit sRGB, to grey, or to the space that `
 
 Conversions between ICC profiles are relative colorimetric with black point compensation, as in browsers and Photoshop.
 A profile that is broken, or does not fit the picture, counts as missing: RGB is then read as sRGB, CMYK by libvips'
-built-in press profile. Alpha does not change. Source:
+built-in press profile. PQ and HLG are tone-mapped (`hdr`). Alpha does not change. Source:
 https://www.libvips.org/API/current/method.Image.icc_transform.html
 """
 
@@ -16,10 +16,9 @@ from typing import Any, Final
 import pyvips
 
 from imgproxy.params.plan import ColourSpace
-from imgproxy.render import profiles
+from imgproxy.render import hdr, profiles
 from imgproxy.render.srgb import is_srgb
-
-PROFILE_FIELD: Final = "icc-profile-data"
+from imgproxy.render.tagging import PROFILE_FIELD, read_hdr, untag
 
 # libvips' interpretations that are treated alike.
 _CMYK: Final = "cmyk"
@@ -68,12 +67,14 @@ def to_srgb(image: Any) -> Any:
 
 
 def _to_srgb(image: Any) -> Any:
+    if (hdr_colours := read_hdr(image)) is not None:
+        return untag(hdr.to_sdr(image, hdr_colours))
     if image.get_typeof(PROFILE_FIELD) and not _is_srgb_already(image):
         with contextlib.suppress(pyvips.Error):
-            return _drop_profile(_apply_profile(image))
+            return untag(_apply_profile(image))
     if image.interpretation == _CMYK:
-        return _drop_profile(image.icc_transform("srgb", input_profile="cmyk", **_TRANSFORM))
-    return _drop_profile(_to_8_bit(image))
+        return untag(image.icc_transform("srgb", input_profile="cmyk", **_TRANSFORM))
+    return untag(_to_8_bit(image))
 
 
 def _is_srgb_already(image: Any) -> bool:
@@ -90,7 +91,8 @@ def _apply_profile(image: Any) -> Any:
     """
     Convert to sRGB by the embedded profile. Raises pyvips.Error if the profile does not fit the picture.
 
-    This is checked first, because libvips would use another profile, with only a warning.
+    This is checked first, because libvips would use another profile, with only a warning. It also would cut float
+    samples, which are 0 to 1, to whole numbers.
     """
     data = bytes(image.get(PROFILE_FIELD))
     space = data[16:20]
@@ -98,6 +100,8 @@ def _apply_profile(image: Any) -> Any:
     expected = {b"RGB ": 3, b"GRAY": 1, b"CMYK": 4, b"Lab ": 3}
     if data[36:40] != b"acsp" or expected.get(space) != colours:
         raise pyvips.Error("profile does not belong to this picture")
+    if image.format == "float" and space in (b"RGB ", b"GRAY"):
+        image = (image * 65535).rint().cast("ushort").copy(interpretation="rgb16" if colours == 3 else "grey16")
     converted = image.icc_transform("srgb", embedded=True, depth=8, **_TRANSFORM)
     # A grey picture goes back to one band of grey, with sRGB's curve.
     return converted.colourspace("b-w") if space == b"GRAY" else converted
@@ -114,7 +118,7 @@ def _to_adobe(image: Any) -> Coloured:
     # Without the name of a file, icc_export takes its target from the picture's own field.
     lab = lab.copy()
     lab.set_type(pyvips.GValue.blob_type, PROFILE_FIELD, profiles.adobe_rgb())
-    return Coloured(_drop_profile(lab.icc_export(depth=8, **_TRANSFORM)), profiles.adobe_rgb())
+    return Coloured(untag(lab.icc_export(depth=8, **_TRANSFORM)), profiles.adobe_rgb())
 
 
 def srgb_profile() -> bytes:
@@ -122,22 +126,29 @@ def srgb_profile() -> bytes:
     return bytes(pyvips.Operation.call("profile_load", "srgb"))
 
 
+def _to_grey(image: Any) -> Any:
+    """Convert float grey, linear light from 0 to 1 like float RGB, to 8-bit grey."""
+    light = image.extract_band(0)
+    linear = light.bandjoin([light, light, *([image.extract_band(1)] if image.bands > 1 else [])])
+    encoded = linear.copy(interpretation="scrgb").colourspace("srgb")
+    grey = encoded.extract_band(0)
+    if image.bands > 1:
+        grey = grey.bandjoin(encoded.extract_band(3))
+    return grey.copy(interpretation="b-w")
+
+
 def _to_8_bit(image: Any) -> Any:
     """Convert any interpretation to 8-bit sRGB or grey, without profiles."""
     interpretation = image.interpretation
     if interpretation in ("srgb", "b-w") and image.format == "uchar":
         return image
+    if interpretation in ("lab", "labs"):  # files mean D50; libvips' own conversion takes D65
+        return image.colourspace("lab").icc_export(output_profile="srgb", depth=8, **_TRANSFORM)
+    if interpretation == "b-w" and image.format == "float":
+        return _to_grey(image)
     if interpretation in ("grey16", "b-w"):
         return image.colourspace("b-w")
     if interpretation in ("multiband", "matrix", "histogram"):
         interpretation = "b-w" if image.bands < 3 else "srgb"
         image = image.copy(interpretation=interpretation)
     return image.cast("uchar") if interpretation == "srgb" else image.colourspace("srgb")
-
-
-def _drop_profile(image: Any) -> Any:
-    if not image.get_typeof(PROFILE_FIELD):
-        return image
-    image = image.copy()
-    image.remove(PROFILE_FIELD)
-    return image

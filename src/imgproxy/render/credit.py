@@ -1,29 +1,32 @@
 """
 The credit of a picture: who made it and under what terms.
 
-Each field is read from XMP, else from IPTC-IIM, else from EXIF. It is written as a new XMP packet and, for JPEG, as
-IPTC-IIM: agencies read these two. No other metadata of the source is copied, so no position, serial number or thumbnail
-gets into a variant. The input is untrusted: lengths are limited, and a block that cannot be read counts as missing.
+Each field is read from XMP, else from IPTC-IIM, else from EXIF (or the same tags of a TIFF), else from the texts of a
+PNG. It is written as a new XMP packet and, for JPEG, as IPTC-IIM: agencies read these two. No other metadata of the
+source is copied, so no position, serial number or thumbnail gets into a variant. The input is untrusted: lengths are
+limited, and a block that cannot be read counts as missing.
 Sources: IPTC Photo Metadata Standard 2023.1; IIM 4.2; Google "Image license metadata" (the fields it reads);
-Adobe XMP Specification part 1 (packet), Photoshop File Formats Specification (8BIM resources).
+Photoshop File Formats Specification (8BIM resources).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
-from imgproxy.render.markup import Element, MarkupError, parse
+from imgproxy.render.text import decode_text, one_line
+from imgproxy.render.xmp import is_position, read_packet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-XMP_MAX_BYTES: Final = 4_000_000
+    from imgproxy.render.markup import Element
 
-# IIM allows 128 bytes of copyright notice, XMP has no limit. A longer text is not a credit.
-_TEXT_MAX: Final = 2_000
+# Of a list. All of a credit together fits into one segment of a JPEG, which holds 64 kB.
 _ITEMS_MAX: Final = 20
+_LIST_MAX_CHARS: Final = 3_000
 
 _RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC: Final = "http://purl.org/dc/elements/1.1/"
@@ -43,8 +46,10 @@ PREFIXES: Final = {
     _EXT: "Iptc4xmpExt",
 }
 
-_PHOTOSHOP_HEAD: Final = b"Photoshop 3.0\0"
+PHOTOSHOP_HEAD: Final = b"Photoshop 3.0\0"
 _IIM_RESOURCE: Final = 0x0404
+# What a resource begins with: "8BIM", and the marks that other programs of Adobe write.
+_RESOURCE_MARKS: Final = frozenset({b"8BIM", b"AgHg", b"DCSR", b"MeSa", b"PHUT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +66,57 @@ class Credit:
     def __bool__(self) -> bool:
         return self != Credit()
 
+    def beyond(self, other: Credit) -> Credit:
+        """Return the fields that the other credit does not have."""
+        return Credit(**{name: getattr(self, name) for name in _NAMES if not getattr(other, name)})
 
-def read(xmp: bytes | None, iptc: bytes | None, artist: str, copyright_notice: str) -> Credit:
-    """Return the credit from a source's XMP packet, APP13 or raw IIM block, and EXIF Artist and Copyright."""
-    first = _read_xmp(xmp) if xmp else Credit()
-    second = _read_iim(find_iim(iptc)) if iptc else Credit()
-    return Credit(
-        creators=first.creators or second.creators or ((_clean(artist),) if _clean(artist) else ()),
-        credit_line=first.credit_line or second.credit_line,
-        copyright_notice=first.copyright_notice or second.copyright_notice or _clean(copyright_notice),
-        web_statement=first.web_statement,
-        licensor_urls=first.licensor_urls,
-        digital_source_type=first.digital_source_type,
-    )
+
+def merge(*found: Credit) -> Credit:
+    """Return each field from the first credit that has it."""
+    merged, *others = [each for each in found if each] or [Credit()]
+    for each in others:
+        merged = replace(merged, **{name: getattr(each, name) for name in _NAMES if not getattr(merged, name)})
+    return merged
+
+
+_NAMES: Final = tuple(field.name for field in fields(Credit))
+
+
+# --- EXIF and PNG -------------------------------------------------------------------------------------------
+
+
+def read_exif(artist: bytes, copyright_notice: bytes) -> Credit:
+    """
+    Read the credit from the bytes of two EXIF tags.
+
+    The copyright has one or two parts that end with NUL: the photographer's, then the editor's. A blank stands for a
+    photographer who is not named. A blank tag says nothing. Source: EXIF 2.3, 4.6.5, Copyright.
+    """
+    creator = one_line(decode_text(artist.partition(b"\0")[0]))
+    photographer, editor, *_ = (*(decode_text(part).strip() for part in copyright_notice.split(b"\0")), "", "")
+    if not editor.isprintable():
+        editor = ""  # remains of an older text, in a tag of fixed length
+    photographer, editor = one_line(photographer), one_line(editor)
+    if editor and editor != photographer:
+        photographer = f"Photographer {photographer}, Editor {editor}" if photographer else f"Editor {editor}"
+    return Credit(creators=(creator,) if creator else (), copyright_notice=one_line(photographer))
+
+
+def read_png(texts: Iterable[tuple[str, bytes]]) -> Credit:
+    """Read the credit from the texts of a PNG. Source of the keywords: PNG (Third Edition), 11.3.3.1."""
+    found = [(keyword.lower(), decode_text(text)) for keyword, text in texts]
+    authors = _lines(text for keyword, text in found if keyword == "author")
+    notices = _lines(text for keyword, text in found if keyword == "copyright")
+    return Credit(creators=authors, copyright_notice=_first(notices))
 
 
 # --- XMP ----------------------------------------------------------------------------------------------------
 
 
-def _read_xmp(packet: bytes) -> Credit:
-    try:
-        root = parse(packet.strip(b"\0 \t\r\n"), max_bytes=XMP_MAX_BYTES)
-    except MarkupError:
+def read_xmp(packet: bytes) -> Credit:
+    """Read the credit from an XMP packet. It is empty if the packet cannot be read."""
+    root = read_packet(packet)
+    if root is None:
         return Credit()
     return Credit(
         creators=_values(root, f"{_DC} creator"),
@@ -99,27 +133,39 @@ def _first(values: tuple[str, ...]) -> str:
 
 
 def _values(root: Element, name: str) -> tuple[str, ...]:
-    """Return all values of a property, in order: attributes, plain text, rdf:resource, the items of a list."""
-    found: list[str] = []
+    """Return the values of a property, in order: attributes, plain text, rdf:resource, the items of a list."""
+    return _lines(_each_value(root, name))
+
+
+def _each_value(root: Element, name: str) -> Iterator[str]:
     for element in _descend(root):
         if name in element.attributes:
-            found.append(element.attributes[name])
+            yield element.attributes[name]
         if element.name == name:
-            items = [item for item in _descend(element) if item.name == f"{_RDF} li"]
-            holders = items or [element]
-            found += [holder.attributes.get(f"{_RDF} resource") or holder.text() for holder in holders]
-    return tuple(text for text in map(_clean, found[:_ITEMS_MAX]) if text)
+            holders = [item for item in _descend(element) if item.name == f"{_RDF} li"] or [element]
+            for holder in holders:
+                yield holder.attributes.get(f"{_RDF} resource") or holder.text()
 
 
-def _descend(element: Element) -> Iterator[Element]:
-    yield element
-    for child in element.elements():
-        yield from _descend(child)
+def _lines(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the texts as clean lines, without blank ones, as many as a credit may have."""
+    lines: list[str] = []
+    left = _LIST_MAX_CHARS
+    for line in filter(None, map(one_line, islice(texts, _ITEMS_MAX))):
+        left -= len(line)
+        if left < 0:
+            break
+        lines.append(line)
+    return tuple(lines)
 
 
-def _clean(text: str) -> str:
-    """Make one line of limited length, without control characters (XML forbids them)."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_TEXT_MAX]
+def _descend(root: Element) -> Iterator[Element]:
+    """Yield an element and all below it, in the order of the text."""
+    waiting = [root]
+    while waiting:
+        element = waiting.pop()
+        yield element
+        waiting += reversed(element.elements())
 
 
 def as_xmp(credit: Credit) -> bytes:
@@ -155,19 +201,30 @@ def as_xmp(credit: Credit) -> bytes:
 
 # --- IPTC-IIM -----------------------------------------------------------------------------------------------
 
+_KEYWORD: Final = (2, 25)
 _BY_LINE: Final = (2, 80)
 _CREDIT: Final = (2, 110)
 _COPYRIGHT: Final = (2, 116)
 _CHARSET: Final = (1, 90)
 _UTF8: Final = b"\x1b%G"
+IIM_MARK: Final = b"\x1c"
+_EXTENDED: Final = 0x8000
+# Of these records are texts. 2:200 to 2:202 are a small preview, which may show what was cropped away.
+_TEXT_RECORDS: Final = frozenset({1, 2})
+_PREVIEWS: Final = frozenset({(2, 200), (2, 201), (2, 202)})
 
 
 def find_iim(block: bytes) -> bytes:
-    """Return the IIM records in an APP13 block. A block without its header (TIFF) is returned as it is."""
-    if not block.startswith(_PHOTOSHOP_HEAD):
-        return block
-    at = len(_PHOTOSHOP_HEAD)
-    while block[at : at + 4] == b"8BIM" and at + 7 <= len(block):
+    """
+    Return the IIM records in a block: they are the block, or one of its Photoshop resources.
+
+    Resources have a head in an APP13 segment, and none in a TIFF.
+    """
+    block = block.removeprefix(PHOTOSHOP_HEAD)
+    if block[:4] not in _RESOURCE_MARKS:
+        return block if block[:1] == IIM_MARK else b""
+    at = 0
+    while block[at : at + 4] in _RESOURCE_MARKS and at + 7 <= len(block):
         resource = int.from_bytes(block[at + 4 : at + 6], "big")
         name_bytes = 1 + block[at + 6]
         at += 6 + name_bytes + name_bytes % 2
@@ -180,34 +237,45 @@ def find_iim(block: bytes) -> bytes:
 
 
 def _records(iim: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Yield record, dataset and content. A content above 32 kB is a picture, not a text: it is left out."""
     at = 0
-    while at + 5 <= len(iim) and iim[at] == 0x1C:
+    while at + 5 <= len(iim) and iim[at : at + 1] == IIM_MARK:
+        name = iim[at + 1], iim[at + 2]
         size = int.from_bytes(iim[at + 3 : at + 5], "big")
-        if size & 0x8000:
-            return  # an extended length: it is used for embedded pictures, not for text
-        yield (iim[at + 1], iim[at + 2]), iim[at + 5 : at + 5 + size]
-        at += 5 + size
+        at += 5
+        if size & _EXTENDED:  # the size is that of the number that follows, which is the true size
+            at += (size - _EXTENDED) + int.from_bytes(iim[at : at + size - _EXTENDED][:8], "big")
+            continue
+        yield name, iim[at : at + size]
+        at += size
 
 
-def _read_iim(iim: bytes) -> Credit:
-    records = list(_records(iim))[:1000]
-    is_utf8 = (_CHARSET, _UTF8) in records
+def read_iptc(block: bytes) -> Credit:
+    """
+    Read the credit from IPTC-IIM, alone or in Photoshop's resources.
+
+    Many programs write UTF-8 without saying so, and some say so and write another encoding: the bytes decide.
+    """
+    records = list(_records(find_iim(block)))[:1000]
 
     def texts(dataset: tuple[int, int]) -> tuple[str, ...]:
-        raw = [data for name, data in records if name == dataset][:_ITEMS_MAX]
-        return tuple(text for text in (_clean(_decode(data, is_utf8=is_utf8)) for data in raw) if text)
+        return _lines(decode_text(data) for name, data in records if name == dataset)
 
     return Credit(
         creators=texts(_BY_LINE), credit_line=_first(texts(_CREDIT)), copyright_notice=_first(texts(_COPYRIGHT))
     )
 
 
-def _decode(data: bytes, *, is_utf8: bool) -> str:
-    """Decode UTF-8, which many programs write without saying so; else Latin-1."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace") if is_utf8 else data.decode("latin-1")
+def drop_private(iim: bytes) -> bytes:
+    """Return IIM records without previews, and without keywords that are positions."""
+    kept = [
+        _record(name, data)
+        for name, data in _records(iim)
+        if name[0] in _TEXT_RECORDS
+        and name not in _PREVIEWS
+        and not (name == _KEYWORD and is_position(decode_text(data)))
+    ]
+    return b"".join(kept)
 
 
 def as_iptc(credit: Credit) -> bytes:
@@ -223,7 +291,7 @@ def as_iptc(credit: Credit) -> bytes:
 
 def wrap_iim(iim: bytes) -> bytes:
     """Put IIM records into the content of an APP13 segment."""
-    return _PHOTOSHOP_HEAD + b"8BIM" + _IIM_RESOURCE.to_bytes(2, "big") + b"\0\0" + _sized(iim)
+    return PHOTOSHOP_HEAD + b"8BIM" + _IIM_RESOURCE.to_bytes(2, "big") + b"\0\0" + _sized(iim)
 
 
 def _record(dataset: tuple[int, int], data: bytes) -> bytes:

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgproxy.params.plan import MAX_SIDE_PX, Crop, Fit, Focal
+from imgproxy.render.face_windows import area_window, crop_window, faces_of_region
 from imgproxy.render.sizes import Box, Size, Window, clamp, round_half_up, round_px
 
 if TYPE_CHECKING:
-    from imgproxy.params.plan import Resize
+    from collections.abc import Sequence
+
+    from imgproxy.params.plan import FaceChoice, Resize
 
 # A smart crop reads the whole scaled region. If a side of it is longer than this many output limits, the crop takes
 # the centre instead.
@@ -31,16 +34,22 @@ class Fitted:
     canvas: tuple[float, float] | None = None
 
 
-def fit_region(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
+def fit_region(
+    region: Box, resize: Resize, width: float | None, height: float | None, faces: Sequence[Window] = ()
+) -> Fitted:
     """
     Decide window, picture and canvas of a region for a size in device pixels.
 
-    `width` and `height` replace the lengths of `resize`: ratios are resolved, and inner padding is subtracted. Inner
-    padding is subtracted from the bounds of `resize` as well.
+    `width` and `height` replace the lengths of `resize`: ratios are resolved, inner padding is subtracted, and nothing
+    is rounded. Inner padding is subtracted from the bounds of `resize` as well. `faces` are those of the source, the
+    largest first.
     """
+    kept = faces_of_region(faces, region) if resize.faces is not None else ()
+    if resize.faces is not None and resize.faces.is_area and kept:
+        return _fit_faces(region, resize.faces, width, height, kept)
     source_width, source_height = region.width_px, region.height_px
     if resize.fit is Fit.CROP:
-        return _cover(region, resize, *_size_crop(region, resize, width, height))
+        return _cover(region, resize, *_size_crop(region, resize, width, height), kept)
     if resize.fit is Fit.FILL and resize.aspect is not None and (width is None or height is None):
         width, height = _size_fill(region, resize.aspect, width, height)
     if width is None and height is None:
@@ -51,7 +60,7 @@ def fit_region(region: Box, resize: Resize, width: int | None, height: int | Non
         return _whole(region, width, height)
     if resize.fit is Fit.MIN:
         k = min(1.0, source_width / width, source_height / height)
-        return _cover(region, resize, width * k, height * k)
+        return _cover(region, resize, width * k, height * k, kept)
     scale = min(width / source_width, height / source_height)
     if resize.fit in (Fit.MAX, Fit.FILLMAX):
         scale = min(1.0, scale)
@@ -61,7 +70,7 @@ def fit_region(region: Box, resize: Resize, width: int | None, height: int | Non
     return fitted
 
 
-def _fit_one_side(region: Box, resize: Resize, width: int | None, height: int | None) -> Fitted:
+def _fit_one_side(region: Box, resize: Resize, width: float | None, height: float | None) -> Fitted:
     """Fit one given side. The other follows the region's ratio; some modes do not enlarge."""
     scale = width / region.width_px if width is not None else (height or 1) / region.height_px
     frame = _whole(region, width or region.width_px * scale, height or region.height_px * scale)
@@ -69,6 +78,16 @@ def _fit_one_side(region: Box, resize: Resize, width: int | None, height: int | 
         return frame
     fitted = _whole(region, region.width_px, region.height_px)
     return replace(fitted, canvas=frame.picture) if resize.fit is Fit.FILLMAX else fitted
+
+
+def _fit_faces(
+    region: Box, choice: FaceChoice, width: float | None, height: float | None, faces: Sequence[Window]
+) -> Fitted:
+    """Fit the area of the faces. If one side is given, the other follows the region's ratio."""
+    ratio = region.width_px / region.height_px
+    across = width if width is not None else (height or 1) * ratio
+    down = height if height is not None else across / ratio
+    return Fitted(area_window(region, across / down, faces, choice), (across, down))
 
 
 def _size_crop(region: Box, resize: Resize, width: float | None, height: float | None) -> tuple[float, float]:
@@ -89,14 +108,14 @@ def _size_crop(region: Box, resize: Resize, width: float | None, height: float |
     )
 
 
-def _size_fill(region: Box, aspect: float, width: int | None, height: int | None) -> tuple[int, int]:
+def _size_fill(region: Box, aspect: float, width: float | None, height: float | None) -> tuple[float, float]:
     """Return the frame of fit=fill with an aspect: from the given side, else the smallest around the region."""
     if width is not None:
-        return width, round_px(width / aspect)
+        return width, width / aspect
     if height is not None:
-        return round_px(height * aspect), height
-    around = max(region.width_px, region.height_px * aspect)
-    return round_px(around), round_px(around / aspect)
+        return height * aspect, height
+    around = max(float(region.width_px), region.height_px * aspect)
+    return around, around / aspect
 
 
 def _whole(region: Box, width: float, height: float) -> Fitted:
@@ -104,9 +123,13 @@ def _whole(region: Box, width: float, height: float) -> Fitted:
     return Fitted(window, (width, height))
 
 
-def _cover(region: Box, resize: Resize, width: float, height: float) -> Fitted:
-    """Cut the region to the frame's ratio: by anchors or a focal point here, or later by libvips (`smart`)."""
+def _cover(region: Box, resize: Resize, width: float, height: float, faces: Sequence[Window] = ()) -> Fitted:
+    """Cut the region to the frame's ratio: by faces, anchors or a focal point here, or later by libvips (`smart`)."""
     width, height = round_px(width), round_px(height)
+    if resize.faces is not None and faces:
+        cover_scale = max(width / region.width_px, height / region.height_px)
+        window = crop_window(region, width / cover_scale, height / cover_scale, faces, resize.faces)
+        return Fitted(window, (width, height))
     zoom = resize.focal.zoom if resize.focal else 1.0
     scale = max(width / region.width_px, height / region.height_px) * zoom
     keep = _choose_crop(resize.crop, resize.focal)
@@ -121,7 +144,7 @@ def _cover(region: Box, resize: Resize, width: float, height: float) -> Fitted:
 
 
 def _choose_crop(crop: tuple[Crop, ...], focal: Focal | None) -> Crop | tuple[float, float]:
-    """Return the first crop that applies: a smart one, or the anchors of edges. FACES never applies."""
+    """Return the first crop that applies: a smart one, or the anchors of edges."""
     x, y, is_anchored = 0.5, 0.5, False
     for item in crop:
         if item in (Crop.LEFT, Crop.RIGHT) and x == 0.5:

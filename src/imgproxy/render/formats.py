@@ -21,10 +21,11 @@ CONTENT_TYPES: Final = {
     Format.BLURHASH: "text/plain; charset=utf-8",
     Format.PALETTE_JSON: "application/json",
     Format.PALETTE_CSS: "text/css; charset=utf-8",
+    Format.FACES: "application/json",
 }
 
 # Formats that describe the finished picture instead of encoding it.
-DESCRIPTIONS: Final = frozenset({Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS})
+DESCRIPTIONS: Final = frozenset({Format.BLURHASH, Format.PALETTE_JSON, Format.PALETTE_CSS, Format.FACES})
 
 _OWN: Final = {
     SourceKind.JPEG: Format.JPEG,
@@ -34,6 +35,9 @@ _OWN: Final = {
     SourceKind.AVIF: Format.AVIF,
 }
 
+# The format of the source, for an animation.
+OF_SOURCE: Final = frozenset({Format.SOURCE, Format.COMPRESSED})
+
 _ALPHA: Final = frozenset({Format.PNG, Format.PNG8, Format.WEBP, Format.AVIF, Format.GIF})
 
 
@@ -41,7 +45,8 @@ def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
     """
     Return the format for an animation, or None if the plan asks for a still.
 
-    An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers.
+    An AVIF becomes a WebP: every client that takes AVIF takes WebP, and animated AVIF is not reliable in browsers. A
+    PNG stays a PNG, which is a still here: its client may take no WebP, and a GIF has too few colours for it.
     """
     if wanted in (Format.GIF, Format.WEBP):
         return wanted
@@ -49,8 +54,8 @@ def animated_format(wanted: Format, kind: SourceKind) -> Format | None:
         return Format.WEBP
     if wanted is Format.COMPRESSED8:
         return Format.GIF  # its client takes no WebP
-    if wanted in (Format.SOURCE, Format.COMPRESSED):
-        return Format.GIF if kind is SourceKind.GIF else Format.WEBP
+    if wanted in OF_SOURCE:
+        return {SourceKind.GIF: Format.GIF, SourceKind.PNG: None}.get(kind, Format.WEBP)
     return None
 
 

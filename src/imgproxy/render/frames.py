@@ -31,9 +31,14 @@ class Selection:
         return len(self.order) > 1
 
 
-def select_page(pages: int, frames: Frames) -> Selection:
-    """Return the page of a TIFF, HEIF or still that is used: `page`, or the last page if there are fewer."""
-    return Selection((min(max(frames.page, 1), pages) - 1,))
+def select_page(pages: int, frames: Frames, primary: int = 0) -> Selection:
+    """
+    Return the page of a TIFF, HEIF or still that is used: `page`, or the last page if there are fewer.
+
+    The first page is the `primary` one of the file. The others follow in the order of the file.
+    """
+    order = [primary, *(n for n in range(pages) if n != primary)]
+    return Selection((order[min(max(frames.page, 1), pages) - 1],))
 
 
 def select_frames(

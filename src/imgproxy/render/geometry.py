@@ -20,6 +20,8 @@ from imgproxy.render.fit import Fitted, centre_cover, fit_region
 from imgproxy.render.sizes import Box, Size, Window, round_half_up, round_px
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgproxy.params.plan import Length, Position, Rect, RenderPlan
 
 
@@ -89,17 +91,20 @@ def trim_region(region: Box, found: Box | None, *, pad_px: int = 0) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> Geometry:
+def place(region: Box, plan: RenderPlan, *, faces: Sequence[Window] = (), max_side_px: int = MAX_SIDE_PX) -> Geometry:
     """
     Decide every size and position of a variant from its region of the source and its plan.
 
-    No side of the result is longer than `max_side_px`: a larger result is scaled down as a whole.
+    `faces` are those of the upright source, the largest first. No side of the result is longer than `max_side_px`: a
+    larger result is scaled down as a whole.
     """
     resize, pad = plan.resize, plan.pad
     width = _resolve(resize.width, region.width_px)
     height = _resolve(resize.height, region.height_px)
     across, down = pad.left_px + pad.right_px, pad.top_px + pad.bottom_px
-    if (width is not None and width - across < 1) or (height is not None and height - down < 1):
+    is_filled_across = width is not None and round_px(width) <= across
+    is_filled_down = height is not None and round_px(height) <= down
+    if is_filled_across or is_filled_down:
         pad, across, down = Sides(), 0, 0
     bounds = resize.bounds
     if width is not None or height is not None:
@@ -107,7 +112,7 @@ def place(region: Box, plan: RenderPlan, *, max_side_px: int = MAX_SIDE_PX) -> G
         width = None if width is None else width - across
         height = None if height is None else height - down
         bounds = _narrow(bounds, across, down)
-    fitted = fit_region(region, replace(resize, bounds=bounds), width, height)
+    fitted = fit_region(region, replace(resize, bounds=bounds), width, height, faces)
     found = _assemble(region, plan, fitted, pad)
     largest_px = max(found.final.width_px, found.final.height_px)
     if largest_px <= max_side_px:
@@ -142,20 +147,21 @@ def shrink_sides(sides: Sides, scale: float) -> Sides:
 # --- lengths ------------------------------------------------------------------------------------------------
 
 
-def _resolve(length: Length | None, side_px: int) -> int | None:
+def _resolve(length: Length | None, side_px: int) -> float | None:
+    """Return pixels, not rounded yet: the other side follows from them."""
     if length is None:
         return None
-    return length.value if isinstance(length, Px) else round_px(length.value * side_px)
+    return length.value if isinstance(length, Px) else max(1.0, length.value * side_px)
 
 
 def _span(side_px: int, position: Position, length: Length) -> tuple[int, int]:
-    size = length.value if isinstance(length, Px) else round_px(length.value * side_px)
+    size = round_px(length.value if isinstance(length, Px) else length.value * side_px)
     if isinstance(position, Anchor):
         start = round_half_up(position.value * (side_px - size))
     elif isinstance(position, Ratio):
         start = round_half_up(position.value * side_px)
     else:
-        start = position.value
+        start = round_half_up(position.value)
     return max(0, start), min(side_px, start + size)
 
 

@@ -1,14 +1,26 @@
-"""The answer of fm=json: it describes the source in imgix's form, without GPS and serial numbers."""
+"""
+The answer of fm=json: it describes the source in imgix's form, without GPS and serial numbers.
+
+EXIF is read from the bytes of the file, and only tags that `exif_names` has are shown.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from imgproxy.render.colour import PROFILE_FIELD
-from imgproxy.render.metadata import exif_text, is_private
+from imgproxy.render import exif_names
+from imgproxy.render.exif import COPYRIGHT, USER_COMMENT, Value
+from imgproxy.render.face_windows import faces_in
+from imgproxy.render.tagging import PROFILE_FIELD
+from imgproxy.render.text import decode_text, one_line
+from imgproxy.render.text_blocks import read_exif
+from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
 
 # All other interpretations of libvips are RGB.
@@ -21,13 +33,21 @@ _MODELS: Final = {
 }
 _DEPTHS: Final = {"uchar": 8, "char": 8, "ushort": 16, "short": 16, "uint": 32, "int": 32, "float": 32, "double": 64}
 
-# Fields per EXIF directory. IFD 0 (the picture) is listed under "TIFF", IFD 2 (the camera) under "Exif", as by imgix.
-_SHOWN_MAX: Final = 100
+# Bytes and numbers of a value that are shown.
+_VALUE_MAX_BYTES: Final = 8_000
+_NUMBERS_MAX: Final = 16
+
+_ANIMATED: Final = {
+    SourceKind.GIF: "GIF",
+    SourceKind.WEBP: "WebP",
+    SourceKind.PNG: "PNG",
+    SourceKind.AVIF: "AVIF",
+}
 _MM_PER_INCH: Final = 25.4
 
 
-def describe(source: Source) -> bytes:
-    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames."""
+def describe(source: Source, recipe: Recipe) -> bytes:
+    """Return the JSON document: stored size, orientation, colour, resolution, EXIF, frames, and faces if asked for."""
     header = source.header
     document: dict[str, Any] = {
         "Content-Type": source.kind.value,
@@ -35,7 +55,7 @@ def describe(source: Source) -> bytes:
         "PixelWidth": source.width_px,
         "PixelHeight": source.height_px,
         "Orientation": source.orientation,
-        "Depth": _DEPTHS.get(header.format, 8),
+        "Depth": _depth(source),
         "ColorModel": _MODELS.get(header.interpretation, "RGB"),
         "Output": {},
     }
@@ -44,7 +64,7 @@ def describe(source: Source) -> bytes:
     dpi_x, dpi_y = header.xres * _MM_PER_INCH, header.yres * _MM_PER_INCH
     if dpi_x > _MM_PER_INCH * 1.001:  # libvips gives 1 pixel per millimetre if the file has no resolution
         document |= {"DPIWidth": round(dpi_x), "DPIHeight": round(dpi_y)}
-    document |= {"Exif": _exif(header, 2), "TIFF": _exif(header, 0)}
+    document |= _exif(source)
     profile = source.field(PROFILE_FIELD)
     if profile is not None and (name := profile_name(bytes(profile))):
         document["ProfileName"] = name
@@ -52,32 +72,59 @@ def describe(source: Source) -> bytes:
         document["JFIF"] = {"IsProgressive": bool(source.field("jpeg-multiscan"))}
     if source.is_animation:
         document["Output"] = {"Frames": source.pages}
-        stored = source.field("delay")
-        document["GIF" if source.kind.value == "image/gif" else "WebP"] = {
+        stored = source.field("delay") if source.reader is None else source.reader.delays_ms
+        document[_ANIMATED[source.kind]] = {
             "DelayTime": source.delays_ms[0] / 1000,
             "UnclampedDelayTime": int(stored[0]) / 1000 if stored else 0.0,
             "LoopCount": source.loop,
         }
+    if recipe.plan.output.has_faces:
+        document["Faces"] = _faces(recipe)
     return json.dumps({k: v for k, v in document.items() if v not in ({}, None) or k == "Output"}).encode()
 
 
-def _exif(header: Any, ifd: int) -> dict[str, int | float | str]:
-    prefix = f"exif-ifd{ifd}-"
-    names = [name for name in header.get_fields() if name.startswith(prefix)]
-    shown = [name for name in names if not is_private(name) or name.endswith("Orientation")][:_SHOWN_MAX]
-    return {name.removeprefix(prefix): _number(exif_text(header, name)) for name in shown}
+def _faces(recipe: Recipe) -> list[dict[str, Any]]:
+    """Describe the faces in imgix's form: pixels of the upright picture, and the confidence in per cent."""
+    boxes = faces_in(recipe.target.faces, recipe.upright)
+    return [
+        {
+            "bounds": {"x": round(at.left), "y": round(at.top), "width": round(at.width), "height": round(at.height)},
+            "confidence": round(100 * face.confidence),
+        }
+        for face, at in zip(recipe.target.faces, boxes, strict=True)
+    ]
 
 
-def _number(text: str) -> int | float | str:
-    """Read a value in libvips' form, "72/1 (72, Rational, …". A fraction becomes a number."""
-    text = text.split(" (", 1)[0]
-    try:
-        if "/" in text:
-            above, below = text.split("/")
-            return round(int(above) / int(below), 6)
-        return int(text)
-    except (ValueError, ZeroDivisionError):
-        return text[:200]
+def _depth(source: Source) -> int:
+    """Return the bits of a sample. libvips has the 10 and 12 bits of HEIF in a field of its own."""
+    stated = source.field("bits-per-sample") if source.kind in (SourceKind.AVIF, SourceKind.HEIC) else None
+    return int(stated or _DEPTHS.get(source.header.format, 8))
+
+
+def _exif(source: Source) -> dict[str, dict[str, Any]]:
+    """Return the tags that may be shown: IFD 0 (the picture) is called "TIFF", as imgix does it."""
+    tables = exif_names.PICTURE, exif_names.CAMERA
+    tags = read_exif(source, *(dict.fromkeys(table, _VALUE_MAX_BYTES) for table in tables))
+    return {"Exif": _name(tags.camera, exif_names.CAMERA), "TIFF": _name(tags.picture, exif_names.PICTURE)}
+
+
+def _name(tags: Mapping[int, Value], names: Mapping[int, str]) -> dict[str, Any]:
+    shown = {names[tag]: _show(tag, value) for tag, value in tags.items()}
+    return {name: value for name, value in shown.items() if value not in (None, "")}
+
+
+def _show(tag: int, value: Value) -> int | float | str | list[int | float] | None:
+    """Return a value for JSON. A text ends at the first NUL; of the two parts of a copyright, all is shown."""
+    if tag in exif_names.XP_TEXTS:
+        return one_line(value.data.decode("utf-16-le", "replace").partition("\0")[0])
+    if tag == USER_COMMENT:
+        return one_line(value.comment())
+    if value.is_text or tag in exif_names.VERSIONS:
+        return one_line(decode_text(value.data if tag == COPYRIGHT else value.data.partition(b"\0")[0]))
+    numbers = value.numbers()
+    if len(numbers) > _NUMBERS_MAX:
+        return None
+    return numbers[0] if len(numbers) == 1 else list(numbers) or None
 
 
 def profile_name(profile: bytes) -> str:
@@ -91,8 +138,8 @@ def profile_name(profile: bytes) -> str:
         tag = profile[at : at + min(size, 1000)]
         if tag[:4] == b"desc":
             length = int.from_bytes(tag[8:12], "big")
-            return tag[12 : 12 + length].split(b"\0")[0].decode("ascii", "replace")
+            return one_line(decode_text(tag[12 : 12 + length].split(b"\0")[0]))
         if tag[:4] == b"mluc":
             length, start = int.from_bytes(tag[20:24], "big"), int.from_bytes(tag[24:28], "big")
-            return tag[start : start + length].decode("utf-16-be", "replace").split("\0")[0]
+            return one_line(tag[start : start + length].decode("utf-16-be", "replace").split("\0")[0])
     return ""

@@ -2,7 +2,7 @@
 TIFF in 8-bit CIE L*a*b*, which Photoshop writes in Lab mode. libvips 8.18 refuses it ("bad labq format").
 
 One value in the header is changed, so that libvips reads the file as RGB. The three bands are then converted: L* is
-0-100 in 0-255, a* and b* are signed bytes. Source: TIFF 6.0, sections 2 (structure) and 23.
+0-100 in 0-255, a* and b* are signed bytes. Source: TIFF 6.0, section 23.
 """
 
 from __future__ import annotations
@@ -10,64 +10,28 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
-_BITS_PER_SAMPLE: Final = 258
-_PHOTOMETRIC: Final = 262
-_CIE_LAB: Final = 8
+from imgproxy.render.tiff import BITS_PER_SAMPLE, CIE_LAB, PHOTOMETRIC, Page, read_pages
+
 _RGB: Final = 2
-_SHORT: Final = 3
-
-_PAGES_MAX: Final = 1000
 
 
-def as_rgb_file(path: str) -> bytes | None:
-    """Return the bytes of an 8-bit Lab TIFF with its pages declared as RGB, or None for any other file."""
+def as_rgb_file(path: str, number: int) -> bytes | None:
+    """Return the file with its 8-bit Lab pages declared as RGB, or None if page `number`, from 0, is not one."""
     with open(path, "rb") as file:
-        head = file.read(8)
-        order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
-        if order is None:
+        pages = dict(enumerate(read_pages(file)))
+        if number not in pages or not _is_eight_bit_lab(pages[number]):
             return None
-        places = _find_lab_pages(file, order, struct.unpack(f"{order}I", head[4:8])[0])
-        if not places:
-            return None
+        places = [page.places[PHOTOMETRIC] for page in pages.values() if _is_eight_bit_lab(page)]
         file.seek(0)
         data = bytearray(file.read())
+    order = "<" if data.startswith(b"II") else ">"
     for place in places:
         struct.pack_into(f"{order}H", data, place, _RGB)
     return bytes(data)
 
 
-def _find_lab_pages(file: Any, order: str, at: int) -> list[int]:
-    """Return the offset of the photometric interpretation of each 8-bit Lab page."""
-    places: list[int] = []
-    for _ in range(_PAGES_MAX):
-        file.seek(at)
-        counted = file.read(2)
-        if at == 0 or len(counted) < 2:
-            break
-        count = struct.unpack(f"{order}H", counted)[0]
-        entries = file.read(12 * count + 4)
-        if len(entries) < 12 * count + 4:
-            break
-        tags = {struct.unpack_from(f"{order}H", entries, 12 * n)[0]: n for n in range(count)}
-        if _PHOTOMETRIC in tags and _is_eight_bit(file, order, entries, tags):
-            value = 12 * tags[_PHOTOMETRIC] + 8
-            if struct.unpack_from(f"{order}H", entries, value)[0] == _CIE_LAB:
-                places.append(at + 2 + value)
-        at = struct.unpack_from(f"{order}I", entries, 12 * count)[0]
-    return places
-
-
-def _is_eight_bit(file: Any, order: str, entries: bytes, tags: dict[int, int]) -> bool:
-    if _BITS_PER_SAMPLE not in tags:
-        return False
-    entry = 12 * tags[_BITS_PER_SAMPLE]
-    kind, count = struct.unpack_from(f"{order}HI", entries, entry + 2)
-    if kind != _SHORT:
-        return False
-    if count <= 2:
-        return bool(struct.unpack_from(f"{order}H", entries, entry + 8)[0] == 8)
-    file.seek(struct.unpack_from(f"{order}I", entries, entry + 8)[0])
-    return bool(file.read(2) == struct.pack(f"{order}H", 8))
+def _is_eight_bit_lab(page: Page) -> bool:
+    return page.first(PHOTOMETRIC) == CIE_LAB and page.first(BITS_PER_SAMPLE) == 8
 
 
 def as_lab(image: Any) -> Any:

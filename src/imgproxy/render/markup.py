@@ -1,15 +1,15 @@
 """
 Read and write XML from unknown authors, without XML's dangerous parts. Used for SVG and XMP.
 
-Nothing outside the document is read. Of the declarations in a document type, only entities that are short plain texts
-are followed: Illustrator writes namespaces that way. Entities that name other entities (billion laughs), or files, are
-refused, and so are default attributes. Depth, size, and the number of elements and attributes are limited.
+Nothing outside the document is read. Of the declarations in a document type, entities that are short plain texts are
+followed, as Illustrator writes them for namespaces, and short default attributes. Entities that name other entities
+(billion laughs), or files, are refused. Depth, size, and the number of elements and attributes are limited.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
@@ -23,10 +23,17 @@ MAX_DEPTH: Final = 200
 MAX_ELEMENTS: Final = 50_000
 # Drawing programs write up to 20 for each element.
 MAX_ATTRIBUTES: Final = 250_000
-# Characters that all entities together may add: the longest entity, for each "&" in the text.
+# Entities and attributes that the document type declares. Illustrator has up to 20. expat compares each attribute with
+# all before it: 300,000 take 13 s.
+MAX_DECLARATIONS: Final = 1000
+# Characters that all entities together may add: the longest entity, for each reference in the text. And those that all
+# default attributes together may add: all of them, for each "<" in the text.
 MAX_EXPANDED: Final = 200_000
 
 _XML: Final = "http://www.w3.org/XML/1998/namespace"
+
+# A reference to a declared entity. In UTF-16 also those that XML knows by itself count: too many, never too few.
+_REFERENCE: Final = re.compile(rb"&(?!#|(?:amp|lt|gt|quot|apos);)")
 
 
 class MarkupError(Exception):
@@ -78,14 +85,14 @@ def parse(data: bytes, *, max_bytes: int) -> Element:
     if len(data) > max_bytes:
         raise TooMuchMarkupError("bytes", max_bytes)
     builder = _Builder()
-    references = data.count(b"&")
+    declarations = _Declarations(data)
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.text
-    parser.EntityDeclHandler = partial(_check_entity, references)
-    parser.AttlistDeclHandler = _check_default
+    parser.EntityDeclHandler = declarations.check_entity
+    parser.AttlistDeclHandler = declarations.check_default
     parser.ExternalEntityRefHandler = _refuse
     parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
     try:
@@ -123,18 +130,36 @@ def _add_prefix(name: str, prefixes: dict[str, str]) -> str:
     return f"{prefixes.setdefault(namespace, f'n{len(prefixes)}')}:{local}"
 
 
-def _check_entity(references: int, *declared: Any) -> None:
-    """Refuse an entity that is a file or a parameter entity (value None), has markup, or would add too much text."""
-    _name, is_parameter, value = declared[:3]
-    if is_parameter or value is None or any(mark in value for mark in "&<%"):
-        raise MarkupError("entities are refused, except plain texts")
-    if len(value) * references > MAX_EXPANDED:
-        raise TooMuchMarkupError("characters from entities", MAX_EXPANDED)
+class _Declarations:
+    """What the document type declares, and how much text it can add to the document."""
 
+    def __init__(self, data: bytes) -> None:
+        self._references = len(_REFERENCE.findall(data))
+        self._tags = data.count(b"<")
+        self._declared = 0
+        self._default_chars = 0
 
-def _check_default(_element: str, _name: str, _kind: str, default: str | None, _is_required: int) -> None:
-    if default is not None:
-        raise MarkupError("default attributes are refused")
+    def check_entity(self, *declared: Any) -> None:
+        """Refuse an entity that is a file or a parameter entity (value None), has markup, or may add too much text."""
+        _name, is_parameter, value = declared[:3]
+        if is_parameter or value is None or any(mark in value for mark in "&<%"):
+            raise MarkupError("entities are refused, except plain texts")
+        self._count()
+        if len(value) * self._references > MAX_EXPANDED:
+            raise TooMuchMarkupError("characters from entities", MAX_EXPANDED)
+
+    def check_default(self, *declared: Any) -> None:
+        """Refuse default attributes that may add too much text. Their entities are expanded here already."""
+        _element, _name, _kind, default, _is_required = declared
+        self._count()
+        self._default_chars += len(default or "")
+        if self._default_chars * self._tags > MAX_EXPANDED:
+            raise TooMuchMarkupError("characters from default attributes", MAX_EXPANDED)
+
+    def _count(self) -> None:
+        self._declared += 1
+        if self._declared > MAX_DECLARATIONS:
+            raise TooMuchMarkupError("declarations", MAX_DECLARATIONS)
 
 
 def _refuse(*_: object) -> int:

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.params.plan import Metadata
-from imgproxy.render import credit
-from imgproxy.render.colour import PROFILE_FIELD
-from imgproxy.render.markup import MarkupError, parse, write
+from imgproxy.render import credit, exif, xmp
+from imgproxy.render.tagging import PROFILE_FIELD
+from imgproxy.render.text_blocks import EXIF_FIELD, IPTC_FIELD, XMP_FIELD, Blocks, read_blocks
 
 if TYPE_CHECKING:
-    from imgproxy.render.markup import Element
     from imgproxy.render.source import Source
 
 # Bits of VipsForeignKeep.
@@ -32,9 +31,12 @@ KEEP_XMP: Final = 2
 KEEP_IPTC: Final = 4
 KEEP_ICC: Final = 8
 
-_XMP: Final = "xmp-data"
-_IPTC: Final = "iptc-data"
-_EXIF: Final = "exif-data"
+# The tags that hold a credit, and how many bytes of them are read: EXIF's own, and one of Exif 3.0.
+_CREDIT_TAGS: Final = {exif.ARTIST: 8_000, exif.COPYRIGHT: 16_000}
+_CREDIT_TAGS_OF_CAMERA: Final = {exif.PHOTOGRAPHER: 8_000}
+
+# What a segment of a JPEG holds of XMP. libvips drops a longer packet; then the credit alone is kept.
+_SEGMENT_BYTES: Final = 65_500
 
 # libvips names EXIF fields exif-ifd<n>-<tag>: 0 is the picture, 1 its thumbnail, 2 the camera, 3 GPS.
 _PRIVATE_PREFIXES: Final = ("exif-ifd1-", "exif-ifd3-", "jpeg-thumbnail-data", "heif-thumbnail")
@@ -48,18 +50,23 @@ _PRIVATE_WORDS: Final = (
     "orientation",
     "xpauthor",
     "hostcomputer",
-    "documentancestors",
-    "history",
+    "elevation",
+    "waterdepth",
+    "pressure",
 )
 
 
-def _read_credit(source: Source) -> credit.Credit:
+def _read_credit(blocks: Blocks) -> credit.Credit:
     """Return the credit in the original."""
-    return credit.read(
-        _blob(source.header, _XMP),
-        _blob(source.header, _IPTC),
-        exif_text(source.header, "exif-ifd0-Artist"),
-        exif_text(source.header, "exif-ifd0-Copyright"),
+    if blocks == Blocks():
+        return credit.Credit()
+    artist = blocks.exif.picture.get(exif.ARTIST) or blocks.exif.camera.get(exif.PHOTOGRAPHER)
+    notice = blocks.exif.picture.get(exif.COPYRIGHT)
+    return credit.merge(
+        credit.read_xmp(blocks.xmp),
+        credit.read_iptc(blocks.iptc),
+        credit.read_exif(artist.text_bytes if artist else b"", notice.text_bytes if notice else b""),
+        credit.read_png(blocks.texts),
     )
 
 
@@ -69,7 +76,8 @@ def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -
 
     Returns the picture, and the bits of VipsForeignKeep for the encoder.
     """
-    found = _read_credit(source) if policy is Metadata.CREDIT else credit.Credit()
+    blocks = Blocks() if policy is Metadata.NONE else read_blocks(source, _CREDIT_TAGS, _CREDIT_TAGS_OF_CAMERA)
+    found = _read_credit(blocks)
     is_bare = policy is not Metadata.ALL and not (found or profile)
     if is_bare and not image.get_typeof("orientation"):
         return image, 0  # with these bits the encoder writes no metadata, so there is nothing to remove
@@ -86,7 +94,7 @@ def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -
     if policy is Metadata.CREDIT:
         keep |= _apply_credit(image, found)
     elif policy is Metadata.ALL:
-        keep |= _apply_all(image, source, kept_fields)
+        keep |= _apply_all(image, blocks, kept_fields, found)
     return image, keep
 
 
@@ -97,16 +105,8 @@ def is_metadata(field: str) -> bool:
     )
 
 
-def exif_text(header: Any, field: str) -> str:
-    """Return an EXIF field without the type that libvips adds: "Doe (Doe, ASCII, 4 components, 4 bytes)"."""
-    if not header.get_typeof(field):
-        return ""
-    text = str(header.get(field))
-    return text.rpartition(" (")[0] if text.endswith(")") else text
-
-
-def is_private(name: str) -> bool:
-    """Whether a field or property is private: it is removed under every policy."""
+def _is_private(name: str) -> bool:
+    """Whether an EXIF field, by libvips' name, is private: it is removed under every policy."""
     lowered = name.lower()
     return name.startswith(_PRIVATE_PREFIXES) or any(word in lowered for word in _PRIVATE_WORDS)
 
@@ -114,52 +114,34 @@ def is_private(name: str) -> bool:
 def _apply_credit(image: Any, found: credit.Credit) -> int:
     if not found:
         return 0
-    _set_blob(image, _XMP, credit.as_xmp(found))
+    _set_blob(image, XMP_FIELD, credit.as_xmp(found))
     iptc = credit.as_iptc(found)
     if iptc:
-        _set_blob(image, _IPTC, iptc)
+        _set_blob(image, IPTC_FIELD, iptc)
     return KEEP_XMP | KEEP_IPTC
 
 
-def _apply_all(image: Any, source: Source, kept_fields: frozenset[str]) -> int:
+def _apply_all(image: Any, blocks: Blocks, kept_fields: frozenset[str], found: credit.Credit) -> int:
+    """Set the source's XMP, with what only other blocks say of the credit, and its IPTC."""
     keep = KEEP_EXIF if kept_fields else 0
-    xmp = _blob(source.header, _XMP)
-    if xmp and (filtered := filter_xmp(xmp)):
-        _set_blob(image, _XMP, filtered)
+    missing = found.beyond(credit.read_xmp(blocks.xmp))
+    packet = xmp.rewrite(blocks.xmp, credit.as_xmp(missing) if missing else b"", credit.PREFIXES)
+    if len(packet) > _SEGMENT_BYTES:
+        packet = credit.as_xmp(found) if found else b""
+    if packet:
+        _set_blob(image, XMP_FIELD, packet)
         keep |= KEEP_XMP
-    iptc = _blob(source.header, _IPTC)
-    iim = credit.find_iim(iptc) if iptc else b""
+    iim = credit.drop_private(credit.find_iim(blocks.iptc))
     if iim:
-        _set_blob(image, _IPTC, credit.wrap_iim(iim))
+        _set_blob(image, IPTC_FIELD, credit.wrap_iim(iim))
         keep |= KEEP_IPTC
     return keep
 
 
 def _exif_fields(header: Any) -> frozenset[str]:
     """Return the EXIF fields that may stay, and the whole block: libvips drops from it the fields that were removed."""
-    fields = {name for name in header.get_fields() if name.startswith("exif-ifd") and not is_private(name)}
-    return frozenset(fields | {_EXIF}) if fields else frozenset()
-
-
-def filter_xmp(packet: bytes) -> bytes:
-    """Return a packet without its private properties, or nothing if it cannot be read."""
-    try:
-        root = parse(packet.strip(b"\0 \t\r\n"), max_bytes=credit.XMP_MAX_BYTES)
-    except MarkupError:
-        return b""
-    _drop_private(root)
-    return write(root, credit.PREFIXES)
-
-
-def _drop_private(element: Element) -> None:
-    element.attributes = {name: value for name, value in element.attributes.items() if not is_private(name)}
-    element.children = [child for child in element.children if isinstance(child, str) or not is_private(child.local)]
-    for child in element.elements():
-        _drop_private(child)
-
-
-def _blob(header: Any, name: str) -> bytes | None:
-    return bytes(header.get(name)) if header.get_typeof(name) else None
+    fields = {name for name in header.get_fields() if name.startswith("exif-ifd") and not _is_private(name)}
+    return frozenset(fields | {EXIF_FIELD}) if fields else frozenset()
 
 
 def _set_blob(image: Any, name: str, data: bytes) -> None:

@@ -9,10 +9,12 @@ import blurhash
 import pyvips
 
 from imgproxy.digest import digest_of
+from imgproxy.errors import FacesUnavailable
 from imgproxy.params.plan import WHITE, Format
-from imgproxy.render import formats, info, metadata, paint, palette, smallest
+from imgproxy.render import detector, formats, info, metadata, paint, palette, png_text, smallest
 from imgproxy.render.encoders import Playback
 from imgproxy.render.sizes import Size
+from imgproxy.workers.faces import write_record
 from imgproxy.workers.job import Rendered
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
         playback=playback,
     )
     content_type = formats.CONTENT_TYPES[wanted]
+    if content_type == "image/png" and keep & metadata.KEEP_XMP:
+        data = png_text.plain_xmp(data)
     return _write(recipe, data, content_type, size, frames=len(draft.frames), is_mark_missing=draft.is_mark_missing)
 
 
@@ -77,8 +81,10 @@ def _drop_opaque_alpha(draft: Draft) -> Draft:
 
 
 def _write_description(recipe: Recipe, draft: Draft) -> Rendered:
-    """Write the BlurHash or the palette of the finished picture."""
+    """Write the BlurHash, the palette or the faces of the finished picture."""
     plan = recipe.plan.output
+    if plan.format is Format.FACES:
+        return _write_faces(recipe, draft)
     side_px = BLURHASH_SIDE_PX if plan.format is Format.BLURHASH else palette.SIDE_PX
     flat = paint.flatten(draft.first, WHITE).colourspace("srgb")
     small = flat.thumbnail_image(side_px, height=side_px, size="down")
@@ -93,6 +99,16 @@ def _write_description(recipe: Recipe, draft: Draft) -> Rendered:
     return _write(recipe, data, content_type, Size(flat.width, flat.height), is_mark_missing=draft.is_mark_missing)
 
 
+def _write_faces(recipe: Recipe, draft: Draft) -> Rendered:
+    """Look for faces in the finished picture, which is a small copy of the source, and write their record."""
+    if not draft.limits.face_model:
+        raise FacesUnavailable
+    flat = paint.flatten(draft.first, WHITE).colourspace("srgb")
+    pixels, size = bytes(flat.write_to_memory()), Size(flat.width, flat.height)
+    found = detector.find_faces(pixels, size.width_px, size.height_px, draft.limits.face_model)
+    return _write(recipe, write_record(found), formats.CONTENT_TYPES[Format.FACES], size)
+
+
 def _encode_blurhash(pixels: bytes, width_px: int) -> bytes:
     """Return the BlurHash of H x W x 3 bytes of sRGB."""
     starts = range(0, len(pixels), 3 * width_px)
@@ -102,7 +118,7 @@ def _encode_blurhash(pixels: bytes, width_px: int) -> bytes:
 
 def write_info(recipe: Recipe, source: Source) -> Rendered:
     """Write the source's description as JSON."""
-    return _write(recipe, info.describe(source), formats.CONTENT_TYPES[Format.JSON], Size(0, 0))
+    return _write(recipe, info.describe(source, recipe), formats.CONTENT_TYPES[Format.JSON], Size(0, 0))
 
 
 def write_drawing(recipe: Recipe, drawing: Drawing) -> Rendered:
@@ -131,6 +147,6 @@ def _write(
         width_px=size.width_px,
         height_px=size.height_px,
         frames=frames,
-        is_first_frame_only=recipe.selection.is_cut and recipe.animated is not None,
+        is_first_frame_only=recipe.is_first_frame_only,
         is_mark_missing=is_mark_missing,
     )

@@ -16,13 +16,14 @@ from imgproxy.errors import DecodeFailed, NotAnImage
 from imgproxy.params.plan import Adjust, Format, RenderPlan
 from imgproxy.render import formats, output, trim
 from imgproxy.render.draft import Draft
+from imgproxy.render.face_windows import faces_in
 from imgproxy.render.geometry import Geometry, find_region, place, trim_region
 from imgproxy.render.orientation import turn_upright
 from imgproxy.render.pyramid import Pyramid
 from imgproxy.render.recipe import group_by_decode, write_recipe
 from imgproxy.render.scaling import crop
 from imgproxy.render.sizes import Box
-from imgproxy.render.source import open_source
+from imgproxy.render.source import open_source, tolerate
 from imgproxy.render.steps import STEPS
 
 if TYPE_CHECKING:
@@ -38,27 +39,27 @@ def run(job: RenderJob, limits: ProcessLimits, on_done: Callable[[int, Rendered]
     """
     Make every target of a job. Call `on_done` with its index as soon as its file is complete.
 
-    Raises NotAnImage, DecodeFailed, TooManyPixels; OSError if a file cannot be read or written.
+    Raises NotAnImage, HeicNotInstalled, DecodeFailed, TooManyPixels; OSError if a file cannot be read or written.
     """
     try:
         source = open_source(job.original, limits)
         recipes = [write_recipe(index, target, source, limits) for index, target in enumerate(job.targets)]
         for group in group_by_decode(recipes):
-            _make_group(group, source, job, limits, on_done)
+            _make_group(group, job, limits, on_done)
     except pyvips.Error as exc:
-        # HEIC holds HEVC. Its decoder is not free, so not every libvips has it: then the file is fine, but unreadable.
+        # An AVIF by its brand can hold a codec that libvips does not have: then the file is fine, but unreadable.
         raise (NotAnImage if "nsupported codec" in str(exc) else DecodeFailed) from exc
 
 
 def _make_group(
     group: list[Recipe],
-    source: Source,
     job: RenderJob,
     limits: ProcessLimits,
     on_done: Callable[[int, Rendered], None],
 ) -> None:
     """Make the targets that share a decode. A target that needs no pixels is written first, without a decode."""
     pictured = []
+    source = group[0].source
     for recipe in group:
         if recipe.plan.output.format is Format.JSON:
             on_done(recipe.index, output.write_info(recipe, source))
@@ -66,8 +67,27 @@ def _make_group(
             on_done(recipe.index, output.write_drawing(recipe, source.drawing))
         else:
             pictured.append(recipe)
-    if not pictured:
-        return
+    done: set[int] = set()
+
+    def note(index: int, rendered: Rendered) -> None:
+        done.add(index)
+        on_done(index, rendered)
+
+    def make_the_rest(source: Source) -> None:
+        _make_pictures([recipe for recipe in pictured if recipe.index not in done], source, job, limits, note)
+
+    if pictured:
+        tolerate(source, limits, make_the_rest)
+
+
+def _make_pictures(
+    pictured: list[Recipe],
+    source: Source,
+    job: RenderJob,
+    limits: ProcessLimits,
+    on_done: Callable[[int, Rendered], None],
+) -> None:
+    """Make the targets that share a decode."""
     pyramid = Pyramid(source, pictured, limits)
     marks = {mark.source: mark.path for mark in job.marks}
     for recipe in pictured:
@@ -105,21 +125,23 @@ def _needs_memory(plan: RenderPlan, geometry: Geometry) -> bool:
 
 
 def _trim(recipe: Recipe, decoded: Decoded, limits: ProcessLimits) -> Geometry:
-    """Find the uniform edges of the region in the decoded pixels. Return the geometry of the rest."""
+    """Find the uniform edges of the region in the decoded frames. Return the geometry of the rest."""
     assert recipe.plan.trim is not None
     region = find_region(recipe.upright, recipe.plan.rect)
-    image = crop(turn_upright(decoded.frames[0], recipe.orientation), region)
-    found = trim.find(image, recipe.plan.trim)
+    frames = [crop(turn_upright(frame, recipe.orientation), region) for frame in decoded.frames]
+    found = trim.find(frames, recipe.plan.trim)
     if found is not None:
         found = Box(region.left_px + found.left_px, region.top_px + found.top_px, found.width_px, found.height_px)
     region = trim_region(region, found, pad_px=recipe.plan.trim.pad_px)
-    return place(region, recipe.plan, max_side_px=limits.output_px)
+    faces = faces_in(recipe.target.faces, recipe.upright)
+    return place(region, recipe.plan, faces=faces, max_side_px=limits.output_px)
 
 
 def _stays_drawing(plan: RenderPlan) -> bool:
     """Whether an SVG is sent as an SVG: the plan names no raster format, and changes only the size."""
     resize = plan.resize
     is_sized_only = plan == RenderPlan(resize=resize, output=plan.output, frames=plan.frames)
-    is_whole = resize.aspect is None and not resize.crop and resize.fit.value in ("clip", "max")
+    is_cut = resize.crop or resize.faces is not None
+    is_whole = resize.aspect is None and not is_cut and resize.fit.value in ("clip", "max")
     is_format_free = plan.output.format is Format.SOURCE or plan.output.is_negotiated
     return is_format_free and is_sized_only and is_whole

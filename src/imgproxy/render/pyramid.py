@@ -41,7 +41,7 @@ class Pyramid:
         if self._is_shared or selection.is_animated or any(recipe.is_read_twice for recipe in recipes):
             pages = pages.copy_memory()
         frames: tuple[Any, ...] = (pages,)
-        self._jpeg_shrink = jpeg_shrink(factor) if source.kind is SourceKind.JPEG else None
+        self._jpeg_shrink = jpeg_shrink(factor) if source.kind is SourceKind.JPEG and source.can_shrink else None
         if self._jpeg_shrink is not None:  # libvips cuts off what is left of an odd side
             self._ratio = (1 / self._jpeg_shrink,) * 2
         else:

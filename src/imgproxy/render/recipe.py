@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgproxy.render import formats
+from imgproxy.render.face_windows import faces_in
 from imgproxy.render.frames import select_frames, select_page
 from imgproxy.render.geometry import find_region, place
 from imgproxy.render.orientation import swap
 from imgproxy.render.sizes import Size
+from imgproxy.render.source import at_page
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Format, RenderPlan
@@ -24,12 +26,14 @@ class Recipe:
     """
     A target of the job, with the decisions that need only its plan and the source's header.
 
+    `source` is the source at the page that the plan uses.
     `animated` is the format of an animation; None makes a still. `geometry` is None for a plan with a trim, which
     needs the pixels first.
     """
 
     index: int
     target: RenderTarget
+    source: Source
     selection: Selection
     animated: Format | None
     orientation: int
@@ -40,6 +44,11 @@ class Recipe:
     def plan(self) -> RenderPlan:
         """The target's plan."""
         return self.target.plan
+
+    @property
+    def is_first_frame_only(self) -> bool:
+        """Whether the plan wants an animation, and gets one frame: a limit cut it, or the format has no animations."""
+        return self.selection.is_cut and (self.animated is not None or self.plan.output.format in formats.OF_SOURCE)
 
     @property
     def is_read_twice(self) -> bool:
@@ -54,7 +63,7 @@ class Recipe:
 
 
 def write_recipe(index: int, target: RenderTarget, source: Source, limits: ProcessLimits) -> Recipe:
-    """Decide what the target needs of the source."""
+    """Decide what the target needs of the source. Raises DecodeFailed, TooManyPixels: see `source.at_page`."""
     plan = target.plan
     animated = formats.animated_format(plan.output.format, source.kind) if source.is_animation else None
     if source.is_animation:
@@ -67,13 +76,15 @@ def write_recipe(index: int, target: RenderTarget, source: Source, limits: Proce
             max_pixels=limits.source_pixels,
         )
     else:
-        selection = select_page(source.pages, plan.frames)
+        selection = select_page(source.pages, plan.frames, source.primary)
+        source = at_page(source, selection.order[0], limits)
     orientation = plan.orient or source.orientation
     upright = swap(Size(source.width_px, source.height_px), orientation)
     geometry = None
     if plan.trim is None:
-        geometry = place(find_region(upright, plan.rect), plan, max_side_px=limits.output_px)
-    return Recipe(index, target, selection, animated, orientation, upright, geometry)
+        faces = faces_in(target.faces, upright)
+        geometry = place(find_region(upright, plan.rect), plan, faces=faces, max_side_px=limits.output_px)
+    return Recipe(index, target, source, selection, animated, orientation, upright, geometry)
 
 
 def group_by_decode(recipes: list[Recipe]) -> list[list[Recipe]]:

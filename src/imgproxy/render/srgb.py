@@ -86,3 +86,8 @@ def _linearise(data: bytes, value: float) -> float:
 def encode(light: float) -> float:
     """Return the value that encodes linear light by the curve of sRGB."""
     return 12.92 * light if light <= 0.0031308 else float(1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def decode(value: float) -> float:
+    """Return the linear light that a value encodes by the curve of sRGB."""
+    return value / 12.92 if value <= 0.04045 else float(((value + 0.055) / 1.055) ** 2.4)

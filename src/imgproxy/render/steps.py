@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import ImgproxyError
-from imgproxy.params.plan import Crop, Sides
+from imgproxy.params.plan import TRANSPARENT_WHITE, Crop, Sides
 from imgproxy.render import adjustments, blending, colour, paint, watermark
 from imgproxy.render.geometry import corner_radii, shrink_sides
 from imgproxy.render.scaling import crop, resample, rotate
 from imgproxy.render.sizes import Box, Size
 
 if TYPE_CHECKING:
+    from imgproxy.params.plan import Colour
     from imgproxy.render.draft import Draft
 
 # The sigma of the blurred backdrop of fill=blur, as a part of the longer side: it hides every detail, not the colours.
@@ -58,7 +59,7 @@ def fill(draft: Draft) -> Draft:
     if canvas.extend == "copy":
         return draft.change_frames(lambda image: image.embed(left, top, size.width_px, size.height_px, extend="copy"))
     if canvas.extend == "colour" or canvas.backdrop is None:
-        ground = draft.plan.resize.fill_colour or draft.plan.background
+        ground = draft.plan.resize.fill_colour or _ground(draft)
         return draft.change_frames(lambda image: paint.extend(image, size, left, top, ground))
     pairs = zip(draft.frames, draft.decoded.frames, strict=True)
     return replace(draft, frames=tuple(_put_on_backdrop(draft, image, decoded) for image, decoded in pairs))
@@ -194,7 +195,19 @@ def pad(draft: Draft) -> Draft:
     sides = draft.geometry.pad
     if sides == Sides():
         return draft
-    return draft.change_frames(lambda image: paint.pad(image, sides, draft.plan.background))
+    ground = _ground(draft)
+    return draft.change_frames(lambda image: paint.pad(image, sides, ground))
+
+
+def _ground(draft: Draft) -> Colour:
+    """
+    Return the colour of new space around the picture: the background, if it is opaque.
+
+    A background with alpha is painted by the last step, under all that is transparent. Painted here as well, it would
+    be there twice.
+    """
+    ground = draft.plan.background
+    return ground if ground.alpha == 255 else TRANSPARENT_WHITE
 
 
 def background(draft: Draft) -> Draft:

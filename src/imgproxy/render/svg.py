@@ -2,29 +2,26 @@
 Sanitise SVG: parse it, keep what is on the allow-lists, and write a new text.
 
 Everything else is dropped: scripts, event handlers, foreignObject, animation, every reference that leaves the document.
-The result is safe to rasterise and to serve. Embedded pictures stay if they are data: URLs of raster formats.
+The result is safe to rasterise and to serve. Embedded pictures stay if they are data: URLs of raster formats, or of
+drawings, which are sanitised, too.
 Source of the element names: SVG 2, appendix G (element index); Filter Effects Module Level 1.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 import pyvips
 
 from imgproxy.errors import DrawingTooComplex
-from imgproxy.render import svg_cost, svg_css
+from imgproxy.render import data_urls, svg_cost, svg_css, svg_variables
 from imgproxy.render.markup import Element, MarkupError, TooMuchMarkupError, parse
+from imgproxy.render.svg_cost import Cost
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
-
-if TYPE_CHECKING:
-    from imgproxy.render.svg_cost import Cost
 
 # A newsroom's drawings have kilobytes, its maps a few megabytes.
 MAX_BYTES: Final = 10_000_000
@@ -54,9 +51,9 @@ _ELEMENTS: Final = frozenset({
 })
 # fmt: on
 
-_DATA_URL: Final = re.compile(r"data:image/[a-z+]+(?:;[\w=.-]+){0,3}?;base64,([A-Za-z0-9+/=\s]*)")
 _FRAGMENT: Final = re.compile(r"\A\s*#[^\s\"'()<>\\]{1,256}\s*\Z")
 _NAME: Final = re.compile(r"\A[A-Za-z_][\w.-]*\Z")
+_ZERO: Final = re.compile(r"[+-]?(?:0+\.?0*|\.0+)(?:[a-zA-Z]+|%)?")
 _RASTERS: Final = (SourceKind.PNG, SourceKind.JPEG, SourceKind.GIF, SourceKind.WEBP)
 
 # No browser reads these as CSS, and they are free text: `id="Group (1)"`.
@@ -65,9 +62,14 @@ _NOT_CSS: Final = frozenset({"id", "class", "d", "points", "aria-label"})
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A sanitised SVG: its text in UTF-8, and what it costs to draw."""
+    """
+    A sanitised SVG, in UTF-8, and what it costs to draw.
+
+    `text` is for browsers, `drawn` for librsvg: there, CSS variables have been replaced by their values.
+    """
 
     text: bytes
+    drawn: bytes
     cost: Cost
 
     @property
@@ -85,37 +87,67 @@ def sanitise(data: bytes) -> Drawing:
     Raises MarkupError if it is not an SVG or declares what is refused; DrawingTooComplex if a limit of `svg_cost` is
     passed.
     """
+    return _sanitise(data, _Place(), _Spent())
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a drawing is embedded: in how many drawings, and in how many elements of all of them."""
+
+    drawings: int = 0
+    elements: int = 0
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What a drawing has used of the limits so far, together with the drawings in it."""
+
+    css_chars: int = 0
+    elements: int = 0
+    drawings: int = 0
+
+
+def _sanitise(data: bytes, place: _Place, spent: _Spent) -> Drawing:
     try:
         root = parse(data, max_bytes=MAX_BYTES)
     except TooMuchMarkupError as exc:
         raise DrawingTooComplex(exc.what, exc.limit) from exc
     if root.local != "svg" or root.namespace not in (_SVG, ""):
         raise MarkupError("not an SVG")
-    sanitiser = _Sanitiser()
-    kept = sanitiser.keep(root)
+    if place.drawings and _has_no_size(root):
+        raise MarkupError("an embedded drawing without a size")  # librsvg would draw nothing at all
+    sanitiser = _Sanitiser(place, spent)
+    kept = sanitiser.keep(root, place.elements + 1)
     assert kept is not None
-    cost = svg_cost.measure(kept, sanitiser.image_px)
-    parts: list[str] = []
-    _write(kept, parts, is_root=True)
-    return Drawing("".join(parts).encode(), cost)
+    text = b""
+    if svg_variables.has_variables(kept):
+        text = _as_text(kept)
+        svg_variables.replace(kept)
+    cost = svg_cost.measure(kept, sanitiser.embedded)
+    drawn = _as_text(kept)
+    return Drawing(text or drawn, drawn, cost)
 
 
 class _Sanitiser:
-    """Keeps what is on the allow-lists, of one document, and notes the sizes of embedded pictures."""
+    """Keeps what is on the allow-lists, of one document, and notes what its embedded pictures cost."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: _Place, spent: _Spent) -> None:
+        self._place = place
+        self._spent = spent
         self._ids: set[str] = set()
-        self._css_chars = 0
-        self.image_px: dict[int, int] = {}  # by the id() of the element that is kept
+        self.embedded: dict[int, Cost] = {}  # by the id() of the element that is kept
 
-    def keep(self, element: Element) -> Element | None:
-        """Return a copy with the allowed parts. None: it is dropped, with all inside."""
+    def keep(self, element: Element, level: int) -> Element | None:
+        """Return a copy with the allowed parts. None: it is dropped, with all inside. `level`: of nested elements."""
         local = element.local
         if element.namespace not in (_SVG, "") or local not in _ELEMENTS:
             return None
+        self._spent.elements += 1
+        svg_cost.check("elements", self._spent.elements)
+        svg_cost.check("nested elements", level)
         kept = Element(local, {})
         for key, value in element.attributes.items():
-            if (name := _attribute_name(key)) and (clean := self._clean_value(kept, name, value)) is not None:
+            if (name := _attribute_name(key)) and (clean := self._clean_value(kept, name, value, level)) is not None:
                 kept.attributes[name] = clean
         if local == "style":
             text = "".join(child for child in element.children if isinstance(child, str))
@@ -123,15 +155,15 @@ class _Sanitiser:
             kept.children.append(svg_css.clean(text))
             return kept
         for child in element.children:
-            found = self.keep(child) if isinstance(child, Element) else child
+            found = self.keep(child, level + 1) if isinstance(child, Element) else child
             if found is not None:
                 kept.children.append(found)
         return kept
 
-    def _clean_value(self, element: Element, name: str, value: str) -> str | None:
+    def _clean_value(self, element: Element, name: str, value: str, level: int) -> str | None:
         if name in {"href", "xlink:href"}:
             if element.name == "image":
-                return self._clean_image(element, value)
+                return self._clean_image(element, value, level)
             return value if element.name != "a" and _FRAGMENT.match(value) else None
         if name in {"src", "action", "formaction", "base"}:
             return None
@@ -145,24 +177,54 @@ class _Sanitiser:
         return svg_css.clean(value)
 
     def _count_css(self, text: str) -> None:
-        self._css_chars += len(text)
-        svg_cost.check("characters of CSS", self._css_chars)
+        self._spent.css_chars += len(text)
+        svg_cost.check("characters of CSS", self._spent.css_chars)
 
-    def _clean_image(self, element: Element, value: str) -> str | None:
-        """Keep an embedded picture if its bytes are one, under the type that they have, and note its pixels."""
-        found = _DATA_URL.fullmatch(value.strip())
+    def _clean_image(self, element: Element, value: str, level: int) -> str | None:
+        """Keep an embedded picture if its bytes are one, under the type that they have, and note what it costs."""
+        found = data_urls.decode(value)
         if found is None:
             return None
+        media_type, data = found
         try:
-            data = base64.b64decode(found[1])
-            kind = sniff(data[:HEAD_BYTES])
-            if kind not in _RASTERS:
-                return None
-            header = pyvips.Image.new_from_buffer(data, "")
-        except (binascii.Error, pyvips.Error):
+            if media_type == SourceKind.SVG:
+                data, cost = self._clean_drawing(data, level)
+            else:
+                media_type, cost = _measure_raster(data)
+        except (MarkupError, pyvips.Error):
             return None
-        self.image_px[id(element)] = self.image_px.get(id(element), 0) + header.width * header.height
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        self.embedded[id(element)] = self.embedded.get(id(element), Cost()).plus(cost)
+        return data_urls.encode(media_type, data)
+
+    def _clean_drawing(self, data: bytes, level: int) -> tuple[bytes, Cost]:
+        """Sanitise an embedded drawing. It inherits nothing: so its shapes are not counted as this drawing's."""
+        self._spent.drawings += 1
+        svg_cost.check("embedded drawings", self._spent.drawings)
+        place = _Place(self._place.drawings + 1, level)
+        svg_cost.check("levels of embedded drawings", place.drawings)
+        drawing = _sanitise(data, place, self._spent)
+        return drawing.drawn, drawing.cost._replace(shapes=0).plus(svg_cost.EMBEDDED_DRAWING)
+
+
+def _has_no_size(root: Element) -> bool:
+    lengths = [root.attributes.get("width", ""), root.attributes.get("height", "")]
+    lengths += re.split(r"[\s,]+", root.attributes.get("viewBox", "").strip()[:200])[2:4]
+    return any(_ZERO.fullmatch(length[:200].strip()) for length in lengths)
+
+
+def _measure_raster(data: bytes) -> tuple[SourceKind, Cost]:
+    """Return the format and the pixels of an embedded raster picture. Raises MarkupError, pyvips.Error."""
+    kind = sniff(data[:HEAD_BYTES])
+    if kind not in _RASTERS:
+        raise MarkupError("not a picture that may be embedded")
+    header = pyvips.Image.new_from_buffer(data, "")
+    return kind, Cost(image_px=header.width * header.height)
+
+
+def _as_text(root: Element) -> bytes:
+    parts: list[str] = []
+    _write(root, parts, is_root=True)
+    return "".join(parts).encode()
 
 
 def _write(element: Element, parts: list[str], *, is_root: bool = False) -> None:

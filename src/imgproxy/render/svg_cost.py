@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote
 
 from imgproxy.errors import DrawingTooComplex
+from imgproxy.render.markup import MAX_DEPTH, MAX_ELEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +40,17 @@ LIMITS: Final = {
     "drawn pixels of embedded pictures": 32_000_000,
     # librsvg tries each rule on each element: 20,000 rules on 5,000 elements take more than 25 s.
     "rules of CSS, times elements": 4_000_000,
+    # The parser's limits hold for one document, these for a drawing with all that are embedded.
+    "elements": MAX_ELEMENTS,
+    "nested elements": MAX_DEPTH,
+    # 100 small ones over the whole picture take 0.07 s.
+    "embedded drawings": 200,
+    # A drawing in a drawing in a drawing. Each level is a third longer than the one inside, by base64.
+    "levels of embedded drawings": 3,
+    # Python looks for the values of variables: 1 µs for each part of a selector and element, and for each character.
+    "selectors of CSS with variables, times elements": 300_000,
+    "characters from CSS variables": 400_000,
+    "CSS variables in one another": 32,
     # References from element to element: symbols that use symbols. Nobody nests more than five.
     "levels of references": 32,
     # feConvolveMatrix of 9 x 9 takes 4 s, of 5 x 5 1.3 s.
@@ -78,27 +90,31 @@ class Cost(NamedTuple):
         return Cost(*(mine + theirs * times for mine, theirs in zip(self, other, strict=True)))
 
 
+# An embedded drawing is painted as a layer of its own. That takes 0.5 ms, as long as 30 shapes.
+EMBEDDED_DRAWING: Final = Cost(elements=30)
+
+
 def check(what: str, found: float) -> None:
     """Raise DrawingTooComplex if there is more of it than LIMITS says."""
     if found > LIMITS[what]:
         raise DrawingTooComplex(what, LIMITS[what])
 
 
-def measure(root: Element, image_px: Mapping[int, int]) -> Cost:
+def measure(root: Element, embedded: Mapping[int, Cost]) -> Cost:
     """
-    Return what the drawing costs. `image_px`: the pixels of embedded pictures, by the id() of their elements.
+    Return what the drawing costs. `embedded`: what embedded pictures cost, by the id() of their elements.
 
     Raises DrawingTooComplex if a limit is passed, or if an element uses itself.
     """
     try:
-        return _Counter(root, image_px).count(root, 0)
+        return _Counter(root, embedded).count(root, 0)
     except RecursionError as exc:  # few levels, and many nested elements in each
         raise DrawingTooComplex("levels of references", LIMITS["levels of references"]) from exc
 
 
 class _Counter:
-    def __init__(self, root: Element, image_px: Mapping[int, int]) -> None:
-        self._image_px = image_px
+    def __init__(self, root: Element, embedded: Mapping[int, Cost]) -> None:
+        self._embedded = embedded
         self._by_id: dict[str, Element] = {}
         self._known: dict[int, Cost | None] = {}  # None: being counted
         self._side = _side(root)
@@ -151,15 +167,16 @@ class _Counter:
         filters = len(_CSS_FILTER.findall(style)) + len(_CSS_FILTER.findall(attributes.get("filter", "")))
         if local.startswith("fe") and local not in {"feMergeNode", "feFuncA", "feFuncR", "feFuncG", "feFuncB"}:
             filters += _count_steps(local, attributes)
-        return Cost(
+        own = Cost(
             elements=1,
             shapes=1,
             filters=filters,
             layers=int(any("mask" in text or "mix-blend-mode" in text for text in (attributes, style))),
             characters=characters,
             path_bytes=len(attributes.get("d", "")) + len(attributes.get("points", "")),
-            image_px=self._image_px.get(id(element), 0),
         )
+        embedded = self._embedded.get(id(element))
+        return own.plus(embedded) if embedded else own
 
     def _check_primitive(self, element: Element) -> None:
         """Check the numbers that make one step of a filter slow."""

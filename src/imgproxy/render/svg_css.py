@@ -43,7 +43,7 @@ def clean(text: str) -> str:
     """
     Return the CSS without what could be loaded from elsewhere. What is clean already is returned as it is.
 
-    A text that does not come to rest is dropped. Raises MarkupError if brackets are nested too deeply.
+    A text that every pass changes again is dropped. Raises MarkupError if brackets are nested too deeply.
     """
     for _ in range(_MAX_PASSES):
         if is_clean(text):

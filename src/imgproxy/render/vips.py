@@ -8,7 +8,9 @@ Source: https://www.libvips.org/API/current/func.operation_block_set.html
 
 from __future__ import annotations
 
-from typing import Final
+import sys
+from pathlib import PurePath
+from typing import Any, Final
 
 import pyvips
 
@@ -34,6 +36,31 @@ def prepare() -> None:
     # pyvips sends every line that libvips logs to Python's logging: eight for a render without problems. Without its
     # handler, GLib writes warnings and errors to stderr.
     pyvips._remove_log_handler()  # noqa: SLF001 - pyvips has no public function for it
+    _accept_any_text()
+
+
+def _accept_any_text() -> None:
+    """
+    Let pyvips exchange text that is no UTF-8 with libvips, as Python does with names of files (PEP 383).
+
+    Names of header fields, their values, and messages of errors have bytes of the file in them. pyvips raises
+    UnicodeDecodeError for them, in the middle of any call, and leaves the message in libvips' buffer for the next one.
+    Its two functions for text are private, and each of its modules has its own reference to them.
+    """
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "pyvips"]:
+        for name, function in (("_to_string", _to_string), ("_to_bytes", _to_bytes)):
+            if hasattr(module, name):
+                setattr(module, name, function)
+
+
+def _to_string(text: Any) -> str:
+    """Decode a C string. A byte that is no UTF-8 becomes a surrogate."""
+    return "NULL" if text == pyvips.ffi.NULL else bytes(pyvips.ffi.string(text)).decode("utf-8", "surrogateescape")
+
+
+def _to_bytes(text: Any) -> Any:
+    """Encode a text for libvips, surrogates as the bytes that they stand for. Other values stay as they are."""
+    return str(text).encode("utf-8", "surrogateescape") if isinstance(text, (str, PurePath)) else text
 
 
 def warm_up() -> None:

@@ -10,12 +10,13 @@ from imgproxy.render.draft import Decoded
 from imgproxy.render.geometry import place
 from imgproxy.render.orientation import swap
 from imgproxy.render.scaling import resample, rotate
-from imgproxy.render.sizes import Box, Size, round_half_up, round_px
-from imgproxy.render.source import decode, open_source
+from imgproxy.render.sizes import Box, Size, round_half_up
+from imgproxy.render.source import decode, open_source, tolerate
 
 if TYPE_CHECKING:
     from imgproxy.params.plan import Length, Mark
     from imgproxy.render.geometry import Geometry
+    from imgproxy.render.source import Source
     from imgproxy.workers.job import ProcessLimits
 
 
@@ -39,11 +40,16 @@ def make_layer(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_s
 
 
 def _scale(path: str, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
-    source = open_source(path, limits)
+    return tolerate(
+        open_source(path, limits), limits, lambda source: _scale_source(source, mark, base, limits, limit_scale)
+    )
+
+
+def _scale_source(source: Source, mark: Mark, base: Size, limits: ProcessLimits, limit_scale: float) -> Any:
     upright = swap(Size(source.width_px, source.height_px), source.orientation)
     geometry = _place(mark, upright, base, limit_scale)
     factor = min(upright.width_px / geometry.scaled.width_px, upright.height_px / geometry.scaled.height_px)
-    image = decode(source, limits, factor=factor)
+    image = decode(source, limits, factor=factor, page=source.page)
     ratio = (image.width / source.width_px, image.height / source.height_px)
     decoded = Decoded((image,), upright, source.orientation, ratio)
     scaled = resample(image, geometry.window, geometry.scaled, decoded=decoded, in_memory=True)
@@ -64,17 +70,17 @@ def _place(mark: Mark, upright: Size, base: Size, limit_scale: float) -> Geometr
     height = _length(mark.height, base.height_px, limit_scale)
     fit = mark.fit
     if mark.scale is not None:
-        width, height, fit = round_px(base.width_px * mark.scale / 100), None, Fit.CLIP
+        width, height, fit = max(1.0, base.width_px * mark.scale / 100), None, Fit.CLIP
     if width is None and height is None:
         width, height, fit = base.width_px, base.height_px, Fit.MAX
     resize = Resize(width=None if width is None else Px(width), height=None if height is None else Px(height), fit=fit)
     return place(Box(0, 0, upright.width_px, upright.height_px), RenderPlan(resize=resize))
 
 
-def _length(length: Length | None, side_px: int, limit_scale: float) -> int | None:
+def _length(length: Length | None, side_px: int, limit_scale: float) -> float | None:
     if length is None:
         return None
-    return round_px(length.value * (side_px if isinstance(length, Ratio) else limit_scale))
+    return max(1.0, length.value * (side_px if isinstance(length, Ratio) else limit_scale))
 
 
 def _find_corner(mark: Mark, size: Size, base: Size, limit_scale: float) -> tuple[int, int]:

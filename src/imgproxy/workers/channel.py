@@ -47,6 +47,7 @@ CONTENT_TYPES: Final = frozenset(
         "image/heic",
         "image/gif",
         "image/tiff",
+        "image/bmp",
         "image/svg+xml",
         "application/json",
         "text/plain; charset=utf-8",
@@ -61,16 +62,21 @@ _TEXTS: Final[dict[str, Callable[[str], object]]] = {
     "shared_decode": re.compile(r"([0-9]{1,5}-[0-9]{1,2})?").fullmatch,
 }
 
-# The errors that a render process may report. The edge notices other timeouts, and crashes, by itself.
+# The errors that a render process may report. The edge notices other timeouts, and crashes, by itself. RenderCrashed
+# stands for an exception that nobody foresaw: the process goes on.
 REPORTED: Final = {
     error.code: error
     for error in (
         errors.NotAnImage,
+        errors.HeicNotInstalled,
         errors.DecodeFailed,
+        errors.ColoursNotSupported,
         errors.TooManyPixels,
         errors.DrawingTooComplex,
+        errors.FacesUnavailable,
         errors.RenderOutOfMemory,
         errors.RenderTimeout,
+        errors.RenderCrashed,
         errors.BadParameter,
         errors.CacheUnavailable,
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.workers.faces import Face
 
 
 class Lane(StrEnum):
@@ -28,10 +29,15 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RenderTarget:
-    """One variant to make. `path` is a temporary name beside the final one; the file does not exist yet."""
+    """
+    One variant to make. `path` is a temporary name beside the final one; the file does not exist yet.
+
+    `faces` are those of the original, the largest first, if the plan needs them.
+    """
 
     plan: RenderPlan
     path: str
+    faces: tuple[Face, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +62,10 @@ class Rendered:
     """
     A variant in its file.
 
-    `digest` is the digest of its bytes. `is_first_frame_only`: the original is animated, and a limit reduced it to one
-    frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the variant shared a
-    decode with larger ones, and so has other bytes than one made alone. It names the decode: "<width in px>-<how often
-    halved>".
+    `digest` is the digest of its bytes. `is_first_frame_only`: the original is animated, and a limit or the format
+    reduced it to one frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the
+    variant shared a decode with larger ones, and so has other bytes than one made alone. It names the decode:
+    "<width in px>-<how often halved>".
     """
 
     path: str
@@ -91,7 +97,8 @@ class ProcessLimits:
     """
     The settings that a render process needs. Bytes of memory; pixels; frames; CPU seconds.
 
-    An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there.
+    An SVG is opened and drawn within `drawing()`. A render process puts its watchdog there. `warns_of_fonts`: this
+    process warns if there are no fonts. `face_model` is the file of the detector's model; empty without a detector.
     """
 
     memory_bytes: int
@@ -100,4 +107,6 @@ class ProcessLimits:
     output_px: int
     allow_truncated: bool = False
     drawing_cpu_s: float = 1.0
+    warns_of_fonts: bool = False
     drawing: Callable[[], AbstractContextManager[None]] = nullcontext
+    face_model: str = ""

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy import errors
 from imgproxy.workers.capacity import usable_cores
@@ -25,6 +25,8 @@ from imgproxy.workers.queue import Begin, Lanes, OnRendered, PoolObserver, Ticke
 from imgproxy.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.config.sections import LimitsSettings, RenderSettings
     from imgproxy.workers.process import RenderProcess
 
@@ -52,8 +54,10 @@ class RenderPool:
         limits: LimitsSettings,
         *,
         observer: PoolObserver,
+        face_model: str = "",
         abandon_grace_s: float = ABANDON_GRACE_S,
     ) -> None:
+        """`face_model` is that of ProcessLimits."""
         self._settings = settings
         self._abandon_grace_s = abandon_grace_s
         self._observer = observer
@@ -67,6 +71,7 @@ class RenderPool:
                 output_px=limits.output_px,
                 allow_truncated=settings.allow_truncated,
                 drawing_cpu_s=settings.drawing_cpu_s,
+                face_model=face_model,
             ),
             self._observer,
             on_message=self._receive,
@@ -104,7 +109,7 @@ class RenderPool:
 
     @property
     def cannot_start(self) -> bool:
-        """Whether there is no process, and the last try to start one failed. One that crashed is no such reason."""
+        """Whether there is no process, and the last try to start one failed. A crash is not a failed start."""
         return self._supervisor.is_failing and not self.pids
 
     @property
@@ -169,7 +174,7 @@ class RenderPool:
         self._lanes.add(ticket)
         self._dispatch()
         if ticket.job is None:
-            ticket.timer = loop.call_later(self._settings.queue_timeout_s, self._refuse, ticket)
+            _set_timer(ticket, self._settings.queue_timeout_s, self._refuse, ticket)
         try:
             return await ticket.done
         except asyncio.CancelledError:
@@ -200,9 +205,7 @@ class RenderPool:
         process.give(ticket.job)
 
     def _set_deadline(self, process: RenderProcess, ticket: Ticket) -> None:
-        ticket.stop_timer()
-        loop = asyncio.get_running_loop()
-        ticket.timer = loop.call_later(self._settings.timeout_s, self._end, process, ticket, "timeout")
+        _set_timer(ticket, self._settings.timeout_s, self._end, process, ticket, "timeout")
 
     def _end(self, process: RenderProcess, ticket: Ticket, reason: str) -> None:
         ticket.end_reason = reason
@@ -215,7 +218,7 @@ class RenderPool:
 
     def _abandon(self, ticket: Ticket) -> None:
         """Give up a job whose caller has left."""
-        ticket.stop_timer()
+        _stop_timer(ticket)
         if ticket in self._lanes:
             self._lanes.remove(ticket)
             self._observer.job_ended(ticket.lane, "cancelled", 0)
@@ -223,8 +226,7 @@ class RenderPool:
         ticket.is_abandoned = True
         for process, running in self._running.items():
             if running is ticket:
-                loop = asyncio.get_running_loop()
-                ticket.timer = loop.call_later(self._abandon_grace_s, self._end, process, ticket, "abandoned")
+                _set_timer(ticket, self._abandon_grace_s, self._end, process, ticket, "abandoned")
 
     # --- what processes say ---
 
@@ -256,7 +258,7 @@ class RenderPool:
 
     def _release(self, process: RenderProcess, ticket: Ticket, resident_bytes: int) -> None:
         """Free a process from its job. It becomes idle, or is replaced if it has grown too large."""
-        ticket.stop_timer()
+        _stop_timer(ticket)
         del self._running[process]
         self._lanes.ended(ticket.lane)
         if resident_bytes > self._settings.recycle_bytes:
@@ -278,7 +280,7 @@ class RenderPool:
             ticket.done.set_result(report)
 
     def _fail(self, ticket: Ticket, error: errors.ImgproxyError) -> None:
-        ticket.stop_timer()
+        _stop_timer(ticket)
         ticket.has_failed = True
         ticket.remove_files()
         self._observer.job_ended(ticket.lane, "cancelled" if ticket.is_abandoned else error.code, 0)
@@ -317,3 +319,15 @@ class RenderPool:
     def _note_if_done(self) -> None:
         if not self._is_open and not self._running and not self.waiting:
             self._all_done.set()
+
+
+def _set_timer(ticket: Ticket, after_s: float, call: Callable[..., None], *args: Any) -> None:
+    """Call `call` after `after_s` seconds. A ticket has one timer, so the one before is stopped."""
+    _stop_timer(ticket)
+    ticket.timer = asyncio.get_running_loop().call_later(after_s, call, *args)
+
+
+def _stop_timer(ticket: Ticket) -> None:
+    if ticket.timer is not None:
+        ticket.timer.cancel()
+        ticket.timer = None

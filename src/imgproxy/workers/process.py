@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 STDERR_BYTES: Final = 4096
 # The pause after each read: a process that a picture has taken over must not keep the event loop busy.
 STDERR_PAUSE_S: Final = 0.05
-# After its end, this long for its last words.
-LAST_WORDS_S: Final = 0.2
+# After its end, its last lines are read for this long.
+LAST_LINES_S: Final = 0.2
 
 # A process that is not ready after this time counts as broken.
 START_TIMEOUT_S: Final = 30.0
@@ -62,6 +62,8 @@ SET_ENVIRONMENT: Final = {
     "VIPS_CONCURRENCY": "1",
     # Decoded pictures stay in memory, where the watchdog counts them. libvips would write those over 100 MB to /tmp.
     "VIPS_DISC_THRESHOLD": "64g",
+    # No warnings on stderr: a damaged file causes hundreds, with bytes of the file in them.
+    "VIPS_WARNING": "1",
     # glibc cannot return free memory between small blocks that are in use: a process had 190 MB after 350 mixed renders
     # and grew further. These three keep it between 80 and 95 MB, at the same CPU: one arena; a mapping of its own for
     # each large block; free memory at the end of the heap is returned. glibc does not adjust a threshold that is set.
@@ -131,7 +133,7 @@ class RenderProcess(asyncio.Protocol):
                     str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    # Not ours: a reader of the log that stalls must not stop a render.
+                    # Not our own standard error: if the reader of the log stalls, renders must go on.
                     stderr=asyncio.subprocess.PIPE,
                     pass_fds=(theirs.fileno(),),
                     env=child_environment(),
@@ -184,10 +186,10 @@ class RenderProcess(asyncio.Protocol):
         self._transport.write(channel.frame(payload))
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
-        words = asyncio.create_task(self._log_stderr(child))
+        last_lines = asyncio.create_task(self._log_stderr(child))
         status = await child.wait()
-        await asyncio.wait((words,), timeout=LAST_WORDS_S)
-        words.cancel()
+        await asyncio.wait((last_lines,), timeout=LAST_LINES_S)
+        last_lines.cancel()
         await self._drained  # read its last messages first: they may say why it ended
         if self._ready.done():
             self._on_exit(self, status)

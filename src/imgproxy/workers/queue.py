@@ -56,12 +56,6 @@ class Ticket:
                 with suppress(OSError):
                     os.unlink(target.path)
 
-    def stop_timer(self) -> None:
-        """Cancel the job's deadline."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
 
 class Lanes:
     """The queue in front of `size` processes: one queue for each lane, served in the order of Lane."""

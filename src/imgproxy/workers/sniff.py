@@ -26,6 +26,7 @@ class SourceKind(StrEnum):
     AVIF = "image/avif"
     HEIC = "image/heic"
     TIFF = "image/tiff"
+    BMP = "image/bmp"
     SVG = "image/svg+xml"
 
 
@@ -33,22 +34,23 @@ class SourceKind(StrEnum):
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
+# How UTF-16 begins: with its mark, or with "<" if the mark is missing. Source: XML 1.0, appendix F.1.
+_UTF_16: Final = {
+    (codecs.BOM_UTF16_LE, b"<\0"): "utf-16-le",
+    (codecs.BOM_UTF16_BE, b"\0<"): "utf-16-be",
+}
+
 _GZIP_HEAD: Final = b"\x1f\x8b\x08"
 
 _TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# A comment or document type that has this length without an end is taken for one of a drawing.
-_LONG_BYTES: Final = 1000
+# Two letters are too few to recognise a BMP. These are the sizes of its known headers.
+_BMP_HEADERS: Final = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
 
-# Everything that may stand before the root element of an XML document, then <svg, with or without a prefix; or a
-# comment or document type that does not end in these bytes. Every group is atomic or possessive: this runs on the event
-# loop, and 30 comments in a row had 2^30 ways to match.
-_SVG_ROOT: Final = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?+\s*+"
-    rb"(?:(?>(?><!--.*?-->)|<!DOCTYPE[^>\[]*+(?>\[.*?\])?+\s*+>|<\?[^>]*+>)\s*+)*+"
-    rb"(?:<(?:[A-Za-z_][\w.-]{0,30}+:)?+svg[\s/>]|(?:<!--|<!DOCTYPE\s++svg\b).{%d})" % _LONG_BYTES,
-    re.DOTALL | re.IGNORECASE,
-)
+_SVG_ROOT: Final = re.compile(rb"<(?:[A-Za-z_][\w.-]{0,30}:)?svg[\s/>]", re.IGNORECASE)
+_SVG_DOCTYPE: Final = re.compile(rb"<!DOCTYPE\s+(?:[\w.-]{1,30}:)?svg\b[^>\[]*", re.IGNORECASE)
+_SUBSET_END: Final = re.compile(rb"\]\s*>")
+_TAG_START: Final = re.compile(rb"<[\w.:!-]{0,40}")
 
 
 def unpack(data: bytes, max_bytes: int) -> bytes:
@@ -79,14 +81,66 @@ def sniff(head: bytes) -> SourceKind | None:
         return _sniff_heif(head)
     if head.startswith(_TIFF_HEADS):
         return SourceKind.TIFF
-    return SourceKind.SVG if _is_svg(unpack(head, HEAD_BYTES)) else None
+    if head.startswith(b"BM") and head[14:18] in _BMP_HEADERS:
+        return SourceKind.BMP
+    text = unpack(head, HEAD_BYTES)
+    return SourceKind.SVG if _is_svg(text, is_cut=max(len(head), len(text)) >= HEAD_BYTES) else None
 
 
-def _is_svg(head: bytes) -> bool:
-    """Look for the root element."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        head = head.decode("utf-16", errors="replace").encode()
-    return _SVG_ROOT.match(head) is not None
+def _is_svg(text: bytes, *, is_cut: bool) -> bool:
+    """Look for the root element. If the file goes on (`is_cut`), what may stand before the root is enough."""
+    for marks, encoding in _UTF_16.items():
+        if text.startswith(marks):
+            text = text.decode(encoding, errors="replace").lstrip("\ufeff").encode()
+            break
+    text = text.removeprefix(codecs.BOM_UTF8).lstrip()
+    if not text.startswith(b"<"):
+        return False
+    rest = _skip_prolog(text)
+    if _SVG_ROOT.match(rest):
+        return True
+    is_open = rest.startswith((b"<!--", b"<?")) or _SVG_DOCTYPE.match(rest)
+    return is_cut and bool(is_open or not rest or _TAG_START.fullmatch(rest))
+
+
+def _skip_prolog(text: bytes) -> bytes:
+    """
+    Skip what may stand before the root of a drawing: comments, instructions, a document type. One without end stays.
+
+    A loop, in linear time: this runs on the event loop. One pattern for all had 2^30 ways to match 30 comments. With
+    possessive groups it was fast, but Python before 3.11.5 does not match them as it should (CPython issue 106052).
+    """
+    at = 0
+    while at < len(text):
+        if text[at : at + 1].isspace():
+            at += 1
+            continue
+        if text.startswith(b"<!--", at):
+            end = _after(b"-->", text, at + 4)
+        elif text.startswith(b"<?", at):
+            end = _after(b"?>", text, at + 2)
+        elif found := _SVG_DOCTYPE.match(text, at):
+            end = _end_of_doctype(text, found.end())
+        else:
+            break
+        if not end:
+            break
+        at = end
+    return text[at:]
+
+
+def _after(mark: bytes, text: bytes, at: int) -> int:
+    """Return the place after the next mark; 0 if there is none."""
+    found = text.find(mark, at)
+    return found + len(mark) if found >= 0 else 0
+
+
+def _end_of_doctype(text: bytes, at: int) -> int:
+    """Return where a document type ends, from its `>` or `[` on; 0 if it has no end."""
+    if text[at : at + 1] != b"[":
+        return at + 1 if at < len(text) else 0
+    found = _SUBSET_END.search(text, at)
+    return found.end() if found else 0
 
 
 def _sniff_heif(head: bytes) -> SourceKind | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.workers.process import ProcessStartError, RenderProcess
@@ -62,11 +63,13 @@ class Supervisor:
 
     async def start(self) -> None:
         """
-        Start every process, and wait until all are ready.
+        Start every process, and wait until all are ready. The first one warns if there are no fonts.
 
         Raises ProcessStartError if one does not start. `close` then ends the others.
         """
-        started = await asyncio.gather(*(self._start_process() for _ in range(self.size)), return_exceptions=True)
+        started = await asyncio.gather(
+            *(self._start_process(warns_of_fonts=number == 0) for number in range(self.size)), return_exceptions=True
+        )
         for process in started:
             if isinstance(process, RenderProcess):
                 self._on_new(process)
@@ -130,7 +133,7 @@ class Supervisor:
                 self._on_new(process)
                 return
 
-    async def _start_process(self) -> RenderProcess:
+    async def _start_process(self, *, warns_of_fonts: bool = False) -> RenderProcess:
         process = RenderProcess(self._on_message, self._exited)
-        self.libvips_version = await process.start(self._limits)
+        self.libvips_version = await process.start(replace(self._limits, warns_of_fonts=warns_of_fonts))
         return process

@@ -20,7 +20,7 @@ from imgproxy.edge.headers import cache_status, etag_matches, head_bytes, http_d
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.hot import HotPlace
-    from imgproxy.edge.respond import PlainAnswer
+    from imgproxy.edge.exchange import PlainAnswer
     from imgproxy.params.negotiate import AcceptClass
 
 # The memory of an entry besides its target and heads: the entry, the facts of its variant, the dictionary; more if it

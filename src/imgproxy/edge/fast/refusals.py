@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from imgproxy.delivery.request import Request
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.headers import cache_status, head_bytes, http_date
+from imgproxy.edge.images import client_of
 from imgproxy.edge.problems import jittered_s, problem_response
 from imgproxy.errors import ImgproxyError, Overloaded
 
@@ -49,7 +50,7 @@ class FastRefusals:
         if not self._admission.is_overloaded or not target.startswith("/") or AdminRoutes.covers(target):
             return None
         try:
-            wanted = self._images.read(message, target)
+            wanted = self._images.read(message.method, target, client_of(message.headers))
         except ImgproxyError:
             return None
         if not self._delivery.refuses(Request(wanted.key, wanted.plan)):

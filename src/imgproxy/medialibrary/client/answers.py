@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-# Our answers repeat it, and caches in front may obey it. An outage is seldom over at the second that was announced.
+# The longest Retry-After that is believed: our answers repeat it, and caches in front may obey it. An outage is seldom
+# over at the second that was announced.
 RETRY_AFTER_MAX_S = 3600.0
 # A later try may succeed after these statuses (RFC 9110 sections 15.6.3-15.6.5, RFC 6585 section 4).
 TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})

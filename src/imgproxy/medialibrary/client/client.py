@@ -17,7 +17,7 @@ from urllib.parse import quote
 from imgproxy.errors import BadUrl
 from imgproxy.medialibrary import versions
 from imgproxy.medialibrary.client.fetch import ImageFetcher
-from imgproxy.medialibrary.client.transport import Call, Transport, system_trust
+from imgproxy.medialibrary.client.transport import Call, Transport
 from imgproxy.medialibrary.errors import UnexpectedAnswer
 from imgproxy.medialibrary.models import (
     DocumentReferences,
@@ -70,7 +70,6 @@ class MediaLibraryClient:
     ) -> None:
         self.api_version = api_version
         self._base = f"/api/{api_version}/mediaLibrary"
-        ssl_context = ssl_context or system_trust()
         self._transport = Transport(
             url,
             api_version=api_version,
@@ -81,7 +80,7 @@ class MediaLibraryClient:
             ssl_context=ssl_context,
             redirect_hosts=frozenset(host.lower() for host in redirect_hosts),
         )
-        self._fetcher = ImageFetcher(self._transport, max_connections=max_connections, ssl_context=ssl_context)
+        self._fetcher = ImageFetcher(self._transport, max_connections=max_connections)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,8 +144,8 @@ class MediaLibraryClient:
         """
         Return every key of an entry: its asset, those it had before, translations and variants (from 2026-03).
 
-        The rows are as listed. A row may be no text, or not a valid key. The caller checks that, so that such a row
-        does not hide the others.
+        The rows are returned as listed. A row may be something else than a text, or not a valid key. The caller checks
+        that, so that such a row does not hide the others.
         """
         require("the keys endpoint", versions.KEYS_SINCE, self.api_version)
         call = Call("GET", f"{self._entry_path(entry_id)}/keys")

@@ -1,24 +1,19 @@
-"""
-The file of an image. Threads decode, hash and write it.
-
-A proxy may apply a Content-Encoding although the request asks for `identity` (RFC 9110 section 8.4.1). aiohttp can
-decode it too, but it accepts a gzip body that is cut off, and it works on the event loop.
-"""
+"""The file of an image. Threads decode, hash and write it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar
 
 from imgproxy.digest import ContentHasher
+from imgproxy.medialibrary.client.decoder import Decoder
 from imgproxy.medialibrary.errors import TooLarge
 from imgproxy.medialibrary.models import HEAD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from imgproxy.medialibrary.client.transport import Call
@@ -29,48 +24,6 @@ T = TypeVar("T")
 # A thread gets this much of a body at a time; the loop receives up to twice as much meanwhile. CPU of a fetch of 0.8 MB
 # with parts of 64, 256, 512, 1024 KiB: 2.0, 1.6, 2.1, 2.5 ms.
 PART_BYTES: Final = 256 * 1024
-# A short encoded body can stand for a long one, so it is decoded in pieces of this size at most.
-PIECE_BYTES: Final = 1024 * 1024
-_ENCODINGS: Final = {"gzip", "x-gzip", "deflate"}
-# With 32 added to the window size, zlib detects whether the frame is gzip or zlib (zlib manual, inflateInit2).
-_WINDOW: Final = zlib.MAX_WBITS + 32
-
-
-class EncodingError(Exception):
-    """The body is not what its Content-Encoding says, or the encoding is unknown. The message says which."""
-
-
-class Decoder:
-    """Decodes one body."""
-
-    def __init__(self, encoding: str | None) -> None:
-        """Take the value of the header. Raises EncodingError for an unknown encoding."""
-        name = (encoding or "identity").strip().lower()
-        if name not in _ENCODINGS and name not in {"identity", ""}:
-            raise EncodingError("UnknownEncoding")
-        self._inflate = zlib.decompressobj(_WINDOW) if name in _ENCODINGS else None
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decode bytes of the body. Raises EncodingError."""
-        if self._inflate is None:
-            yield data
-            return
-        piece = b""
-        while data or (len(piece) == PIECE_BYTES and not self._inflate.eof):
-            if self._inflate.eof:
-                self._inflate = zlib.decompressobj(_WINDOW)  # another gzip member (RFC 1952 section 2.2)
-            try:
-                piece = self._inflate.decompress(data, PIECE_BYTES)
-            except zlib.error as exc:
-                raise EncodingError("NotWhatItSays") from exc
-            if piece:
-                yield piece
-            data = self._inflate.unconsumed_tail or self._inflate.unused_data
-
-    def end(self) -> None:
-        """Check that the body was whole. Raises EncodingError."""
-        if self._inflate is not None and not self._inflate.eof:
-            raise EncodingError("CutOff")
 
 
 class ImageFile:

@@ -1,8 +1,8 @@
 """
 Where a redirect of the Media Library may lead: to the library itself, and to hosts that the configuration names.
 
-Who can make the library redirect could otherwise let this service fetch from any address it reaches, and serve that as
-a picture. The token is sent to the library only.
+Without this rule, a stranger who can make the library redirect could let this service fetch from any address that it
+reaches, and serve the result as a picture. The token is sent to the library only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RedirectRule:
         return ours == theirs or (ours, theirs) == (("http", 80), ("https", 443))
 
     def check(self, before: URL, url: URL, where: str) -> bool:
-        """Return whether `url` is home. Raise RedirectRefused if `before` may not be redirected to it."""
+        """Return whether `url` leads to the library. Raise RedirectRefused if `before` may not be redirected to it."""
         if before.scheme == "https" and url.scheme == "http":
             raise RedirectRefused(message="a redirect from https to http", where=where)
         is_home = self.is_home(url)

@@ -1,27 +1,29 @@
 """
-Sends API calls to the Media Library, with httpx: tokens, tries, pauses, one deadline for each call.
+Sends calls to the Media Library: tokens, tries, pauses, one deadline for each call.
 
 A read is tried again after a lost connection, a broken body, 429 and 502 to 504. The pause is what Retry-After says,
 else random ("full jitter", AWS Architecture Blog). A PATCH is sent once. Redirects of reads are followed where
-`redirects.py` allows it; httpx drops the token at another host. Every error of httpx becomes one of
+`redirects.py` allows it, and the token goes to the library's own host only. Every error of aiohttp becomes one of
 `imgproxy.medialibrary.errors`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode
 
-import httpx
+import aiohttp
 from yarl import URL
 
 from imgproxy.medialibrary.client.answers import TRANSIENT_STATUSES, error_for, retry_after_s
+from imgproxy.medialibrary.client.connections import PART_BYTES, Connections
+from imgproxy.medialibrary.client.decoder import EncodingError
 from imgproxy.medialibrary.client.redirects import RedirectRule
 from imgproxy.medialibrary.errors import (
     MediaLibraryError,
@@ -31,16 +33,19 @@ from imgproxy.medialibrary.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import ssl
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+    from imgproxy.medialibrary.client.connections import Response
     from imgproxy.medialibrary.client.tokens import TokenSource
+
+T = TypeVar("T")
 
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_MAX_S: Final = 2.0
 REDIRECTS_MAX: Final = 5
 JSON_MAX_BYTES: Final = 32 * 1024 * 1024
 ERROR_BODY_MAX_BYTES: Final = 64 * 1024
-KEEPALIVE_EXPIRY_S: Final = 4.0  # below the 5 s after which servers on Node close an idle connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,14 @@ class Call:
         """Method and path, for messages."""
         return f"{self.method} {self.path}"
 
+    @property
+    def target(self) -> str:
+        """Path and query, as they are sent."""
+        return f"{self.path}?{urlencode(self.params)}" if self.params else self.path
+
 
 class Transport:
-    """Sends calls to one server, as one API version."""
+    """Sends calls to one server, as one API version. Connections are kept open and used again."""
 
     def __init__(
         self,
@@ -77,54 +87,55 @@ class Transport:
         timeout_s: float,
         max_attempts: int,
         max_connections: int,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | None,
         redirect_hosts: frozenset[str],
     ) -> None:
-        self.redirects = RedirectRule(URL(url).with_user(None), redirect_hosts)
+        home = URL(url).with_user(None)
+        self._base = str(home).rstrip("/")
+        self._redirects = RedirectRule(home, redirect_hosts)
         self._api_version = api_version
-        self.token = token
-        self.timeout_s = timeout_s
-        # The deadline bounds the call; a connect that hangs must leave time for another try.
-        self.connect_timeout_s = max(0.25, timeout_s / 2)
+        self._token = token
+        self._timeout_s = timeout_s
         self._max_attempts = max(1, max_attempts)
-        # trust_env would let .netrc and proxy variables decide where the token goes.
-        self._http = httpx.AsyncClient(
-            base_url=url.rstrip("/"),
-            verify=ssl_context,
-            limits=httpx.Limits(
-                max_connections=max_connections,
-                max_keepalive_connections=max_connections,
-                keepalive_expiry=KEEPALIVE_EXPIRY_S,
-            ),
-            timeout=httpx.Timeout(timeout_s, connect=self.connect_timeout_s),
-            headers={"user-agent": "imgproxy", "accept-encoding": "identity"},
-            trust_env=False,
+        self._ssl_context = ssl_context
+        self._connections = self.connections(max_connections)
+
+    def connections(self, max_connections: int, part_bytes: int = PART_BYTES) -> Connections:
+        """Return connections to this server. The arguments are those of `Connections`."""
+        # The deadline bounds the call; a connect that hangs must leave time for another try.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=max(0.25, self._timeout_s / 2))
+        return Connections(
+            max_connections=max_connections, ssl_context=self._ssl_context, timeout=timeout, part_bytes=part_bytes
         )
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        await self._http.aclose()
+        """Close every connection of `read`."""
+        await self._connections.aclose()
 
     async def read(self, call: Call) -> bytes:
+        """Send the call and return the body of its answer. Raises as `send`."""
+        return await self.send(call, self._connections, _body)
+
+    async def send(self, call: Call, connections: Connections, take: Callable[[Response], Awaitable[T]]) -> T:
         """
-        Send the call until one try succeeds, and return the body of its answer.
+        Send the call until one try succeeds, and return what `take` makes of its answer.
 
         Raises:
             MediaLibraryError: the last try's error, or OriginTimeout once the deadline has passed.
         """
         number = 1
         try:
-            async with asyncio.timeout(self.timeout_s) as deadline:
+            async with asyncio.timeout(self._timeout_s) as deadline:
                 while True:
                     try:
-                        return await self._read_once(call)
+                        return await self._send_once(call, connections, take)
                     except OriginUnavailable as failure:
-                        await self.pause(call, number, failure, deadline)
+                        await self._pause(call, number, failure, deadline)
                     number += 1
         except TimeoutError as exc:
-            raise OriginTimeout(timeout_s=self.timeout_s, where=call.where) from exc
+            raise OriginTimeout(timeout_s=self._timeout_s, where=call.where) from exc
 
-    async def pause(self, call: Call, number: int, failure: OriginUnavailable, deadline: asyncio.Timeout) -> None:
+    async def _pause(self, call: Call, number: int, failure: OriginUnavailable, deadline: asyncio.Timeout) -> None:
         """Wait before the next try. Raise the failure of try `number` if it was the last one, or no time is left."""
         tries = self._max_attempts if call.is_idempotent else 1
         wait_s = pause_s(number, failure.wait_s)
@@ -134,63 +145,60 @@ class Transport:
             raise failure
         await asyncio.sleep(wait_s)
 
-    async def _read_once(self, call: Call) -> bytes:
+    async def _send_once(self, call: Call, connections: Connections, take: Callable[[Response], Awaitable[T]]) -> T:
         """Try once, with each token in turn until one is not answered by 401."""
-        tokens = self.token.tokens() or (None,)
-        with _converted(call.where):
+        url = URL(self._base + call.target, encoded=True)
+        tokens = self._token.tokens() or (None,)
+        with _converted(call.where, connections):
             for position, token in enumerate(tokens, start=1):
-                request = self._http.build_request(
+                async with connections.request(
                     call.method,
-                    call.path,
-                    params=call.params or None,
-                    headers={**call.headers, **({"authorization": f"Bearer {token}"} if token else {})},
-                    json=call.body,
-                )
-                response = await self._send(call, request)
-                try:
-                    if response.status_code == 401 and position < len(tokens):
+                    url,
+                    headers=call.headers if call.body is None else {**call.headers, "Content-Type": "application/json"},
+                    body=_json(call.body),
+                    redirects_max=REDIRECTS_MAX if call.is_idempotent else 0,
+                    prepare=self._prepare(token, call.where),
+                ) as response:
+                    if response.status == 401 and position < len(tokens):
                         continue
                     if position > 1:
-                        self.token.prefer(token)
-                    if response.status_code in call.accepted:
-                        return await _body(response, JSON_MAX_BYTES)
-                    body = await _body(response, ERROR_BODY_MAX_BYTES)
-                    raise self.refusal(call, response.status_code, response.headers.get("retry-after"), body)
-                finally:
-                    await response.aclose()
+                        self._token.prefer(token)
+                    if response.status in call.accepted:
+                        return await take(response)
+                    raise self._refusal(call, response, await response.beginning(ERROR_BODY_MAX_BYTES))
         raise AssertionError  # the last token's answer was returned or raised
 
-    async def _send(self, call: Call, request: httpx.Request) -> httpx.Response:
-        """Send a request, and follow the redirects of a read. Raises RedirectRefused."""
-        for _ in range(REDIRECTS_MAX + 1):
-            response = await self._http.send(request, stream=True)
-            if response.next_request is None or not call.is_idempotent:
-                return response
-            await response.aclose()
-            before, request = URL(str(request.url)), response.next_request
-            self.redirects.check(before, URL(str(request.url)), call.where)
-        raise UnexpectedAnswer(message="too many redirects", where=call.where)
+    def _prepare(self, token: str | None, where: str) -> Callable[[aiohttp.ClientRequest], None]:
+        """Return what checks each redirect of a call, and gives the token to the library's own host only."""
+        before: URL | None = None
 
-    def refusal(self, call: Call, status: int, retry_after: str | None, body: bytes) -> MediaLibraryError:
-        """Return the error that an answer means; `retry_after` is that header, `body` its beginning."""
-        wait_s = retry_after_s(retry_after, now=datetime.now(UTC)) if status in TRANSIENT_STATUSES else None
+        def prepare(request: aiohttp.ClientRequest) -> None:
+            nonlocal before
+            is_home = before is None or self._redirects.check(before, request.url, where)
+            before = request.url
+            if token and is_home:
+                request.headers["Authorization"] = f"Bearer {token}"
+
+        return prepare
+
+    def _refusal(self, call: Call, response: Response, body: bytes) -> MediaLibraryError:
+        """Return the error that an answer means; `body` is its beginning."""
+        status = response.status
+        wait = response.headers.get("Retry-After") if status in TRANSIENT_STATUSES else None
+        wait_s = retry_after_s(wait, now=datetime.now(UTC))
         return error_for(status, body, where=call.where, api_version=self._api_version, wait_s=wait_s)
 
 
-async def _body(response: httpx.Response, max_bytes: int) -> bytes:
-    """Return the body, or a little more than `max_bytes` of a longer one, which is then no valid JSON."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > max_bytes:
-            break
-    return bytes(body)
+async def _body(response: Response) -> bytes:
+    """Return the body, or a little more than JSON_MAX_BYTES of a longer one, which is then no valid JSON."""
+    return await response.beginning(JSON_MAX_BYTES, must_be_whole=True)
 
 
-@cache
-def system_trust() -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities. It is made once: that takes longer than a call."""
-    return ssl.create_default_context()
+def _json(value: Any) -> bytes | None:
+    """Return the body of a call as JSON (RFC 8259 section 8.1: UTF-8). Raises ValueError for NaN and infinity."""
+    if value is None:
+        return None
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def pause_s(attempt: int, wait_s: float | None) -> float:
@@ -201,11 +209,19 @@ def pause_s(attempt: int, wait_s: float | None) -> float:
 
 
 @contextmanager
-def _converted(where: str) -> Iterator[None]:
-    """Turn the errors of httpx into those of `imgproxy.medialibrary.errors`."""
+def _converted(where: str, connections: Connections) -> Iterator[None]:
+    """Turn the errors of aiohttp into those of `imgproxy.medialibrary.errors`."""
     try:
         yield
-    except (httpx.DecodingError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+    except aiohttp.TooManyRedirects as exc:
+        raise UnexpectedAnswer(message="too many redirects", where=where) from exc
+    except EncodingError as exc:
+        raise UnexpectedAnswer(message=str(exc), where=where) from exc
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError) as exc:  # the last: a host that is no name
         raise UnexpectedAnswer(message=type(exc).__name__, where=where) from exc
-    except httpx.HTTPError as exc:
-        raise OriginUnavailable(message=type(exc).__name__, where=where) from exc
+    except aiohttp.ClientError as exc:
+        raise OriginUnavailable(message=type(exc.__cause__ or exc).__name__, where=where) from exc
+    except RuntimeError as exc:  # aiohttp raises it where a connection was closed just before its body is read
+        if not connections.is_closed:
+            raise
+        raise OriginUnavailable(message="Closed", where=where) from exc

@@ -25,7 +25,7 @@ RACY_NS: Final = 2_000_000_000
 READ_BYTES: Final = 1024 * 1024
 DIGEST_BYTES: Final = 16
 EXTENSIONS: Final = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".svg"}
+    {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".svg", ".svgz"}
 )
 
 

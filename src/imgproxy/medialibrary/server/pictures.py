@@ -5,13 +5,16 @@ Every reader takes `read_at(offset, length) -> bytes`, which returns fewer bytes
 content gives None, never an exception. Sizes are as stored, before any EXIF orientation.
 
 Sources: ITU-T T.81 B.2 (JPEG), RFC 2083 section 4.1.1 (PNG), GIF89a section 18, RFC 9649 (WebP), ISO/IEC 14496-12
-and 23008-12 (AVIF, HEIC), TIFF 6.0 section 2, SVG 2 section 8.2.
+and 23008-12 (AVIF, HEIC), TIFF 6.0 section 2, SVG 2 section 8.2, BITMAPINFOHEADER
+(BMP, Microsoft).
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -124,6 +127,12 @@ def _tiff(read_at: ReadAt) -> Picture | None:
     return Picture("image/tiff", sides[256], sides[257]) if len(sides) == 2 else None
 
 
+def _bmp(read_at: ReadAt) -> Picture:
+    form = "<HH" if read_at(14, 4) == b"\x0c\0\0\0" else "<ii"
+    width_px, height_px = struct.unpack(form, read_at(18, struct.calcsize(form)))
+    return Picture("image/bmp", width_px, abs(height_px))  # a negative height: the top row comes first
+
+
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1", b"heim", b"heis"}
 
@@ -173,7 +182,11 @@ _SVG_START = re.compile(r"\ufeff?\s*<(?:\?xml|!--|!DOCTYPE|(?:[A-Za-z][\w.-]*:)?
 
 
 def _svg(read_at: ReadAt) -> Picture | None:
-    text = read_at(0, SVG_HEAD_BYTES).decode("utf-8", errors="replace")
+    data = read_at(0, SVG_HEAD_BYTES)
+    if data.startswith(b"\x1f\x8b\x08"):  # compressed: .svgz
+        data = _unpack(data)
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_wide else "utf-8", errors="replace")
     if not _SVG_START.match(text):
         return None
     root = _SVG_ROOT.search(text)
@@ -188,6 +201,13 @@ def _svg(read_at: ReadAt) -> Picture | None:
     return picture if _is_sane(picture) else None
 
 
+def _unpack(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, SVG_HEAD_BYTES)
+    except zlib.error:
+        return b""
+
+
 def _length_px(text: str, otherwise: float) -> float:
     match = _LENGTH.match(text)
     return float(match.group(1)) * _UNIT_PX[match.group(2)] if match else otherwise
@@ -200,4 +220,5 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[ReadAt], Picture | None
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
     (lambda head: head[4:8] == b"ftyp", _iso),
     (lambda head: head[:4] in {b"II*\0", b"MM\0*"}, _tiff),
+    (lambda head: head[:2] == b"BM" and head[15:18] == bytes(3), _bmp),
 )

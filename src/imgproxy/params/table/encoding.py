@@ -38,6 +38,7 @@ FM: Final = Parameter(
     "The format. `json` describes the original, `blurhash` is a short text that stands for the picture.",
     "the source's",
 )
+FACES: Final = Parameter("faces", kinds.FLAG, "With `fm=json`: list the faces of the original.", "false")
 Q: Final = Parameter("q", kinds.integer(0, 100), "Quality of JPEG, WebP and AVIF, on one scale.", "75")
 LOSSLESS: Final = Parameter("lossless", kinds.FLAG, "WebP without loss.", "false")
 JPG_PROGRESSIVE: Final = Parameter(

@@ -51,7 +51,7 @@ TRIM: Final = Parameter(
 TRIM_COLOUR: Final = Parameter(
     "trim-color", kinds.COLOUR, "Colour that `trim=color` cuts.", "the top left pixel", ("trimcolor",)
 )
-TRIM_TOL: Final = Parameter("trim-tol", kinds.number(0, 255), "How far a pixel may be from it.", "0", ("trimtol",))
+TRIM_TOL: Final = Parameter("trim-tol", kinds.number(0, 255), "How far a pixel may be from it.", "10", ("trimtol",))
 TRIM_MD: Final = Parameter("trim-md", kinds.number(0, 255), "Mean difference for `trim=auto`.", "11", ("trimmd",))
 TRIM_SD: Final = Parameter("trim-sd", kinds.number(0, 255), "Standard deviation for `trim=auto`.", "10", ("trimsd",))
 TRIM_ALPHA: Final = Parameter("trim-alpha", kinds.integer(0, 255), "Alpha up to which `trim=alpha` cuts.", "0")

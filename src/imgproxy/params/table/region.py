@@ -22,3 +22,12 @@ CROP: Final = Parameter(
 FP_X: Final = Parameter("fp-x", kinds.number(0, 1), "Focal point from the left.", "0.5")
 FP_Y: Final = Parameter("fp-y", kinds.number(0, 1), "Focal point from the top.", "0.5")
 FP_Z: Final = Parameter("fp-z", kinds.number(1, 100), "Zoom on the focal point.", "1")
+FACEINDEX: Final = Parameter(
+    "faceindex",
+    kinds.integer(1, 100),
+    "The face that `fit=facearea` and `crop=faces` keep, the largest is 1. Without such a face: all.",
+    "all",
+)
+FACEPAD: Final = Parameter(
+    "facepad", kinds.number(1, 10), "With `fit=facearea`: by how much the area of a face is enlarged.", "1"
+)

@@ -29,7 +29,7 @@ FIT: Final = Parameter(
         {mode.value: mode for mode in Fit} | {"facearea": "facearea"},
         "one of clip, max, crop, min, scale, fill, fillmax, clamp, facearea",
     ),
-    "How the source meets the requested box. `facearea` takes the mode listed after it, or a centred crop.",
+    "How the source meets the requested box. `facearea`: the faces; without one the mode listed after it, else `crop`.",
     "clip",
     ("f",),
 )

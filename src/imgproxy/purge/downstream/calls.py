@@ -1,7 +1,7 @@
 """
 One purge call to a cache in front: the request, the answer, and the verdict on it.
 
-This is the only module of the package that sends. Every error of httpx becomes a Verdict here. URLs and bodies never
+This is the only module of the package that sends. Every error of aiohttp becomes a Verdict here. URLs and bodies never
 get into a verdict's detail, because they may hold a secret.
 """
 
@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from imgproxy.medialibrary.client.answers import retry_after_s
-from imgproxy.medialibrary.client.transport import system_trust
+from imgproxy.medialibrary.client.connections import Connections
+from imgproxy.medialibrary.client.decoder import EncodingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +29,6 @@ ANSWER_MAX_BYTES = 64 * 1024
 # A longer Retry-After is not obeyed: a revoked picture would stay up too long without another try.
 RETRY_AFTER_MAX_S = 600.0
 DETAIL_MAX_CHARS = 200
-# Below the 5 s after which Varnish and other servers close an idle connection.
-KEEPALIVE_EXPIRY_S = 4.0
 # Statuses that blame the request, not the target. A smaller part of the request may succeed.
 _REJECTED = frozenset({400, 413, 414, 422, 431})
 
@@ -109,54 +109,47 @@ class PurgeHttp:
     """Sends purge calls. Close it with `aclose`."""
 
     def __init__(self) -> None:
-        # Tokens must not go elsewhere: neither by a redirect, nor by .netrc and proxy variables (trust_env).
-        self._http = httpx.AsyncClient(
-            verify=system_trust(),
-            headers={"user-agent": "imgproxy"},
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        # Tokens must not go elsewhere: no redirect is followed, and no proxy taken from the environment.
+        self._connections = Connections(max_connections=0)
 
     async def send(self, adapter: Adapter, subjects: Sequence[Subject], *, timeout_s: float) -> Verdict:
         """Send one call and judge its answer. A failure of the target is a Verdict, not an exception."""
         try:
             call = adapter.call(subjects)
             async with asyncio.timeout(timeout_s):
-                try:
-                    answer = await self._exchange(call, timeout_s)
-                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                    # The server may have closed an idle connection just as we used it. A second purge is harmless.
-                    answer = await self._exchange(call, timeout_s)
-                return adapter.judge(answer)
-        except (TimeoutError, httpx.TimeoutException):
+                return adapter.judge(await self._answer(call))
+        except TimeoutError:
             return Verdict(CallResult.FAILED, f"no answer within {timeout_s:g} s")
-        except httpx.ConnectError:
+        except aiohttp.ClientConnectorError:
             return Verdict(CallResult.FAILED, "no connection")
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError, ValueError) as exc:
+        except (aiohttp.NonHttpUrlClientError, ValueError) as exc:
             return Verdict(CallResult.REJECTED, f"the call cannot be made: {type(exc).__name__}")
-        except httpx.HTTPError as exc:
-            return Verdict(CallResult.FAILED, f"the connection broke off: {type(exc).__name__}")
+        except (aiohttp.ClientError, EncodingError) as exc:
+            return Verdict(CallResult.FAILED, f"the connection broke off: {type(exc.__cause__ or exc).__name__}")
 
-    async def _exchange(self, call: PurgeCall, timeout_s: float) -> PurgeAnswer:
-        request = self._http.build_request(
-            call.method, call.url, headers=dict(call.headers), content=call.body, timeout=timeout_s
-        )
-        response = await self._http.send(request, stream=True)
+    async def _answer(self, call: PurgeCall) -> PurgeAnswer:
         try:
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > ANSWER_MAX_BYTES:
-                    break
-            wait_s = retry_after_s(response.headers.get("retry-after"), now=datetime.now(UTC))
-            return PurgeAnswer(response.status_code, body[:ANSWER_MAX_BYTES], wait_s)
-        finally:
-            await response.aclose()
+            return await self._exchange(call)
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise
+        except aiohttp.ClientError:
+            # The server may have closed an idle connection just as we used it. A second purge is harmless.
+            return await self._exchange(call)
+
+    async def _exchange(self, call: PurgeCall) -> PurgeAnswer:
+        # What the templates filled in is escaped. Only a configured URL that is not is escaped here.
+        url = URL(call.url, encoded=all("!" <= char <= "~" for char in call.url))
+        headers = dict(call.headers)
+        if url.user is not None:  # aiohttp sends it as Basic credentials, and refuses two
+            headers.pop("Authorization", None)
+        async with self._connections.request(call.method, url, headers=headers, body=call.body) as response:
+            body = await response.beginning(ANSWER_MAX_BYTES)
+            wait_s = retry_after_s(response.headers.get("Retry-After"), now=datetime.now(UTC))
+            return PurgeAnswer(response.status, body[:ANSWER_MAX_BYTES], wait_s)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._connections.aclose()
 
 
 def one_line(text: str) -> str:

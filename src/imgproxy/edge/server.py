@@ -1,0 +1,94 @@
+"""The HTTP server: it opens the port, with the fast path if aiohttp allows it, and ends the connections at a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from imgproxy.edge.connections import Connection, LimitedServer, limit_options
+from imgproxy.edge.fast.server import FastServer, is_supported
+from imgproxy.edge.handler import MAX_FIELD_BYTES, MAX_LINE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.config.sections import ServerSettings
+    from imgproxy.edge.connections import Limits
+    from imgproxy.edge.fast.server import FastPath
+
+log = logging.getLogger(__name__)
+
+# Connections that the kernel keeps until they are accepted.
+BACKLOG = 1024
+
+
+class Server:
+    """Serves HTTP at the configured address."""
+
+    def __init__(
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        path: FastPath,
+        limits: Limits,
+        settings: ServerSettings,
+    ) -> None:
+        self._handle = handle
+        self._path = path
+        self._limits = limits
+        self._settings = settings
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        """Open the port."""
+        settings = self._settings
+        self._runner = web.ServerRunner(self._make(), shutdown_timeout=settings.shutdown_timeout_s)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, settings.host, settings.port, backlog=BACKLOG).start()
+
+    def _make(self) -> web.Server:
+        """Make the server, with the fast path if this version of aiohttp supports it."""
+        options: dict[str, Any] = {
+            "access_log": None,
+            "max_line_size": MAX_LINE_BYTES,
+            "max_field_size": MAX_FIELD_BYTES,
+            "auto_decompress": False,  # the signature of a webhook is over the bytes as they came
+            "handler_cancellation": True,  # when a client leaves, work for it alone ends
+            **limit_options(self._settings),
+        }
+        if not is_supported():
+            log.warning("this version of aiohttp does not allow the fast path; hits go the usual way")
+            return LimitedServer(self._handle, self._limits, **options)
+        return FastServer(self._handle, self._limits, self._path, **options)
+
+    async def stop(self) -> None:
+        """
+        Close the port, let requests under way finish until the deadline, then close their connections.
+
+        aiohttp would wait for its deadline twice: once for the handler, and once more for its cancellation.
+        """
+        if self._runner is None:
+            return
+        server = self._runner.server
+        if isinstance(server, FastServer):
+            server.is_draining = True
+        cleanup = asyncio.ensure_future(self._runner.cleanup())
+        await asyncio.wait((cleanup,), timeout=self._settings.shutdown_timeout_s)
+        if not cleanup.done() and server is not None:
+            log.warning("shutdown_timeout_s is over: %d connections are closed", len(server.connections))
+            for connection in server.connections:
+                connection.force_close()
+                if isinstance(connection, Connection):
+                    connection.cut()  # it may have bytes for a client that does not read
+        await cleanup
+        self._runner = None
+
+    @property
+    def url(self) -> str:
+        """The URL of the server, with the port that it got."""
+        assert self._runner is not None, "the server is started"
+        host, port = self._runner.addresses[0][:2]
+        host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 for display, nothing binds here
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

