@@ -206,7 +206,8 @@ def test_q_75_has_one_quality_in_every_format() -> None:
     scores = []
     for name, curve in json.loads(results.read_text(encoding="utf-8"))["curves"].items():
         points = sorted((int(quality), figure["ssimulacra2"]) for quality, figure in curve.items())
-        scores.append(float(np.interp(encoder_quality(75, Format(name)), *zip(*points, strict=True))))
+        qualities, measured = zip(*points, strict=True)
+        scores.append(float(np.interp(encoder_quality(75, Format(name)), qualities, measured)))
     assert len(scores) == 3
     assert max(scores) - min(scores) < 1
 
