@@ -95,6 +95,13 @@ def test_a_poster_is_not_part_of_the_animation() -> None:
     assert all(is_alike(a, b) for a, b in zip(found, shown(source, WIDTH, HEIGHT), strict=True))
 
 
+def test_an_animation_of_one_frame_hides_its_poster() -> None:
+    """If the animation has one frame, this is the picture, not the still beside it, which is not part of it."""
+    source = [Part(flat(10, 10, 255, 0, 0, 255), 5, 5)]
+    data = apng(source, WIDTH, HEIGHT, poster=flat(WIDTH, HEIGHT, 1, 2, 3, 255))
+    assert is_alike(render(data, RenderPlan(output=PNG)).pixels, shown(source, WIDTH, HEIGHT)[0])
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
 def test_apng_of_other_colour_types(mode: str) -> None:
     """Grey, RGB and palettes are played, too; they stay opaque."""
@@ -333,3 +340,15 @@ def test_damaged_animations_do_no_harm(seed: int) -> None:
             changed = changed[: int(rng.integers(14, len(changed)))]
         with contextlib.suppress(DecodeFailed, NotAnImage, TooManyPixels):
             render(bytes(changed), LOSSLESS)
+
+
+@pytest.mark.parametrize("query", ["fm=webp", "fm=webp&lossless=1", "auto=format"])
+@pytest.mark.parametrize("dispose", [KEEP, CLEAR, RESTORE])
+def test_a_webp_says_that_it_is_transparent(query: str, dispose: int) -> None:
+    """A WebP whose frames are opaque but leave a part of the canvas free has the alpha flag, so that it stays free."""
+    tiles = [Tile(0, 0, WIDTH, HEIGHT, 1, True, dispose), Tile(8, 8, 12, 9, 2), Tile(0, 0, 6, 6, 3)]
+    data = render(gif(tiles, WIDTH, HEIGHT), read_plan(query, "image/webp")).data
+    assert data[12:16] == b"VP8X"
+    assert data[20] & 0x10  # RFC 9649, 2.7.1
+    for picture, want in zip(frames_of(data), shown(as_parts(tiles), WIDTH, HEIGHT), strict=True):
+        assert np.array_equal(picture[..., 3], want[..., 3])
