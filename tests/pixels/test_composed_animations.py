@@ -235,6 +235,24 @@ def test_an_animated_avif_is_played(has_alpha: bool) -> None:
         assert images.mean_difference(picture[..., 3:bands], want[..., 3:]) < 3 if has_alpha else seen.min() == 1
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+@pytest.mark.parametrize("coded_range", ["full", "limited"])
+def test_a_monochrome_animated_avif_is_played(mode: str, coded_range: str) -> None:
+    """Grey frames, which have one band, are played, too; their range is the full one."""
+    ramp = np.tile(np.linspace(0, 255, 64).round().astype(np.uint8), (48, 1))
+    frames = [ramp, ramp[:, ::-1]]
+    pictures = [Image.fromarray(frame if mode == "L" else np.dstack([frame, frame[:, ::-1]])) for frame in frames]
+    out = io.BytesIO()
+    options = {"quality": 100, "subsampling": "4:0:0", "range": coded_range, "codec": "aom"}
+    pictures[0].save(out, "AVIF", save_all=True, append_images=pictures[1:], duration=[50, 100], **options)
+    found = frames_of(render(out.getvalue(), LOSSLESS).data)
+    for picture, frame in zip(found, frames, strict=True):
+        alpha = frame[:, ::-1] if mode == "LA" else np.full_like(frame, 255)
+        assert is_alike(picture, np.dstack([frame, frame, frame, alpha]), levels=3)
+    (still,) = frames_of(render(out.getvalue(), read_plan("frame=2&fm=png")).data)
+    assert is_alike(still, found[1], levels=3)
+
+
 def test_one_frame_and_ranges_of_an_animated_avif() -> None:
     """`frame` chooses frames of an AVIF, also if they are differences to earlier ones."""
     pictures: list[Pixels] = [np.full((16, 16, 3), 60 * n, np.uint8) for n in range(4)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BITS_PER_SAMPLE: Final = 258
 COMPRESSION: Final = 259
 PHOTOMETRIC: Final = 262
+EXTRA_SAMPLES: Final = 338
 SAMPLE_FORMAT: Final = 339
 SUBSAMPLING: Final = 530
 
@@ -27,6 +28,11 @@ _CMYK: Final = 5
 _YCBCR: Final = 6
 # Grey (two ways), RGB, palette, CMYK, YCbCr, Lab; SGI's LogL and LogLuv. Not: masks, ICC Lab, ITU Lab, sensor data.
 _SHOWN: Final = frozenset({_WHITE_IS_ZERO, 1, 2, 3, _CMYK, _YCBCR, CIE_LAB, 32844, 32845})
+
+# The colours of those that may have more samples than colours.
+_COLOURS: Final = {_WHITE_IS_ZERO: 1, 1: 1, 2: 3, _CMYK: 4}
+# Values of ExtraSamples: alpha, with the colours premultiplied or not. 0 is unspecified.
+_ALPHAS: Final = (1, 2)
 
 _OLD_JPEG: Final = 6
 _JPEG: Final = 7
@@ -118,10 +124,34 @@ def check_page(path: str, number: int) -> None:
     tiles come out transparent; YCbCr that is neither JPEG nor subsampled, whose planes are shown as RGB; signed
     integers; float CMYK, and float grey with white as zero. What cannot be read here is left to libvips.
     """
-    with open(path, "rb") as file:
-        page = next((page for n, page in enumerate(read_pages(file)) if n == number), None)
+    page = _find_page(path, number)
     if page is not None and not _is_shown_right(page):
         raise ColoursNotSupported
+
+
+def drop_extra(image: Any, path: str, number: int) -> Any:
+    """
+    Return a page, from 0, without the samples that it says are neither colour nor alpha.
+
+    Photoshop saves selections and spot colours like that. libvips takes the first one for alpha. Without a word about
+    them, the first one is.
+    """
+    if image.bands < 2 or not image.hasalpha():
+        return image
+    page = _find_page(path, number)
+    if page is None or EXTRA_SAMPLES not in page.values or page.first(PHOTOMETRIC, 1) not in _COLOURS:
+        return image
+    colours, extra = _COLOURS[page.first(PHOTOMETRIC, 1)], page.values[EXTRA_SAMPLES]
+    at = next((n for n, value in enumerate(extra) if value in _ALPHAS), None)
+    if at == 0 or colours + len(extra) != image.bands:
+        return image
+    found = image.extract_band(0, n=colours)
+    return found if at is None else found.bandjoin(image.extract_band(colours + at))
+
+
+def _find_page(path: str, number: int) -> Page | None:
+    with open(path, "rb") as file:
+        return next((page for n, page in enumerate(read_pages(file)) if n == number), None)
 
 
 def _is_shown_right(page: Page) -> bool:
