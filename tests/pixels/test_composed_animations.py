@@ -152,6 +152,14 @@ def test_one_frame_of_an_apng() -> None:
     assert images.largest_difference(result.pixels[..., :3], want[..., :3]) <= 2
 
 
+def test_an_apng_in_video_range_is_extended() -> None:
+    """If `cICP` says video range, 16 is black and 235 is white in every frame."""
+    source = [Part(flat(WIDTH, HEIGHT, 16, 235, 126, 255)), Part(flat(WIDTH, HEIGHT, 235, 126, 16, 255))]
+    found = frames_of(render(apng(source, WIDTH, HEIGHT, extra=chunk(b"cICP", bytes((1, 13, 0, 0)))), LOSSLESS).data)
+    assert is_alike(found[0], flat(WIDTH, HEIGHT, 0, 255, 128, 255))
+    assert is_alike(found[1], flat(WIDTH, HEIGHT, 255, 128, 0, 255))
+
+
 def test_a_profile_applies_to_every_frame() -> None:
     """The file's ICC profile is that of each frame: a Display P3 colour is converted in all of them."""
     profile = images.vips_profile("p3")

@@ -314,12 +314,12 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
 
 
 def _join_frames(source: Source, frames: list[Any]) -> Any:
-    """Put the frames of a reader one below the other. They are in full range, with the colours of the file."""
+    """Put the frames of a reader one below the other. They have the colours of the file; those of AVIF full range."""
     joined = pyvips.Image.arrayjoin(frames, across=1)
     colours = source.colours
-    if colours is None or (colours.is_limited and colours.is_srgb):
-        return joined
-    return tag(joined, replace(colours, is_limited=False))
+    if colours is not None and source.kind is SourceKind.AVIF:
+        colours = None if colours.is_limited and colours.is_srgb else replace(colours, is_limited=False)
+    return tag(joined, colours)
 
 
 def tolerate(source: Source, limits: ProcessLimits, use: Callable[[Source], _T]) -> _T:
