@@ -324,6 +324,41 @@ def test_a_gif_is_transparent_where_nothing_is_painted(tiles: list[Tile]) -> Non
         assert is_alike(frames_of(result.data)[0], want, levels=0)
 
 
+@pytest.mark.parametrize("end", [b"", b"\0", b"\0\0\0\x3b", b"<html>", b"\x3b<html>"])
+def test_a_gif_without_its_trailer_is_transparent_too(end: bytes) -> None:
+    """Many files lack the last byte, or have something else there: the canvas is as free as with it."""
+    for name in ("one frame alone", "a frame is cleared"):
+        tiles = GIFS[name]
+        found = frames_of(render(gif(tiles, WIDTH, HEIGHT)[:-1] + end, LOSSLESS).data)
+        for picture, want in zip(found, shown(as_parts(tiles), WIDTH, HEIGHT), strict=True):
+            assert is_alike(picture, want)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "size"),
+    [
+        ([Tile(4, 3, 10, 8, 1), Tile(WIDTH - 4, 9, 10, 8, 2)], (WIDTH, HEIGHT)),
+        ([Tile(4, 3, 10, 8, 1, dispose=CLEAR), Tile(WIDTH + 4, 9, 10, 8, 2), Tile(9, 9, 4, 4, 3)], (WIDTH, HEIGHT)),
+        ([Tile(WIDTH - 4, 3, 10, 8, 1), Tile(9, 9, 4, 4, 3)], (WIDTH + 6, HEIGHT)),
+    ],
+)
+def test_frames_outside_the_canvas_of_a_gif(tiles: list[Tile], size: tuple[int, int]) -> None:
+    """The first frame enlarges the canvas, others are cut off at its edge; it is free where nothing is painted."""
+    want = [frame[: size[1], : size[0]] for frame in shown(as_parts(tiles), WIDTH + 20, HEIGHT)]
+    for n, frame in enumerate(want, start=1):
+        result = render(gif(tiles, WIDTH, HEIGHT), RenderPlan(frames=Frames(first=n, last=n), output=PNG))
+        assert is_alike(frames_of(result.data)[0], frame, levels=0)
+
+
+def test_a_huge_frame_of_a_small_gif_takes_no_memory() -> None:
+    """A frame of 65,535 x 65,535 on a small canvas is left to libvips, which cuts it: it is not decoded as a whole."""
+    data = bytearray(gif([Tile(4, 3, 10, 8, 1), Tile(0, 0, 10, 8, 2)], WIDTH, HEIGHT))
+    at = data.rindex(b"\x2c\0\0\0\0")
+    data[at + 5 : at + 9] = b"\xff" * 4
+    with contextlib.suppress(DecodeFailed):
+        assert render(bytes(data), RenderPlan(output=PNG)).pixels.shape[:2] == (HEIGHT, WIDTH)
+
+
 def test_a_gif_stays_one_with_its_transparency() -> None:
     """As GIF the free canvas is transparent, too, and the delays stay."""
     tiles = GIFS["the first frame is smaller"]
