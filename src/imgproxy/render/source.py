@@ -105,6 +105,11 @@ class Source:
     reader: FrameReader | None = None
 
     @property
+    def palette_bits(self) -> int | None:
+        """The bits of an index into the palette; None if the file has no palette. Source: libvips' `palette` field."""
+        return int(self.field("bits-per-sample") or 8) if self.header.get_typeof("palette") else None
+
+    @property
     def is_animation(self) -> bool:
         """Whether it has frames that play."""
         return (self.kind in _ANIMATED or self.reader is not None) and self.pages > 1
