@@ -45,6 +45,9 @@ def full(*parts: bytes) -> bytes:
     return b"".join(parts)[:HEAD_BYTES]
 
 
+HEVC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")
+
+
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
@@ -55,6 +58,8 @@ def full(*parts: bytes) -> bytes:
         (ftyp(b"avif", b"mif1", b"miaf"), SourceKind.AVIF),
         (ftyp(b"mif1", b"avif"), SourceKind.AVIF),
         (ftyp(b"heic", b"mif1"), SourceKind.HEIC),
+        # ISO/IEC 23008-12, annex B: pictures and sequences in HEVC, plain, in other profiles, in layers.
+        *((ftyp(brand), SourceKind.HEIC) for brand in HEVC_BRANDS),
         (b"II*\0\x08\0\0\0", SourceKind.TIFF),
         (b"MM\0*\0\0\0\x08", SourceKind.TIFF),
         (b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0", SourceKind.BMP),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 from imgproxy.render.text import decode_text, one_line
-from imgproxy.render.xmp import is_position, read_packet
+from imgproxy.render.xmp import RDF, is_position, read_packet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _ITEMS_MAX: Final = 20
 _LIST_MAX_CHARS: Final = 3_000
 
-_RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC: Final = "http://purl.org/dc/elements/1.1/"
 _PHOTOSHOP: Final = "http://ns.adobe.com/photoshop/1.0/"
 _RIGHTS: Final = "http://ns.adobe.com/xap/1.0/rights/"
@@ -38,7 +37,7 @@ _EXT: Final = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 # The usual prefixes. Some readers do not parse XML, and search for them as text.
 PREFIXES: Final = {
     "adobe:ns:meta/": "x",
-    _RDF: "rdf",
+    RDF: "rdf",
     _DC: "dc",
     _PHOTOSHOP: "photoshop",
     _RIGHTS: "xmpRights",
@@ -142,9 +141,9 @@ def _each_value(root: Element, name: str) -> Iterator[str]:
         if name in element.attributes:
             yield element.attributes[name]
         if element.name == name:
-            holders = [item for item in _descend(element) if item.name == f"{_RDF} li"] or [element]
+            holders = [item for item in _descend(element) if item.name == f"{RDF} li"] or [element]
             for holder in holders:
-                yield holder.attributes.get(f"{_RDF} resource") or holder.text()
+                yield holder.attributes.get(f"{RDF} resource") or holder.text()
 
 
 def _lines(texts: Iterable[str]) -> tuple[str, ...]:
@@ -193,7 +192,7 @@ def as_xmp(credit: Credit) -> bytes:
         parts.append(f"<Iptc4xmpExt:DigitalSourceType>{text}</Iptc4xmpExt:DigitalSourceType>")
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        f'<rdf:RDF xmlns:rdf="{_RDF}"><rdf:Description rdf:about="" xmlns:dc="{_DC}" xmlns:photoshop="{_PHOTOSHOP}"'
+        f'<rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" xmlns:dc="{_DC}" xmlns:photoshop="{_PHOTOSHOP}"'
         f' xmlns:xmpRights="{_RIGHTS}" xmlns:plus="{_PLUS}" xmlns:Iptc4xmpExt="{_EXT}">'
         f'{"".join(parts)}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()

@@ -119,7 +119,7 @@ class Playback:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Encoding:
     """A format, and whether it is written with FLAT_SETTINGS."""
 
     format: Format
@@ -127,7 +127,13 @@ class Look:
 
 
 def encode(
-    image: Any, look: Look, output: Output, *, keep: int, bits: int | None = None, playback: Playback | None = None
+    image: Any,
+    encoding: Encoding,
+    output: Output,
+    *,
+    keep: int,
+    bits: int | None = None,
+    playback: Playback | None = None,
 ) -> bytes:
     """
     Encode a finished picture.
@@ -135,20 +141,20 @@ def encode(
     Args:
         image: uchar grey or RGB, with alpha only if the format takes it. The frames of an animation lie one below the
             other. All its metadata that `keep` names is written.
-        look: a concrete picture format, and how it is encoded.
+        encoding: a concrete picture format, and how it is encoded.
         output: quality and the other encoder parameters.
         keep: bits of VipsForeignKeep.
         bits: of the palette of a GIF or PNG8 whose source has one.
         playback: for an animation.
     """
-    wanted = look.format
+    wanted = encoding.format
     if keep & KEEP_EXIF or wanted in _HAS_DENSITY:
         image = _set_resolution(image, output.dpi)
     options = {**SETTINGS[wanted], "keep": keep}
     if playback is not None:
         image = _set_playback(image, playback)
         options["page_height"] = image.height // len(playback.delays_ms)
-    if look.is_flat:
+    if encoding.is_flat:
         options |= FLAT_SETTINGS[wanted]
     if bits is not None:
         options |= {"bitdepth": next(depth for depth in _DEPTHS[wanted] if depth >= bits), "dither": 0}

@@ -50,8 +50,8 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
         # The plan's own background has been painted already; white is for what is still transparent.
         draft = draft.change_frames(lambda image: paint.flatten(image, WHITE))
     bits = smallest.palette_bits(draft.source, recipe.plan)
-    is_looked_at = smallest.may_be_flat(draft.source, wanted, recipe.plan)
-    if is_looked_at or bits is not None:
+    may_be_flat = smallest.may_be_flat(draft.source, wanted, recipe.plan)
+    if may_be_flat or bits is not None:
         draft = draft.change_frames(lambda image: image.copy_memory())  # it is read more than once
     image = draft.first if playback is None else pyvips.Image.arrayjoin(list(draft.frames), across=1)
     image, keep = metadata.apply(image, draft.source, plan.metadata, draft.profile)
@@ -60,7 +60,7 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
         wanted,
         recipe.plan,
         keep=keep,
-        flat=is_looked_at and smallest.is_flat(draft.first),
+        flat=may_be_flat and smallest.is_flat(draft.first),
         bits=bits,
         playback=playback,
     )

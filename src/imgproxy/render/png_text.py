@@ -3,25 +3,25 @@ The text chunks of a PNG: read them as bytes, and write the one of XMP as XMP wa
 
 libvips gives texts, too, but replaces what is no UTF-8, and PNG says Latin-1. The input is untrusted: the chunks before
 the pixels are read, up to limits of their number and of the bytes in them, packed and unpacked.
-Source: Portable Network Graphics (Third Edition), 5.3 (chunks) and 11.3.3 (text).
+Source: Portable Network Graphics (Third Edition), 11.3.3 (text).
 """
 
 from __future__ import annotations
 
-import io
 import zlib
 from typing import TYPE_CHECKING, BinaryIO, Final
+
+from imgproxy.render import png_chunks
+from imgproxy.render.png_chunks import before_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHUNKS_MAX: Final = 1_000
 TEXTS_MAX_BYTES: Final = 8_000_000
 
-_SIGNATURE_BYTES: Final = 8
 _XMP_BY_LIBVIPS: Final = b"zTXtXML:com.adobe.xmp\0\0"
 # No compression, no language, no translated keyword. Source: XMP Specification part 3, 1.1.5.
-_XMP_HEAD: Final = b"iTXtXML:com.adobe.xmp\0\0\0\0\0"
+_XMP_HEAD: Final = b"XML:com.adobe.xmp\0\0\0\0\0"
 _TEXT_CHUNKS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 
 
@@ -29,7 +29,7 @@ def read_texts(file: BinaryIO) -> tuple[tuple[str, bytes], ...]:
     """Return keyword and text of each text chunk before the pixels, in order. Texts beyond the limits are left out."""
     found: list[tuple[str, bytes]] = []
     left = TEXTS_MAX_BYTES
-    for name, data in _chunks(file):
+    for name, data in _text_chunks(file):
         keyword, text = _split(name, data, left)
         left -= len(text)
         if left <= 0:
@@ -38,22 +38,16 @@ def read_texts(file: BinaryIO) -> tuple[tuple[str, bytes], ...]:
     return tuple(found)
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the text chunks before the pixels."""
+def _text_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of the text chunks before the pixels. The checksum is not checked."""
     left = TEXTS_MAX_BYTES
-    file.seek(_SIGNATURE_BYTES)
-    for _ in range(CHUNKS_MAX):
-        head = file.read(8)
-        size_bytes, name = int.from_bytes(head[:4], "big"), head[4:]
-        if len(name) < 4 or name in (b"IDAT", b"IEND"):
-            return
-        if name not in _TEXT_CHUNKS or size_bytes > left:
-            file.seek(size_bytes + 4, io.SEEK_CUR)
-            continue
-        left -= size_bytes
-        data = file.read(size_bytes + 4)[:-4]  # the checksum is not checked: a wrong text is better than none
-        if len(data) == size_bytes:
-            yield name, data
+    for name, start, end in before_pixels(file):
+        if name in _TEXT_CHUNKS and end - start <= left:
+            left -= end - start
+            file.seek(start)
+            data = file.read(end - start)
+            if len(data) == end - start:
+                yield name, data
 
 
 def _split(name: bytes, data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
@@ -104,6 +98,5 @@ def plain_xmp(png: bytes) -> bytes:
     if at < 0:
         return png
     end = at + 4 + 4 + int.from_bytes(png[at : at + 4], "big") + 4
-    body = _XMP_HEAD + zlib.decompress(png[at + 4 + len(_XMP_BY_LIBVIPS) : end - 4])
-    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    return b"".join((png[:at], chunk, png[end:]))
+    packet = zlib.decompress(png[at + 4 + len(_XMP_BY_LIBVIPS) : end - 4])
+    return b"".join((png[:at], png_chunks.write(b"iTXt", _XMP_HEAD + packet), png[end:]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.params.plan import Adjust, Format
-from imgproxy.render.encoders import Look, encode
+from imgproxy.render.encoders import Encoding, encode
 from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _LOSSY: Final = frozenset({SourceKind.JPEG, SourceKind.AVIF, SourceKind.HEIC})
 
 # From this share of pixels that equal their right neighbour on, a picture is flat. Photos have 0.02 to 0.12, dithered
-# photos of 256 colours 0.50, charts and screenshots 0.74 to 0.99. Some that are below lose by
-# it: a smooth gradient of 0.60, rounded, is 4.4 kB as lossy WebP and 0.7 kB without loss.
+# photos of 256 colours 0.50, charts and screenshots 0.74 to 0.99. Some drawings are just below, and would
+# be smaller without loss: a smooth gradient of 0.60, rounded, is 4.4 kB as lossy WebP and 0.7 kB without loss.
 FLAT_SHARE: Final = 0.6
 
 # Scaling mixes colours, so a variant gets four times as many as its source: two bits more of palette.
@@ -45,7 +45,7 @@ def is_flat(image: Any) -> bool:
 
 def may_be_flat(source: Source, wanted: Format, plan: RenderPlan) -> bool:
     """Whether `is_flat` matters: the format has a choice of encodings, and the source is not lossy."""
-    return source.kind not in _LOSSY and len(_looks(wanted, plan)) > 1
+    return source.kind not in _LOSSY and len(_encodings(wanted, plan)) > 1
 
 
 def palette_bits(source: Source, plan: RenderPlan) -> int | None:
@@ -86,24 +86,26 @@ def encode_smallest(
         data = _encode_palette_png(image, plan, keep=keep, bits=bits)
         if data is not None:
             return wanted, data
-    looks = _looks(wanted, plan) if flat else [Look(wanted)]
+    encodings = _encodings(wanted, plan) if flat else [Encoding(wanted)]
     found = []
-    for look in looks:
-        look_bits = bits if look.format in (Format.GIF, Format.PNG8) else None
-        found.append((look.format, encode(image, look, plan.output, keep=keep, bits=look_bits, playback=playback)))
+    for encoding in encodings:
+        own_bits = bits if encoding.format in (Format.GIF, Format.PNG8) else None
+        found.append(
+            (encoding.format, encode(image, encoding, plan.output, keep=keep, bits=own_bits, playback=playback))
+        )
     return min(found, key=lambda item: len(item[1]))
 
 
-def _looks(wanted: Format, plan: RenderPlan) -> list[Look]:
+def _encodings(wanted: Format, plan: RenderPlan) -> list[Encoding]:
     """Return the encodings that a flat picture may have."""
     output = plan.output
     if wanted is Format.WEBP and not output.is_lossless:
-        return [Look(Format.WEBP), Look(Format.WEBP, is_flat=True)]
+        return [Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)]
     if wanted is Format.AVIF and output.may_be_webp:
-        return [Look(Format.AVIF), Look(Format.WEBP), Look(Format.WEBP, is_flat=True)]
+        return [Encoding(Format.AVIF), Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)]
     if wanted is Format.PNG and output.colours is None:
-        return [Look(Format.PNG), Look(Format.PNG, is_flat=True)]
-    return [Look(wanted)]
+        return [Encoding(Format.PNG), Encoding(Format.PNG, is_flat=True)]
+    return [Encoding(wanted)]
 
 
 def _encode_palette_png(image: Any, plan: RenderPlan, *, keep: int, bits: int) -> bytes | None:
@@ -112,7 +114,7 @@ def _encode_palette_png(image: Any, plan: RenderPlan, *, keep: int, bits: int) -
 
     `fm=png` asks for no loss, so there it must hold every colour exactly. Return None if it does not.
     """
-    data = encode(image, Look(Format.PNG8), plan.output, keep=keep, bits=bits)
+    data = encode(image, Encoding(Format.PNG8), plan.output, keep=keep, bits=bits)
     return None if plan.output.format is Format.PNG and not _is_same(image, data) else data
 
 

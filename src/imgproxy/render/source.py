@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import pyvips
 
@@ -234,7 +234,7 @@ def _find_reader(kind: SourceKind, path: str, header: Any, limits: ProcessLimits
 
 
 def _read_colours(path: str, kind: SourceKind) -> Characteristics | None:
-    read: Callable[[IO[bytes]], Characteristics | None]
+    read: Callable[[BinaryIO], Characteristics | None]
     if kind is SourceKind.PNG:
         read = read_png
     elif kind in _HEIF:
