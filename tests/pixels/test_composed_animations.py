@@ -95,6 +95,13 @@ def test_a_poster_is_not_part_of_the_animation() -> None:
     assert all(is_alike(a, b) for a, b in zip(found, shown(source, WIDTH, HEIGHT), strict=True))
 
 
+def test_an_animation_of_one_frame_hides_its_poster() -> None:
+    """If the animation has one frame, this is the picture, not the still beside it, which is not part of it."""
+    source = [Part(flat(10, 10, 255, 0, 0, 255), 5, 5)]
+    data = apng(source, WIDTH, HEIGHT, poster=flat(WIDTH, HEIGHT, 1, 2, 3, 255))
+    assert is_alike(render(data, RenderPlan(output=PNG)).pixels, shown(source, WIDTH, HEIGHT)[0])
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
 def test_apng_of_other_colour_types(mode: str) -> None:
     """Grey, RGB and palettes are played, too; they stay opaque."""
@@ -143,6 +150,14 @@ def test_one_frame_of_an_apng() -> None:
     result = render(apng(source, WIDTH, HEIGHT), RenderPlan(frames=Frames(first=4, last=4), output=PNG))
     want = shown(source, WIDTH, HEIGHT)[3]
     assert images.largest_difference(result.pixels[..., :3], want[..., :3]) <= 2
+
+
+def test_an_apng_in_video_range_is_extended() -> None:
+    """If `cICP` says video range, 16 is black and 235 is white in every frame."""
+    source = [Part(flat(WIDTH, HEIGHT, 16, 235, 126, 255)), Part(flat(WIDTH, HEIGHT, 235, 126, 16, 255))]
+    found = frames_of(render(apng(source, WIDTH, HEIGHT, extra=chunk(b"cICP", bytes((1, 13, 0, 0)))), LOSSLESS).data)
+    assert is_alike(found[0], flat(WIDTH, HEIGHT, 0, 255, 128, 255))
+    assert is_alike(found[1], flat(WIDTH, HEIGHT, 255, 128, 0, 255))
 
 
 def test_a_profile_applies_to_every_frame() -> None:
@@ -228,6 +243,24 @@ def test_an_animated_avif_is_played(has_alpha: bool) -> None:
         assert images.mean_difference(picture[..., 3:bands], want[..., 3:]) < 3 if has_alpha else seen.min() == 1
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+@pytest.mark.parametrize("coded_range", ["full", "limited"])
+def test_a_monochrome_animated_avif_is_played(mode: str, coded_range: str) -> None:
+    """Grey frames, which have one band, are played, too; their range is the full one."""
+    ramp = np.tile(np.linspace(0, 255, 64).round().astype(np.uint8), (48, 1))
+    frames = [ramp, ramp[:, ::-1]]
+    pictures = [Image.fromarray(frame if mode == "L" else np.dstack([frame, frame[:, ::-1]])) for frame in frames]
+    out = io.BytesIO()
+    options = {"quality": 100, "subsampling": "4:0:0", "range": coded_range, "codec": "aom"}
+    pictures[0].save(out, "AVIF", save_all=True, append_images=pictures[1:], duration=[50, 100], **options)
+    found = frames_of(render(out.getvalue(), LOSSLESS).data)
+    for picture, frame in zip(found, frames, strict=True):
+        alpha = frame[:, ::-1] if mode == "LA" else np.full_like(frame, 255)
+        assert is_alike(picture, np.dstack([frame, frame, frame, alpha]), levels=3)
+    (still,) = frames_of(render(out.getvalue(), read_plan("frame=2&fm=png")).data)
+    assert is_alike(still, found[1], levels=3)
+
+
 def test_one_frame_and_ranges_of_an_animated_avif() -> None:
     """`frame` chooses frames of an AVIF, also if they are differences to earlier ones."""
     pictures: list[Pixels] = [np.full((16, 16, 3), 60 * n, np.uint8) for n in range(4)]
@@ -291,6 +324,41 @@ def test_a_gif_is_transparent_where_nothing_is_painted(tiles: list[Tile]) -> Non
         assert is_alike(frames_of(result.data)[0], want, levels=0)
 
 
+@pytest.mark.parametrize("end", [b"", b"\0", b"\0\0\0\x3b", b"<html>", b"\x3b<html>"])
+def test_a_gif_without_its_trailer_is_transparent_too(end: bytes) -> None:
+    """Many files lack the last byte, or have something else there: the canvas is as free as with it."""
+    for name in ("one frame alone", "a frame is cleared"):
+        tiles = GIFS[name]
+        found = frames_of(render(gif(tiles, WIDTH, HEIGHT)[:-1] + end, LOSSLESS).data)
+        for picture, want in zip(found, shown(as_parts(tiles), WIDTH, HEIGHT), strict=True):
+            assert is_alike(picture, want)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "size"),
+    [
+        ([Tile(4, 3, 10, 8, 1), Tile(WIDTH - 4, 9, 10, 8, 2)], (WIDTH, HEIGHT)),
+        ([Tile(4, 3, 10, 8, 1, dispose=CLEAR), Tile(WIDTH + 4, 9, 10, 8, 2), Tile(9, 9, 4, 4, 3)], (WIDTH, HEIGHT)),
+        ([Tile(WIDTH - 4, 3, 10, 8, 1), Tile(9, 9, 4, 4, 3)], (WIDTH + 6, HEIGHT)),
+    ],
+)
+def test_frames_outside_the_canvas_of_a_gif(tiles: list[Tile], size: tuple[int, int]) -> None:
+    """The first frame enlarges the canvas, others are cut off at its edge; it is free where nothing is painted."""
+    want = [frame[: size[1], : size[0]] for frame in shown(as_parts(tiles), WIDTH + 20, HEIGHT)]
+    for n, frame in enumerate(want, start=1):
+        result = render(gif(tiles, WIDTH, HEIGHT), RenderPlan(frames=Frames(first=n, last=n), output=PNG))
+        assert is_alike(frames_of(result.data)[0], frame, levels=0)
+
+
+def test_a_huge_frame_of_a_small_gif_takes_no_memory() -> None:
+    """A frame of 65,535 x 65,535 on a small canvas is left to libvips, which cuts it: it is not decoded as a whole."""
+    data = bytearray(gif([Tile(4, 3, 10, 8, 1), Tile(0, 0, 10, 8, 2)], WIDTH, HEIGHT))
+    at = data.rindex(b"\x2c\0\0\0\0")
+    data[at + 5 : at + 9] = b"\xff" * 4
+    with contextlib.suppress(DecodeFailed):
+        assert render(bytes(data), RenderPlan(output=PNG)).pixels.shape[:2] == (HEIGHT, WIDTH)
+
+
 def test_a_gif_stays_one_with_its_transparency() -> None:
     """As GIF the free canvas is transparent, too, and the delays stay."""
     tiles = GIFS["the first frame is smaller"]
@@ -333,3 +401,15 @@ def test_damaged_animations_do_no_harm(seed: int) -> None:
             changed = changed[: int(rng.integers(14, len(changed)))]
         with contextlib.suppress(DecodeFailed, NotAnImage, TooManyPixels):
             render(bytes(changed), LOSSLESS)
+
+
+@pytest.mark.parametrize("query", ["fm=webp", "fm=webp&lossless=1", "auto=format"])
+@pytest.mark.parametrize("dispose", [KEEP, CLEAR, RESTORE])
+def test_a_webp_says_that_it_is_transparent(query: str, dispose: int) -> None:
+    """A WebP whose frames are opaque but leave a part of the canvas free has the alpha flag, so that it stays free."""
+    tiles = [Tile(0, 0, WIDTH, HEIGHT, 1, True, dispose), Tile(8, 8, 12, 9, 2), Tile(0, 0, 6, 6, 3)]
+    data = render(gif(tiles, WIDTH, HEIGHT), read_plan(query, "image/webp")).data
+    assert data[12:16] == b"VP8X"
+    assert data[20] & 0x10  # RFC 9649, 2.7.1
+    for picture, want in zip(frames_of(data), shown(as_parts(tiles), WIDTH, HEIGHT), strict=True):
+        assert np.array_equal(picture[..., 3], want[..., 3])

@@ -55,6 +55,13 @@ RIGHT = {
     "float RGB": (one_page(plain(0.5, 0.25, 1.0, dtype=np.float32), RGB), (HALF, QUARTER, 255)),
     "float RGB, brighter than white": (one_page(plain(7.0, 0.25, -1.0, dtype=np.float32), RGB), (255, QUARTER, 0)),
     "half float RGB": (one_page(plain(0.5, 0.25, 1.0, dtype=np.float16), RGB), (HALF, QUARTER, 255)),
+    "RGB and a saved selection": (one_page(plain(200, 120, 60, 0), RGB, t338=[0]), (200, 120, 60)),
+    "RGB, a selection, alpha": (one_page(plain(200, 120, 60, 0, 128), RGB, t338=[0, 2]), (200, 120, 60, 128)),
+    "RGB, alpha, a selection": (one_page(plain(200, 120, 60, 128, 0), RGB, t338=[2, 0]), (200, 120, 60, 128)),
+    "RGB and a sample without a word": (one_page(plain(200, 120, 60, 128), RGB), (200, 120, 60, 128)),
+    "grey and three selections": (one_page(plain(60, 1, 2, 3), GREY, t338=[0, 0, 0]), (60,)),
+    "CMYK and a spot colour": (one_page(plain(0, 0, 0, 0, 100), CMYK, t338=[0]), (255, 255, 255)),
+    "32-bit RGB and a selection": (one_page(plain(2**31, 2**30, 0, 0, dtype=np.uint32), RGB, t338=[0]), (128, 64, 0)),
     # BT.601 by hand: R = Y + 1.402 (Cr - 128), B = Y + 1.772 (Cb - 128).
     "subsampled YCbCr": (
         tiff(

@@ -262,3 +262,45 @@ def test_variants_made_together_look_like_variants_made_alone() -> None:
         alone = render(data, plan)
         assert result.pixels.shape == alone.pixels.shape
         assert images.ssim(result.pixels, alone.pixels) > 0.99
+
+
+def spot(size: tuple[int, int], centre: tuple[float, float], sigma: float) -> images.Pixels:
+    """A soft white spot on black."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]] + 0.5
+    light = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * sigma**2))
+    return np.dstack([np.round(255 * light)] * 3).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    ("size", "result", "focal"),
+    [
+        ((603, 400), (150, 150), None),
+        ((400, 711), (97, 64), None),
+        ((800, 504), (233, 171), Focal(0.31, 0.62, 1.0)),
+        ((701, 900), (180, 33), Focal(0.4, 0.37, 1.3)),
+        ((640, 480), (101, 99), Focal(0.57, 0.5, 1.71)),
+        ((900, 640), (31, 32), Focal(0.77, 0.2, 1.0)),
+    ],
+)
+def test_a_reduced_crop_is_at_its_exact_place(
+    size: tuple[int, int], result: tuple[int, int], focal: Focal | None, kind: str, orientation: int
+) -> None:
+    """A window that begins within a pixel, of the source or of the result, is off by less than 0.08 px of the result."""
+    scale = max(result[0] / size[0], result[1] / size[1]) * (focal.zoom if focal else 1)
+    window = (result[0] / scale, result[1] / scale)
+    place = (focal.x, focal.y) if focal else (0.5, 0.5)
+    corner = [min(max(place[n] * size[n] - window[n] / 2, 0), size[n] - window[n]) for n in (0, 1)]
+    upright = spot(size, (corner[0] + window[0] / 2, corner[1] + window[1] / 2), min(window) / 10)
+    stored = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright), 7: upright[::-1, ::-1].swapaxes(0, 1)}[
+        orientation
+    ]
+    crop = () if focal is None else (Crop.FOCALPOINT,)
+    resize = Resize(Px(result[0]), Px(result[1]), fit=Fit.CROP, crop=crop, focal=focal)
+    data = images.encode(np.ascontiguousarray(stored), kind, quality=98)
+    light = render(data, RenderPlan(orient=orientation, resize=resize, output=PNG)).pixels[..., 0].astype(np.float64)
+    assert light.shape == result[::-1]
+    y, x = np.mgrid[0 : result[1], 0 : result[0]] + 0.5
+    assert abs((x * light).sum() / light.sum() - result[0] / 2) < 0.08
+    assert abs((y * light).sum() / light.sum() - result[1] / 2) < 0.08

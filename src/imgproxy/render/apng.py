@@ -44,13 +44,14 @@ class _Frame:
 
 @dataclass(slots=True)
 class _Found:
-    """The chunks of a file, in order."""
+    """The chunks of a file, in order. `has_poster`: a still picture that is not a frame comes first."""
 
     header: bytes = b""
     plays: int = 0
     shared: bytes = b""
     frames: list[_Frame] = field(default_factory=list)
     numbers: int = 0
+    has_poster: bool = False
     is_complete: bool = False
 
 
@@ -80,7 +81,7 @@ def read_apng(data: bytes, header: Any, *, allow_truncated: bool = False) -> Pat
     if not found.is_complete and not allow_truncated:
         raise DecodeFailed
     frames = [frame for frame in found.frames if frame.spans]
-    if len(frames) < 2:
+    if not frames or (len(frames) == 1 and not found.has_poster):
         return None
     size = Size(*struct.unpack(">II", found.header[:8]))
     profile = header.get(PROFILE_FIELD) if header.get_typeof(PROFILE_FIELD) else None
@@ -109,7 +110,9 @@ def _take(found: _Found, name: bytes, data: bytes, start: int, end: int) -> bool
         found.shared += png_chunks.write(name, body)
     elif name == b"fcTL":
         return _take_control(found, body)
-    elif name == b"IDAT" and found.frames:
+    elif name == b"IDAT" and not found.frames:
+        found.has_poster = True
+    elif name == b"IDAT":
         found.frames[-1].spans.append((start, end))
         return len(found.frames) == 1
     elif name == b"fdAT":

@@ -53,9 +53,9 @@ class AvifSequence:
                 pixels = self.image.tobytes()
             except _DAMAGED as exc:
                 raise DecodeFailed from exc
-            bands = 4 if self.has_alpha else 3
+            bands = len(self.image.getbands())  # 1 or 2 if it is monochrome
             frame = pyvips.Image.new_from_memory(pixels, self.size.width_px, self.size.height_px, bands, "uchar")
-            frame = frame.copy(interpretation="srgb")
+            frame = frame.copy(interpretation="srgb" if bands > 2 else "b-w")
             if (profile := self.image.info.get("icc_profile")) is not None:
                 frame.set_type(pyvips.GValue.blob_type, PROFILE_FIELD, profile)
             frames.append(frame)
@@ -78,7 +78,7 @@ def read_sequence(data: bytes) -> AvifSequence | None:
     if not 1 < image.n_frames <= _FRAMES_MAX:
         return None
     delays_ms, loop = _read_times(data, image.n_frames)
-    return AvifSequence(image, Size(*image.size), delays_ms, loop, image.mode == "RGBA")
+    return AvifSequence(image, Size(*image.size), delays_ms, loop, "A" in image.getbands())
 
 
 def _read_times(data: bytes, count: int) -> tuple[tuple[int, ...], int]:

@@ -64,6 +64,8 @@ FLAT_SETTINGS: Final[dict[Format, dict[str, Any]]] = {
     Format.PNG: {"compression": 9, "filter": "none"},
 }
 
+_WEBP_ALPHA: Final = 0x10
+
 # (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px
 # wide. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
 EQUAL_QUALITY: Final = (
@@ -184,11 +186,23 @@ def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _webp(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    if "near_lossless" in options:
-        return bytes(image.webpsave_buffer(**options))
-    if output.is_lossless:
-        return bytes(image.webpsave_buffer(lossless=True, **options))
-    return bytes(image.webpsave_buffer(Q=_resolve_quality(output, Format.WEBP), **options))
+    if "near_lossless" not in options:
+        lossy = {"Q": _resolve_quality(output, Format.WEBP)}
+        options |= {"lossless": True} if output.is_lossless else lossy
+    data = bytes(image.webpsave_buffer(**options))
+    return mark_alpha(data) if image.hasalpha() else data
+
+
+def mark_alpha(data: bytes) -> bytes:
+    """
+    Set the alpha flag of an extended WebP.
+
+    libwebp looks only at the rectangles that the frames change. If these are opaque and leave a part of the canvas
+    free, it does not set the flag, and decoders paint that part. Source: RFC 9649, section 2.7.1.
+    """
+    if data[12:16] != b"VP8X":
+        return data
+    return data[:20] + bytes([data[20] | _WEBP_ALPHA]) + data[21:]
 
 
 def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:

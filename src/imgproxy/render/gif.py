@@ -20,9 +20,9 @@ from imgproxy.render.sizes import Box, Size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_EXTENSION: Final = 0x21
-_IMAGE: Final = 0x2C
-_TRAILER: Final = 0x3B
+_EXTENSION: Final = b"\x21"
+_IMAGE: Final = b"\x2c"
+_TRAILER: Final = b"\x3b"
 _CONTROL: Final = 0xF9
 
 # Disposal methods; browsers take 4 to 7 and 0 as "keep".
@@ -63,8 +63,10 @@ def read_gif(data: bytes, frames: int, size: Size, loop: int) -> Patchwork | Non
     if len(found) != frames:
         return None
     canvas = Size(*struct.unpack_from("<HH", data, 6))
-    if not all(is_within(frame.box, canvas) for frame in found):  # libvips enlarges the canvas for the first frame
-        return None
+    if not is_within(found[0].box, canvas):  # libvips and browsers enlarge the canvas for the first frame alone
+        canvas = size
+    if any(frame.box.width_px > canvas.width_px or frame.box.height_px > canvas.height_px for frame in found):
+        return None  # each frame is decoded as a whole: it must not need more memory than the canvas
     if canvas == size and not _leaves_free(found, canvas):
         return None
     return Patchwork(
@@ -90,12 +92,16 @@ def _leaves_free(frames: list[_Frame], canvas: Size) -> bool:
 
 
 def _frames(data: bytes) -> Iterator[_Frame]:
-    """Yield the images of a GIF. Raises _Odd, IndexError or struct.error if it is damaged."""
+    """
+    Yield the images of a GIF. Raises _Odd, IndexError or struct.error if it is damaged.
+
+    What follows the last one is left out: many files have no trailer, or something else in its place.
+    """
     at = 13 + _table_bytes(data[10])
     dispose, delay_ms, transparent = Dispose.KEEP, 0, None
     count = 0
-    while data[at] != _TRAILER:
-        if data[at] == _EXTENSION:
+    while data[at : at + 1] in (_IMAGE, _EXTENSION):
+        if data[at : at + 1] == _EXTENSION:
             if data[at + 1] == _CONTROL:
                 flags, delay, index = struct.unpack_from("<BHB", data, at + 3)
                 dispose = _DISPOSALS.get(flags >> 2 & 7, Dispose.KEEP)
@@ -103,7 +109,7 @@ def _frames(data: bytes) -> Iterator[_Frame]:
             at = _skip_blocks(data, at + 2)
             continue
         count += 1
-        if data[at] != _IMAGE or count > PATCHES_MAX:
+        if count > PATCHES_MAX:
             raise _Odd
         left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
         if not width or not height:
@@ -132,6 +138,6 @@ def _as_file(data: bytes, frame: _Frame) -> bytes:
     colours = data[13 : 13 + _table_bytes(data[10])]
     control = b""
     if frame.transparent is not None:
-        control = struct.pack("<BBBBHBB", _EXTENSION, _CONTROL, 4, 1, 0, frame.transparent, 0)
-    image = struct.pack("<BHH", _IMAGE, 0, 0) + size + bytes([frame.flags]) + data[frame.start : frame.end]
-    return b"GIF89a" + size + bytes([data[10], 0, 0]) + colours + control + image + bytes([_TRAILER])
+        control = _EXTENSION + struct.pack("<BBBHBB", _CONTROL, 4, 1, 0, frame.transparent, 0)
+    image = _IMAGE + bytes(4) + size + bytes([frame.flags]) + data[frame.start : frame.end]
+    return b"GIF89a" + size + bytes([data[10], 0, 0]) + colours + control + image + _TRAILER

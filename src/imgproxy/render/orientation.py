@@ -30,6 +30,11 @@ def is_swapped(orientation: int) -> bool:
     return orientation >= 5
 
 
+def mirrors(orientation: int) -> tuple[bool, bool]:
+    """Whether the left and the top edge of the upright picture are right or bottom edges of the stored one."""
+    return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+
+
 def swap(size: Size, orientation: int) -> Size:
     """Turn a stored size into the upright size, or the other way round."""
     return Size(size.height_px, size.width_px) if is_swapped(orientation) else size

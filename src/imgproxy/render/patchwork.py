@@ -46,7 +46,7 @@ class FrameReader(Protocol):
 
     def read(self, first: int, count: int, fail_on: str) -> list[Any]:
         """
-        Return frames from `first` (from 0) on: uchar RGB or RGBA, in memory.
+        Return frames from `first` (from 0) on: uchar RGB or grey, all with or without alpha, in memory.
 
         Raises pyvips.Error or DecodeFailed if they are damaged.
         """

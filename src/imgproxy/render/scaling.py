@@ -9,11 +9,12 @@ that the colour of invisible pixels does not bleed into visible ones.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyvips
 
-from imgproxy.render.orientation import is_swapped, stored_box, swap, turn_upright
+from imgproxy.render.orientation import is_swapped, mirrors, stored_box, swap, turn_upright
 from imgproxy.render.sampling import sample
 from imgproxy.render.sizes import Box, Size
 
@@ -39,6 +40,7 @@ def resample(image: Any, window: Window, target: Size, *, decoded: Decoded, in_m
     orientation = decoded.orientation
     stored = Size(image.width, image.height)
     loaded = swap(stored, orientation)
+    window = _shift(window, loaded, decoded)
     sampling = sample(window, target, loaded=loaded, ratio=decoded.upright_ratio)
     image = crop(image, stored_box(sampling.box, loaded, orientation))
     factors = (sampling.across, sampling.down)
@@ -53,6 +55,22 @@ def resample(image: Any, window: Window, target: Size, *, decoded: Decoded, in_m
         return image
     image = _change_premultiplied(image, lambda work: enlarge(work, wider))
     return image.copy_memory() if in_memory else image
+
+
+def _shift(window: Window, loaded: Size, decoded: Decoded) -> Window:
+    """
+    Return where a window lies if its left and top are measured from the edges of the loaded picture.
+
+    A shrink on load cuts off what is left of an odd side, at the right and bottom as stored. Upright, that may be left
+    and top.
+    """
+    left, top = mirrors(decoded.orientation)
+    across, down = decoded.upright_ratio
+    return replace(
+        window,
+        left=window.left - (decoded.upright.width_px - loaded.width_px / across if left else 0.0),
+        top=window.top - (decoded.upright.height_px - loaded.height_px / down if top else 0.0),
+    )
 
 
 def crop(image: Any, box: Box) -> Any:

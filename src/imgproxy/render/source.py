@@ -179,7 +179,7 @@ def _read_page(
             header = bmp.load(path, limits.source_pixels, allow_truncated=limits.allow_truncated)
         else:
             header = opened.header if opened else _open(kind, path, drawing.drawn if drawing else lab_file, **options)
-            header = tag(header, colours)
+            header = tag(header, colours) if kind is not SourceKind.TIFF else tiff.drop_extra(header, path, page or 0)
     except pyvips.Error as exc:
         raise DecodeFailed from exc
     reader = _find_reader(kind, path, header, limits) if page is None else None
@@ -308,17 +308,18 @@ def decode(source: Source, limits: ProcessLimits, *, factor: float, page: int = 
         tiff.check_page(source.path, page)
     image = _open(source.kind, source.path, source.lab_file, **options)
     if source.kind is SourceKind.TIFF:
+        image = tiff.drop_extra(image, source.path, page)
         return lab_tiff.as_lab(image) if source.lab_file is not None else tiff.normalise(image)
     return tag(image, source.colours)
 
 
 def _join_frames(source: Source, frames: list[Any]) -> Any:
-    """Put the frames of a reader one below the other. They are RGB in full range, with the colours of the file."""
+    """Put the frames of a reader one below the other. They have the colours of the file; those of AVIF full range."""
     joined = pyvips.Image.arrayjoin(frames, across=1)
     colours = source.colours
-    if colours is None or (colours.is_limited and colours.is_srgb):
-        return joined
-    return tag(joined, replace(colours, is_limited=False))
+    if colours is not None and source.kind is SourceKind.AVIF:
+        colours = None if colours.is_limited and colours.is_srgb else replace(colours, is_limited=False)
+    return tag(joined, colours)
 
 
 def tolerate(source: Source, limits: ProcessLimits, use: Callable[[Source], _T]) -> _T:

@@ -1,7 +1,7 @@
 """
-Refuses the pages of a TIFF that libvips would show with wrong colours.
+Refuses the pages of a TIFF that libvips would show with wrong colours, and drops samples that are no colours.
 
-Source: TIFF 6.0, sections 21 (YCbCr) and 22 (old-style JPEG).
+Source: TIFF 6.0, sections 18 (ExtraSamples), 21 (YCbCr) and 22 (old-style JPEG).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BITS_PER_SAMPLE: Final = 258
 COMPRESSION: Final = 259
 PHOTOMETRIC: Final = 262
+EXTRA_SAMPLES: Final = 338
 SAMPLE_FORMAT: Final = 339
 SUBSAMPLING: Final = 530
 
@@ -29,6 +30,11 @@ _CMYK: Final = 5
 _YCBCR: Final = 6
 # Grey (two ways), RGB, palette, CMYK, YCbCr, Lab; SGI's LogL and LogLuv. Not: masks, ICC Lab, ITU Lab, sensor data.
 _SHOWN: Final = frozenset({_WHITE_IS_ZERO, 1, 2, 3, _CMYK, _YCBCR, CIE_LAB, 32844, 32845})
+
+# The colours of those that may have more samples than colours.
+_COLOURS: Final = {_WHITE_IS_ZERO: 1, 1: 1, 2: 3, _CMYK: 4}
+# Values of ExtraSamples: alpha, with the colours premultiplied or not. 0 is unspecified.
+_ALPHAS: Final = (1, 2)
 
 _OLD_JPEG: Final = 6
 _JPEG: Final = 7
@@ -40,7 +46,9 @@ _PAGES_MAX: Final = 1000
 _ENTRIES_MAX: Final = 50_000
 
 # The tags of a page that are looked at, and the most bytes of their values: 16 bands have 32.
-_WANTED: Final = dict.fromkeys((BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT, SUBSAMPLING), 32)
+_WANTED: Final = dict.fromkeys(
+    (BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING), 32
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +91,35 @@ def check_page(path: str, number: int) -> None:
     tiles come out transparent; YCbCr that is neither JPEG nor subsampled, whose planes are shown as RGB; signed
     integers; float CMYK, and float grey with white as zero. What cannot be read here is left to libvips.
     """
-    with open(path, "rb") as file:
-        page = next((page for n, page in enumerate(read_pages(file)) if n == number), None)
+    page = _find_page(path, number)
     if page is not None and not _is_shown_right(page):
         raise ColoursNotSupported
+
+
+def drop_extra(image: Any, path: str, number: int) -> Any:
+    """
+    Return a page, from 0, without the samples that it says are neither colour nor alpha.
+
+    Photoshop saves selections and spot colours like that. libvips takes the first one for alpha. Without a word about
+    them, the first one is.
+    """
+    if image.bands < 2 or not image.hasalpha():
+        return image
+    page = _find_page(path, number)
+    extra = () if page is None else page.numbers(EXTRA_SAMPLES)
+    colours = None if page is None else _COLOURS.get(int(page.first(PHOTOMETRIC, 1)))
+    if not extra or colours is None:
+        return image
+    at = next((n for n, value in enumerate(extra) if value in _ALPHAS), None)
+    if at == 0 or colours + len(extra) != image.bands:
+        return image
+    found = image.extract_band(0, n=colours)
+    return found if at is None else found.bandjoin(image.extract_band(colours + at))
+
+
+def _find_page(path: str, number: int) -> Page | None:
+    with open(path, "rb") as file:
+        return next((page for n, page in enumerate(read_pages(file)) if n == number), None)
 
 
 def _is_shown_right(page: Page) -> bool:
