@@ -19,7 +19,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from imgproxy.render.text import decode_text
+from imgproxy.render.text import decode_text, guess_utf_16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,8 +77,15 @@ class Value:
 
     @property
     def text_bytes(self) -> bytes:
-        """Its bytes, if its type can hold text; else none. Some programs write text as BYTE or UNDEFINED."""
-        return self.data if self.kind in _MAYBE_TEXTS else b""
+        """
+        Its bytes, if its type can hold text; else none. Some programs write text as BYTE or UNDEFINED.
+
+        Text in UTF-16, which is not allowed but written, is given as UTF-8.
+        """
+        if self.kind not in _MAYBE_TEXTS:
+            return b""
+        codec = guess_utf_16(self.data)
+        return self.data.decode(codec, "replace").encode() if codec else self.data
 
     def comment(self) -> str:
         """

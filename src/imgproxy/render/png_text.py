@@ -1,8 +1,9 @@
 """
 The text chunks of a PNG: read them as bytes, and write the one of XMP as XMP wants it.
 
-libvips gives texts, too, but replaces what is no UTF-8, and PNG says Latin-1. The input is untrusted: the chunks before
-the pixels are read, up to limits of their number and of the bytes in them, packed and unpacked.
+libvips gives texts, too, but replaces what is no UTF-8, and PNG says Latin-1. It does not read what is behind the
+pixels, where some programs write. The input is untrusted: there are limits for the number of chunks, and for the bytes
+in those that are read, packed and unpacked.
 Source: Portable Network Graphics (Third Edition), 5.3 (chunks) and 11.3.3 (text).
 """
 
@@ -10,44 +11,65 @@ from __future__ import annotations
 
 import io
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHUNKS_MAX: Final = 1_000
+# libpng writes pixels in chunks of 8 kB.
+CHUNKS_MAX: Final = 20_000
+TEXTS_MAX: Final = 1_000
 TEXTS_MAX_BYTES: Final = 8_000_000
 
 _SIGNATURE_BYTES: Final = 8
 _XMP_BY_LIBVIPS: Final = b"zTXtXML:com.adobe.xmp\0\0"
 # No compression, no language, no translated keyword. Source: XMP Specification part 3, 1.1.5.
 _XMP_HEAD: Final = b"iTXtXML:com.adobe.xmp\0\0\0\0\0"
-_TEXT_CHUNKS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_EXIF_CHUNK: Final = b"eXIf"
+_WANTED: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", _EXIF_CHUNK})
+_XMP_KEYWORD: Final = "XML:com.adobe.xmp"
 
 
-def read_texts(file: BinaryIO) -> tuple[tuple[str, bytes], ...]:
-    """Return keyword and text of each text chunk before the pixels, in order. Texts beyond the limits are left out."""
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Keyword and text of each text chunk, in order, and the content of the first eXIf chunk."""
+
+    texts: tuple[tuple[str, bytes], ...] = ()
+    exif: bytes = b""
+
+    @property
+    def xmp(self) -> bytes:
+        """The XMP packet, or nothing. Source: XMP Specification part 3, 1.1.5."""
+        return next((text for keyword, text in self.texts if keyword == _XMP_KEYWORD), b"")
+
+
+def read_texts(file: BinaryIO) -> Texts:
+    """Read the chunks before and behind the pixels. Those beyond the limits are left out."""
     found: list[tuple[str, bytes]] = []
-    left = TEXTS_MAX_BYTES
+    exif, left = b"", TEXTS_MAX_BYTES
     for name, data in _chunks(file):
+        if name == _EXIF_CHUNK:
+            exif = exif or data
+            continue
         keyword, text = _split(name, data, left)
         left -= len(text)
-        if left <= 0:
+        if left <= 0 or len(found) == TEXTS_MAX:
             break
         found.append((keyword.decode("latin-1"), text))
-    return tuple(found)
+    return Texts(tuple(found), exif)
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the text chunks before the pixels."""
+    """Yield the chunks that are wanted. One without its last bytes ends the file."""
     left = TEXTS_MAX_BYTES
     file.seek(_SIGNATURE_BYTES)
     for _ in range(CHUNKS_MAX):
         head = file.read(8)
         size_bytes, name = int.from_bytes(head[:4], "big"), head[4:]
-        if len(name) < 4 or name in (b"IDAT", b"IEND"):
+        if len(name) < 4 or name == b"IEND":
             return
-        if name not in _TEXT_CHUNKS or size_bytes > left:
+        if name not in _WANTED or size_bytes > left:
             file.seek(size_bytes + 4, io.SEEK_CUR)
             continue
         left -= size_bytes
@@ -76,16 +98,16 @@ def _inflate(data: bytes, max_bytes: int) -> bytes:
         return b""
 
 
-def raw_profile(texts: tuple[tuple[str, bytes], ...], *names: str) -> bytes:
+def raw_profile(found: Texts, *names: str) -> bytes:
     """
     Return a block of another format's metadata that ImageMagick put into a text, or nothing.
 
-    Such a text has the keyword "Raw profile type NAME": a name, a length, then hex digits. Source: ImageMagick,
-    coders/png.c, Magick_png_write_raw_profile.
+    Such a text has the keyword "Raw profile type NAME": lines with a name, a length, then hex digits. ExifTool's name
+    has two words. Source: ImageMagick, coders/png.c, Magick_png_write_raw_profile.
     """
     wanted = {f"raw profile type {name}" for name in names}
-    for keyword, text in texts:
-        parts = text.split(None, 2)
+    for keyword, text in found.texts:
+        parts = text.lstrip().split(b"\n", 2)
         if keyword.lower() in wanted and len(parts) == 3:
             try:
                 return bytes.fromhex(parts[2].decode("ascii"))
