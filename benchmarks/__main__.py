@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import avif, hits, machine, memory, peers, photos, pressure, renders, report, srcset, stampede
 from benchmarks.accounting import Load
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, read_peers
 from benchmarks.rows import Result, Row
 
 ROWS: tuple[Row, ...] = (
@@ -47,6 +47,11 @@ def main() -> int:
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are {', '.join(names)}", file=sys.stderr)
         return 2
+    try:
+        compared = read_peers(options.peer, options.peer_pid)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     folder = Path(tempfile.mkdtemp(prefix="imgproxy-bench-", dir=options.work))
     os.environ["VIPS_CONCURRENCY"] = "1"
     # SystemExit leaves every `with` on the stack, so a run that is terminated ends its servers, too.
@@ -58,7 +63,7 @@ def main() -> int:
             is_quick=options.quick,
             rounds=options.rounds or (3 if options.quick else 7),
             memory_renders=options.renders or (1_000 if options.quick else 20_000),
-            peers=dict(peer.split("=", 1) for peer in options.peer),
+            peers=compared,
         )
         rows = [_measure(bench, row) for row in ROWS if row.name in wanted]
     finally:
@@ -88,6 +93,9 @@ def _options() -> argparse.Namespace:
         default=[],
         metavar="NAME=URL",
         help="another server to compare with; the URL with {origin} {key} {width} {quality} {format}",
+    )
+    parser.add_argument(
+        "--peer-pid", action="append", default=[], metavar="NAME=PID", help="its process: its CPU is measured, too"
     )
     parser.add_argument("--out", type=Path, help="folder for the results")
     parser.add_argument("--work", type=Path, help="folder for caches and logs while it runs (the system's)")

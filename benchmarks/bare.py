@@ -27,7 +27,7 @@ def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
 
     from imgproxy.params.plan import ColourSpace, Format, Output  # noqa: PLC0415
     from imgproxy.render.colour import convert  # noqa: PLC0415
-    from imgproxy.render.encoders import encode  # noqa: PLC0415
+    from imgproxy.render.encoders import Encoding, encode  # noqa: PLC0415
     from imgproxy.render.source import jpeg_shrink  # noqa: PLC0415
 
     factor = pyvips.Image.jpegload(photo).width / width_px
@@ -40,7 +40,7 @@ def render(photo: str, width_px: int, form: str, quality: int) -> bytes:
     if coloured.profile is not None:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", coloured.profile)
         keep = 8
-    return encode(image, Format(form), Output(format=Format(form), quality=quality), keep=keep)
+    return encode(image, Encoding(Format(form)), Output(format=Format(form), quality=quality), keep=keep)
 
 
 class Workers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -13,10 +14,40 @@ from benchmarks.client import Engine, Request, Sample
 from benchmarks.servers import BenchError, Origin, Product
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.photos import Photos
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server to compare with that runs already: any name, the template of its URLs, and perhaps its process."""
+
+    name: str
+    url: str
+    pid: int | None = None
+
+
+def read_peers(peers: Sequence[str], pids: Sequence[str]) -> list[Peer]:
+    """
+    Read the values of `--peer NAME=URL` and `--peer-pid NAME=PID`. A name may hold anything, also "=".
+
+    Raises ValueError if a value has another form, or a process belongs to no peer.
+    """
+    processes: dict[str, int] = {}
+    for value in pids:
+        name, _, pid = value.rpartition("=")
+        processes[name] = int(pid)
+    found = []
+    for value in peers:
+        match = re.fullmatch(r"(.*?)=(https?://.*)", value, re.DOTALL)
+        if match is None:
+            raise ValueError(f"--peer {value}: expected NAME=URL, with a URL of http or https")
+        found.append(Peer(match[1], match[2], processes.pop(match[1], None)))
+    if processes:
+        raise ValueError(f"--peer-pid of no peer: {', '.join(processes)}")
+    return found
 
 
 @dataclass(slots=True)
@@ -28,7 +59,7 @@ class Bench:
     is_quick: bool
     rounds: int
     memory_renders: int
-    peers: dict[str, str] = field(default_factory=dict)
+    peers: list[Peer] = field(default_factory=list)
     _made: int = 0
 
     @property

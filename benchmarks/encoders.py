@@ -8,7 +8,7 @@ and `encoders.json` (the figures). Milliseconds are CPU time of one thread, medi
 
 The distance is DSSIM: 1/SSIM - 1 of L*a*b* planes over five scales, as in kornelski/dssim, here in NumPy. 0 means
 equal, 0.001 hardly visible, 0.01 plainly visible. The calibration finds, for each `q` of a JPEG, the quality at which
-another encoder has the same distance.
+another encoder has the same distance. What the product's `q` means is measured by SSIMULACRA2, in `quality.py`.
 """
 
 from __future__ import annotations

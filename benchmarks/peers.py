@@ -9,17 +9,20 @@ core.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyvips
 
-from benchmarks.bench import Bench, keys
+from benchmarks import accounting
+from benchmarks.bench import Bench, Peer, keys
 from benchmarks.client import Engine, Request, get
 from benchmarks.photos import Photos
 from benchmarks.renders import FM, QUALITY, WIDTH_PX, query
@@ -29,6 +32,8 @@ from benchmarks.stats import paired_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from benchmarks.servers import Product
 
 HERE = Path(__file__).resolve().parent
 INSTALLED = HERE / ".peers"
@@ -56,29 +61,23 @@ HTTP_LOADER_MAX_BODY_SIZE = 104857600
 
 @dataclass(slots=True)
 class Contestant:
-    """A server in the comparison, and how its URLs look."""
+    """A server in the comparison, and how its URLs look. Names may be any: ours are known by `is_ours`."""
 
     name: str
     local: Callable[[str, str], str] | None = None  # (photo, format) -> URL, a fresh render each time
     remote: Callable[[str, str], str] | None = None  # the same, but it fetches the original within the request
     again: Callable[[str, str], str] | None = None  # the same URL every time
     prepare: Callable[[str], None] | None = None  # (photo): what `local` needs, before the clock runs
-    rates: dict[str, list[float]] = field(default_factory=dict)
+    at: Callable[[str, str, int, int], str] | None = None  # (photo, format, width, q) -> URL of a fresh render, fetched
+    cpu_s: Callable[[], float] | None = None  # CPU seconds of its processes so far, if they are known
+    is_ours: bool = False
+    is_baseline: bool = False  # ours with jpg-progressive=false: for JPEG alone
 
 
 def measure(bench: Bench, result: Result) -> None:
     """Measure each row in turns between all contestants that have it."""
     with contextlib.ExitStack() as stack:
-        origin = stack.enter_context(bench.origin())
-        product = stack.enter_context(bench.product(origin.url))
-        contestants = [_ours(OURS, product.url), _ours(OURS_BASELINE, product.url, "&jpg-progressive=false")]
-        for name, start in (("ipx", _ipx), ("thumbor", _thumbor)):
-            try:
-                contestants.append(start(bench, origin.url, stack))
-            except (BenchError, OSError, subprocess.SubprocessError) as error:
-                result.notes.append(f"SKIPPED: {name} could not be installed or started: {str(error)[-300:]}")
-                bench.say(result.notes[-1])
-        contestants += [_templated(name, template, origin.url) for name, template in bench.peers.items()]
+        contestants = start(bench, result.notes, stack)
         for row, kind, photo, form in (
             *((f"{form.upper()} of 6 MP", "local", Photos.SIX, form) for form in FM),
             ("JPEG of 24 MP", "local", Photos.TWENTY_FOUR, "jpeg"),
@@ -95,6 +94,22 @@ def measure(bench: Bench, result: Result) -> None:
         "progressive, imgproxy's default, against a peer whose answer is progressive, and with `jpg-progressive=false` "
         "against one whose answer is baseline."
     )
+    if bench.peers:
+        result.notes.append("A --peer fetches the original within the request in all rows but `the same URL again`.")
+
+
+def start(bench: Bench, notes: list[str], stack: contextlib.ExitStack) -> list[Contestant]:
+    """Start an origin, imgproxy and the peers, until the stack is closed. A note says why a peer was skipped."""
+    origin = stack.enter_context(bench.origin())
+    product = stack.enter_context(bench.product(origin.url))
+    contestants = [_ours(product), _ours(product, "&jpg-progressive=false")]
+    for name, begin in (("ipx", _ipx), ("thumbor", _thumbor)):
+        try:
+            contestants.append(begin(bench, origin.url, stack))
+        except (BenchError, OSError, subprocess.SubprocessError) as error:
+            notes.append(f"SKIPPED: {name} could not be installed or started: {str(error)[-300:]}")
+            bench.say(notes[-1])
+    return contestants + [_templated(number, peer, origin.url) for number, peer in enumerate(bench.peers)]
 
 
 @dataclass(slots=True)
@@ -105,31 +120,37 @@ class Racer:
     address: Callable[[str, str], str]
     is_baseline: bool
     prepare: Callable[[str], None] | None
+    cpu_s: Callable[[], float] | None
+    is_ours: bool
     rates: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)  # for each answer, one value a round
 
 
 def _row(bench: Bench, result: Result, contestants: list[Contestant], row: tuple[str, str, str, str]) -> None:
     name, _, photo, form = row
     racing = [racer for contestant in contestants if (racer := _enter(contestant, result, row)) is not None]
-    ours = {racer.is_baseline: racer for racer in racing if racer.name in (OURS, OURS_BASELINE)}
-    peers = [racer for racer in racing if racer.name not in (OURS, OURS_BASELINE)]
+    ours = {racer.is_baseline: racer for racer in racing if racer.is_ours}
+    peers = [racer for racer in racing if not racer.is_ours]
     if not any(peer.is_baseline for peer in peers):
-        racing = [racer for racer in racing if racer.name != OURS_BASELINE]
+        racing = [racer for racer in racing if not (racer.is_ours and racer.is_baseline)]
     seconds = 1.5 if bench.is_quick else 3.0
     for number in range(bench.rounds + 1):
         for racer in racing:
             if racer.prepare is not None:
                 racer.prepare(photo)
-            rate = _rate(racer.address, photo, form, seconds)
+            rate, cpu_ms = _rate(racer, photo, form, seconds)
             if number > 0:
                 racer.rates.append(rate)
+                racer.cpu_ms += [] if cpu_ms is None else [cpu_ms]
     for racer in racing:
         result.figure(f"{name}: {racer.name}", "1/s", racer.rates)
+        if racer.cpu_ms:
+            result.figure(f"{name}: {racer.name}, CPU", "ms", racer.cpu_ms)
     for peer in peers:
         alike = ours.get(peer.is_baseline, ours[False])
         ratio = result.figure(f"{name}: {alike.name} / {peer.name}", "x", paired_ratios(alike.rates, peer.rates))
         result.at_least(ratio.name, ratio.spread.median, 1.0)
-        if alike.name != OURS:
+        if alike is not ours[False]:
             unlike = paired_ratios(ours[False].rates, peer.rates)
             result.figure(f"{name}: {OURS} (progressive) / {peer.name} (baseline)", "x", unlike)
 
@@ -138,13 +159,14 @@ def _enter(contestant: Contestant, result: Result, row: tuple[str, str, str, str
     """Return the contestant as a racer of this row, or None if it does not have the row."""
     name, kind, photo, form = row
     address = getattr(contestant, kind)
-    if address is None or (contestant.name == OURS_BASELINE and form != "jpeg"):
+    if address is None or (contestant.is_baseline and form != "jpeg"):
         return None
     answer = get(address(photo, form))
     if answer.status == 200 and answer.headers.get("content-type", "").startswith(CONTENT_TYPES[form]):
         is_baseline = form == "jpeg" and not _is_progressive(answer.body)
-        return Racer(contestant.name, address, is_baseline, contestant.prepare if kind == "local" else None)
-    if contestant.name in (OURS, OURS_BASELINE):
+        prepare = contestant.prepare if kind == "local" else None
+        return Racer(contestant.name, address, is_baseline, prepare, contestant.cpu_s, contestant.is_ours)
+    if contestant.is_ours:
         raise BenchError(f"{answer.status} {answer.headers.get('content-type')} for {address(photo, form)}")
     result.notes.append(f"{contestant.name} does not have {name}: {answer.status} {answer.body[:80]!r}")
     return None
@@ -156,27 +178,33 @@ def _is_progressive(body: bytes) -> bool:
     return bool(image.get_typeof("jpeg-multiscan") and image.get("jpeg-multiscan"))
 
 
-def _rate(address: Callable[[str, str], str], photo: str, form: str, seconds: float) -> float:
+def _rate(racer: Racer, photo: str, form: str, seconds: float) -> tuple[float, float | None]:
+    """Return the answers a second, and the CPU milliseconds of each answer (None if its processes are unknown)."""
+
     def requests() -> Iterator[Request]:
         while True:
-            yield Request(address(photo, form))
+            yield Request(racer.address(photo, form))
 
     with Engine() as engine:
+        used_s = racer.cpu_s() if racer.cpu_s else 0.0
         started_at = time.monotonic()
         samples = engine.closed_until(requests(), CONNECTIONS, seconds)
     bad = [sample for sample in samples if sample.status != 200]
     if bad:
         raise BenchError(f"{bad[0].status} for {bad[0].request.url}: {bad[0].body[:200]!r}")
-    return len(samples) / (max(sample.last_at for sample in samples) - started_at)
+    cpu_ms = (racer.cpu_s() - used_s) * 1e3 / len(samples) if racer.cpu_s else None
+    return len(samples) / (max(sample.last_at for sample in samples) - started_at), cpu_ms
 
 
 # --- the contestants ------------------------------------------------------------------------------------------------
 
 
-def _ours(name: str, url: str, more: str = "") -> Contestant:
+def _ours(product: Product, more: str = "") -> Contestant:
     """imgproxy. `local` requests keys whose originals `prepare` has fetched: more than a round uses."""
+    url = product.url
     prefix = "baseline" if more else "peers"
     fresh = {photo: keys(prefix, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
+    numbers = itertools.count()
     stock: dict[str, list[str]] = {photo: [] for photo in fresh}
 
     def prepare(photo: str) -> None:
@@ -191,11 +219,15 @@ def _ours(name: str, url: str, more: str = "") -> Contestant:
         return f"{url}/{stock[photo].pop()}?{query(form)}{more}"
 
     return Contestant(
-        name,
+        OURS_BASELINE if more else OURS,
         local=local,
         remote=lambda photo, form: f"{url}/{next(fresh[photo])}?{query(form)}{more}",
         again=lambda photo, form: f"{url}/again/{photo}?{query(form)}{more}",
         prepare=prepare,
+        at=lambda photo, form, width, q: f"{url}/at/{next(numbers)}/{photo}?w={width}&q={q}&fm={FM[form]}{more}",
+        cpu_s=product.cpu_s,
+        is_ours=True,
+        is_baseline=bool(more),
     )
 
 
@@ -215,16 +247,30 @@ def _ipx(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Contesta
         },
     )
     url = stack.enter_context(server).url
+    cpu_s = server.cpu_s
+
+    def at(photo: str, form: str, width: int, q: int) -> str:
+        return f"{url}/w_{width},q_{q},f_{form}/{photo}"
 
     def local(photo: str, form: str) -> str:
-        return f"{url}/w_{WIDTH_PX},q_{QUALITY},f_{form}/{photo}"
+        return at(photo, form, WIDTH_PX, QUALITY)
 
-    return Contestant("ipx", local, remote=lambda photo, form: local(f"{origin_url}/r/{photo}", form), again=local)
+    def remote(photo: str, form: str) -> str:
+        return local(f"{origin_url}/r/{photo}", form)
+
+    return Contestant(
+        "ipx",
+        local,
+        remote=remote,
+        again=local,
+        at=lambda photo, form, width, q: at(f"{origin_url}/r/{photo}", form, width, q),
+        cpu_s=cpu_s,
+    )
 
 
 def _thumbor(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Contestant:
     program = _install_thumbor(bench)
-    urls = {}
+    servers: dict[str, Server] = {}
     for kind, loader, result_storage in (
         ("local", "thumbor.loaders.file_loader", None),
         ("remote", "thumbor.loaders.http_loader", None),
@@ -248,27 +294,45 @@ def _thumbor(bench: Bench, origin_url: str, stack: contextlib.ExitStack) -> Cont
             log=folder / "log",
             ready_path="/healthcheck",
         )
-        urls[kind] = stack.enter_context(server).url
+        servers[kind] = stack.enter_context(server)
 
-    def at(kind: str, source: str = "") -> Callable[[str, str], str]:
-        return lambda photo, form: (
-            f"{urls[kind]}/unsafe/{WIDTH_PX}x0/filters:quality({QUALITY}):format({form})/{source}{photo}"
-        )
+    def at(kind: str, source: str, form: str, width: int = WIDTH_PX, q: int = QUALITY) -> str:
+        return f"{servers[kind].url}/unsafe/{width}x0/filters:quality({q}):format({form})/{source}"
 
-    return Contestant("thumbor", at("local"), at("remote", f"{origin_url}/r/"), at("again"))
-
-
-def _templated(name: str, template: str, origin_url: str) -> Contestant:
-    """A server that runs already. With {key} in its URL each render gets another key."""
-    fresh = {photo: keys(name, photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
-
-    def address(key: str, form: str) -> str:
-        return template.format(origin=origin_url, key=key, width=WIDTH_PX, quality=QUALITY, format=form)
+    def cpu_s() -> float:
+        return sum(server.cpu_s() for server in servers.values())
 
     return Contestant(
-        name,
-        remote=lambda photo, form: address(next(fresh[photo]), form),
+        "thumbor",
+        local=lambda photo, form: at("local", photo, form),
+        remote=lambda photo, form: at("remote", f"{origin_url}/r/{photo}", form),
+        again=lambda photo, form: at("again", photo, form),
+        at=lambda photo, form, width, q: at("remote", f"{origin_url}/r/{photo}", form, width, q),
+        cpu_s=cpu_s,
+    )
+
+
+def _templated(number: int, peer: Peer, origin_url: str) -> Contestant:
+    """A server that runs already. With {key} in its URL each render gets another key."""
+    fresh = {photo: keys(f"peer{number}", photo) for photo in (Photos.SIX, Photos.TWENTY_FOUR)}
+    pid = peer.pid
+
+    numbers = itertools.count()
+
+    def address(key: str, form: str, width: int = WIDTH_PX, q: int = QUALITY) -> str:
+        return peer.url.format(origin=origin_url, key=key, width=width, quality=q, format=form)
+
+    def render(photo: str, form: str) -> str:
+        return address(next(fresh[photo]), form)
+
+    cpu_s = None if pid is None else partial(accounting.tree_cpu_s, pid)
+    return Contestant(
+        peer.name,
+        local=render,
+        remote=render,
         again=address,
+        at=lambda photo, form, width, q: address(f"at{number}/{next(numbers)}/{photo}", form, width, q),
+        cpu_s=cpu_s,
     )
 
 

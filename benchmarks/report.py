@@ -57,7 +57,7 @@ def _table(day: str, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
             value = "not measured" if goal["value"] is None else f"{goal['value']:.3g} {goal['unit']}"
             sign = "≥" if goal["is_at_least"] else "≤"
             verdict = "met" if goal["is_met"] else "**missed**"
-            lines.append(f"| {row['name']} | {goal['name']} | {value} | {sign} {goal['bound']:g} | {verdict} |")
+            lines.append(f"| {row['name']} | {_cell(goal['name'])} | {value} | {sign} {goal['bound']:g} | {verdict} |")
     for row in rows:
         lines += ["", f"## {row['name']}: {row['title']}", "", f"Run {row['run']}.", ""]
         lines += [f"- {note}" for note in row["notes"]]
@@ -65,9 +65,14 @@ def _table(day: str, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
             lines += ["", "| figure | median | MAD | least | most | rounds |", "|---|---|---|---|---|---|"]
         for item in row["figures"]:
             numbers = " | ".join(_number(item[name]) for name in ("median", "mad", "least", "most"))
-            lines.append(f"| {item['name']} ({item['unit']}) | {numbers} | {item['count']} |")
+            lines.append(f"| {_cell(item['name'])} ({item['unit']}) | {numbers} | {item['count']} |")
         lines += [f"\n![{name}]({day}-{row['name']}-{name}.svg)" for name in row["facts"].get("series", {})]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a table: a peer's name may be any."""
+    return text.replace("|", r"\|").replace("\n", " ")
 
 
 def _number(value: float) -> str:

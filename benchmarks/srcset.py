@@ -18,7 +18,7 @@ from benchmarks.servers import BenchError, Product
 from benchmarks.ssim import luma, ssim
 from benchmarks.stats import paired_ratios
 from imgproxy.params.plan import Format, Output
-from imgproxy.render.encoders import encode
+from imgproxy.render.encoders import Encoding, encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +123,7 @@ def _as_webp_twice(picture: bytes) -> float:
     nudge = (random.random(pixels.shape) < 1e-3) * random.choice([-1, 1], pixels.shape)
     nudged = pyvips.Image.new_from_array(np.clip(pixels + nudge, 0, 255).astype(np.uint8), interpretation="srgb")
     output = Output(format=Format.WEBP, quality=QUALITY)
-    one, other = (encode(item, Format.WEBP, output, keep=0) for item in (image, nudged))
+    one, other = (encode(item, Encoding(Format.WEBP), output, keep=0) for item in (image, nudged))
     return ssim(luma(one), luma(other))
 
 

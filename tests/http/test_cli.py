@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from imgproxy.workers.detector import find_detector
+from imgproxy.workers.extras import find_detector, find_heic
 from tests.support.site import KEY, jpeg, site
 
 IMGPROXY = str(Path(sys.executable).with_name("imgproxy"))
@@ -217,6 +217,7 @@ async def test_check_says_what_is_right_and_what_is_not(tmp_path: Path) -> None:
         code, out, _ = await run("check", environ={**right, "IMGPROXY_ORIGIN__TOKEN": "library-token"})
         assert (code, "accepts the token" in out) == (0, True)
         assert ("the face detector works" if find_detector() else "no detector is installed") in out
+        assert ("HEIC can be read" if find_heic() else "HEIC: no reader is installed") in out
         code, out, _ = await run("check", environ={**right, "IMGPROXY_ORIGIN__TOKEN": "wrong"})
         assert (code, "does not accept" in out) == (1, True)
     code, out, _ = await run("check", environ={"IMGPROXY_ORIGIN__URL": "http://127.0.0.1:1"})

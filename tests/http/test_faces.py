@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import imgproxy
-from imgproxy.workers.detector import Detector, find_detector
+from imgproxy.workers.extras import Detector, find_detector
 from tests.support.site import ADMIN, KEY, Site, jpeg, site
 
 PORTRAIT = (Path(imgproxy.__file__).parent / "demo/photos/2026/03/14/eileen-collins.jpg").read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -406,7 +406,7 @@ def test_garbage_in_a_container_never_raises() -> None:
     random = np.random.default_rng(5)
     pixels = swatches()
     page = tiff_page(pixels, 2)
-    files: list[tuple[bytes, Callable[[IO[bytes]], object]]] = [
+    files: list[tuple[bytes, Callable[[BinaryIO], object]]] = [
         (with_chunks(images.png(pixels), cicp(P3, SRGB), gama(0.5), chrm(*ADOBE)), read_png),
         (with_nclx(avif(pixels), P3, SRGB), read_heif),
         (avif_of_items([pixels, pixels], primary=1), read_heif),

@@ -305,6 +305,7 @@ ROWS = (
     Row(RenderPlan(output=WEBP), "output", {"is_lossless": (True,)}),
     Row(RenderPlan(output=WEBP), "output", {"is_negotiated": (True,)}, "drawing"),
     Row(RenderPlan(output=Output(format=Format.AVIF)), "output", {"avif_max_pixels": (100,)}),
+    Row(RenderPlan(output=Output(format=Format.AVIF)), "output", {"may_be_webp": (True,)}, "drawing"),
     Row(RenderPlan(output=Output(format=Format.PNG8)), "output", {"colours": (4,)}),
     Row(RenderPlan(output=Output(format=Format.PALETTE_CSS)), "output", {"palette_prefix": ("page",)}),
     Row(SMALL, "resize width", {"value": (50,)}),

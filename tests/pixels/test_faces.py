@@ -20,7 +20,7 @@ from imgproxy.render.detector import find_faces
 from imgproxy.render.face_windows import faces_in
 from imgproxy.render.geometry import place
 from imgproxy.render.sizes import Box, Size
-from imgproxy.workers.detector import find_detector
+from imgproxy.workers.extras import find_detector
 from imgproxy.workers.faces import Face, read_record
 from tests.support.rendering import LIMITS, PNG, render
 

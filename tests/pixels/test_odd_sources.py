@@ -28,7 +28,7 @@ from imgproxy.params.plan import (
     Sides,
     Trim,
 )
-from imgproxy.workers.detector import find_detector
+from imgproxy.workers.extras import find_detector
 from imgproxy.workers.faces import read_record
 from tests.support import images
 from tests.support.rendering import LIMITS, PNG, render

@@ -104,7 +104,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "http.client": (),
     "http.server": (),
     "importlib": (),  # an import by name would escape these checks
-    "importlib.metadata": ("workers.detector",),
+    "importlib.metadata": ("workers.extras",),
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
     "resource": ("cli.process", "edge.descriptors", "render"),

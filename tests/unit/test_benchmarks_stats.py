@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.bench import Peer, read_peers
 from benchmarks.client import Engine, Request
 from benchmarks.rows import Goal, Result
 from benchmarks.ssim import ssim
@@ -21,6 +22,7 @@ from benchmarks.stats import between, paired_ratios, percentile, spread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+PEER_URL = "http://127.0.0.1:8000/{width}/{key}?a=b&u=http://x"
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
 
@@ -28,6 +30,22 @@ def test_spread_of_known_values() -> None:
     """Median and MAD of 1, 2, 3, 4, 100 are 3 and 1: one wild round moves neither."""
     found = spread([1.0, 2.0, 3.0, 4.0, 100.0])
     assert (found.median, found.mad, found.least, found.most, found.count) == (3.0, 1.0, 1.0, 100.0, 5)
+
+
+@pytest.mark.parametrize("name", ["other", "imgproxy", "a=b", "two words | and more", "", "http"])
+def test_a_peer_may_have_any_name(name: str) -> None:
+    """--peer and --peer-pid are read with any name, also one with = or that of imgproxy."""
+    assert read_peers([f"{name}={PEER_URL}"], [f"{name}=77"]) == [Peer(name, PEER_URL, 77)]
+    assert read_peers([f"{name}={PEER_URL}"], []) == [Peer(name, PEER_URL)]
+
+
+@pytest.mark.parametrize(
+    ("peers", "pids"), [(["other"], []), (["a=ftp://x"], []), ([], ["a=1"]), (["a=http://x"], ["a=b"])]
+)
+def test_wrong_peers_are_refused(peers: list[str], pids: list[str]) -> None:
+    """A peer without a URL of http, a process without a number, and a process without a peer are errors."""
+    with pytest.raises(ValueError, match=r".+"):
+        read_peers(peers, pids)
 
 
 @given(VALUES)

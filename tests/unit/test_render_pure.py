@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 # --- sniff ------------------------------------------------------------------------------------------------------
@@ -45,6 +45,9 @@ def full(*parts: bytes) -> bytes:
     return b"".join(parts)[:HEAD_BYTES]
 
 
+HEVC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")
+
+
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
@@ -55,6 +58,8 @@ def full(*parts: bytes) -> bytes:
         (ftyp(b"avif", b"mif1", b"miaf"), SourceKind.AVIF),
         (ftyp(b"mif1", b"avif"), SourceKind.AVIF),
         (ftyp(b"heic", b"mif1"), SourceKind.HEIC),
+        # ISO/IEC 23008-12, annex B: pictures and sequences in HEVC, plain, in other profiles, in layers.
+        *((ftyp(brand), SourceKind.HEIC) for brand in HEVC_BRANDS),
         (b"II*\0\x08\0\0\0", SourceKind.TIFF),
         (b"MM\0*\0\0\0\x08", SourceKind.TIFF),
         (b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0", SourceKind.BMP),
@@ -198,6 +203,18 @@ def test_measured_qualities_are_exact() -> None:
         assert (encoder_quality(q, Format.WEBP), encoder_quality(q, Format.AVIF)) == (webp, avif)
         assert encoder_quality(q, Format.JPEG) == max(1, q)
     assert encoder_quality(250, Format.WEBP) == encoder_quality(100, Format.WEBP)
+
+
+def test_q_75_has_one_quality_in_every_format() -> None:
+    """By the measured curves, q=75 of JPEG, WebP and AVIF is within 1 SSIMULACRA2, as a mean of all widths."""
+    results = Path(__file__).parents[2] / "benchmarks/results/quality.json"
+    scores = []
+    for name, curve in json.loads(results.read_text(encoding="utf-8"))["curves"].items():
+        points = sorted((int(quality), figure["ssimulacra2"]) for quality, figure in curve.items())
+        qualities, measured = zip(*points, strict=True)
+        scores.append(float(np.interp(encoder_quality(75, Format(name)), qualities, measured)))
+    assert len(scores) == 3
+    assert max(scores) - min(scores) < 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from imgproxy.config.example import example_toml
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
 from imgproxy.medialibrary.errors import RedirectRefused
-from imgproxy.workers.detector import find_detector
+from imgproxy.workers.extras import find_detector, find_heic
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -41,6 +41,7 @@ async def _check(settings: Settings) -> int:
     """Print a line for each check. Returns the exit code."""
     _good(f"the configuration is valid (imgproxy {__version__})")
     code = max(_check_cache(settings.cache.dir), await _check_secrets_and_origin(settings))
+    _check_heic()
     await _check_detector()
     if not settings.signing.required:
         _notice("[signing] required = false: anyone may ask for any size")
@@ -69,8 +70,16 @@ def _check_cache(directory: Path) -> int:
     return 0
 
 
+def _check_heic() -> None:
+    version = find_heic()
+    if version is None:
+        _notice("HEIC: no reader is installed (extra `heic`): such a picture is answered with 422")
+    else:
+        _good(f"HEIC can be read (pi-heif {version})")
+
+
 async def _check_detector() -> None:
-    """Try the face detector in a process of its own, as OpenCV belongs into no other."""
+    """Try the face detector in a process of its own: OpenCV takes 80 MB, and what it does is not trusted."""
     detector = find_detector()
     if detector is None:
         _notice("faces: no detector is installed (extra `faces`): `crop=faces` takes the next word of its list")

@@ -66,7 +66,7 @@ def stops(edge_url: str, pictures: Sequence[Picture]) -> list[Stop]:
         elif picture.mime_type in ("image/png", "image/webp"):
             found.append(Stop("transparency", image_url(edge_url, picture, "w=400&bg=ffd166")))
         elif picture.mime_type == "image/jpeg":
-            found.append(Stop("portrait", image_url(edge_url, picture, "w=400&h=500&fit=crop&auto=format")))
+            found.append(Stop("portrait", image_url(edge_url, picture, "w=400&h=500&fit=crop&crop=faces&auto=format")))
     found.append(Stop("its facts", image_url(edge_url, largest, "fm=json")))
     return found[:8]
 

@@ -47,7 +47,7 @@ from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.webhooks import Webhooks
-from imgproxy.workers.detector import find_detector
+from imgproxy.workers.extras import find_detector
 from imgproxy.workers.pool import RenderPool
 
 if TYPE_CHECKING:

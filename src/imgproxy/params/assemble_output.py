@@ -64,6 +64,7 @@ def output_of(values: Values, client: Client) -> tuple[Output, tuple[str, ...]]:
         format=chosen,
         is_negotiated=VARY_ACCEPT in vary and chosen in (Format.AVIF, Format.WEBP) and asked is None,
         avif_max_pixels=(client.avif_max_pixels or None) if chosen is Format.AVIF and VARY_ACCEPT in vary else None,
+        may_be_webp=chosen is Format.AVIF and VARY_ACCEPT in vary,
         quality=quality,
         is_lossless=chosen in _MAYBE_WEBP and values.get(encoding.LOSSLESS, False),
         is_progressive=not is_jpeg or word == "pjpg" or values.get(encoding.JPG_PROGRESSIVE, True),

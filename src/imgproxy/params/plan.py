@@ -313,6 +313,7 @@ class Output:
     is_negotiated: bool = False
     # auto=format chose AVIF: with more pixels the variant is WebP instead. None: no limit.
     avif_max_pixels: int | None = None
+    may_be_webp: bool = False  # auto=format chose AVIF: of a flat picture, a WebP is sent if it is smaller
     quality: int | None = None  # None: the default of the format, or it has none
     is_lossless: bool = False
     is_progressive: bool = True

@@ -81,7 +81,7 @@ def tone(image: Any, adjust: Adjust) -> Any:
 def tone_curve(value: float, adjust: Adjust) -> float:
     """Return what a value of 0-1 becomes. The result may lie outside 0-1."""
     if adjust.exposure:
-        value = srgb.encode(_to_linear(value) * 2 ** (adjust.exposure / 20))
+        value = srgb.encode(srgb.decode(value) * 2 ** (adjust.exposure / 20))
     if adjust.gamma:
         value = max(0.0, value) ** (1 / 2 ** (adjust.gamma / 100))
     value += adjust.brightness / 200
@@ -89,11 +89,6 @@ def tone_curve(value: float, adjust: Adjust) -> float:
     value = min(1.0, max(0.0, value))
     value += 1.5 * adjust.shadow / 100 * value * (1 - value) ** 3
     return value - 1.5 * abs(adjust.highlight) / 100 * (1 - value) * value**3
-
-
-def _to_linear(v: float) -> float:
-    """From sRGB to linear light, by the curve of IEC 61966-2-1."""
-    return v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
 
 
 def enhance(image: Any) -> Any:

@@ -6,24 +6,23 @@ Source: Portable Network Graphics, third edition (W3C 2025), sections 4.9 and 11
 
 from __future__ import annotations
 
+import io
 import struct
-import zlib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.errors import DecodeFailed
+from imgproxy.render import png_chunks
 from imgproxy.render.patchwork import PATCHES_MAX, Dispose, Patch, Patchwork, is_within
+from imgproxy.render.png_chunks import before_pixels
 from imgproxy.render.sizes import Box, Size
+from imgproxy.render.tagging import PROFILE_FIELD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import BinaryIO
 
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-
-# acTL must come before the pixels. A file has a dozen chunks before them.
-_CHUNKS_BEFORE_PIXELS: Final = 100
+_CHECKSUM_BYTES: Final = 4
 
 # Chunks before the pixels that every frame needs. The profile is taken from libvips' header.
 _SHARED: Final = (b"PLTE", b"tRNS")
@@ -56,17 +55,8 @@ class _Found:
 
 
 def is_apng(file: BinaryIO) -> bool:
-    """Whether a PNG has an animation: reads the heads of the chunks before its pixels."""
-    at = len(_SIGNATURE)
-    for _ in range(_CHUNKS_BEFORE_PIXELS):
-        file.seek(at)
-        head = file.read(8)
-        if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
-            return False
-        if head[4:] == b"acTL":
-            return True
-        at += 12 + int.from_bytes(head[:4], "big")
-    return False
+    """Whether a PNG has an animation: acTL must come before the pixels."""
+    return any(name == b"acTL" for name, _, _ in before_pixels(file))
 
 
 def read_apng(data: bytes, header: Any, *, allow_truncated: bool = False) -> Patchwork | None:
@@ -82,7 +72,9 @@ def read_apng(data: bytes, header: Any, *, allow_truncated: bool = False) -> Pat
         DecodeFailed: the file ends too early.
     """
     found = _Found()
-    for name, start, end in _chunks(data):
+    for name, start, end in png_chunks.walk(io.BytesIO(data)):
+        if end + _CHECKSUM_BYTES > len(data):
+            break
         if not _take(found, name, data, start, end) or len(found.frames) > PATCHES_MAX:
             return None
     if not found.is_complete and not allow_truncated:
@@ -91,7 +83,7 @@ def read_apng(data: bytes, header: Any, *, allow_truncated: bool = False) -> Pat
     if len(frames) < 2:
         return None
     size = Size(*struct.unpack(">II", found.header[:8]))
-    profile = header.get("icc-profile-data") if header.get_typeof("icc-profile-data") else None
+    profile = header.get(PROFILE_FIELD) if header.get_typeof(PROFILE_FIELD) else None
     return Patchwork(
         size=size,
         patches=tuple(
@@ -105,17 +97,6 @@ def read_apng(data: bytes, header: Any, *, allow_truncated: bool = False) -> Pat
     )
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each whole chunk, and where its content lies."""
-    at = len(_SIGNATURE)
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        if at + 12 + length > len(data):
-            return
-        yield data[at + 4 : at + 8], at + 8, at + 8 + length
-        at += 12 + length
-
-
 def _take(found: _Found, name: bytes, data: bytes, start: int, end: int) -> bool:
     """Take a chunk. Return whether the animation still follows the rules."""
     body = data[start:end] if name not in (b"IDAT", b"fdAT") else b""
@@ -125,7 +106,7 @@ def _take(found: _Found, name: bytes, data: bytes, start: int, end: int) -> bool
     if name == b"acTL":
         found.plays = int.from_bytes(body[4:8], "big")
     elif name in _SHARED and not any(frame.spans for frame in found.frames):
-        found.shared += _chunk(name, body)
+        found.shared += png_chunks.write(name, body)
     elif name == b"fcTL":
         return _take_control(found, body)
     elif name == b"IDAT" and found.frames:
@@ -174,9 +155,10 @@ def _as_file(data: bytes, found: _Found, frame: _Frame) -> bytes:
     """Return a PNG of one frame."""
     size = struct.pack(">II", frame.box.width_px, frame.box.height_px)
     pixels = b"".join(data[start:end] for start, end in frame.spans)
-    parts = (_chunk(b"IHDR", size + found.header[8:]), found.shared, _chunk(b"IDAT", pixels), _chunk(b"IEND", b""))
-    return _SIGNATURE + b"".join(parts)
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    parts = (
+        png_chunks.write(b"IHDR", size + found.header[8:]),
+        found.shared,
+        png_chunks.write(b"IDAT", pixels),
+        png_chunks.write(b"IEND", b""),
+    )
+    return png_chunks.SIGNATURE + b"".join(parts)

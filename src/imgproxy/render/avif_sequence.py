@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import DecodeFailed
+from imgproxy.render.boxes import contents, find
 from imgproxy.render.sizes import Size
 from imgproxy.render.tagging import PROFILE_FIELD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from PIL.AvifImagePlugin import AvifImageFile
 
 # The major brand of files whose sequence is to be shown, not their still picture.
 _BRAND: Final = b"avis"
 
-# Boxes that hold boxes, on the way to the times of a track.
-_PATH: Final = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"})
-_BOXES_MAX: Final = 10_000
 _FRAMES_MAX: Final = 10_000
 
 # What Pillow raises for a damaged file. OSError is none of ours here: the file is in memory.
@@ -87,55 +83,32 @@ def read_sequence(data: bytes) -> AvifSequence | None:
 
 def _read_times(data: bytes, count: int) -> tuple[tuple[int, ...], int]:
     """Return the delay of each frame (fewer if the file has fewer), and how often they play; 0 is for ever."""
-    track: dict[bytes, bytes] = {}
-    try:
-        for name, body in _boxes(data, 0, len(data)):
-            if name == b"trak":
-                if track.get(b"hdlr", b"")[8:12] == b"pict":
-                    break
-                track = {}
-            elif name in (b"tkhd", b"hdlr", b"mdhd", b"stts", b"elst") and name not in track:
-                track[name] = body
-        return _delays(track, count), _plays(track)
-    except (struct.error, KeyError, ZeroDivisionError):
-        return (), 0
+    for kind, track in contents(find(data, b"moov") or b""):
+        if kind == b"trak" and (find(track, b"mdia", b"hdlr") or b"")[8:12] == b"pict":
+            try:
+                return _delays(find(track, b"mdia") or b"", count), _plays(track)
+            except (struct.error, IndexError, ZeroDivisionError):
+                return (), 0
+    return (), 0
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the boxes on the way to the times, parents first. The body of a parent is empty."""
-    at, count = start, 0
-    while at + 8 <= end and count < _BOXES_MAX:
-        count += 1
-        size, name = struct.unpack_from(">I4s", data, at)
-        head = 8
-        if size == 1:
-            size, head = struct.unpack_from(">Q", data, at + 8)[0], 16
-        if size < head or at + size > end:
-            return
-        if name in _PATH:
-            yield name, b""
-            yield from _boxes(data, at + head, at + size)
-        elif name != b"mdat":
-            yield name, data[at + head : at + size]
-        at += size
-
-
-def _delays(track: dict[bytes, bytes], count: int) -> tuple[int, ...]:
+def _delays(media: bytes, count: int) -> tuple[int, ...]:
     """Read mdhd (ticks a second) and stts (runs of frames with the same ticks)."""
-    header = track[b"mdhd"]
+    header = find(media, b"mdhd") or b""
+    runs = find(media, b"minf", b"stbl", b"stts") or b""
     (ticks_a_second,) = struct.unpack_from(">I", header, 20 if header[0] == 1 else 12)
     delays: list[int] = []
-    for at in range(8, len(track[b"stts"]) - 7, 8):
-        run, ticks = struct.unpack_from(">II", track[b"stts"], at)
+    for at in range(8, len(runs) - 7, 8):
+        run, ticks = struct.unpack_from(">II", runs, at)
         delays += [round(1000 * ticks / ticks_a_second)] * min(run, count - len(delays))
         if len(delays) == count:
             break
     return tuple(delays)
 
 
-def _plays(track: dict[bytes, bytes]) -> int:
+def _plays(track: bytes) -> int:
     """Read elst: if it repeats, the track plays until its duration is over. Without one, browsers play for ever."""
-    edits, header = track.get(b"elst"), track[b"tkhd"]
+    edits, header = find(track, b"edts", b"elst"), find(track, b"tkhd") or b""
     if edits is None:
         return 0
     if not edits[3] & 1:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import IO, Final
+from typing import BinaryIO, Final
 
+from imgproxy.render.png_chunks import before_pixels
 from imgproxy.render.primaries import BT709, BT2020, Chromaticities
 
 
@@ -103,9 +104,6 @@ _GAMMA_MAX: Final = 10.0
 # Primaries that differ by less than this are sRGB's.
 _CHROMATICITY_SLACK: Final = 0.001
 
-_PNG_HEAD_BYTES: Final = 8
-# Colour chunks come before the pixels. Files have about ten chunks there.
-_CHUNKS_MAX: Final = 100
 _COLOUR_CHUNKS: Final = frozenset({b"cICP", b"gAMA", b"cHRM"})
 _COLOUR_CHUNK_BYTES: Final = 32
 
@@ -122,22 +120,16 @@ def from_codes(primaries: int, transfer: int, *, is_limited: bool = False) -> Ch
     return None if curve is None else Characteristics(chromaticities, curve[0], curve[1], is_limited=is_limited)
 
 
-def read_png(file: IO[bytes]) -> Characteristics | None:
+def read_png(file: BinaryIO) -> Characteristics | None:
     """
     Return what the colour chunks of a PNG say, or None if they say nothing, or leave it to the ICC profile.
 
     `cICP` is stronger than a profile; `sRGB` and a profile are stronger than `gAMA` and `cHRM`.
     """
     found: dict[bytes, bytes] = {}
-    at = _PNG_HEAD_BYTES
-    for _ in range(_CHUNKS_MAX):
-        file.seek(at)
-        head = file.read(8)
-        if len(head) < 8 or head[4:] == b"IDAT":
-            break
-        size, name = int.from_bytes(head[:4], "big"), head[4:]
-        found[name] = file.read(min(size, _COLOUR_CHUNK_BYTES)) if name in _COLOUR_CHUNKS else b""
-        at += 12 + size
+    for name, start, end in before_pixels(file):
+        file.seek(start)
+        found[name] = file.read(min(end - start, _COLOUR_CHUNK_BYTES)) if name in _COLOUR_CHUNKS else b""
     if len(codes := found.get(b"cICP", b"")) == 4:
         primaries, transfer, matrix, full_range = codes
         known = from_codes(primaries, transfer, is_limited=full_range == 0)

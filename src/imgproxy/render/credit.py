@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 from imgproxy.render.text import decode_text, one_line
-from imgproxy.render.xmp import find_rdf, is_position, read_packet
+from imgproxy.render.xmp import RDF, find_rdf, is_position, read_packet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _ITEMS_MAX: Final = 20
 _LIST_MAX_CHARS: Final = 3_000
 
-_RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC: Final = "http://purl.org/dc/elements/1.1/"
 _PHOTOSHOP: Final = "http://ns.adobe.com/photoshop/1.0/"
 _RIGHTS: Final = "http://ns.adobe.com/xap/1.0/rights/"
@@ -41,7 +40,7 @@ _LANGUAGE: Final = "http://www.w3.org/XML/1998/namespace lang"
 # The usual prefixes. Some readers do not parse XML, and search for them as text.
 PREFIXES: Final = {
     "adobe:ns:meta/": "x",
-    _RDF: "rdf",
+    RDF: "rdf",
     _DC: "dc",
     _PHOTOSHOP: "photoshop",
     _RIGHTS: "xmpRights",
@@ -156,15 +155,15 @@ def _each_value(nodes: Iterable[Element], name: str) -> Iterator[str]:
             yield node.attributes[name]
         for element in node.elements():
             if element.name == name:
-                holders = [item for item in _descend(element) if item.name == f"{_RDF} li"] or [element]
+                holders = [item for item in _descend(element) if item.name == f"{RDF} li"] or [element]
                 holders.sort(key=lambda holder: holder.attributes.get(_LANGUAGE) != "x-default")
                 yield from map(_text_of, holders)
 
 
 def _text_of(holder: Element) -> str:
     """Return a value: a reference, the rdf:value of one with qualifiers, else its text."""
-    value = next((each for each in _descend(holder) if each.name == f"{_RDF} value"), holder)
-    return holder.attributes.get(f"{_RDF} resource") or value.text()
+    value = next((each for each in _descend(holder) if each.name == f"{RDF} value"), holder)
+    return holder.attributes.get(f"{RDF} resource") or value.text()
 
 
 def _lines(texts: Iterable[str]) -> tuple[str, ...]:
@@ -213,7 +212,7 @@ def as_xmp(credit: Credit) -> bytes:
         parts.append(f"<Iptc4xmpExt:DigitalSourceType>{text}</Iptc4xmpExt:DigitalSourceType>")
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        f'<rdf:RDF xmlns:rdf="{_RDF}"><rdf:Description rdf:about="" xmlns:dc="{_DC}" xmlns:photoshop="{_PHOTOSHOP}"'
+        f'<rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" xmlns:dc="{_DC}" xmlns:photoshop="{_PHOTOSHOP}"'
         f' xmlns:xmpRights="{_RIGHTS}" xmlns:plus="{_PLUS}" xmlns:Iptc4xmpExt="{_EXT}">'
         f'{"".join(parts)}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()

@@ -2,8 +2,8 @@
 From pixels to bytes: the encoder settings of each format, and what `q` means in each.
 
 imgix passes the same `q` to each encoder. But 75 gives a good JPEG, a poor WebP, and an AVIF that is larger than
-needed. Here, a `q` gives the same quality in each format. All figures come from `benchmarks/encoders.py`
-(benchmarks/results/encoders.md).
+needed. Here, a `q` gives the same quality in each format. The figures of settings come from `benchmarks/encoders.py`
+(benchmarks/results/encoders.md), those of `q` from `benchmarks/quality.py` (benchmarks/results/quality.md).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ DEFAULT_QUALITY: Final = 75
 # Formats whose header has a density. In the others it is written to EXIF; in a JPEG also to a JFIF header.
 _HAS_DENSITY: Final = frozenset({Format.PNG, Format.PNG8})
 
+_DEPTHS: Final = {Format.PNG8: (4, 8), Format.GIF: tuple(range(1, 9))}
+
 _MM_PER_INCH: Final = 25.4
 _WEB_DPI: Final = 72
 
@@ -41,6 +43,8 @@ _WEB_DPI: Final = 72
 # PNG8   Effort 4: 560 ms. Effort 7 is 10 % smaller and takes 1,340 ms. The same for each frame of a GIF.
 # WebP   Effort 2: 66 ms. Effort 4 is 4 % smaller and takes 144 ms, 6 is 10 % smaller and takes 323 ms. smart_subsample
 #        has a DSSIM 3 % lower and takes 115 ms.
+# GIF    A pixel that differs from the frame before by at most 4 levels stays as it was: 6 % smaller. What is shown is
+#        never further off, as libvips compares with what is shown.
 # AVIF   See avif_effort. libvips' default effort 4 takes 4,700 ms. 10 bits and tune=iq gain almost nothing, tune=ssim
 #        loses.
 SETTINGS: Final[dict[Format, dict[str, Any]]] = {
@@ -49,26 +53,30 @@ SETTINGS: Final[dict[Format, dict[str, Any]]] = {
     Format.PNG8: {"palette": True, "effort": 4, "compression": 9},
     Format.WEBP: {"effort": 2},
     Format.AVIF: {"compression": "av1", "bitdepth": 8, "subsample_mode": "on"},
-    Format.GIF: {"effort": 4},
+    Format.GIF: {"effort": 4, "interframe_maxerror": 4},
 }
 
-# (q of a JPEG, q of a WebP, q of an AVIF) of the same DSSIM, as a mean over the photos ("Equal quality" in the
-# results).
+# What is added to SETTINGS for flat pictures, which are encoded in both ways (see `smallest`):
+# WebP   No pixel changes by more than 2 levels, and it is 10 to 40 % smaller than without any loss. 20 to 400 ms.
+# PNG    Without filters, up to 30 % smaller for 20 to 40 ms more.
+FLAT_SETTINGS: Final[dict[Format, dict[str, Any]]] = {
+    Format.WEBP: {"lossless": True, "near_lossless": True, "Q": 60},
+    Format.PNG: {"compression": 9, "filter": "none"},
+}
+
+# (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px
+# wide. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
 EQUAL_QUALITY: Final = (
     (0, 1, 3),
-    (10, 2, 5),
-    (20, 12, 25),
-    (30, 26, 36),
-    (40, 39, 42),
-    (45, 44, 45),
-    (50, 50, 47),
-    (60, 63, 51),
-    (70, 76, 57),
-    (75, 79, 61),
-    (80, 83, 66),
-    (85, 86, 71),
-    (90, 90, 80),
-    (95, 95, 89),
+    (10, 1, 5),
+    (20, 10, 24),
+    (30, 25, 35),
+    (45, 45, 45),
+    (60, 64, 51),
+    (75, 82, 63),
+    (85, 89, 73),
+    (90, 94, 81),
+    (95, 99, 88),
     (100, 100, 97),
 )
 
@@ -108,24 +116,46 @@ class Playback:
     loop: int
 
 
-def encode(image: Any, wanted: Format, output: Output, *, keep: int, playback: Playback | None = None) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A format, and whether it is written with FLAT_SETTINGS."""
+
+    format: Format
+    is_flat: bool = False
+
+
+def encode(
+    image: Any,
+    encoding: Encoding,
+    output: Output,
+    *,
+    keep: int,
+    bits: int | None = None,
+    playback: Playback | None = None,
+) -> bytes:
     """
     Encode a finished picture.
 
     Args:
         image: uchar grey or RGB, with alpha only if the format takes it. The frames of an animation lie one below the
             other. All its metadata that `keep` names is written.
-        wanted: a concrete picture format.
+        encoding: a concrete picture format, and how it is encoded.
         output: quality and the other encoder parameters.
         keep: bits of VipsForeignKeep.
+        bits: of the palette of a GIF or PNG8 whose source has one.
         playback: for an animation.
     """
+    wanted = encoding.format
     if keep & KEEP_EXIF or wanted in _HAS_DENSITY:
         image = _set_resolution(image, output.dpi)
     options = {**SETTINGS[wanted], "keep": keep}
     if playback is not None:
         image = _set_playback(image, playback)
         options["page_height"] = image.height // len(playback.delays_ms)
+    if encoding.is_flat:
+        options |= FLAT_SETTINGS[wanted]
+    if bits is not None:
+        options |= {"bitdepth": next(depth for depth in _DEPTHS[wanted] if depth >= bits), "dither": 0}
     return bytes(_SAVERS[wanted](image, output, options))
 
 
@@ -149,10 +179,13 @@ def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    return bytes(image.pngsave_buffer(bitdepth=_bit_depth(output.colours, (1, 2, 4, 8)), **options))
+    options.setdefault("bitdepth", _bit_depth(output.colours, (1, 2, 4, 8)))
+    return bytes(image.pngsave_buffer(**options))
 
 
 def _webp(image: Any, output: Output, options: dict[str, Any]) -> bytes:
+    if "near_lossless" in options:
+        return bytes(image.webpsave_buffer(**options))
     if output.is_lossless:
         return bytes(image.webpsave_buffer(lossless=True, **options))
     return bytes(image.webpsave_buffer(Q=_resolve_quality(output, Format.WEBP), **options))
@@ -164,7 +197,8 @@ def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    return bytes(image.gifsave_buffer(bitdepth=_bit_depth(output.colours, range(1, 9)), **options))
+    options.setdefault("bitdepth", _bit_depth(output.colours, _DEPTHS[Format.GIF]))
+    return bytes(image.gifsave_buffer(**options))
 
 
 _SAVERS: Final[dict[Format, Callable[[Any, Output, dict[str, Any]], bytes]]] = {

@@ -2,17 +2,17 @@
 Reads what the header of an AVIF or HEIC says about the colours of its primary item. libvips does not tell.
 
 The `meta` box is read, and without a colour box the head of the bitstream. Sources: ISO/IEC 14496-12, 8.11 (meta, pitm,
-iloc, iref, iprp) and 12.1.5 (colr); ISO/IEC
-23008-12, 6.5 (properties); AV1 codec ISO media binding, 2.3.3 (av1C).
+iloc, iref, iprp) and 12.1.5 (colr); ISO/IEC 23008-12, 6.5 (properties); AV1 codec ISO media binding, 2.3.3 (av1C).
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from imgproxy.render.av1_header import read_colour_config
+from imgproxy.render.boxes import VERSION_BYTES, contents, read_head
 from imgproxy.render.characteristics import Characteristics, from_codes
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _Properties:
         return (self.boxes[n - 1] for n in self.by_item.get(item, []) if 0 < n <= len(self.boxes))
 
 
-def read_heif(file: IO[bytes]) -> Characteristics | None:
+def read_heif(file: BinaryIO) -> Characteristics | None:
     """
     Return the characteristics of the primary item, or None if it has an ICC profile, or says nothing that can be read.
 
@@ -51,30 +51,28 @@ def read_heif(file: IO[bytes]) -> Characteristics | None:
     """
     try:
         meta = _find_meta(file)
-        return None if meta is None else _read_meta(file, dict(reversed(list(_boxes(meta)))))
+        return None if meta is None else _read_meta(file, dict(reversed(list(contents(meta)))))
     except (struct.error, IndexError):
         return None
 
 
-def _find_meta(file: IO[bytes]) -> bytes | None:
+def _find_meta(file: BinaryIO) -> bytes | None:
     at = 0
     for _ in range(_BOXES_MAX):
         file.seek(at)
         head = file.read(16)
-        size, kind = struct.unpack_from(">I4s", head)
-        start = 8
-        if size == 1:
-            size, start = struct.unpack_from(">Q", head, 8)[0], 16
+        kind, head_bytes, size = read_head(head)
         if kind == b"meta":
-            file.seek(at + start + 4)  # behind version and flags
-            return file.read(min(max(size - start - 4, 0), _META_MAX_BYTES))
-        if size < start:
+            file.seek(at + head_bytes + VERSION_BYTES)
+            content_bytes = size - head_bytes - VERSION_BYTES if size else _META_MAX_BYTES
+            return file.read(min(max(content_bytes, 0), _META_MAX_BYTES))
+        if size < head_bytes:
             return None
         at += size
     return None
 
 
-def _read_meta(file: IO[bytes], meta: dict[bytes, bytes]) -> Characteristics | None:
+def _read_meta(file: BinaryIO, meta: dict[bytes, bytes]) -> Characteristics | None:
     primary = _read_id(meta[b"pitm"]) if b"pitm" in meta else 0
     properties = _read_properties(meta.get(b"iprp", b""))
     # A grid of tiles names its colours itself, or leaves it to the tiles. Only tiles have av1C.
@@ -98,7 +96,7 @@ def _read_meta(file: IO[bytes], meta: dict[bytes, bytes]) -> Characteristics | N
     return None if known == Characteristics() else known
 
 
-def _read_bitstream(file: IO[bytes], meta: dict[bytes, bytes], item: int) -> ColourConfig | None:
+def _read_bitstream(file: BinaryIO, meta: dict[bytes, bytes], item: int) -> ColourConfig | None:
     """Return the colours that the first bytes of an item's bitstream describe."""
     place = _find_item(meta.get(b"iloc", b""), item)
     if place is None:
@@ -134,21 +132,6 @@ def _find_item(iloc: bytes, item: int) -> int | None:
     return None
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and content of each box. A size of 0 means up to the end."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        start = at + 8
-        if size == 1:
-            size, start = struct.unpack_from(">Q", data, start)[0], at + 16
-        size = size or len(data) - at
-        if at + size < start:
-            return
-        yield kind, data[start : at + size]
-        at += size
-
-
 def _read_id(pitm: bytes) -> int:
     return int(struct.unpack_from(">H" if pitm[0] == 0 else ">I", pitm, 4)[0])
 
@@ -156,7 +139,7 @@ def _read_id(pitm: bytes) -> int:
 def _find_tile(iref: bytes, item: int) -> int:
     """Return the first item that `item` is made of, or the item itself."""
     form = ">2H" if iref[:1] == b"\0" else ">2I"
-    for kind, data in _boxes(iref[4:]):
+    for kind, data in contents(iref[VERSION_BYTES:]):
         if kind != b"dimg":
             continue
         size = struct.calcsize(form) // 2
@@ -170,9 +153,9 @@ def _find_tile(iref: bytes, item: int) -> int:
 def _read_properties(iprp: bytes) -> _Properties:
     boxes: list[tuple[bytes, bytes]] = []
     by_item: dict[int, list[int]] = {}
-    for kind, data in _boxes(iprp):
+    for kind, data in contents(iprp):
         if kind == b"ipco":
-            boxes = list(_boxes(data))
+            boxes = list(contents(data))
         elif kind == b"ipma":
             _read_associations(data, by_item)
     return _Properties(boxes, by_item)

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.render import exif_names
-from imgproxy.render.exif import COPYRIGHT, USER_COMMENT, Value
+from imgproxy.render.exif import COPYRIGHT, USER_COMMENT, read_comment
 from imgproxy.render.face_windows import faces_in
 from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text import decode_text, one_line
@@ -21,6 +21,7 @@ from imgproxy.workers.sniff import SourceKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgproxy.render.directories import Value
     from imgproxy.render.recipe import Recipe
     from imgproxy.render.source import Source
 
@@ -123,7 +124,7 @@ def _show(tag: int, value: Value) -> int | float | str | list[int | float] | Non
     if tag in exif_names.XP_TEXTS:
         return one_line(value.data.decode("utf-16-le", "replace").partition("\0")[0])
     if tag == USER_COMMENT:
-        return one_line(value.comment())
+        return one_line(read_comment(value))
     if value.is_text or tag in exif_names.VERSIONS:
         data = value.text_bytes
         return one_line(decode_text(data if tag == COPYRIGHT else data.partition(b"\0")[0]))

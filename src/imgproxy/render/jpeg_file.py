@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import IO, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import pyvips
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SOI: Final = 0xD8
 _SOS: Final = 0xDA
@@ -34,12 +37,12 @@ _SHRINK: Final = 8  # one pixel a block: the quickest decode
 _EMPTY: Final = (127.0, 128.0)
 
 
-def is_lossless(file: IO[bytes]) -> bool:
+def is_lossless(file: BinaryIO) -> bool:
     """Whether a JPEG is coded without a DCT. libjpeg cannot shrink such a picture: it returns the top left part."""
     return _find_frame(file)[0] in _LOSSLESS
 
 
-def is_filled_up(file: IO[bytes]) -> bool:
+def is_filled_up(file: BinaryIO) -> bool:
     """
     Whether more than MISSING_MAX of a JPEG are zeros in place of its end: a download into a file of the final size.
 
@@ -55,21 +58,25 @@ def is_filled_up(file: IO[bytes]) -> bool:
     return b"\xff\xd9" not in data and len(data) - len(data.rstrip(b"\0")) > MISSING_MAX * size
 
 
-def _find_frame(file: IO[bytes]) -> tuple[int | None, int]:
-    """Return the marker of the frame, C0 for baseline, or None if there is none; and its offset."""
+def walk(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker of each segment before the pixels, and where it begins (at the marker) and ends."""
     at = 2
     for _ in range(_SEGMENTS_MAX):
         file.seek(at)
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF or head[1] == _SOS:
-            return None, at
-        if head[1] in _FRAMES:
-            return head[1], at
+            return
         if head[1] == 0xFF:  # a fill byte
             at += 1
-        else:
-            at += 2 if head[1] in _BARE else 2 + int.from_bytes(head[2:], "big")
-    return None, at
+            continue
+        end = at + 2 if head[1] in _BARE else at + 2 + int.from_bytes(head[2:], "big")
+        yield head[1], at, end
+        at = end
+
+
+def _find_frame(file: BinaryIO) -> tuple[int | None, int]:
+    """Return the marker of the frame, C0 for baseline, and its offset; None and 0 if there is no frame."""
+    return next(((marker, at) for marker, at, _ in walk(file) if marker in _FRAMES), (None, 0))
 
 
 def is_nearly_whole(path: str) -> bool:

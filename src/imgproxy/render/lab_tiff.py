@@ -7,7 +7,6 @@ One value in the header is changed, so that libvips reads the file as RGB. The t
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final
 
 from imgproxy.render.tiff import BITS_PER_SAMPLE, CIE_LAB, PHOTOMETRIC, Page, read_pages
@@ -21,17 +20,17 @@ def as_rgb_file(path: str, number: int) -> bytes | None:
         pages = dict(enumerate(read_pages(file)))
         if number not in pages or not _is_eight_bit_lab(pages[number]):
             return None
-        places = [page.places[PHOTOMETRIC] for page in pages.values() if _is_eight_bit_lab(page)]
+        spaces = [page.values[PHOTOMETRIC] for page in pages.values() if _is_eight_bit_lab(page)]
         file.seek(0)
         data = bytearray(file.read())
-    order = "<" if data.startswith(b"II") else ">"
-    for place in places:
-        struct.pack_into(f"{order}H", data, place, _RGB)
+    for space in spaces:  # a SHORT, or a LONG
+        end = space.place + len(space.data)
+        data[space.place : end] = _RGB.to_bytes(len(space.data), "little" if space.order == "<" else "big")
     return bytes(data)
 
 
 def _is_eight_bit_lab(page: Page) -> bool:
-    return page.first(PHOTOMETRIC) == CIE_LAB and page.first(BITS_PER_SAMPLE) == 8
+    return page.numbers(PHOTOMETRIC) == (CIE_LAB,) and page.first(BITS_PER_SAMPLE) == 8
 
 
 def as_lab(image: Any) -> Any:

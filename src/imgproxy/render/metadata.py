@@ -25,6 +25,7 @@ from imgproxy.render.text_blocks import EXIF_FIELD, IPTC_FIELD, XMP_FIELD, Block
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgproxy.render.directories import Value
     from imgproxy.render.source import Source
 
 # Bits of VipsForeignKeep.
@@ -77,7 +78,7 @@ def _read_credit(blocks: Blocks) -> credit.Credit:
     )
 
 
-def _text_bytes(tags: Mapping[int, exif.Value], tag: int) -> bytes:
+def _text_bytes(tags: Mapping[int, Value], tag: int) -> bytes:
     return tags[tag].text_bytes if tag in tags else b""
 
 

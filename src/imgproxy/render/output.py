@@ -11,8 +11,8 @@ import pyvips
 from imgproxy.digest import digest_of
 from imgproxy.errors import FacesUnavailable
 from imgproxy.params.plan import WHITE, Format
-from imgproxy.render import detector, formats, info, metadata, paint, palette, png_text
-from imgproxy.render.encoders import Playback, encode
+from imgproxy.render import detector, formats, info, metadata, paint, palette, png_text, smallest
+from imgproxy.render.encoders import Playback
 from imgproxy.render.sizes import Size
 from imgproxy.workers.faces import write_record
 from imgproxy.workers.job import Rendered
@@ -32,7 +32,7 @@ BLURHASH_SIDE_PX: Final = 32
 
 
 def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
-    """Choose the format, flatten if it has no alpha, add metadata, encode and write."""
+    """Choose the format, flatten if it has no alpha, add metadata, encode in the smallest way and write."""
     plan = recipe.plan.output
     draft = _drop_opaque_alpha(draft)
     has_alpha = bool(draft.first.hasalpha())
@@ -49,9 +49,21 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
     if has_alpha and not formats.takes_alpha(wanted):
         # The plan's own background has been painted already; white is for what is still transparent.
         draft = draft.change_frames(lambda image: paint.flatten(image, WHITE))
+    bits = smallest.palette_bits(draft.source, recipe.plan)
+    may_be_flat = smallest.may_be_flat(draft.source, wanted, recipe.plan)
+    if may_be_flat or bits is not None:
+        draft = draft.change_frames(lambda image: image.copy_memory())  # it is read more than once
     image = draft.first if playback is None else pyvips.Image.arrayjoin(list(draft.frames), across=1)
     image, keep = metadata.apply(image, draft.source, plan.metadata, draft.profile)
-    data = encode(image, wanted, plan, keep=keep, playback=playback)
+    wanted, data = smallest.encode_smallest(
+        image,
+        wanted,
+        recipe.plan,
+        keep=keep,
+        flat=may_be_flat and smallest.is_flat(draft.first),
+        bits=bits,
+        playback=playback,
+    )
     content_type = formats.CONTENT_TYPES[wanted]
     if content_type == "image/png" and keep & metadata.KEEP_XMP:
         data = png_text.plain_xmp(data)

@@ -4,15 +4,17 @@ The text chunks of a PNG: read them as bytes, and write the one of XMP as XMP wa
 libvips gives texts, too, but replaces what is no UTF-8, and PNG says Latin-1. It does not read what is behind the
 pixels, where some programs write. The input is untrusted: there are limits for the number of chunks, and for the bytes
 in those that are read, packed and unpacked.
-Source: Portable Network Graphics (Third Edition), 5.3 (chunks) and 11.3.3 (text).
+Source: Portable Network Graphics (Third Edition), 11.3.3 (text).
 """
 
 from __future__ import annotations
 
-import io
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
+
+from imgproxy.render import png_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +24,9 @@ CHUNKS_MAX: Final = 20_000
 TEXTS_MAX: Final = 1_000
 TEXTS_MAX_BYTES: Final = 8_000_000
 
-_SIGNATURE_BYTES: Final = 8
 _XMP_BY_LIBVIPS: Final = b"zTXtXML:com.adobe.xmp\0\0"
 # No compression, no language, no translated keyword. Source: XMP Specification part 3, 1.1.5.
-_XMP_HEAD: Final = b"iTXtXML:com.adobe.xmp\0\0\0\0\0"
+_XMP_HEAD: Final = b"XML:com.adobe.xmp\0\0\0\0\0"
 _EXIF_CHUNK: Final = b"eXIf"
 _WANTED: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", _EXIF_CHUNK})
 _XMP_KEYWORD: Final = "XML:com.adobe.xmp"
@@ -48,7 +49,7 @@ def read_texts(file: BinaryIO) -> Texts:
     """Read the chunks before and behind the pixels. Those beyond the limits are left out."""
     found: list[tuple[str, bytes]] = []
     exif, left = b"", TEXTS_MAX_BYTES
-    for name, data in _chunks(file):
+    for name, data in _wanted_chunks(file):
         if name == _EXIF_CHUNK:
             exif = exif or data
             continue
@@ -60,22 +61,16 @@ def read_texts(file: BinaryIO) -> Texts:
     return Texts(tuple(found), exif)
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the chunks that are wanted. One without its last bytes ends the file."""
+def _wanted_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of the chunks that are wanted, before and behind the pixels. No checksum is checked."""
     left = TEXTS_MAX_BYTES
-    file.seek(_SIGNATURE_BYTES)
-    for _ in range(CHUNKS_MAX):
-        head = file.read(8)
-        size_bytes, name = int.from_bytes(head[:4], "big"), head[4:]
-        if len(name) < 4 or name == b"IEND":
-            return
-        if name not in _WANTED or size_bytes > left:
-            file.seek(size_bytes + 4, io.SEEK_CUR)
-            continue
-        left -= size_bytes
-        data = file.read(size_bytes + 4)[:-4]  # the checksum is not checked: a wrong text is better than none
-        if len(data) == size_bytes:
-            yield name, data
+    for name, start, end in islice(png_chunks.walk(file), CHUNKS_MAX):
+        if name in _WANTED and end - start <= left:
+            left -= end - start
+            file.seek(start)
+            data = file.read(end - start)
+            if len(data) == end - start:
+                yield name, data
 
 
 def _split(name: bytes, data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
@@ -126,6 +121,5 @@ def plain_xmp(png: bytes) -> bytes:
     if at < 0:
         return png
     end = at + 4 + 4 + int.from_bytes(png[at : at + 4], "big") + 4
-    body = _XMP_HEAD + zlib.decompress(png[at + 4 + len(_XMP_BY_LIBVIPS) : end - 4])
-    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    return b"".join((png[:at], chunk, png[end:]))
+    packet = zlib.decompress(png[at + 4 + len(_XMP_BY_LIBVIPS) : end - 4])
+    return b"".join((png[:at], png_chunks.write(b"iTXt", _XMP_HEAD + packet), png[end:]))

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # A window that starts this close to the edge of a pixel starts at it: the difference is floating point.
 _EDGE_SLACK: Final = 1e-6
-
-
 # A factor this close to 1 is 1: over 8192 pixels the difference is a hundredth of a pixel.
 _FACTOR_SLACK: Final = 1e-6
 

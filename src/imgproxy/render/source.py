@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import pyvips
 
@@ -103,6 +103,11 @@ class Source:
     can_shrink: bool = True
     is_tolerant: bool = False
     reader: FrameReader | None = None
+
+    @property
+    def palette_bits(self) -> int | None:
+        """The bits of an index into the palette; None if the file has no palette. Source: libvips' `palette` field."""
+        return int(self.field("bits-per-sample") or 8) if self.header.get_typeof("palette") else None
 
     @property
     def is_animation(self) -> bool:
@@ -229,7 +234,7 @@ def _find_reader(kind: SourceKind, path: str, header: Any, limits: ProcessLimits
 
 
 def _read_colours(path: str, kind: SourceKind) -> Characteristics | None:
-    read: Callable[[IO[bytes]], Characteristics | None]
+    read: Callable[[BinaryIO], Characteristics | None]
     if kind is SourceKind.PNG:
         read = read_png
     elif kind in _HEIF:

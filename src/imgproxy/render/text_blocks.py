@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from imgproxy.render import exif, gif_xmp, png_text
+from imgproxy.render import exif, gif_xmp, jpeg_file, png_text
 from imgproxy.render.credit import IIM_MARK, PHOTOSHOP_HEAD, find_iim
 from imgproxy.render.exif import Tags
 from imgproxy.render.png_text import Texts
@@ -32,7 +32,7 @@ _TIFF_IPTC: Final = {_TIFF_IIM: 4_000_000, _TIFF_PHOTOSHOP: 4_000_000}
 
 # A block of this length may go on in the next segment: a JPEG segment holds 65,533 bytes.
 _LONG_BLOCK_BYTES: Final = 60_000
-_SEGMENTS_MAX: Final = 1_000
+_APP13: Final = 0xED
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +110,15 @@ def join_app13(file: BinaryIO) -> bytes:
     """
     Return the Photoshop resources of a JPEG: the content of all its APP13 segments, as one block.
 
-    Source: ITU-T T.81, B.1.1 (markers) and B.2.4 (lengths); Photoshop goes on in the next segment, behind a new head.
+    Photoshop goes on in the next segment, behind a new head.
     """
     parts: list[bytes] = []
-    file.seek(2)
-    for _ in range(_SEGMENTS_MAX):
-        head = file.read(4)
-        size_bytes = int.from_bytes(head[2:], "big") - 2
-        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xD9, 0xDA) or size_bytes < 0:
-            break
-        data = file.read(size_bytes)
-        if head[1] == 0xED and data.startswith(PHOTOSHOP_HEAD):
-            parts.append(data.removeprefix(PHOTOSHOP_HEAD))
+    for marker, start, end in jpeg_file.walk(file):
+        if marker == _APP13:
+            file.seek(start + 4)  # behind the marker and the length
+            data = file.read(max(end - start - 4, 0))
+            if data.startswith(PHOTOSHOP_HEAD):
+                parts.append(data.removeprefix(PHOTOSHOP_HEAD))
     return PHOTOSHOP_HEAD + b"".join(parts) if parts else b""
 
 

@@ -1,19 +1,21 @@
 """
-Reads the directories of a TIFF, and refuses the pages that libvips would show with wrong colours.
+Refuses the pages of a TIFF that libvips would show with wrong colours.
 
-Sources: TIFF 6.0, section 2 (structure), 21 (YCbCr), 22 (old-style JPEG); the BigTIFF design of libtiff.
+Source: TIFF 6.0, sections 21 (YCbCr) and 22 (old-style JPEG).
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from imgproxy.errors import ColoursNotSupported
+from imgproxy.render.directories import open_tiff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from imgproxy.render.directories import Value
 
 BITS_PER_SAMPLE: Final = 258
 COMPRESSION: Final = 259
@@ -36,78 +38,41 @@ _FLOAT: Final = 3
 # A scanned magazine has 200 pages of 20 entries. An entry takes 2 us.
 _PAGES_MAX: Final = 1000
 _ENTRIES_MAX: Final = 50_000
-_VALUES_MAX: Final = 16
 
-# Field types with whole numbers: BYTE, SHORT, LONG, LONG8.
-_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
+# The tags of a page that are looked at, and the most bytes of their values: 16 bands have 32.
+_WANTED: Final = dict.fromkeys((BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT, SUBSAMPLING), 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The tags of a page with a few whole numbers as values; `places` is where the values lie in the file."""
+    """The tags of a page that say how its colours are stored."""
 
-    values: dict[int, tuple[int, ...]]
-    places: dict[int, int]
+    values: Mapping[int, Value]
 
-    def first(self, tag: int, default: int = 0) -> int:
-        """Return the first value of a tag."""
-        return self.values.get(tag, (default,))[0]
+    def numbers(self, tag: int) -> tuple[int | float, ...]:
+        """Return the numbers of a tag; nothing if the page does not have it."""
+        return self.values[tag].numbers() if tag in self.values else ()
+
+    def first(self, tag: int, default: int = 0) -> int | float:
+        """Return the first number of a tag."""
+        return next(iter(self.numbers(tag)), default)
 
 
-def read_pages(file: IO[bytes]) -> Iterator[Page]:
-    """Yield the pages of a TIFF or BigTIFF, up to the first directory that cannot be read."""
-    head = file.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    try:
-        if order is None:
-            return
-        is_big = struct.unpack_from(f"{order}H", head, 2)[0] == 43
-        (at,) = struct.unpack_from(f"{order}Q", head, 8) if is_big else struct.unpack_from(f"{order}I", head, 4)
-        seen: set[int] = set()
-        left = _ENTRIES_MAX
-        while at not in seen and at != 0 and len(seen) < _PAGES_MAX:
-            seen.add(at)
-            page, at, entries = _read_page(file, at, order, left, is_big=is_big)
-            left -= entries
-            yield page
-    except (struct.error, OSError, OverflowError):
+def read_pages(file: BinaryIO) -> Iterator[Page]:
+    """Yield the pages of a TIFF or BigTIFF, up to the first directory that is empty or not in the file."""
+    tiff = open_tiff(file)
+    if tiff is None:
         return
-
-
-def _read_page(file: IO[bytes], at: int, order: str, entries_max: int, *, is_big: bool) -> tuple[Page, int, int]:
-    """
-    Return the page at an offset, the offset of the next one, and the number of entries.
-
-    Raises struct.error if the file is too short, or the entries are too many.
-    """
-    count_form, entry_form, next_form = ("Q", "HHQ", "Q") if is_big else ("H", "HHI", "I")
-    value_bytes = 8 if is_big else 4
-    count_bytes = struct.calcsize(f"={count_form}")
-    file.seek(at)
-    (count,) = struct.unpack(f"{order}{count_form}", file.read(count_bytes))
-    if count > entries_max:
-        raise struct.error
-    head_bytes = struct.calcsize(f"={entry_form}")
-    step = head_bytes + value_bytes
-    entries = file.read(count * step + value_bytes)
-    (following,) = struct.unpack_from(f"{order}{next_form}", entries, count * step)
-    values: dict[int, tuple[int, ...]] = {}
-    places: dict[int, int] = {}
-    for start in range(0, count * step, step):
-        tag, kind, number = struct.unpack_from(f"{order}{entry_form}", entries, start)
-        if kind not in _TYPES or not 1 <= number <= _VALUES_MAX:
-            continue
-        form = f"{order}{number}{_TYPES[kind]}"
-        size = struct.calcsize(form)
-        place = at + count_bytes + start + head_bytes
-        data = entries[start + head_bytes : start + head_bytes + size]
-        if size > value_bytes:
-            (place,) = struct.unpack_from(f"{order}{next_form}", entries, start + head_bytes)
-            file.seek(place)
-            data = file.read(size)
-        if len(data) == size:
-            values[tag], places[tag] = struct.unpack(form, data), place
-    return Page(values, places), following, count
+    at, left = tiff.first, _ENTRIES_MAX
+    seen: set[int] = set()
+    while at and at not in seen and len(seen) < _PAGES_MAX:
+        seen.add(at)
+        entries = tiff.count_entries(at)
+        left -= entries
+        if entries == 0 or left < 0:
+            return
+        yield Page(tiff.directory(at, _WANTED))
+        at = tiff.next_after(at)
 
 
 def check_page(path: str, number: int) -> None:
@@ -131,7 +96,7 @@ def _is_shown_right(page: Page) -> bool:
     return (
         photometric in _SHOWN
         and compression != _OLD_JPEG
-        and not (is_plain_ycbcr and page.values.get(SUBSAMPLING, (2, 2)) == (1, 1))
+        and not (is_plain_ycbcr and page.numbers(SUBSAMPLING) == (1, 1))
         and not (sample_format == _SIGNED and photometric != CIE_LAB)
         and not (sample_format == _FLOAT and photometric in (_WHITE_IS_ZERO, _CMYK))
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 4_000_000
 
-_RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _BLANK: Final = b"\0 \t\r\n"
 _DECLARATION: Final = re.compile(r"<\?xml\b[^>]{0,200}\?>")
 
@@ -139,7 +139,7 @@ def rewrite(packet: bytes, addition: bytes, prefixes: Mapping[str, str]) -> byte
 def find_rdf(root: Element | None) -> Element | None:
     """Return the element that holds all properties: the root of a packet or one of its children."""
     found = () if root is None else (root, *root.elements())
-    return next((each for each in found if each.name == f"{_RDF} RDF"), None)
+    return next((each for each in found if each.name == f"{RDF} RDF"), None)
 
 
 def _drop_private(element: Element) -> None:
@@ -161,7 +161,7 @@ def _is_private(element: Element) -> bool:
 def _is_private_property(name: str) -> bool:
     """Whether a property is private, by its name "namespace local"."""
     namespace, _, local = name.lower().rpartition(" ")
-    if namespace == _RDF:
+    if namespace == RDF:
         return False  # rdf:Alt is a list
     return (
         local in _PRIVATE_NAMES

@@ -32,7 +32,9 @@ class SourceKind(StrEnum):
 
 # Major and compatible brands of ISO/IEC 23008-12 (HEIF) and the AVIF specification, section 7.
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
-_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
+_HEIF_BRANDS: Final = frozenset(
+    {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
 
 # How UTF-16 begins: with its mark, or with "<" if the mark is missing. Source: XML 1.0, appendix F.1.
 _UTF_16: Final = {

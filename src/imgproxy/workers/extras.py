@@ -1,4 +1,4 @@
-"""The face detector, as far as the edge knows it: is it installed, and where is its model."""
+"""The extras, as far as the edge knows them: the face detector and the reader of HEIC. Nothing is imported."""
 
 from __future__ import annotations
 
@@ -29,13 +29,18 @@ class Detector:
 
 
 def find_detector() -> Detector | None:
-    """Return the detector that the extra `faces` installs, or None without it. Nothing is imported."""
+    """Return the detector that the extra `faces` installs, or None without it."""
     try:
         model = str(importlib.metadata.distribution(CARRIER).locate_file(MODEL))
     except importlib.metadata.PackageNotFoundError:
         return None
     opencv = next(filter(None, map(_version, OPENCV)), None)
     return Detector(model, opencv) if opencv is not None and os.path.isfile(model) else None
+
+
+def find_heic() -> str | None:
+    """Return the version of pi-heif, which the extra `heic` installs, or None without it."""
+    return _version("pi-heif")
 
 
 def _version(name: str) -> str | None:
