@@ -190,7 +190,7 @@ def test_a_bmp_becomes_jpeg_or_png() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        bmp((13, 7), 24, bytes(279)),  # one byte is missing
+        bmp((13, 7), 24, bytes(278)),  # one byte is missing, besides padding
         bmp((13, 7), 24, b"", compression=4),  # JPEG inside
         bmp((13, 7), 5, bytes(400)),
         bmp((0, 7), 24, bytes(400)),
@@ -227,3 +227,36 @@ def test_no_garbage_raises_another_error() -> None:
             data[random.integers(2, 80)] = random.integers(0, 256)
         with suppress(DecodeFailed, TooManyPixels, NotAnImage):
             render(bytes(data), PLAIN)
+
+
+@pytest.mark.parametrize("bits", [4, 24])
+def test_the_padding_of_the_last_row_may_be_missing(bits: int) -> None:
+    """All pixels are there, so the file is whole; one byte less is a pixel less."""
+    side = 3
+    row = b"\x11\x10" if bits == 4 else bytes((0, 0, 255)) * side
+    extra = bytes(4) + bytes((0, 0, 255, 0)) * 15 if bits == 4 else b""
+    whole = bmp((side, side), bits, pad(row) * (side - 1) + row, extra=extra)
+    assert (shown(whole)[..., :3] == (255, 0, 0)).all()
+    with pytest.raises(DecodeFailed):
+        shown(whole[:-1])
+
+
+@pytest.mark.parametrize("end", [b"", b"\0\0", b"\0\1"])
+def test_the_end_mark_of_runs_may_be_missing(end: bytes) -> None:
+    """Where the runs fill the last row, there is nothing more to come; where they do not, the file is cut."""
+    palette = bytes(4) + bytes((0, 0, 255, 0)) * 255
+    rows = b"\4\1\0\0" * 3 + b"\4\1"
+    assert (shown(bmp((4, 4), 8, rows + end, compression=RLE8, extra=palette))[..., :3] == (255, 0, 0)).all()
+    with pytest.raises(DecodeFailed):
+        shown(bmp((4, 4), 8, rows[:-2] + b"\3\1", compression=RLE8, extra=palette))
+
+
+@pytest.mark.parametrize("bits", [8, 24])
+def test_pixels_without_a_place_follow_the_header(bits: int) -> None:
+    """Some programs write 0 where the place of the pixels belongs: it is behind header and palette."""
+    side = 4
+    rows = b"\1" * 16 if bits == 8 else bytes((0, 0, 255)) * side * side
+    extra = bytes(4) + bytes((0, 0, 255, 0)) * 255 if bits == 8 else b""
+    data = bytearray(bmp((side, side), bits, rows, extra=extra))
+    data[10:14] = bytes(4)
+    assert (shown(bytes(data))[..., :3] == (255, 0, 0)).all()

@@ -157,6 +157,107 @@ def test_xmp_in_utf_16_is_a_credit(kind: str, policy: Metadata, encoding: str) -
     assert credit_of(data, policy) == JANE
 
 
+def with_tail(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Put chunks behind the pixels of a PNG."""
+    end = len(png) - 12
+    return png[:end] + containers.with_chunks(PNG[:33], *chunks)[33:] + png[end:]
+
+
+@pytest.mark.parametrize("policy", [Metadata.CREDIT, Metadata.ALL])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"tEXt", "Author\0Zoë".encode("latin-1")),
+        (b"eXIf", tagged.block("<", [tagged.text(ARTIST, "Zoë\0".encode())])),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + credit.as_xmp(Credit(creators=("Zoë",)))),
+        (b"zTXt", b"XML:com.adobe.xmp\0\0" + zlib.compress(credit.as_xmp(Credit(creators=("Zoë",))))),
+        (b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(b"\nIPTC profile\n  8\n1c025000035a6f65")),
+    ],
+    ids=["text", "exif", "xmp", "packed xmp", "iptc"],
+)
+def test_a_credit_behind_the_pixels_of_a_png_is_kept(chunk: tuple[bytes, bytes], policy: Metadata) -> None:
+    """PNG allows texts and EXIF behind the pixels; libvips reads neither there."""
+    wanted = "Zoe" if b"Raw" in chunk[1] else "Zoë"
+    for data in (with_tail(PNG, chunk), containers.with_chunks(PNG, chunk)):
+        assert credit_of(data, policy).creators == (wanted,)
+
+
+@pytest.mark.parametrize("policy", [Metadata.CREDIT, Metadata.ALL])
+def test_xmp_of_a_gif_is_a_credit(policy: Metadata) -> None:
+    """The packet in the application extension that Photoshop writes is kept, with the 258 bytes behind it left out."""
+    gif = images.encode(images.quarters(), "GIF")
+    trailer = b"\1" + bytes(range(255, -1, -1)) + b"\0"
+    for packet in (credit.as_xmp(JANE), b""):
+        extension = b"\x21\xff\x0bXMP DataXMP" + packet + trailer
+        assert credit_of(gif[:-1] + extension + b";", policy) == (JANE if packet else Credit())
+    assert credit_of(gif + b"\x21\xff\x0bXMP DataXMP" + credit.as_xmp(JANE), policy) == Credit()
+
+
+PANTRY = """<xmpMM:Pantry xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"><rdf:Bag><rdf:li><rdf:Description>
+<dc:creator><rdf:Seq><rdf:li>Wrong</rdf:li></rdf:Seq></dc:creator><dc:rights>© Wrong</dc:rights>
+<photoshop:Credit>Wrong</photoshop:Credit></rdf:Description></rdf:li></rdf:Bag></xmpMM:Pantry>"""
+
+
+def test_the_credit_of_a_picture_that_was_placed_is_not_this_ones() -> None:
+    """Photoshop keeps the packets of placed pictures inside the packet: their creators are not the creator."""
+    own = credit.as_xmp(JANE).decode()
+    packet = own.replace("<dc:creator>", f"{PANTRY}<dc:creator>", 1)
+    assert credit.read_xmp(packet.encode()) == JANE
+    alone = credit.as_xmp(Credit(web_statement="u")).decode()
+    packet = alone.replace("<xmpRights:Web", f"{PANTRY}<xmpRights:Web", 1)
+    assert credit.read_xmp(packet.encode()) == Credit(web_statement="u")
+
+
+def test_the_default_language_and_the_value_itself_count() -> None:
+    """Of rights in several languages the default one is kept, and of a value with qualifiers the value alone."""
+    own = credit.as_xmp(JANE).decode()
+    item = '<rdf:li xml:lang="x-default">© dpa (picture alliance)</rdf:li>'
+    packet = own.replace(item, f'<rdf:li xml:lang="de">Alle Rechte</rdf:li>{item}')
+    assert credit.read_xmp(packet.encode()) == JANE
+    value = "<rdf:Description><rdf:value>José Müller</rdf:value><photoshop:Role>R</photoshop:Role></rdf:Description>"
+    assert credit.read_xmp(own.replace("<rdf:li>José Müller", f"<rdf:li>{value}").encode()) == JANE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("Müller", "Müller\x01\x00", "José Müller"),
+        ("Müller", "Müller&#0;&#x1F;", "José Müller"),
+        ("Müller", "Müller & Söhne &amp; Co", "José Müller & Söhne & Co"),
+        ("<dc:creator>", "<acme:x acme:y='1'>2</acme:x><dc:creator>", "José Müller"),
+        (' xmlns:dc="http://purl.org/dc/elements/1.1/"', "", "José Müller"),
+        ("</x:xmpmeta>", "</x:xmpmeta>\0\0\xff<junk", "José Müller"),
+        ("<?xpacket begin", '<?xml version="1.0" encoding="UTF-16"?><?xpacket begin', "José Müller"),
+    ],
+)
+def test_a_damaged_packet_is_repaired(old: str, new: str, name: str) -> None:
+    """What programs are known to write into packets, and XML forbids, does not cost the credit."""
+    packet = credit.as_xmp(JANE).decode().replace(old, new, 1).encode()
+    assert credit.read_xmp(packet).creators == (name,)
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be", "utf-16"])
+def test_exif_text_in_utf_16_is_read(order: str) -> None:
+    """Some programs write UTF-16 into a tag for ASCII: the name is not its first letter."""
+    exif = tagged.block("<", [tagged.text(ARTIST, "Zoë Roe\0".encode(order))])
+    data = tagged.with_exif(PHOTO, exif)
+    assert credit_of(data) == Credit(creators=("Zoë Roe",))
+    assert describe(data)["TIFF"]["Artist"] == "Zoë Roe"
+
+
+def test_a_blank_artist_does_not_hide_the_photographer() -> None:
+    """Cameras fill Artist with blanks; the Photographer of Exif 3.0 is kept then."""
+    exif = tagged.block("<", [tagged.text(ARTIST, b"   \0")], [tagged.text(0xA437, b"Zoe\0")])
+    assert credit_of(tagged.with_exif(PHOTO, exif)) == Credit(creators=("Zoe",))
+
+
+def test_filled_up_records_and_empty_resources_hide_no_by_line() -> None:
+    """A NUL behind an IPTC record of odd length, and an empty resource before the one with the records, are passed."""
+    records = tagged.iim((2, 5, b"abc")) + b"\0" + tagged.iim((2, 80, b"Jane"))
+    block = b"Photoshop 3.0\0" + tagged.resource(0x404, b"") + tagged.resource(0x404, records)
+    assert credit_of(tagged.with_segments(PHOTO, (0xED, block))) == Credit(creators=("Jane",))
+
+
 def test_resources_in_two_segments_are_a_credit() -> None:
     """A JPEG of Photoshop's whose resources fill more than one segment keeps its by-line."""
     parts = tagged.resource(0x40C, bytes(40)), tagged.resource(0x404, tagged.iim((2, 80, b"Jane Doe")))

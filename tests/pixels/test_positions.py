@@ -83,7 +83,23 @@ def exif(order: str) -> bytes:
     gps = [tagged.text(tag, b"LEAK-7%02d\0" % tag) for tag in range(32)]
     height = struct.pack(f"{order}II", 47_4711, 1)
     camera = [(tag, tagged.RATIONAL, 1, height) for tag in (0x9402, 0x9403, 0x9405)]
-    return tagged.block(order, [tagged.text(0x013B, b"Jane Doe\0")], camera, gps)
+    # Blocks inside of the block, and texts that are positions.
+    inner = tagged.resource(0x404, tagged.iim((2, 25, b"geo:lat=LEAK-800")))
+    camera += [
+        tagged.text(0x9286, b"ASCII\0\0\0geo:lat=LEAK-801", tagged.UNDEFINED),
+        tagged.text(0xEA1C, b"LEAK-802", tagged.UNDEFINED),
+    ]
+    picture = [
+        tagged.text(0x010E, b"geo:47.4,8.5;LEAK-803\0"),
+        tagged.text(0x013B, b"Jane Doe\0"),
+        tagged.text(
+            0x02BC, b'<x xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="LEAK-804"/>', tagged.BYTE
+        ),
+        tagged.text(0x83BB, inner[12:], tagged.UNDEFINED),
+        tagged.text(0x8649, inner, tagged.BYTE),
+        tagged.text(0x9C9E, "Zoo;geo:lat=LEAK-805\0".encode("utf-16-le"), tagged.BYTE),
+    ]
+    return tagged.block(order, picture, camera, gps)
 
 
 def sources() -> Iterator[tuple[str, bytes]]:

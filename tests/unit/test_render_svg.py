@@ -8,7 +8,9 @@ import gzip
 import re
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+import pyvips
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -240,6 +242,26 @@ def test_embedded_pictures_stay(kind: str) -> None:
     assert svg.sanitise(found.encode()).text.decode() == found
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+@pytest.mark.parametrize("name", ["href", "xlink:href"])
+def test_embedded_pictures_that_librsvg_does_not_read_are_drawn(kind: str, name: str) -> None:
+    """librsvg gets a GIF or WebP as PNG; browsers get the picture itself."""
+    red = images.encode(np.full((4, 4, 3), (255, 0, 0), np.uint8), kind)
+    image = embedded(red).replace("href", f"width='20' height='20' {name}")
+    found = svg.sanitise(drawing(image, "width='20' height='20'"))
+    assert base64.b64encode(red) in found.text
+    colour = pyvips.Image.svgload_buffer(found.drawn).getpoint(10, 10)
+    assert np.allclose(colour, (255, 0, 0, 255), atol=3)
+
+
+def test_embedded_pictures_that_are_packed_anew_are_limited() -> None:
+    """Their pixels are counted before any is decoded, for all of them together."""
+    large = images.encode(np.zeros((1500, 1500, 3), np.uint8), "GIF")
+    assert "data:" in clean(embedded(large))
+    with pytest.raises(DrawingTooComplex):
+        clean(embedded(large) * 2)
+
+
 def test_other_embedded_files_go() -> None:
     """What is no raster picture is removed."""
     for data in (b"<svg/>", b"%PDF-1.7", images.png_header(5, 5)[:12], b""):
@@ -429,3 +451,73 @@ def test_any_references_are_counted_or_refused(parts: list[str]) -> None:
     """Counting ends, in whatever order elements refer to one another."""
     with contextlib.suppress(MarkupError, DrawingTooComplex):
         clean("".join(parts))
+
+
+# --- strangers' text --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "codec"),
+    [
+        ("utf-16", "utf-8"),
+        ("UTF-16", "utf-8-sig"),
+        ("unicode", "ascii"),
+        ("utf-8", "utf-16"),
+        ("utf-8", "utf-16-le"),
+        ("utf-16", "utf-16-be"),
+        ("iso-8859-1", "utf-8-sig"),
+        ("GB2312", "gb2312"),
+        ("Shift_JIS", "shift_jis"),
+        ("EUC-JP", "euc_jp"),
+        ("euc-kr", "euc_kr"),
+        ("big5", "big5"),
+        ("koi8-r", "koi8-r"),
+        ("windows-1252", "cp1252"),
+    ],
+)
+def test_every_usual_encoding_is_read(declared: str, codec: str) -> None:
+    """Encodings of several bytes are read, and where the declaration is wrong, the bytes decide."""
+    word = {"gb2312": "中文", "big5": "中文", "shift_jis": "日本", "euc_jp": "日本", "euc_kr": "한국", "koi8-r": "Мир"}
+    title = word.get(codec, "Red" if codec == "ascii" else "Zoë")
+    file = f"<?xml version='1.0' encoding='{declared}'?><svg xmlns='http://www.w3.org/2000/svg'><title>{title}</title></svg>"
+    assert f"<title>{title}</title>" in svg.sanitise(file.encode(codec)).text.decode()
+
+
+@pytest.mark.parametrize("declared", ["utf-7", "hex", "rot13", "foo", "undefined", "idna"])
+def test_what_is_no_encoding_of_the_web_is_refused(declared: str) -> None:
+    """Codecs of Python that are no encodings of the web decode nothing."""
+    with pytest.raises(MarkupError):
+        svg.sanitise(f"<?xml version='1.0' encoding='{declared}'?><svg>+ADw-script+AD4-</svg>".encode())
+    with pytest.raises(MarkupError):
+        svg.sanitise(b"<?xml version='1.0' encoding='gb2312'?><svg>\xff\xff</svg>")
+
+
+@pytest.mark.parametrize(
+    ("style", "wanted"),
+    [
+        ("fill: light-dark(rgb(1, 2, 3), #000)", "fill: rgb(1, 2, 3)"),
+        ("fill: light-dark(light-dark(red, blue), url(http://a/#b))", "fill: red"),
+        ("fill: light-dark(url(http://a/#b), red)", "fill: none"),
+        ("fill: light-dark(image(http://a), red)", "fill: unknown-function"),
+        ("fill: device-cmyk(0 1 1 0)", "fill: unknown-function"),
+        ("background: image-set('http://a')", "background: unknown-function"),
+    ],
+)
+def test_a_function_that_is_not_known_does_not_count(style: str, wanted: str) -> None:
+    """It becomes a value that no property has, so that an attribute or an earlier rule counts. draw.io's is known."""
+    assert f'style="{wanted}"' in clean(f"<rect fill='red' style=\"{style}\"/>")
+
+
+def test_names_with_brackets_and_blanks_can_be_used() -> None:
+    """`<use>` finds "Group (1)", and it counts as drawn."""
+    assert 'href="#Group (1)"' in clean("<g id='Group (1)'/><use href='#Group (1)'/>")
+    with pytest.raises(DrawingTooComplex):
+        clean("<g id='Group (1)'><use href='#Group (1)'/></g>")
+
+
+def test_styles_as_entities_of_a_map_are_expanded() -> None:
+    """Old Illustrator writes an entity as the style of each shape: 10,000 shapes are a drawing."""
+    style = "fill:#FFCC00;stroke:#000000;stroke-width:0.25;stroke-linejoin:round;"
+    shapes = "<path style='&st0;'/>" * 10_000
+    file = f"<!DOCTYPE svg [<!ENTITY st0 '{style}'>]><svg>{shapes}</svg>"
+    assert svg.sanitise(file.encode()).text.count(style.encode()) == 10_000

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imgproxy.render import credit, png_text, text_blocks, xmp
 from imgproxy.render.credit import Credit
-from imgproxy.render.text import decode_text, one_line
+from imgproxy.render.text import decode_text, guess_utf_16, one_line
 from tests.support import containers, images, tagged
 
 SOUND = "José Müller, Ž € „dpa“ © 2024"
@@ -104,13 +104,22 @@ def test_each_field_comes_from_the_first_block_that_has_it() -> None:
     assert not first.beyond(second)
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be", "utf-16"])
+def test_utf_16_is_recognised(order: str) -> None:
+    """With a mark, or by its NULs; neither plain text, nor the two parts of a copyright, nor blanks are UTF-16."""
+    assert "Doe\0".encode(order).decode(guess_utf_16("Doe\0".encode(order))) == "Doe\0"
+    assert not [
+        text for text in (b"Doe\0", b"A\0B\0", b"\0" * 20, b"", "Doe".encode("utf-8-sig")) if guess_utf_16(text)
+    ]
+
+
 # --- PNG ------------------------------------------------------------------------------------------------------
 
 PNG = images.png(images.quarters())
 
 
 def texts_of(*chunks: tuple[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
-    return png_text.read_texts(io.BytesIO(containers.with_chunks(PNG, *chunks)))
+    return png_text.read_texts(io.BytesIO(containers.with_chunks(PNG, *chunks))).texts
 
 
 def test_the_three_text_chunks_of_a_png() -> None:
@@ -134,13 +143,18 @@ def test_texts_of_a_png_are_limited() -> None:
     assert texts_of((b"tEXt", b"Author\0A"), (b"zTXt", b"B\0\0" + bomb), (b"tEXt", b"Author\0C")) == (("Author", b"A"),)
     assert texts_of((b"zTXt", b"A\0\0no zlib"), (b"tEXt", b"B")) == (("A", b""), ("B", b""))
     file = containers.with_chunks(PNG, (b"tEXt", b"Author\0A"))
-    assert png_text.read_texts(io.BytesIO(file[: file.index(b"Author") + 4])) == ()
-    assert png_text.read_texts(io.BytesIO(PNG)) == ()
+    assert png_text.read_texts(io.BytesIO(file[: file.index(b"Author") + 4])) == png_text.Texts()
+    assert png_text.read_texts(io.BytesIO(PNG)) == png_text.Texts()
 
 
 def test_raw_profiles_of_imagemagick() -> None:
     """A block that was put into a text as hex digits is found by its name; hex digits that are none are nothing."""
-    texts = (("Raw profile type iptc", b"\niptc\n       3\n41420a\n43\n"), ("raw profile type xmp", b"\nxmp\n 1\nzz"))
+    texts = png_text.Texts(
+        (
+            ("Raw profile type iptc", b"\nIPTC profile\n       3\n41420a\n43\n"),
+            ("raw profile type xmp", b"\nxmp\n 1\nzz"),
+        )
+    )
     assert png_text.raw_profile(texts, "8bim", "iptc") == b"AB\nC"
     assert png_text.raw_profile(texts, "xmp") == b""
     assert png_text.raw_profile(texts, "exif") == b""

@@ -104,6 +104,8 @@ def _read_header(data: bytes) -> _Header:
     if not is_known or not 0 < width <= _SIDE_MAX_PX or not 0 < abs(height) <= _SIDE_MAX_PX:
         raise DecodeFailed
     palette_at = at + size + (4 * _count_masks(compression) if size == 40 else 0)
+    if not pixels_at:  # some programs do not say: the pixels follow header and palette
+        pixels_at = palette_at + (palette_step * min(colours or 1 << bits, 1 << bits) if bits <= 8 else 0)
     palette = b""
     if bits <= 8:
         count = min(colours or 1 << bits, 1 << bits, max(pixels_at - palette_at, 0) // palette_step)
@@ -139,11 +141,12 @@ def _read_profile(data: bytes, size: int) -> bytes | None:
 
 
 def _read_rows(data: bytes, header: _Header, *, allow_truncated: bool) -> Any:
-    """Rows are padded to four bytes."""
+    """Rows are padded to four bytes. Some programs leave out the padding of the last one."""
     stride = (header.width_px * header.bits + 31) // 32 * 4
     rows = data[header.pixels_at : header.pixels_at + stride * header.height_px]
     missing = stride * header.height_px - len(rows)
-    if missing and not allow_truncated:
+    padding = stride - (header.width_px * header.bits + 7) // 8
+    if missing > padding and not allow_truncated:
         raise DecodeFailed
     rows += bytes(missing)
     if header.bits <= 8:
@@ -199,7 +202,8 @@ def _expand_runs(data: bytes, header: _Header, *, allow_truncated: bool) -> byte
     """
     Return one palette index a byte, bottom row first. What the runs leave out is index 0.
 
-    Raises DecodeFailed if the data ends before the end of the bitmap. Runs that leave the picture are cut.
+    Raises DecodeFailed if the data ends before the last pixel; its end mark may be missing. Runs that leave the picture
+    are cut.
     """
     width, height, is_rle4 = header.width_px, header.height_px, header.compression == _RLE4
     found = bytearray(width * height)
@@ -207,7 +211,7 @@ def _expand_runs(data: bytes, header: _Header, *, allow_truncated: bool) -> byte
     at = header.pixels_at
     while y < height:
         if at + 2 > len(data):
-            if allow_truncated:
+            if allow_truncated or (y == height - 1 and x >= width):
                 break
             raise DecodeFailed
         count, value = data[at], data[at + 1]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 from imgproxy.render.text import decode_text, one_line
-from imgproxy.render.xmp import RDF, is_position, read_packet
+from imgproxy.render.xmp import RDF, find_rdf, is_position, read_packet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +33,9 @@ _PHOTOSHOP: Final = "http://ns.adobe.com/photoshop/1.0/"
 _RIGHTS: Final = "http://ns.adobe.com/xap/1.0/rights/"
 _PLUS: Final = "http://ns.useplus.org/ldf/xmp/1.0/"
 _EXT: Final = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+
+_LICENSOR: Final = f"{_PLUS} Licensor"
+_LANGUAGE: Final = "http://www.w3.org/XML/1998/namespace lang"
 
 # The usual prefixes. Some readers do not parse XML, and search for them as text.
 PREFIXES: Final = {
@@ -114,16 +117,21 @@ def read_png(texts: Iterable[tuple[str, bytes]]) -> Credit:
 
 def read_xmp(packet: bytes) -> Credit:
     """Read the credit from an XMP packet. It is empty if the packet cannot be read."""
-    root = read_packet(packet)
-    if root is None:
+    properties = find_rdf(read_packet(packet))
+    if properties is None:
         return Credit()
+    nodes = properties.elements()
+    licensors = [
+        *nodes,
+        *(each for node in nodes for found in node.elements() if found.name == _LICENSOR for each in _descend(found)),
+    ]
     return Credit(
-        creators=_values(root, f"{_DC} creator"),
-        credit_line=_first(_values(root, f"{_PHOTOSHOP} Credit")),
-        copyright_notice=_first(_values(root, f"{_DC} rights")),
-        web_statement=_first(_values(root, f"{_RIGHTS} WebStatement")),
-        licensor_urls=_values(root, f"{_PLUS} LicensorURL") or _values(root, f"{_PLUS} licensorURL"),
-        digital_source_type=_first(_values(root, f"{_EXT} DigitalSourceType")),
+        creators=_values(nodes, f"{_DC} creator"),
+        credit_line=_first(_values(nodes, f"{_PHOTOSHOP} Credit")),
+        copyright_notice=_first(_values(nodes, f"{_DC} rights")),
+        web_statement=_first(_values(nodes, f"{_RIGHTS} WebStatement")),
+        licensor_urls=_values(licensors, f"{_PLUS} LicensorURL") or _values(licensors, f"{_PLUS} licensorURL"),
+        digital_source_type=_first(_values(nodes, f"{_EXT} DigitalSourceType")),
     )
 
 
@@ -131,19 +139,31 @@ def _first(values: tuple[str, ...]) -> str:
     return values[0] if values else ""
 
 
-def _values(root: Element, name: str) -> tuple[str, ...]:
-    """Return the values of a property, in order: attributes, plain text, rdf:resource, the items of a list."""
-    return _lines(_each_value(root, name))
+def _values(nodes: Iterable[Element], name: str) -> tuple[str, ...]:
+    """
+    Return the values of a property, in order: attributes, plain text, rdf:resource, the items of a list.
+
+    Only properties of the nodes themselves count: what is nested in others describes other pictures, which were placed
+    in this one (xmpMM:Pantry). Of a text in several languages, the one for all comes first.
+    """
+    return _lines(_each_value(nodes, name))
 
 
-def _each_value(root: Element, name: str) -> Iterator[str]:
-    for element in _descend(root):
-        if name in element.attributes:
-            yield element.attributes[name]
-        if element.name == name:
-            holders = [item for item in _descend(element) if item.name == f"{RDF} li"] or [element]
-            for holder in holders:
-                yield holder.attributes.get(f"{RDF} resource") or holder.text()
+def _each_value(nodes: Iterable[Element], name: str) -> Iterator[str]:
+    for node in nodes:
+        if name in node.attributes:
+            yield node.attributes[name]
+        for element in node.elements():
+            if element.name == name:
+                holders = [item for item in _descend(element) if item.name == f"{RDF} li"] or [element]
+                holders.sort(key=lambda holder: holder.attributes.get(_LANGUAGE) != "x-default")
+                yield from map(_text_of, holders)
+
+
+def _text_of(holder: Element) -> str:
+    """Return a value: a reference, the rdf:value of one with qualifiers, else its text."""
+    value = next((each for each in _descend(holder) if each.name == f"{RDF} value"), holder)
+    return holder.attributes.get(f"{RDF} resource") or value.text()
 
 
 def _lines(texts: Iterable[str]) -> tuple[str, ...]:
@@ -229,14 +249,18 @@ def find_iim(block: bytes) -> bytes:
         at += 6 + name_bytes + name_bytes % 2
         size = int.from_bytes(block[at : at + 4], "big")
         at += 4
-        if resource == _IIM_RESOURCE:
+        if resource == _IIM_RESOURCE and size:
             return block[at : at + size]
         at += size + size % 2
     return b""
 
 
 def _records(iim: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
-    """Yield record, dataset and content. A content above 32 kB is a picture, not a text: it is left out."""
+    """
+    Yield record, dataset and content. A content above 32 kB is a picture, not a text: it is left out.
+
+    Some programs fill up each record to an even length, with NUL.
+    """
     at = 0
     while at + 5 <= len(iim) and iim[at : at + 1] == IIM_MARK:
         name = iim[at + 1], iim[at + 2]
@@ -247,6 +271,7 @@ def _records(iim: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
             continue
         yield name, iim[at : at + size]
         at += size
+        at += iim[at : at + 1] == b"\0"
 
 
 def read_iptc(block: bytes) -> Credit:

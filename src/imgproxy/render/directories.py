@@ -14,6 +14,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from imgproxy.render.text import guess_utf_16
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -61,8 +63,15 @@ class Value:
 
     @property
     def text_bytes(self) -> bytes:
-        """Its bytes, if its type can hold text; else none. Some programs write text as BYTE or UNDEFINED."""
-        return self.data if self.kind in _MAYBE_TEXTS else b""
+        """
+        Its bytes, if its type can hold text; else none. Some programs write text as BYTE or UNDEFINED.
+
+        Text in UTF-16, which is not allowed but written, is given as UTF-8.
+        """
+        if self.kind not in _MAYBE_TEXTS:
+            return b""
+        codec = guess_utf_16(self.data)
+        return self.data.decode(codec, "replace").encode() if codec else self.data
 
     def numbers(self) -> tuple[int | float, ...]:
         """Return its numbers, fractions as their quotient; nothing for a text, and if one of them is not finite."""

@@ -15,6 +15,7 @@ from imgproxy.render.face_windows import faces_in
 from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text import decode_text, one_line
 from imgproxy.render.text_blocks import read_exif
+from imgproxy.render.xmp import has_position
 from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
@@ -111,7 +112,11 @@ def _exif(source: Source) -> dict[str, dict[str, Any]]:
 
 def _name(tags: Mapping[int, Value], names: Mapping[int, str]) -> dict[str, Any]:
     shown = {names[tag]: _show(tag, value) for tag, value in tags.items()}
-    return {name: value for name, value in shown.items() if value not in (None, "")}
+    return {
+        name: value
+        for name, value in shown.items()
+        if value not in (None, "") and not (isinstance(value, str) and has_position(value))
+    }
 
 
 def _show(tag: int, value: Value) -> int | float | str | list[int | float] | None:
@@ -121,7 +126,8 @@ def _show(tag: int, value: Value) -> int | float | str | list[int | float] | Non
     if tag == USER_COMMENT:
         return one_line(read_comment(value))
     if value.is_text or tag in exif_names.VERSIONS:
-        return one_line(decode_text(value.data if tag == COPYRIGHT else value.data.partition(b"\0")[0]))
+        data = value.text_bytes
+        return one_line(decode_text(data if tag == COPYRIGHT else data.partition(b"\0")[0]))
     numbers = value.numbers()
     if len(numbers) > _NUMBERS_MAX:
         return None

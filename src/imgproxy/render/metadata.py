@@ -23,6 +23,9 @@ from imgproxy.render.tagging import PROFILE_FIELD
 from imgproxy.render.text_blocks import EXIF_FIELD, IPTC_FIELD, XMP_FIELD, Blocks, read_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgproxy.render.directories import Value
     from imgproxy.render.source import Source
 
 # Bits of VipsForeignKeep.
@@ -53,6 +56,11 @@ _PRIVATE_WORDS: Final = (
     "elevation",
     "waterdepth",
     "pressure",
+    # Blocks of their own inside of EXIF, with positions and previews. They are read and written by themselves.
+    "xmlpacket",
+    "iptc/naa",
+    "imageresources",
+    "padding",
 )
 
 
@@ -60,14 +68,18 @@ def _read_credit(blocks: Blocks) -> credit.Credit:
     """Return the credit in the original."""
     if blocks == Blocks():
         return credit.Credit()
-    artist = blocks.exif.picture.get(exif.ARTIST) or blocks.exif.camera.get(exif.PHOTOGRAPHER)
-    notice = blocks.exif.picture.get(exif.COPYRIGHT)
+    artist, notice = (_text_bytes(blocks.exif.picture, tag) for tag in (exif.ARTIST, exif.COPYRIGHT))
     return credit.merge(
         credit.read_xmp(blocks.xmp),
         credit.read_iptc(blocks.iptc),
-        credit.read_exif(artist.text_bytes if artist else b"", notice.text_bytes if notice else b""),
+        credit.read_exif(artist, notice),
+        credit.read_exif(_text_bytes(blocks.exif.camera, exif.PHOTOGRAPHER), b""),  # an Artist may be blank
         credit.read_png(blocks.texts),
     )
+
+
+def _text_bytes(tags: Mapping[int, Value], tag: int) -> bytes:
+    return tags[tag].text_bytes if tag in tags else b""
 
 
 def apply(image: Any, source: Source, policy: Metadata, profile: bytes | None) -> tuple[Any, int]:
@@ -140,7 +152,11 @@ def _apply_all(image: Any, blocks: Blocks, kept_fields: frozenset[str], found: c
 
 def _exif_fields(header: Any) -> frozenset[str]:
     """Return the EXIF fields that may stay, and the whole block: libvips drops from it the fields that were removed."""
-    fields = {name for name in header.get_fields() if name.startswith("exif-ifd") and not _is_private(name)}
+    fields = {
+        name
+        for name in header.get_fields()
+        if name.startswith("exif-ifd") and not _is_private(name) and not xmp.has_position(header.get(name))
+    }
     return frozenset(fields | {EXIF_FIELD}) if fields else frozenset()
 
 

@@ -1,48 +1,71 @@
 """
 The text chunks of a PNG: read them as bytes, and write the one of XMP as XMP wants it.
 
-libvips gives texts, too, but replaces what is no UTF-8, and PNG says Latin-1. The input is untrusted: the chunks before
-the pixels are read, up to limits of their number and of the bytes in them, packed and unpacked.
+libvips gives texts, too, but replaces what is no UTF-8, and PNG says Latin-1. It does not read what is behind the
+pixels, where some programs write. The input is untrusted: there are limits for the number of chunks, and for the bytes
+in those that are read, packed and unpacked.
 Source: Portable Network Graphics (Third Edition), 11.3.3 (text).
 """
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from imgproxy.render import png_chunks
-from imgproxy.render.png_chunks import before_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# libpng writes pixels in chunks of 8 kB.
+CHUNKS_MAX: Final = 20_000
+TEXTS_MAX: Final = 1_000
 TEXTS_MAX_BYTES: Final = 8_000_000
 
 _XMP_BY_LIBVIPS: Final = b"zTXtXML:com.adobe.xmp\0\0"
 # No compression, no language, no translated keyword. Source: XMP Specification part 3, 1.1.5.
 _XMP_HEAD: Final = b"XML:com.adobe.xmp\0\0\0\0\0"
-_TEXT_CHUNKS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_EXIF_CHUNK: Final = b"eXIf"
+_WANTED: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", _EXIF_CHUNK})
+_XMP_KEYWORD: Final = "XML:com.adobe.xmp"
 
 
-def read_texts(file: BinaryIO) -> tuple[tuple[str, bytes], ...]:
-    """Return keyword and text of each text chunk before the pixels, in order. Texts beyond the limits are left out."""
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Keyword and text of each text chunk, in order, and the content of the first eXIf chunk."""
+
+    texts: tuple[tuple[str, bytes], ...] = ()
+    exif: bytes = b""
+
+    @property
+    def xmp(self) -> bytes:
+        """The XMP packet, or nothing. Source: XMP Specification part 3, 1.1.5."""
+        return next((text for keyword, text in self.texts if keyword == _XMP_KEYWORD), b"")
+
+
+def read_texts(file: BinaryIO) -> Texts:
+    """Read the chunks before and behind the pixels. Those beyond the limits are left out."""
     found: list[tuple[str, bytes]] = []
-    left = TEXTS_MAX_BYTES
-    for name, data in _text_chunks(file):
+    exif, left = b"", TEXTS_MAX_BYTES
+    for name, data in _wanted_chunks(file):
+        if name == _EXIF_CHUNK:
+            exif = exif or data
+            continue
         keyword, text = _split(name, data, left)
         left -= len(text)
-        if left <= 0:
+        if left <= 0 or len(found) == TEXTS_MAX:
             break
         found.append((keyword.decode("latin-1"), text))
-    return tuple(found)
+    return Texts(tuple(found), exif)
 
 
-def _text_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of the text chunks before the pixels. The checksum is not checked."""
+def _wanted_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of the chunks that are wanted, before and behind the pixels. No checksum is checked."""
     left = TEXTS_MAX_BYTES
-    for name, start, end in before_pixels(file):
-        if name in _TEXT_CHUNKS and end - start <= left:
+    for name, start, end in islice(png_chunks.walk(file), CHUNKS_MAX):
+        if name in _WANTED and end - start <= left:
             left -= end - start
             file.seek(start)
             data = file.read(end - start)
@@ -70,16 +93,16 @@ def _inflate(data: bytes, max_bytes: int) -> bytes:
         return b""
 
 
-def raw_profile(texts: tuple[tuple[str, bytes], ...], *names: str) -> bytes:
+def raw_profile(found: Texts, *names: str) -> bytes:
     """
     Return a block of another format's metadata that ImageMagick put into a text, or nothing.
 
-    Such a text has the keyword "Raw profile type NAME": a name, a length, then hex digits. Source: ImageMagick,
-    coders/png.c, Magick_png_write_raw_profile.
+    Such a text has the keyword "Raw profile type NAME": lines with a name, a length, then hex digits. ExifTool's name
+    has two words. Source: ImageMagick, coders/png.c, Magick_png_write_raw_profile.
     """
     wanted = {f"raw profile type {name}" for name in names}
-    for keyword, text in texts:
-        parts = text.split(None, 2)
+    for keyword, text in found.texts:
+        parts = text.lstrip().split(b"\n", 2)
         if keyword.lower() in wanted and len(parts) == 3:
             try:
                 return bytes.fromhex(parts[2].decode("ascii"))

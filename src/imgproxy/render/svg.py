@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape, quoteattr
 import pyvips
 
 from imgproxy.errors import DrawingTooComplex
-from imgproxy.render import data_urls, svg_cost, svg_css, svg_variables
+from imgproxy.render import data_urls, svg_cost, svg_css, svg_encoding, svg_variables
 from imgproxy.render.markup import Element, MarkupError, TooMuchMarkupError, parse
 from imgproxy.render.svg_cost import Cost
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
@@ -51,10 +51,13 @@ _ELEMENTS: Final = frozenset({
 })
 # fmt: on
 
-_FRAGMENT: Final = re.compile(r"\A\s*#[^\s\"'()<>\\]{1,256}\s*\Z")
+# Illustrator and Figma name groups "Group (1)".
+_FRAGMENT: Final = re.compile(r"\A\s*#[^\x00-\x1f\"'<>\\]{1,256}\s*\Z")
 _NAME: Final = re.compile(r"\A[A-Za-z_][\w.-]*\Z")
 _ZERO: Final = re.compile(r"[+-]?(?:0+\.?0*|\.0+)(?:[a-zA-Z]+|%)?")
 _RASTERS: Final = (SourceKind.PNG, SourceKind.JPEG, SourceKind.GIF, SourceKind.WEBP)
+# The librsvg of libvips' packages draws nothing for these. It gets them as PNG.
+_NOT_DRAWN: Final = frozenset({SourceKind.GIF, SourceKind.WEBP})
 
 # No browser reads these as CSS, and they are free text: `id="Group (1)"`.
 _NOT_CSS: Final = frozenset({"id", "class", "d", "points", "aria-label"})
@@ -65,7 +68,8 @@ class Drawing:
     """
     A sanitised SVG, in UTF-8, and what it costs to draw.
 
-    `text` is for browsers, `drawn` for librsvg: there, CSS variables have been replaced by their values.
+    `text` is for browsers, `drawn` for librsvg: there, CSS variables have been replaced by their values, and embedded
+    GIF and WebP pictures by PNG.
     """
 
     text: bytes
@@ -105,11 +109,12 @@ class _Spent:
     css_chars: int = 0
     elements: int = 0
     drawings: int = 0
+    packed_px: int = 0
 
 
 def _sanitise(data: bytes, place: _Place, spent: _Spent) -> Drawing:
     try:
-        root = parse(data, max_bytes=MAX_BYTES)
+        root = parse(svg_encoding.as_utf_8(data), max_bytes=MAX_BYTES)
     except TooMuchMarkupError as exc:
         raise DrawingTooComplex(exc.what, exc.limit) from exc
     if root.local != "svg" or root.namespace not in (_SVG, ""):
@@ -120,9 +125,13 @@ def _sanitise(data: bytes, place: _Place, spent: _Spent) -> Drawing:
     kept = sanitiser.keep(root, place.elements + 1)
     assert kept is not None
     text = b""
-    if svg_variables.has_variables(kept):
+    has_variables = svg_variables.has_variables(kept)
+    if has_variables or sanitiser.packed:
         text = _as_text(kept)
+    if has_variables:
         svg_variables.replace(kept)
+    for element, name, url in sanitiser.packed:
+        element.attributes[name] = url
     cost = svg_cost.measure(kept, sanitiser.embedded)
     drawn = _as_text(kept)
     return Drawing(text or drawn, drawn, cost)
@@ -136,6 +145,7 @@ class _Sanitiser:
         self._spent = spent
         self._ids: set[str] = set()
         self.embedded: dict[int, Cost] = {}  # by the id() of the element that is kept
+        self.packed: list[tuple[Element, str, str]] = []  # element, attribute, its value for librsvg
 
     def keep(self, element: Element, level: int) -> Element | None:
         """Return a copy with the allowed parts. None: it is dropped, with all inside. `level`: of nested elements."""
@@ -163,7 +173,7 @@ class _Sanitiser:
     def _clean_value(self, element: Element, name: str, value: str, level: int) -> str | None:
         if name in {"href", "xlink:href"}:
             if element.name == "image":
-                return self._clean_image(element, value, level)
+                return self._clean_image(element, name, value, level)
             return value if element.name != "a" and _FRAGMENT.match(value) else None
         if name in {"src", "action", "formaction", "base"}:
             return None
@@ -180,7 +190,7 @@ class _Sanitiser:
         self._spent.css_chars += len(text)
         svg_cost.check("characters of CSS", self._spent.css_chars)
 
-    def _clean_image(self, element: Element, value: str, level: int) -> str | None:
+    def _clean_image(self, element: Element, name: str, value: str, level: int) -> str | None:
         """Keep an embedded picture if its bytes are one, under the type that they have, and note what it costs."""
         found = data_urls.decode(value)
         if found is None:
@@ -191,6 +201,10 @@ class _Sanitiser:
                 data, cost = self._clean_drawing(data, level)
             else:
                 media_type, cost = _measure_raster(data)
+                if media_type in _NOT_DRAWN:
+                    self._spent.packed_px += cost.image_px
+                    svg_cost.check("pixels of embedded GIF and WebP pictures", self._spent.packed_px)
+                    self.packed.append((element, name, data_urls.encode(SourceKind.PNG, _as_png(data))))
         except (MarkupError, pyvips.Error):
             return None
         self.embedded[id(element)] = self.embedded.get(id(element), Cost()).plus(cost)
@@ -219,6 +233,10 @@ def _measure_raster(data: bytes) -> tuple[SourceKind, Cost]:
         raise MarkupError("not a picture that may be embedded")
     header = pyvips.Image.new_from_buffer(data, "")
     return kind, Cost(image_px=header.width * header.height)
+
+
+def _as_png(data: bytes) -> bytes:
+    return bytes(pyvips.Image.new_from_buffer(data, "").pngsave_buffer(compression=1, keep="none"))
 
 
 def _as_text(root: Element) -> bytes:

@@ -38,6 +38,8 @@ LIMITS: Final = {
     "characters of CSS": 250_000,
     # librsvg decodes each embedded picture in full: 500 MP take 6 s.
     "drawn pixels of embedded pictures": 32_000_000,
+    # They are written as PNG for librsvg: 4 MP take 0.2 s.
+    "pixels of embedded GIF and WebP pictures": 4_000_000,
     # librsvg tries each rule on each element: 20,000 rules on 5,000 elements take more than 25 s.
     "rules of CSS, times elements": 4_000_000,
     # The parser's limits hold for one document, these for a drawing with all that are embedded.

@@ -29,6 +29,9 @@ _FUNCTIONS: Final = frozenset({
     "nth-of-type", "nth-last-of-type", "linear-gradient", "radial-gradient",
 })
 # fmt: on
+# Stands for a function that is not known. No property has this value, so the declaration does not count, as in
+# browsers: the one before it, or the attribute, does. "none" would count.
+_INVALID: Final = "unknown-function"
 _AT_RULES: Final = frozenset({"media", "keyframes", "-webkit-keyframes"})
 
 _INNER_URL: Final = re.compile(r"(?<![\w-])url\(\s*([\"']?)#[^\s\"'()<>\\@]{1,256}\1\s*\)", re.IGNORECASE)
@@ -81,6 +84,8 @@ def _filter(tokens: Sequence[Any]) -> list[Any]:
             is_skipping = True
         elif token.type == "() block" and kept and kept[-1].type in {"hash", "dimension"}:
             continue  # "#url(x)" and "1url(x)" look like functions, and are valid nowhere
+        elif token.type == "function" and token.lower_name == "light-dark":
+            kept += _filter(_first_argument(token.arguments))  # draw.io writes it; a picture is always light
         elif token.type != "error" and literal not in {"<!--", "-->"}:
             kept.append(_filter_token(token))
     return kept
@@ -93,11 +98,16 @@ def _filter_token(token: Any) -> Any:
         return token if is_text and _FRAGMENT.fullmatch(texts[0].value) else _none(token)
     if token.type == "function":
         if token.lower_name not in _FUNCTIONS:
-            return _none(token)
+            return IdentToken(token.source_line, token.source_column, _INVALID)
         token.arguments = _filter(token.arguments)
     elif token.type.endswith("block"):
         token.content = _filter(token.content)
     return token
+
+
+def _first_argument(arguments: Sequence[Any]) -> Sequence[Any]:
+    end = next((at for at, each in enumerate(arguments) if each.type == "literal" and each.value == ","), None)
+    return arguments[:end]
 
 
 def _none(token: Any) -> IdentToken:

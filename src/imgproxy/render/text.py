@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import codecs
 from typing import Final
 
 # XMP has no limit. A longer text is not a credit.
@@ -29,6 +30,22 @@ def decode_text(data: bytes) -> str:
         before = data[: exc.start]
         is_cut = exc.reason == "unexpected end of data" and not before.isascii()
         return before.decode() if is_cut else data.decode("cp1252", "ignore")
+
+
+def guess_utf_16(data: bytes) -> str:
+    """
+    Return the codec if these bytes are text in UTF-16, else an empty text.
+
+    They are if there is a byte order mark, or if every other byte is NUL and no letter between is (of three or more:
+    two may be the two parts of a copyright).
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for codec, letters, others in (("utf-16-le", data[::2], data[1::2]), ("utf-16-be", data[1::2], data[::2])):
+        text = letters.rstrip(b"\0")
+        if len(text) >= 3 and b"\0" not in text and not any(others):
+            return codec
+    return ""
 
 
 def one_line(text: str) -> str:

@@ -1,8 +1,8 @@
 """
 The blocks of a source that hold text, as raw bytes: XMP, IPTC, EXIF and the texts of a PNG.
 
-libvips finds them in the container. Where it gives only a part of a block, or changes its bytes, the file is read here;
-but only if libvips says that there is something to read, or if it is a TIFF.
+libvips finds them in the container. Where it gives only a part of a block, changes its bytes, or does not look for it,
+the file is read here: a TIFF, a PNG, a GIF, and a JPEG if libvips says that there is something to read.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from imgproxy.render import exif, jpeg_file, png_text
+from imgproxy.render import exif, gif_xmp, jpeg_file, png_text
 from imgproxy.render.credit import IIM_MARK, PHOTOSHOP_HEAD, find_iim
 from imgproxy.render.exif import Tags
+from imgproxy.render.png_text import Texts
 from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 XMP_FIELD: Final = "xmp-data"
 IPTC_FIELD: Final = "iptc-data"
 EXIF_FIELD: Final = "exif-data"
-_PNG_TEXT: Final = "png-comment-"
 
 # Source: Adobe Photoshop TIFF Technical Notes (2002). The second holds Photoshop's resources.
 _TIFF_IIM: Final = 33723
@@ -34,8 +34,6 @@ _TIFF_IPTC: Final = {_TIFF_IIM: 4_000_000, _TIFF_PHOTOSHOP: 4_000_000}
 _LONG_BLOCK_BYTES: Final = 60_000
 _APP13: Final = 0xED
 
-Texts = tuple[tuple[str, bytes], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -44,23 +42,30 @@ class Blocks:
     xmp: bytes = b""
     iptc: bytes = b""
     exif: Tags = field(default_factory=Tags)
-    texts: Texts = ()
+    texts: tuple[tuple[str, bytes], ...] = ()
 
 
 def read_blocks(source: Source, picture: Mapping[int, int], camera: Mapping[int, int]) -> Blocks:
     """Read all blocks. `picture` and `camera` are the wanted tags of EXIF, see `exif.read_file`. Raises OSError."""
     texts = _read_png_texts(source)
     return Blocks(
-        xmp=_blob(source.header, XMP_FIELD) or png_text.raw_profile(texts, "xmp"),
+        xmp=_read_xmp(source, texts),
         iptc=_read_iptc(source, texts),
         exif=_read_exif(source, texts, picture, camera),
-        texts=texts,
+        texts=texts.texts,
     )
 
 
 def read_exif(source: Source, picture: Mapping[int, int], camera: Mapping[int, int]) -> Tags:
     """Read EXIF alone, as `read_blocks` does."""
     return _read_exif(source, _read_png_texts(source), picture, camera)
+
+
+def _read_xmp(source: Source, texts: Texts) -> bytes:
+    if source.kind is SourceKind.GIF:
+        with open(source.path, "rb") as file:
+            return gif_xmp.find(file.read())
+    return _blob(source.header, XMP_FIELD) or texts.xmp or png_text.raw_profile(texts, "xmp")
 
 
 def _read_iptc(source: Source, texts: Texts) -> bytes:
@@ -89,17 +94,15 @@ def _read_exif(source: Source, texts: Texts, picture: Mapping[int, int], camera:
     if source.kind is SourceKind.TIFF:
         with open(source.path, "rb") as file:
             return exif.read_file(file, picture, camera)
-    block = _blob(source.header, EXIF_FIELD) or png_text.raw_profile(texts, "exif", "app1")
+    block = _blob(source.header, EXIF_FIELD) or texts.exif or png_text.raw_profile(texts, "exif", "app1")
     return exif.read_block(block, picture, camera) if block else Tags()
 
 
 def _read_png_texts(source: Source) -> Texts:
-    """Return keyword and text of the text chunks, of a PNG that has some."""
+    """Read the texts of a PNG; nothing from other files. Without a buffer, the pixels are not read."""
     if source.kind is not SourceKind.PNG:
-        return ()
-    if not any(name.startswith(_PNG_TEXT) for name in source.header.get_fields()):
-        return ()
-    with open(source.path, "rb") as file:
+        return Texts()
+    with open(source.path, "rb", buffering=0) as file:
         return png_text.read_texts(file)
 
 

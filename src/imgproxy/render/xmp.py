@@ -12,7 +12,8 @@ import codecs
 import re
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.render.markup import MarkupError, parse, write
+from imgproxy.render import packet_repair
+from imgproxy.render.markup import MarkupError, TooMuchMarkupError, parse, write
 from imgproxy.render.text import decode_text
 
 if TYPE_CHECKING:
@@ -94,8 +95,15 @@ def read_packet(packet: bytes) -> Element | None:
     """Return the root element of a packet, or None if it is empty or cannot be read."""
     if not packet:
         return None
+    data = _as_utf8(packet)
     try:
-        return parse(_as_utf8(packet), max_bytes=MAX_BYTES)
+        return parse(data, max_bytes=MAX_BYTES)
+    except TooMuchMarkupError:
+        return None
+    except MarkupError:
+        pass
+    try:
+        return parse(packet_repair.repair(data), max_bytes=MAX_BYTES)
     except MarkupError:
         return None
 
@@ -118,17 +126,17 @@ def rewrite(packet: bytes, addition: bytes, prefixes: Mapping[str, str]) -> byte
     A packet that cannot be read, or is no RDF, counts as missing. `prefixes` maps namespaces to prefixes.
     """
     root, added = read_packet(packet), read_packet(addition)
-    properties = _find_rdf(root)
+    properties = find_rdf(root)
     if root is None or properties is None:
         return addition
     _drop_private(root)
-    more = _find_rdf(added)
+    more = find_rdf(added)
     if more is not None:
         properties.children += more.children
     return write(root, prefixes)
 
 
-def _find_rdf(root: Element | None) -> Element | None:
+def find_rdf(root: Element | None) -> Element | None:
     """Return the element that holds all properties: the root of a packet or one of its children."""
     found = () if root is None else (root, *root.elements())
     return next((each for each in found if each.name == f"{RDF} RDF"), None)
@@ -165,3 +173,8 @@ def _is_private_property(name: str) -> bool:
 def is_position(text: str) -> bool:
     """Whether a text is a position: a machine tag, or a URI of the scheme geo."""
     return _POSITION.match(text) is not None
+
+
+def has_position(text: str) -> bool:
+    """Whether a text, or a keyword in it, is a position. Windows writes all keywords of EXIF into one text."""
+    return any(map(is_position, re.split("[;,]", text)))
