@@ -15,7 +15,6 @@ import pyvips
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SOI: Final = 0xD8
 _SOS: Final = 0xDA
 # Without length: TEM, RST0-7, SOI, EOI.
 _BARE: Final = frozenset({0x01, *range(0xD0, 0xDA)})
