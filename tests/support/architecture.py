@@ -43,6 +43,7 @@ ORDER: Final = (
     "delivery",
     "admission",
     "purge",
+    "cluster",
     "workers",
     "cache",
     "medialibrary",

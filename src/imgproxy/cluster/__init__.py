@@ -1,0 +1,1 @@
+"""Many edges: the log of purges and the leases that they share."""
