@@ -32,6 +32,7 @@ TOP_MODULES: Final = (
     "flights",
     "background",
     "failpoints",
+    "outages",
     "digest",
     "secret_text",
 )
