@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import re
 import shlex
 import shutil
@@ -196,3 +197,36 @@ def test_the_demo_target_takes_a_folder_with_a_space(tmp_path: Path) -> None:
 
     line = next(line for line in said.splitlines() if "imgproxy demo" in line)
     assert shlex.split(line)[1:] == ["demo", "my pictures"]
+
+
+# --- explain -----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_what_each_parameter_came_to() -> None:
+    """Key, signature, plan, and a line for each parameter with the reason why it is not used."""
+    code, out, _ = run("explain", "https://images.example/2025/a.jpg?widht=5&w=800&fm=png&q=40", COLUMNS="200")
+
+    assert code == 0
+    assert "key        2025/a.jpg" in out
+    assert "signature  none, and none is required" in out
+    assert "plan       RenderPlan(" in out
+    assert re.search(r"widht=5 +url +unknown +expected the name of a parameter; did you mean `width`\?", out)
+    assert re.search(r"q=40 +url +40 +no effect +the plan would be the same without it", out)
+
+
+def test_explain_as_json_has_the_verdict_on_the_signature() -> None:
+    """Valid, wrong, missing; the exit code is 1 if a request would be refused."""
+    required = {"IMGPROXY_SIGNING__REQUIRED": "true", "IMGPROXY_SIGNING__TOKENS": '["sixteen-characters"]'}
+    _, signed, _ = run("sign", "/a.jpg?w=10", "--token", "sixteen-characters")
+    verdicts = {}
+    for name, url in {"right": signed.strip(), "wrong": signed.strip()[:-1], "missing": "/a.jpg?w=10"}.items():
+        code, out, _ = run("explain", url, "--json", **required)
+        verdicts[name] = (code, json.loads(out)["signature"].partition(":")[0])
+    assert verdicts == {"right": (0, "valid"), "wrong": (1, "wrong"), "missing": (1, "missing")}
+
+
+def test_explain_refuses_a_path_that_is_no_key() -> None:
+    """One line on standard error."""
+    code, out, err = run("explain", "/a/../b.jpg")
+    assert (code, out) == (1, "")
+    assert err == "imgproxy: The path has a part that is `.` or `..`.\n"

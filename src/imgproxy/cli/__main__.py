@@ -17,6 +17,7 @@ from imgproxy import __version__
 from imgproxy.cli.check import check
 from imgproxy.cli.console import print_error
 from imgproxy.cli.demo import demo
+from imgproxy.cli.explain import explain
 from imgproxy.cli.library import library
 from imgproxy.cli.media import app as media
 from imgproxy.cli.purge import purge
@@ -43,7 +44,7 @@ def imgproxy(
     """Image proxy for a Livingdocs Media Library: imgix URLs, libvips, purges that hold."""
 
 
-for command in (demo, serve, library, purge, warm, sign, check):
+for command in (demo, serve, library, purge, warm, sign, explain, check):
     app.command()(command)
 app.add_typer(media, name="media")
 
