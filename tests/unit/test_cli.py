@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,10 @@ def test_names_with_brackets_are_printed_whole() -> None:
     """A key that looks like markup is shown as it is."""
     names = ("a[/b].jpg", "x[red]y.jpg", "[bold]")
 
-    code, out, _ = run("purge", "--keys", *names, "--edge", NOBODY, "--token", "x")
+    code, out, err = run("purge", "--keys", *names, "--edge", NOBODY, "--token", "x")
 
-    assert code == 1
-    assert all(name in out for name in names)
+    assert (code, out) == (1, "")
+    assert [line.split(": ")[1] for line in err.splitlines()] == list(names)
 
 
 @pytest.mark.parametrize("option", [("--soft",), ("--reason", "edited")])
@@ -146,6 +147,43 @@ def test_an_id_that_no_url_can_hold_is_one_row() -> None:
 
     assert code == 1
     assert len(out.splitlines()) == 2
+
+
+def test_a_key_without_keys_is_told() -> None:
+    """An entry's id has no slash."""
+    code, _, err = run("purge", "2025/03/14/a.jpg", "--edge", NOBODY, "--token", "x")
+    assert (code, err) == (2, "imgproxy: 2025/03/14/a.jpg is a key, not the id of an entry: add --keys\n")
+
+
+def test_the_admin_token_may_be_in_a_file(tmp_path: Path) -> None:
+    """Other users of the machine see the options of a command. A file that cannot be read is one line."""
+    code, _, err = run("warm", "a", "--edge", NOBODY, "--token-file", str(tmp_path / "none"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--token-file: the file" in err
+    file = tmp_path / "token"
+    file.write_text("sixteen-characters\n")
+    code, _, err = run("warm", "a", "--edge", NOBODY, "--token-file", str(file))
+    assert code == 1
+    assert "cannot be reached" in err
+
+
+def test_a_pipe_gets_ids_whole() -> None:
+    """A table on a pipe is as wide as it has to be."""
+    long = "k" * 200 + ".jpg"
+    _, out, _ = run("explain", f"/{long}?dl={long}")
+    assert f"dl={long} " in out
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_both_options_for_help(option: str) -> None:
+    """Also of the commands."""
+    assert run(option)[0] == run("purge", option)[0] == 0
+
+
+def test_the_package_is_a_command() -> None:
+    """`python -m imgproxy` is the command line."""
+    done = subprocess.run([sys.executable, "-m", "imgproxy", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"imgproxy {imgproxy.__version__}\n"
 
 
 # --- sign ------------------------------------------------------------------------------------------------------------

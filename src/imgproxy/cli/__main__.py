@@ -1,5 +1,5 @@
 """
-The command line: serve, demo, library, media, purge, warm, sign, check.
+The command line: serve, demo, library, media, purge, warm, sign, explain, check.
 
 An error of the user is one line on standard error. Exit code 2: wrong configuration or arguments; 1: it did not work.
 A traceback is a bug.
@@ -26,7 +26,11 @@ from imgproxy.cli.sign import sign
 from imgproxy.cli.warm import warm
 from imgproxy.errors import CacheUnavailable, ConfigError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _print_version(is_wanted: bool) -> None:
