@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from imgproxy.cluster.log import Change, Kind, Member, Position
 from imgproxy.cluster.postgres_database import Database
+from imgproxy.cluster.postgres_facts import PostgresFacts
 from imgproxy.cluster.postgres_listener import Listener
 from imgproxy.cluster.postgres_log import PostgresLog
+from imgproxy.cluster.postgres_outbox import PostgresOutbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +26,8 @@ class Edge:
         self.database = Database(url, name=f"imgproxy {name}", size=2, timeout_s=timeout_s)
         self.listener = Listener(self.database)
         self.log = PostgresLog(self.database, self.listener)
+        self.facts = PostgresFacts(self.database, f"run-of-{name}")
+        self.outbox = PostgresOutbox(self.database, self.listener, f"run-of-{name}")
         self.member = Member(name, f"run-of-{name}", 0, 0, 5.0, 2.0)
         self.news = asyncio.Event()
 
