@@ -6,6 +6,7 @@ The driver reads the rest of it, and libpq's own ways: PGHOST, PGPASSWORD, PGPAS
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +62,8 @@ def connection_arguments(url: str, environ: Mapping[str, str]) -> dict[str, Any]
         arguments["target_session_attrs"] = "primary"
     mode = values.get("sslmode") or environ.get("PGSSLMODE")
     root = values.get("sslrootcert") or environ.get("PGSSLROOTCERT")
+    if root not in (None, "system") and not os.access(root, os.R_OK):
+        raise ConfigError((f"[cluster] database_url: sslrootcert={root}: the file cannot be read",))
     if root == "system" or (mode == "verify-full" and root is None and not _has_own_root(environ)):
         arguments["ssl"] = _system_context(values, environ)
     return arguments
