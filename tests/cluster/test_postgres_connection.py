@@ -69,6 +69,24 @@ async def test_a_server_that_is_too_old_is_refused(database_url: str, monkeypatc
     assert re.fullmatch(r".*: PostgreSQL \d+ is too old; 99 or later is needed", words)
 
 
+async def test_a_host_that_is_silent_does_not_hide_the_next(postgres_server: PostgresServer, database_url: str) -> None:
+    """The first host takes connections and never answers: the second one is asked, and from then on first."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        hosts = f"127.0.0.1:{port},127.0.0.1:{postgres_server.port}"
+        url = database_url.replace(f"127.0.0.1:{postgres_server.port}", hosts)
+        async with edge(url, is_member=False, timeout_s=4.0) as a:
+            assert await a.log.members() == ()
+            silent.setblocking(False)
+            asked, _ = silent.accept()
+            asked.close()
+            (await a.database.connect()).driver.terminate()
+            with pytest.raises(BlockingIOError):
+                silent.accept()
+
+
 async def test_a_password_comes_by_libpqs_own_ways(
     postgres_server: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -61,11 +61,14 @@ def test_messages_name_the_server_only(url: str, place: str) -> None:
     assert place_of(url, {}) == place
 
 
-def test_of_several_hosts_only_the_primary_is_taken() -> None:
-    """Unless the URL says otherwise."""
-    assert connection_arguments("postgresql://a,b/d", {})["target_session_attrs"] == "primary"
-    assert "target_session_attrs" not in connection_arguments("postgresql://a,b/d?target_session_attrs=any", {})
-    assert "target_session_attrs" not in connection_arguments("postgresql://a/d", {})
+def test_each_host_is_asked_by_itself() -> None:
+    """With the same user, password, database and parameters; those that only libpq knows are left out."""
+    found = connection_arguments("postgresql://u:p%40x@a:1,[::1]:2/d?sslmode=disable&connect_timeout=3", {})
+    assert found == (
+        {"dsn": "postgresql://u:p%40x@a:1/d?sslmode=disable"},
+        {"dsn": "postgresql://u:p%40x@[::1]:2/d?sslmode=disable"},
+    )
+    assert connection_arguments("postgresql:///d?host=/run", {}) == ({"dsn": "postgresql:///d?host=%2Frun"},)
 
 
 def cluster(**values: object) -> str:

@@ -71,21 +71,39 @@ class Database:
             ConfigError: the URL asks for what the driver cannot do.
         """
         self.place = place_of(url, os.environ)
-        self._arguments = {
-            **connection_arguments(url, os.environ),
-            "server_settings": {"application_name": name[:63]},
-            "timeout": timeout_s,
-        }
+        self._hosts = connection_arguments(url, os.environ)
+        self._first = 0  # the host that had the primary last
+        self._program = name[:63]
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(size)
         self._idle: list[Session] = []
         self._used: set[Session] = set()
 
     async def connect(self) -> Session:
-        """Make a connection that the pool does not count. The schema is there. Raises LogUnavailable."""
+        """
+        Make a connection that the pool does not count, to the first host that is a primary. The schema is there.
+
+        The host that had the primary last is asked first. Each host has its share of the time, so one that does not
+        answer does not hide the others. Raises LogUnavailable.
+        """
+        failure: LogUnavailable | None = None
+        for host in (*range(self._first, len(self._hosts)), *range(self._first)):
+            try:
+                session = await self._connect_to(self._hosts[host])
+            except LogUnavailable as error:
+                failure = failure or error
+            else:
+                self._first = host
+                return session
+        raise failure or self.refusal("the URL names no host")
+
+    async def _connect_to(self, host: dict[str, Any]) -> Session:
+        timeout_s = self._timeout_s / len(self._hosts)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                driver = await asyncpg.connect(**self._arguments)
+            async with asyncio.timeout(timeout_s):
+                driver = await asyncpg.connect(
+                    **host, server_settings={"application_name": self._program}, timeout=timeout_s
+                )
                 try:
                     return Session(driver, await self._prepare(driver))
                 except BaseException:
