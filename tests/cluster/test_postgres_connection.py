@@ -132,6 +132,7 @@ async def test_parameters_of_libpq_that_change_no_promise_are_accepted(database_
 
 async def test_tls_is_verified(own_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate must be for the name in the URL, and by a known authority."""
+    own_server.expect_tls()
     authority, stranger = new_authority(tmp_path / "ours"), new_authority(tmp_path / "theirs", "a stranger")
     certificate, key = authority.sign("localhost")
     own_server.write("server.pem", certificate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,6 +120,19 @@ async def test_the_rights_are_those_of_the_tables() -> None:
     """Each table has its rights, and each statement that makes a table is in the list."""
     made = re.findall(r"CREATE TABLE imgproxy\.(\w+)", "".join(text for text, _ in postgres_schema.STEPS))
     assert sorted(made) == sorted(TABLES) == sorted(RIGHTS)
+
+
+def test_the_documented_rights_are_those_that_are_needed() -> None:
+    """The statements in the documentation grant to each table what an edge needs, and no more."""
+    page = (Path(__file__).parents[2] / "docs" / "cluster-database.md").read_text("utf-8")
+    granted = {
+        table.strip().removeprefix("imgproxy."): tuple(right.strip() for right in rights.split(","))
+        for rights, tables in re.findall(
+            r"^GRANT ([A-Z, ]+) ON (imgproxy\.[^;]+?) TO edge;", page, re.MULTILINE | re.DOTALL
+        )
+        for table in tables.split(",")
+    }
+    assert granted == RIGHTS
 
 
 @pytest.mark.parametrize(
