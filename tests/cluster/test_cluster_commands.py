@@ -69,6 +69,16 @@ def test_the_state_of_a_node_follows_from_lease_and_lag() -> None:
     assert ClusterStatus("h", 0, 0, None, 1, ()).as_json()["oldest_age_s"] is None
 
 
+def test_two_edges_with_one_name_are_noticed() -> None:
+    """A run that has ended, and is not forgotten yet, is not the second one."""
+
+    def cluster(ago_s: float) -> ClusterStatus:
+        nodes = (NodeStatus("a", "r1", 0, 1.0, 5.0, None), NodeStatus("a", "r2", 0, ago_s, 5.0, None))
+        return ClusterStatus("h", 0, 0, None, 1, nodes)
+
+    assert (cluster(1.0).shared_names, cluster(9.0).shared_names) == (("a",), ())
+
+
 def test_status_without_a_cluster_is_one_line() -> None:
     """An edge that is alone has nothing to show."""
     done = imgproxy("cluster", "status", url=None)

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from imgproxy.cli.console import ConfigOption, console, fail, load_or_fail
+from imgproxy.cli.console import ConfigOption, console, fail, load_or_fail, marked
 from imgproxy.cluster.log import LogUnavailable
 from imgproxy.cluster.status import NodeState
 from imgproxy.config.secrets import database_url
@@ -60,6 +60,11 @@ def _print(found: ClusterStatus) -> None:
     age = "none kept" if found.oldest_age_s is None else f"the oldest {_duration(found.oldest_age_s)} old"
     console.print(f"log: {found.lines} lines, {age}; last number {found.head}; schema version {found.schema_version}")
     console.print(f"history: {found.history}", soft_wrap=True)
+    for name in found.shared_names:
+        line = (
+            f"several edges are called {name} (or one has restarted just now); each needs a [cluster] node of its own"
+        )
+        console.print(marked("!", "yellow", line), soft_wrap=True)
 
 
 def _cells(node: NodeStatus) -> tuple[str, ...]:

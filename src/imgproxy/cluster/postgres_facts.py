@@ -50,10 +50,11 @@ DELETE FROM imgproxy.pending WHERE entry = $1 AND last <= $2
 """
 _TAKE_PENDING: Final = """
 WITH taken AS (
-    UPDATE imgproxy.pending SET run = $1
-    WHERE run = $1 OR run = ANY ($2::text[]) OR NOT EXISTS (SELECT FROM imgproxy.member WHERE member.run = pending.run)
-    RETURNING entry, first)
-SELECT entry FROM taken ORDER BY first
+    UPDATE imgproxy.pending SET run = $1 WHERE run <> $1 AND (run = ANY ($2::text[])
+        OR NOT EXISTS (SELECT FROM imgproxy.member WHERE member.run = pending.run))
+    RETURNING entry, first),
+mine AS (SELECT entry, first FROM imgproxy.pending WHERE run = $1 UNION SELECT entry, first FROM taken)
+SELECT entry FROM mine ORDER BY first
 """
 _LAST_PURGE: Final = """
 SELECT greatest((SELECT max(number) FROM imgproxy.line WHERE entry = $1),

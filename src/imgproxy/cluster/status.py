@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -44,6 +45,12 @@ class ClusterStatus:
     oldest_age_s: float | None
     schema_version: int
     nodes: tuple[NodeStatus, ...]
+
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Return the names that several edges have at the same time. An edge that ended before does not count."""
+        alive = Counter(node.name for node in self.nodes if node.state is not NodeState.SILENT)
+        return tuple(name for name, count in alive.items() if count > 1)
 
     def as_json(self) -> dict[str, Any]:
         """Return the public form. Scripts depend on its names."""
