@@ -87,6 +87,25 @@ async def test_a_host_that_is_silent_does_not_hide_the_next(postgres_server: Pos
                 silent.accept()
 
 
+async def test_a_database_in_another_encoding_is_refused(postgres_server: PostgresServer) -> None:
+    """Keys may have any letter, so the database must be able to keep it."""
+    database = postgres_server.new_database()
+    postgres_server.sql(f"DROP DATABASE {database}")
+    postgres_server.sql(f"CREATE DATABASE {database} TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'")
+    assert (await refusal(postgres_server.url(database))).endswith("the database's encoding is LATIN1; UTF8 is needed")
+
+
+async def test_connections_that_are_not_needed_are_ended(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls at once need two connections. Later one is enough, and the other is given back."""
+    async with edge(database_url, is_member=False) as a:
+        async with a.database.session() as one, a.database.session() as other:
+            pass
+        assert [one.driver.is_closed(), other.driver.is_closed()] == [False, False]
+        monkeypatch.setattr(postgres_database, "IDLE_KEPT_S", 0.0)
+        await a.log.members()
+        assert sorted([one.driver.is_closed(), other.driver.is_closed()]) == [False, True]
+
+
 async def test_a_password_comes_by_libpqs_own_ways(
     postgres_server: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -151,6 +151,23 @@ async def test_an_append_is_on_disk_when_the_role_says_otherwise(postgres_server
             assert row["value"] == found, "a report, which may be asynchronous, changes its own transaction only"
 
 
+async def test_the_isolation_of_the_role_does_not_matter(postgres_server: PostgresServer) -> None:
+    """An append that waited for another goes on with its number, also where transactions are serializable by default."""
+    database = postgres_server.new_database()
+    postgres_server.sql(f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
+    url = postgres_server.url(database)
+    async with edge(url, "a") as a, session(url) as held, session(url) as observer:
+        [row] = await a.database.fetch("SELECT current_setting('transaction_isolation') AS level")
+        assert row["level"] == "read committed"
+        transaction = held.transaction(isolation="read_committed")
+        await transaction.start()
+        await held.execute("UPDATE imgproxy.head SET number = number + 1")
+        append = await running(a.log.append([purge("x.jpg")]))
+        await waits_for_lock(observer)
+        await transaction.commit()
+        assert [place.number for place in await append] == [2]
+
+
 # --- members -------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +182,18 @@ async def test_a_member_is_forgotten_only_if_it_stood_still(database_url: str) -
         assert [member.name for member in await a.log.members()] == ["a"]
         await b.log.renew(NOWHERE)
         assert {member.run: member.renewals for member in await a.log.members()}["run-of-b"] == seen + 2
+
+
+async def test_a_report_is_news(database_url: str) -> None:
+    """An edge that waits for another hears when that one has applied a line."""
+    async with edge(database_url, "a") as a, edge(database_url, "b") as b:
+        [place] = await a.log.append([purge("x.jpg")])
+        await a.log.renew(NOWHERE)
+        await b.log.renew(NOWHERE)
+        await a.hears()
+        await b.log.report(place)
+        await a.hears()
+        assert [member.applied for member in await a.log.members()] == [0, 1]
 
 
 async def test_leaving_ends_the_membership_and_is_news(database_url: str) -> None:

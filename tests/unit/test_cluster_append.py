@@ -52,7 +52,7 @@ def test_no_row_is_written_twice(group: list[Change]) -> None:
     """One statement may write a row once. All edges write rows in one order. An entry is opened or closed, not both."""
     values = append_values("server", "run", group, now_s=0.0, seen=0)
     assert values[0] == len(group) == len(values[3]) == len(values[4]) == len(values[17])  # type: ignore[arg-type]
-    rows = [list(zip(*part, strict=True)) for part in (values[5:9], values[11:13], values[13:14])]  # type: ignore[misc]
+    rows = [list(zip(*part, strict=True)) for part in (values[5:9], values[11:13], values[13:14])]
     for part in rows:
         assert part == sorted(set(part))
     assert set(values[13]).isdisjoint(values[15])  # type: ignore[call-overload]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Connections of one edge: those of the log (a renewal never waits for a query of shared facts), of the facts, and one
-# that listens.
-LOG_CONNECTIONS: Final = 2
+# Connections of one edge, besides the one that listens. The log: an append that waits for its commit, a renewal that
+# waits for that append, and one for all else. The facts have their own, so that a slow query holds up no renewal.
+LOG_CONNECTIONS: Final = 3
 FACTS_CONNECTIONS: Final = 2
 
 
