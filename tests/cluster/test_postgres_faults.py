@@ -364,6 +364,29 @@ async def test_a_lost_listener_is_no_error(database_url: str) -> None:
         await b.hears()
 
 
+async def test_without_its_synchronous_standby_nothing_is_acknowledged(own_server: PostgresServer) -> None:
+    """Neither a purge nor a lease: so an old primary that lost its standby keeps no edge current."""
+    url = own_server.url(own_server.new_database())
+    async with edge(url, timeout_s=2.0) as a:
+        start = await a.position()
+        own_server.sql("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+        own_server.sql("SELECT pg_reload_conf()")
+        async with session(url) as observer, asyncio.timeout(20):
+            while await observer.fetchval("SELECT current_setting('synchronous_standby_names')") != "away":
+                await asyncio.sleep(0.01)
+        for call in (a.log.append([purge("x.jpg")]), a.log.renew(start)):
+            with pytest.raises(LogUnavailable):
+                await call
+        own_server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        own_server.sql("SELECT pg_reload_conf()")
+        [place] = await eventually(lambda: a.log.append([purge("y.jpg")]))
+        lines = await a.log.read(start, 9)
+        assert [line.change.keys for line in lines] == [("x.jpg",), ("y.jpg",)], (
+            "what was not acknowledged may be there"
+        )
+        assert place == Position(start.history, 2)
+
+
 # --- another history -----------------------------------------------------------------------------------------------
 
 
