@@ -232,7 +232,7 @@ async def test_a_purge_that_comes_while_another_is_under_way_does_not_join_it(tm
         assert not is_new((await here.get(f"/{KEY}?w=50")).body)
         await here.library.put(KEY, jpeg(NEW))
         second = asyncio.create_task(here.purge(entry))
-        await until(lambda: len(here.edge.purges._queued) == 1)  # the second waits for the first
+        await until(lambda: len(here.edge.purges._entry_purges._queued) == 1)  # the second waits for the first
         may_answer.set()
 
         assert [reply.status for reply in await asyncio.gather(first, second)] == [200, 200]

@@ -32,12 +32,15 @@ if TYPE_CHECKING:
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
+    from imgproxy.purge.known_originals import KnownOriginal
 
 log = logging.getLogger(__name__)
 
 KEYS_MAX = 100_000
 # A key is revalidated behind answers at most once in this time, also while the origin fails.
 RETRY_BEHIND_S = 5.0
+# A purge or an order to prove that comes while the origin is asked makes its answer too old. It is asked so often.
+CONFIRM_TRIES = 3
 # A proof that is further in the future means that the clock was set back. Clocks with NTP differ by less.
 CLOCK_SKEW_S = 60.0
 
@@ -157,6 +160,24 @@ class Originals:
         self._flights.detach((hashed, True))
         with suppress(StaleGeneration):
             await self._fetch(hashed, key, facts)
+
+    async def confirm(self, key: str, known: KnownOriginal) -> bool:
+        """
+        Ask the origin whether a key still has these bytes. If it is cached with them, it is proved then.
+
+        Call it after an order to prove the key: a proof that came since is as good as an answer. Nothing is purged.
+
+        Raises:
+            ImgproxyError: the origin refused, or could not be asked.
+        """
+        hashed = key_hash(key)
+        for _ in range(CONFIRM_TRIES):
+            facts = self._cache.facts(hashed)
+            if facts is not None and (facts.digest != known.digest or self._cache.is_proved(facts)):
+                return facts.digest == known.digest
+            with suppress(StaleGeneration):
+                return await self._fetching.confirm(hashed, key, known)
+        return False
 
     async def close(self) -> None:
         """Cancel fetches under way."""
