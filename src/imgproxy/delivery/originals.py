@@ -85,6 +85,7 @@ class Originals:
         self._freshness = freshness
         self._now = now
         self._flights: Flights[Fetched] = Flights()
+        self._confirmations: Flights[bool] = Flights()
         self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, retry_behind_s)
         # Originals that answered after their time and were not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
@@ -117,8 +118,12 @@ class Originals:
         facts = self._cache.facts(hashed)
         if facts is None:
             return await self._fetch(hashed, key, None)
-        state = judge(facts, self._now(), self._freshness, is_proved=self._cache.is_proved(facts))
-        if state is None:
+        state = self._judge(facts)
+        if state is None and (hashed, facts.digest) in self._confirmations:
+            await self._confirmations.ended((hashed, facts.digest))
+            facts = self._cache.facts(hashed)
+            state = self._judge(facts) if facts is not None else None
+        if facts is None or state is None:
             return await self._fetch(hashed, key, facts)
         if state is State.STALE:
             self._unproved[hashed] = facts.validated_at_s
@@ -176,17 +181,19 @@ class Originals:
             if facts is not None and (facts.digest != known.digest or self._cache.is_proved(facts)):
                 return facts.digest == known.digest
             with suppress(StaleGeneration):
-                return await self._fetching.confirm(hashed, key, known)
+                ask = partial(self._fetching.confirm, hashed, key, known)
+                return (await self._confirmations.join((hashed, known.digest), ask))[0]
         return False
 
     async def close(self) -> None:
         """Cancel fetches under way."""
         await self._flights.close()
+        await self._confirmations.close()
 
     @property
     def under_way(self) -> int:
         """Fetches and revalidations under way."""
-        return len(self._flights)
+        return len(self._flights) + len(self._confirmations)
 
     @property
     def oldest_unproved_s(self) -> float:
@@ -200,9 +207,13 @@ class Originals:
 
     # --- the work ---
 
+    def _judge(self, facts: OriginalFacts) -> State | None:
+        return judge(facts, self._now(), self._freshness, is_proved=self._cache.is_proved(facts))
+
     def _forget_flights(self, _distrusted: Distrusted) -> None:
         """If everything counts as unproved: let new requests start new fetches."""
         self._flights.detach_where(lambda _name: True)
+        self._confirmations.detach_where(lambda _name: True)
 
     def _forget(self, purged: Purged | Unproved) -> None:
         """After a purge or an order to prove: forget refusals, and let new requests start a new fetch."""
@@ -212,6 +223,7 @@ class Originals:
         self._unproved.pop(hashed, None)
         for is_conditional in (False, True):
             self._flights.detach((hashed, is_conditional))
+        self._confirmations.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     def _soften(self, softened: Softened) -> None:
         """After a soft purge: forget refusals, and let the next stale answer start a new revalidation."""
