@@ -9,7 +9,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
-    begin       The answer begins. If a purge or an order to prove came meanwhile, it is of a stale generation: start over.
+    begin       The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
 """
 
 from __future__ import annotations
