@@ -111,7 +111,7 @@ class Orders:
                 self._epochs.order(item.key_hash, seq)
                 self._unproved.publish(item)
             for item in items:
-                if self._store.facts(item.key_hash) is None:
+                if self._store.known_facts(item.key_hash) is None:  # most often because it is not cached
                     self.look_at(item.key_hash)
             if self._epochs.orders > ORDERS_MAX:
                 log.warning("%d pictures wait for a proof: everything cached is asked for again", self._epochs.orders)
