@@ -45,7 +45,7 @@ class Node:
         """Start the edge, over what its disk has."""
         edge = Edge(self._settings)
 
-        def hear(request: web.BaseRequest, target: str, _started_s: float, _served: Served) -> None:
+        def hear(request: web.BaseRequest, target: str, started_s: float, served: Served) -> None:
             self.heard.append((request.method, target.partition("?")[0]))
 
         edge.access.write = hear  # type: ignore[method-assign]
