@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import itertools
 import json
 from collections import Counter
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,7 @@ from tests.support.balancers import Balancer, Kind, balancer, nginx_with_cache
 from tests.support.frontends import nginx
 from tests.support.nodes import Node, Nodes, nodes
 from tests.support.relay import relay
-from tests.support.site import ADMIN, SECRET, jpeg, poll
+from tests.support.site import ADMIN, SECRET, jpeg, poll, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +47,10 @@ async def homes(front: Balancer, there: Nodes, paths: Iterable[str], query: str 
     found = [(path, node) for node in there.all for _, path in node.heard if path != "/-/ready"]
     assert len(found) == len(replies), "each was answered by one node"
     return dict(found)
+
+
+def has_heard(node: Node, any_of: set[tuple[str, str]]) -> bool:
+    return not any_of.isdisjoint(node.heard)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -133,6 +139,34 @@ async def test_haproxy_sends_nothing_to_a_node_that_is_not_ready(tmp_path: Path)
         tired.edge.state.is_draining = False
         await poll(lambda: homes(front, there, PATHS[:60]), lambda found: tired in found.values())
         assert await homes(front, there, PATHS) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_rolling_restart_loses_no_request(tmp_path: Path, kind: Kind) -> None:
+    """Every node is stopped and started, the next one when the balancer uses the last one again. Clients see nothing."""
+    async with nodes(tmp_path, {}) as there, balancer(kind, tmp_path, there.ports) as front:
+        before = await homes(front, there, PATHS)
+        statuses: Counter[int] = Counter()
+
+        async def keep_asking() -> None:
+            for path in itertools.cycle(PATHS):
+                statuses[(await there.send("GET", front.url + path)).status] += 1
+                statuses[(await there.send("POST", front.url + HOOK)).status] += 1
+
+        clients = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        for node in there.all:
+            await node.stop()
+            await node.start()
+            node.heard.clear()
+            mine = {("GET", path) for path in PATHS if before[path] is node}
+            await until(partial(has_heard, node, mine))
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+        assert statuses.keys() == {404, 401}
+        assert statuses.total() > len(PATHS)
 
 
 @pytest.mark.slow

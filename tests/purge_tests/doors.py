@@ -58,23 +58,23 @@ class Doors:
         ]
 
 
-class Hall:
+class Stages:
     """One picture, and a stage for each door. Doors are counted from 0; the one after the last is the first."""
 
     def __init__(self, service: Doors, origin: Origin, session: aiohttp.ClientSession, name: str) -> None:
         self.service = service
         self.name = name
-        self.stages = [Stage(door, origin, session, name) for door in service.doors]
+        self.each = [Stage(door, origin, session, name) for door in service.doors]
         self._session = session
 
     @property
     def picture(self) -> Picture:
         """The picture at the origin."""
-        return self.stages[0].picture
+        return self.each[0].picture
 
     def stage(self, number: int) -> Stage:
         """Return the stage of a door."""
-        return self.stages[number % len(self.stages)]
+        return self.each[number % len(self.each)]
 
     def replace(self) -> str:
         """Replace the picture at the origin, each time by the other version. Returns the word for what it is now."""
@@ -83,11 +83,11 @@ class Hall:
 
     async def fill(self, *queries: str) -> None:
         """Ask for the picture at every door."""
-        await asyncio.gather(*(stage.get(query) for stage in self.stages for query in queries or ("",)))
+        await asyncio.gather(*(stage.get(query) for stage in self.each for query in queries or ("",)))
 
     async def ask(self, *queries: str) -> list[str]:
         """Ask for the picture at every door. Returns what was seen: with the name of the door, if not all saw the same."""
-        asked = [(stage, query) for stage in self.stages for query in queries or ("",)]
+        asked = [(stage, query) for stage in self.each for query in queries or ("",)]
         seen = await asyncio.gather(*(stage.ask(query) for stage, query in asked))
         if len(set(seen)) == 1:
             return [seen[0]]
@@ -114,93 +114,93 @@ class Hall:
             return list(answer["purges"])
 
 
-async def kept_everywhere(hall: Hall) -> Outcome:
+async def kept_everywhere(stages: Stages) -> Outcome:
     """Every door has every size. A purge at one of them, at each in turn, removes all of them from every door."""
     queries, seen, wanted = ("", "w=40", "w=60"), list[str](), list[str]()
-    for stage in hall.stages:
-        await hall.fill(*queries)
-        wanted.append(hall.replace())
+    for stage in stages.each:
+        await stages.fill(*queries)
+        wanted.append(stages.replace())
         await stage.purge()
-        seen += [_ok(word, wanted[-1]) for word in await hall.ask(*queries)]
+        seen += [_ok(word, wanted[-1]) for word in await stages.ask(*queries)]
     return expect(seen, "new")
 
 
-async def while_another_renders(hall: Hall) -> Outcome:
+async def while_another_renders(stages: Stages) -> Outcome:
     """One door makes many sizes of the picture when another is purged. No size made from the old picture is served."""
     queries = [f"w={width}" for width in range(20, 44)]
-    begun = [hall.stage(0).begin(query) for query in queries]
+    begun = [stages.stage(0).begin(query) for query in queries]
     await asyncio.wait(begun, return_when=asyncio.FIRST_COMPLETED)
-    hall.replace()
-    await hall.stage(1).purge()
-    late = await hall.ask(*queries)
+    stages.replace()
+    await stages.stage(1).purge()
+    late = await stages.ask(*queries)
     await asyncio.gather(*begun)
-    return expect(late + await hall.ask(*queries), "new")
+    return expect(late + await stages.ask(*queries), "new")
 
 
-async def while_another_fetches(hall: Hall) -> Outcome:
+async def while_another_fetches(stages: Stages) -> Outcome:
     """Every door fetches the picture when one of them is purged. The answers that begin after that are new."""
-    origin, name = hall.stage(0).origin, hall.name
+    origin, name = stages.stage(0).origin, stages.name
     origin.hold(name, "headers")
-    begun = [stage.begin() for stage in hall.stages]
+    begun = [stage.begin() for stage in stages.each]
     await origin.arrived(name, "headers")
     with suppress(TimeoutError):  # fewer fetches than doors, if two doors lead to the same node
-        await origin.arrived(name, "headers", len({stage.target.url for stage in hall.stages}))
-    hall.replace()
-    await hall.stage(-1).purge()
+        await origin.arrived(name, "headers", len({stage.target.url for stage in stages.each}))
+    stages.replace()
+    await stages.stage(-1).purge()
     origin.release(name, "headers")
-    early = [await stage.seen(answer) for stage, answer in zip(hall.stages, await asyncio.gather(*begun), strict=True)]
-    return expect(early + await hall.ask(), "new")
+    early = [await stage.seen(answer) for stage, answer in zip(stages.each, await asyncio.gather(*begun), strict=True)]
+    return expect(early + await stages.ask(), "new")
 
 
-async def at_two_doors_at_once(hall: Hall) -> Outcome:
+async def at_two_doors_at_once(stages: Stages) -> Outcome:
     """The picture is replaced again and again, and purged at two doors at the same moment, while all are asked for it."""
     seen: list[str] = []
     for _ in range(ROUNDS):
-        await hall.fill()
-        wanted = hall.replace()
-        await asyncio.gather(hall.stage(0).purge(), hall.stage(1).purge(), hall.fill())
-        seen += [_ok(word, wanted) for word in await hall.ask()]
+        await stages.fill()
+        wanted = stages.replace()
+        await asyncio.gather(stages.stage(0).purge(), stages.stage(1).purge(), stages.fill())
+        seen += [_ok(word, wanted) for word in await stages.ask()]
     return expect(seen, "new")
 
 
-async def revoked(hall: Hall) -> Outcome:
+async def revoked(stages: Stages) -> Outcome:
     """The origin revokes the picture. After a purge at one door, every door answers 403."""
-    await hall.fill()
-    hall.picture.status = 403
-    await hall.stage(1).purge()
-    return expect(await hall.ask(), "403")
+    await stages.fill()
+    stages.picture.status = 403
+    await stages.stage(1).purge()
+    return expect(await stages.ask(), "403")
 
 
-async def webhook(hall: Hall) -> Outcome:
+async def webhook(stages: Stages) -> Outcome:
     """The webhook of a revoke comes to one door. Every door answers 403."""
-    if hall.service.webhook_secret is None:
+    if stages.service.webhook_secret is None:
         return Outcome(None, "no webhook")
-    await hall.fill()
-    hall.picture.status = 403
-    status = await hall.deliver(0, "revoke", secrets.token_hex(8))
-    return _answered(status, expect(await hall.ask(), "403"))
+    await stages.fill()
+    stages.picture.status = 403
+    status = await stages.deliver(0, "revoke", secrets.token_hex(8))
+    return _answered(status, expect(await stages.ask(), "403"))
 
 
-async def webhook_twice(hall: Hall) -> Outcome:
+async def webhook_twice(stages: Stages) -> Outcome:
     """The same delivery comes to one door, and then to another. It is handled once: every door has the same receipt."""
-    if hall.service.webhook_secret is None:
+    if stages.service.webhook_secret is None:
         return Outcome(None, "no webhook")
-    await hall.fill()
+    await stages.fill()
     delivery = secrets.token_hex(8)
-    statuses = [await hall.deliver(number, "revoke", delivery) for number in range(len(hall.stages))]
-    found = [await hall.receipts(number) for number in range(len(hall.stages))]
+    statuses = [await stages.deliver(number, "revoke", delivery) for number in range(len(stages.each))]
+    found = [await stages.receipts(number) for number in range(len(stages.each))]
     same = _same(found, 1)
     return _answered(max(statuses), Outcome(same, "handled once" if same else f"receipts: {_counts(found)}"))
 
 
-async def receipts(hall: Hall) -> Outcome:
+async def receipts(stages: Stages) -> Outcome:
     """The receipt of a purge can be asked for at every door."""
-    if hall.service.webhook_secret is None:
+    if stages.service.webhook_secret is None:
         return Outcome(None, "no receipts")
-    await hall.fill()
-    await hall.stage(0).purge()
-    await hall.stage(1).purge()
-    found = [await hall.receipts(number) for number in range(len(hall.stages))]
+    await stages.fill()
+    await stages.stage(0).purge()
+    await stages.stage(1).purge()
+    found = [await stages.receipts(number) for number in range(len(stages.each))]
     same = _same(found, 2)
     return Outcome(same, "the same at every door" if same else f"receipts: {_counts(found)}")
 
@@ -226,7 +226,7 @@ def _counts(found: list[list[dict[str, Any]]]) -> str:
     return ", ".join(str(len(items)) for items in found)
 
 
-SCENARIOS: tuple[tuple[str, Callable[[Hall], Awaitable[Outcome]]], ...] = (
+SCENARIOS: tuple[tuple[str, Callable[[Stages], Awaitable[Outcome]]], ...] = (
     ("kept at every door, purged at each in turn", kept_everywhere),
     ("purged at one door while another renders", while_another_renders),
     ("purged at one door while all fetch", while_another_fetches),
@@ -249,17 +249,17 @@ async def run_doors(service: Doors, origin: Origin, only: str | None = None) -> 
         for number, (title, scenario) in enumerate(SCENARIOS):
             if only is not None and only not in title:
                 continue
-            hall = Hall(service, origin, session, f"{folder}/{number:02}{SUFFIX}")
-            found[title] = await _play(hall, scenario)
+            stages = Stages(service, origin, session, f"{folder}/{number:02}{SUFFIX}")
+            found[title] = await _play(stages, scenario)
     version = service.doors[0].version
     return [*results, (Target(f"{service.name}: all doors", service.doors[0].url, version=version), found)]
 
 
-async def _play(hall: Hall, scenario: Callable[[Hall], Awaitable[Outcome]]) -> Outcome:
+async def _play(stages: Stages, scenario: Callable[[Stages], Awaitable[Outcome]]) -> Outcome:
     """Run one scenario. A purge that is not answered by 200 or 204 has promised nothing, so it is a failure, too."""
     try:
-        outcome = await scenario(hall)
+        outcome = await scenario(stages)
     except (TimeoutError, aiohttp.ClientError, ValueError, KeyError) as error:
         return Outcome(False, f"gave up: {type(error).__name__}")
-    refused = [status for stage in hall.stages for status in stage.purges if status not in (None, 200, 204)]
+    refused = [status for stage in stages.each for status in stage.purges if status not in (None, 200, 204)]
     return Outcome(False, f"{outcome.note} (purge answered {refused})") if refused else outcome

@@ -110,7 +110,8 @@ async def test_several_targets_are_doors_of_one_service() -> None:
             "target 2, purged at target 1",
             "target: all doors",
         ]
-        assert failed(found[-1]["outcomes"]) == {"kept at every door, purged at each in turn": "old"}
+        ((_, seen),) = failed(found[-1]["outcomes"]).items()
+        assert "old" in seen
 
 
 @pytest.mark.slow
