@@ -148,10 +148,12 @@ async def test_a_rolling_restart_loses_no_request(tmp_path: Path, kind: Kind) ->
     async with nodes(tmp_path, {}) as there, balancer(kind, tmp_path, there.ports) as front:
         before = await homes(front, there, PATHS)
         statuses: Counter[int] = Counter()
+        is_over = asyncio.Event()
 
         async def keep_asking() -> None:
-            for path in itertools.cycle(PATHS):
-                statuses[(await there.send("GET", front.url + path)).status] += 1
+            paths = itertools.cycle(PATHS)
+            while not is_over.is_set():
+                statuses[(await there.send("GET", front.url + next(paths))).status] += 1
                 statuses[(await there.send("POST", front.url + HOOK)).status] += 1
 
         clients = [asyncio.create_task(keep_asking()) for _ in range(4)]
@@ -161,9 +163,8 @@ async def test_a_rolling_restart_loses_no_request(tmp_path: Path, kind: Kind) ->
             node.heard.clear()
             mine = {("GET", path) for path in PATHS if before[path] is node}
             await until(partial(has_heard, node, mine))
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
+        is_over.set()
+        await asyncio.gather(*clients)
 
         assert statuses.keys() == {404, 401}
         assert statuses.total() > len(PATHS)
