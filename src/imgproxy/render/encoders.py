@@ -29,7 +29,8 @@ DEFAULT_QUALITY: Final = 75
 # Formats whose header has a density. In the others it is written to EXIF; in a JPEG also to a JFIF header.
 _HAS_DENSITY: Final = frozenset({Format.PNG, Format.PNG8})
 
-_DEPTHS: Final = {Format.PNG8: (4, 8), Format.GIF: tuple(range(1, 9))}
+# The bits that a palette may have, the fewest first.
+PALETTE_BITS: Final = {Format.PNG8: (1, 2, 4, 8), Format.GIF: tuple(range(1, 9))}
 
 _MM_PER_INCH: Final = 25.4
 _WEB_DPI: Final = 72
@@ -120,10 +121,17 @@ class Playback:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A format, and whether it is written with FLAT_SETTINGS."""
+    """
+    A format, and how it is written.
+
+    `is_flat`: with FLAT_SETTINGS. `bits` are those of the palette of a GIF or PNG8. `colours` are the colours of a GIF,
+    as `own_colours` packs them; without them libvips chooses.
+    """
 
     format: Format
     is_flat: bool = False
+    bits: int | None = None
+    colours: tuple[int, ...] = ()
 
 
 def encode(
@@ -132,8 +140,8 @@ def encode(
     output: Output,
     *,
     keep: int,
-    bits: int | None = None,
     playback: Playback | None = None,
+    merges_frames: bool = True,
 ) -> bytes:
     """
     Encode a finished picture.
@@ -144,8 +152,8 @@ def encode(
         encoding: a concrete picture format, and how it is encoded.
         output: quality and the other encoder parameters.
         keep: bits of VipsForeignKeep.
-        bits: of the palette of a GIF or PNG8 whose source has one.
         playback: for an animation.
+        merges_frames: whether equal frames of a GIF become one.
     """
     wanted = encoding.format
     if keep & KEEP_EXIF or wanted in _HAS_DENSITY:
@@ -156,8 +164,14 @@ def encode(
         options["page_height"] = image.height // len(playback.delays_ms)
     if encoding.is_flat:
         options |= FLAT_SETTINGS[wanted]
-    if bits is not None:
-        options |= {"bitdepth": next(depth for depth in _DEPTHS[wanted] if depth >= bits), "dither": 0}
+    if encoding.bits is not None:
+        options |= {"bitdepth": next(depth for depth in PALETTE_BITS[wanted] if depth >= encoding.bits), "dither": 0}
+    if not merges_frames:
+        options["keep_duplicate_frames"] = True
+    if encoding.colours:
+        image = image.copy()
+        image.set_type(pyvips.GValue.array_int_type, "gif-palette", list(encoding.colours))
+        options |= {"reuse": True, "dither": 0}
     return bytes(_SAVERS[wanted](image, output, options))
 
 
@@ -181,7 +195,7 @@ def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    options.setdefault("bitdepth", _bit_depth(output.colours, (1, 2, 4, 8)))
+    options.setdefault("bitdepth", _bit_depth(output.colours, PALETTE_BITS[Format.PNG8]))
     return bytes(image.pngsave_buffer(**options))
 
 
@@ -211,7 +225,7 @@ def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    options.setdefault("bitdepth", _bit_depth(output.colours, _DEPTHS[Format.GIF]))
+    options.setdefault("bitdepth", _bit_depth(output.colours, PALETTE_BITS[Format.GIF]))
     return bytes(image.gifsave_buffer(**options))
 
 

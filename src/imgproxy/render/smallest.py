@@ -2,36 +2,82 @@
 The smallest of the encodings that a variant may have: other settings for flat pictures, palettes for palette sources.
 
 A photo is encoded once. Drawings, charts and screenshots are flat: most pixels equal their neighbour, and then lossless
-WebP is often smaller than any lossy encoding. Which one is smaller depends on the size, so a flat picture is encoded in
-all ways that its plan allows, and the smallest file is kept. All figures are from `benchmarks/graphics.py`
-(benchmarks/results/graphics.md).
+WebP is often smaller than any lossy encoding. Which one is smaller depends on the size. So a sample of a flat picture
+is encoded with and without loss, the picture in the ways that may win, and the smallest file is kept. All figures are
+from `benchmarks/graphics.py` (benchmarks/results/graphics.md).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
-from imgproxy.params.plan import Adjust, Format
-from imgproxy.render.encoders import Encoding, encode
+from imgproxy.params.plan import TRANSPARENT_WHITE, Adjust, ColourSpace, Fit, Format, RenderPlan
+from imgproxy.render.encoders import PALETTE_BITS, Encoding, Playback, encode
+from imgproxy.render.own_colours import reduce_colours
 from imgproxy.workers.sniff import SourceKind
 
 if TYPE_CHECKING:
-    from imgproxy.params.plan import RenderPlan
-    from imgproxy.render.encoders import Playback
+    from collections.abc import Callable
+
+    from imgproxy.params.plan import Output
+    from imgproxy.render.sizes import Size
     from imgproxy.render.source import Source
 
 # Sources that a lossy codec has made are never flat: its noise is in all of their pixels.
 _LOSSY: Final = frozenset({SourceKind.JPEG, SourceKind.AVIF, SourceKind.HEIC})
 
-# From this share of pixels that equal their right neighbour on, a picture is flat. Photos have 0.02 to 0.12, dithered
-# photos of 256 colours 0.50, charts and screenshots 0.74 to 0.99. Some drawings are just below, and would
-# be smaller without loss: a smooth gradient of 0.60, rounded, is 4.4 kB as lossy WebP and 0.7 kB without loss.
-FLAT_SHARE: Final = 0.6
+# From this share of pixels that equal their right neighbour on, a picture is flat. Photos have 0.00 to 0.29, dithered
+# photos of 256 colours 0.50, charts and screenshots 0.74 to 0.99. Gradients have what their slope gives: one of 0.60 is
+# 0.7 kB without loss and 4.4 kB with it, but those below 0.50 are at least twice as large without loss.
+FLAT_SHARE: Final = 0.55
 
 # Scaling mixes colours, so a variant gets four times as many as its source: two bits more of palette.
 _MORE_BITS: Final = 2
+
+# With one bit of palette less, a GIF of a scaled picture is a fifth to a third smaller.
+_SMALLER_BY_BIT: Final = 3 / 4
+
+# Smaller pictures are encoded in all ways at once.
+_SAMPLED_FROM_PX: Final = 100_000
+# The sample of a still is four strips of whole blocks, as lossy codecs see them, and an eighth of its rows; that of an
+# animation is its first eighth.
+_STRIPS, _STRIP_LEAST_PX, _BLOCK_PX, _SAMPLE_PART = 4, 32, 16, 8
+# If the lossless sample is larger than the lossy one by this factor, the picture is not encoded without loss. That
+# takes up to ten times as long as a lossy encoding. If it is this much smaller, that is the only encoding.
+_LOSSLESS_FAILS: Final = 1.3
+_LOSSLESS_WINS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """
+    The palette of a source, as far as its variant may have it.
+
+    `format` is the source's own: PNG8, or GIF, also of an animated PNG. `bits` is the size of the variant's palette.
+    `limit_bytes` is the size of the source if the variant shows no more than it does: then it must not be larger.
+    """
+
+    format: Format
+    bits: int
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished picture, see `encoders.encode`, and what is the same in all its encodings."""
+
+    image: Any
+    output: Output
+    keep: int
+    playback: Playback | None = None
+
+    def encode(self, encoding: Encoding) -> bytes:
+        """Return the bytes of an encoding."""
+        return encode(self.image, encoding, self.output, keep=self.keep, playback=self.playback)
 
 
 def is_flat(image: Any) -> bool:
@@ -45,77 +91,127 @@ def is_flat(image: Any) -> bool:
 
 def may_be_flat(source: Source, wanted: Format, plan: RenderPlan) -> bool:
     """Whether `is_flat` matters: the format has a choice of encodings, and the source is not lossy."""
-    return source.kind not in _LOSSY and len(_encodings(wanted, plan)) > 1
+    return source.kind not in _LOSSY and len(_encodings(wanted, plan.output, None)) > 1
 
 
-def palette_bits(source: Source, plan: RenderPlan) -> int | None:
+def find_palette(source: Source, plan: RenderPlan, size: Size, frames: int) -> Palette | None:
     """
-    Return the bits of the palette that holds a variant of a palette source; None without one, or if it holds too few.
+    Return the palette that a variant of this size and number of frames may have.
 
-    None also if the plan brings in colours of its own, or limits them itself.
+    None if the source has none, or if the plan brings in colours of its own, or limits them itself.
     """
     is_plain = plan.adjust == Adjust() and plan.blend is None and plan.mark is None and plan.output.colours is None
     if source.palette_bits is None or not is_plain or plan.resize.fill_blur:
         return None
-    return min(8, source.palette_bits + _MORE_BITS)
+    wanted = Format.GIF if source.kind is SourceKind.GIF or frames > 1 else Format.PNG8
+    shown_px = size.width_px * size.height_px * frames
+    is_limited = _shows_source_only(plan) and shown_px <= source.width_px * source.height_px * source.pages
+    return Palette(wanted, min(8, source.palette_bits + _MORE_BITS), source.size_bytes if is_limited else None)
+
+
+def _shows_source_only(plan: RenderPlan) -> bool:
+    """Whether each pixel of the variant comes from the source: nothing is added, and its colours are sRGB."""
+    kept = RenderPlan(
+        orient=plan.orient,
+        rect=plan.rect,
+        trim=plan.trim,
+        resize=plan.resize,
+        flip=plan.flip,
+        frames=plan.frames,
+        background=plan.background,
+        output=plan.output,
+    )
+    is_filled = plan.resize.fit in (Fit.FILL, Fit.FILLMAX) or plan.background != TRANSPARENT_WHITE
+    return plan == kept and not is_filled and plan.output.colour_space is ColourSpace.SRGB
 
 
 def encode_smallest(
-    image: Any,
+    picture: Picture,
     wanted: Format,
-    plan: RenderPlan,
     *,
-    keep: int,
     flat: bool,
-    bits: int | None = None,
-    playback: Playback | None = None,
+    palette: Palette | None,
+    find_colours: Callable[[], tuple[int, ...]],
 ) -> tuple[Format, bytes]:
     """
     Encode a finished picture in the smallest way that its plan allows. Return the format and the bytes.
 
     Args:
-        image: see `encoders.encode`. It is read several times if it is flat, or has a palette.
-        wanted: the format; of a flat picture, a WebP may come instead of an AVIF that `auto=format` chose.
-        plan: of the variant.
-        keep: bits of VipsForeignKeep.
+        picture: it is read several times if it is flat, or has a palette.
+        wanted: the format. With `auto=format` a flat picture may come in another one, which its client takes, too.
         flat: whether the picture is flat.
-        bits: of the palette, see `palette_bits`.
-        playback: for an animation.
+        palette: see `find_palette`.
+        find_colours: returns the colours of the source, see `own_colours`. Called only if they are needed.
     """
-    if wanted is Format.PNG and bits is not None:
-        data = _encode_palette_png(image, plan, keep=keep, bits=bits)
+    if wanted is Format.PNG and palette is not None:
+        data = _encode_palette_png(picture, palette)
         if data is not None:
-            return wanted, data
-    encodings = _encodings(wanted, plan) if flat else [Encoding(wanted)]
-    found = []
-    for encoding in encodings:
-        own_bits = bits if encoding.format in (Format.GIF, Format.PNG8) else None
-        found.append(
-            (encoding.format, encode(image, encoding, plan.output, keep=keep, bits=own_bits, playback=playback))
-        )
-    return min(found, key=lambda item: len(item[1]))
+            return _keep_within(picture, (Format.PNG8, data), palette, find_colours)
+    encodings = _encodings(wanted, picture.output, palette) if flat else [_plain(wanted, palette)]
+    found = [(encoding.format, picture.encode(encoding)) for encoding in _choose(picture, encodings)]
+    best = min(found, key=lambda item: len(item[1]))
+    return best if palette is None else _keep_within(picture, best, palette, find_colours)
 
 
-def _encodings(wanted: Format, plan: RenderPlan) -> list[Encoding]:
+def _plain(wanted: Format, palette: Palette | None) -> Encoding:
+    has_palette = palette is not None and wanted in PALETTE_BITS
+    return Encoding(wanted, bits=palette.bits if palette is not None and has_palette else None)
+
+
+def _encodings(wanted: Format, output: Output, palette: Palette | None) -> list[Encoding]:
     """Return the encodings that a flat picture may have."""
-    output = plan.output
-    if wanted is Format.WEBP and not output.is_lossless:
-        return [Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)]
+    found = [_plain(wanted, palette)]
     if wanted is Format.AVIF and output.may_be_webp:
-        return [Encoding(Format.AVIF), Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)]
+        found += [Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)]
+    if wanted is Format.WEBP and not output.is_lossless:
+        found.append(Encoding(Format.WEBP, is_flat=True))
     if wanted is Format.PNG and output.colours is None:
-        return [Encoding(Format.PNG), Encoding(Format.PNG, is_flat=True)]
-    return [Encoding(wanted)]
+        found.append(Encoding(Format.PNG, is_flat=True))
+    if output.is_negotiated and palette is not None and len(found) > 1:
+        found.append(_plain(palette.format, palette))
+    return found
 
 
-def _encode_palette_png(image: Any, plan: RenderPlan, *, keep: int, bits: int) -> bytes | None:
+def _choose(picture: Picture, encodings: list[Encoding]) -> list[Encoding]:
+    """Return the encodings that may be the smallest, by a sample in WebP with and without loss."""
+    lossy, lossless = Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)
+    sample = _sample(picture) if lossless in encodings else None
+    if sample is None:
+        return encodings
+    ratio = len(sample.encode(lossless)) / len(sample.encode(lossy))
+    if ratio < _LOSSLESS_WINS:
+        return [lossless]
+    return [encoding for encoding in encodings if encoding != lossless or ratio <= _LOSSLESS_FAILS]
+
+
+def _sample(picture: Picture) -> Picture | None:
+    """Return a part of a picture that compresses as the whole does; None if it is small."""
+    image, playback = picture.image, picture.playback
+    width, height = image.width, image.height
+    if width * height < _SAMPLED_FROM_PX:
+        return None
+    if playback is not None:
+        frames = len(playback.delays_ms)
+        count = min(frames, max(2, frames // _SAMPLE_PART))
+        part = image.crop(0, 0, width, height // frames * count)
+        return replace(picture, image=part, keep=0, playback=Playback(playback.delays_ms[:count], 0))
+    rows = max(_STRIP_LEAST_PX, height // (_SAMPLE_PART * _STRIPS * _BLOCK_PX) * _BLOCK_PX)
+    gap = (height - _STRIPS * rows) // _STRIPS
+    if gap <= 0:
+        return None
+    tops = [gap // 2 + n * (rows + gap) for n in range(_STRIPS)]
+    strips = pyvips.Image.arrayjoin([image.crop(0, top, width, rows) for top in tops], across=1)
+    return replace(picture, image=strips.copy_memory(), keep=0)
+
+
+def _encode_palette_png(picture: Picture, palette: Palette) -> bytes | None:
     """
     Encode a variant of a palette source with a palette.
 
     `fm=png` asks for no loss, so there it must hold every colour exactly. Return None if it does not.
     """
-    data = encode(image, Encoding(Format.PNG8), plan.output, keep=keep, bits=bits)
-    return None if plan.output.format is Format.PNG and not _is_same(image, data) else data
+    data = picture.encode(Encoding(Format.PNG8, bits=palette.bits))
+    return None if picture.output.format is Format.PNG and not _is_same(picture.image, data) else data
 
 
 def _is_same(image: Any, data: bytes) -> bool:
@@ -125,3 +221,61 @@ def _is_same(image: Any, data: bytes) -> bool:
     if found.bands != image.bands:
         return False
     return bool((found == image).bandand().min() == 255)
+
+
+def _keep_within(
+    picture: Picture, best: tuple[Format, bytes], palette: Palette, find_colours: Callable[[], tuple[int, ...]]
+) -> tuple[Format, bytes]:
+    """
+    Return an encoding that is not larger than the source, if there is one; else the smallest.
+
+    The picture gets fewer and fewer colours, but at least as many as the source shows. At last it has the source's own
+    colours. `fm=png` loses nothing, so it is left as it is.
+    """
+    limit = palette.limit_bytes
+    formats = _formats(best[0], picture.output, palette)
+    if limit is None or len(best[1]) <= limit or not formats or not _is_opaque_or_clear(picture.image):
+        return best
+    colours = find_colours()
+    least = max(1, (len(colours) - 1).bit_length()) if colours else palette.bits - _MORE_BITS
+    bits = palette.bits
+    while bits > least and (ratio := len(best[1]) / limit) > 1:
+        bits = max(least, bits - math.ceil(math.log(ratio) / -math.log(_SMALLER_BY_BIT)))
+        best = _smaller(best, _encode_reduced(picture, formats, Encoding(Format.GIF, bits=bits)))
+    if colours and len(best[1]) > limit:
+        best = _smaller(best, _encode_reduced(picture, formats, Encoding(Format.GIF, bits=least, colours=colours)))
+    return best
+
+
+def _formats(wanted: Format, output: Output, palette: Palette) -> frozenset[Format]:
+    """Return the formats that are smaller with fewer colours, and that the client may get."""
+    if output.format is Format.PNG:
+        return frozenset()
+    found = {wanted, palette.format, Format.WEBP} if output.is_negotiated else {wanted}
+    return frozenset(found) & {Format.GIF, Format.PNG8, Format.WEBP}
+
+
+def _smaller(best: tuple[Format, bytes], found: list[tuple[Format, bytes]]) -> tuple[Format, bytes]:
+    return min([best, *found], key=lambda item: len(item[1]))
+
+
+def _encode_reduced(picture: Picture, formats: frozenset[Format], rung: Encoding) -> list[tuple[Format, bytes]]:
+    """Encode a picture with the colours that a GIF of this encoding has."""
+    found = [(Format.GIF, picture.encode(rung))] if Format.GIF in formats else []
+    others = formats - {Format.GIF}
+    if others:
+        reduced = replace(picture, image=reduce_colours(picture.image, rung, picture.playback).copy_memory())
+        lossless = {
+            Format.PNG8: Encoding(Format.PNG8, bits=rung.bits),
+            Format.WEBP: Encoding(Format.WEBP, is_flat=True),
+        }
+        found += [(item, reduced.encode(lossless[item])) for item in sorted(others)]
+    return found
+
+
+def _is_opaque_or_clear(image: Any) -> bool:
+    """Whether no pixel is partly transparent."""
+    if not image.hasalpha():
+        return True
+    alpha = image.extract_band(image.bands - 1)
+    return bool(((alpha == 0) | (alpha == 255)).min() == 255)
