@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ import pyvips
 from PIL import Image, ImageDraw
 
 from imgproxy.params.plan import Adjust, Border, Colour, Format, Output, Px, RenderPlan, Resize, Sides
-from imgproxy.render.smallest import is_flat
+from imgproxy.render.smallest import is_flat, may_be_flat
+from imgproxy.render.source import open_source
 from tests.support import images
-from tests.support.rendering import render
+from tests.support.rendering import LIMITS, render
 
 if TYPE_CHECKING:
     from tests.support.images import Pixels
@@ -277,7 +279,7 @@ def test_a_large_gradient_is_lossless_too() -> None:
 
 def test_a_large_flat_picture_that_compresses_badly_without_loss_is_lossy() -> None:
     """A large flat picture of noise and plain areas is lossy where that is smaller, as a whole and in a sample."""
-    noise = np.random.default_rng(5).normal(128, 40, (600, 320, 3)).clip(0, 255).astype(np.uint8)
+    noise = np.random.default_rng(5).normal(128, 3, (600, 320, 3)).clip(0, 255).astype(np.uint8)
     pixels = np.full((600, 800, 3), 200, np.uint8)
     pixels[:, 240:560] = noise
     result = render(images.png(pixels), RenderPlan(output=Output(format=Format.WEBP)))
@@ -292,6 +294,17 @@ def test_a_photo_is_encoded_as_asked(kind: str) -> None:
     asked = render(source, RenderPlan(output=replace(NEGOTIATED, is_negotiated=False, may_be_webp=False)))
     assert chosen.data == asked.data
     assert webp_chunks(render(source, RenderPlan(output=Output(format=Format.WEBP))).data) == {b"VP8 "}
+
+
+def test_the_header_of_a_png_tells_a_photo() -> None:
+    """A large PNG of more than 6 bits a pixel is a photo, whatever its pixels are; a small file is looked at."""
+    noise = np.random.default_rng(3).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    for pixels, level, expected in ((noise, 6, False), (CHART, 6, True), (CHART, 0, False), (CHART[:60, :60], 0, True)):
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            file.write(images.png(pixels, compress_level=level))
+            file.flush()
+            source = open_source(file.name, LIMITS)
+        assert may_be_flat(source, Format.WEBP, RenderPlan()) is expected
 
 
 def test_what_is_flat() -> None:

@@ -35,6 +35,11 @@ _LOSSY: Final = frozenset({SourceKind.JPEG, SourceKind.AVIF, SourceKind.HEIC})
 # 0.7 kB without loss and 4.4 kB with it, but those below 0.50 are at least twice as large without loss.
 FLAT_SHARE: Final = 0.55
 
+# A PNG of more bits a pixel is a photo. Photos have 11 to 16, a dithered one of 256 colours 4, drawings 0.1 to 4. In
+# small files metadata count too much.
+_PHOTO_BITS_PER_PX: Final = 6
+_PHOTO_FROM_BYTES: Final = 65_536
+
 # Scaling mixes colours, so a variant gets four times as many as its source: two bits more of palette.
 _MORE_BITS: Final = 2
 
@@ -90,8 +95,18 @@ def is_flat(image: Any) -> bool:
 
 
 def may_be_flat(source: Source, wanted: Format, plan: RenderPlan) -> bool:
-    """Whether `is_flat` matters: the format has a choice of encodings, and the source is not lossy."""
-    return source.kind not in _LOSSY and len(_encodings(wanted, plan.output, None)) > 1
+    """
+    Whether `is_flat` matters: the format has a choice of encodings, and the source is not lossy, nor plainly a photo.
+
+    To ask costs a photo that is a PNG 4 to 11 % of its render, as the picture is kept in memory for it. The header
+    tells as much of the original, for each of its variants, without any cost.
+    """
+    is_photo = (
+        source.kind is SourceKind.PNG
+        and source.size_bytes > _PHOTO_FROM_BYTES
+        and source.size_bytes * 8 > _PHOTO_BITS_PER_PX * source.width_px * source.height_px * source.pages
+    )
+    return source.kind not in _LOSSY and not is_photo and len(_encodings(wanted, plan.output, None)) > 1
 
 
 def find_palette(source: Source, plan: RenderPlan, size: Size, frames: int) -> Palette | None:
