@@ -79,14 +79,15 @@ def find_rows(curves):
     ]
 
 
-def markdown(curves, rows, count):
+def markdown(curves, rows, count, *, is_mean):
     """Write the table of equal quality."""
     lines = [
         "# Equal quality",
         "",
         f"`python -m benchmarks.quality --photos DIR`, {time.strftime('%Y-%m-%d')}, {count} pictures of",
-        f"{WIDTHS_PX[0]} to {WIDTHS_PX[-1]} px. {machine()}. Bits per pixel and CPU milliseconds per megapixel",
-        "at the same mean SSIMULACRA2.",
+        f"{WIDTHS_PX[0]} to {WIDTHS_PX[-1]} px{', the mean of two runs over different photos' if is_mean else ''}.",
+        f"{machine()}.",
+        "Bits per pixel and CPU milliseconds per megapixel at the same mean SSIMULACRA2.",
         "",
         "| q | SSIMULACRA2 | JPEG: SSIM, bits, ms | WebP: q, SSIM, bits, ms | AVIF: q, SSIM, bits, ms |",
         "|---|---|---|---|---|",
@@ -133,7 +134,9 @@ def main():
     rows = find_rows(curves)
     document = {"machine": machine(), "pictures": count, "curves": curves, "equal_quality": rows}
     (chosen.out / "quality.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (chosen.out / "quality.md").write_text(markdown(curves, rows, count), encoding="utf-8")
+    (chosen.out / "quality.md").write_text(
+        markdown(curves, rows, count, is_mean=chosen.earlier is not None), encoding="utf-8"
+    )
     print((chosen.out / "quality.md").read_text(encoding="utf-8"))
 
 

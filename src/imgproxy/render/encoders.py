@@ -37,9 +37,11 @@ _WEB_DPI: Final = 72
 
 # Reasons, for the six photos at q=75, per megapixel on one core (PNG8 and GIF have no q):
 # JPEG   Progressive as the plan says: 2 % smaller for 15 ms more. Quantisation table 3 (Robidoux) is 8 % smaller for a
-#        DSSIM 3 % higher, and costs no time. Trellis quantisation is 10 % smaller for a DSSIM 10 % higher and 66 ms
-#        more: not worth it. Chroma is halved unless the plan says otherwise, as imgix documents; libvips alone would
-#        stop halving it at 90.
+#        DSSIM 3 % higher, and costs no time. Its table for chroma is as fine as that for luma. So at equal SSIMULACRA2
+#        it is 11 % smaller than table 0 (Annex K, which Pillow has), but at equal SSIM of luma alone 2 % larger.
+#        Trellis quantisation is 10 % smaller for a DSSIM 10 % higher and 66 ms more: not worth it. At equal
+#        SSIMULACRA2 it is 2 % larger than without. Chroma is halved unless the plan says otherwise, as imgix documents;
+#        libvips alone would stop halving it at 90.
 # PNG    All filters: 22 % smaller for 60 ms more. Compression 9: 1 % smaller for 370 ms more: not worth it.
 # PNG8   Effort 4: 560 ms. Effort 7 is 10 % smaller and takes 1,340 ms. The same for each frame of a GIF.
 # WebP   Effort 2: 66 ms. Effort 4 is 4 % smaller and takes 144 ms, 6 is 10 % smaller and takes 323 ms. smart_subsample
@@ -67,19 +69,20 @@ FLAT_SETTINGS: Final[dict[Format, dict[str, Any]]] = {
 
 _WEBP_ALPHA: Final = 0x10
 
-# (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px
-# wide. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
+# (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px wide, half
+# of them with much detail, half with smooth grounds. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
+# There are single photos for which they differ by more: WebP loses more than JPEG in smooth grounds, AVIF less.
 EQUAL_QUALITY: Final = (
     (0, 1, 3),
     (10, 1, 5),
-    (20, 10, 24),
-    (30, 25, 35),
-    (45, 45, 45),
-    (60, 64, 51),
-    (75, 82, 63),
-    (85, 89, 73),
-    (90, 94, 81),
-    (95, 99, 88),
+    (20, 9, 18),
+    (30, 23, 30),
+    (45, 45, 41),
+    (60, 67, 48),
+    (75, 84, 62),
+    (85, 91, 74),
+    (90, 96, 83),
+    (95, 99, 91),
     (100, 100, 97),
 )
 
