@@ -131,7 +131,7 @@ def radar(step: int) -> Pixels:
     noise = np.random.default_rng(7).random((60, 100))
     cells = np.kron(np.roll(noise, step, axis=1)[:, :80], np.ones((4, 4)))
     levels = np.array([(240, 244, 230), (120, 180, 240), (40, 110, 220), (40, 160, 60), (240, 200, 40), (220, 50, 30)])
-    return levels[np.digitize(cells, (0.5, 0.7, 0.8, 0.88, 0.95))].astype(np.uint8)
+    return np.asarray(levels[np.digitize(cells, (0.5, 0.7, 0.8, 0.88, 0.95))], np.uint8)
 
 
 def radar_gif(frames: int = 6) -> bytes:
@@ -206,10 +206,12 @@ def test_what_shows_more_than_its_source_may_be_larger(plan: RenderPlan) -> None
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 6
 
 
-def test_fm_png_loses_nothing_even_if_it_is_larger() -> None:
-    """fm=png of a reduced chart has the pixels of the unlimited picture: Lanczos, in true colour."""
-    plan = RenderPlan(resize=Resize(width=Px(639)), output=Output(format=Format.PNG))
-    result = render(palette_png(CHART), plan)
+@pytest.mark.parametrize(
+    "output", [Output(format=Format.PNG), Output(format=Format.WEBP, is_lossless=True)], ids=["fm=png", "lossless"]
+)
+def test_what_is_asked_without_loss_may_be_larger(output: Output) -> None:
+    """A reduced chart has the pixels of Pillow's Lanczos filter, with all the colours that it brings in."""
+    result = render(palette_png(CHART), RenderPlan(resize=Resize(width=Px(639)), output=output))
     assert len(result.data) > len(palette_png(CHART))
     expected = np.asarray(Image.fromarray(CHART).resize((639, result.pixels.shape[0]), Image.Resampling.LANCZOS))
     assert images.mean_difference(result.pixels, expected) < 0.5

@@ -36,7 +36,7 @@ def find_colours(source: Source, limits: ProcessLimits, *, first: int, count: in
 
     pages = decode(source, limits, factor=1.0, page=first, count=count)
     height = pages.height // count
-    found: set[tuple[int, int, int, int]] = set()
+    found: set[tuple[int, ...]] = set()
     for top in range(0, pages.height, height):
         frame = as_rgb(to_srgb(pages.crop(0, top, pages.width, height)))
         frame = frame if frame.hasalpha() else frame.bandjoin(255)
@@ -44,9 +44,9 @@ def find_colours(source: Source, limits: ProcessLimits, *, first: int, count: in
         counted = Image.frombuffer("RGBA", size, frame.write_to_memory()).getcolors(MOST_COLOURS)
         if counted is None:
             return ()
-        found.update(colour for _, colour in counted)
+        found.update(tuple(colour) for _, colour in counted if isinstance(colour, tuple))
     opaque = {colour for colour in found if colour[3] == 255}
-    clear = {(0, 0, 0, 0) for colour in found if colour[3] == 0}
+    clear = {(0,) * 4 for colour in found if colour[3] == 0}
     if len(opaque) + len(clear) > MOST_COLOURS or any(0 < colour[3] < 255 for colour in found):
         return ()
     return tuple(int.from_bytes(bytes(colour), "little", signed=True) for colour in sorted(opaque | clear))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
-from imgproxy.params.plan import TRANSPARENT_WHITE, Adjust, ColourSpace, Fit, Format, RenderPlan
+from imgproxy.params.plan import Adjust, ColourSpace, Fit, Format, RenderPlan
 from imgproxy.render.encoders import PALETTE_BITS, Encoding, Playback, encode
 from imgproxy.render.own_colours import reduce_colours
 from imgproxy.workers.sniff import SourceKind
@@ -119,8 +119,8 @@ def find_palette(source: Source, plan: RenderPlan, size: Size, frames: int) -> P
     if source.palette_bits is None or not is_plain or plan.resize.fill_blur:
         return None
     wanted = Format.GIF if source.kind is SourceKind.GIF or frames > 1 else Format.PNG8
-    shown_px = size.width_px * size.height_px * frames
-    is_limited = _shows_source_only(plan) and shown_px <= source.width_px * source.height_px * source.pages
+    source_px = source.width_px * source.height_px * (source.pages if source.is_animation else 1)
+    is_limited = _shows_source_only(plan) and size.width_px * size.height_px * frames <= source_px
     return Palette(wanted, min(8, source.palette_bits + _MORE_BITS), source.size_bytes if is_limited else None)
 
 
@@ -133,10 +133,9 @@ def _shows_source_only(plan: RenderPlan) -> bool:
         resize=plan.resize,
         flip=plan.flip,
         frames=plan.frames,
-        background=plan.background,
         output=plan.output,
     )
-    is_filled = plan.resize.fit in (Fit.FILL, Fit.FILLMAX) or plan.background != TRANSPARENT_WHITE
+    is_filled = plan.resize.fit in (Fit.FILL, Fit.FILLMAX)
     return plan == kept and not is_filled and plan.output.colour_space is ColourSpace.SRGB
 
 
@@ -245,7 +244,7 @@ def _keep_within(
     Return an encoding that is not larger than the source, if there is one; else the smallest.
 
     The picture gets fewer and fewer colours, but at least as many as the source shows. At last it has the source's own
-    colours. `fm=png` loses nothing, so it is left as it is.
+    colours. `fm=png` and `lossless` lose nothing, so they are left as they are.
     """
     limit = palette.limit_bytes
     formats = _formats(best[0], picture.output, palette)
@@ -264,7 +263,7 @@ def _keep_within(
 
 def _formats(wanted: Format, output: Output, palette: Palette) -> frozenset[Format]:
     """Return the formats that are smaller with fewer colours, and that the client may get."""
-    if output.format is Format.PNG:
+    if output.format is Format.PNG or output.is_lossless:
         return frozenset()
     found = {wanted, palette.format, Format.WEBP} if output.is_negotiated else {wanted}
     return frozenset(found) & {Format.GIF, Format.PNG8, Format.WEBP}
