@@ -22,6 +22,7 @@ from benchmarks.scores import FORMATS, at, load, measure, quality_at
 from benchmarks.servers import BenchError
 
 COMPARED_AT = (45, 60, 75, 85, 95)
+COMPARED_PER_WIDTH = 4
 COMPARED_TO_PX = 768  # the widest pictures: the AVIFs of the peers take 5 s a megapixel
 ENOUGH_CPU_S, TURNS_MAX = 1.5, 5
 
@@ -121,7 +122,7 @@ def plot(found):
 
 def run(folder, out, compared, machine):
     """Compare all servers over the photos of a folder and the demo's, and write the results."""
-    photos = [item for item in load(folder) if item[0] <= COMPARED_TO_PX]
+    photos = [item for item in load(folder, COMPARED_PER_WIDTH) if item[0] <= COMPARED_TO_PX]
     with tempfile.TemporaryDirectory() as name:
         found, notes = compare(photos, compared, Path(name))
     text = markdown(found, notes, len(photos), machine)

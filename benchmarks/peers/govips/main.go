@@ -27,6 +27,7 @@ func main() {
 			return
 		}
 		answer.Header().Set("Content-Type", "image/"+kind)
+		answer.Header().Set("Content-Length", strconv.Itoa(len(body))) // the benchmark's client reads no chunks
 		answer.Write(body)
 	})
 	log.Fatal(http.ListenAndServe(os.Args[1], nil))

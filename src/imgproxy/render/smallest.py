@@ -54,10 +54,10 @@ _SAMPLED_FROM_PX: Final = 100_000
 # The sample of a still is four strips of whole blocks, as lossy codecs see them, and an eighth of its rows; that of an
 # animation is its first eighth.
 _STRIPS, _STRIP_LEAST_PX, _BLOCK_PX, _SAMPLE_PART = 4, 32, 16, 8
-# If the lossless sample is larger than the lossy one by this factor, the picture is not encoded without loss. That
-# takes up to ten times as long as a lossy encoding. If it is this much smaller, that is the only encoding. Of twenty
-# pictures, one lossless encoding was missed by this, which was 5 % smaller.
-_LOSSLESS_FAILS: Final = 1.05
+# An encoding whose sample is larger than the smallest by this factor is not tried on the picture. Without loss takes up
+# to ten times as long as with it. If that sample is this much smaller than the lossy one, it is the only encoding. Of
+# twenty pictures, one lossless encoding was missed by this, which was 5 % smaller.
+_SAMPLE_FAILS: Final = 1.05
 _LOSSLESS_WINS: Final = 0.7
 
 
@@ -191,15 +191,16 @@ def _encodings(wanted: Format, output: Output, palette: Palette | None) -> list[
 
 
 def _choose(picture: Picture, encodings: list[Encoding]) -> list[Encoding]:
-    """Return the encodings that may be the smallest, by a sample in WebP with and without loss."""
+    """Return the encodings that may be the smallest, by a sample of the picture. An AVIF is always one of them."""
     lossy, lossless = Encoding(Format.WEBP), Encoding(Format.WEBP, is_flat=True)
     sample = _sample(picture) if lossless in encodings else None
     if sample is None:
         return encodings
-    ratio = len(sample.encode(lossless)) / len(sample.encode(lossy))
-    if ratio < _LOSSLESS_WINS:
+    sizes = {item: len(sample.encode(item)) for item in encodings if item.format is not Format.AVIF}
+    least = min(sizes.values())
+    if sizes[lossless] == least < _LOSSLESS_WINS * sizes[lossy]:
         return [lossless]
-    return [encoding for encoding in encodings if encoding != lossless or ratio <= _LOSSLESS_FAILS]
+    return [item for item in encodings if item not in sizes or item == lossy or sizes[item] <= _SAMPLE_FAILS * least]
 
 
 def _sample(picture: Picture) -> Picture | None:
@@ -248,49 +249,39 @@ def _keep_within(
     Return an encoding that is not larger than the source, if there is one; else the smallest.
 
     The picture gets fewer and fewer colours, but as many as the source shows, or 16. At last it has the source's own
-    colours. `fm=png` and `lossless` lose nothing, so they are left as they are.
+    colours. With `auto=format` it is a WebP then, the smallest format of few colours. `fm=png` and `lossless` lose
+    nothing, so they are left as they are.
     """
-    limit = palette.limit_bytes
-    formats = _formats(best[0], picture.output, palette)
-    if limit is None or len(best[1]) <= limit or not formats or not _is_opaque_or_clear(picture.image):
+    limit, output = palette.limit_bytes, picture.output
+    wanted = Format.WEBP if output.is_negotiated else best[0]
+    is_exact = output.format is Format.PNG or output.is_lossless
+    if limit is None or len(best[1]) <= limit or is_exact or wanted not in (*PALETTE_BITS, Format.WEBP):
+        return best
+    if not _is_opaque_or_clear(picture.image):
         return best
     colours = find_colours()
     own_bits = max(1, (len(colours) - 1).bit_length()) if colours else 8
-    least = min(_FEWEST_BITS, own_bits)
-    bits = palette.bits
+    least, bits = min(_FEWEST_BITS, own_bits), palette.bits
     while bits > least and (ratio := len(best[1]) / limit) > 1:
         bits = max(least, bits - math.ceil(math.log(ratio) / -math.log(_SMALLER_BY_BIT)))
-        best = _smaller(best, _encode_reduced(picture, formats, Encoding(Format.GIF, bits=bits)))
+        best = _smaller(best, (wanted, _encode_reduced(picture, wanted, Encoding(Format.GIF, bits=bits))))
     if colours and len(best[1]) > limit:
         rung = Encoding(Format.GIF, bits=own_bits, colours=colours)
-        best = _smaller(best, _encode_reduced(picture, formats, rung))
+        best = _smaller(best, (wanted, _encode_reduced(picture, wanted, rung)))
     return best
 
 
-def _formats(wanted: Format, output: Output, palette: Palette) -> frozenset[Format]:
-    """Return the formats that are smaller with fewer colours, and that the client may get."""
-    if output.format is Format.PNG or output.is_lossless:
-        return frozenset()
-    found = {wanted, palette.format, Format.WEBP} if output.is_negotiated else {wanted}
-    return frozenset(found) & {Format.GIF, Format.PNG8, Format.WEBP}
+def _smaller(one: tuple[Format, bytes], other: tuple[Format, bytes]) -> tuple[Format, bytes]:
+    return min(one, other, key=lambda item: len(item[1]))
 
 
-def _smaller(best: tuple[Format, bytes], found: list[tuple[Format, bytes]]) -> tuple[Format, bytes]:
-    return min([best, *found], key=lambda item: len(item[1]))
-
-
-def _encode_reduced(picture: Picture, formats: frozenset[Format], rung: Encoding) -> list[tuple[Format, bytes]]:
-    """Encode a picture with the colours that a GIF of this encoding has."""
-    found = [(Format.GIF, picture.encode(rung))] if Format.GIF in formats else []
-    others = formats - {Format.GIF}
-    if others:
-        reduced = replace(picture, image=reduce_colours(picture.image, rung, picture.playback).copy_memory())
-        lossless = {
-            Format.PNG8: Encoding(Format.PNG8, bits=rung.bits),
-            Format.WEBP: Encoding(Format.WEBP, is_flat=True),
-        }
-        found += [(item, reduced.encode(lossless[item])) for item in sorted(others)]
-    return found
+def _encode_reduced(picture: Picture, wanted: Format, rung: Encoding) -> bytes:
+    """Encode a picture in the colours that a GIF of the encoding `rung` has: a GIF, a PNG8, or a WebP without loss."""
+    if wanted is Format.GIF:
+        return picture.encode(rung)
+    reduced = replace(picture, image=reduce_colours(picture.image, rung, picture.playback).copy_memory())
+    is_webp = wanted is Format.WEBP
+    return reduced.encode(Encoding(wanted, is_flat=is_webp, bits=None if is_webp else rung.bits))
 
 
 def _is_opaque_or_clear(image: Any) -> bool:
