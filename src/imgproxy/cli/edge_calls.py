@@ -57,7 +57,7 @@ class EdgeTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Action:
     """What to do with each id: `purge` or `warm`, as an entry id or as a key."""
 
     verb: str
@@ -99,13 +99,15 @@ def find_edge(config: Path | None, url: str | None, token: str | None) -> EdgeTa
     return EdgeTarget((url or f"http://{host}:{settings.server.port}").rstrip("/"), tokens[0])
 
 
-def call_edge(config: Path | None, url: str | None, token: str | None, ids: Sequence[str], call: Call) -> list[Result]:
+def call_edge(
+    config: Path | None, url: str | None, token: str | None, ids: Sequence[str], action: Action
+) -> list[Result]:
     """Call the edge for each id and return the results in the same order. With `is_json`, print each one at once."""
     found = [line.strip() for name in ids for line in (sys.stdin if name == "-" else (name,))]
     names = [name for name in dict.fromkeys(found) if name]
     if not names:
         fail("no id given", 2)
-    return asyncio.run(_call_all(find_edge(config, url, token), names, call))
+    return asyncio.run(_call_all(find_edge(config, url, token), names, action))
 
 
 def print_results(
@@ -124,7 +126,7 @@ def print_results(
     console.print(table)
 
 
-async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> list[Result]:
+async def _call_all(target: EdgeTarget, names: Sequence[str], action: Action) -> list[Result]:
     # Other commands start faster without it.
     import aiohttp  # noqa: PLC0415
 
@@ -134,25 +136,25 @@ async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> lis
     progress = Progress(
         console=errors,
         transient=True,
-        disable=call.is_json or len(names) < 2 or not errors.is_terminal,
+        disable=action.is_json or len(names) < 2 or not errors.is_terminal,
     )
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S, sock_read=CALL_TIMEOUT_S)
     async with aclosing(Connections(max_connections=PARALLEL, timeout=timeout, trust_env=True)) as connections:
 
         async def call_for(name: str) -> Result:
             async with gate:
-                result = await _call_one(connections, target, name, call)
+                result = await _call_one(connections, target, name, action)
             progress.advance(bar)
-            if call.is_json:
+            if action.is_json:
                 sys.stdout.write(json.dumps({"id": name, "status": result.status, **result.answer}) + os.linesep)
             return result
 
         with progress:
-            bar = progress.add_task(call.verb, total=len(names))
+            bar = progress.add_task(action.verb, total=len(names))
             return await asyncio.gather(*(call_for(name) for name in names))
 
 
-async def _call_one(connections: Connections, target: EdgeTarget, name: str, call: Call) -> Result:
+async def _call_one(connections: Connections, target: EdgeTarget, name: str, action: Action) -> Result:
     import aiohttp  # noqa: PLC0415 see _call_all
     from yarl import URL  # noqa: PLC0415
 
@@ -162,15 +164,15 @@ async def _call_one(connections: Connections, target: EdgeTarget, name: str, cal
         # Here, because aiohttp refuses a header beside the credentials that a .netrc has for this host.
         request.headers["Authorization"] = f"Bearer {target.token}"
 
-    path, body = f"/-/{call.verb}/keys", json.dumps({"keys": [name]}).encode()
-    if not call.is_keys:
+    path, body = f"/-/{action.verb}/keys", json.dumps({"keys": [name]}).encode()
+    if not action.is_keys:
         if not name.isprintable():
             return Result(
                 name, 0, {"detail": "this id is not allowed in a URL: it has characters that are not printable"}
             )
-        path, body = f"/-/{call.verb}/entries/{quote(name)}", b""
-        if call.query:
-            path += f"?{urlencode(call.query)}"
+        path, body = f"/-/{action.verb}/entries/{quote(name)}", b""
+        if action.query:
+            path += f"?{urlencode(action.query)}"
     headers = {"Content-Type": "application/json"} if body else {}
     try:
         url = URL(target.url + path, encoded=True)

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from imgproxy.cli.console import fail
 from imgproxy.cli.edge_calls import (
-    Call,
+    Action,
     EdgeConfigOption,
     EdgeOption,
     Ids,
@@ -44,7 +44,7 @@ def purge(
     if keys and reason is not None:
         fail("--reason is for entry ids, not for --keys: the reason of a purge by key is always manual", 2)
     query = {"reason": reason or "manual", **({"soft": "1"} if soft else {})}
-    results = call_edge(config, edge, token, ids, Call("purge", is_keys=keys, is_json=json_, query=query))
+    results = call_edge(config, edge, token, ids, Action("purge", is_keys=keys, is_json=json_, query=query))
     if not json_:
         print_results(("keys", "variants", "bytes", "ms", "CDNs", "state"), results, _receipt_cells)
     raise typer.Exit(0 if all(result.is_done for result in results) else 1)

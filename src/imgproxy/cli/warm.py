@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from imgproxy.cli.edge_calls import (
-    Call,
+    Action,
     EdgeConfigOption,
     EdgeOption,
     Ids,
@@ -33,7 +33,7 @@ def warm(
     json_: JsonOption = False,
 ) -> None:
     """Render the variants that the edge is configured to warm, before they are requested."""
-    results = call_edge(config, edge, token, ids, Call("warm", is_keys=keys, is_json=json_, query={}))
+    results = call_edge(config, edge, token, ids, Action("warm", is_keys=keys, is_json=json_, query={}))
     if not json_:
         print_results(("keys", "made", "had", "failed", "state"), results, _warmed_cells)
     raise typer.Exit(0 if all(result.is_done for result in results) else 1)
