@@ -11,7 +11,8 @@ import pytest
 import pyvips
 from PIL import Image, ImageDraw
 
-from imgproxy.params.plan import Adjust, Format, Output, Px, RenderPlan, Resize
+from imgproxy.params.appearance import Adjust
+from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.smallest import is_flat
 from tests.support import images
 from tests.support.rendering import render

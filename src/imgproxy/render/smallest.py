@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
-from imgproxy.params.plan import Adjust, Format
+from imgproxy.params.appearance import Adjust
+from imgproxy.params.plan import Format
 from imgproxy.render.encoders import Encoding, encode
 from imgproxy.workers.sniff import SourceKind
 
