@@ -161,7 +161,7 @@ class Fetching:
             self._turns.release()
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
-        temp = self._destination(hashed)
+        temp, is_kept = self._destination(hashed), False
         with self._cache.epochs.at_work() as began_seq:
             started_s = time.monotonic()
             # The answer proves what was true when the origin was asked, not when the last byte came.
@@ -175,6 +175,7 @@ class Fetching:
                 served = await self._ask(key, temp, known)
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
+                is_kept = served.is_modified
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
                 await self._refuse(hashed, key, error, asked)
                 raise
@@ -186,7 +187,8 @@ class Fetching:
                 raise CacheUnavailable from exc
             finally:
                 self._under_way.discard(asked)
-                self._cache.store.discard(temp)
+                if not is_kept:
+                    self._cache.store.discard(temp)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)
