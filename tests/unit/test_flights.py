@@ -1,6 +1,7 @@
 """Single flight."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -170,6 +171,23 @@ async def test_ended_waits_for_a_flight_however_it_ends() -> None:
     await flights.ended("other")
 
     assert len(flights) == 0
+
+
+async def test_an_error_that_nobody_waits_for_is_not_reported() -> None:
+    """A launched flight that fails without a waiter leaves no error for asyncio to log."""
+    flights: Flights[int] = Flights()
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def fail() -> int:
+        raise ValueError
+
+    flights.launch("k", fail)
+    await flights.ended("k")
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert not reported
 
 
 async def test_close_cancels_every_flight_also_a_detached_one() -> None:
