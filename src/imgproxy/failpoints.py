@@ -1,5 +1,5 @@
 """
-Failpoints: named points on the way of a request where a test can hold it.
+Failpoints: named points on the way of a request, or of a purge through a cluster, where a test can hold it.
 
 In production `reach` does nothing. A test passes a subclass that waits there: it holds a render, a commit or an answer
 at this point while a purge runs. So tests need no sleep to fix the order of events.
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Point(StrEnum):
-    """Where a request can be held."""
+    """Where a request, or a purge, can be held."""
 
     BEFORE_FETCH = "before-fetch"
     AFTER_FETCH = "after-fetch"
@@ -19,10 +19,18 @@ class Point(StrEnum):
     AFTER_RENAME = "after-rename"
     BEFORE_RESPONSE = "before-response"
     MID_RESPONSE = "mid-response"
+    # Of a purge in a cluster: recorded here, in the log, before it is applied elsewhere, before the others hear of that,
+    # before it counts as done; and before a node leaves.
+    AFTER_RECORD = "after-record"
+    AFTER_APPEND = "after-append"
+    BEFORE_APPLY = "before-apply"
+    BEFORE_REPORT = "before-report"
+    BEFORE_ACKNOWLEDGE = "before-acknowledge"
+    BEFORE_LEAVE = "before-leave"
 
 
 class Failpoints:
-    """The failpoints of production: none of them holds a request."""
+    """The failpoints of production: none of them holds anything."""
 
     async def reach(self, point: Point, key: str) -> None:
         """Do nothing."""

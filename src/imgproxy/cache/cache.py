@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.outbox import OutboxLine
     from imgproxy.cache.purge import PurgedKeys
     from imgproxy.cache.reading import StrPath
+    from imgproxy.cache.spreading import Also
     from imgproxy.config.sections import CacheSettings
 
 log = logging.getLogger(__name__)
@@ -258,6 +259,7 @@ class Cache:
         settle_at_s: float | None = None,
         outbox: Sequence[OutboxLine] = (),
         expanded: Sequence[str] = (),
+        also: Also | None = None,
     ) -> PurgedKeys:
         """
         Purge these keys. When this returns, no answer can begin with anything that was fetched before the call.
@@ -279,6 +281,7 @@ class Cache:
             settle_at_s=settle_at_s,
             outbox=outbox,
             expanded=expanded,
+            also=also,
         )
         return await self._purge.run(items, record)
 

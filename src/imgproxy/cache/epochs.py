@@ -25,13 +25,19 @@ class Epochs:
         self.journal_id = journal_id
         self._seq = seq
         self._purged: dict[str, int] = {}
+        self._all_purged = 0  # the number of the last purge of everything
         self._closed: set[str] = set()
         self._at_work: Counter[int] = Counter()
         self._collected: deque[tuple[int, str]] = deque()
 
-    def resume(self, journal_id: str, seq: int, purged: Mapping[str, int]) -> None:
-        """Go on where the journal of this id ended: `purged` are the epochs of keys whose files may still exist."""
+    def resume(self, journal_id: str, seq: int, purged: Mapping[str, int], all_purged: int = 0) -> None:
+        """
+        Go on where the journal of this id ended.
+
+        `purged` are the epochs of keys whose files may still exist, `all_purged` is that of all keys.
+        """
         self.journal_id = journal_id
+        self._all_purged = all_purged
         self._seq = seq
         self._purged.update(purged)
 
@@ -46,14 +52,20 @@ class Epochs:
         self._seq = max(self._seq, seq)
         self._purged[key_hash] = max(seq, self._purged.get(key_hash, 0))
 
+    def purge_all(self, seq: int) -> None:
+        """Make every fetch of every key stale that noted a number below `seq`. Closed keys are open again."""
+        self._seq = max(self._seq, seq)
+        self._all_purged = max(self._all_purged, seq)
+        self._closed.clear()
+
     def holds(self, key_hash: str, seq: int) -> bool:
         """Whether no purge of the key came after a fetch that noted `seq`."""
-        return self._purged.get(key_hash, 0) <= seq and key_hash not in self._closed
+        return max(self._purged.get(key_hash, 0), self._all_purged) <= seq and key_hash not in self._closed
 
     def all_hold(self, proofs: Iterable[tuple[str, int]]) -> bool:
         """Whether each of these pairs of key hash and number holds."""
         for key_hash, seq in proofs:  # noqa: SIM110 - all() takes twice as long, and each hit asks
-            if self._purged.get(key_hash, 0) > seq or key_hash in self._closed:
+            if seq < self._all_purged or self._purged.get(key_hash, 0) > seq or key_hash in self._closed:
                 return False
         return True
 

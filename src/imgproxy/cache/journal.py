@@ -7,6 +7,7 @@ The journal: what a crash must not undo.
     settling            originals to be checked when their settle time ends
     receipt             what purges did
     outbox              calls that downstream caches have not confirmed yet (outbox.py)
+    spreading           purges that the other nodes of a cluster have not all applied yet (spreading.py)
 
 When a write returns, it is on disk (journal_file.py). A hit never uses the journal.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.cache.journal_file import JournalFile, PurgedKey
 from imgproxy.cache.outbox import OUTBOX_SCHEMA, record_lines
+from imgproxy.cache.spreading import SPREADING_SCHEMA
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.cache.outbox import OutboxLine
+    from imgproxy.cache.spreading import Also
 
 # Livingdocs repeats a delivery for hours at most.
 DELIVERIES_KEPT_S = 30 * 86_400
@@ -65,7 +68,7 @@ class Journal(JournalFile):
     """The journal of one cache directory."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, _SCHEMA + OUTBOX_SCHEMA)
+        super().__init__(directory, _SCHEMA + OUTBOX_SCHEMA + SPREADING_SCHEMA)
 
     # --- purges ------------------------------------------------------------------------------------------------
 
@@ -79,6 +82,7 @@ class Journal(JournalFile):
         settle_at_s: float | None = None,
         outbox: Sequence[OutboxLine] = (),
         expanded: Sequence[str] = (),
+        also: Also | None = None,
     ) -> int:
         """
         Write a purge of these (key hash, key) pairs. Return its number. It is on disk when this returns.
@@ -92,6 +96,7 @@ class Journal(JournalFile):
             outbox: the calls for the downstream caches.
             expanded: all keys of the entry as the keys API lists them. They are remembered, and its purges up to this
                 one are no longer pending.
+            also: writes more in the same transaction.
         """
 
         def write(database: sqlite3.Connection) -> int:
@@ -112,9 +117,36 @@ class Journal(JournalFile):
             if entry is not None and expanded:
                 _remember_keys(database, entry, expanded)
                 database.execute(_FINISH_PENDING, (entry, seq))
+            if also is not None:
+                also(database, seq)
             return seq
 
         return await self.write(write)
+
+    async def record_purge_all(
+        self, *, reason: str, outbox: Sequence[OutboxLine] = (), also: Also | None = None
+    ) -> int:
+        """Write a purge of everything. Return its number. The arguments are those of `record_purge`."""
+
+        def write(database: sqlite3.Connection) -> int:
+            seq = database.execute(
+                "INSERT INTO purge (reason, is_pending, received_at_s) VALUES (?, 0, ?)", (reason, time.time())
+            ).lastrowid
+            assert seq is not None
+            database.execute("DELETE FROM purged_key")
+            database.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)", [("all_purged", str(seq)), ("is_all_open", "1")]
+            )
+            record_lines(database, seq, outbox)
+            if also is not None:
+                also(database, seq)
+            return seq
+
+        return await self.write(write)
+
+    async def finish_purge_all(self) -> None:
+        """Note that the last purge of everything has left no file in reach."""
+        await self.execute("UPDATE facts SET value = ? WHERE name = 'is_all_open'", [("0",)])
 
     async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
         """Note that the entry was expanded, or is gone: its pending purges up to this number are done."""
@@ -214,6 +246,19 @@ class Journal(JournalFile):
     async def settled(self, key: str, due_at_s: float) -> None:
         """Note that the key was checked. A later time, set by a later purge, stays."""
         await self.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", [(key, due_at_s)])
+
+
+def record_entry(database: sqlite3.Connection, entry: str, reason: str, expanded: Iterable[str]) -> None:
+    """
+    Write that another node has purged an entry. `expanded` are all its keys if the keys API has listed them, else none.
+
+    Call it inside the transaction of the purge of its keys here.
+    """
+    database.execute(
+        "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, 0, ?)",
+        (entry, reason, time.time()),
+    )
+    _remember_keys(database, entry, expanded)
 
 
 def _remember_keys(database: sqlite3.Connection, entry: str, keys: Iterable[str]) -> None:

@@ -62,6 +62,8 @@ class JournalState:
     journal_id: str
     seq: int
     purged: tuple[PurgedKey, ...]  # files may be left of these
+    all_purged: int  # the number of the last purge of everything; 0: none
+    is_all_open: bool  # it may have left files
     is_doubtful: bool  # purges may have been lost
 
 
@@ -117,6 +119,8 @@ class JournalFile:
             journal_id=self._fact("journal_id", secrets.token_hex(4)),
             seq=self._sequence(),
             purged=tuple(PurgedKey(*row) for row in rows),
+            all_purged=int(self._fact("all_purged", "0")),
+            is_all_open=self._fact("is_all_open", "0") != "0",
             is_doubtful=is_damaged or is_tail_lost or has_content,
         )
 

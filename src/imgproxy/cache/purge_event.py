@@ -34,6 +34,11 @@ class Softened:
     stale_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class PurgedAll:
+    """Everything is being purged."""
+
+
 Happened = TypeVar("Happened")
 
 
