@@ -85,12 +85,13 @@ class Fetched:
 @dataclass(eq=False, slots=True)
 class _Asked:
     """
-    When a fetch began: the number of the latest purge, and the Unix time.
+    When a fetch began: the number of the latest purge, the journal that counted it, and the Unix time.
 
     A soft purge that comes meanwhile sets `validated_at_s` back: what the fetch brings is then stale.
     """
 
     key_hash: str
+    journal_id: str
     seq: int
     at_s: float
     validated_at_s: float
@@ -166,7 +167,7 @@ class Fetching:
             started_s = time.monotonic()
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
-            asked = _Asked(hashed, began_seq, now_s, validated_at_s=now_s)
+            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, validated_at_s=now_s)
             self._under_way.add(asked)
             if known is not None and self._cache.store.find_original(known) is None:
                 known = None
@@ -254,7 +255,7 @@ class Fetching:
         kind = sniff(served.head)
         before = self._cache.facts(key_hash(key))
         if kind is None:
-            if before is not None and self._cache.is_proved(before):
+            if before is not None and self._cache.is_counted(before):
                 # A log-in or maintenance page with status 200 says nothing about the picture.
                 log.error("the origin answered 200 for %s with bytes that are no image; the cached ones stay", key)
                 raise OriginStatus(200)
@@ -267,7 +268,7 @@ class Fetching:
             content_type=str(kind),
             etag=served.etag,
             last_modified=served.last_modified,
-            journal_id=self._cache.epochs.journal_id,
+            journal_id=asked.journal_id,
             seq=asked.seq,
             fetched_at_s=asked.at_s,
             validated_at_s=asked.validated_at_s,
@@ -281,9 +282,7 @@ class Fetching:
         return facts
 
     def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
-        facts = replace(
-            known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=self._cache.epochs.journal_id
-        )
+        facts = replace(known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
         still = self._cache.store.facts(key_hash(known.key))
         if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
             self._metrics.overtaken.labels(point="revalidation").inc()
@@ -293,9 +292,9 @@ class Fetching:
     async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked) -> None:
         """Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came."""
         began_seq = asked.seq
-        if not self._cache.epochs.holds(hashed, began_seq):
-            raise StaleGeneration from None
+        if not self._cache.epochs.is_proved(hashed, began_seq):
+            raise StaleGeneration from None  # the origin was asked before a purge, or an order to prove the key
         if self._cache.store.facts(hashed) is not None:
             began_seq = (await self._purge([key], reason=error.code)).seq
-        if self._cache.epochs.holds(hashed, began_seq) and not asked.is_softened:
+        if self._cache.epochs.is_proved(hashed, began_seq) and not asked.is_softened:
             self._refusals.remember(hashed, error, self._negative_ttl_s)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Purged, Softened
+    from imgproxy.cache.purge_event import Distrusted, Purged, Softened, Unproved
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
@@ -87,6 +87,8 @@ class Originals:
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
         cache.purged.subscribe(self._forget)
         cache.softened.subscribe(self._soften)
+        cache.unproved.subscribe(self._forget)
+        cache.distrusted.subscribe(self._forget_flights)
 
     def refusal(self, key: str) -> Refusal | None:
         """Return the origin's refusal of this key, or None."""
@@ -177,8 +179,12 @@ class Originals:
 
     # --- the work ---
 
-    def _forget(self, purged: Purged) -> None:
-        """After a purge: forget refusals, and let new requests start a new fetch."""
+    def _forget_flights(self, _distrusted: Distrusted) -> None:
+        """If everything counts as unproved: let new requests start new fetches."""
+        self._flights.detach_where(lambda _name: True)
+
+    def _forget(self, purged: Purged | Unproved) -> None:
+        """After a purge or an order to prove: forget refusals, and let new requests start a new fetch."""
         hashed = purged.key_hash
         self._refusals.forget(hashed)
         self._retry_at_s.pop(hashed, None)

@@ -145,8 +145,7 @@ class Edge:
         )
         self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness)
         self.settling = Settling(
-            self.cache.purged,
-            self.cache.journal,
+            self.cache,
             self.originals,
             settle_s=settings.freshness.settle_s,
             retry_max_s=settings.purge.retry_max_s,
