@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from imgproxy.cache.outbox import OutboxLine, Subject
+from imgproxy.cache.outbox import OutboxLine, subject_of
 from imgproxy.cluster.log import Change, Kind
 
 
@@ -14,7 +14,7 @@ def to_text(change: Change) -> str:
     """Write a change as JSON."""
     row: dict[str, Any] = {field.name: getattr(change, field.name) for field in fields(change)}
     row["outbox"] = [
-        [line.target, line.subject.name, line.subject.is_entry, line.round, line.due_at_s] for line in change.outbox
+        [line.target, line.subject.name, line.subject.kind, line.round, line.due_at_s] for line in change.outbox
     ]
     return json.dumps(row, ensure_ascii=False)
 
@@ -31,8 +31,8 @@ def from_text(text: str) -> Change:
             is_pending=row.get("is_pending", False),
             settle_s=row.get("settle_s"),
             outbox=tuple(
-                OutboxLine(target, Subject(name, is_entry), number, due_at_s)
-                for target, name, is_entry, number, due_at_s in row.get("outbox", ())
+                OutboxLine(target, subject_of(name, kind), number, due_at_s)
+                for target, name, kind, number, due_at_s in row.get("outbox", ())
             ),
             expanded=tuple(row.get("expanded", ())),
         )

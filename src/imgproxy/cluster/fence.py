@@ -87,6 +87,10 @@ class Fence:
         self.lease.renewed_at_s = -math.inf
         self._proofs.clear()
 
+    def shares_answers(self) -> bool:
+        """Whether a request may get an answer whose proof was begun before the request came."""
+        return self.is_open() or self.has_window()
+
     def may_begin(self, key_hashes: Iterable[str], came_s: float) -> bool:
         """Whether an answer with bytes of these keys may begin now. The request came at `came_s`."""
         return self.is_open() or all(self.is_proved(key_hash, came_s) for key_hash in key_hashes)

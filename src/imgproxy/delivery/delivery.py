@@ -10,6 +10,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
     begin       The answer begins. If a purge came meanwhile, it is of a stale generation: start over, once.
+                A node of a cluster starts over, too, if it is fenced by now and an original of the answer is not proved.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
+    from imgproxy.cluster.fence import Fence
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Originals
     from imgproxy.delivery.variants import Variants
@@ -44,6 +46,9 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 SVG = "image/svg+xml"
+# A request starts over once. In a cluster once more: a lease may run out, too.
+TRIES = 2
+FENCED_TRIES = 3
 
 
 class Delivery:
@@ -59,8 +64,11 @@ class Delivery:
         admission: Admission,
         metrics: Metrics,
         failpoints: Failpoints,
+        fence: Fence | None = None,
     ) -> None:
+        """`fence`: that of this node, if it is in a cluster."""
         self._cache = cache
+        self._fence = fence
         self._originals = originals
         self._variants = variants
         self._fallback = fallback
@@ -79,13 +87,17 @@ class Delivery:
         Raises:
             ImgproxyError: the request cannot be answered.
         """
+        fence = self._fence
+        came_s = fence.now_s() if fence is not None else 0.0
         with self._cache.epochs.at_work():
-            for _ in range(2):
+            for _ in range(TRIES if fence is None else FENCED_TRIES):
                 try:
                     delivered = await self._deliver(request)
                     await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
                     if self._cache.epochs.all_hold(delivered.proofs):  # no purge came since they were proved
-                        return await begin(delivered)
+                        if fence is None or fence.may_begin([hashed for hashed, _ in delivered.proofs], came_s):
+                            return await begin(delivered)
+                        continue  # the lease or a proof has run out meanwhile
                     self._metrics.overtaken.labels(point="response").inc()
                 except (StaleGeneration, FileNotFoundError):
                     continue

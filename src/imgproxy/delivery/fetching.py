@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Softened
+    from imgproxy.cluster.fence import Fence
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
+    from imgproxy.delivery.share import Share
     from imgproxy.medialibrary.models import ServedImage
     from imgproxy.metrics import Metrics
 
@@ -116,14 +118,17 @@ class Fetching:
         failpoints: Failpoints,
         fetches_max: int = 16,
         now: Callable[[], float] = time.time,
+        fence: Fence | None = None,
+        turns: Share | None = None,
     ) -> None:
         """
         Set up fetching.
 
         `fetches_max` fetches run at a time; `admission` says how many more may wait. `now` is the wall clock, Unix
-        time.
+        time. In a cluster, `fence` is told of proofs, and `turns` replaces `fetches_max`.
         """
-        self._turns = asyncio.Semaphore(fetches_max)
+        self._turns = turns or asyncio.Semaphore(fetches_max)
+        self._fence = fence
         self._queued = 0
         self._cache = cache
         self._origin = origin
@@ -165,6 +170,7 @@ class Fetching:
         temp = self._destination(hashed)
         with self._cache.epochs.at_work() as began_seq:
             started_s = time.monotonic()
+            began_s = self._fence.now_s() if self._fence is not None else 0.0
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
             asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, validated_at_s=now_s)
@@ -188,6 +194,8 @@ class Fetching:
             finally:
                 self._under_way.discard(asked)
                 self._cache.store.discard(temp)
+        if self._fence is not None:
+            self._fence.proved(hashed, began_s)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)

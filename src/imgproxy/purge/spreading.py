@@ -1,0 +1,160 @@
+"""
+Purges in a cluster: written for the other nodes together with their record here, and complete when no node can break
+their promise. Then the caches in front are told.
+
+    recorded here, with the change  ->  in the log  ->  every node has applied it, or can serve nothing old
+    ->  caches in front  ->  the change is forgotten
+
+A purge that takes longer than `wait_s` is answered as pending. It goes on by itself, also after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from imgproxy.background import Background
+from imgproxy.cluster.acknowledge import is_complete
+from imgproxy.cluster.change_text import from_text
+from imgproxy.cluster.log import Change, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgproxy.cache.spreading import Also, Unspread
+    from imgproxy.cluster.acknowledge import NodeReport
+    from imgproxy.purge.downstream.targets import Downstreams
+    from imgproxy.purge.receipts import DownstreamState, Receipt, Receipts
+
+log = logging.getLogger(__name__)
+
+# In the receipt, for each cache in front.
+AFTER_THE_NODES = "it is told when every node has taken part"
+
+
+class Nodes(Protocol):
+    """The other nodes: a ClusterNode."""
+
+    def recording(self, change: Change) -> Also:
+        """Return what writes a change into the journal, in the transaction of its purge."""
+
+    async def wait(self, seq: int, within_s: float | None = None) -> tuple[NodeReport, ...]:
+        """Wait until no node can break the promise of a purge, at most `within_s`. Return the state of each."""
+
+    def finished(self, seqs: Sequence[int]) -> None:
+        """Forget the changes of these purges."""
+
+    async def left_over(self) -> tuple[Unspread, ...]:
+        """The changes that the last run has left."""
+
+    async def spread_unpromised(self, change: Change) -> None:
+        """Spread a change that no purge waits for."""
+
+
+class SpreadPurges:
+    """Completes purges in the whole cluster."""
+
+    def __init__(
+        self, nodes: Nodes, downstream: Downstreams, receipts: Receipts, *, wait_s: float, settle_s: float
+    ) -> None:
+        """A purge is answered as pending after `wait_s`. `settle_s` is as in Change; 0: no check."""
+        self._nodes = nodes
+        self._downstream = downstream
+        self._receipts = receipts
+        self._wait_s = wait_s
+        self._settle_s = settle_s
+        self._later = Background("purge in the cluster")
+
+    async def start(self) -> None:
+        """Complete the purges that the last run has left."""
+        for row in await self._nodes.left_over():
+            change = from_text(row.change)
+            if row.seq and change.kind is not Kind.PROVE:
+                self._later.begin(self._complete_left_over, row.seq, change)
+
+    async def close(self) -> None:
+        """Stop. The journal has what is not complete."""
+        await self._later.close()
+
+    @property
+    def pending(self) -> int:
+        """Purges that were answered before they were complete."""
+        return len(self._later)
+
+    def recording(
+        self,
+        keys: Sequence[str],
+        *,
+        reason: str,
+        entry: str | None,
+        expanded: Sequence[str] = (),
+        kind: Kind = Kind.PURGE,
+    ) -> Also:
+        """
+        Return what writes the change for the other nodes, in the transaction of the purge here.
+
+        An entry whose keys are not all known is expanded by this node alone. Its other keys are a change of their own.
+        """
+        settle_s = self._settle_s if self._settle_s > 0 else None
+        return self._nodes.recording(
+            Change(kind, tuple(keys), reason, entry=entry, settle_s=settle_s, expanded=tuple(expanded))
+        )
+
+    async def soften(self, keys: Sequence[str], *, reason: str, entry: str) -> None:
+        """
+        Let the other nodes prove these keys before they serve them again. Raises CacheUnavailable.
+
+        That is more than a soft purge does here. There is no weaker order in the log, and it costs a conditional request.
+        """
+        await self._nodes.spread_unpromised(Change(Kind.PROVE, tuple(keys), reason, entry=entry))
+
+    async def complete(
+        self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool
+    ) -> Receipt:
+        """
+        Wait for the nodes, then tell the caches in front. Return the receipt with the state of both.
+
+        If it takes too long, or if `is_waited_for` is False, both go on by themselves. They do so, too, if the caller is
+        cancelled.
+        """
+        try:
+            nodes = await self._nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
+        except asyncio.CancelledError:
+            self._later.begin(self._complete_later, receipt, reason, started_s)
+            raise
+        receipt = replace(receipt, nodes=nodes)
+        if is_complete(nodes):
+            return await self._tell_caches(receipt)
+        self._later.begin(self._complete_later, receipt, reason, started_s)
+        return replace(receipt, downstream=self._downstream.waiting(AFTER_THE_NODES))
+
+    async def _complete_later(self, receipt: Receipt, reason: str, started_s: float) -> None:
+        nodes = await self._nodes.wait(receipt.seq)
+        receipt = await self._tell_caches(replace(receipt, nodes=nodes))
+        receipt = replace(receipt, duration_s=time.monotonic() - started_s)
+        self._receipts.keep(receipt, reason=reason)
+        log.info("purged on every node", extra={"facts": {"reason": reason, **receipt.as_json()}})
+
+    async def _tell_caches(self, receipt: Receipt) -> Receipt:
+        downstream = await self._tell(
+            receipt.keys, receipt.entry, receipt.seq, is_everything=receipt.is_everything
+        )
+        self._nodes.finished(receipt.seqs)
+        return replace(receipt, downstream=downstream)
+
+    async def _tell(
+        self, keys: Sequence[str], entry: str | None, seq: int, *, is_everything: bool
+    ) -> tuple[DownstreamState, ...]:
+        if is_everything:
+            return await self._downstream.purge_all(seq)
+        return await self._downstream.purge(keys, entry=entry, seq=seq)
+
+    async def _complete_left_over(self, seq: int, change: Change) -> None:
+        nodes = await self._nodes.wait(seq)
+        await self._tell(change.keys, change.entry, seq, is_everything=change.kind is Kind.PURGE_ALL)
+        self._nodes.finished([seq])
+        await self._receipts.complete_nodes(seq, nodes)
+        log.info("purge %d of an earlier run is complete on every node", seq)
