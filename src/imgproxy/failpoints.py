@@ -19,7 +19,7 @@ class Point(StrEnum):
     AFTER_RENAME = "after-rename"
     BEFORE_RESPONSE = "before-response"
     MID_RESPONSE = "mid-response"
-    # Of a purge in a cluster: recorded here, in the log, before it is applied elsewhere, before the others hear of that,
+    # Of a purge in a cluster: recorded here, in the log, before it is applied elsewhere, before the others hear of it,
     # before it counts as done; and before a node leaves.
     AFTER_RECORD = "after-record"
     AFTER_APPEND = "after-append"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.cache.journal_file import JournalFile, PurgedKey, UnprovedKey, new_journal_id
 from imgproxy.cache.outbox import OUTBOX_SCHEMA, record_lines
-from imgproxy.cache.spreading import SPREADING_SCHEMA
+from imgproxy.cache.spreading import SPREADING_SCHEMA, record_place
 
 if TYPE_CHECKING:
     import sqlite3
@@ -291,14 +291,27 @@ class Journal(JournalFile):
         await self.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", [(key, due_at_s)])
 
 
-def record_entry(database: sqlite3.Connection, entry: str, reason: str, expanded: Iterable[str]) -> None:
-    """
-    Write that another node has purged an entry. `expanded` are all its keys if the keys API has listed them, else none.
+@dataclass(frozen=True, slots=True)
+class SpreadEntry:
+    """An entry that another node has purged. `keys`: all its keys if the keys API has listed them, else none."""
 
-    Call it inside the transaction of the purge of its keys here.
-    """
-    _next_number(database, entry, reason, is_pending=False)
-    _remember_keys(database, entry, expanded)
+    entry: str
+    reason: str
+    keys: tuple[str, ...]
+
+
+def placing(history: str, number: int, entries: Iterable[SpreadEntry]) -> Also:
+    """Return what writes how far the shared log is applied, and which entries it purged, with the purge of the keys."""
+    purged = tuple(entries)
+
+    def also(database: sqlite3.Connection, seq: int) -> None:
+        del seq
+        for item in purged:
+            _next_number(database, item.entry, item.reason, is_pending=False)
+            _remember_keys(database, item.entry, item.keys)
+        record_place(database, history, number)
+
+    return also
 
 
 def _next_number(database: sqlite3.Connection, entry: str | None, reason: str, *, is_pending: bool) -> int:

@@ -95,10 +95,7 @@ def record_lines(database: sqlite3.Connection, seq: int, lines: Iterable[OutboxL
     database.executemany(
         "INSERT INTO outbox (target, is_entry, name, round, seq, recorded_at_s, due_at_s) VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET seq = excluded.seq, due_at_s = excluded.due_at_s",
-        [
-            (line.target, line.subject.kind, line.subject.name, line.round, seq, now_s, line.due_at_s)
-            for line in lines
-        ],
+        [(line.target, line.subject.kind, line.subject.name, line.round, seq, now_s, line.due_at_s) for line in lines],
     )
 
 
@@ -120,8 +117,7 @@ class Outbox:
             (target, now_s, now_s + DUE_AT_MOST_S, count),
         )
         return tuple(
-            WaitingLine(subject_of(name, kind), number, seq, attempts)
-            for name, kind, number, seq, attempts in rows
+            WaitingLine(subject_of(name, kind), number, seq, attempts) for name, kind, number, seq, attempts in rows
         )
 
     async def figures(self, target: str) -> OutboxFigures:

@@ -117,7 +117,12 @@ class CachePurge:
         self._hot.clear()
         self._purged_all.publish(PurgedAll())
         gone = self.detach_all()
-        return PurgedKeys(seq, (), gone.variants if gone is not None and gone.variants is not None else 0, gone.size_bytes if gone is not None else 0)
+        return PurgedKeys(
+            seq,
+            (),
+            gone.variants if gone is not None and gone.variants is not None else 0,
+            gone.size_bytes if gone is not None else 0,
+        )
 
     def detach_all(self) -> Detached | None:
         """Take all directories out of reach, after the purge of everything is recorded. None if the disk refuses."""

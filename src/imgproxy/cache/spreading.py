@@ -30,6 +30,15 @@ CREATE INDEX IF NOT EXISTS spreading_seq ON spreading (seq);
 _PLACE = "cluster_place"
 
 
+def recording(change: str) -> Also:
+    """Return what writes a change that is to be spread, in the transaction of its purge."""
+
+    def also(database: sqlite3.Connection, seq: int) -> None:
+        record_change(database, seq, change)
+
+    return also
+
+
 @dataclass(frozen=True, slots=True)
 class Unspread:
     """A change that is still to be spread: its row, the number of its purge here (0: none), and its text."""
@@ -65,7 +74,9 @@ class Spreading:
 
     async def after(self, row: int, count: int) -> tuple[Unspread, ...]:
         """The changes after this row, at most `count`, in the order in which they were written."""
-        rows = await self._journal.read("SELECT id, seq, change FROM spreading WHERE id > ? ORDER BY id LIMIT ?", (row, count))
+        rows = await self._journal.read(
+            "SELECT id, seq, change FROM spreading WHERE id > ? ORDER BY id LIMIT ?", (row, count)
+        )
         return tuple(Unspread(*found) for found in rows)
 
     async def seqs(self) -> frozenset[int]:

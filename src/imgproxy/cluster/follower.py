@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
-from imgproxy.cache.journal import record_entry
-from imgproxy.cache.spreading import record_place
+from imgproxy.cache.journal import SpreadEntry, placing
 from imgproxy.cluster.log import HistoryLost, Kind, LogUnavailable, Position
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Point
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from imgproxy.cache.cache import Cache
@@ -174,7 +172,13 @@ class Follower:
             await self._clock.wait(self._news, until_s)
 
     async def _apply_next(self) -> bool:
-        """Apply the next lines. Return whether there may be more. Raises HistoryLost, LogUnavailable, CacheUnavailable."""
+        """
+        Apply the next lines. Return whether there may be more.
+
+        Raises:
+            HistoryLost, LogUnavailable: as `PurgeLog.read`.
+            CacheUnavailable: the disk refuses.
+        """
         async with self._lock:
             if self.is_lost or self.place == NOWHERE:
                 return False
@@ -199,14 +203,9 @@ class Follower:
         """Apply lines of one kind, which other nodes have written. Raises CacheUnavailable."""
         keys = list(dict.fromkeys(key for line in lines for key in line.change.keys))
         settle_at_s = _settle_at_s(lines)
-
-        def also(database: sqlite3.Connection, seq: int) -> None:
-            del seq
-            for line in lines:
-                if line.change.entry is not None:
-                    record_entry(database, line.change.entry, line.change.reason, line.change.expanded)
-            record_place(database, place.history, place.number)
-
+        changes = [line.change for line in lines]
+        entries = [SpreadEntry(each.entry, each.reason, each.expanded) for each in changes if each.entry is not None]
+        also = placing(place.history, place.number, entries)
         if kind is Kind.PURGE:
             await self._cache.purge(keys, reason=lines[-1].change.reason, settle_at_s=settle_at_s, also=also)
             self._written = place

@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imgproxy.cache.spreading import Spreading, record_change
+from imgproxy.cache.spreading import Spreading, recording
 from imgproxy.cluster.change_text import to_text
 from imgproxy.cluster.clock import Clock
 from imgproxy.cluster.fence import Fence
@@ -30,8 +30,7 @@ from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Point
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Coroutine, Sequence
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.spreading import Also, Unspread
@@ -90,9 +89,7 @@ class ClusterNode:
         self._member = Member(name, self.run, 0, 0, settings.lease_s, proof_s)
         self._observer = Observer(self._member, settings.forget_s)
         self.lease = Lease(settings.lease_s)
-        self.fence = Fence(
-            self.lease, proof_s=settings.proof_s, forget_s=settings.forget_s, now_s=self._clock.now_s
-        )
+        self.fence = Fence(self.lease, proof_s=settings.proof_s, forget_s=settings.forget_s, now_s=self._clock.now_s)
         self._watch = FenceWatch(
             self.fence,
             self._clock,
@@ -125,6 +122,7 @@ class ClusterNode:
         self._renew_soon = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._has_joined = False
+        self._has_tried = False
         self._refusal: str | None = "it has not reached the log of purges yet"
         self._head = 0
         self._trimmed_at_s = 0.0
@@ -153,7 +151,8 @@ class ClusterNode:
             log.warning("the place in the log of purges is not written; the next run applies some lines again")
         await self._failpoints.reach(Point.BEFORE_LEAVE, "")
         try:
-            await _within(LEAVE_S, self._log.leave())
+            if self._has_tried:
+                await _within(LEAVE_S, self._log.leave())
         except LogUnavailable as error:
             log.warning("this node could not leave the cluster; its purges wait until its lease has run out: %s", error)
         await self._log.close()
@@ -165,12 +164,7 @@ class ClusterNode:
 
     def recording(self, change: Change) -> Also:
         """Return what writes a change into the journal, in the transaction of its purge."""
-        text = to_text(change)
-
-        def record(database: sqlite3.Connection, seq: int) -> None:
-            record_change(database, seq, text)
-
-        return record
+        return recording(to_text(change))
 
     async def spread_unpromised(self, change: Change) -> None:
         """Spread a change that no purge waits for. Raises CacheUnavailable."""
@@ -218,6 +212,7 @@ class ClusterNode:
         self._refusal = words
 
     async def _join(self) -> None:
+        self._has_tried = True
         await _within(self.settings.lease_s, self._log.join(self._member, on_news=self._on_news))
         self._has_joined = True
         self._begin(

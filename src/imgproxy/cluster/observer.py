@@ -100,6 +100,7 @@ class Observer:
         is_there = self.namesake(now_s) is not None
         if is_there and not self._has_warned:
             log.error(
-                "another node is named %s, too: give each a [cluster] node of its own. Purges wait for both", self._own.name
+                "another node is named %s, too: give each a [cluster] node of its own. Purges wait for both",
+                self._own.name,
             )
         self._has_warned = is_there

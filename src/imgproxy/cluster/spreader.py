@@ -199,13 +199,23 @@ class Spreader:
         if not items:
             return False
         await self._failpoints.reach(Point.AFTER_RECORD, "")
-        places = await self._log.append([item.change for item in items])
+        places = await self._written([item.change for item in items])
         now_s = self._clock.now_s()
         for item, place in zip(items, places, strict=True):
             item.place, item.appended_s, item.nodes = place, now_s, None
         await self._failpoints.reach(Point.AFTER_APPEND, "")
         self._look.set()
         return True
+
+    async def _written(self, changes: Sequence[Change]) -> tuple[Position, ...]:
+        """Write lines. Raises LogUnavailable."""
+        try:
+            return await self._log.append(changes)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise LogUnavailable("the write was given up") from None  # by the log, which is being closed
 
     async def _read(self) -> list[_Item]:
         """Read the changes that are new in the journal."""

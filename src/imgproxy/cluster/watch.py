@@ -2,8 +2,8 @@
 The watch over the fence: it logs when the node becomes fenced and when it heals, and ends answers that outlive a proof.
 
 An answer that began while the node was current may take minutes. The other nodes wait for this one only until its lease
-and its proofs have run out. So then such an answer is cut, unless the origin has proved its picture again. The origin is
-asked shortly before, and only about pictures that are being sent.
+and its proofs have run out. So then such an answer is cut, unless the origin has proved its picture again. The origin
+is asked shortly before, about the pictures that are being sent.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
     begin       The answer begins. If a purge came meanwhile, it is of a stale generation: start over, once.
-                A node of a cluster starts over, too, if it is fenced by now and an original of the answer is not proved.
+                So does a node of a cluster that is fenced by now, if an original of the answer is not proved.
 """
 
 from __future__ import annotations

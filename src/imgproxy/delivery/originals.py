@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cluster.fence import Fence
     from imgproxy.cache.purge_event import Distrusted, Purged, PurgedAll, Softened, Unproved
+    from imgproxy.cluster.fence import Fence
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals

@@ -42,8 +42,8 @@ class DownstreamState:
     """
     The state of a purge in one cache in front.
 
-    `done`: the cache confirmed it. `pending`: not yet, for the reason in `detail`; the outbox tries again. `skipped`: it
-    has no call for this.
+    `done`: the cache confirmed it. `pending`: not yet, for the reason in `detail`; the outbox tries again. `skipped`:
+    it has no call for this.
     """
 
     name: str
@@ -178,7 +178,9 @@ def _updated(kept: KeptReceipt, unconfirmed: Sequence[tuple[str, Subject]]) -> d
     """Return a kept receipt with the present state of its caches in front."""
     receipt = json.loads(kept.receipt)
     is_waiting = any(node["state"] == NodeState.WAITING for node in receipt.get("nodes", ()))
-    subjects = {EVERYTHING} | {Subject(key) for key in receipt["keys"]} | {Subject(receipt["entry"] or "", is_entry=True)}
+    subjects = (
+        {EVERYTHING} | {Subject(key) for key in receipt["keys"]} | {Subject(receipt["entry"] or "", is_entry=True)}
+    )
     waiting = {target for target, subject in unconfirmed if subject in subjects}
     for cache in receipt["downstream"]:
         if cache["name"] not in waiting and cache["state"] not in DONE and not is_waiting:

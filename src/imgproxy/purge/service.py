@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
+from imgproxy.cluster.log import Kind
 from imgproxy.errors import (
     CacheUnavailable,
     EntryNotFound,
@@ -28,7 +29,6 @@ from imgproxy.errors import (
     Revoked,
     SourceTooLarge,
 )
-from imgproxy.cluster.log import Kind
 from imgproxy.flights import Flights
 from imgproxy.purge.entry_keys import ListedKeys
 from imgproxy.purge.receipts import Receipt, Receipts
@@ -58,7 +58,7 @@ TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 # is counted as "other", because a label value is kept for ever.
 COUNTED_REASONS = (
     TAKEDOWNS
-    | {"archive", "update", "active", "manual", "imgix", "expanded", "learnt", "changed"}
+    | {"archive", "update", "active", "manual", "imgix", "expanded", "learnt", "changed", "all"}
     | {error.code for error in (NotFound, Revoked, NotAnImage, SourceTooLarge)}
 )
 
@@ -132,8 +132,8 @@ class PurgeService:
         """
         Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
 
-        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too. In a cluster this
-        holds for all nodes if the receipt is not pending. Without `is_waited_for` it does not wait for them.
+        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too. In a cluster
+        this holds for all nodes if the receipt is not pending. Without `is_waited_for` it does not wait for them.
         """
         started_s = time.monotonic()
         try:

@@ -1,6 +1,7 @@
 """
-Purges in a cluster: written for the other nodes together with their record here, and complete when no node can break
-their promise. Then the caches in front are told.
+Purges in a cluster: complete when no node can break their promise.
+
+A purge is written for the other nodes together with its record here. The caches in front are told at the end.
 
     recorded here, with the change  ->  in the log  ->  every node has applied it, or can serve nothing old
     ->  caches in front  ->  the change is forgotten
@@ -107,17 +108,15 @@ class SpreadPurges:
         """
         Let the other nodes prove these keys before they serve them again. Raises CacheUnavailable.
 
-        That is more than a soft purge does here. There is no weaker order in the log, and it costs a conditional request.
+        That is more than a soft purge does here. The log has no weaker order, and it costs one conditional request.
         """
         await self._nodes.spread_unpromised(Change(Kind.PROVE, tuple(keys), reason, entry=entry))
 
-    async def complete(
-        self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool
-    ) -> Receipt:
+    async def complete(self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool) -> Receipt:
         """
         Wait for the nodes, then tell the caches in front. Return the receipt with the state of both.
 
-        If it takes too long, or if `is_waited_for` is False, both go on by themselves. They do so, too, if the caller is
+        If it takes too long, or if `is_waited_for` is False, both go on by themselves. So they do if the caller is
         cancelled.
         """
         try:
@@ -139,9 +138,7 @@ class SpreadPurges:
         log.info("purged on every node", extra={"facts": {"reason": reason, **receipt.as_json()}})
 
     async def _tell_caches(self, receipt: Receipt) -> Receipt:
-        downstream = await self._tell(
-            receipt.keys, receipt.entry, receipt.seq, is_everything=receipt.is_everything
-        )
+        downstream = await self._tell(receipt.keys, receipt.entry, receipt.seq, is_everything=receipt.is_everything)
         self._nodes.finished(receipt.seqs)
         return replace(receipt, downstream=downstream)
 

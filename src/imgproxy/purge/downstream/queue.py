@@ -133,7 +133,9 @@ class TargetQueue:
         """Release what purge `seq` has recorded, and wait for the confirmation, at most `wait_s`."""
         covered = {subject for subject in subjects if self._adapter.covers(subject)}
         if not covered and EVERYTHING in subjects:
-            return DownstreamState(self.name, self.kind, "skipped", "it cannot be told to forget everything: purge it there")
+            return DownstreamState(
+                self.name, self.kind, "skipped", "it cannot be told to forget everything: purge it there"
+            )
         if not covered:
             return DownstreamState(self.name, self.kind, "done", "nothing of this is purged there")
         self._released.update({subject: max(seq, self._released.get(subject, 0)) for subject in covered})

@@ -80,7 +80,9 @@ class Downstreams:
             adapter_of(settings),
             self._outbox,
             self._http,
-            held_s=self._purge.drain_s + (1 + WAITS_MAX) * self._purge.expand_timeout_s + HELD_MARGIN_S
+            held_s=self._purge.drain_s
+            + (1 + WAITS_MAX) * self._purge.expand_timeout_s
+            + HELD_MARGIN_S
             + self._nodes_wait_s,
             again_after_s=again_after_s,
             metrics=self._metrics,

@@ -64,7 +64,8 @@ class Fastly(_ByTag):
     """
     Fastly: POST /service/{id}/purge, up to 256 surrogate keys.
 
-    Everything: POST /service/{id}/purge_all. A hard purge: with `Fastly-Soft-Purge` the revoked picture could be served as stale.
+    Everything: POST /service/{id}/purge_all. A hard purge: with `Fastly-Soft-Purge` the revoked picture could be served
+    as stale.
     Source: https://www.fastly.com/documentation/reference/api/purging/ (bulk purge).
     """
 
