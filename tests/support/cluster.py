@@ -1,121 +1,66 @@
-"""Several edges in this process, over one library and one log in memory. Each has a clock of its own for its lease."""
+"""Edges of a cluster as far as the database sees them, for tests over a real PostgreSQL."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import aiohttp
+from imgproxy.cluster.postgres_facts import PostgresFacts
+from imgproxy.cluster.postgres_outbox import PostgresOutbox
 
-from imgproxy.config.cluster import ClusterSettings
-from imgproxy.config.sections import FreshnessSettings
-from imgproxy.edge.app import Edge
-from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
-from imgproxy.medialibrary.server.probe import Probe
-from tests.support.clock import LeaseClock
-from tests.support.memory_log import MemoryLog, MemoryPurgeLog
-from tests.support.site import KEY, Held, Site, jpeg, settings_for, until
+from imgproxy.cluster.log import Change, Kind, Member, Position
+from imgproxy.cluster.postgres_database import Database
+from imgproxy.cluster.postgres_listener import Listener
+from imgproxy.cluster.postgres_log import PostgresLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
-    from imgproxy.cluster.node import ClusterNode
-
-LEASE_S, PROOF_S, FORGET_S = 5.0, 2.0, 600.0
-# The part of a lease that a node uses itself, and then some: it is fenced, and the others still wait for it.
-OWN_LEASE_S = 4.6
-NO_SETTLING = FreshnessSettings(settle_s=0)
+NOWHERE = Position("", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Node(Site):
-    """One edge of a cluster, with its way to the log."""
+class Edge:
+    """A log with its connections, as one edge has them. `news` is set by each notification."""
 
-    way: MemoryPurgeLog
-    clock: LeaseClock
-    held: Held
+    def __init__(self, url: str, name: str, timeout_s: float) -> None:
+        self.database = Database(url, name=f"imgproxy {name}", size=2, timeout_s=timeout_s)
+        self.listener = Listener(self.database)
+        self.log = PostgresLog(self.database, self.listener)
+        self.facts = PostgresFacts(self.database, f"run-of-{name}")
+        self.outbox = PostgresOutbox(self.database, self.listener, f"run-of-{name}")
+        self.member = Member(name, f"run-of-{name}", 0, 0, 5.0, 2.0)
+        self.news = asyncio.Event()
 
-    @property
-    def cluster(self) -> ClusterNode:
-        """The node itself."""
-        assert self.edge.node is not None
-        return self.edge.node
+    async def join(self) -> None:
+        """Become a member, and wait until this edge hears of news."""
+        await self.log.join(self.member, on_news=self.news.set)
+        await self.hears()
 
-    async def current(self) -> None:
-        """Wait until the node is current."""
-        await until(lambda: self.cluster.is_current)
+    async def hears(self) -> None:
+        """Wait for the next news, or for a new connection that listens."""
+        async with asyncio.timeout(20):
+            await self.news.wait()
+        self.news.clear()
 
-    async def fence_off(self) -> None:
-        """Cut the node off from the log, and let its own lease run out."""
-        self.way.is_cut = True
-        self.clock.advance(OWN_LEASE_S)
-        await until(lambda: not self.cluster.is_current)
-
-
-class Cluster:
-    """Starts and stops edges."""
-
-    def __init__(self, tmp_path: Path, library: EmbeddedLibrary, probe: Probe, sections: dict[str, Any]) -> None:
-        self.library = library
-        self.probe = probe
-        self.log = MemoryLog()
-        self._tmp_path = tmp_path
-        self._sections = sections
-        self._stacks: dict[str, AsyncExitStack] = {}
-
-    async def start(
-        self, name: str, *, is_joined: bool = True, way: MemoryPurgeLog | None = None, **cluster: Any
-    ) -> Node:
-        """Start the edge of this name, over its own cache, and wait until it is current."""
-        way, clock, held = way or self.log.way(), LeaseClock(), Held()
-        chosen = {"node": name, "lease_s": LEASE_S, "proof_s": PROOF_S, "forget_s": FORGET_S, **cluster}
-        sections = {"freshness": NO_SETTLING, "cluster": ClusterSettings(**chosen), **self._sections}
-        settings = settings_for(self.library, self._tmp_path / f"cache-{name}", **sections)
-        edge = Edge(settings, failpoints=held, purge_log=way, cluster_clock=clock)
-        stack = self._stacks[name] = AsyncExitStack()
-        await stack.enter_async_context(edge)
-        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        node = Node(edge, self.library, self.probe, session, way, clock, held)
-        if is_joined:
-            await node.current()
-        return node
-
-    async def stop(self, name: str) -> None:
-        """Stop the edge of this name."""
-        await self._stacks.pop(name).aclose()
-
-    async def stop_all(self) -> None:
-        """Stop every edge."""
-        for name in list(self._stacks):
-            await self.stop(name)
-
-    def serves(self) -> int:
-        """How often the origin was asked for a picture."""
-        return self.probe.count("serveImage")
+    async def position(self) -> Position:
+        """Return where the log is now, for an edge that has applied nothing."""
+        renewal = await self.log.renew(NOWHERE)
+        return Position(renewal.history, 0)
 
 
 @asynccontextmanager
-async def cluster(
-    tmp_path: Path, *, pictures: dict[str, bytes] | None = None, **sections: Any
-) -> AsyncIterator[Cluster]:
-    """Start a library. The test starts the edges."""
-    folder = tmp_path / "photos"
-    for key, data in (pictures if pictures is not None else {KEY: jpeg(200)}).items():
-        path = folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    probe = Probe()
-    tokens = [AccessToken("library-token")]
-    async with EmbeddedLibrary(folder, probe=probe, tokens=tokens, scan_interval_s=3600.0) as library:
-        here = Cluster(tmp_path, library, probe, sections)
-        try:
-            yield here
-        finally:
-            await here.stop_all()
+async def edge(url: str, name: str = "a", *, is_member: bool = True, timeout_s: float = 10.0) -> AsyncIterator[Edge]:
+    """Run one, as a member unless told otherwise."""
+    running = Edge(url, name, timeout_s)
+    try:
+        if is_member:
+            await running.join()
+        yield running
+    finally:
+        await running.log.close()
 
 
-async def several(here: Cluster, names: Sequence[str]) -> list[Node]:
-    """Start edges one after the other."""
-    return [await here.start(name) for name in names]
+def purge(*keys: str, reason: str = "manual") -> Change:
+    """Make a purge of keys."""
+    return Change(Kind.PURGE, keys, reason)

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from imgproxy.cluster.acknowledge import (
     Awaited,
-    NodeReport,
     NodeState,
     Seen,
     awaited,
     can_break_until_s,
-    is_complete,
     judge,
     observe,
 )
@@ -81,14 +79,6 @@ def test_only_a_change_of_its_renewals_begins_a_lease_anew() -> None:
     assert seen["run-b"].lease_ends_s == 109.0
     assert seen["run-b"].is_alive
     assert observe(seen, [], 104.0) == {}
-
-
-def test_a_purge_is_complete_when_no_node_is_waited_for() -> None:
-    """Applied and fenced are both fine."""
-    applied, fenced = NodeReport("a", NodeState.APPLIED, 0.0), NodeReport("b", NodeState.FENCED, 1.0)
-
-    assert is_complete([applied, fenced])
-    assert not is_complete([applied, NodeReport("c", NodeState.WAITING, 1.0)])
 
 
 seconds = st.floats(0, 60)

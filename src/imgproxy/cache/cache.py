@@ -47,8 +47,8 @@ class Cache:
     Hot tier, disk and journal as one. Its synchronous methods block for a small file at most.
 
     `purged` is published for each key inside a purge, `softened` inside a soft purge, `unproved` inside an order to
-    prove, `distrusted` if everything counts as unproved, `purged_all` inside a purge of everything. `journal` is the one
-    of `settings.dir` if it is not given.
+    prove, `distrusted` if everything counts as unproved, `purged_all` inside a purge of everything. `journal` is
+    the one of `settings.dir` if it is not given.
     """
 
     def __init__(

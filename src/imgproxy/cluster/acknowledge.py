@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from imgproxy.cluster.log import Member
 
@@ -42,6 +42,19 @@ class NodeReport:
     name: str
     state: NodeState
     after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """
+    How far a purge has been spread.
+
+    `is_complete`: no node can break its promise. The states of the known nodes are not enough for that: while the log
+    cannot be reached, a node may be unknown.
+    """
+
+    nodes: tuple[NodeReport, ...]
+    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +134,3 @@ def judge(node: Awaited, applied: Mapping[str, int], number: int, now_s: float) 
     if reported >= number:
         return NodeState.APPLIED
     return NodeState.FENCED if now_s >= node.until_s else NodeState.WAITING
-
-
-def is_complete(reports: Sequence[NodeReport]) -> bool:
-    """Whether no node can break the promise any more."""
-    return all(report.state is not NodeState.WAITING for report in reports)

@@ -112,13 +112,13 @@ class Follower:
 
     # --- another history ---------------------------------------------------------------------------------------
 
-    def misses_tail(self, renewal: Renewal) -> bool:
-        """Whether lines that were applied here are missing at the end of the log."""
-        return renewal.history == self.place.history and renewal.head < self.place.number
+    def fits(self, renewal: Renewal, before: Position) -> bool:
+        """
+        Whether the log has every line since the place that is applied here.
 
-    def fits(self, renewal: Renewal) -> bool:
-        """Whether the log that was just renewed has every line since the place that is applied here."""
-        is_same = renewal.history == self.place.history and not self.misses_tail(renewal)
+        `before` is that place as it was when the renewal was sent: lines that came later are not in its answer.
+        """
+        is_same = renewal.history == self.place.history and not misses_tail(renewal, before)
         return is_same and renewal.oldest <= self.place.number + 1 and not self.is_lost
 
     async def start_over(self, renewal: Renewal) -> None:
@@ -255,6 +255,11 @@ class Follower:
                 await self._log.report(self.drained)
             except LogUnavailable as error:
                 log.info("a report to the log of purges is left to the next renewal: %s", error)
+
+
+def misses_tail(renewal: Renewal, before: Position) -> bool:
+    """Whether lines that were applied before the renewal was sent are missing at the end of the log."""
+    return renewal.history == before.history and renewal.head < before.number
 
 
 def _hashes(lines: Sequence[Line]) -> set[str]:

@@ -20,7 +20,7 @@ from imgproxy.cache.spreading import Spreading, recording
 from imgproxy.cluster.change_text import to_text
 from imgproxy.cluster.clock import Clock
 from imgproxy.cluster.fence import Fence
-from imgproxy.cluster.follower import Follower
+from imgproxy.cluster.follower import Follower, misses_tail
 from imgproxy.cluster.lease import RENEWALS, Lease
 from imgproxy.cluster.log import LogUnavailable, Member, Position
 from imgproxy.cluster.observer import Observer
@@ -30,11 +30,11 @@ from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.spreading import Also, Unspread
-    from imgproxy.cluster.acknowledge import NodeReport
+    from imgproxy.cluster.acknowledge import Spread
     from imgproxy.cluster.follower import Drain
     from imgproxy.cluster.log import Change, PurgeLog, Renewal
     from imgproxy.cluster.watch import UnderWay
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.2
+AGAIN_S = 1.0
 TRIM_EVERY_S = 600.0
 # A node that ends waits for the database no longer than this.
 LEAVE_S = 3.0
@@ -137,7 +138,7 @@ class ClusterNode:
             self._follower.resume(Position(*place))
             self._observer.history = place[0]
         self._trimmed_at_s = self._clock.now_s()
-        self._begin(self._renew_forever(), self._watch.run())
+        self._begin(self._renew_forever, self._watch.run)
 
     async def close(self) -> None:
         """Leave. The port is closed: nothing is served any more."""
@@ -157,8 +158,17 @@ class ClusterNode:
             log.warning("this node could not leave the cluster; its purges wait until its lease has run out: %s", error)
         await self._log.close()
 
-    def _begin(self, *work: Coroutine[Any, Any, None]) -> None:
-        self._tasks += [asyncio.get_running_loop().create_task(each) for each in work]
+    def _begin(self, *work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks += [asyncio.get_running_loop().create_task(self._keep(each)) for each in work]
+
+    async def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do work for ever. A bug must not end it silently: the node would never heal."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("a part of the cluster has failed; it is begun again")
+            await self._clock.wait(asyncio.Event(), self._clock.now_s() + AGAIN_S)
 
     # --- purges ------------------------------------------------------------------------------------------------
 
@@ -171,7 +181,7 @@ class ClusterNode:
         await self._rows.add(to_text(change))
         self._spreader.wake()
 
-    async def wait(self, seq: int, within_s: float | None = None) -> tuple[NodeReport, ...]:
+    async def wait(self, seq: int, within_s: float | None = None) -> Spread:
         """Wait as `Spreader.wait`: at most `within_s`, by default as long as it takes."""
         return await self._spreader.wait(seq, float("inf") if within_s is None else within_s)
 
@@ -215,9 +225,7 @@ class ClusterNode:
         self._has_tried = True
         await _within(self.settings.lease_s, self._log.join(self._member, on_news=self._on_news))
         self._has_joined = True
-        self._begin(
-            self._follower.follow(), self._follower.report(), self._spreader.append(), self._spreader.acknowledge()
-        )
+        self._begin(self._follower.follow, self._follower.report, self._spreader.append, self._spreader.acknowledge)
 
     def _on_news(self) -> None:
         self._follower.wake()
@@ -232,15 +240,15 @@ class ClusterNode:
             CacheUnavailable: the log is another one, and the disk refuses to count everything as unproved.
         """
         async with self._renewing:
-            sent_s = self._clock.now_s()
+            sent_s, before = self._clock.now_s(), self._follower.place
             renewal = await _within(self.settings.lease_s, self._log.renew(self._follower.drained))
             now_s = self._clock.now_s()
             self.renewals += 1
             self._head = renewal.head
-            is_tail_lost = self._follower.misses_tail(renewal)
+            is_tail_lost = misses_tail(renewal, before)
             if self._observer.renewed(renewal.history, renewal.members, now_s, is_tail_lost=is_tail_lost):
                 self._spreader.start_over()
-            if not self._follower.fits(renewal):
+            if not self._follower.fits(renewal, before):
                 await self._follower.start_over(renewal)
             self.lease.renew(sent_s, Position(renewal.history, renewal.head), self._follower.place)
             self._refusal = None

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgproxy.cluster.acknowledge import NodeReport, NodeState, judge
+from imgproxy.cluster.acknowledge import NodeReport, NodeState, Spread, judge
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import LogUnavailable
 from imgproxy.errors import CacheUnavailable
@@ -102,9 +102,9 @@ class Spreader:
         """How many changes are on their way."""
         return len(self._items)
 
-    async def wait(self, seq: int, within_s: float = math.inf) -> tuple[NodeReport, ...]:
+    async def wait(self, seq: int, within_s: float = math.inf) -> Spread:
         """
-        Wait until no node can break the promise of purge `seq`, at most this long. Return the state of each node.
+        Wait until no node can break the promise of purge `seq`, at most this long. Return how far it is spread.
 
         The purge is recorded in the journal before. Purges are done in the order of their numbers.
         """
@@ -116,7 +116,7 @@ class Spreader:
                 await self._clock.wait(waiter.done, self._clock.now_s() + within_s)
         finally:
             self._waiters.discard(waiter)
-        return self._reports(seq)
+        return Spread(self._reports(seq), self._is_done(seq))
 
     def wake(self) -> None:
         """Look for changes in the journal soon."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from imgproxy.background import Background
 from imgproxy.cache.outbox import EVERYTHING, Outbox, Subject
-from imgproxy.cluster.acknowledge import NodeState, is_complete
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ class Receipt:
 
     `malformed`: what the keys API listed that is no key. `is_pending`: the keys API has not answered yet. The listed
     keys are purged; more may follow. `nodes`: the nodes of the cluster; none if this service is alone. `seqs`: the
-    numbers of all its purges here, `seq` is the last of them. `is_everything`: no keys are named, all are purged.
+    numbers of all its purges here, `seq` is the last of them. `is_spreading`: a node can still break its promise.
+    `is_everything`: no keys are named, all are purged.
     """
 
     entry: str | None
@@ -75,12 +75,13 @@ class Receipt:
     is_soft: bool = False
     nodes: tuple[NodeReport, ...] = ()
     seqs: tuple[int, ...] = ()
+    is_spreading: bool = False
     is_everything: bool = False
 
     @property
     def is_complete(self) -> bool:
         """Whether every key is known, no node can serve it, and every cache in front has confirmed."""
-        return not self.is_pending and is_complete(self.nodes) and all(item.state in DONE for item in self.downstream)
+        return not (self.is_pending or self.is_spreading) and all(item.state in DONE for item in self.downstream)
 
     def as_json(self) -> dict[str, Any]:
         """Return the public form. Scripts depend on its names."""
@@ -95,6 +96,7 @@ class Receipt:
                 for item in self.downstream
             ],
             "nodes": _nodes_json(self.nodes),
+            "spreading": self.is_spreading,
             "pending": not self.is_complete,
             "soft": self.is_soft,
             "cut": self.cut,
@@ -143,7 +145,7 @@ class Receipts:
             CacheUnavailable: the journal cannot be read or written.
         """
         for kept in await self._journal.receipts(entry=None, key=None, seq=seq, count=1):
-            receipt = json.loads(kept.receipt) | {"nodes": _nodes_json(nodes)}
+            receipt = json.loads(kept.receipt) | {"nodes": _nodes_json(nodes), "spreading": False}
             await self._journal.keep_receipts([(seq, kept.at_s, json.dumps(receipt))])
 
     async def close(self) -> None:
@@ -177,7 +179,7 @@ def _nodes_json(nodes: Sequence[NodeReport]) -> list[dict[str, Any]]:
 def _updated(kept: KeptReceipt, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:
     """Return a kept receipt with the present state of its caches in front."""
     receipt = json.loads(kept.receipt)
-    is_waiting = any(node["state"] == NodeState.WAITING for node in receipt.get("nodes", ()))
+    is_waiting = receipt.get("spreading", False)
     subjects = (
         {EVERYTHING} | {Subject(key) for key in receipt["keys"]} | {Subject(receipt["entry"] or "", is_entry=True)}
     )

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.background import Background
-from imgproxy.cluster.acknowledge import is_complete
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import Change, Kind
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.spreading import Also, Unspread
-    from imgproxy.cluster.acknowledge import NodeReport
+    from imgproxy.cluster.acknowledge import Spread
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.receipts import DownstreamState, Receipt, Receipts
 
@@ -42,8 +41,8 @@ class Nodes(Protocol):
     def recording(self, change: Change) -> Also:
         """Return what writes a change into the journal, in the transaction of its purge."""
 
-    async def wait(self, seq: int, within_s: float | None = None) -> tuple[NodeReport, ...]:
-        """Wait until no node can break the promise of a purge, at most `within_s`. Return the state of each."""
+    async def wait(self, seq: int, within_s: float | None = None) -> Spread:
+        """Wait until no node can break the promise of a purge, at most `within_s`. Return how far it is spread."""
 
     def finished(self, seqs: Sequence[int]) -> None:
         """Forget the changes of these purges."""
@@ -120,19 +119,19 @@ class SpreadPurges:
         cancelled.
         """
         try:
-            nodes = await self._nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
+            spread = await self._nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
         except asyncio.CancelledError:
             self._later.begin(self._complete_later, receipt, reason, started_s)
             raise
-        receipt = replace(receipt, nodes=nodes)
-        if is_complete(nodes):
+        receipt = replace(receipt, nodes=spread.nodes, is_spreading=not spread.is_complete)
+        if spread.is_complete:
             return await self._tell_caches(receipt)
         self._later.begin(self._complete_later, receipt, reason, started_s)
         return replace(receipt, downstream=self._downstream.waiting(AFTER_THE_NODES))
 
     async def _complete_later(self, receipt: Receipt, reason: str, started_s: float) -> None:
-        nodes = await self._nodes.wait(receipt.seq)
-        receipt = await self._tell_caches(replace(receipt, nodes=nodes))
+        spread = await self._nodes.wait(receipt.seq)
+        receipt = await self._tell_caches(replace(receipt, nodes=spread.nodes, is_spreading=False))
         receipt = replace(receipt, duration_s=time.monotonic() - started_s)
         self._receipts.keep(receipt, reason=reason)
         log.info("purged on every node", extra={"facts": {"reason": reason, **receipt.as_json()}})
@@ -150,8 +149,8 @@ class SpreadPurges:
         return await self._downstream.purge(keys, entry=entry, seq=seq)
 
     async def _complete_left_over(self, seq: int, change: Change) -> None:
-        nodes = await self._nodes.wait(seq)
+        spread = await self._nodes.wait(seq)
         await self._tell(change.keys, change.entry, seq, is_everything=change.kind is Kind.PURGE_ALL)
         self._nodes.finished([seq])
-        await self._receipts.complete_nodes(seq, nodes)
+        await self._receipts.complete_nodes(seq, spread.nodes)
         log.info("purge %d of an earlier run is complete on every node", seq)
