@@ -561,6 +561,7 @@ async def test_a_forgotten_node_asks_the_origin_for_each_request(tmp_path: Path)
             assert (await node.get(TARGET)).status == 200
         assert here.serves() == asked + 2
 
+        node.clock.stop_for(0.001)
         here.probe.hold("headers")
         early = asyncio.create_task(node.get(TARGET))
         await here.probe.arrived("headers")
