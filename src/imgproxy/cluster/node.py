@@ -181,6 +181,10 @@ class ClusterNode:
         await self._rows.add(to_text(change))
         self._spreader.wake()
 
+    def wake(self) -> None:
+        """Spread what is new in the journal, without a wait for it."""
+        self._spreader.wake()
+
     async def wait(self, seq: int, within_s: float | None = None) -> Spread:
         """Wait as `Spreader.wait`: at most `within_s`, by default as long as it takes."""
         return await self._spreader.wait(seq, float("inf") if within_s is None else within_s)

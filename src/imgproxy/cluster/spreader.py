@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.cluster.acknowledge import NodeReport, NodeState, Spread, judge
 from imgproxy.cluster.change_text import from_text
-from imgproxy.cluster.log import LogUnavailable
+from imgproxy.cluster.log import Kind, LogUnavailable
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Point
 
@@ -291,6 +291,9 @@ class Spreader:
             self._finished.append(item.row.row)
             return
         self._done[item.row.seq] = reports
+        if item.change.kind is Kind.PROVE:
+            self._rows_of.pop(item.row.seq, None)
+            self._finished.append(item.row.row)  # no cache in front is told of an order
         if len(self._done) > DONE_MAX:
             self._done.popitem(last=False)
 

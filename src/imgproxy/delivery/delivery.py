@@ -9,8 +9,8 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
-    begin       The answer begins. If a purge came meanwhile, it is of a stale generation: start over, once.
-                So does a node of a cluster that is fenced by now, if an original of the answer is not proved.
+    begin       The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
+                So does a request of a cluster's node that is fenced by now, if an original is not proved.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 SVG = "image/svg+xml"
-# A request starts over once. In a cluster once more: a lease may run out, too.
-TRIES = 2
-FENCED_TRIES = 3
+# An updated picture may meet a request three times: ordered to be proved, found to be changed, purged.
+TRIES = 3
 
 
 class Delivery:
@@ -79,7 +78,7 @@ class Delivery:
 
     async def answer(self, request: Request, begin: Callable[[Delivered], Awaitable[Answer]]) -> Answer:
         """
-        Deliver, then begin the answer if no purge has come meanwhile.
+        Deliver, then begin the answer if no purge, and no order to prove, has come meanwhile.
 
         `begin` must not await before it gives the first byte to the transport. It raises FileNotFoundError if the
         variant's file is gone.
@@ -90,11 +89,11 @@ class Delivery:
         fence = self._fence
         came_s = fence.now_s() if fence is not None else 0.0
         with self._cache.epochs.at_work():
-            for _ in range(TRIES if fence is None else FENCED_TRIES):
+            for _ in range(TRIES):
                 try:
                     delivered = await self._deliver(request)
                     await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
-                    if self._cache.epochs.all_hold(delivered.proofs):  # no purge came since they were proved
+                    if self._cache.epochs.all_hold(delivered.proofs):  # nothing came since they were proved
                         if fence is None or fence.may_begin([hashed for hashed, _ in delivered.proofs], came_s):
                             return await begin(delivered)
                         continue  # the lease or a proof has run out meanwhile

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,7 +33,7 @@ from imgproxy.medialibrary.moments import is_proof
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.share import Share
     from imgproxy.medialibrary.models import ServedImage
     from imgproxy.metrics import Metrics
+    from imgproxy.purge.known_originals import KnownOriginal
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class _Asked:
     seq: int
     at_s: float
     validated_at_s: float
+    began_s: float = 0.0
     is_softened: bool = False
 
 
@@ -166,20 +169,77 @@ class Fetching:
         finally:
             self._turns.release()
 
-    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
-        temp = self._destination(hashed)
+    async def confirm(self, hashed: str, key: str, known: KnownOriginal) -> bool:
+        """
+        Ask the origin once whether a key still has these bytes. If it is cached with them, it is proved then.
+
+        Unlike `fetch` it purges nothing, remembers no refusal, and is not refused when many fetches wait.
+
+        Raises:
+            ImgproxyError: the origin refused, or could not be asked.
+            StaleGeneration: a purge came meanwhile, or an order to prove the key.
+        """
+        async with self._turns:
+            temp = self._destination(hashed)
+            with self._ask_now(hashed) as asked:
+                try:
+                    await self._failpoints.reach(Point.BEFORE_FETCH, key)
+                    served = await self._ask(key, temp, Validators(known.etag, known.last_modified))
+                    await self._failpoints.reach(Point.AFTER_FETCH, key)
+                    return self._is_confirmed(served, hashed, temp, known, asked)
+                except OSError as exc:
+                    raise CacheUnavailable from exc
+                finally:
+                    self._cache.store.discard(temp)
+
+    def _is_confirmed(self, served: ServedImage, hashed: str, temp: str, known: KnownOriginal, asked: _Asked) -> bool:
+        """Whether the origin has these bytes. Prove the cached original if it has them, too. Raises OSError."""
+        if served.is_modified and served.digest != known.digest:
+            return False
+        if not self._cache.epochs.is_proved(hashed, asked.seq):
+            raise StaleGeneration
+        facts = self._cache.facts(hashed)
+        if facts is None or facts.digest != known.digest:
+            return True
+        if not served.is_modified:
+            facts = replace(facts, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
+            self._cache.commit_facts(facts)
+            return True
+        facts = replace(
+            facts,
+            etag=served.etag,
+            last_modified=served.last_modified,
+            validated_at_s=asked.validated_at_s,
+            fetched_at_s=asked.at_s,
+            seq=asked.seq,
+            journal_id=asked.journal_id,
+        )
+        self._cache.commit_original(temp, facts)
+        return True
+
+    @contextmanager
+    def _ask_now(self, hashed: str) -> Iterator[_Asked]:
+        """Note that the origin is asked now, while the block runs."""
         with self._cache.epochs.at_work() as began_seq:
-            started_s = time.monotonic()
-            began_s = self._fence.now_s() if self._fence is not None else 0.0
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
-            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, validated_at_s=now_s)
+            began_s = self._fence.now_s() if self._fence is not None else 0.0
+            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, now_s, began_s)
             self._under_way.add(asked)
-            if known is not None and self._cache.store.find_original(known) is None:
+            try:
+                yield asked
+            finally:
+                self._under_way.discard(asked)
+
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+        temp = self._destination(hashed)
+        started_s = time.monotonic()
+        with self._ask_now(hashed) as asked:
+            if known is not None and (self._needs_bytes(known) or self._cache.store.find_original(known) is None):
                 known = None
             try:
                 await self._failpoints.reach(Point.BEFORE_FETCH, key)
-                served = await self._ask(key, temp, known)
+                served = await self._ask(key, temp, _validators_of(known))
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
@@ -187,15 +247,14 @@ class Fetching:
                 raise
             except (OSError, CacheUnavailable) as exc:
                 # A purge removes the directory during the download. That is no fault of the disk.
-                if not self._cache.epochs.holds(hashed, began_seq):
+                if not self._cache.epochs.holds(hashed, asked.seq):
                     raise StaleGeneration from None
                 self._cache.housekeeping.make_room(exc)
                 raise CacheUnavailable from exc
             finally:
-                self._under_way.discard(asked)
                 self._cache.store.discard(temp)
         if self._fence is not None:
-            self._fence.proved(hashed, began_s)
+            self._fence.proved(hashed, asked.began_s)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)
@@ -223,11 +282,17 @@ class Fetching:
             self._cache.housekeeping.make_room(exc)
             return store.temp_name(hashed)
 
-    async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:
-        validators = None
-        if known is not None:
-            date = known.last_modified if is_proof(known.last_modified, known.fetched_at_s) else None
-            validators = Validators(known.etag, date)
+    def _needs_bytes(self, known: OriginalFacts) -> bool:
+        """
+        Whether a 304 would not be enough, because the entity tag is a weak one, and other bytes may have it.
+
+        So it is if the key was ordered to be proved. A fenced node may have missed such an order.
+        """
+        is_ordered = self._cache.is_counted(known) and not self._cache.is_proved(known)
+        is_fenced = self._fence is not None and not self._fence.is_open()
+        return (is_ordered or is_fenced) and known.etag is not None and known.etag.startswith("W/")
+
+    async def _ask(self, key: str, temp: str, validators: Validators | None) -> ServedImage:
         try:
             served = await self._origin.serve_image(key, temp, validators=validators, max_bytes=self._source_max_bytes)
         except ImgproxyError as error:
@@ -306,3 +371,10 @@ class Fetching:
             began_seq = (await self._purge([key], reason=error.code)).seq
         if self._cache.epochs.is_proved(hashed, began_seq) and not asked.is_softened:
             self._refusals.remember(hashed, error, self._negative_ttl_s)
+
+
+def _validators_of(known: OriginalFacts | None) -> Validators | None:
+    """Return the validators of an original for a conditional request; None for an unconditional one."""
+    if known is None:
+        return None
+    return Validators(known.etag, known.last_modified if is_proof(known.last_modified, known.fetched_at_s) else None)

@@ -56,6 +56,7 @@ class Receipt:
     """
     What a purge did. `size_bytes`: deleted from disk. `cut`: connections that were closed in the middle of an answer.
 
+    `kept`: keys of an updated entry whose bytes the origin has confirmed, so that they were not purged.
     `malformed`: what the keys API listed that is no key. `is_pending`: the keys API has not answered yet. The listed
     keys are purged; more may follow. `nodes`: the nodes of the cluster; none if this service is alone. `seqs`: the
     numbers of all its purges here, `seq` is the last of them. `is_spreading`: a node can still break its promise.
@@ -69,6 +70,7 @@ class Receipt:
     seq: int
     duration_s: float
     cut: int = 0
+    kept: tuple[str, ...] = ()
     malformed: tuple[str, ...] = ()
     downstream: tuple[DownstreamState, ...] = ()
     is_pending: bool = False
@@ -88,6 +90,7 @@ class Receipt:
         return {
             "entry": self.entry,
             "keys": list(self.keys),
+            "kept": list(self.kept),
             "malformed": list(self.malformed),
             "variants": self.variants,
             "bytes": self.size_bytes,

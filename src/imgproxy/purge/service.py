@@ -15,7 +15,6 @@ import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
@@ -29,8 +28,8 @@ from imgproxy.errors import (
     Revoked,
     SourceTooLarge,
 )
-from imgproxy.flights import Flights
 from imgproxy.purge.entry_keys import ListedKeys
+from imgproxy.purge.one_by_one import OneByOne
 from imgproxy.purge.receipts import Receipt, Receipts
 from imgproxy.purge.spreading import SpreadPurges
 from imgproxy.purge.turns import Turns
@@ -87,36 +86,28 @@ class PurgeService:
         self._freshness = freshness
         self._metrics = metrics
         self._downstream = downstream
-        self._queued: Flights[Receipt] = Flights()
-        # A lock lives as long as a purge of its entry holds it or waits for it.
-        self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._entry_purges: OneByOne[Receipt] = OneByOne()
         self._turns = Turns(CALLS_MAX)
         self._later = Background("purge")
         self.receipts = Receipts(cache.journal)
-        self._spread: SpreadPurges | None = None
-        if nodes is not None:
-            self._spread = SpreadPurges(
-                nodes, downstream, self.receipts, wait_s=nodes_wait_s, settle_s=freshness.settle_s
-            )
+        self.spread = SpreadPurges(nodes, downstream, self.receipts, wait_s=nodes_wait_s, settle_s=freshness.settle_s)
 
     async def start(self) -> None:
         """Continue the expansions that the last run left pending."""
         for entry in await self._cache.journal.pending_entries():
             self._later.begin(self._expand_later, entry, 0.0)
-        if self._spread is not None:
-            await self._spread.start()
+        await self.spread.start()
 
     async def close(self) -> None:
         """Stop. What is pending stays in the journal for the next run."""
         await self._later.close()
-        if self._spread is not None:
-            await self._spread.close()
+        await self.spread.close()
         await self.receipts.close()
 
     @property
     def pending(self) -> int:
         """Entries that are still to be expanded, and purges that the other nodes have not all applied."""
-        return len(self._later) + (self._spread.pending if self._spread is not None else 0)
+        return len(self._later) + self.spread.pending
 
     # --- purges ------------------------------------------------------------------------------------------------
 
@@ -128,22 +119,24 @@ class PurgeService:
         entry: str | None = None,
         malformed: tuple[str, ...] = (),
         is_waited_for: bool = True,
+        is_part: bool = False,
     ) -> Receipt:
         """
         Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
 
-        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too. In a cluster
-        this holds for all nodes if the receipt is not pending. Without `is_waited_for` it does not wait for them.
+        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too. `is_part`: the
+        entry has keys that stay, so the caches in front are not told to forget the whole entry. In a cluster the
+        promise holds for all nodes if the receipt is not pending; without `is_waited_for` they are not waited for.
         """
         started_s = time.monotonic()
         try:
-            purged = await self._purge_here(keys, reason=reason, entry=entry)
+            purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
         except CacheUnavailable:
             # The disk is full, and the keys are closed. When answers under way end, their files are freed as well.
             await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
-            purged = await self._purge_here(keys, reason=reason, entry=entry)
+            purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
         receipt = _receipt(entry, purged, malformed)
-        return await self._acknowledge(receipt, reason, started_s, is_waited_for=is_waited_for)
+        return await self._acknowledge(receipt, reason, started_s, is_waited_for=is_waited_for, is_part=is_part)
 
     async def purge_found(self, keys: Sequence[str], *, reason: str) -> Receipt:
         """
@@ -156,7 +149,7 @@ class PurgeService:
     async def purge_all(self, *, reason: str) -> Receipt:
         """Forget everything, as `purge_keys` does. Raises CacheUnavailable."""
         started_s = time.monotonic()
-        also = self._spread.recording((), reason=reason, entry=None, kind=Kind.PURGE_ALL) if self._spread else None
+        also = self.spread.recording((), reason=reason, entry=None, kind=Kind.PURGE_ALL)
         purged = await self._cache.purge_all(reason=reason, outbox=self._downstream.lines_for_all(), also=also)
         return await self._acknowledge(replace(_receipt(None, purged), is_everything=True), reason, started_s)
 
@@ -169,8 +162,7 @@ class PurgeService:
         """
         if is_soft:
             return await self._soften(entry)
-        receipt, _ = await self._queued.join(entry, lambda: self._purge_in_turn(entry, reason))
-        return receipt
+        return await self._entry_purges.run(entry, lambda: self._purge_entry(entry, reason))
 
     async def learn(self, entry: str) -> tuple[str, ...]:
         """
@@ -187,6 +179,16 @@ class PurgeService:
         await self._entries.remember(entry, keys)
         return keys
 
+    async def list_keys(self, entry: str) -> ListedKeys:
+        """
+        Ask for the keys of an entry, at most `expand_timeout_s` from this call's turn.
+
+        Raises:
+            TimeoutError: the API did not answer in time.
+            ImgproxyError: as `EntryKeys.ask` and `Turns.turn`.
+        """
+        return await self._ask(entry, self._settings.expand_timeout_s)
+
     # --- the steps ---------------------------------------------------------------------------------------------
 
     async def _purge_here(
@@ -197,33 +199,27 @@ class PurgeService:
         entry: str | None,
         is_pending: bool = False,
         expanded: Sequence[str] = (),
+        is_part: bool = False,
     ) -> PurgedKeys:
-        """Record and invalidate keys in the cache. The arguments are those of `Cache.purge`."""
+        """Record and invalidate keys in the cache. The arguments are those of `Cache.purge` and `purge_keys`."""
         settle_s = self._freshness.settle_s
-        also = None
-        if self._spread is not None:
-            also = self._spread.recording(keys, reason=reason, entry=entry, expanded=expanded)
-        return await self._cache.purge(
+        purged = await self._cache.purge(
             keys,
             reason=reason,
             entry=entry,
             is_pending=is_pending,
             settle_at_s=time.time() + settle_s if settle_s > 0 else None,
-            outbox=self._downstream.lines(keys, entry=entry),
+            outbox=self._downstream.lines(keys, entry=entry, is_part=is_part),
             expanded=expanded,
-            also=also,
+            also=self.spread.recording(keys, reason=reason, entry=entry, expanded=expanded),
         )
-
-    async def _purge_in_turn(self, entry: str, reason: str) -> Receipt:
-        """Wait for the purge of this entry that is under way, then begin the next. Later calls need one more."""
-        async with self._running.setdefault(entry, asyncio.Lock()):
-            self._queued.detach(entry)
-            return await self._purge_entry(entry, reason)
+        self.spread.wake()  # the other nodes need not wait for the keys API
+        return purged
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
         started_s = time.monotonic()
         # At the same time, because a write to the disk may take as long as an answer of the keys API.
-        listing = asyncio.create_task(self._ask(entry, self._settings.expand_timeout_s))
+        listing = asyncio.create_task(self.list_keys(entry))
         try:
             known = await self._entries.last_seen(entry)
             try:
@@ -311,7 +307,7 @@ class PurgeService:
         return receipt
 
     async def _acknowledge(
-        self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool = True
+        self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool = True, is_part: bool = False
     ) -> Receipt:
         """Drain answers under way, wait for the nodes, purge the caches in front, count, and complete the receipt."""
         drain_s = self._settings.drain_s
@@ -319,14 +315,9 @@ class PurgeService:
             cut = await self._answers.drain_all(drain_s)
         else:
             cut = await self._answers.drain([key_hash(key) for key in receipt.keys], drain_s)
-        receipt = replace(receipt, cut=cut)
-        if self._spread is not None:
-            receipt = await self._spread.complete(receipt, reason, started_s, is_waited_for=is_waited_for)
-        elif receipt.is_everything:
-            receipt = replace(receipt, downstream=await self._downstream.purge_all(receipt.seq))
-        else:
-            downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq)
-            receipt = replace(receipt, downstream=downstream)
+        receipt = await self.spread.complete(
+            replace(receipt, cut=cut), reason, started_s, is_waited_for=is_waited_for, is_part=is_part
+        )
         duration_s = time.monotonic() - started_s
         self._metrics.purges.labels(reason=reason if reason in COUNTED_REASONS else "other").inc()
         self._metrics.purged_variants.inc(receipt.variants)
@@ -347,8 +338,7 @@ class PurgeService:
         stale_at_s = time.time() - self._freshness.revalidate_after_s - 1
         for key in keys:
             self._cache.soften(key, stale_at_s)
-        if self._spread is not None:
-            await self._spread.soften(keys, reason="soft", entry=entry)
+        await self.spread.soften(keys, reason="soft", entry=entry)
         return Receipt(entry, keys, 0, 0, self._cache.epochs.seq, time.monotonic() - started_s, is_soft=True)
 
     async def _expand_later(self, entry: str, wait_s: float) -> None:

@@ -15,9 +15,11 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.background import Background
+from imgproxy.cluster.acknowledge import Spread
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import Change, Kind
 
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.spreading import Also, Unspread
-    from imgproxy.cluster.acknowledge import Spread
     from imgproxy.purge.downstream.targets import Downstreams
-    from imgproxy.purge.receipts import DownstreamState, Receipt, Receipts
+    from imgproxy.purge.receipts import Receipt, Receipts
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class Nodes(Protocol):
     def finished(self, seqs: Sequence[int]) -> None:
         """Forget the changes of these purges."""
 
+    def wake(self) -> None:
+        """Spread what is new in the journal, without a wait for it."""
+
     async def left_over(self) -> tuple[Unspread, ...]:
         """The changes that the last run has left."""
 
@@ -55,10 +59,10 @@ class Nodes(Protocol):
 
 
 class SpreadPurges:
-    """Completes purges in the whole cluster."""
+    """Completes purges in the whole cluster. Without other nodes (None) there are the caches in front alone."""
 
     def __init__(
-        self, nodes: Nodes, downstream: Downstreams, receipts: Receipts, *, wait_s: float, settle_s: float
+        self, nodes: Nodes | None, downstream: Downstreams, receipts: Receipts, *, wait_s: float, settle_s: float
     ) -> None:
         """A purge is answered as pending after `wait_s`. `settle_s` is as in Change; 0: no check."""
         self._nodes = nodes
@@ -70,10 +74,12 @@ class SpreadPurges:
 
     async def start(self) -> None:
         """Complete the purges that the last run has left."""
+        if self._nodes is None:
+            return
         for row in await self._nodes.left_over():
             change = from_text(row.change)
             if row.seq and change.kind is not Kind.PROVE:
-                self._later.begin(self._complete_left_over, row.seq, change)
+                self._later.begin(self._complete_left_over, self._nodes, row.seq, change)
 
     async def close(self) -> None:
         """Stop. The journal has what is not complete."""
@@ -92,12 +98,14 @@ class SpreadPurges:
         entry: str | None,
         expanded: Sequence[str] = (),
         kind: Kind = Kind.PURGE,
-    ) -> Also:
+    ) -> Also | None:
         """
-        Return what writes the change for the other nodes, in the transaction of the purge here.
+        Return what writes the change for the other nodes, in the transaction of the purge here. None: there are none.
 
         An entry whose keys are not all known is expanded by this node alone. Its other keys are a change of their own.
         """
+        if self._nodes is None:
+            return None
         settle_s = self._settle_s if self._settle_s > 0 else None
         return self._nodes.recording(
             Change(kind, tuple(keys), reason, entry=entry, settle_s=settle_s, expanded=tuple(expanded))
@@ -109,48 +117,77 @@ class SpreadPurges:
 
         That is more than a soft purge does here. The log has no weaker order, and it costs one conditional request.
         """
-        await self._nodes.spread_unpromised(Change(Kind.PROVE, tuple(keys), reason, entry=entry))
+        if self._nodes is not None:
+            await self._nodes.spread_unpromised(Change(Kind.PROVE, tuple(keys), reason, entry=entry))
 
-    async def complete(self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool) -> Receipt:
+    def wake(self) -> None:
+        """Spread what was just recorded."""
+        if self._nodes is not None:
+            self._nodes.wake()
+
+    async def order_is_spread(self, seq: int) -> Spread:
+        """Wait until every node proves the keys of order `seq` before it serves them, at most `wait_s`."""
+        if self._nodes is None:
+            return Spread((), is_complete=True)
+        spread = await self._nodes.wait(seq, self._wait_s)
+        if not spread.is_complete:
+            self._later.begin(self._note_order, self._nodes, seq)
+        return spread
+
+    async def _note_order(self, nodes: Nodes, seq: int) -> None:
+        await self._receipts.complete_nodes(seq, (await nodes.wait(seq)).nodes)
+
+    async def complete(
+        self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool, is_part: bool
+    ) -> Receipt:
         """
         Wait for the nodes, then tell the caches in front. Return the receipt with the state of both.
 
         If it takes too long, or if `is_waited_for` is False, both go on by themselves. So they do if the caller is
         cancelled.
         """
+        nodes = self._nodes
+        if nodes is None:
+            return await self._tell_caches(receipt, is_part=is_part)
+        complete_later = partial(self._complete_later, nodes, receipt, reason, started_s, is_part=is_part)
         try:
-            spread = await self._nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
+            spread = await nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
         except asyncio.CancelledError:
-            self._later.begin(self._complete_later, receipt, reason, started_s)
+            self._later.begin(complete_later)
             raise
         receipt = replace(receipt, nodes=spread.nodes, is_spreading=not spread.is_complete)
         if spread.is_complete:
-            return await self._tell_caches(receipt)
-        self._later.begin(self._complete_later, receipt, reason, started_s)
-        return replace(receipt, downstream=self._downstream.waiting(AFTER_THE_NODES))
+            return await self._tell_caches(receipt, is_part=is_part)
+        self._later.begin(complete_later)
+        return replace(receipt, downstream=self._downstream.told_later(AFTER_THE_NODES))
 
-    async def _complete_later(self, receipt: Receipt, reason: str, started_s: float) -> None:
-        spread = await self._nodes.wait(receipt.seq)
-        receipt = await self._tell_caches(replace(receipt, nodes=spread.nodes, is_spreading=False))
+    async def _complete_later(
+        self, nodes: Nodes, receipt: Receipt, reason: str, started_s: float, *, is_part: bool
+    ) -> None:
+        spread = await nodes.wait(receipt.seq)
+        receipt = await self._tell_caches(replace(receipt, nodes=spread.nodes, is_spreading=False), is_part=is_part)
         receipt = replace(receipt, duration_s=time.monotonic() - started_s)
         self._receipts.keep(receipt, reason=reason)
         log.info("purged on every node", extra={"facts": {"reason": reason, **receipt.as_json()}})
 
-    async def _tell_caches(self, receipt: Receipt) -> Receipt:
-        downstream = await self._tell(receipt.keys, receipt.entry, receipt.seq, is_everything=receipt.is_everything)
-        self._nodes.finished(receipt.seqs)
+    async def _tell_caches(self, receipt: Receipt, *, is_part: bool) -> Receipt:
+        if receipt.is_everything:
+            downstream = await self._downstream.purge_all(receipt.seq)
+        else:
+            downstream = await self._downstream.purge(
+                receipt.keys, entry=receipt.entry, seq=receipt.seq, is_part=is_part
+            )
+        if self._nodes is not None:
+            self._nodes.finished(receipt.seqs)
         return replace(receipt, downstream=downstream)
 
-    async def _tell(
-        self, keys: Sequence[str], entry: str | None, seq: int, *, is_everything: bool
-    ) -> tuple[DownstreamState, ...]:
-        if is_everything:
-            return await self._downstream.purge_all(seq)
-        return await self._downstream.purge(keys, entry=entry, seq=seq)
-
-    async def _complete_left_over(self, seq: int, change: Change) -> None:
-        spread = await self._nodes.wait(seq)
-        await self._tell(change.keys, change.entry, seq, is_everything=change.kind is Kind.PURGE_ALL)
-        self._nodes.finished([seq])
+    async def _complete_left_over(self, nodes: Nodes, seq: int, change: Change) -> None:
+        spread = await nodes.wait(seq)
+        # Nobody knows any more whether it was a part of the entry. The outbox has what was recorded then.
+        if change.kind is Kind.PURGE_ALL:
+            await self._downstream.purge_all(seq)
+        else:
+            await self._downstream.purge(change.keys, entry=change.entry, seq=seq)
+        nodes.finished([seq])
         await self._receipts.complete_nodes(seq, spread.nodes)
         log.info("purge %d of an earlier run is complete on every node", seq)

@@ -114,6 +114,11 @@ class TargetQueue:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    @property
+    def takes_keys(self) -> bool:
+        """Whether the target can be told to forget a single key."""
+        return self._adapter.covers(Subject(""))
+
     # --- for purges --------------------------------------------------------------------------------------------
 
     def lines(self, subjects: Iterable[Subject]) -> list[OutboxLine]:
@@ -125,7 +130,7 @@ class TargetQueue:
             rounds.append((2, now_s + self._again_after_s))
         return [OutboxLine(self.name, subject, number, due_at_s) for number, due_at_s in rounds for subject in covered]
 
-    def waiting(self, detail: str) -> DownstreamState:
+    def told_later(self, detail: str) -> DownstreamState:
         """Return the state of a purge that this target is told of later."""
         return DownstreamState(self.name, self.kind, "pending", detail)
 
