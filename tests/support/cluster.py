@@ -11,8 +11,10 @@ from imgproxy.cluster.postgres_outbox import PostgresOutbox
 
 from imgproxy.cluster.log import Change, Kind, Member, Position
 from imgproxy.cluster.postgres_database import Database
+from imgproxy.cluster.postgres_facts import PostgresFacts
 from imgproxy.cluster.postgres_listener import Listener
 from imgproxy.cluster.postgres_log import PostgresLog
+from imgproxy.cluster.postgres_outbox import PostgresOutbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -172,6 +172,11 @@ class PostgresServer:
         self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def expect_tls(self) -> None:
+        """Skip the test if this server was built without TLS, as the one of the wheel."""
+        if "ssl" not in self._binaries.run("pg_config", "--configure"):
+            pytest.skip("this PostgreSQL has no TLS: install Debian's package postgresql")
+
     # --- use ---------------------------------------------------------------------------------------------------
 
     def url(

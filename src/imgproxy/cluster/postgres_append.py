@@ -24,9 +24,9 @@ APPEND: Final = with_history(
 WITH head AS (
     UPDATE imgproxy.head SET number = number + $1 WHERE number >= $2 RETURNING number - $1 AS before),
 written AS (
-    INSERT INTO imgproxy.line (number, run, kind, change)
-    SELECT head.before + given.place, $3, given.kind, given.change
-    FROM head, unnest($4::text[], $5::jsonb[]) WITH ORDINALITY AS given (kind, change, place)),
+    INSERT INTO imgproxy.line (number, run, kind, entry, change)
+    SELECT head.before + given.place, $3, given.kind, given.entry, given.change
+    FROM head, unnest($4::text[], $18::text[], $5::jsonb[]) WITH ORDINALITY AS given (kind, entry, change, place)),
 calls AS (
     INSERT INTO imgproxy.outbox (target, is_entry, name, round, number, due_at)
     SELECT call.target, call.is_entry, call.name, call.round, head.before + call.place,
@@ -60,9 +60,9 @@ def append_values(server: str, run: str, changes: Sequence[Change], *, now_s: fl
         for line in change.outbox:
             row = (line.target, line.subject.is_entry, clean(line.subject.name), line.round)
             calls[row] = (place, line.due_at_s - now_s)
-        if change.entry is None or not is_short(change.entry):
+        entry = _short_entry(change.entry)
+        if entry is None:
             continue
-        entry = clean(change.entry)
         if change.is_pending:
             pending[entry] = place
         if change.expanded:
@@ -83,6 +83,7 @@ def append_values(server: str, run: str, changes: Sequence[Change], *, now_s: fl
         *(_column(opened, lambda item, at=at: item[at]) for at in range(2)),
         sorted(entry for entry, place in pending.items() if place is None),
         server,
+        [_short_entry(change.entry) for change in changes],
     )
 
 
@@ -135,6 +136,7 @@ def clean(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def is_short(entry: str) -> bool:
-    """Whether an entry's id is short enough to be kept as a shared fact."""
-    return len(entry.encode("utf-8", "replace")) <= ENTRY_BYTES_MAX
+def _short_entry(entry: str | None) -> str | None:
+    """Return an entry's id, or None if it is too long to be kept as a shared fact. No Media Library has such ids."""
+    short = None if entry is None else clean(entry)
+    return short if short is not None and len(short.encode()) <= ENTRY_BYTES_MAX else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -29,12 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 OLDEST_SERVER: Final = 14
-# The first statement on a connection. Renewals and appends must be on disk when they return, whatever the role's
-# default is.
+# A busy moment needs more connections than the time after it. A server has few: 100 by default, for everybody.
+IDLE_KEPT_S: Final = 60.0
+# The first statement on a connection. Whatever the defaults of the role are, renewals and appends are on disk when they
+# return, and a statement that waited for a lock goes on with what was committed meanwhile.
 _PREPARE: Final = """
 SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS is_standby,
+    current_setting('server_encoding') AS encoding,
     set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),
     set_config('idle_in_transaction_session_timeout', $1, false), set_config('search_path', 'pg_catalog', false),
+    set_config('default_transaction_isolation', 'read committed', false),
     set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'
         ELSE current_setting('synchronous_commit') END, false),
     has_function_privilege('pg_control_system()', 'EXECUTE') AS may_identify
@@ -52,10 +57,11 @@ class Session:
 
     driver: Any
     server: str
+    used_at_s: float = 0.0  # monotonic
 
 
 class Database:
-    """At most `size` connections. The ones that are idle stay open."""
+    """At most `size` connections. One that is idle stays open for a while. The one used last is used first."""
 
     def __init__(self, url: str, *, name: str, size: int, timeout_s: float) -> None:
         """
@@ -71,21 +77,39 @@ class Database:
             ConfigError: the URL asks for what the driver cannot do.
         """
         self.place = place_of(url, os.environ)
-        self._arguments = {
-            **connection_arguments(url, os.environ),
-            "server_settings": {"application_name": name[:63]},
-            "timeout": timeout_s,
-        }
+        self._hosts = connection_arguments(url, os.environ)
+        self._first = 0  # the host that had the primary last
+        self._program = name[:63]
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(size)
         self._idle: list[Session] = []
         self._used: set[Session] = set()
 
     async def connect(self) -> Session:
-        """Make a connection that the pool does not count. The schema is there. Raises LogUnavailable."""
+        """
+        Make a connection that the pool does not count, to the first host that is a primary. The schema is there.
+
+        The host that had the primary last is asked first. Each host has its share of the time, so one that does not
+        answer does not hide the others. Raises LogUnavailable.
+        """
+        failure: LogUnavailable | None = None
+        for host in (*range(self._first, len(self._hosts)), *range(self._first)):
+            try:
+                session = await self._connect_to(self._hosts[host])
+            except LogUnavailable as error:
+                failure = failure or error
+            else:
+                self._first = host
+                return session
+        raise failure or self.refusal("the URL names no host")
+
+    async def _connect_to(self, host: dict[str, Any]) -> Session:
+        timeout_s = self._timeout_s / len(self._hosts)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                driver = await asyncpg.connect(**self._arguments)
+            async with asyncio.timeout(timeout_s):
+                driver = await asyncpg.connect(
+                    **host, server_settings={"application_name": self._program}, timeout=timeout_s
+                )
                 try:
                     return Session(driver, await self._prepare(driver))
                 except BaseException:
@@ -102,6 +126,8 @@ class Database:
             raise self.refusal(f"PostgreSQL {version} is too old; {OLDEST_SERVER} or later is needed")
         if found["is_standby"]:
             raise self.refusal("this server is a standby, which takes no writes; give the address of the primary")
+        if found["encoding"] != "UTF8":
+            raise self.refusal(f"the database's encoding is {found['encoding']}; UTF8 is needed")
         await ensure_schema(driver, self.place)
         system = await driver.fetchval(_SYSTEM if found["may_identify"] else _DATABASE)
         try:
@@ -131,7 +157,7 @@ class Database:
                 finally:
                     self._used.discard(session)
                     if not session.driver.is_closed():
-                        self._idle.append(session)
+                        self._keep(session)
         except DRIVER_ERRORS as error:
             raise unavailable(error, self.place) from error
 
@@ -139,6 +165,13 @@ class Database:
         """Run one statement as a transaction of its own. Return its rows. Raises LogUnavailable."""
         async with self.session() as session:
             return await fetch_in(session, query, *values)
+
+    def _keep(self, session: Session) -> None:
+        """Keep a connection for the next use. End those that were not needed for a while."""
+        session.used_at_s = time.monotonic()
+        self._idle.append(session)
+        while self._idle[0].used_at_s < session.used_at_s - IDLE_KEPT_S:
+            self._idle.pop(0).driver.terminate()
 
     def _take_idle(self) -> Session | None:
         while self._idle:

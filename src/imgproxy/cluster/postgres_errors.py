@@ -43,6 +43,7 @@ _WORDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (ssl.SSLError, "TLS failed: {said}"),
     (socket.gaierror, "the name is not known (DNS)"),
     (ConnectionRefusedError, "the connection is refused: is PostgreSQL running there?"),
+    (FileNotFoundError, "there is no socket: is PostgreSQL running on this machine?"),
     (TimeoutError, "no answer in time"),
     (pg.ConnectionDoesNotExistError, "the connection was lost"),
     (ConnectionError, "the connection was lost"),
@@ -70,6 +71,8 @@ def words(error: BaseException) -> str:
     """Say what an error of the driver means, on one line, without secrets."""
     if isinstance(error, OSError) and f"[Errno {errno.ECONNREFUSED}]" in str(error):
         error = ConnectionRefusedError()  # a name with several addresses: their errors are joined to one text
+    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):
+        return "the server has no TLS, and sslmode asks for it"
     template = next((text for kind, text in _WORDS if isinstance(error, kind)), "{said}")
     said = str(error).strip().partition("\n")[0] or type(error).__name__
     return template.format(

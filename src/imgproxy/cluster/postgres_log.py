@@ -24,7 +24,7 @@ from imgproxy.cluster.postgres_database import fetch_in
 from imgproxy.cluster.postgres_schema import SCHEMA_VERSION, newer_words, with_history
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cluster.log import Change
     from imgproxy.cluster.postgres_database import Database, Session
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # What one transaction appends at most. More waits for the next one.
 APPENDED_AT_ONCE: Final = 500
+_CLOSED: Final = "the connections to the cluster's database are closed"
 _ANY_RENEWALS: Final = 2**63 - 1
 # What one call of `trim` deletes at most, so that it does not take long.
 TRIMMED_AT_ONCE: Final = 10_000
@@ -188,28 +189,27 @@ class PostgresLog:
         finally:
             self._writer = None
             for waiting in self._waiting:
-                waiting.places.cancel()
+                waiting.fail(LogUnavailable(_CLOSED))
             self._waiting.clear()
 
     async def _write_group(self, group: Sequence[_Waiting]) -> None:
         changes = [change for waiting in group for change in waiting.changes]
+        failure: Exception = LogUnavailable(_CLOSED)
         try:
             first = await self._append(changes)
         except LogUnavailable as error:
+            failure = error
+        except Exception as error:
+            log.exception("the cluster's log cannot be written")
+            failure = error
+        else:
+            number = first.number
             for waiting in group:
-                if not waiting.places.done():
-                    waiting.places.set_exception(LogUnavailable(str(error)))
-            return
-        except BaseException:
+                waiting.finish(Position(first.history, number + at) for at in range(len(waiting.changes)))
+                number += len(waiting.changes)
+        finally:
             for waiting in group:
-                waiting.places.cancel()
-            raise
-        number = first.number
-        for waiting in group:
-            places = tuple(Position(first.history, number + at) for at in range(len(waiting.changes)))
-            number += len(places)
-            if not waiting.places.done():
-                waiting.places.set_result(places)
+                waiting.fail(failure)
 
     async def _append(self, changes: Sequence[Change]) -> Position:
         """Append in one transaction. Return the place of the first line."""
@@ -267,6 +267,14 @@ class _Waiting:
 
     changes: tuple[Change, ...]
     places: asyncio.Future[tuple[Position, ...]]
+
+    def finish(self, places: Iterable[Position]) -> None:
+        if not self.places.done():
+            self.places.set_result(tuple(places))
+
+    def fail(self, error: Exception) -> None:
+        if not self.places.done():
+            self.places.set_exception(error)
 
 
 async def _note_loss(session: Session, seen: int) -> None:

@@ -46,7 +46,8 @@ INSERT INTO imgproxy.head (number, oldest) VALUES (0, 1);
 
 CREATE TABLE imgproxy.line (
     number bigint PRIMARY KEY, written_at timestamptz NOT NULL DEFAULT clock_timestamp(), run text NOT NULL,
-    kind text NOT NULL, change jsonb NOT NULL);
+    kind text NOT NULL, entry text COLLATE "C", change jsonb NOT NULL);
+CREATE INDEX line_entry ON imgproxy.line (entry, number) WHERE entry IS NOT NULL;
 
 CREATE TABLE imgproxy.member (
     run text COLLATE "C" PRIMARY KEY, name text NOT NULL, history text NOT NULL, applied bigint NOT NULL,

@@ -6,10 +6,11 @@ The driver reads the rest of it, and libpq's own ways: PGHOST, PGPASSWORD, PGPAS
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from imgproxy.errors import ConfigError
 
@@ -39,12 +40,11 @@ _DROPPED: Final = frozenset(
 _REFUSED: Final = {"channel_binding": "require", "require_auth": None}
 
 
-def connection_arguments(url: str, environ: Mapping[str, str]) -> dict[str, Any]:
+def connection_arguments(url: str, environ: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
     """
-    Return the arguments of `asyncpg.connect` for this URL.
+    Return the arguments of `asyncpg.connect` for each host of this URL.
 
-    With several hosts, only the primary is taken. `verify-full` without a file of CAs means those of the system, as
-    `sslrootcert=system` does in libpq.
+    `verify-full` without a file of CAs means those of the system, as `sslrootcert=system` does in libpq.
 
     Raises:
         ConfigError: the URL asks for something that the driver cannot do.
@@ -56,14 +56,17 @@ def connection_arguments(url: str, environ: Mapping[str, str]) -> dict[str, Any]
             raise ConfigError((f"[cluster] database_url: the driver has no {name}={value}; leave it out",))
     kept = [(name, value) for name, value in query if name not in _DROPPED and name not in _REFUSED]
     values = dict(kept)
-    arguments: dict[str, Any] = {"dsn": urlunsplit(parts._replace(query=urlencode(kept)))}
-    if len(_hosts(url, environ)) > 1 and "target_session_attrs" not in values:
-        arguments["target_session_attrs"] = "primary"
     mode = values.get("sslmode") or environ.get("PGSSLMODE")
     root = values.get("sslrootcert") or environ.get("PGSSLROOTCERT")
+    tls: dict[str, Any] = {}
+    if root not in (None, "system") and not os.access(root, os.R_OK):
+        raise ConfigError((f"[cluster] database_url: sslrootcert={root}: the file cannot be read",))
     if root == "system" or (mode == "verify-full" and root is None and not _has_own_root(environ)):
-        arguments["ssl"] = _system_context(values, environ)
-    return arguments
+        tls = {"ssl": _system_context(values, environ)}
+    user, at, hosts = parts.netloc.rpartition("@")
+    return tuple(
+        {"dsn": f"{parts.scheme}://{user}{at}{host}{parts.path}?{urlencode(kept)}", **tls} for host in hosts.split(",")
+    )
 
 
 def tls_notice(url: str, environ: Mapping[str, str]) -> str | None:
