@@ -6,9 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from imgproxy.cluster.postgres_facts import PostgresFacts
-from imgproxy.cluster.postgres_outbox import PostgresOutbox
-
 from imgproxy.cluster.log import Change, Kind, Member, Position
 from imgproxy.cluster.postgres_database import Database
 from imgproxy.cluster.postgres_facts import PostgresFacts

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,11 +74,12 @@ class ClusterNode:
         parts: Parts,
         *,
         name: str,
+        run: str,
         clock: Clock | None = None,
     ) -> None:
-        """`name` is this node's in receipts and logs."""
+        """`name` is this node's in receipts and logs, `run` that of this run of it: see Member."""
         self.name = name
-        self.run = secrets.token_hex(8)
+        self.run = run
         self.settings = settings
         self.is_proving = settings.when_fenced == "prove"
         self._log = purge_log

@@ -9,6 +9,7 @@ End: the port closes -> requests under way finish -> the parts are closed in rev
 from __future__ import annotations
 
 import logging
+import secrets
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -32,7 +33,7 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.cluster import AnswersUnderWay, make_node, purge_log_of, readiness_json, status_json
+from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
@@ -93,7 +94,11 @@ class Edge:
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
         refusals = Refusals()
-        purge_log = purge_log or purge_log_of(settings)
+        self.run = secrets.token_hex(8)
+        # What the nodes of a cluster share besides the log is in here, too.
+        self.engine = engine_of(settings, self.run) if purge_log is None else None
+        if self.engine is not None:
+            purge_log = self.engine.log
         self._compose_storage_and_purge(settings, failpoints, purge_log, cluster_clock)
         self._compose_originals(settings, failpoints, refusals, admission_clock)
         self._compose_delivery(settings, failpoints, refusals)
@@ -115,10 +120,11 @@ class Edge:
         if purge_log is not None:
             self.node = make_node(
                 purge_log,
+                self.run,
                 settings,
                 self.cache,
-                self.answers,
-                self.under_way,
+                answers=self.answers,
+                under_way=self.under_way,
                 failpoints=failpoints,
                 metrics=self.metrics,
                 clock=cluster_clock,
@@ -347,6 +353,8 @@ class Edge:
         await self.cache.start(is_housekeeping=False)
         closing(self.cache.close)
         if self.node is not None:
+            if self.engine is not None:
+                closing(self.engine.close)
             await self.node.start()
             closing(self.node.close)
         closing(self.under_way.close)

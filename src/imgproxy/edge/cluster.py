@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cluster.clock import Clock
+    from imgproxy.cluster.engine import Engine
     from imgproxy.cluster.log import PurgeLog
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.originals import Originals
@@ -65,22 +66,27 @@ def node_name(settings: Settings) -> str:
     return settings.cluster.node or platform.node() or "edge"
 
 
-def purge_log_of(settings: Settings) -> PurgeLog | None:
-    """Return the log of the configured database, without a connection. None: this edge is alone. Raises ConfigError."""
+def engine_of(settings: Settings, run: str) -> Engine | None:
+    """
+    Return the engine of the configured database, without a connection. None: this edge is alone.
+
+    `run` is the name of this run of the edge. Raises ConfigError.
+    """
     url = database_url(settings.cluster)
     if url is None:
         return None
     timeout_s = settings.cluster.lease_s * TIMEOUT_SHARE
-    return open_engine(url, node=node_name(settings), timeout_s=timeout_s).log
+    return open_engine(url, node=node_name(settings), run=run, timeout_s=timeout_s)
 
 
 def make_node(
     purge_log: PurgeLog,
+    run: str,
     settings: Settings,
     cache: Cache,
+    *,
     answers: Answers,
     under_way: AnswersUnderWay,
-    *,
     failpoints: Failpoints,
     metrics: Metrics,
     clock: Clock | None,
@@ -92,7 +98,7 @@ def make_node(
         await (answers.drain_all(drain_s) if hashes is None else answers.drain(hashes, drain_s))
 
     parts = Parts(cache, drain, under_way, failpoints)
-    node = ClusterNode(purge_log, settings.cluster, parts, name=node_name(settings), clock=clock)
+    node = ClusterNode(purge_log, settings.cluster, parts, name=node_name(settings), run=run, clock=clock)
     watch = metrics.watch
     watch("imgproxy_cluster_current", "1 if this node may answer from its cache", lambda: node.is_current)
     watch("imgproxy_cluster_lag_lines", "lines of the log of purges still to be applied", lambda: node.lag_lines)
