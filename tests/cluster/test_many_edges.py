@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
+import aiohttp
+import pytest
+
+from imgproxy.cache.entry import key_hash
 from imgproxy.failpoints import Point
+from tests.support.delivery import loop_turns
 from tests.support.many_edges import LEASE_S, OWN_LEASE_S, PROOF_S, Node, cluster, several
-from tests.support.site import ADMIN, KEY, Reply, jpeg, red_of, until
+from tests.support.site import ADMIN, KEY, Reply, jpeg, png_of_noise, red_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -274,6 +280,50 @@ async def test_an_answer_that_was_about_to_begin_when_the_process_was_stopped_st
         second.held.release(Point.BEFORE_RESPONSE)
 
         assert is_new(await request)
+
+
+async def sending(node: Node) -> asyncio.Task[Reply]:
+    """Let a node begin an answer that takes long: a large original, held in the middle of it."""
+    node.held.hold(Point.MID_RESPONSE)
+    request = asyncio.create_task(node.get(f"/{KEY}"))
+    await node.held.arrived(Point.MID_RESPONSE)
+    return request
+
+
+async def test_an_answer_that_outlives_the_lease_is_cut(tmp_path: Path) -> None:
+    """Nobody waits for its node any more, and the origin cannot prove the picture."""
+    async with cluster(tmp_path, pictures={KEY: png_of_noise(400)}) as here:
+        (node,) = await several(here, ["a"])
+        request = await sending(node)
+        here.library.faults.fail_rate = 1.0
+        await node.fence_off()
+        await loop_turns(50)  # the watch looks
+        node.held.release(Point.MID_RESPONSE)
+
+        with pytest.raises(aiohttp.ClientError):
+            await request
+
+
+async def test_an_answer_that_outlives_the_lease_goes_on_while_the_origin_proves_it(tmp_path: Path) -> None:
+    """The origin is asked before the lease ends, and again before each proof ends."""
+    picture = png_of_noise(400)
+    async with cluster(tmp_path, pictures={KEY: picture}) as here:
+        (node,) = await several(here, ["a"])
+        request = await sending(node)
+        node.way.is_cut = True
+        asked = here.serves()
+        node.clock.advance(LEASE_S - LEASE_S / 3 - 0.4)
+        lease_ends_s = node.cluster.lease.current_until_s
+        for _ in range(20):
+            node.clock.advance(0.2)
+            now_s = node.clock.now_s()
+            needed_s = now_s + 0.4 if now_s >= lease_ends_s else min(now_s + 0.4, lease_ends_s)
+            await until(partial(node.cluster.fence.is_proved_until, key_hash(KEY), needed_s))
+        assert not node.cluster.is_current
+        assert here.serves() > asked + 1
+        node.held.release(Point.MID_RESPONSE)
+
+        assert (await request).body == picture
 
 
 async def test_a_lease_is_counted_from_before_its_renewal_was_sent(tmp_path: Path) -> None:

@@ -105,10 +105,10 @@ class Follower:
         """Look for lines soon."""
         self._news.set()
 
-    async def close(self) -> None:
-        """Write the place."""
+    async def close(self, done: Collection[int]) -> None:
+        """Write the place, and delete the changes of these rows. Raises CacheUnavailable."""
         await self._draining.close()
-        await self.write_place()
+        await self.write_place(done)
 
     # --- another history ---------------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class ClusterNode:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.fence.end()
         try:
-            await self._follower.close()
+            await self._follower.close(self._spreader.take_finished())
         except CacheUnavailable:
             log.warning("the place in the log of purges is not written; the next run applies some lines again")
         await self._failpoints.reach(Point.BEFORE_LEAVE, "")
