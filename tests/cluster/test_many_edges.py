@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from imgproxy.cache.entry import key_hash
+from imgproxy.cache.spreading import Spreading
 from imgproxy.failpoints import Point
 from tests.support.delivery import loop_turns
 from tests.support.many_edges import LEASE_S, OWN_LEASE_S, PROOF_S, Node, cluster, several
@@ -418,6 +419,54 @@ async def test_a_purge_that_was_not_appended_before_a_restart_is_appended_after_
 
         await here.start("a")
         await until(lambda: second.edge.cache.epochs.seq > 1)
+
+        assert is_new(await second.get(TARGET))
+
+
+@pytest.mark.parametrize("point", [Point.AFTER_RECORD, Point.AFTER_APPEND, Point.BEFORE_ACKNOWLEDGE])
+async def test_a_node_that_dies_at_any_step_of_its_purge_spreads_it_after_its_restart(
+    tmp_path: Path, point: Point
+) -> None:
+    """The other node has the new picture, and the journal has nothing left to spread."""
+    async with cluster(tmp_path) as here:
+        first, second = await several(here, ["a", "b"])
+        await second.get(TARGET)
+        await edit(here)
+        first.held.hold(point)
+        purge = purging(first)
+        await first.held.arrived(point)
+        first.way.is_cut = True
+        await here.stop("a")
+        with pytest.raises(aiohttp.ClientError):
+            await purge
+
+        first = await here.start("a")
+        # The run that died is still a member. It is waited for until its lease has run out.
+        await until(lambda: first.cluster.waiting == 1)
+        first.clock.advance(LEASE_S)
+        await until(lambda: first.edge.purges.pending == 0)
+
+        assert is_new(await second.get(TARGET))
+        await first.renewed()
+        assert await Spreading(first.edge.cache.journal).seqs() == frozenset()
+
+
+async def test_a_node_that_dies_before_its_report_is_fenced_in_the_receipt(tmp_path: Path) -> None:
+    """And it replays the line when it is back."""
+    async with cluster(tmp_path) as here:
+        first, second = await several(here, ["a", "b"])
+        await second.get(TARGET)
+        await edit(here)
+        second.held.hold(Point.BEFORE_APPLY)
+        purge = purging(first)
+        await second.held.arrived(Point.BEFORE_APPLY)
+        second.way.is_cut = True
+        await here.stop("b")
+        await until(lambda: first.cluster.waiting == 1)
+        first.clock.advance(LEASE_S)
+        assert states(await purge) == {"a": "applied", "b": "fenced"}
+
+        second = await here.start("b")
 
         assert is_new(await second.get(TARGET))
 

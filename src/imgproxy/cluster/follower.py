@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Lines that are read and applied together.
-LINES_MAX = 500
+LINES_MAX = 1000
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
 NOWHERE = Position("", 0)
