@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Point(StrEnum):
-    """Where a request, or a purge, can be held."""
+    """Where a request can be held."""
 
     BEFORE_FETCH = "before-fetch"
     AFTER_FETCH = "after-fetch"
@@ -19,8 +19,16 @@ class Point(StrEnum):
     AFTER_RENAME = "after-rename"
     BEFORE_RESPONSE = "before-response"
     MID_RESPONSE = "mid-response"
-    # Of a purge in a cluster: recorded here, in the log, before it is applied elsewhere, before the others hear of it,
-    # before it counts as done; and before a node leaves.
+
+
+class Step(StrEnum):
+    """
+    Where a purge can be held on its way through a cluster.
+
+    It is recorded here; in the log; about to be applied by another node; applied there, before the others hear of it;
+    and about to count as done. The last one is that of a node that ends.
+    """
+
     AFTER_RECORD = "after-record"
     AFTER_APPEND = "after-append"
     BEFORE_APPLY = "before-apply"
@@ -32,5 +40,5 @@ class Point(StrEnum):
 class Failpoints:
     """The failpoints of production: none of them holds anything."""
 
-    async def reach(self, point: Point, key: str) -> None:
+    async def reach(self, point: Point | Step, key: str) -> None:
         """Do nothing."""

@@ -21,7 +21,7 @@ from imgproxy.cache.entry import key_hash
 from imgproxy.cache.journal import SpreadEntry, placing
 from imgproxy.cluster.log import HistoryLost, Kind, LogUnavailable, Position
 from imgproxy.errors import CacheUnavailable
-from imgproxy.failpoints import Point
+from imgproxy.failpoints import Step
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -186,7 +186,7 @@ class Follower:
             for (kind, is_own), group in groupby(lines, lambda line: (line.change.kind, line.run == self._run)):
                 found = list(group)
                 place = Position(self.place.history, found[-1].number)
-                await self._failpoints.reach(Point.BEFORE_APPLY, "")
+                await self._failpoints.reach(Step.BEFORE_APPLY, "")
                 if not is_own:
                     await self._apply(kind, found, place)
                 self.place = place
@@ -250,7 +250,7 @@ class Follower:
         while True:
             await self._to_report.wait()
             self._to_report.clear()
-            await self._failpoints.reach(Point.BEFORE_REPORT, "")
+            await self._failpoints.reach(Step.BEFORE_REPORT, "")
             try:
                 await self._log.report(self.drained)
             except LogUnavailable as error:

@@ -26,7 +26,7 @@ from imgproxy.cluster.observer import Observer
 from imgproxy.cluster.spreader import Spreader
 from imgproxy.cluster.watch import FenceWatch
 from imgproxy.errors import CacheUnavailable
-from imgproxy.failpoints import Point
+from imgproxy.failpoints import Step
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -150,7 +150,7 @@ class ClusterNode:
             await self._follower.close(self._spreader.take_finished())
         except CacheUnavailable:
             log.warning("the place in the log of purges is not written; the next run applies some lines again")
-        await self._failpoints.reach(Point.BEFORE_LEAVE, "")
+        await self._failpoints.reach(Step.BEFORE_LEAVE, "")
         try:
             if self._has_tried:
                 await _within(LEAVE_S, self._log.leave())

@@ -19,7 +19,7 @@ from imgproxy.cluster.acknowledge import NodeReport, NodeState, Spread, judge
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import Kind, LogUnavailable
 from imgproxy.errors import CacheUnavailable
-from imgproxy.failpoints import Point
+from imgproxy.failpoints import Step
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -198,12 +198,12 @@ class Spreader:
         items = [item for item in self._items.values() if item.place is None][:TOGETHER_MAX] or await self._read()
         if not items:
             return False
-        await self._failpoints.reach(Point.AFTER_RECORD, "")
+        await self._failpoints.reach(Step.AFTER_RECORD, "")
         places = await self._written([item.change for item in items])
         now_s = self._clock.now_s()
         for item, place in zip(items, places, strict=True):
             item.place, item.appended_s, item.nodes = place, now_s, None
-        await self._failpoints.reach(Point.AFTER_APPEND, "")
+        await self._failpoints.reach(Step.AFTER_APPEND, "")
         self._look.set()
         return True
 
@@ -260,7 +260,7 @@ class Spreader:
             self._judge(item, applied, now_s)
         settled = [item for item in items if item.is_settled()]
         if settled:
-            await self._failpoints.reach(Point.BEFORE_ACKNOWLEDGE, "")
+            await self._failpoints.reach(Step.BEFORE_ACKNOWLEDGE, "")
             renewal = await self._confirm()
             for item in settled:
                 if item.place is not None and item.place.history == renewal.history and item.is_settled():

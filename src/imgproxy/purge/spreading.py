@@ -71,6 +71,7 @@ class SpreadPurges:
         self._wait_s = wait_s
         self._settle_s = settle_s
         self._later = Background("purge in the cluster")
+        self._is_closed = False
 
     async def start(self) -> None:
         """Complete the purges that the last run has left."""
@@ -83,6 +84,7 @@ class SpreadPurges:
 
     async def close(self) -> None:
         """Stop. The journal has what is not complete."""
+        self._is_closed = True
         await self._later.close()
 
     @property
@@ -153,7 +155,8 @@ class SpreadPurges:
         try:
             spread = await nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
         except asyncio.CancelledError:
-            self._later.begin(complete_later)
+            if not self._is_closed:
+                self._later.begin(complete_later)
             raise
         receipt = replace(receipt, nodes=spread.nodes, is_spreading=not spread.is_complete)
         if spread.is_complete:
