@@ -13,7 +13,7 @@ from imgproxy.cluster import postgres_database
 from imgproxy.cluster.engine import open_engine, try_database
 from imgproxy.cluster.log import LogUnavailable
 from imgproxy.errors import ConfigError
-from tests.support.certificates import new_authority
+from tests.support.certificates import Authority, needs_openssl
 from tests.support.cluster import edge
 from tests.support.postgres import PASSWORD
 
@@ -149,13 +149,17 @@ async def test_parameters_of_libpq_that_change_no_promise_are_accepted(database_
         pass
 
 
+@needs_openssl
 async def test_tls_is_verified(own_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate must be for the name in the URL, and by a known authority."""
     own_server.expect_tls()
-    authority, stranger = new_authority(tmp_path / "ours"), new_authority(tmp_path / "theirs", "a stranger")
-    certificate, key = authority.sign("localhost")
-    own_server.write("server.pem", certificate)
-    own_server.write("server.key", key)
+    folders = [tmp_path / name for name in ("ours", "theirs")]
+    for folder in folders:
+        folder.mkdir()
+    authority, stranger = map(Authority, folders)
+    signed = authority.sign("server", subject="DNS:localhost")
+    own_server.write("server.pem", signed.certificate.read_text("ascii"))
+    own_server.write("server.key", signed.key.read_text("ascii"))
     own_server.restart(
         ssl="on",
         ssl_cert_file=str(own_server.folder / "server.pem"),
@@ -163,7 +167,7 @@ async def test_tls_is_verified(own_server: PostgresServer, tmp_path: Path, monke
     )
     url = own_server.url(own_server.new_database())
     named = url.replace("127.0.0.1", "localhost")
-    ours, theirs = f"sslrootcert={authority.certificate}", f"sslrootcert={stranger.certificate}"
+    ours, theirs = f"sslrootcert={authority.own.certificate}", f"sslrootcert={stranger.own.certificate}"
 
     async with edge(f"{named}?sslmode=verify-full&{ours}", "verified") as a:
         [row] = await a.database.fetch("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -179,7 +183,7 @@ async def test_tls_is_verified(own_server: PostgresServer, tmp_path: Path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     for ending in ("", "&sslrootcert=system"):
         assert "the server's certificate is not accepted" in await refusal(f"{named}?sslmode=verify-full{ending}")
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.own.certificate))
     for ending in ("", "&sslrootcert=system"):
         async with edge(f"{named}?sslmode=verify-full{ending}", f"system{ending}"):
             pass

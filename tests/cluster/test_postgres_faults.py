@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from imgproxy.cluster.log import HistoryLost, LogUnavailable, Position
+from imgproxy.cache.outbox import OutboxLine, Subject
+from imgproxy.cluster import postgres_log
+from imgproxy.cluster.log import Change, HistoryLost, Kind, LogUnavailable, Position
 from tests.support.cluster import NOWHERE, Edge, edge, purge
 from tests.support.relay import relay
 
@@ -229,6 +231,18 @@ async def test_lines_are_kept_until_they_are_old_and_everybody_applied_them(data
         assert await b.log.read(places[3], 9) == ()
 
 
+async def test_one_edge_at_a_time_trims(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another session trims, nothing is done. What is left over waits for the next call."""
+    async with edge(database_url) as a, session(database_url) as other:
+        places = await a.log.append([purge(f"{n}.jpg") for n in range(5)])
+        await a.log.renew(places[4])
+        await other.execute("SELECT pg_advisory_lock(272001, 1)")
+        assert await a.log.trim(0) == 0
+        await other.execute("SELECT pg_advisory_unlock(272001, 1)")
+        monkeypatch.setattr(postgres_log, "TRIMMED_AT_ONCE", 2)
+        assert [await a.log.trim(0) for _ in range(4)] == [2, 2, 1, 0]
+
+
 async def test_a_line_that_was_deleted_by_hand_is_noticed(database_url: str) -> None:
     """A gap counts as lost history."""
     async with edge(database_url) as a:
@@ -304,6 +318,27 @@ async def test_a_lock_that_somebody_holds_does_not_hang_a_purge(database_url: st
         assert [place.number for place in await a.log.append([purge("x.jpg")])] == [1]
 
 
+async def test_an_append_that_loses_a_deadlock_is_tried_again(database_url: str) -> None:
+    """Nothing was written by the one that lost, so its caller need not know."""
+    call = OutboxLine("cdn", Subject("x.jpg"), 1, 0.0)
+    change = Change(Kind.PURGE, ("x.jpg",), "r", outbox=(call,))
+    async with session(database_url) as held, session(database_url) as observer:
+        # The server looks for a deadlock only after this time: of these two, the append finds it.
+        await held.execute(f"ALTER DATABASE {database_url.rpartition('/')[2]} SET deadlock_timeout = '2s'")
+        await held.execute("SET deadlock_timeout = '60s'")
+        async with edge(database_url, timeout_s=30.0) as a:
+            await a.log.append([change])
+            transaction = held.transaction()
+            await transaction.start()
+            await held.execute("SELECT FROM imgproxy.outbox FOR UPDATE")
+            append = await running(a.log.append([change]))
+            await waits_for_lock(observer)
+            await held.execute("UPDATE imgproxy.head SET number = number + 1")
+            assert not append.done()
+            await transaction.commit()
+            assert [place.number for place in await append] == [3]
+
+
 async def test_a_cancelled_append_does_not_stop_the_others(database_url: str) -> None:
     """Of two appends in one transaction, one caller goes away: the other gets its place."""
     async with edge(database_url) as a:
@@ -327,6 +362,29 @@ async def test_a_lost_listener_is_no_error(database_url: str) -> None:
         await b.hears()
         await a.log.append([purge("x.jpg")])
         await b.hears()
+
+
+async def test_without_its_synchronous_standby_nothing_is_acknowledged(own_server: PostgresServer) -> None:
+    """Neither a purge nor a lease: so an old primary that lost its standby keeps no edge current."""
+    url = own_server.url(own_server.new_database())
+    async with edge(url, timeout_s=2.0) as a:
+        start = await a.position()
+        own_server.sql("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+        own_server.sql("SELECT pg_reload_conf()")
+        async with session(url) as observer, asyncio.timeout(20):
+            while await observer.fetchval("SELECT current_setting('synchronous_standby_names')") != "away":
+                await asyncio.sleep(0.01)
+        for call in (a.log.append([purge("x.jpg")]), a.log.renew(start)):
+            with pytest.raises(LogUnavailable):
+                await call
+        own_server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        own_server.sql("SELECT pg_reload_conf()")
+        [place] = await eventually(lambda: a.log.append([purge("y.jpg")]))
+        lines = await a.log.read(start, 9)
+        assert [line.change.keys for line in lines] == [("x.jpg",), ("y.jpg",)], (
+            "what was not acknowledged may be there"
+        )
+        assert place == Position(start.history, 2)
 
 
 # --- another history -----------------------------------------------------------------------------------------------

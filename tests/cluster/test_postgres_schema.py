@@ -116,6 +116,16 @@ async def test_a_role_with_the_documented_rights_can_do_everything(postgres_serv
     assert postgres_server.sql("SELECT count(*) FROM imgproxy.delivery", database=database) == "2", "check left nothing"
 
 
+async def test_a_server_that_hides_its_identity_can_be_used(postgres_server: PostgresServer) -> None:
+    """Hosted servers may: then the database's own number counts instead, for one server and another."""
+    role, database, url = new_role(postgres_server)
+    postgres_server.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", database=database)
+    postgres_server.sql(f"CREATE SCHEMA imgproxy AUTHORIZATION {role}", database=database)
+    await works(url, "a")
+    async with edge(url, "b") as b:
+        assert re.match(r"database\d+\.[0-9A-F]{8}\.", (await b.position()).history)
+
+
 async def test_the_rights_are_those_of_the_tables() -> None:
     """Each table has its rights, and each statement that makes a table is in the list."""
     made = re.findall(r"CREATE TABLE imgproxy\.(\w+)", "".join(text for text, _ in postgres_schema.STEPS))

@@ -189,15 +189,11 @@ class PurgeMachine(RuleBasedStateMachine):
 
 
 class BlindEpochs(Epochs):
-    """The planted violation: the check of the epoch is switched off."""
+    """The planted violation: the check of the epoch is switched off. Orders to prove are still obeyed."""
 
-    def holds(self, key_hash: str, seq: int) -> bool:
-        del key_hash, seq
-        return True
-
-    def all_hold(self, proofs: Iterable[tuple[str, int]]) -> bool:
-        del proofs
-        return True
+    def purge(self, key_hash: str, seq: int) -> None:
+        del key_hash
+        self._seq = max(self._seq, seq)
 
 
 class DeafEpochs(Epochs):

@@ -80,6 +80,7 @@ class Orders:
         self._background = Background("orders to prove")
         self._to_forget: dict[str, None] = {}  # in this order
         self._is_forgetting = False
+        self._is_closed = False
 
     def replay(self, unproved: Sequence[UnprovedKey]) -> None:
         """Go on with the orders that the journal has. Forget those that were obeyed before the restart."""
@@ -88,6 +89,7 @@ class Orders:
 
     async def close(self) -> None:
         """Stop. What is not forgotten stays in the journal."""
+        self._is_closed = True
         await self._background.close()
         self._thread.shutdown()
 
@@ -109,7 +111,7 @@ class Orders:
                 self._epochs.order(item.key_hash, seq)
                 self._unproved.publish(item)
             for item in items:
-                if self._store.facts(item.key_hash) is None:
+                if self._store.known_facts(item.key_hash) is None:  # most often because it is not cached
                     self.look_at(item.key_hash)
             if self._epochs.orders > ORDERS_MAX:
                 log.warning("%d pictures wait for a proof: everything cached is asked for again", self._epochs.orders)
@@ -147,7 +149,7 @@ class Orders:
 
     def look_at(self, key_hash: str) -> None:
         """Look soon whether the order of this key can be forgotten: it was proved, or nothing of it is cached."""
-        if self._epochs.ordered(key_hash) is None:
+        if self._is_closed or self._epochs.ordered(key_hash) is None:
             return
         self._to_forget[key_hash] = None
         if not self._is_forgetting:

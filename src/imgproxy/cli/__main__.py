@@ -1,5 +1,5 @@
 """
-The command line: serve, demo, library, media, purge, warm, sign, check, cluster.
+The command line: serve, demo, library, media, purge, warm, sign, explain, check, cluster.
 
 An error of the user is one line on standard error. Exit code 2: wrong configuration or arguments; 1: it did not work.
 A traceback is a bug.
@@ -18,6 +18,7 @@ from imgproxy.cli.check import check
 from imgproxy.cli.cluster import app as cluster
 from imgproxy.cli.console import print_error
 from imgproxy.cli.demo import demo
+from imgproxy.cli.explain import explain
 from imgproxy.cli.library import library
 from imgproxy.cli.media import app as media
 from imgproxy.cli.purge import purge
@@ -26,7 +27,11 @@ from imgproxy.cli.sign import sign
 from imgproxy.cli.warm import warm
 from imgproxy.errors import CacheUnavailable, ConfigError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -44,7 +49,7 @@ def imgproxy(
     """Image proxy for a Livingdocs Media Library: imgix URLs, libvips, purges that hold."""
 
 
-for command in (demo, serve, library, purge, warm, sign, check):
+for command in (demo, serve, library, purge, warm, sign, explain, check):
     app.command()(command)
 app.add_typer(media, name="media")
 app.add_typer(cluster, name="cluster")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.config.cluster import ClusterSettings
 from imgproxy.config.downstream import DownstreamSettings
+from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
     AdminSettings,
     BrowserSettings,
@@ -13,7 +14,6 @@ from imgproxy.config.sections import (
     FreshnessSettings,
     LimitsSettings,
     LogSettings,
-    OriginSettings,
     PurgeSettings,
     RenderSettings,
     Section,
