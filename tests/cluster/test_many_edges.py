@@ -614,7 +614,7 @@ async def test_news_are_no_promise(tmp_path: Path) -> None:
         purge = purging(first)
         await until(lambda: len(here.log.appended) == 1)
         await renewed(second)
-        await until(lambda: second.way.calls["report"] > 0)
+        await until(lambda: [row.applied for row in here.log.members() if row.name == "b"] == [1])
         await renewed(first)
 
         assert (await purge).status == 200
