@@ -20,6 +20,7 @@ from imgproxy.config.sections import (
     WarmSettings,
     WebhookSettings,
 )
+from imgproxy.config.shared_store import SharedStoreSettings
 from imgproxy.config.url import UrlSettings
 
 # The header with the tags that each kind of CDN is purged by.
@@ -44,6 +45,7 @@ class Settings(Section):
     tags: TagSettings = TagSettings()
     browser: BrowserSettings = BrowserSettings()
     downstream: tuple[DownstreamSettings, ...] = ()
+    shared_store: SharedStoreSettings = SharedStoreSettings()
     log: LogSettings = LogSettings()
 
 

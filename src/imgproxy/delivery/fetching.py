@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Softened
+    from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.medialibrary.models import ServedImage
@@ -94,6 +95,7 @@ class _Asked:
     seq: int
     at_s: float
     validated_at_s: float
+    needs_file: bool = True
     is_softened: bool = False
 
 
@@ -114,6 +116,7 @@ class Fetching:
         metrics: Metrics,
         failpoints: Failpoints,
         fetches_max: int = 16,
+        shared: SharedStore | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -135,13 +138,16 @@ class Fetching:
         self._metrics = metrics
         self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
         self._failpoints = failpoints
+        self._shared = shared
         self._now = now
         self._under_way: set[_Asked] = set()
         cache.softened.subscribe(self._soften)
 
-    async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+    async def fetch(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = True) -> Fetched:
         """
         Ask the origin once. With `known` the request is conditional, if the bytes are still here.
+
+        Without `needs_file` it is conditional in any case: the shared store may have the bytes that are not here.
 
         Raises:
             ImgproxyError: the origin refused, or could not be asked. A refusal is remembered.
@@ -156,19 +162,19 @@ class Fetching:
         finally:
             self._queued -= 1
         try:
-            return await self._fetch(hashed, key, known)
+            return await self._fetch(hashed, key, known, needs_file=needs_file)
         finally:
             self._turns.release()
 
-    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool) -> Fetched:
         temp = self._destination(hashed)
         with self._cache.epochs.at_work() as began_seq:
             started_s = time.monotonic()
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
-            asked = _Asked(hashed, began_seq, now_s, validated_at_s=now_s)
+            asked = _Asked(hashed, began_seq, now_s, validated_at_s=now_s, needs_file=needs_file)
             self._under_way.add(asked)
-            if known is not None and self._cache.store.find_original(known) is None:
+            if known is not None and needs_file and self._cache.store.find_original(known) is None:
                 known = None
             try:
                 await self._failpoints.reach(Point.BEFORE_FETCH, key)
@@ -176,7 +182,7 @@ class Fetching:
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
-                await self._refuse(hashed, key, error, asked)
+                await self._refuse(hashed, key, error, asked, is_known=known is not None)
                 raise
             except (OSError, CacheUnavailable) as exc:
                 # A purge removes the directory during the download. That is no fault of the disk.
@@ -278,6 +284,8 @@ class Fetching:
         if not self._cache.commit_original(temp, facts):
             self._metrics.overtaken.labels(point="fetch").inc()
             raise StaleGeneration
+        if self._shared is not None:
+            self._shared.keep_original(facts)
         return facts
 
     def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
@@ -285,17 +293,22 @@ class Fetching:
             known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=self._cache.epochs.journal_id
         )
         still = self._cache.store.facts(key_hash(known.key))
-        if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
+        is_replaced = asked.needs_file if still is None else still.digest != known.digest
+        if is_replaced or not self._cache.commit_facts(facts):
             self._metrics.overtaken.labels(point="revalidation").inc()
             raise StaleGeneration
         return facts
 
-    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked) -> None:
-        """Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came."""
+    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked, *, is_known: bool) -> None:
+        """
+        Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came.
+
+        `is_known`: this cache or the shared store knows the picture.
+        """
         began_seq = asked.seq
         if not self._cache.epochs.holds(hashed, began_seq):
             raise StaleGeneration from None
-        if self._cache.store.facts(hashed) is not None:
+        if is_known or self._cache.store.facts(hashed) is not None:
             began_seq = (await self._purge([key], reason=error.code)).seq
         if self._cache.epochs.holds(hashed, began_seq) and not asked.is_softened:
             self._refusals.remember(hashed, error, self._negative_ttl_s)

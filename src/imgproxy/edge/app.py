@@ -15,6 +15,8 @@ from imgproxy import __version__
 from imgproxy.admission.policy import Admission
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.purge_event import PurgeEvent
+from imgproxy.cluster.store.objects import open_objects
+from imgproxy.cluster.store.shared import SharedStore
 from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
 from imgproxy.delivery.batching import Batches
 from imgproxy.delivery.delivery import Delivery
@@ -91,6 +93,7 @@ class Edge:
 
     def _compose_storage_and_purge(self, settings: Settings) -> None:
         self.cache = Cache(settings.cache, purged=PurgeEvent())
+        self.shared = self._open_shared(settings)
         self.library = library_client(settings.origin)
         self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
         self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget)
@@ -101,6 +104,7 @@ class Edge:
             purge=settings.purge,
             freshness=settings.freshness,
             metrics=self.metrics,
+            shared=self.shared,
         )
         self.purges = PurgeService(
             self.cache,
@@ -110,6 +114,18 @@ class Edge:
             freshness=settings.freshness,
             metrics=self.metrics,
             downstream=self.downstreams,
+        )
+
+    def _open_shared(self, settings: Settings) -> SharedStore | None:
+        if settings.shared_store.url is None:
+            return None
+        objects = open_objects(settings.shared_store)
+        return SharedStore(
+            objects,
+            self.cache,
+            settings.shared_store,
+            object_max_bytes=settings.limits.source_bytes,
+            metrics=self.metrics,
         )
 
     def _compose_originals(
@@ -142,8 +158,9 @@ class Edge:
             metrics=self.metrics,
             failpoints=failpoints,
             fetches_max=settings.origin.fetches_max,
+            shared=self.shared,
         )
-        self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness)
+        self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness, shared=self.shared)
         self.settling = Settling(
             self.cache.purged,
             self.cache.journal,
@@ -163,6 +180,7 @@ class Edge:
             metrics=self.metrics,
             failpoints=failpoints,
             refusal_ttl_s=settings.freshness.error_ttl_s,
+            shared=self.shared,
         )
         self.delivery = Delivery(
             self.cache,
@@ -282,6 +300,9 @@ class Edge:
         closing(self.library.aclose)
         await self.cache.start(is_housekeeping=False)
         closing(self.cache.close)
+        if self.shared is not None:
+            self.shared.start()
+            closing(self.shared.close)
         await self.pool.start()
         closing(self.pool.close, 0.0)
         await self.entries.start()

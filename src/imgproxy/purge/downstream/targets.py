@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiolimiter import AsyncLimiter
@@ -17,6 +18,7 @@ from imgproxy.cache.outbox import Outbox, OutboxLine, Subject
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
+from imgproxy.purge.downstream.shared_store import StoreDeletions
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 from imgproxy.purge.turns import WAITS_MAX
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.journal import Journal
+    from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
@@ -45,7 +48,11 @@ HELD_MARGIN_S = 5.0
 
 
 class Downstreams:
-    """All configured caches in front. With none configured it does nothing."""
+    """
+    All configured caches in front, and the shared store. With none configured it does nothing.
+
+    A purge does not wait for the shared store: what is there is proved before it is served. Receipts do not name it.
+    """
 
     def __init__(
         self,
@@ -55,6 +62,7 @@ class Downstreams:
         purge: PurgeSettings,
         freshness: FreshnessSettings,
         metrics: Metrics,
+        shared: SharedStore | None = None,
     ) -> None:
         """
         Make the queues.
@@ -68,21 +76,40 @@ class Downstreams:
         self._metrics = metrics
         self._http = PurgeHttp()
         self._queues = [self._queue_of(item) for item in settings]
+        self._behind = [self._queue_of_store(shared)] if shared is not None else []
 
     def _queue_of(self, settings: DownstreamSettings) -> TargetQueue:
         again_after_s = self._freshness.settle_s if settings.again_after_s is None else settings.again_after_s
         # Counted from the end of the drain: until then an old answer may still leave us.
         again_after_s += self._purge.drain_s if again_after_s else 0.0
+        adapter = adapter_of(settings)
         return TargetQueue(
             settings,
-            adapter_of(settings),
+            adapter,
             self._outbox,
-            self._http,
-            held_s=self._purge.drain_s + (1 + WAITS_MAX) * self._purge.expand_timeout_s + HELD_MARGIN_S,
+            partial(self._http.send, adapter),
+            held_s=self._held_s,
             again_after_s=again_after_s,
             metrics=self._metrics,
             limiter=limiter_of(settings),
         )
+
+    def _queue_of_store(self, shared: SharedStore) -> TargetQueue:
+        """Make the queue of deletions. No second round: an edge deletes what it was writing when the purge came."""
+        deletions = StoreDeletions(shared, retry_max_s=self._purge.retry_max_s)
+        return TargetQueue(
+            deletions,
+            deletions,
+            self._outbox,
+            deletions.send,
+            held_s=self._held_s,
+            again_after_s=0.0,
+            metrics=self._metrics,
+        )
+
+    @property
+    def _held_s(self) -> float:
+        return self._purge.drain_s + (1 + WAITS_MAX) * self._purge.expand_timeout_s + HELD_MARGIN_S
 
     async def start(self, *, is_outbox_lost: bool = False) -> None:
         """Continue what the last run left. `is_outbox_lost`: the journal was damaged, and the outbox with it."""
@@ -93,25 +120,27 @@ class Downstreams:
                 "purge everything there",
                 ", ".join(names),
             )
-        dropped = await self._outbox.take_up(names)
+        dropped = await self._outbox.take_up([queue.name for queue in (*self._queues, *self._behind)])
         if dropped:
             log.warning("%d purges were dropped from the outbox: their caches are not configured any more", dropped)
-        for queue in self._queues:
+        for queue in (*self._queues, *self._behind):
             await queue.start()
 
     async def close(self) -> None:
         """Stop sending. The outbox has the rest."""
-        await asyncio.gather(*(queue.close() for queue in self._queues))
+        await asyncio.gather(*(queue.close() for queue in (*self._queues, *self._behind)))
         await self._http.aclose()
 
     def lines(self, keys: Sequence[str], *, entry: str | None) -> list[OutboxLine]:
         """Make the lines that the journal records together with this purge, so that no crash loses them."""
         subjects = _subjects(keys, entry)
-        return [line for queue in self._queues for line in queue.lines(subjects)]
+        return [line for queue in (*self._queues, *self._behind) for line in queue.lines(subjects)]
 
     async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
         """Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`."""
         subjects = _subjects(keys, entry)
+        for queue in self._behind:
+            queue.release(subjects, seq)
         return tuple(await asyncio.gather(*(queue.send(subjects, seq) for queue in self._queues)))
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -124,7 +153,7 @@ class Downstreams:
                 "oldest_s": round(queue.oldest_age_s, 1),
                 "last_failure": queue.last_failure,
             }
-            for queue in self._queues
+            for queue in (*self._queues, *self._behind)
         ]
 
 

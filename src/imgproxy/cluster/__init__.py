@@ -1,0 +1,1 @@
+"""Many edges: what they share."""
