@@ -11,7 +11,7 @@ from imgproxy.cache.entry import key_hash
 from imgproxy.cluster.store.breaker import FAILURES_MAX
 from imgproxy.config.sections import FreshnessSettings
 from tests.support.cli import run
-from tests.support.gateway import BUCKET, SECRET_KEY, Gateway, gateway, missing_gateway
+from tests.support.gateway import ACCESS, BUCKET, LIMITED, SECRET_KEY, Gateway, gateway, missing_gateway
 from tests.support.relay import relay
 from tests.support.shared_edges import HAS_DETAIL, Edges, edges, reads, writes, written
 from tests.support.site import KEY, jpeg, until
@@ -35,6 +35,13 @@ async def here(tmp_path: Path) -> AsyncIterator[Edges]:
 async def s3(tmp_path: Path) -> AsyncIterator[Gateway]:
     async with gateway(tmp_path / "s3") as running:
         yield running
+
+
+@pytest.fixture
+def strict(s3: Gateway) -> Gateway:
+    if s3.is_moto:
+        pytest.skip("moto accepts every key, and forgets its objects when it ends; versitygw is not installed")
+    return s3
 
 
 async def filled(here: Edges, s3: Gateway) -> list[bytes]:
@@ -120,17 +127,17 @@ async def test_a_killed_gateway_costs_a_miss(here: Edges, s3: Gateway, caplog: p
     assert "the shared store fails: no connection; no read for 10 s" in said[0]
 
 
-async def test_a_killed_gateway_comes_back(here: Edges, s3: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_killed_gateway_comes_back(here: Edges, strict: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     """After its pause one call decides: the store is used again, and the log says so once."""
-    bodies = await filled(here, s3)
-    await s3.stop()
-    second = await here.start("second", s3.settings(), freshness=FRESHNESS)
+    bodies = await filled(here, strict)
+    await strict.stop()
+    second = await here.start("second", strict.settings(), freshness=FRESHNESS)
     for number in range(5):
         await second.get(f"/{number}.jpg?w=20")
     await written(second)
     breaker = second.edge.shared._reads._breaker  # type: ignore[union-attr]
     assert breaker.is_open
-    await s3.start()
+    await strict.start()
     breaker._open_until_s = 0.0
 
     with caplog.at_level(logging.WARNING):
@@ -176,10 +183,26 @@ async def test_wrong_bytes_are_deleted(here: Edges, s3: Gateway) -> None:
     assert await third.renders() == 0
 
 
-async def test_denied_calls_cost_a_miss(here: Edges, s3: Gateway) -> None:
+async def test_an_edge_that_may_only_read_uses_what_is_there(here: Edges, strict: Gateway) -> None:
+    """Without the right to write it reads, and its own writes are given up after a few failures."""
+    bodies = await filled(here, strict)
+    strict.allow("s3:GetObject", "s3:ListBucket")
+    second = await here.start("second", strict.settings(access=LIMITED))
+
+    answers = [await second.get(target) for target in SIZES]
+    for number in range(FAILURES_MAX):
+        await second.get(f"/{number}.jpg?w=20")
+    await written(second)
+
+    assert [answer.body for answer in answers] == bodies
+    assert await second.renders() == FAILURES_MAX
+    assert second.metric("imgproxy_shared_store_paused", operation="read") == 0
+    assert second.metric("imgproxy_shared_store_paused", operation="write") == 1
+
+
+async def test_denied_calls_cost_a_miss(here: Edges, strict: Gateway) -> None:
     """With a wrong key the edge works without the store."""
-    if s3.is_moto:
-        pytest.skip("moto accepts every key; versitygw is not installed")
+    s3 = strict
     bodies = await filled(here, s3)
     second = await here.start("second", s3.settings(secret="wrong-secret-key"), freshness=FRESHNESS)
 
@@ -197,13 +220,15 @@ async def test_denied_calls_cost_a_miss(here: Edges, s3: Gateway) -> None:
 # --- imgproxy check ---------------------------------------------------------------------------------------------------
 
 
-async def checked(here: Edges, s3: Gateway, *, secret: str = SECRET_KEY, bucket: str = BUCKET) -> tuple[int, str]:
+async def checked(
+    here: Edges, s3: Gateway, *, access: str = ACCESS, secret: str = SECRET_KEY, bucket: str = BUCKET
+) -> tuple[int, str]:
     """Run `imgproxy check` with this store. Return its exit code and what it said."""
     file = here.folder / "imgproxy.toml"
     file.write_text(
         f"[origin]\nurl = '{here.library.url}'\ntoken = '{here.library.token}'\n[cache]\ndir = '{here.folder}/cache'\n"
         f"[shared_store]\nurl = 's3://{bucket}'\nendpoint = '{s3.url}'\nallow_http = true\nregion = 'us-east-1'\n"
-        f"access_key_id = 'test-access'\nsecret_key = '{secret}'\n"
+        f"access_key_id = '{access}'\nsecret_key = '{secret}'\n"
     )
     code, said, _ = await asyncio.to_thread(run, "check", "-c", str(file))
     return code, said
@@ -218,10 +243,24 @@ async def test_check_tries_the_store(here: Edges, s3: Gateway) -> None:
     assert await s3.names() == []
 
 
-async def test_check_names_what_is_missing(here: Edges, s3: Gateway) -> None:
+async def test_check_names_the_right_that_is_missing(here: Edges, strict: Gateway) -> None:
+    """A user without a right is told which one."""
+    rights = ("s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:DeleteObject")
+    for missing in rights:
+        strict.allow(*(right for right in rights if right != missing))
+        code, said = await checked(here, strict, access=LIMITED)
+        assert code == 1
+        assert said.count("; expected s3:") == 1
+        assert f"AccessDenied; expected {missing}" in said
+
+    strict.allow(*rights)
+    code, said = await checked(here, strict, access=LIMITED)
+    assert code == 0, said
+
+
+async def test_check_names_what_is_wrong(here: Edges, strict: Gateway) -> None:
     """A wrong key, a bucket that does not exist, and a gateway that is down: one line each."""
-    if s3.is_moto:
-        pytest.skip("moto accepts every key; versitygw is not installed")
+    s3 = strict
     code, said = await checked(here, s3, secret="wrong-secret-key")
     assert code == 1
     assert "an object cannot be written: HTTP 403 Forbidden, SignatureDoesNotMatch; expected s3:PutObject" in said

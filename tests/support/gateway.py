@@ -8,6 +8,7 @@ moto's server comes with the group `dev`. It accepts every key, so tests of righ
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 ACCESS, SECRET_KEY, BUCKET = "test-access", "test-secret-key", "pictures"
+# A user whose rights `Gateway.allow` sets.
+LIMITED = "limited-access"
 START_S = 30
 
 
@@ -53,7 +56,6 @@ class Gateway:
     folder: Path
     port: int
     is_moto: bool
-    access: str = ACCESS
     _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
 
     @property
@@ -61,7 +63,9 @@ class Gateway:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
-    def settings(self, *, port: int | None = None, secret: str = SECRET_KEY, **more: object) -> SharedStoreSettings:
+    def settings(
+        self, *, port: int | None = None, access: str = ACCESS, secret: str = SECRET_KEY, **more: object
+    ) -> SharedStoreSettings:
         """Settings of an edge that uses it, directly or through a relay on `port`."""
         return SharedStoreSettings.model_validate(
             {
@@ -69,12 +73,27 @@ class Gateway:
                 "endpoint": f"http://127.0.0.1:{port or self.port}",
                 "allow_http": True,
                 "region": "us-east-1",
-                "access_key_id": ACCESS,
+                "access_key_id": access,
                 "secret_key": SecretStr(secret),
                 "read_timeout_s": 20,
                 **more,
             }
         )
+
+    def allow(self, *actions: str) -> None:
+        """Let LIMITED do no more than this. The gateway reads the bucket's policy from its file at each request."""
+        bucket = f"arn:aws:s3:::{BUCKET}"
+        allowed = {"Effect": "Allow", "Principal": {"AWS": [LIMITED]}}
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [
+                allowed | {"Action": action, "Resource": bucket if action == "s3:ListBucket" else f"{bucket}/*"}
+                for action in actions
+            ],
+        }
+        file = self.folder / "meta" / BUCKET / "meta" / "policy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(policy))
 
     def client(self) -> S3Store:
         """A client with all rights, beside the edge."""
@@ -99,7 +118,15 @@ class Gateway:
             program = find_versitygw()
             assert program is not None
             command = [program, "--port", f"127.0.0.1:{self.port}", "--access", ACCESS, "--secret", SECRET_KEY]
-            command += ["--quiet", "posix", "--sidecar", str(self.folder / "meta"), str(self.folder / "root")]
+            command += [
+                "--quiet",
+                "--iam-dir",
+                str(self.folder / "iam"),
+                "posix",
+                "--sidecar",
+                str(self.folder / "meta"),
+                str(self.folder / "root"),
+            ]
         self._process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
@@ -130,6 +157,9 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
     is_moto = find_versitygw() is None
     (folder / "root" / BUCKET).mkdir(parents=True)
     (folder / "meta").mkdir()
+    (folder / "iam").mkdir()
+    user = {"access": LIMITED, "secret": SECRET_KEY, "role": "user", "userID": 0, "groupID": 0, "projectID": 0}
+    (folder / "iam" / "users.json").write_text(json.dumps({"accessAccounts": {LIMITED: user}}))
     running = Gateway(folder, free_port(), is_moto)
     await running.start()
     try:

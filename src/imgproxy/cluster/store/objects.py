@@ -35,7 +35,8 @@ LISTINGS_MAX: Final = 3
 CONNECT_MAX_S: Final = 5.0
 
 _STATUS: Final = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
-_CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
+# The code of an error of S3: of the whole request, or of one object of a request that deletes several.
+_CODE: Final = re.compile(r"(?:<Code>|\(code: )([A-Za-z0-9]{1,64})(?:</Code>|\))")
 # What the providers answer if the bucket itself does not exist. A missing object has another code.
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 _DENIED: Final = frozenset({"PermissionDeniedError", "UnauthenticatedError"})
@@ -150,7 +151,7 @@ def open_objects(settings: SharedStoreSettings) -> Objects:
         from obstore.store import from_url  # noqa: PLC0415
     except ImportError:
         raise ConfigError(
-            ("[shared_store] url: the extra `store` is not installed; expected pip install 'imgproxy-edge[store]'",)
+            ("[shared_store] url: the extra `store` is not installed; expected pip install 'imgproxy[store]'",)
         ) from None
     options = options_of(settings)
     if settings.scheme in ("s3", "gs", "az"):
@@ -165,7 +166,7 @@ def open_objects(settings: SharedStoreSettings) -> Objects:
         }
     try:
         store: ObjectStore = from_url(settings.url, **options)
-    except (BaseError, ValueError) as error:
+    except (BaseError, ValueError, OSError) as error:
         raise ConfigError((f"[shared_store] url: {_first_line(error)}",)) from None
     return Objects(store, read_timeout_s=settings.read_timeout_s, write_timeout_s=settings.write_timeout_s)
 
@@ -205,6 +206,8 @@ def cause_of(error: BaseException) -> str:
     status, code = _STATUS.search(text), _CODE.search(text)
     if status is not None:
         return f"HTTP {status[1].strip()}" + (f", {code[1]}" if code is not None else "")
+    if code is not None:
+        return code[1]
     if type(error).__name__ in _DENIED:
         return "permission denied"
     if isinstance(error, OSError):
@@ -224,8 +227,9 @@ def _translated(timeout_s: float) -> Iterator[None]:
     except (StoreFailed, OSError):
         raise
     except Exception as error:
-        is_denied = type(error).__name__ in _DENIED or "403" in cause_of(error)
-        raise StoreFailed(cause_of(error), is_denied=is_denied) from None
+        cause = cause_of(error)
+        is_denied = type(error).__name__ in _DENIED or cause.startswith("HTTP 403") or cause == "AccessDenied"
+        raise StoreFailed(cause, is_denied=is_denied) from None
 
 
 def _opened(path: str) -> BinaryIO:
