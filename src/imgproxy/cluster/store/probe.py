@@ -35,13 +35,14 @@ async def try_store(objects: Objects, *, scheme: str, prefix: str) -> list[str]:
     """
     folder = f"{prefix}/check"
     name = f"{folder}/{secrets.token_hex(8)}"
+    problems: list[str] = []
 
     async def read() -> None:
         if await objects.read(name) != _DATA:
             raise StoreFailed("what was written is not what is read")
 
     async def read_missing() -> None:
-        if await objects.read(f"{folder}/missing") is not None:
+        if not problems and await objects.read(f"{folder}/missing") is not None:
             raise StoreFailed("an object that was never written exists")
 
     steps: tuple[tuple[str, str, Callable[[], Awaitable[object]]], ...] = (
@@ -52,7 +53,6 @@ async def try_store(objects: Objects, *, scheme: str, prefix: str) -> list[str]:
         ("list", "a missing object cannot be told from a forbidden one", read_missing),
         ("delete", "an object cannot be deleted", lambda: objects.delete([name])),
     )
-    problems: list[str] = []
     for right, problem, step in steps:
         try:
             await step()
