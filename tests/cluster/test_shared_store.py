@@ -5,15 +5,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings
 from imgproxy.config.shared_store import SharedStoreSettings
+from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
+from imgproxy.purge.downstream.calls import CallResult
+from imgproxy.purge.downstream.shared_store import EVERYTHING, StoreDeletions
 from tests.support.shared_edges import HAS_DETAIL, Edges, edges, reads, writes, written
-from tests.support.site import ADMIN, KEY, LOGO, Site, jpeg, png, poll, red_of, until, width_of
+from tests.support.site import ADMIN, KEY, LOGO, Held, Site, jpeg, png, poll, red_of, until, width_of
 
 SIZES = (f"/{KEY}?w=40", f"/{KEY}?w=80&fm=webp", f"/{KEY}?w=120&h=50&fit=crop")
 ORIGINAL = jpeg(200)
@@ -232,6 +236,53 @@ async def test_an_origin_that_is_down_proves_nothing(here: Edges, store: SharedS
     assert reads(second, "facts", "hit") == 1
 
 
+@pytest.mark.parametrize("point", [Point.BEFORE_FETCH, Point.AFTER_FETCH, Point.BEFORE_RESPONSE])
+async def test_a_purge_overtakes_what_came_from_the_store(
+    here: Edges, store: SharedStoreSettings, point: Point
+) -> None:
+    """A purge comes while an answer from the store is on its way: it starts over, and the origin refuses."""
+    await filled(here, store)
+    held = Held()
+    second = await here.start("second", store, failpoints=held, freshness=FRESHNESS)
+    entry = here.library.entry_id(KEY)
+    held.hold(point)
+    answer = asyncio.create_task(second.get(SIZES[0]))
+    await held.arrived(point)
+
+    await here.library.patch(entry, RevokeAsset())
+    await second.purge(entry)
+    held.release(point)
+
+    assert (await answer).status == 403
+
+
+@pytest.mark.parametrize("what", ["read", "download"])
+async def test_a_purge_overtakes_a_read_of_the_store(here: Edges, store: SharedStoreSettings, what: str) -> None:
+    """The store answers after the purge: what it brings is not used, or proved again first."""
+    await filled(here, store)
+    second = await here.start("second", store, freshness=FRESHNESS)
+    entry = here.library.entry_id(KEY)
+    held, arrived = asyncio.Event(), asyncio.Event()
+    read = getattr(second.edge.shared.objects, what)  # type: ignore[union-attr]
+
+    async def wait(*arguments: Any, **named: Any) -> Any:
+        brought = await read(*arguments, **named)
+        arrived.set()
+        await held.wait()
+        return brought
+
+    setattr(second.edge.shared.objects, what, wait)  # type: ignore[union-attr]
+    answer = asyncio.create_task(second.get(SIZES[0]))
+    await arrived.wait()
+
+    await here.library.patch(entry, RevokeAsset())
+    await second.purge(entry)
+    held.set()
+
+    assert (await answer).status == 403
+    assert not list(second.edge.cache.store.key_dir(key_hash(KEY)).glob("*"))
+
+
 # --- purges -----------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +302,34 @@ async def test_a_purge_deletes_the_objects_of_its_key_alone(here: Edges, store: 
     await until(lambda: not objects_of(store))
     assert objects_of(store, LOGO) == others
     assert site.metric("imgproxy_downstream_purges_total", target="shared store", result="done") >= 1
+
+
+async def test_a_soft_purge_leaves_the_objects(here: Edges, store: SharedStoreSettings) -> None:
+    """They are proved before they are served in any case."""
+    site = await here.start("first", store, freshness=FRESHNESS)
+    await site.get(SIZES[0])
+    await written(site)
+    before = objects_of(store)
+
+    receipt = await site.purge(here.library.entry_id(KEY), "?soft=true")
+    await site.get(SIZES[0])
+
+    assert receipt.json()["soft"] is True
+    assert objects_of(store) == before
+
+
+async def test_everything_can_be_deleted(here: Edges, store: SharedStoreSettings) -> None:
+    """One line of the outbox stands for all keys."""
+    site = await here.start("first", store, freshness=FRESHNESS)
+    for target in (SIZES[0], f"/{LOGO}?w=9"):
+        await site.get(target)
+    await written(site)
+    assert site.edge.shared is not None
+
+    verdict = await StoreDeletions(site.edge.shared, retry_max_s=1).send([EVERYTHING], timeout_s=0)
+
+    assert verdict.result is CallResult.DONE
+    assert objects_of(store) == objects_of(store, LOGO) == []
 
 
 async def test_after_a_purge_the_store_is_filled_again(here: Edges, store: SharedStoreSettings) -> None:

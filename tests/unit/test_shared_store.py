@@ -1,6 +1,7 @@
 """The parts of the shared store without a store: the breaker, names, records, causes of failures, settings."""
 
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -321,6 +322,14 @@ def test_the_secret_comes_from_its_file(tmp_path: Path) -> None:
     settings = SharedStoreSettings(url="s3://b", access_key_id="i", secret_key_file=file)
 
     assert options_of(settings)["secret_access_key"] == "from-the-file"
+
+
+def test_without_the_extra_the_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says what to install."""
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+
+    with pytest.raises(ConfigError, match=r"extra `store` is not installed; expected pip install 'imgproxy\[store\]'"):
+        open_objects(SharedStoreSettings(url="memory://"))
 
 
 NOT_OPENED: list[tuple[Callable[[Path], SharedStoreSettings], str]] = [

@@ -33,6 +33,8 @@ PAGE_OBJECTS: Final = 1_000
 # A folder is listed again until it is empty: others may delete in it, or write to it, at the same time.
 LISTINGS_MAX: Final = 3
 CONNECT_MAX_S: Final = 5.0
+# Parts of one large upload at the same time. Each is 5 MiB in memory.
+PARTS_MAX: Final = 2
 
 _STATUS: Final = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 # The code of an error of S3: of the whole request, or of one object of a request that deletes several.
@@ -99,7 +101,7 @@ class Objects:
         with _translated(self._write_timeout_s):
             async with asyncio.timeout(self._write_timeout_s):
                 try:
-                    await self._store.put_async(name, data)
+                    await self._store.put_async(name, data, max_concurrency=PARTS_MAX)
                 except FileNotFoundError as error:
                     _raise_without_bucket(error)
                     raise

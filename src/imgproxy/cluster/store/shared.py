@@ -183,9 +183,10 @@ class SharedStore:
         hashed = key_hash(facts.key)
         if facts.size_bytes > self._object_max_bytes:
             return
-        self._writes.note_original(hashed, facts.digest)
-        path = self._cache.store.path(hashed, "original")
-        self._writes.put(Upload("original", self.names.original(facts, hashed), (hashed,), path=path))
+        if not self._writes.knows_original(hashed, facts.digest):
+            self._writes.note_original(hashed, facts.digest)
+            path = self._cache.store.path(hashed, "original")
+            self._writes.put(Upload("original", self.names.original(facts, hashed), (hashed,), path=path))
         # Facts that come first would send other edges for bytes that are not there yet. That is a miss, no error.
         self._writes.put(Upload("facts", self.names.facts(hashed), (hashed,), data=facts_as_bytes(facts)))
 
