@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ACCESS, SECRET, BUCKET = "bench-access", "bench-secret", "pictures"
 # The first answer of an edge with an empty disk costs it at most this share of what it costs without the store.
-BOUND = 0.5
+BOUND = 0.25
 WRITTEN_WITHIN_S = 60.0
 
 
