@@ -1,1 +1,1 @@
-"""Many edges: what they share."""
+"""Many edges: the log of purges and the leases that they share."""
