@@ -14,8 +14,6 @@ from imgproxy.config.sections import FreshnessSettings, PurgeSettings
 from imgproxy.config.shared_store import SharedStoreSettings
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
-from imgproxy.purge.downstream.calls import CallResult
-from imgproxy.purge.downstream.shared_store import EVERYTHING, StoreDeletions
 from tests.support.shared_edges import HAS_DETAIL, Edges, edges, reads, writes, written
 from tests.support.site import ADMIN, KEY, LOGO, Held, Site, jpeg, png, poll, red_of, until, width_of
 
@@ -324,11 +322,12 @@ async def test_everything_can_be_deleted(here: Edges, store: SharedStoreSettings
     for target in (SIZES[0], f"/{LOGO}?w=9"):
         await site.get(target)
     await written(site)
-    assert site.edge.shared is not None
 
-    verdict = await StoreDeletions(site.edge.shared, retry_max_s=1).send([EVERYTHING], timeout_s=0)
+    downstreams, journal = site.edge.downstreams, site.edge.cache.journal
+    seq = await journal.record_purge([], entry=None, reason="manual", outbox=downstreams.lines_of_everything())
+    downstreams.release_everything(seq)
 
-    assert verdict.result is CallResult.DONE
+    await poll(lambda: deletions_waiting(site), lambda waiting: not waiting)
     assert objects_of(store) == objects_of(store, LOGO) == []
 
 

@@ -18,7 +18,7 @@ from imgproxy.cache.outbox import Outbox, OutboxLine, Subject
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
-from imgproxy.purge.downstream.shared_store import StoreDeletions
+from imgproxy.purge.downstream.shared_store import EVERYTHING, StoreDeletions
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 from imgproxy.purge.turns import WAITS_MAX
@@ -135,6 +135,15 @@ class Downstreams:
         """Make the lines that the journal records together with this purge, so that no crash loses them."""
         subjects = _subjects(keys, entry)
         return [line for queue in (*self._queues, *self._behind) for line in queue.lines(subjects)]
+
+    def lines_of_everything(self) -> list[OutboxLine]:
+        """Make the lines for a purge of all keys: the shared store deletes all its objects."""
+        return [line for queue in self._behind for line in queue.lines([EVERYTHING])]
+
+    def release_everything(self, seq: int) -> None:
+        """Release what purge `seq`, of all keys, has recorded for the shared store. Nothing waits for it."""
+        for queue in self._behind:
+            queue.release([EVERYTHING], seq)
 
     async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
         """Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`."""
