@@ -163,6 +163,7 @@ async def test_a_slow_gateway_costs_at_most_the_time_limit(here: Edges, s3: Gate
         assert reads(second, "variant", "error") == 1
         assert await second.renders() == 1
         line.release()
+        await written(second)
 
 
 async def test_wrong_bytes_are_deleted(here: Edges, s3: Gateway) -> None:

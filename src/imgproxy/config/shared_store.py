@@ -57,7 +57,9 @@ class SharedStoreSettings(Section):
     )
     secret_key: Secret | None = Field(None, description="s3: secret access key; az: key of the account")
     secret_key_file: Path | None = Field(None, description="file with the secret key; read once, at start")
-    service_account_file: Path | None = Field(None, description="gs: JSON file of a service account")
+    service_account_file: Path | None = Field(
+        None, description="gs: JSON file of a service account; read once, at start"
+    )
     read_timeout_s: float = Field(
         1.0,
         gt=0,
