@@ -35,6 +35,7 @@ docs: $(READY) ## the generated parts of the documentation: parameters, settings
 	$(BIN)/python -m tools.parameter_tables
 	$(BIN)/imgproxy check --example > config.example.toml
 	$(BIN)/python -m tools.module_map
+	$(BIN)/python -m tools.reference_pages
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
 	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)

@@ -26,7 +26,8 @@ from pydantic import SecretStr
 import imgproxy
 from benchmarks.photos import DEMO_24MP
 from benchmarks.servers import free_port
-from imgproxy.config.sections import CacheSettings, LogSettings, OriginSettings, RenderSettings, ServerSettings
+from imgproxy.config.origin import OriginSettings
+from imgproxy.config.sections import CacheSettings, LogSettings, RenderSettings, ServerSettings
 from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
 

@@ -77,6 +77,10 @@ class TextFormatter(logging.Formatter):
         )
 
 
+class AccessRecord(logging.LogRecord):
+    """A record of a request. In an overload there are thousands of them a second, so none of them is urgent."""
+
+
 class LineHandler(logging.Handler):
     """Formats records where they are logged, because their arguments may change, and queues the lines for a writer."""
 
@@ -98,7 +102,8 @@ class LineHandler(logging.Handler):
         except Exception:  # as in every handler of the library: the caller must not fail because of its log line
             self.handleError(record)
             return
-        self.writer.put(line, len(line), is_urgent=record.levelno >= logging.WARNING)
+        is_urgent = record.levelno >= logging.WARNING and not isinstance(record, AccessRecord)
+        self.writer.put(line, len(line), is_urgent=is_urgent)
 
     def hit(self, logger_name: str, target: str, status: int, sent_bytes: int, client: str | None) -> None:
         """
@@ -118,10 +123,12 @@ class LineHandler(logging.Handler):
         return f"{self.format(logging.LogRecord(__name__, logging.WARNING, '', 0, text, (count,), None))}\n"
 
 
-def access(logger: logging.Logger, message: str, arguments: tuple[object, ...], facts: dict[str, object]) -> None:
-    """Log a request as `logger.info` does, but without the search for the caller, which takes longer than the line."""
-    if logger.isEnabledFor(logging.INFO):
-        record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, arguments, None)
+def access(
+    logger: logging.Logger, level: int, message: str, arguments: tuple[object, ...], facts: dict[str, object]
+) -> None:
+    """Log a request as `logger.log` does, but without the search for the caller, which takes longer than the line."""
+    if logger.isEnabledFor(level):
+        record = AccessRecord(logger.name, level, "", 0, message, arguments, None)
         setattr(record, FACTS, facts)
         logger.handle(record)
 

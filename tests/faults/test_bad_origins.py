@@ -11,12 +11,12 @@ import pytest
 from pydantic import SecretStr
 from yarl import URL
 
+from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
     FreshnessSettings,
     LogSettings,
-    OriginSettings,
     RenderSettings,
 )
 from imgproxy.config.sections import ServerSettings as Server

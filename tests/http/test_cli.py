@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+import imgproxy
 from imgproxy.workers.extras import find_detector, find_heic
 from tests.support.site import KEY, jpeg, site
 
@@ -166,6 +167,21 @@ async def test_serve_answers_until_sigterm_and_exits_0(tmp_path: Path) -> None:
         assert any(line.get("status") == 200 and line.get("outcome") == "miss" for line in lines)
 
 
+async def test_serve_needs_no_file_for_a_first_try(tmp_path: Path) -> None:
+    """Options win over the environment. The first line says what it serves: version, origin, cache."""
+    async with site(tmp_path) as here:
+        port, token = free_port(), tmp_path / "token"
+        token.write_text("library-token")
+        options = ("--origin", here.library.url, "--token-file", str(token), "--port", str(port))
+        environ = {"IMGPROXY_SERVER__PORT": "1", "IMGPROXY_RENDER__PROCESSES": "1"}
+        cache = ("--cache", str(tmp_path / "served"))
+        async with running("serve", *options, *cache, until="listening on", environ=environ) as (_, text):
+            assert (await fetch(f"http://127.0.0.1:{port}/{KEY}?w=50"))[0] == 200
+        first = json.loads(text.splitlines()[0])["message"]
+    assert first.startswith(f"imgproxy {imgproxy.__version__}; configuration from the environment; Media Library ")
+    assert f"signatures not used; cache {tmp_path}/served, at most " in first
+
+
 async def test_serve_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     """A port in use, a cache that cannot be written, a wrong setting."""
     (tmp_path / "file").write_text("")
@@ -202,10 +218,11 @@ async def test_purge_and_warm_talk_to_a_running_edge(tmp_path: Path) -> None:
         assert (code, "gone" in out) == (0, True)
         code, out, _ = await run("purge", "--keys", KEY, *edge)
         assert (code, "gone" in out) == (0, True)
-        code, out, _ = await run("purge", "nobody", *edge)
-        assert (code, "no entry" in out) == (1, True)
-        code, out, _ = await run("warm", entry, *edge)
-        assert (code, "[warm] queries" in out) == (1, True)
+        code, out, err = await run("purge", "nobody", *edge)
+        assert (code, out) == (1, "")
+        assert err.endswith("never seen a key of it. (if this is a key: --keys)\n")
+        code, _, err = await run("warm", entry, *edge)
+        assert (code, "[warm] queries" in err) == (1, True)
         code, out, err = await run("purge", entry, "--edge", "http://127.0.0.1:1", "--token", "x")
         assert (code, "cannot be reached" in out + err) == (1, True)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.config.sections import AdminSettings, FreshnessSettings, LimitsSettings, OriginSettings, RenderSettings
+from imgproxy.config.origin import OriginSettings
+from imgproxy.config.sections import AdminSettings, FreshnessSettings, LimitsSettings, LogSettings, RenderSettings
 from imgproxy.config.url import UrlSettings
 from tests.support.processes import stopped
 from tests.support.site import ADMIN, KEY, Reply, Site, jpeg, site, until
@@ -121,6 +122,23 @@ async def test_an_origin_that_cannot_be_reached_is_502(tmp_path: Path) -> None:
 
         problem(reply, 502, "origin-unreachable")
         assert reply.headers["Cache-Control"] == "no-store"
+
+
+async def test_the_log_says_why_the_origin_is_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line when it is down; the line of each 502 is a warning with the cause; so has `/-/status`. No client sees it."""
+    cause = "the connection was refused: nothing listens there"
+    with caplog.at_level("INFO"):
+        async with site(tmp_path, origin=origin("http://127.0.0.1:1"), log=LogSettings(access="errors")) as here:
+            replies = [await here.get(f"/{KEY}?w={width}") for width in (50, 60)]
+            status = (await here.send("GET", "/-/status", headers=ADMIN)).json()["origin"]
+
+    assert (status["down"], status["cause"]) == (True, cause)
+    assert all(cause not in reply.body.decode() for reply in replies)
+    lines = [line for line in caplog.records if line.levelname == "WARNING"]
+    assert [line.getMessage() for line in lines if line.name != "imgproxy.access"] == [
+        f"the Media Library is down: {cause}; cached pictures are served within stale_if_error_s"
+    ]
+    assert [vars(line)["facts"]["cause"] for line in lines if line.name == "imgproxy.access"] == [cause] * 2
 
 
 async def test_an_origin_that_hangs_is_504(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from imgproxy.config.sections import CacheSettings, LimitsSettings, OriginSettings, SigningSettings
+from imgproxy.config.origin import OriginSettings
+from imgproxy.config.sections import CacheSettings, LimitsSettings, SigningSettings
 from imgproxy.medialibrary.operations import RevokeAsset
 from tests.support.clock import StandingClock
 from tests.support.lint import complaints, linted

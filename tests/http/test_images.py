@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, SigningSettings
+from imgproxy.config.url import UrlSettings
 from imgproxy.params.signature import sign
 from tests.support import images
 from tests.support.site import ADMIN, KEY, Site, jpeg, red_of, site, until
@@ -322,3 +323,14 @@ async def test_other_methods_are_refused_and_purge_nothing(tmp_path: Path) -> No
             assert reply.status == 405, method
             assert reply.headers["Allow"] == "GET, HEAD, OPTIONS, PURGE"
         assert "hit" in (await here.get(f"/{KEY}?w=50")).cache_status
+
+
+async def test_an_answer_names_what_was_ignored_if_it_is_asked_to(tmp_path: Path) -> None:
+    """Names that are not known, values that are not as expected; on a miss, a hit, and not without the setting."""
+    async with site(tmp_path, url=UrlSettings(ignored_header=True)) as here:
+        for _ in range(2):
+            reply = await here.get(f"/{KEY}?w=50&widht=9&q=150&gr%C3%BCn=1")
+            assert (reply.status, reply.headers["X-Imgproxy-Ignored"]) == (200, "widht, gr%C3%BCn, q")
+        assert "X-Imgproxy-Ignored" not in (await here.get(f"/{KEY}?w=50&q=60")).headers
+    async with site(tmp_path) as here:
+        assert "X-Imgproxy-Ignored" not in (await here.get(f"/{KEY}?w=50&widht=9")).headers

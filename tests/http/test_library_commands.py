@@ -166,7 +166,7 @@ async def test_media_exit_codes(tmp_path: Path) -> None:
             (6, ("archive", entry_id, "--version", "1"), "Version: Expected 2 to be equal to 1"),
             (7, ("replace", entry_id, "not/there.png"), "patches.0.value.key: There is no file"),
             (9, ("--api-version", "2025-03", "keys", entry_id), "needs Media Library API version 2026-03"),
-            (2, ("--api-version", "2020-01", "keys", entry_id), "expected one of 2025-03"),
+            (2, ("--api-version", "2020-01", "keys", entry_id), "expected a version as YYYY-MM, 2025-03 or later"),
             (2, ("--url", "x", "keys", entry_id), "expected a URL"),
             (2, ("list",), "give entry ids"),
             (2, ("list", "--external-id", "1"), "go together"),

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from imgproxy.medialibrary.versions import ApiVersion
 
 ENTRY = {
     "id": "asze63i9",
@@ -281,7 +280,7 @@ async def server_of_examples(answers: dict[str, Any]) -> AsyncIterator[tuple[str
 
 
 @pytest.mark.parametrize("version", ["2025-11", "2026-05"])
-async def test_the_client_reads_the_examples(version: ApiVersion) -> None:
+async def test_the_client_reads_the_examples(version: str) -> None:
     """Both shapes of lists and references become the same models, and unknown fields are kept."""
     is_new = version >= "2026-01"
     base, name = BASE.format(version=version), "results" if is_new else "mediaLibraryEntries"

@@ -22,7 +22,8 @@ import pyvips
 from PIL import Image
 from pydantic import SecretStr
 
-from imgproxy.config.sections import CacheSettings, LogSettings, OriginSettings, RenderSettings, ServerSettings
+from imgproxy.config.origin import OriginSettings
+from imgproxy.config.sections import CacheSettings, LogSettings, RenderSettings, ServerSettings
 from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
 from imgproxy.render import credit

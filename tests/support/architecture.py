@@ -32,6 +32,7 @@ TOP_MODULES: Final = (
     "flights",
     "background",
     "failpoints",
+    "outages",
     "digest",
     "secret_text",
 )
@@ -255,6 +256,8 @@ def _is_ours(dotted: str) -> bool:
 def room_of(module: Module) -> str | None:
     """Return the room of a module, or None if it lies in no known room."""
     folder = module.path.rpartition("/")[0].replace("/", ".")
+    if module.name == "__main__":  # of the package: it is the command line
+        return "cli"
     if not folder:
         return TOP if module.name in TOP_MODULES else None
     for room in (*SPECIAL_ROOMS, *ORDER):

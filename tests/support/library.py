@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from imgproxy.medialibrary.versions import ApiVersion
 
 TOKEN = "t0ken-for-tests"
 
@@ -64,7 +63,7 @@ class RunningLibrary:
     def client(
         self,
         *,
-        api_version: ApiVersion = "2026-05",
+        api_version: str = "2026-05",
         token: str = TOKEN,
         timeout_s: float = 5.0,
         max_attempts: int = 3,

@@ -15,11 +15,11 @@ from PIL import Image
 from pydantic import SecretStr
 from yarl import URL
 
+from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
     LogSettings,
-    OriginSettings,
     RenderSettings,
     ServerSettings,
     WebhookSettings,

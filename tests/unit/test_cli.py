@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,10 +115,10 @@ def test_names_with_brackets_are_printed_whole() -> None:
     """A key that looks like markup is shown as it is."""
     names = ("a[/b].jpg", "x[red]y.jpg", "[bold]")
 
-    code, out, _ = run("purge", "--keys", *names, "--edge", NOBODY, "--token", "x")
+    code, out, err = run("purge", "--keys", *names, "--edge", NOBODY, "--token", "x")
 
-    assert code == 1
-    assert all(name in out for name in names)
+    assert (code, out) == (1, "")
+    assert [line.split(": ")[1] for line in err.splitlines()] == list(names)
 
 
 @pytest.mark.parametrize("option", [("--soft",), ("--reason", "edited")])
@@ -145,6 +147,43 @@ def test_an_id_that_no_url_can_hold_is_one_row() -> None:
 
     assert code == 1
     assert len(out.splitlines()) == 2
+
+
+def test_a_key_without_keys_is_told() -> None:
+    """An entry's id has no slash."""
+    code, _, err = run("purge", "2025/03/14/a.jpg", "--edge", NOBODY, "--token", "x")
+    assert (code, err) == (2, "imgproxy: 2025/03/14/a.jpg is a key, not the id of an entry: add --keys\n")
+
+
+def test_the_admin_token_may_be_in_a_file(tmp_path: Path) -> None:
+    """Other users of the machine see the options of a command. A file that cannot be read is one line."""
+    code, _, err = run("warm", "a", "--edge", NOBODY, "--token-file", str(tmp_path / "none"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--token-file: the file" in err
+    file = tmp_path / "token"
+    file.write_text("sixteen-characters\n")
+    code, _, err = run("warm", "a", "--edge", NOBODY, "--token-file", str(file))
+    assert code == 1
+    assert "cannot be reached" in err
+
+
+def test_a_pipe_gets_ids_whole() -> None:
+    """A table on a pipe is as wide as it has to be."""
+    long = "k" * 200 + ".jpg"
+    _, out, _ = run("explain", f"/{long}?dl={long}")
+    assert f"dl={long} " in out
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_both_options_for_help(option: str) -> None:
+    """Also of the commands."""
+    assert run(option)[0] == run("purge", option)[0] == 0
+
+
+def test_the_package_is_a_command() -> None:
+    """`python -m imgproxy` is the command line."""
+    done = subprocess.run([sys.executable, "-m", "imgproxy", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"imgproxy {imgproxy.__version__}\n"
 
 
 # --- sign ------------------------------------------------------------------------------------------------------------
@@ -196,3 +235,36 @@ def test_the_demo_target_takes_a_folder_with_a_space(tmp_path: Path) -> None:
 
     line = next(line for line in said.splitlines() if "imgproxy demo" in line)
     assert shlex.split(line)[1:] == ["demo", "my pictures"]
+
+
+# --- explain -----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_what_each_parameter_came_to() -> None:
+    """Key, signature, plan, and a line for each parameter with the reason why it is not used."""
+    code, out, _ = run("explain", "https://images.example/2025/a.jpg?widht=5&w=800&fm=png&q=40", COLUMNS="200")
+
+    assert code == 0
+    assert "key        2025/a.jpg" in out
+    assert "signature  none, and none is required" in out
+    assert "plan       RenderPlan(" in out
+    assert re.search(r"widht=5 +url +unknown +expected the name of a parameter; did you mean `width`\?", out)
+    assert re.search(r"q=40 +url +40 +no effect +the plan would be the same without it", out)
+
+
+def test_explain_as_json_has_the_verdict_on_the_signature() -> None:
+    """Valid, wrong, missing; the exit code is 1 if a request would be refused."""
+    required = {"IMGPROXY_SIGNING__REQUIRED": "true", "IMGPROXY_SIGNING__TOKENS": '["sixteen-characters"]'}
+    _, signed, _ = run("sign", "/a.jpg?w=10", "--token", "sixteen-characters")
+    verdicts = {}
+    for name, url in {"right": signed.strip(), "wrong": signed.strip()[:-1], "missing": "/a.jpg?w=10"}.items():
+        code, out, _ = run("explain", url, "--json", **required)
+        verdicts[name] = (code, json.loads(out)["signature"].partition(":")[0])
+    assert verdicts == {"right": (0, "valid"), "wrong": (1, "wrong"), "missing": (1, "missing")}
+
+
+def test_explain_refuses_a_path_that_is_no_key() -> None:
+    """One line on standard error."""
+    code, out, err = run("explain", "/a/../b.jpg")
+    assert (code, out) == (1, "")
+    assert err == "imgproxy: The path has a part that is `.` or `..`.\n"

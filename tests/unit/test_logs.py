@@ -95,8 +95,12 @@ def test_an_access_line_is_a_record_like_any_other(caplog: pytest.LogCaptureFixt
     """With its message and facts, and subject to the logger's level."""
     logger = logging.getLogger("imgproxy.test.access")
     caplog.set_level("WARNING", logger.name)
-    logs.access(logger, "%s %d", ("GET", 200), {"bytes": 5})
+    logs.access(logger, logging.INFO, "%s %d", ("GET", 200), {"bytes": 5})
+    logs.access(logger, logging.WARNING, "%s %d", ("GET", 502), {"bytes": 6})
     caplog.set_level("INFO", logger.name)
-    logs.access(logger, "%s %d", ("GET", 404), {"bytes": 7})
+    logs.access(logger, logging.INFO, "%s %d", ("GET", 404), {"bytes": 7})
 
-    assert [(found.getMessage(), vars(found)["facts"]) for found in caplog.records] == [("GET 404", {"bytes": 7})]
+    assert [(found.levelname, found.getMessage(), vars(found)["facts"]) for found in caplog.records] == [
+        ("WARNING", "GET 502", {"bytes": 6}),
+        ("INFO", "GET 404", {"bytes": 7}),
+    ]

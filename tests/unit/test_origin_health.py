@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from imgproxy.delivery.origin_health import SUSPICIOUS_RUN, OriginHealth
+from imgproxy.delivery.origin_health import SUSPICIOUS_RUN, OriginHealth, cause_of
 from imgproxy.errors import ImgproxyError, OriginDenied, OriginUnreachable, Revoked
+from imgproxy.medialibrary.errors import OriginTimeout, OriginUnavailable
 
 
 class Api:
@@ -83,10 +84,27 @@ async def test_a_picture_that_is_served_ends_every_trouble(caplog: pytest.LogCap
     """The token works again; the log says so once."""
     health = OriginHealth(Api().probe)
     health.denied()
-    health.failed()
+    health.failed(OriginUnavailable(message="the connection was refused"))
+    assert health.cause is not None
     for _ in range(2):
         health.served()
 
     assert not health.is_token_dead
     assert not health.is_down
-    assert caplog.text.count("accepts the token again") == 1
+    assert health.cause is None
+    said = [line.getMessage().partition(" after ")[0] for line in caplog.records if " back " in line.getMessage()]
+    assert said == ["access to the Media Library is back", "the Media Library is back"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OriginUnavailable(message="the connection was refused"), "the connection was refused"),
+        (OriginUnavailable(message="a page of the balancer", origin_status=503), "it answered 503"),
+        (OriginTimeout(timeout_s=10.0), "The Media Library did not answer within 10 s."),
+        (OriginUnreachable(), OriginUnreachable().public),
+    ],
+)
+def test_the_cause_is_in_words_and_never_what_the_server_said(error: ImgproxyError, cause: str) -> None:
+    """The status if there is one; else what the client found out."""
+    assert cause_of(error) == cause

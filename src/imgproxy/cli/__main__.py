@@ -1,5 +1,5 @@
 """
-The command line: serve, demo, library, media, purge, warm, sign, check.
+The command line: serve, demo, library, media, purge, warm, sign, explain, check.
 
 An error of the user is one line on standard error. Exit code 2: wrong configuration or arguments; 1: it did not work.
 A traceback is a bug.
@@ -17,6 +17,7 @@ from imgproxy import __version__
 from imgproxy.cli.check import check
 from imgproxy.cli.console import print_error
 from imgproxy.cli.demo import demo
+from imgproxy.cli.explain import explain
 from imgproxy.cli.library import library
 from imgproxy.cli.media import app as media
 from imgproxy.cli.purge import purge
@@ -25,7 +26,11 @@ from imgproxy.cli.sign import sign
 from imgproxy.cli.warm import warm
 from imgproxy.errors import CacheUnavailable, ConfigError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -43,7 +48,7 @@ def imgproxy(
     """Image proxy for a Livingdocs Media Library: imgix URLs, libvips, purges that hold."""
 
 
-for command in (demo, serve, library, purge, warm, sign, check):
+for command in (demo, serve, library, purge, warm, sign, explain, check):
     app.command()(command)
 app.add_typer(media, name="media")
 

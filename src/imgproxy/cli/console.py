@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 from imgproxy.config.load import load
@@ -14,9 +15,31 @@ from imgproxy.errors import ConfigError
 from imgproxy.secret_text import check_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgproxy.config.settings import Settings
 
-console = Console()
+# Longer than any line of a table. On a pipe nothing is cut or broken into lines.
+_PIPE_COLUMNS = 100_000
+
+
+class _OutputConsole(Console):
+    """Standard output. `COLUMNS` sets its width, as usual."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        found = super().size
+        is_wide = not self.is_terminal and "COLUMNS" not in os.environ
+        return ConsoleDimensions(_PIPE_COLUMNS, found.height) if is_wide else found
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        """Keep the size that somebody sets."""
+        self._width, self._height = size
+
+
+console = _OutputConsole()
 errors = Console(stderr=True, highlight=False)
 
 ConfigOption = Annotated[
@@ -35,10 +58,14 @@ def print_error(message: str, *, command: str = "imgproxy") -> None:
     errors.print(marked(f"{command}:", "red", message), soft_wrap=True)
 
 
-def load_or_fail(config: Path | None) -> Settings:
-    """Return the settings, or end the command with a line for each problem."""
+def load_or_fail(config: Path | None, options: Mapping[str, str] | None = None) -> Settings:
+    """
+    Return the settings, or end the command with a line for each problem.
+
+    `options` are those of the command line, as variables of the environment. They win over those.
+    """
     try:
-        return load(config)
+        return load(config, {**os.environ, **(options or {})})
     except ConfigError as error:
         for problem in error.problems:
             print_error(problem)

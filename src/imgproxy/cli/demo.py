@@ -17,12 +17,12 @@ import imgproxy.demo
 from imgproxy import logs
 from imgproxy.cli.console import console, fail
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
+from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
     AdminSettings,
     CacheSettings,
     FreshnessSettings,
     LogSettings,
-    OriginSettings,
     ServerSettings,
     WebhookSettings,
 )

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
-from imgproxy.cli.console import console, errors, fail, secret_option
+from imgproxy.cli.console import console, errors, fail, print_error, secret_option
 from imgproxy.config.load import load
 from imgproxy.config.secrets import secret_lines
 from imgproxy.errors import ConfigError
@@ -44,6 +44,9 @@ EdgeConfigOption = Annotated[
 ]
 EdgeOption = Annotated[str | None, typer.Option("--edge", help="URL of the edge, instead of the configured one.")]
 TokenOption = Annotated[str | None, typer.Option(help="The admin token. IMGPROXY_ADMIN__TOKEN works, too.")]
+TokenFileOption = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the admin token: other users of a machine see options.")
+]
 KeysOption = Annotated[bool, typer.Option("--keys", help="The arguments are keys, not entry ids.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -57,7 +60,17 @@ class EdgeTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class EdgeOptions:
+    """Which edge to call, as the options of a command say it."""
+
+    config: Path | None
+    url: str | None
+    token: str | None
+    token_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
     """What to do with each id: `purge` or `warm`, as an entry id or as a key."""
 
     verb: str
@@ -80,51 +93,60 @@ class Result:
         return self.status == HTTPStatus.OK
 
 
-def find_edge(config: Path | None, url: str | None, token: str | None) -> EdgeTarget:
+def find_edge(options: EdgeOptions) -> EdgeTarget:
     """Return the edge from the options, or from the configuration. Ends the command if there is no valid token."""
     try:
-        settings = load(config)
-        tokens = (
-            (secret_option(token, "--token"),)
-            if token is not None
-            else secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
-        )
+        settings = load(options.config)
+        if options.token is not None:
+            tokens: tuple[str, ...] = (secret_option(options.token, "--token"),)
+        elif options.token_file is not None:
+            tokens = secret_lines(None, options.token_file, name="--token-file")
+        else:
+            tokens = secret_lines(settings.admin.token, settings.admin.token_file, name="[admin] token_file")
     except ConfigError as error:
         fail(str(error), 2)
     if not tokens:
-        fail("no admin token: give --token, IMGPROXY_ADMIN__TOKEN, or a configuration with [admin] token", 2)
+        fail("no admin token: give --token, --token-file, or a configuration with [admin] token", 2)
     if not _TOKEN.fullmatch(tokens[0]):
         fail("the admin token cannot be sent in a header: expected visible ASCII characters, without spaces", 2)
     host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::") else settings.server.host  # noqa: S104 not binding
-    return EdgeTarget((url or f"http://{host}:{settings.server.port}").rstrip("/"), tokens[0])
+    return EdgeTarget((options.url or f"http://{host}:{settings.server.port}").rstrip("/"), tokens[0])
 
 
-def call_edge(config: Path | None, url: str | None, token: str | None, ids: Sequence[str], call: Call) -> list[Result]:
+def call_edge(options: EdgeOptions, ids: Sequence[str], work: Work) -> list[Result]:
     """Call the edge for each id and return the results in the same order. With `is_json`, print each one at once."""
     found = [line.strip() for name in ids for line in (sys.stdin if name == "-" else (name,))]
     names = [name for name in dict.fromkeys(found) if name]
     if not names:
         fail("no id given", 2)
-    return asyncio.run(_call_all(find_edge(config, url, token), names, call))
+    if not work.is_keys and (keys := [name for name in names if "/" in name]):
+        fail(f"{keys[0]} is a key, not the id of an entry: add --keys", 2)
+    return asyncio.run(_call_all(find_edge(options), names, work))
 
 
 def print_results(
     columns: Sequence[str], results: Sequence[Result], counts_of: Callable[[dict[str, Any]], tuple[str, ...] | None]
 ) -> None:
-    """Print a table: the id, and then the cells that `counts_of` returns for the answer, or the reason of a failure."""
+    """Print a table: the id, and then the cells that `counts_of` returns. A failure is a line on standard error."""
     # The id is never cut, so that it can be copied.
     table = Table(Column("id", overflow="fold"), *columns, box=None, header_style="bold")
     for result in results:
         cells = counts_of(result.answer)
         if cells is None:
-            reason = Text(str(result.answer.get("detail", result.status)), style="red")
-            table.add_row(Text(result.name), *([""] * (len(columns) - 1)), reason)
+            print_error(f"{result.name}: {result.answer.get('detail', result.status)}{_hint(result)}")
         else:
             table.add_row(Text(result.name), *cells)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
-async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> list[Result]:
+def _hint(result: Result) -> str:
+    """Say what may be meant by an id that is not known."""
+    is_entry_unknown = result.answer.get("type", "").endswith(":entry-not-found")
+    return " (if this is a key: --keys)" if is_entry_unknown else ""
+
+
+async def _call_all(target: EdgeTarget, names: Sequence[str], work: Work) -> list[Result]:
     # Other commands start faster without it.
     import aiohttp  # noqa: PLC0415
 
@@ -134,25 +156,25 @@ async def _call_all(target: EdgeTarget, names: Sequence[str], call: Call) -> lis
     progress = Progress(
         console=errors,
         transient=True,
-        disable=call.is_json or len(names) < 2 or not errors.is_terminal,
+        disable=work.is_json or len(names) < 2 or not errors.is_terminal,
     )
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S, sock_read=CALL_TIMEOUT_S)
     async with aclosing(Connections(max_connections=PARALLEL, timeout=timeout, trust_env=True)) as connections:
 
         async def call_for(name: str) -> Result:
             async with gate:
-                result = await _call_one(connections, target, name, call)
+                result = await _call_one(connections, target, name, work)
             progress.advance(bar)
-            if call.is_json:
+            if work.is_json:
                 sys.stdout.write(json.dumps({"id": name, "status": result.status, **result.answer}) + os.linesep)
             return result
 
         with progress:
-            bar = progress.add_task(call.verb, total=len(names))
+            bar = progress.add_task(work.verb, total=len(names))
             return await asyncio.gather(*(call_for(name) for name in names))
 
 
-async def _call_one(connections: Connections, target: EdgeTarget, name: str, call: Call) -> Result:
+async def _call_one(connections: Connections, target: EdgeTarget, name: str, work: Work) -> Result:
     import aiohttp  # noqa: PLC0415 see _call_all
     from yarl import URL  # noqa: PLC0415
 
@@ -162,15 +184,15 @@ async def _call_one(connections: Connections, target: EdgeTarget, name: str, cal
         # Here, because aiohttp refuses a header beside the credentials that a .netrc has for this host.
         request.headers["Authorization"] = f"Bearer {target.token}"
 
-    path, body = f"/-/{call.verb}/keys", json.dumps({"keys": [name]}).encode()
-    if not call.is_keys:
+    path, body = f"/-/{work.verb}/keys", json.dumps({"keys": [name]}).encode()
+    if not work.is_keys:
         if not name.isprintable():
             return Result(
                 name, 0, {"detail": "this id is not allowed in a URL: it has characters that are not printable"}
             )
-        path, body = f"/-/{call.verb}/entries/{quote(name)}", b""
-        if call.query:
-            path += f"?{urlencode(call.query)}"
+        path, body = f"/-/{work.verb}/entries/{quote(name)}", b""
+        if work.query:
+            path += f"?{urlencode(work.query)}"
     headers = {"Content-Type": "application/json"} if body else {}
     try:
         url = URL(target.url + path, encoded=True)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imgproxy.medialibrary.client.client import MediaLibraryClient
-    from imgproxy.medialibrary.versions import ApiVersion
 
 COMMAND: Final = "imgproxy media"
 EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
@@ -49,7 +48,7 @@ class LibraryTarget:
     url: str
     token: str | None
     token_file: Path | None
-    api_version: ApiVersion
+    api_version: str
     timeout_s: float
     is_json: bool
 

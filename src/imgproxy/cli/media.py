@@ -21,7 +21,7 @@ from rich.table import Table
 from imgproxy.cli.console import fail, secret_option
 from imgproxy.cli.library_calls import COMMAND, LibraryTarget, call_library, print_answer
 from imgproxy.medialibrary import operations
-from imgproxy.medialibrary.versions import API_VERSIONS, NEWEST
+from imgproxy.medialibrary.versions import EXPECTED, NEWEST, is_version
 
 if TYPE_CHECKING:
     from imgproxy.medialibrary.client.client import MediaLibraryClient
@@ -55,8 +55,8 @@ def target(
     json_: Json = False,
 ) -> None:
     """Show and change the entries of a Media Library."""
-    if api_version not in API_VERSIONS:
-        fail(f"--api-version: expected one of {', '.join(API_VERSIONS)}", 2, command=COMMAND)
+    if not is_version(api_version):
+        fail(f"--api-version: expected {EXPECTED}", 2, command=COMMAND)
     if not url.startswith(("http://", "https://")):
         fail("--url: expected a URL that begins with http:// or https://", 2, command=COMMAND)
     # typer takes a variable that is empty for one that is not set.

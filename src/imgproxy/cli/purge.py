@@ -13,13 +13,15 @@ from rich.markup import escape
 
 from imgproxy.cli.console import fail
 from imgproxy.cli.edge_calls import (
-    Call,
     EdgeConfigOption,
     EdgeOption,
+    EdgeOptions,
     Ids,
     JsonOption,
     KeysOption,
+    TokenFileOption,
     TokenOption,
+    Work,
     call_edge,
     print_results,
 )
@@ -31,6 +33,7 @@ def purge(
     config: EdgeConfigOption = None,
     edge: EdgeOption = None,
     token: TokenOption = None,
+    token_file: TokenFileOption = None,
     keys: KeysOption = False,
     soft: Annotated[bool, typer.Option(help="Serve the old picture once more, then revalidate it.")] = False,
     reason: Annotated[
@@ -44,7 +47,8 @@ def purge(
     if keys and reason is not None:
         fail("--reason is for entry ids, not for --keys: the reason of a purge by key is always manual", 2)
     query = {"reason": reason or "manual", **({"soft": "1"} if soft else {})}
-    results = call_edge(config, edge, token, ids, Call("purge", is_keys=keys, is_json=json_, query=query))
+    work = Work("purge", is_keys=keys, is_json=json_, query=query)
+    results = call_edge(EdgeOptions(config, edge, token, token_file), ids, work)
     if not json_:
         print_results(("keys", "variants", "bytes", "ms", "CDNs", "state"), results, _receipt_cells)
     raise typer.Exit(0 if all(result.is_done for result in results) else 1)

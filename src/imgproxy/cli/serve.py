@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgproxy import logs
+from imgproxy import __version__, logs
 from imgproxy.cli.console import ConfigOption, fail, load_or_fail
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import CacheUnavailable, ConfigError
+from imgproxy.workers.extras import find_detector, find_heic
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -30,11 +32,54 @@ SWITCH_S = 0.000_5
 GC_THRESHOLDS = (10_000, 20, 100)
 
 
-def serve(config: ConfigOption = None) -> None:
-    """Serve images until SIGTERM or Ctrl-C."""
-    settings = load_or_fail(config)
+OriginOption = Annotated[str | None, typer.Option(help="URL of the Media Library, instead of the configured one.")]
+TokenFileOption = Annotated[
+    Path | None, typer.Option(help="File with its access token, instead of the configured one.")
+]
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on, instead of the configured one.")]
+PortOption = Annotated[int | None, typer.Option(help="Port to listen on, instead of the configured one.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Cache directory, instead of the configured one.")]
+
+
+def serve(
+    *,
+    config: ConfigOption = None,
+    origin: OriginOption = None,
+    token_file: TokenFileOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Serve images until SIGTERM or Ctrl-C. A first try: imgproxy serve --origin https://cms.example --port 8080."""
+    given = {
+        "IMGPROXY_ORIGIN__URL": origin,
+        "IMGPROXY_ORIGIN__TOKEN_FILE": token_file,
+        "IMGPROXY_SERVER__HOST": host,
+        "IMGPROXY_SERVER__PORT": port,
+        "IMGPROXY_CACHE__DIR": cache,
+    }
+    settings = load_or_fail(config, {name: str(value) for name, value in given.items() if value is not None})
     lines = logs.configure(settings.log.level, settings.log.format)
+    log.info("%s", summary(settings, config))
     raise typer.Exit(run(serve_until_stopped(settings, lines)))
+
+
+def summary(settings: Settings, config: Path | None) -> str:
+    """Return what an operator checks first, in one line: version, configuration, origin, signatures, cache, extras."""
+    signing = settings.signing
+    has_tokens = bool(signing.tokens or signing.tokens_file)
+    signed = "required" if signing.required else ("checked if there" if has_tokens else "not used")
+    heic, detector = find_heic(), find_detector()
+    extras = [name for name, found in (("heic", heic), ("faces", detector)) if found is not None]
+    parts = (
+        f"imgproxy {__version__}",
+        f"configuration {config or 'from the environment'}",
+        f"Media Library {settings.origin.url}",
+        f"signatures {signed}",
+        f"cache {settings.cache.dir}, at most {settings.cache.max_bytes / 1e9:g} GB",
+        f"extras {', '.join(extras) or 'none'}",
+    )
+    return "; ".join(parts)
 
 
 async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> int:

@@ -11,13 +11,15 @@ from typing import Any
 import typer
 
 from imgproxy.cli.edge_calls import (
-    Call,
     EdgeConfigOption,
     EdgeOption,
+    EdgeOptions,
     Ids,
     JsonOption,
     KeysOption,
+    TokenFileOption,
     TokenOption,
+    Work,
     call_edge,
     print_results,
 )
@@ -29,11 +31,13 @@ def warm(
     config: EdgeConfigOption = None,
     edge: EdgeOption = None,
     token: TokenOption = None,
+    token_file: TokenFileOption = None,
     keys: KeysOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Render the variants that the edge is configured to warm, before they are requested."""
-    results = call_edge(config, edge, token, ids, Call("warm", is_keys=keys, is_json=json_, query={}))
+    work = Work("warm", is_keys=keys, is_json=json_, query={})
+    results = call_edge(EdgeOptions(config, edge, token, token_file), ids, work)
     if not json_:
         print_results(("keys", "made", "had", "failed", "state"), results, _warmed_cells)
     raise typer.Exit(0 if all(result.is_done for result in results) else 1)

@@ -85,32 +85,6 @@ class ServerSettings(Section):
     )
 
 
-class OriginSettings(Section):
-    """The Media Library that originals come from."""
-
-    url: str = Field("http://127.0.0.1:9090", pattern=r"^https?://", description="the Livingdocs server, without /api")
-    api_version: Literal["2025-03", "2025-05", "2025-07", "2025-09", "2025-11", "2026-01", "2026-03", "2026-05"] = (
-        Field("2026-05", description="Public API version; purging by entry needs 2026-03 or later")
-    )
-    token: Secret | None = Field(None, description="access token with the scope public-api:read")
-    token_file: Path | None = Field(
-        None,
-        description="file with the token, instead of `token`; read again when it changes. Two lines: new and old token",
-    )
-    timeout_s: float = Field(
-        10.0, gt=0, le=300, description="time limit for one original or one API call, retries included"
-    )
-    redirect_hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")], ...] = Field(
-        (),
-        description="other hosts that the library may redirect to, such as a file store; with a port if it is not 80 "
-        "or 443. They never get the token",
-    )
-    fetches_max: int = Field(16, ge=1, le=1000, description="most originals that are fetched at the same time")
-    fetch_queue_max: int = Field(
-        64, ge=0, le=100_000, description="most fetches that may wait; further requests get 503"
-    )
-
-
 class RenderSettings(Section):
     """Render processes: they decode and encode pictures."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imgproxy.config.downstream import DownstreamSettings
+from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
     AdminSettings,
     BrowserSettings,
@@ -10,7 +11,6 @@ from imgproxy.config.sections import (
     FreshnessSettings,
     LimitsSettings,
     LogSettings,
-    OriginSettings,
     PurgeSettings,
     RenderSettings,
     Section,

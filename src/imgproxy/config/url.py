@@ -43,6 +43,11 @@ class UrlSettings(Section):
     strict: bool = Field(
         False, description="answer 400 to unknown parameters and wrong values, instead of ignoring them"
     )
+    ignored_header: bool = Field(
+        False,
+        description="answers name the parameters that were ignored or changed, in X-Imgproxy-Ignored, for those who "
+        "write URLs. `imgproxy explain` says why",
+    )
     defaults: Annotated[dict[str, str], BeforeValidator(_defaults)] = Field(
         {}, description="parameters for every URL that does not have them; values of `auto` are added"
     )

@@ -21,6 +21,7 @@ from imgproxy.errors import (
     NotFound,
     OriginDenied,
     OriginStatus,
+    OriginTimeout,
     OriginUnreachable,
     Revoked,
     SourceTooLarge,
@@ -244,8 +245,8 @@ class Fetching:
             return OriginDenied()
         if isinstance(error, OriginDenied):
             self._health.denied()
-        elif isinstance(error, OriginUnreachable):
-            self._health.failed()
+        elif isinstance(error, OriginUnreachable | OriginTimeout):
+            self._health.failed(error)
         elif isinstance(error, NotFound):
             self._health.served()
         return error

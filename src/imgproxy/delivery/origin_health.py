@@ -13,12 +13,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import ImgproxyError, OriginDenied, Revoked
+from imgproxy.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
+REFUSED = "the token is refused (401, or 403 for a call that needs only the scope public-api:read)"
+CONSEQUENCE = "cached pictures are served within stale_if_error_s"
 # This many refusals in a row are more likely one fault than so many revocations.
 SUSPICIOUS_RUN = 3
 
@@ -31,27 +34,43 @@ class OriginHealth:
         self._probing = asyncio.Lock()
         self._probes_begun = 0
         self._refused_in_a_row = 0
-        self.is_token_dead = False
-        self.is_down = False
+        self._refusal = Outage("access to the Media Library")
+        self._outage = Outage("the Media Library")
+
+    @property
+    def is_token_dead(self) -> bool:
+        """Whether the origin refuses the token."""
+        return self._refusal.cause is not None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the origin could not be reached when it was last asked."""
+        return self._outage.cause is not None
+
+    @property
+    def cause(self) -> str | None:
+        """Why the origin is down or refuses us, in words; None if it works."""
+        return self._refusal.cause or self._outage.cause
+
+    @property
+    def down_s(self) -> float:
+        """For how long it has not worked."""
+        return max(self._refusal.age_s, self._outage.age_s)
 
     def served(self) -> None:
         """Note that the origin answered about a picture: the token works."""
-        if self.is_token_dead:
-            log.warning("the Media Library accepts the token again")
-        self.is_token_dead = False
-        self.is_down = False
+        self._refusal.worked()
+        self._outage.worked()
         self._refused_in_a_row = 0
 
     def denied(self) -> None:
         """Note that the origin refused the token."""
-        if not self.is_token_dead:
-            log.error("the Media Library refuses the token; cached pictures are served within stale_if_error_s")
-        self.is_token_dead = True
-        self.is_down = False
+        self._outage.worked()
+        self._refusal.failed(REFUSED, consequence=CONSEQUENCE)
 
-    def failed(self) -> None:
-        """Note that the origin could not be reached."""
-        self.is_down = True
+    def failed(self, error: ImgproxyError) -> None:
+        """Note that the origin could not be reached, and the error that says why."""
+        self._outage.failed(cause_of(error), consequence=CONSEQUENCE)
 
     async def is_refusing_everything(self) -> bool:
         """
@@ -80,7 +99,15 @@ class OriginHealth:
             self.denied()
             return error
         except ImgproxyError as error:
-            self.failed()
+            self.failed(error)
             return error
         self.served()
         return None
+
+
+def cause_of(error: ImgproxyError) -> str:
+    """Return why the origin could not be used: its status, what the client found out, or the error's own words."""
+    status = getattr(error, "origin_status", None)
+    if status is not None:
+        return f"it answered {status}"
+    return getattr(error, "message", "") or error.public

@@ -52,7 +52,9 @@ class AccessLog:
         }
         if served.code is not None:
             facts["code"] = served.code
-        logs.access(log, "%s %s %d", (request.method, target, status), facts)
+        if served.cause is not None:
+            facts["cause"] = served.cause
+        logs.access(log, _level(status), "%s %s %d", (request.method, target, status), facts)
 
     def write_fast(self, peer: Peer, target: str, status: int, sent_bytes: int) -> None:
         """Write the line of an answer of the fast path: a hit, or a refusal in an overload."""
@@ -73,4 +75,9 @@ class AccessLog:
         }
         if is_refused:
             facts["code"] = Overloaded.code
-        logs.access(log, "GET %s %d", (target, status), facts)
+        logs.access(log, _level(status), "GET %s %d", (target, status), facts)
+
+
+def _level(status: int) -> int:
+    """Return the level of a line: a warning if the fault is on this side."""
+    return logging.WARNING if status >= 500 else logging.INFO

@@ -34,12 +34,13 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An answer, and what the log and the metrics need to know of it."""
+    """An answer, and what the log and the metrics need to know of it. `cause`: why the origin gave none."""
 
     response: web.StreamResponse
     outcome: Outcome
     sent_bytes: int = 0
     code: str | None = None
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

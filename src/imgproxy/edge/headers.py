@@ -24,7 +24,10 @@ DAY_S = 86_400
 # The headers about a body. A 304 repeats all others of the 200 (RFC 9110 15.4.5).
 BODY_HEADERS = frozenset({"content-type", "content-length", "content-disposition", "content-range", "accept-ranges"})
 # What a script of another site may read beside what CORS always shows (Fetch, "CORS-safelisted response-header name").
-EXPOSED = "ETag, Content-Range, Retry-After, Cache-Status, Server-Timing, X-Imgproxy-Animation, X-Imgproxy-Faces"
+EXPOSED = (
+    "ETag, Content-Range, Retry-After, Cache-Status, Server-Timing, X-Imgproxy-Animation, X-Imgproxy-Faces, "
+    "X-Imgproxy-Ignored"
+)
 
 
 @dataclass(frozen=True, slots=True)

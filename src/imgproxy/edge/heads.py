@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.delivery.originals import State
@@ -60,6 +61,9 @@ class ImageHeads:
             headers["X-Imgproxy-Animation"] = "first-frame-only"
         if wanted.lacks_detector:
             headers["X-Imgproxy-Faces"] = "no-detector"
+        if wanted.notes and self._settings.url.ignored_header:
+            names = dict.fromkeys(quote(note.name, safe="") for note in wanted.notes)
+            headers["X-Imgproxy-Ignored"] = ", ".join(names)
         return headers
 
     def tags(self, key: str, marks: Sequence[str] = ()) -> dict[str, str]:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from imgproxy.cache.entry import Tier
 from imgproxy.cache.reading import read_at_once
+from imgproxy.delivery.origin_health import cause_of
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.errors import PreconditionFailed, UnsatisfiableRange
 from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
@@ -246,7 +247,8 @@ class Responder:
             response.headers.update(self._heads.tags(wanted.key))
             if wanted.vary:
                 response.headers["Vary"] = ", ".join(wanted.vary)
-        return Served(response, Outcome.ERROR, 0, error.code)
+        cause = cause_of(error) if isinstance(error, OriginError) and error.status >= 500 else None
+        return Served(response, Outcome.ERROR, 0, error.code, cause)
 
 
 def _is_repeatable(delivered: Delivered, variant: Variant) -> bool:

@@ -98,7 +98,12 @@ class ServiceState:
                 "restarts": self._pool.restarts,
                 "queue_full": self._admission.is_full,
             },
-            "origin": {"token_dead": self._health.is_token_dead, "down": self._health.is_down},
+            "origin": {
+                "token_dead": self._health.is_token_dead,
+                "down": self._health.is_down,
+                "cause": self._health.cause,
+                "down_s": round(self._health.down_s, 1),
+            },
             "purge": {"seq": self._cache.epochs.seq, "pending": self._pending()},
             "downstream": self._downstreams.as_json(),
             "under_way": {"fetches": self._originals.under_way, "renders": self._variants.under_way},

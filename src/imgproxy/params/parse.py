@@ -8,6 +8,7 @@ key can name only pictures of the library.
 from __future__ import annotations
 
 import base64
+import difflib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
@@ -51,19 +52,28 @@ class Values(Protocol):
         """Return the rows of the parameters that are present."""
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A parameter of a URL that is not as the grammar asks: its name, its text (cut short), and what is expected."""
+
+    name: str
+    text: str
+    expected: str
+
+
 @dataclass(slots=True)
 class Strictness:
-    """What happens to a value that is not as the grammar asks: an error in strict mode, else a note for the log."""
+    """What happens to a value that is not as the grammar asks: an error in strict mode, else a note."""
 
     is_strict: bool = False
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def object(self, name: str, value: str, expected: str) -> None:
         """Raise BadParameter in strict mode, else keep a note."""
         if self.is_strict:
             raise BadParameter(name, value[:_SHOWN_CHARS], expected)
         if len(self.notes) < _MAX_NOTES:
-            self.notes.append(f"{name}={value[:_SHOWN_CHARS]!r}: expected {expected}")
+            self.notes.append(Note(name, value[:_SHOWN_CHARS], expected))
 
 
 def split_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 8000) -> tuple[str, str | None, str]:
@@ -89,16 +99,16 @@ def split_target(raw_target: str, *, mount_prefix: str = "", max_chars: int = 80
     return key, crop, raw_query
 
 
-def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
+def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
     """
-    Return the texts of the known parameters by the name of their row, and the unknown names.
+    Return the texts of the known parameters by the name of their row, and the unknown names with their texts.
 
     Of repeats the last one wins, except where the row says that they add up. A base64 value wins over a plain one. A
     name without a value counts as absent.
     """
     plain: dict[str, str] = {}
     encoded: dict[str, str] = {}
-    unknown: list[str] = []
+    unknown: list[tuple[str, str]] = []
     for pair in raw_query.split("&"):
         raw_name, _, raw_value = pair.partition("=")
         if not raw_value:
@@ -111,10 +121,17 @@ def parse_query(raw_query: str) -> tuple[dict[str, str], tuple[str, ...]]:
         elif name in table.BY_BASE64_NAME:
             encoded[table.BY_BASE64_NAME[name].name] = _decode_base64(name, _decode_text(raw_value))
         elif not table.is_ignored(name):
-            unknown.append("".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS]))
+            shown = "".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS])
+            unknown.append((shown, _decode_text(raw_value[:_SHOWN_CHARS])))
         elif name.endswith("64"):
             _decode_base64(name, _decode_text(raw_value))  # bad base64 is a 400 for every parameter
     return plain | {name: value for name, value in encoded.items() if value}, tuple(unknown)
+
+
+def known_name(name: str) -> str:
+    """Return what is expected in place of an unknown name, with the known name that is most like it."""
+    close = difflib.get_close_matches(name, table.BY_NAME, n=1)
+    return "the name of a parameter" + (f"; did you mean `{close[0]}`?" if close else "")
 
 
 def _decode_base64(name: str, value: str) -> str:

@@ -25,8 +25,10 @@ from imgproxy.params.negotiate import (
     ClientHeaders,
 )
 from imgproxy.params.parse import (
+    Note,
     Strictness,
     Values,
+    known_name,
     parse_query,
     read_values,
     split_target,
@@ -76,7 +78,7 @@ class ImageRequest:
     vary: tuple[str, ...] = ()  # request headers that the plan depends on, such as ("Accept",)
     expires_at_s: int | None = None  # Unix time; the URL is not valid after it
     download_name: str | None = None  # dl: the file name for Content-Disposition
-    notes: tuple[str, ...] = ()  # parameters that were ignored or clamped, for the log
+    notes: tuple[Note, ...] = ()  # parameters that were ignored or changed
     lacks_detector: bool = False  # the URL asks for faces, and no detector is installed
 
 
@@ -143,8 +145,8 @@ class RequestReader:
         if crop is not None:
             texts.setdefault(RECT.name, crop)
         strictness = Strictness(is_strict=settings.strict)
-        for name in unknown:
-            strictness.object(name, "", "a parameter that this service knows")
+        for name, text in unknown:
+            strictness.object(name, text, known_name(name))
         if settings.defaults or delivery.PRESET.name in texts:
             texts = _merge(texts, settings, strictness)
         values = read_values(texts, strictness)

@@ -97,6 +97,20 @@ def as_browsers_send(url: str) -> str:
     )
 
 
+def target_of(url: str) -> str:
+    """Return path and query of a URL, as a request has them. Without a scheme, the text is taken for a path."""
+    url = url.partition("#")[0]
+    scheme, separator, rest = url.partition("://")
+    if separator and "/" not in scheme and "?" not in scheme:
+        return _split_host(rest)[1]
+    return url if url.startswith("/") else f"/{url}"
+
+
+def has_signature(target: str) -> bool:
+    """Tell whether a request target has an `s`, right or wrong."""
+    return bool(_take_signature(target)[2])
+
+
 def _split_host(rest: str) -> tuple[str, str]:
     """Split the part after `://` into the host, and path with query. An empty path is `/` (RFC 3986 section 6.2.3)."""
     host, slash, path_and_query = rest.partition("/")

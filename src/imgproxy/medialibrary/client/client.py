@@ -1,5 +1,5 @@
 """
-The typed client of the Media Library API: its eight endpoints, in every version from 2025-03 to 2026-05.
+The typed client of the Media Library API: its eight endpoints, in every version from 2025-03 on.
 
     async with MediaLibraryClient("https://cms.example", token=TokenSource.literal("…")) as library:
         image = await library.serve_image("2025/03/14/c316.jpeg", Path("original"), max_bytes=100_000_000)
@@ -11,6 +11,7 @@ Every call has one deadline over all its tries. Errors: `imgproxy.medialibrary.e
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -34,11 +35,14 @@ from imgproxy.medialibrary.operations import Operation, require, to_json
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
     from types import TracebackType
 
     from imgproxy.medialibrary.client.image_file import StrPath
     from imgproxy.medialibrary.client.tokens import TokenSource
+
+
+log = logging.getLogger(__name__)
 
 
 class MediaLibraryClient:
@@ -47,12 +51,15 @@ class MediaLibraryClient:
 
     Args:
         url: the server, without `/api`.
-        api_version: one of `versions.API_VERSIONS`.
+        api_version: YYYY-MM, from 2025-03 on. One that is newer than `versions.NEWEST` is spoken in the shapes of that
+            one, and the log says so.
         token: the source of the access token.
         timeout_s: the deadline of each call, retries included.
         max_attempts: tries of a read. A patch is sent once.
         max_connections: connections at a time. More calls wait, within their deadline.
         ssl_context: for https. None: trust the authorities of the system.
+        proxy: URL of a proxy, with its user and password if it needs them. None: no proxy.
+        headers: sent with each request to the server itself, besides the token.
         redirect_hosts: hosts that a read may be redirected to, besides the server's own. The token is not sent there.
     """
 
@@ -61,13 +68,19 @@ class MediaLibraryClient:
         url: str,
         *,
         token: TokenSource,
-        api_version: versions.ApiVersion = versions.NEWEST,
+        api_version: str = versions.NEWEST,
         timeout_s: float = 10.0,
         max_attempts: int = 3,
         max_connections: int = 64,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        headers: Mapping[str, str] | None = None,
         redirect_hosts: Iterable[str] = (),
     ) -> None:
+        if versions.is_newer(api_version):
+            log.warning(
+                "Public API version %s is newer than this program; it is spoken as %s", api_version, versions.NEWEST
+            )
         self.api_version = api_version
         self._base = f"/api/{api_version}/mediaLibrary"
         self._transport = Transport(
@@ -78,6 +91,8 @@ class MediaLibraryClient:
             max_attempts=max_attempts,
             max_connections=max_connections,
             ssl_context=ssl_context,
+            proxy=proxy,
+            headers=headers or {},
             redirect_hosts=frozenset(host.lower() for host in redirect_hosts),
         )
         self._fetcher = ImageFetcher(self._transport, max_connections=max_connections)

@@ -41,6 +41,7 @@ class Connections:
         ssl_context: for https. None: trust the authorities of the system.
         timeout: of a connect and of a read. By default there is none: the callers have a deadline.
         part_bytes: twice as much of a body is received before someone reads it.
+        proxy: URL of a proxy for every request, with its user and password if it needs them. None: no proxy.
         trust_env: take a proxy from the environment. It would let variables decide where tokens go.
     """
 
@@ -51,12 +52,14 @@ class Connections:
         ssl_context: ssl.SSLContext | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
         part_bytes: int = PART_BYTES,
+        proxy: str | None = None,
         trust_env: bool = False,
     ) -> None:
         self._max_connections = max_connections
         self._ssl_context = ssl_context or system_trust()
         self._timeout = timeout or aiohttp.ClientTimeout(total=None)
         self._part_bytes = part_bytes
+        self._proxy = proxy
         self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None  # made in the event loop, as it belongs to one
         self._responses: set[Response] = set()
@@ -126,6 +129,7 @@ class Connections:
                 read_bufsize=self._part_bytes,
                 max_line_size=LINE_MAX_BYTES,
                 max_field_size=LINE_MAX_BYTES,
+                proxy=self._proxy,
                 trust_env=self._trust_env,
             )
         return self._session

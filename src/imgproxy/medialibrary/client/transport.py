@@ -22,6 +22,7 @@ import aiohttp
 from yarl import URL
 
 from imgproxy.medialibrary.client.answers import TRANSIENT_STATUSES, error_for, retry_after_s
+from imgproxy.medialibrary.client.causes import cause_of
 from imgproxy.medialibrary.client.connections import PART_BYTES, Connections
 from imgproxy.medialibrary.client.decoder import EncodingError
 from imgproxy.medialibrary.client.redirects import RedirectRule
@@ -88,6 +89,8 @@ class Transport:
         max_attempts: int,
         max_connections: int,
         ssl_context: ssl.SSLContext | None,
+        proxy: str | None,
+        headers: Mapping[str, str],
         redirect_hosts: frozenset[str],
     ) -> None:
         home = URL(url).with_user(None)
@@ -98,6 +101,8 @@ class Transport:
         self._timeout_s = timeout_s
         self._max_attempts = max(1, max_attempts)
         self._ssl_context = ssl_context
+        self._proxy = proxy
+        self._headers = headers
         self._connections = self.connections(max_connections)
 
     def connections(self, max_connections: int, part_bytes: int = PART_BYTES) -> Connections:
@@ -105,7 +110,11 @@ class Transport:
         # The deadline bounds the call; a connect that hangs must leave time for another try.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=max(0.25, self._timeout_s / 2))
         return Connections(
-            max_connections=max_connections, ssl_context=self._ssl_context, timeout=timeout, part_bytes=part_bytes
+            max_connections=max_connections,
+            ssl_context=self._ssl_context,
+            timeout=timeout,
+            part_bytes=part_bytes,
+            proxy=self._proxy,
         )
 
     async def aclose(self) -> None:
@@ -169,14 +178,17 @@ class Transport:
         raise AssertionError  # the last token's answer was returned or raised
 
     def _prepare(self, token: str | None, where: str) -> Callable[[aiohttp.ClientRequest], None]:
-        """Return what checks each redirect of a call, and gives the token to the library's own host only."""
+        """Return what checks each redirect of a call. Token and own headers go to the library's own host only."""
         before: URL | None = None
 
         def prepare(request: aiohttp.ClientRequest) -> None:
             nonlocal before
             is_home = before is None or self._redirects.check(before, request.url, where)
             before = request.url
-            if token and is_home:
+            if not is_home:
+                return
+            request.headers.update(self._headers)
+            if token:
                 request.headers["Authorization"] = f"Bearer {token}"
 
         return prepare
@@ -220,7 +232,7 @@ def _converted(where: str, connections: Connections) -> Iterator[None]:
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError) as exc:  # the last: a host that is no name
         raise UnexpectedAnswer(message=type(exc).__name__, where=where) from exc
     except aiohttp.ClientError as exc:
-        raise OriginUnavailable(message=type(exc.__cause__ or exc).__name__, where=where) from exc
+        raise OriginUnavailable(message=cause_of(exc), where=where) from exc
     except RuntimeError as exc:  # aiohttp raises it where a connection was closed just before its body is read
         if not connections.is_closed:
             raise

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 IDS_MAX: Final = 500
 IDS_MAX_CHARS: Final = 6_000
 TEXT_MAX_CHARS: Final = 500
-_VERSION_FORM: Final = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
 _HOST_FORM: Final = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
 
 
@@ -123,9 +122,9 @@ class Api:
         return checked
 
     def _version(self, text: str) -> str:
-        if text in versions.API_VERSIONS and text >= self._oldest_version:
+        if versions.is_served(text) and text >= self._oldest_version:
             return text
-        if _VERSION_FORM.fullmatch(text) and text < self._oldest_version:
+        if versions.has_form(text) and text < self._oldest_version:
             raise named(410, "Gone", f"The API version {text} is retired; {self._oldest_version} is the oldest served")
         raise unknown_route()
 

@@ -50,8 +50,8 @@ def make_app(
 
     async def openapi(request: web.Request) -> web.StreamResponse:
         version = request.query.get("version", versions.NEWEST)
-        if version not in versions.API_VERSIONS or version < oldest_version:
-            raise invalid({"version": f"Expected one of {', '.join(versions.API_VERSIONS)}"})
+        if not versions.is_served(version) or version < oldest_version:
+            raise invalid({"version": f"Expected {versions.EXPECTED}"})
         return web.json_response(document(version, default_locale=default_locale))
 
     app.add_routes([web.get("/openapi.json", openapi), *api.routes(), *Admin(store, tokens).routes()])

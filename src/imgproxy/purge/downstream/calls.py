@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from imgproxy.medialibrary.client.answers import retry_after_s
+from imgproxy.medialibrary.client.causes import cause_of
 from imgproxy.medialibrary.client.connections import Connections
 from imgproxy.medialibrary.client.decoder import EncodingError
 
@@ -131,12 +132,14 @@ class PurgeHttp:
                 return adapter.judge(await self._answer(call))
         except TimeoutError:
             return Verdict(CallResult.FAILED, f"no answer within {timeout_s:g} s")
-        except aiohttp.ClientConnectorError:
-            return Verdict(CallResult.FAILED, "no connection")
+        except aiohttp.ClientConnectorError as exc:
+            return Verdict(CallResult.FAILED, f"no connection: {cause_of(exc)}")
         except (aiohttp.NonHttpUrlClientError, ValueError) as exc:
             return Verdict(CallResult.REJECTED, f"the call cannot be made: {type(exc).__name__}")
-        except (aiohttp.ClientError, EncodingError) as exc:
-            return Verdict(CallResult.FAILED, f"the connection broke off: {type(exc.__cause__ or exc).__name__}")
+        except EncodingError:
+            return Verdict(CallResult.FAILED, "the answer cannot be decoded")
+        except aiohttp.ClientError as exc:
+            return Verdict(CallResult.FAILED, f"no answer: {cause_of(exc)}")
 
     async def _answer(self, call: PurgeCall) -> PurgeAnswer:
         try:
