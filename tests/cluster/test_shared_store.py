@@ -3,13 +3,15 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imgproxy.cache.entry import key_hash
+from imgproxy.cache.entry import OriginalFacts, key_hash
+from imgproxy.cluster.store.records import facts_as_bytes, read_facts
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings
 from imgproxy.config.shared_store import SharedStoreSettings
 from imgproxy.failpoints import Point
@@ -206,6 +208,33 @@ async def test_a_changed_picture_is_never_served_from_an_old_object(here: Edges,
     third = await here.start("third", store)
     assert (await third.get(SIZES[0])).body == answer.body
     assert await third.renders() == 0
+
+
+@pytest.mark.parametrize(
+    "weaken",
+    [
+        lambda facts: replace(facts, etag=f"W/{facts.etag}"),
+        lambda facts: replace(facts, etag=None, fetched_at_s=facts.fetched_at_s + 3600),
+    ],
+    ids=["weak tag", "date alone"],
+)
+async def test_a_weak_validator_proves_nothing_of_the_store(
+    here: Edges, store: SharedStoreSettings, weaken: Callable[[OriginalFacts], OriginalFacts]
+) -> None:
+    """A 304 to a weak tag or a date may be about other bytes. So the original is fetched; its sizes have its digest."""
+    bodies = await filled(here, store)
+    object_ = object_named(store, "facts")
+    facts = read_facts(object_.read_bytes(), key_hash(KEY))
+    assert facts is not None
+    object_.write_bytes(facts_as_bytes(weaken(facts)))
+    second = await here.start("second", store)
+
+    answers = [await second.get(target) for target in SIZES]
+
+    assert [answer.body for answer in answers] == bodies
+    assert second.metric("imgproxy_origin_answers_total", answer="image") == 1
+    assert second.metric("imgproxy_origin_answers_total", answer="not_modified") == 0
+    assert await second.renders() == 0
 
 
 async def test_a_picture_revoked_without_an_event_is_refused_and_deleted(

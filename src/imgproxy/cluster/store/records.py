@@ -40,6 +40,16 @@ def read_facts(data: bytes, hashed: str) -> OriginalFacts | None:
     return facts
 
 
+def can_be_proved(facts: OriginalFacts) -> bool:
+    """
+    Whether a 304 proves that the origin still has these very bytes: only to a strong tag (RFC 9110 8.8.1).
+
+    A weak tag may stand for other bytes, too. A date may be that of an older picture that has replaced this one. Both
+    are good enough for what is cached here, because a purge takes that away. It may not yet have reached the store.
+    """
+    return facts.etag is not None and facts.etag.startswith('"')
+
+
 def check_original(path: str, facts: OriginalFacts) -> None:
     """Check the file of an original. It reads all of it: call it in a thread. Raises WrongBytes."""
     if os.stat(path).st_size != facts.size_bytes or not matches_digest(path, facts.digest, facts.size_bytes):

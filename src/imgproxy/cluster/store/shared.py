@@ -17,7 +17,14 @@ from imgproxy.cache.entry import key_hash
 from imgproxy.cluster.store.guarded import GuardedCalls, NotDone
 from imgproxy.cluster.store.names import ObjectNames
 from imgproxy.cluster.store.objects import StoreFailed
-from imgproxy.cluster.store.records import WrongBytes, check_original, facts_as_bytes, read_facts, unpack_variant
+from imgproxy.cluster.store.records import (
+    WrongBytes,
+    can_be_proved,
+    check_original,
+    facts_as_bytes,
+    read_facts,
+    unpack_variant,
+)
 from imgproxy.cluster.store.writing import Upload, Writes
 
 if TYPE_CHECKING:
@@ -70,7 +77,7 @@ class SharedStore:
 
     async def find_facts(self, hashed: str) -> OriginalFacts | None:
         """
-        Return what an edge has learnt of the key's original. It is not proved.
+        Return what an edge has learnt of the key's original. It is not proved, but the origin can prove it.
 
         The journal and the sequence in it are those of that edge, and mean nothing here.
         """
@@ -83,7 +90,7 @@ class SharedStore:
         except WrongBytes:
             self._remove("facts", name)
             return None
-        if facts is None or facts.size_bytes > self._object_max_bytes:
+        if facts is None or facts.size_bytes > self._object_max_bytes or not can_be_proved(facts):
             self._count("facts", "miss")
             return None
         self._count("facts", "hit")
