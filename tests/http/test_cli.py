@@ -16,7 +16,7 @@ import pytest
 
 import imgproxy
 from imgproxy.workers.extras import find_detector, find_heic
-from tests.support.site import KEY, jpeg, site
+from tests.support.site import KEY, jpeg, poll, site
 
 IMGPROXY = str(Path(sys.executable).with_name("imgproxy"))
 QUIET = {
@@ -165,6 +165,28 @@ async def test_serve_answers_until_sigterm_and_exits_0(tmp_path: Path) -> None:
         assert process.returncode == 0
         lines = [json.loads(line) for line in out.decode().splitlines()]
         assert any(line.get("status") == 200 and line.get("outcome") == "miss" for line in lines)
+
+
+async def test_after_sigterm_the_port_stays_open_until_the_balancer_has_noticed(tmp_path: Path) -> None:
+    """`/-/ready` says no at once; new connections are answered until `shutdown_delay_s` is over. A second signal ends it."""
+    async with site(tmp_path) as here:
+        environ = {
+            "IMGPROXY_ORIGIN__TOKEN": "library-token",
+            "IMGPROXY_SERVER__SHUTDOWN_DELAY_S": "600",
+            "IMGPROXY_RENDER__PROCESSES": "1",
+        }
+        options = ("--origin", here.library.url, "--port", str(free_port()), "--cache", str(tmp_path / "served"))
+        async with running("serve", *options, until="listening on", environ=environ) as (process, text):
+            url = re.search(r"listening on (http://[^\s,\"]+)", text)
+            assert url
+            process.send_signal(signal.SIGTERM)
+            await poll(lambda: fetch(f"{url[1]}/-/ready"), lambda found: found[0] == 503)
+            assert b"draining" in (await fetch(f"{url[1]}/-/ready"))[2]
+            for width in range(10, 30):
+                assert (await fetch(f"{url[1]}/{KEY}?w={width}"))[0] == 200
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.wait(), 30)
+        assert process.returncode == -signal.SIGTERM
 
 
 async def test_serve_needs_no_file_for_a_first_try(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """
-The command line: serve, demo, library, media, purge, warm, sign, explain, check.
+The command line: serve, demo, library, media, purge, warm, sign, explain, check, cluster.
 
 An error of the user is one line on standard error. Exit code 2: wrong configuration or arguments; 1: it did not work.
 A traceback is a bug.
@@ -15,6 +15,7 @@ import typer
 
 from imgproxy import __version__
 from imgproxy.cli.check import check
+from imgproxy.cli.cluster import app as cluster
 from imgproxy.cli.console import print_error
 from imgproxy.cli.demo import demo
 from imgproxy.cli.explain import explain
@@ -51,6 +52,7 @@ def imgproxy(
 for command in (demo, serve, library, purge, warm, sign, explain, check):
     app.command()(command)
 app.add_typer(media, name="media")
+app.add_typer(cluster, name="cluster")
 
 
 def main() -> None:

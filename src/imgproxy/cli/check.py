@@ -17,12 +17,13 @@ from imgproxy.cli.console import ConfigOption, console, load_or_fail, marked
 from imgproxy.cluster.store.objects import open_objects
 from imgproxy.cluster.store.probe import try_store
 from imgproxy.config.example import example_toml
-from imgproxy.config.secrets import short_secrets
+from imgproxy.config.secrets import database_url, short_secrets
 from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
 from imgproxy.medialibrary.errors import RedirectRefused
 from imgproxy.workers.extras import find_detector, find_heic
 
 if TYPE_CHECKING:
+    from imgproxy.config.cluster import ClusterSettings
     from imgproxy.config.settings import Settings
     from imgproxy.config.shared_store import SharedStoreSettings
 
@@ -47,6 +48,7 @@ async def _check(settings: Settings) -> int:
         _check_cache(settings.cache.dir),
         await _check_secrets_and_origin(settings),
         await _check_shared_store(settings.shared_store),
+        await _check_cluster(settings.cluster),
     )
     _check_heic()
     await _check_detector()
@@ -75,6 +77,28 @@ def _check_cache(directory: Path) -> int:
         return 1
     _good(f"the cache directory {directory} can be written")
     return 0
+
+
+async def _check_cluster(settings: ClusterSettings) -> int:
+    """Try the database that the edges share, if there is one."""
+    from imgproxy.cluster.engine import try_database  # noqa: PLC0415 other commands start faster without it
+
+    try:
+        url = database_url(settings)
+        if url is None:
+            return 0
+        report = await try_database(url)
+    except ConfigError as error:
+        for problem in error.problems:
+            _bad(problem)
+        return 2
+    for line in report.good:
+        _good(line)
+    for line in report.notices:
+        _notice(line)
+    for line in report.problems:
+        _bad(line)
+    return 1 if report.problems else 0
 
 
 def _check_heic() -> None:

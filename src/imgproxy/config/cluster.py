@@ -18,7 +18,9 @@ class ClusterSettings(Section):
         description="the PostgreSQL (14 or later) that the edges share, e.g. postgresql://imgproxy@db.example/livingdocs"
         "?sslmode=verify-full. Without a password in it, libpq's own ways count: PGPASSWORD, ~/.pgpass",
     )
-    database_url_file: Path | None = Field(None, description="file with the URL, instead of `database_url`")
+    database_url_file: Path | None = Field(
+        None, description="file with the URL, instead of `database_url`; read once, at start"
+    )
     node: str = Field(
         "",
         max_length=100,

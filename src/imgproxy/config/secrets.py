@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from imgproxy.errors import ConfigError
 from imgproxy.secret_text import SHORT_CHARS, check_secret
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from imgproxy.config.cluster import ClusterSettings
     from imgproxy.config.sections import SigningSettings, WebhookSettings
     from imgproxy.config.settings import Settings
+
+_DATABASE_SCHEMES: Final = ("postgresql://", "postgres://")
 
 
 def secret_lines(literal: SecretStr | None, file: Path | None, *, name: str) -> tuple[str, ...]:
@@ -43,6 +46,22 @@ def webhook_secrets(settings: WebhookSettings) -> tuple[str, ...]:
     """Return the webhook secrets of the configuration, then those of the file. Raises ConfigError."""
     literal = tuple(secret.get_secret_value() for secret in settings.secrets)
     return literal + secret_lines(None, settings.secrets_file, name="[webhook] secrets_file")
+
+
+def database_url(settings: ClusterSettings) -> str | None:
+    """
+    Return the URL of the database that the edges share, from the configuration or its file; None: no cluster.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty, or the URL is none of PostgreSQL. It is not repeated.
+    """
+    found = secret_lines(settings.database_url, settings.database_url_file, name="[cluster] database_url_file")
+    if not found:
+        return None
+    if not found[0].startswith(_DATABASE_SCHEMES):
+        name = "database_url" if settings.database_url_file is None else "database_url_file"
+        raise ConfigError((f"[cluster] {name}: expected a URL that begins with postgresql:// or postgres://",))
+    return found[0]
 
 
 def short_secrets(settings: Settings) -> list[str]:

@@ -39,8 +39,18 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    shutdown_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="after SIGTERM, `/-/ready` says no and the port stays open for this time, so that a load balancer "
+        "takes this node away before it stops. Kubernetes: at least 5 s; else as long as the balancer needs to notice",
+    )
     shutdown_timeout_s: float = Field(
-        20.0, ge=0, le=600, description="after SIGTERM, running requests may take this long to finish"
+        20.0,
+        ge=0,
+        le=600,
+        description="after SIGTERM and shutdown_delay_s, running requests may take this long to finish",
     )
     head_timeout_s: float = Field(
         30.0,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from imgproxy.config.cluster import ClusterSettings
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
@@ -22,6 +25,9 @@ from imgproxy.config.sections import (
 )
 from imgproxy.config.shared_store import SharedStoreSettings
 from imgproxy.config.url import UrlSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The header with the tags that each kind of CDN is purged by.
 _TAG_HEADERS = {"varnish": "xkey", "fastly": "Surrogate-Key", "cloudflare": "Cache-Tag"}
@@ -46,6 +52,7 @@ class Settings(Section):
     browser: BrowserSettings = BrowserSettings()
     downstream: tuple[DownstreamSettings, ...] = ()
     shared_store: SharedStoreSettings = SharedStoreSettings()
+    cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
 
 
@@ -70,4 +77,15 @@ def contradictions(settings: Settings) -> list[str]:
         for label in dict.fromkeys(labels)
         if labels.count(label) > 1
     ]
-    return problems
+    return [*problems, *_cluster_contradictions(settings.cluster)]
+
+
+def _cluster_contradictions(cluster: ClusterSettings) -> Iterator[str]:
+    if cluster.database_url is not None and cluster.database_url_file is not None:
+        yield "[cluster] database_url and database_url_file: give one of them"
+    longest_s = cluster.lease_s + cluster.proof_s
+    if cluster.forget_s <= longest_s:
+        yield (
+            f"[cluster] forget_s = {cluster.forget_s:g}: expected more than lease_s + proof_s = {longest_s:g}; "
+            "until then an edge without the database may serve what it has proved"
+        )

@@ -2,11 +2,12 @@
 The edge: makes all parts of the service, starts them, and ends them.
 
 Start: cache (the journal is replayed) -> render processes -> purges left over -> the port opens.
-End: the port closes -> requests under way finish -> the parts are closed in reverse order.
+End: not ready -> the port closes -> requests under way finish -> the parts are closed in reverse order.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
@@ -324,8 +325,13 @@ class Edge:
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
 
     async def stop(self) -> None:
-        """Close the port, finish requests under way within `shutdown_timeout_s`, and close all parts."""
+        """
+        Stop: not ready for `shutdown_delay_s`, then the port closes, and requests under way finish.
+
+        They have `shutdown_timeout_s`. Then all parts are closed.
+        """
         self.state.is_draining = True
+        await asyncio.sleep(self.settings.server.shutdown_delay_s)
         await self.server.stop()
         await self._stack.aclose()
 

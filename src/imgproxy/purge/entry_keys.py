@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 KNOWN_MAX = 200_000
 # Of a row that is no key so many characters are shown, and of such rows so many in a log line.
 SHOWN_CHARS = 200
+# No Media Library has longer ids. With 4 bytes a character, an index of the cluster's database can hold it with a key.
+ENTRY_ID_CHARS = 120
 SHOWN_ROWS = 10
 
 
@@ -42,7 +44,7 @@ class ListedKeys:
 
 def is_entry_id(text: str) -> bool:
     """Whether a text may be an entry's id. The keys API cannot be asked about others; their purge would never end."""
-    return text.isprintable() and "/" not in text and text not in {"", ".", ".."}
+    return len(text) <= ENTRY_ID_CHARS and text.isprintable() and "/" not in text and text not in {"", ".", ".."}
 
 
 class KeysApi(Protocol):
