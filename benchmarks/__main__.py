@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks import avif, hits, machine, memory, peers, photos, pressure, renders, report, srcset, stampede
+from benchmarks import avif, cluster, hits, machine, memory, peers, photos, pressure, renders, report, srcset, stampede
 from benchmarks.accounting import Load
 from benchmarks.bench import Bench, read_peers
 from benchmarks.rows import Result, Row
@@ -32,6 +32,7 @@ ROWS: tuple[Row, ...] = (
     *avif.ROWS,
     *pressure.ROWS,
     *memory.ROWS,
+    *cluster.ROWS,
     *peers.ROWS,
 )
 

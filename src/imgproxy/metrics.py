@@ -116,6 +116,22 @@ class Metrics:
             "how long the oldest purge has waited for a cache in front to confirm it",
             ("target",),
         )
+        self.shared_store_reads = counter(
+            "imgproxy_shared_store_reads",
+            "reads of the shared store by result: hit, miss, wrong (bytes), error, open (not tried after failures)",
+            ("kind", "result"),
+        )
+        self.shared_store_writes = counter(
+            "imgproxy_shared_store_writes",
+            "writes to the shared store by result: done, dropped (queue full), gone (no file), purged, error, open",
+            ("kind", "result"),
+        )
+        self.shared_store_duration_s = histogram(
+            "imgproxy_shared_store_duration_seconds", "calls of the shared store: read, write", ("operation",)
+        )
+        self.shared_store_paused = gauge(
+            "imgproxy_shared_store_paused", "1 while the shared store is not called, after failures", ("operation",)
+        )
         self.webhooks = counter("imgproxy_webhooks", "webhooks by event", ("event",))
         self.renders = counter("imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"))
         self.refused = counter("imgproxy_refused", "requests refused by admission, by rule", ("rule",))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -181,11 +182,12 @@ def test_a_rate_limit_lets_a_burst_through_and_then_collects_subjects() -> None:
     http = Confirming()
 
     async def purge() -> tuple[float, list[str]]:
+        adapter = adapter_of(settings)
         queue = TargetQueue(
             settings,
-            adapter_of(settings),
+            adapter,
             EmptyOutbox(),  # type: ignore[arg-type]
-            http,  # type: ignore[arg-type]
+            partial(http.send, adapter),
             held_s=1,
             again_after_s=0,
             metrics=Metrics(),

@@ -28,10 +28,11 @@ def key_hash(key: str) -> str:
 
 
 class Tier(StrEnum):
-    """Where a variant was found. ORIGIN means that it was made for the request."""
+    """Where a variant was found. SHARED is the shared store; ORIGIN means that it was made for the request."""
 
     MEMORY = "memory"
     DISK = "disk"
+    SHARED = "shared"
     ORIGIN = "origin"
 
 

@@ -14,6 +14,8 @@ import typer
 from imgproxy import __version__
 from imgproxy.cache.journal_versions import NewerJournal, refuse_newer
 from imgproxy.cli.console import ConfigOption, console, load_or_fail, marked
+from imgproxy.cluster.store.objects import open_objects
+from imgproxy.cluster.store.probe import try_store
 from imgproxy.config.example import example_toml
 from imgproxy.config.secrets import database_url, short_secrets
 from imgproxy.errors import ConfigError, ImgproxyError, OriginDenied
@@ -23,6 +25,7 @@ from imgproxy.workers.extras import find_detector, find_heic
 if TYPE_CHECKING:
     from imgproxy.config.cluster import ClusterSettings
     from imgproxy.config.settings import Settings
+    from imgproxy.config.shared_store import SharedStoreSettings
 
 
 def check(
@@ -31,7 +34,7 @@ def check(
         bool, typer.Option("--example", help="Print every setting with its default and a line of help, as TOML.")
     ] = False,
 ) -> None:
-    """Validate the configuration, try the cache directory and the origin's token."""
+    """Validate the configuration, try the cache directory, the origin's token and the shared store."""
     if example:
         sys.stdout.write(example_toml())
         return
@@ -44,6 +47,7 @@ async def _check(settings: Settings) -> int:
     code = max(
         _check_cache(settings.cache.dir),
         await _check_secrets_and_origin(settings),
+        await _check_shared_store(settings.shared_store),
         await _check_cluster(settings.cluster),
     )
     _check_heic()
@@ -120,6 +124,25 @@ async def _check_detector() -> None:
     else:
         last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
         _notice(f"the face detector is installed but fails: {last}")
+
+
+async def _check_shared_store(settings: SharedStoreSettings) -> int:
+    """Write, read, list and delete an object."""
+    if settings.url is None:
+        return 0
+    try:
+        objects = open_objects(settings)
+    except ConfigError as error:
+        for problem in error.problems:
+            _bad(problem)
+        return 2
+    problems = await try_store(objects, scheme=settings.scheme, prefix=settings.prefix)
+    for problem in problems:
+        _bad(f"[shared_store] {settings.url}: {problem}")
+    if problems:
+        return 1
+    _good(f"the shared store {settings.url} can be written, read, listed and deleted from")
+    return 0
 
 
 async def _check_secrets_and_origin(settings: Settings) -> int:

@@ -97,6 +97,7 @@ def _places(settings: Settings) -> Iterator[tuple[str, SecretStr | None, Path | 
     yield "[webhook] secrets", None, settings.webhook.secrets_file
     yield "[admin] token", settings.admin.token, settings.admin.token_file
     yield "[origin] token", settings.origin.token, settings.origin.token_file
+    yield "[shared_store] secret_key", settings.shared_store.secret_key, settings.shared_store.secret_key_file
     for item in settings.downstream:
         yield f"[[downstream]] {item.label} token", item.token, item.token_file
 

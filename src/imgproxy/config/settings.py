@@ -23,6 +23,7 @@ from imgproxy.config.sections import (
     WarmSettings,
     WebhookSettings,
 )
+from imgproxy.config.shared_store import SharedStoreSettings
 from imgproxy.config.url import UrlSettings
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Settings(Section):
     tags: TagSettings = TagSettings()
     browser: BrowserSettings = BrowserSettings()
     downstream: tuple[DownstreamSettings, ...] = ()
+    shared_store: SharedStoreSettings = SharedStoreSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
 

@@ -5,7 +5,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
                 The current original: fresh, stale (it is revalidated behind the answer), revalidated, or fetched.
         304     The client's copy is current.
         pass    The request has no plan: the original itself is the answer.
-        hit     The variant is in memory or on disk.
+        hit     The variant is in memory, on disk, or in the shared store.
         interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
@@ -16,6 +16,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -110,7 +111,7 @@ class Delivery:
 
     async def _deliver(self, request: Request) -> Delivered:
         """Ask admission before the fetch, if the original has to be fetched. Then find or make the variant."""
-        if request.plan is None or self._originals.knows(request.key):
+        if request.plan is None or self._originals.knows(request.key) or await self._originals.is_shared(request.key):
             return await self._find_or_make(request)
         async with self._admission.admit(key_hash(request.key), request.plan.digest, is_fetched=False):
             return await self._find_or_make(request, is_admitted=True)
@@ -131,12 +132,24 @@ class Delivery:
         found = await self._cache.find(sources.provenance, plan.digest)
         if found is not None:
             return hit(original, found.variant, found.tier)
+        shared = await self._find_shared(sources, plan)
+        if shared is not None:
+            return shared
         interim = request.interim() if request.interim is not None else None
         if interim is not None:
             self.background.begin(self._make_behind, sources, plan)
             delivered = await self._find_or_make(replace(request, plan=interim, interim=None), is_admitted=is_admitted)
             return replace(delivered, is_interim=True)
         return await self._make(sources, plan, is_admitted=is_admitted)
+
+    async def _find_shared(self, sources: Sources, plan: RenderPlan) -> Delivered | None:
+        """Deliver a variant that another edge has made, from the shared store. None if it is not there."""
+        began_s = time.monotonic()
+        variant = await self._variants.find_shared(sources, plan)
+        if variant is None:
+            return None
+        delivered = hit(sources.original, variant, Tier.SHARED)
+        return replace(delivered, timings=replace(delivered.timings, store_s=time.monotonic() - began_s))
 
     async def _sources(self, original: Original, plan: RenderPlan | None) -> Sources:
         """Return the originals of a plan. If the watermark fails, the picture is served without it."""

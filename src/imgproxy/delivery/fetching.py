@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Softened
     from imgproxy.cluster.fence import Fence
+    from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.delivery.share import Share
@@ -101,6 +102,7 @@ class _Asked:
     at_s: float
     validated_at_s: float
     began_s: float = 0.0
+    needs_file: bool = True
     is_softened: bool = False
 
 
@@ -121,6 +123,7 @@ class Fetching:
         metrics: Metrics,
         failpoints: Failpoints,
         fetches_max: int = 16,
+        shared: SharedStore | None = None,
         now: Callable[[], float] = time.time,
         fence: Fence | None = None,
         turns: Share | None = None,
@@ -145,13 +148,16 @@ class Fetching:
         self._metrics = metrics
         self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
         self._failpoints = failpoints
+        self._shared = shared
         self._now = now
         self._under_way: set[_Asked] = set()
         cache.softened.subscribe(self._soften)
 
-    async def fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+    async def fetch(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = True) -> Fetched:
         """
         Ask the origin once. With `known` the request is conditional, if the bytes are still here.
+
+        Without `needs_file` it is conditional in any case: the shared store may have the bytes that are not here.
 
         Raises:
             ImgproxyError: the origin refused, or could not be asked. A refusal is remembered.
@@ -166,7 +172,7 @@ class Fetching:
         finally:
             self._queued -= 1
         try:
-            return await self._fetch(hashed, key, known)
+            return await self._fetch(hashed, key, known, needs_file=needs_file)
         finally:
             self._turns.release()
 
@@ -232,11 +238,13 @@ class Fetching:
             finally:
                 self._under_way.discard(asked)
 
-    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool) -> Fetched:
         temp, is_kept = self._destination(hashed), False
         started_s = time.monotonic()
         with self._ask_now(hashed) as asked:
-            if known is not None and (self._needs_bytes(known) or self._cache.store.find_original(known) is None):
+            asked.needs_file = needs_file
+            is_lost = known is not None and needs_file and self._cache.store.find_original(known) is None
+            if known is not None and (is_lost or self._needs_bytes(known)):
                 known = None
             try:
                 await self._failpoints.reach(Point.BEFORE_FETCH, key)
@@ -245,7 +253,7 @@ class Fetching:
                 facts = await self._accept(served, key, temp, known, asked)
                 is_kept = served.is_modified
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
-                await self._refuse(hashed, key, error, asked)
+                await self._refuse(hashed, key, error, asked, is_known=known is not None)
                 raise
             except (OSError, CacheUnavailable) as exc:
                 # A purge removes the directory during the download. That is no fault of the disk.
@@ -355,22 +363,29 @@ class Fetching:
         if not self._cache.commit_original(temp, facts):
             self._metrics.overtaken.labels(point="fetch").inc()
             raise StaleGeneration
+        if self._shared is not None:
+            self._shared.keep_original(facts)
         return facts
 
     def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
         facts = replace(known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
         still = self._cache.store.facts(key_hash(known.key))
-        if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
+        is_replaced = asked.needs_file if still is None else still.digest != known.digest
+        if is_replaced or not self._cache.commit_facts(facts):
             self._metrics.overtaken.labels(point="revalidation").inc()
             raise StaleGeneration
         return facts
 
-    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked) -> None:
-        """Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came."""
+    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked, *, is_known: bool) -> None:
+        """
+        Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came.
+
+        `is_known`: this cache or the shared store knows the picture.
+        """
         began_seq = asked.seq
         if not self._cache.epochs.is_proved(hashed, began_seq):
             raise StaleGeneration from None  # the origin was asked before a purge, or an order to prove the key
-        if self._cache.store.facts(hashed) is not None:
+        if is_known or self._cache.store.facts(hashed) is not None:
             began_seq = (await self._purge([key], reason=error.code)).seq
         if self._cache.epochs.is_proved(hashed, began_seq) and not asked.is_softened:
             self._refusals.remember(hashed, error, self._negative_ttl_s)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Distrusted, Purged, PurgedAll, Softened, Unproved
     from imgproxy.cluster.fence import Fence
+    from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
@@ -42,6 +43,11 @@ KEYS_MAX = 100_000
 RETRY_BEHIND_S = 5.0
 # A purge or an order to prove that comes while the origin is asked makes its answer too old. It is asked so often.
 CONFIRM_TRIES = 3
+# Facts from the shared store are kept until the origin is asked with their validators: at once, or after a wait.
+FOUND_MAX = 10_000
+FOUND_S = 10.0
+# In the name of a flight, for one that brings the bytes.
+_BYTES = "bytes"
 # A proof that is further in the future means that the clock was set back. Clocks with NTP differ by less.
 CLOCK_SKEW_S = 60.0
 # A fenced request waits for a flight under way, then for the next one.
@@ -81,19 +87,30 @@ class Originals:
         *,
         freshness: FreshnessSettings,
         retry_behind_s: float = RETRY_BEHIND_S,
+        shared: SharedStore | None = None,
         now: Callable[[], float] = time.time,
         fence: Fence | None = None,
     ) -> None:
-        """`now` is the wall clock, Unix time. `fence`: that of this node, if it is in a cluster."""
+        """
+        Set up the originals.
+
+        `now` is the wall clock, Unix time. `shared` is the shared store, if there is one; `fence` is that of this node,
+        if it is in a cluster.
+        """
         self._cache = cache
         self._fetching = fetching
         self._refusals = refusals
         self._freshness = freshness
+        self._shared = shared
         self._now = now
         self._fence = fence
         self._unprovable: TTLCache[str, bool] = TTLCache(KEYS_MAX, UNPROVABLE_S)
         self._flights: Flights[Fetched] = Flights()
         self._confirmations: Flights[bool] = Flights()
+        self._downloads: Flights[bool] = Flights()  # of originals, from the shared store
+        self._lookups: Flights[OriginalFacts | None] = Flights()  # of facts there
+        # What the lookups have found, for the question to the origin that follows.
+        self._found: TTLCache[str, OriginalFacts | None] = TTLCache(FOUND_MAX, FOUND_S)
         self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, retry_behind_s)
         # Originals that answered after their time and were not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
@@ -113,6 +130,10 @@ class Originals:
         if self._cache.facts(hashed) is not None:
             return True
         return hashed in self._refusals or (hashed, False) in self._flights
+
+    async def is_shared(self, key: str) -> bool:
+        """Whether the shared store has facts of this unknown original: a conditional request is enough then."""
+        return self._shared is not None and await self._find_facts(self._shared, key_hash(key)) is not None
 
     async def current(self, key: str) -> Original:
         """
@@ -183,16 +204,20 @@ class Originals:
 
     async def file(self, original: Original) -> tuple[Original, str]:
         """
-        Return the original and the path of its bytes. Fetch them again if they were evicted or are damaged.
+        Return the original and the path of its bytes. Get them again if they were evicted or are damaged.
+
+        The shared store is asked first, then the origin.
 
         Raises:
             StaleGeneration: a purge came meanwhile, or the origin now has other bytes.
             ImgproxyError: as `current`.
         """
         path = await self._cache.verified_original(original.facts)
+        if path is None and await self._download(original.facts, original.key_hash):
+            path = await self._cache.verified_original(original.facts)
         if path is not None:
             return original, path
-        fetched = await self._fetch(original.key_hash, original.facts.key, None)
+        fetched = await self._fetch(original.key_hash, original.facts.key, None, needs_file=True)
         path = await self._cache.verified_original(fetched.facts)
         if path is None or fetched.facts.digest != original.facts.digest:
             raise StaleGeneration
@@ -238,6 +263,8 @@ class Originals:
 
     async def close(self) -> None:
         """Cancel fetches under way."""
+        await self._lookups.close()
+        await self._downloads.close()
         await self._flights.close()
         await self._confirmations.close()
 
@@ -279,8 +306,9 @@ class Originals:
         self._refusals.forget(hashed)
         self._retry_at_s.pop(hashed, None)
         self._unproved.pop(hashed, None)
-        for is_conditional in (False, True):
-            self._flights.detach((hashed, is_conditional))
+        for kind in (False, True, _BYTES):
+            self._flights.detach((hashed, kind))
+        self._downloads.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
         self._confirmations.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     def _soften(self, softened: Softened) -> None:
@@ -290,13 +318,38 @@ class Originals:
         self._retry_at_s.pop(hashed, None)
         self._flights.detach((hashed, True))
 
-    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Original:
-        # A conditional and an unconditional fetch are two flights: a conditional one may return no bytes.
-        name = (hashed, known is not None)
-        fetched, joined = await self._flights.join(name, partial(self._fetching.fetch, hashed, key, known))
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = False) -> Original:
+        # A conditional and an unconditional fetch are two flights: a conditional one may return no bytes. With a shared
+        # store, a fetch without `needs_file` may return none either.
+        name = (hashed, _BYTES if needs_file and self._shared is not None else known is not None)
+        ask = partial(self._ask, hashed, key, known, needs_file=needs_file)
+        fetched, joined = await self._flights.join(name, ask)
         self._unproved.pop(hashed, None)
         state = State.FETCHED if fetched.is_modified else State.REVALIDATED
         return Original(fetched.facts, hashed, state, fetched.fetch_s, joined)
+
+    async def _ask(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = False) -> Fetched:
+        """Ask the origin. If the shared store has facts of an unknown original, their validators go along."""
+        if self._shared is None:
+            return await self._fetching.fetch(hashed, key, known)
+        if known is None and not needs_file:
+            known = await self._find_facts(self._shared, hashed)
+            self._found.pop(hashed, None)
+        return await self._fetching.fetch(hashed, key, known, needs_file=needs_file)
+
+    async def _find_facts(self, shared: SharedStore, hashed: str) -> OriginalFacts | None:
+        if hashed not in self._found:
+            facts, _ = await self._lookups.join(hashed, partial(shared.find_facts, hashed))
+            self._found[hashed] = facts
+            return facts
+        return self._found[hashed]
+
+    async def _download(self, facts: OriginalFacts, hashed: str) -> bool:
+        """Get the bytes of a proved original from the shared store. Return whether they are here now."""
+        if self._shared is None:
+            return False
+        is_here, _ = await self._downloads.join((hashed, facts.digest), partial(self._shared.fetch_original, facts))
+        return is_here
 
     def _revalidate_behind(self, hashed: str, facts: OriginalFacts) -> None:
         if hashed not in self._retry_at_s:
@@ -305,7 +358,7 @@ class Originals:
 
     async def _revalidate_quietly(self, hashed: str, facts: OriginalFacts) -> Fetched:
         try:
-            fetched = await self._fetching.fetch(hashed, facts.key, facts)
+            fetched = await self._ask(hashed, facts.key, facts)
         except ImgproxyError as error:
             log.info("revalidation of %s failed: %s", facts.key, error)
             raise

@@ -59,6 +59,7 @@ class Timings:
     """Seconds of each stage; 0 for a stage that was not needed."""
 
     fetch_s: float = 0.0
+    store_s: float = 0.0  # a read of the shared store
     queue_s: float = 0.0
     render_s: float = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -33,6 +34,7 @@ from imgproxy.workers.job import Lane, MarkFile
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Purged, PurgedAll
+    from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.delivery.batching import Batches
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Original, Originals
@@ -107,6 +109,7 @@ class Variants:
         metrics: Metrics,
         failpoints: Failpoints,
         refusal_ttl_s: float,
+        shared: SharedStore | None = None,
     ) -> None:
         self._cache = cache
         self._originals = originals
@@ -119,6 +122,8 @@ class Variants:
         self._render_s = metrics.stage_duration_s.labels(stage="render").observe
         self._failpoints = failpoints
         self._flights: Flights[Made] = Flights()
+        self._shared = shared
+        self._lookups: Flights[Variant | None] = Flights()
         self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(TIMED_OUT_MAX, TIMED_OUT_TTL_S)
         cache.purged.subscribe(self._forget)
         cache.purged_all.subscribe(self._forget_all)
@@ -140,8 +145,29 @@ class Variants:
         made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
         return _joined(made, sources.provenance) if joined else made
 
+    async def find_shared(self, sources: Sources, plan: RenderPlan) -> Variant | None:
+        """
+        Get the variant of these originals from the shared store into the cache. None if it is not there.
+
+        Raises:
+            StaleGeneration: a purge came meanwhile.
+        """
+        if self._shared is None:
+            return None
+        source = sources.provenance
+        name = (source.key_hash, source.digest, plan.digest)
+        look = partial(self._shared.find_variant, source, plan.digest)
+        variant, _ = await self._lookups.join(name, look)
+        if variant is None:
+            if not self._cache.epochs.all_hold(source.proofs):
+                raise StaleGeneration
+            return None
+        self._fallback.remember(source.key_hash, plan)
+        return variant
+
     async def close(self) -> None:
         """Cancel flights and batches under way."""
+        await self._lookups.close()
         await self._flights.close()
         await self._batches.close()
 
@@ -152,7 +178,8 @@ class Variants:
 
     def _forget(self, purged: Purged) -> None:
         """After a purge: new requests do not join the flights that began before it."""
-        self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == purged.key_hash)
+        for flights in (self._flights, self._lookups):
+            flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == purged.key_hash)
 
     def _forget_all(self, _purged: PurgedAll) -> None:
         """After a purge of everything: as `_forget`, for every key."""
@@ -192,14 +219,15 @@ class Variants:
         self._fallback.remember(original.key_hash, plan)
         await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
         fetch_s = sources.original.fetch_s if sources.original is not original else 0.0
-        return Made(variant, Timings(fetch_s, finished.queue_s, finished.render_s))
+        return Made(variant, Timings(fetch_s, queue_s=finished.queue_s, render_s=finished.render_s))
 
     async def _find_faces(self, original: Original, plan: RenderPlan, lane: Lane) -> tuple[Face, ...] | None:
         """Return the faces of the original, or None if they could not be looked for."""
         alone = Sources(original)
 
         async def make(wanted: RenderPlan) -> Variant:
-            return (await self.make(alone, wanted, lane=lane)).variant
+            found = await self.find_shared(alone, wanted)
+            return found if found is not None else (await self.make(alone, wanted, lane=lane)).variant
 
         return await find_faces(self._cache, original.facts.key, alone.provenance, plan, make)
 
@@ -251,6 +279,8 @@ class Variants:
         if variant is None:
             self._metrics.overtaken.labels(point="commit").inc()
             raise StaleGeneration
+        if self._shared is not None:
+            self._shared.keep_variant(facts, source)
         return variant
 
     def _note_refusal(self, name: tuple[str, str], error: ImageRefused) -> None:

@@ -138,7 +138,13 @@ class Warming:
         """Return how many variants of a key were made, and how many existed."""
         sources = Sources(await self._originals.current(key))
         plans = self.plans(key)
-        missing = [plan for plan in plans if await self._cache.find(sources.provenance, plan.digest) is None]
+        missing = [plan for plan in plans if not await self._has(sources, plan)]
         # All at the same time, so that they share a decode.
         await asyncio.gather(*(self._variants.make(sources, plan, lane=Lane.BACKGROUND) for plan in missing))
         return len(missing), len(plans) - len(missing)
+
+    async def _has(self, sources: Sources, plan: RenderPlan) -> bool:
+        """Whether the cache has the variant, or has got it from the shared store."""
+        if await self._cache.find(sources.provenance, plan.digest) is not None:
+            return True
+        return await self._variants.find_shared(sources, plan) is not None

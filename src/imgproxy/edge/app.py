@@ -33,7 +33,15 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json, turns_of_fetches
+from imgproxy.edge.cluster import (
+    AnswersUnderWay,
+    engine_of,
+    make_node,
+    open_shared,
+    readiness_json,
+    status_json,
+    turns_of_fetches,
+)
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
@@ -44,7 +52,7 @@ from imgproxy.edge.images import ImageRoute
 from imgproxy.edge.origin import library_client, probe
 from imgproxy.edge.respond import Responder
 from imgproxy.edge.server import Server
-from imgproxy.edge.state import ServiceState
+from imgproxy.edge.state import ServiceState, watch_process
 from imgproxy.edge.waiters import Waiters
 from imgproxy.failpoints import Failpoints
 from imgproxy.metrics import Metrics
@@ -111,6 +119,7 @@ class Edge:
         self, settings: Settings, failpoints: Failpoints, purge_log: PurgeLog | None, cluster_clock: Clock | None
     ) -> None:
         self.cache = Cache(settings.cache, purged=PurgeEvent())
+        self.shared = open_shared(settings, self.cache, self.metrics)
         self.library = library_client(settings.origin)
         self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
         self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget)
@@ -139,6 +148,7 @@ class Edge:
             freshness=settings.freshness,
             metrics=self.metrics,
             nodes_wait_s=nodes_wait_s,
+            shared=self.shared,
         )
         self.purges = PurgeService(
             self.cache,
@@ -182,10 +192,18 @@ class Edge:
             metrics=self.metrics,
             failpoints=failpoints,
             fetches_max=settings.origin.fetches_max,
+            shared=self.shared,
             fence=self.fence,
             turns=turns_of_fetches(self.node, settings.origin.fetches_max),
         )
-        self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness, fence=self.fence)
+        self.originals = Originals(
+            self.cache,
+            fetching,
+            refusals,
+            freshness=settings.freshness,
+            shared=self.shared,
+            fence=self.fence,
+        )
         self.under_way.originals = self.originals
         self.updates = Updates(
             self.cache,
@@ -216,6 +234,7 @@ class Edge:
             metrics=self.metrics,
             failpoints=failpoints,
             refusal_ttl_s=settings.freshness.error_ttl_s,
+            shared=self.shared,
         )
         self.delivery = Delivery(
             self.cache,
@@ -296,7 +315,7 @@ class Edge:
             shares_answers=self.fence.shares_answers if self.fence is not None else None,
         )
         self.access = AccessLog(settings.log, self._lines)
-        self._watch_process()
+        watch_process(self.metrics, self._lines, self.descriptors)
         self.limits = Limits(settings.server, self.descriptors, self.metrics)
         handler = Handler(self.images, admin, self.access, settings, self.metrics)
         path = FastPath(
@@ -311,20 +330,6 @@ class Edge:
         if self.fence is not None:
             path = replace(path, lease=self.fence.lease, now_s=self.fence.now_s)
         self.server = Server(handler.handle, path, self.limits, settings.server)
-
-    def _watch_process(self) -> None:
-        lines, descriptors, watch = self._lines, self.descriptors, self.metrics.watch
-        watch(
-            "imgproxy_log_lines_dropped",
-            "log lines that standard error did not take in time",
-            lambda: lines.dropped if lines is not None else 0,
-        )
-        watch("imgproxy_descriptors_max", "file descriptors that this process may have", lambda: descriptors.limit)
-        watch(
-            "imgproxy_descriptors_refused",
-            "connections and files refused because almost all descriptors were in use",
-            lambda: descriptors.refused,
-        )
 
     # --- life ---
 
@@ -346,6 +351,9 @@ class Edge:
         closing(self.library.aclose)
         await self.cache.start(is_housekeeping=False)
         closing(self.cache.close)
+        if self.shared is not None:
+            self.shared.start()
+            closing(self.shared.close)
         if self.node is not None:
             if self.engine is not None:
                 closing(self.engine.close)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.background import Background
 from imgproxy.cluster.engine import open_engine
 from imgproxy.cluster.node import ClusterNode, Parts
+from imgproxy.cluster.store.objects import open_objects
+from imgproxy.cluster.store.shared import SharedStore
 from imgproxy.config.secrets import database_url
 from imgproxy.delivery.share import Share
 
@@ -115,6 +117,15 @@ def turns_of_fetches(node: ClusterNode | None, fetches_max: int) -> Share | None
     if node is None or not node.is_proving:
         return None
     return Share(lambda: fetches_max if node.is_current else node.share_of(fetches_max))
+
+
+def open_shared(settings: Settings, cache: Cache, metrics: Metrics) -> SharedStore | None:
+    """Return the shared store, or None if none is configured. Raises ConfigError."""
+    if settings.shared_store.url is None:
+        return None
+    objects = open_objects(settings.shared_store)
+    object_max_bytes = settings.limits.source_bytes
+    return SharedStore(objects, cache, settings.shared_store, object_max_bytes=object_max_bytes, metrics=metrics)
 
 
 def readiness_json(node: ClusterNode, settings: Settings) -> dict[str, Any]:

@@ -206,7 +206,12 @@ def cache_status(
 def server_timing(total_s: float | None, timings: Timings | None) -> str:
     """Return Server-Timing: the stages of the request, and the total if it is given, in milliseconds."""
     stages = (
-        [("fetch", timings.fetch_s), ("queue", timings.queue_s), ("render", timings.render_s)]
+        [
+            ("fetch", timings.fetch_s),
+            ("store", timings.store_s),
+            ("queue", timings.queue_s),
+            ("render", timings.render_s),
+        ]
         if timings is not None
         else []
     )

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from imgproxy.cache.entry import key_hash
+from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import Delivered, Outcome
 from imgproxy.edge.headers import cache_status, caching, content_disposition, public_headers, server_timing
@@ -87,6 +87,7 @@ class ImageHeads:
         freshness = self._settings.freshness
         ttl_s = int(facts.validated_at_s + freshness.revalidate_after_s - now_s)
         is_fetched = delivered.original.state is State.FETCHED
+        detail = str(Tier.SHARED) if delivered.tier is Tier.SHARED else None
         if delivered.outcome is Outcome.MISS or (delivered.outcome is Outcome.PASS and is_fetched):
             return cache_status(
                 is_hit=False,
@@ -95,10 +96,16 @@ class ImageHeads:
                 is_stored=True,
                 is_collapsed=delivered.is_collapsed,
                 ttl_s=ttl_s,
+                detail=detail,
             )
         if delivered.outcome is Outcome.REVALIDATED:
             return cache_status(
-                is_hit=False, fwd="stale", fwd_status=304, is_collapsed=delivered.is_collapsed, ttl_s=ttl_s
+                is_hit=False,
+                fwd="stale",
+                fwd_status=304,
+                is_collapsed=delivered.is_collapsed,
+                ttl_s=ttl_s,
+                detail=detail,
             )
         detail = "not-modified" if delivered.variant is None else str(delivered.tier)
         return cache_status(is_hit=True, ttl_s=ttl_s, detail=detail)

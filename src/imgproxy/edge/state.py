@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from imgproxy.delivery.originals import Originals
     from imgproxy.delivery.settling import Settling
     from imgproxy.delivery.variants import Variants
+    from imgproxy.edge.descriptors import Descriptors
+    from imgproxy.logs import LineHandler
     from imgproxy.metrics import Metrics
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.service import PurgeService
@@ -174,3 +176,18 @@ class ServiceState:
         watch("imgproxy_purges_unrecorded", "keys closed until the disk takes their purge", lambda: cache.epochs.closed)
         watch("imgproxy_origin_token_dead", "1 if the origin refuses our token", lambda: self._health.is_token_dead)
         watch("imgproxy_origin_down", "1 if the origin could not be reached last", lambda: self._health.is_down)
+
+
+def watch_process(metrics: Metrics, lines: LineHandler | None, descriptors: Descriptors) -> None:
+    """Declare the gauges of the process: lines of its log, file descriptors."""
+    metrics.watch(
+        "imgproxy_log_lines_dropped",
+        "log lines that standard error did not take in time",
+        lambda: lines.dropped if lines is not None else 0,
+    )
+    metrics.watch("imgproxy_descriptors_max", "file descriptors that this process may have", lambda: descriptors.limit)
+    metrics.watch(
+        "imgproxy_descriptors_refused",
+        "connections and files refused because almost all descriptors were in use",
+        lambda: descriptors.refused,
+    )

@@ -22,7 +22,7 @@ from imgproxy.medialibrary.client.connections import Connections
 from imgproxy.medialibrary.client.decoder import EncodingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from imgproxy.cache.outbox import Subject
 
@@ -74,8 +74,8 @@ class Verdict:
 DONE = Verdict(CallResult.DONE)
 
 
-class Adapter(Protocol):
-    """One kind of cache in front. Pure: it turns subjects into a call, and an answer into a verdict."""
+class Coverage(Protocol):
+    """What a target can purge, and how much at a time."""
 
     @property
     def subjects_max(self) -> int:
@@ -87,6 +87,17 @@ class Adapter(Protocol):
 
     def covers(self, subject: Subject) -> bool:
         """Whether this target can purge the subject."""
+
+
+class Send(Protocol):
+    """Purges subjects in a target. A failure of the target is a Verdict, not an exception."""
+
+    def __call__(self, subjects: Sequence[Subject], *, timeout_s: float) -> Awaitable[Verdict]:
+        """Purge these subjects."""
+
+
+class Adapter(Coverage, Protocol):
+    """One kind of cache in front. Pure: it turns subjects into a call, and an answer into a verdict."""
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
         """Make the request that purges these subjects."""

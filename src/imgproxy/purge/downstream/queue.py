@@ -15,10 +15,10 @@ import logging
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.cache.outbox import EVERYTHING, OutboxFigures, OutboxLine, Subject, WaitingLine
-from imgproxy.purge.downstream.calls import Adapter, CallResult, PurgeHttp, Verdict
+from imgproxy.purge.downstream.calls import CallResult, Coverage, Send, Verdict
 from imgproxy.purge.receipts import DownstreamState
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
     from imgproxy.cache.outbox import Outbox
-    from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,30 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S = 0.5
 # An idle queue looks into the outbox this often: for lines that were never released, and after jumps of the clock.
 IDLE_S = 10.0
+
+
+class TargetSettings(Protocol):
+    """The settings that a queue needs: the target's name and kind, and times. See DownstreamSettings."""
+
+    @property
+    def label(self) -> str:
+        """Its name in receipts, metrics and the journal."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind in receipts."""
+
+    @property
+    def timeout_s(self) -> float:
+        """A call that takes longer has failed."""
+
+    @property
+    def wait_s(self) -> float:
+        """A receipt waits this long for it."""
+
+    @property
+    def retry_max_s(self) -> float:
+        """Longest wait between tries."""
 
 
 @dataclass(eq=False, slots=True)
@@ -59,10 +82,10 @@ class TargetQueue:
 
     def __init__(
         self,
-        settings: DownstreamSettings,
-        adapter: Adapter,
+        settings: TargetSettings,
+        coverage: Coverage,
         outbox: Outbox,
-        http: PurgeHttp,
+        send: Send,
         *,
         held_s: float,
         again_after_s: float,
@@ -74,9 +97,9 @@ class TargetQueue:
 
         Args:
             settings: of the target.
-            adapter: makes its calls.
+            coverage: what it can purge, and how much in a call.
             outbox: has what it did not confirm yet.
-            http: sends the calls.
+            send: makes the calls.
             held_s: a purge releases its lines within this time. Later they are sent anyway: its process has crashed.
             again_after_s: round 2 is due this long after the purge was recorded. 0: there is no round 2.
             metrics: counts calls and lines.
@@ -85,9 +108,9 @@ class TargetQueue:
         self.name = settings.label
         self.kind = settings.kind
         self._settings = settings
-        self._adapter = adapter
+        self._coverage = coverage
         self._outbox = outbox
-        self._http = http
+        self._send = send
         self._held_s = held_s
         self._again_after_s = again_after_s
         self._metrics = metrics
@@ -117,14 +140,14 @@ class TargetQueue:
     @property
     def takes_keys(self) -> bool:
         """Whether the target can be told to forget a single key."""
-        return self._adapter.covers(Subject(""))
+        return self._coverage.covers(Subject(""))
 
     # --- for purges --------------------------------------------------------------------------------------------
 
     def lines(self, subjects: Iterable[Subject]) -> list[OutboxLine]:
         """Make the lines that the journal keeps for these subjects until the target has confirmed both rounds."""
         now_s = time.time()
-        covered = [subject for subject in dict.fromkeys(subjects) if self._adapter.covers(subject)]
+        covered = [subject for subject in dict.fromkeys(subjects) if self._coverage.covers(subject)]
         rounds = [(1, now_s + self._held_s)]
         if self._again_after_s > 0:
             rounds.append((2, now_s + self._again_after_s))
@@ -136,17 +159,15 @@ class TargetQueue:
 
     async def send(self, subjects: Collection[Subject], seq: int) -> DownstreamState:
         """Release what purge `seq` has recorded, and wait for the confirmation, at most `wait_s`."""
-        covered = {subject for subject in subjects if self._adapter.covers(subject)}
+        covered = self.release(subjects, seq)
         if not covered and EVERYTHING in subjects:
             return DownstreamState(
                 self.name, self.kind, "skipped", "it cannot be told to forget everything: purge it there"
             )
         if not covered:
             return DownstreamState(self.name, self.kind, "done", "nothing of this is purged there")
-        self._released.update({subject: max(seq, self._released.get(subject, 0)) for subject in covered})
         confirmation = Confirmation(covered)
         self._confirmations.add(confirmation)
-        self._news.set()
         try:
             async with asyncio.timeout(self._settings.wait_s):
                 await confirmation.ended.wait()
@@ -159,6 +180,14 @@ class TargetQueue:
             return DownstreamState(self.name, self.kind, "pending", confirmation.failure)
         again = f"again {self._again_after_s:g} s after the purge" if self._again_after_s > 0 else None
         return DownstreamState(self.name, self.kind, "done", again)
+
+    def release(self, subjects: Iterable[Subject], seq: int) -> set[Subject]:
+        """Let the loop send what purge `seq` has recorded. Return what of it this target can purge."""
+        covered = {subject for subject in subjects if self._coverage.covers(subject)}
+        self._released.update({subject: max(seq, self._released.get(subject, 0)) for subject in covered})
+        if covered:
+            self._news.set()
+        return covered
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -200,7 +229,7 @@ class TargetQueue:
 
     async def _collect(self) -> _Dispatch:
         """Take as many subjects as one dispatch sends: released ones first, then due lines."""
-        limit = self._adapter.subjects_max * self._adapter.concurrency
+        limit = self._coverage.subjects_max * self._coverage.concurrency
         lines: dict[Subject, list[WaitingLine]] = {}
         while self._released and len(lines) < limit:
             subject = next(iter(self._released))
@@ -214,7 +243,7 @@ class TargetQueue:
     async def _deliver(self, dispatch: _Dispatch) -> None:
         """Send a dispatch in as many calls as it needs, and record the result of each."""
         subjects = list(dispatch.lines)
-        size = self._adapter.subjects_max
+        size = self._coverage.subjects_max
         parts = [subjects[at : at + size] for at in range(0, len(subjects), size)]
         outcomes = [
             outcome
@@ -237,7 +266,7 @@ class TargetQueue:
 
     async def _send_part(self, part: Sequence[Subject]) -> list[tuple[Sequence[Subject], Verdict]]:
         """Send one call. A rejected call is sent again by halves, so that one subject does not stop the others."""
-        verdict = await self._http.send(self._adapter, part, timeout_s=self._settings.timeout_s)
+        verdict = await self._send(part, timeout_s=self._settings.timeout_s)
         self._metrics.downstream_purges.labels(target=self.name, result=verdict.result).inc()
         if verdict.result is not CallResult.REJECTED or len(part) == 1:
             return [(part, verdict)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiolimiter import AsyncLimiter
@@ -17,6 +18,7 @@ from imgproxy.cache.outbox import EVERYTHING, Outbox, OutboxLine, Subject
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
+from imgproxy.purge.downstream.shared_store import StoreDeletions
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 from imgproxy.purge.turns import WAITS_MAX
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.journal import Journal
+    from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
@@ -45,7 +48,11 @@ HELD_MARGIN_S = 5.0
 
 
 class Downstreams:
-    """All configured caches in front. With none configured it does nothing."""
+    """
+    All configured caches in front, and the shared store. With none configured it does nothing.
+
+    A purge does not wait for the shared store: what is there is proved before it is served. Receipts do not name it.
+    """
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class Downstreams:
         freshness: FreshnessSettings,
         metrics: Metrics,
         nodes_wait_s: float = 0.0,
+        shared: SharedStore | None = None,
     ) -> None:
         """
         Make the queues. `nodes_wait_s`: a purge waits at most this long for the other nodes of a cluster.
@@ -70,24 +78,41 @@ class Downstreams:
         self._nodes_wait_s = nodes_wait_s
         self._http = PurgeHttp()
         self._queues = [self._queue_of(item) for item in settings]
+        self._behind = [self._queue_of_store(shared)] if shared is not None else []
 
     def _queue_of(self, settings: DownstreamSettings) -> TargetQueue:
         again_after_s = self._freshness.settle_s if settings.again_after_s is None else settings.again_after_s
         # Counted from the end of the drain: until then an old answer may still leave us.
         again_after_s += self._purge.drain_s if again_after_s else 0.0
+        adapter = adapter_of(settings)
         return TargetQueue(
             settings,
-            adapter_of(settings),
+            adapter,
             self._outbox,
-            self._http,
-            held_s=self._purge.drain_s
-            + (1 + WAITS_MAX) * self._purge.expand_timeout_s
-            + HELD_MARGIN_S
-            + self._nodes_wait_s,
+            partial(self._http.send, adapter),
+            held_s=self._held_s,
             again_after_s=again_after_s,
             metrics=self._metrics,
             limiter=limiter_of(settings),
         )
+
+    def _queue_of_store(self, shared: SharedStore) -> TargetQueue:
+        """Make the queue of deletions. No second round: an edge deletes what it was writing when the purge came."""
+        deletions = StoreDeletions(shared, retry_max_s=self._purge.retry_max_s)
+        return TargetQueue(
+            deletions,
+            deletions,
+            self._outbox,
+            deletions.send,
+            held_s=self._held_s,
+            again_after_s=0.0,
+            metrics=self._metrics,
+        )
+
+    @property
+    def _held_s(self) -> float:
+        keys_s = (1 + WAITS_MAX) * self._purge.expand_timeout_s
+        return self._purge.drain_s + keys_s + HELD_MARGIN_S + self._nodes_wait_s
 
     async def start(self, *, is_outbox_lost: bool = False) -> None:
         """Continue what the last run left. `is_outbox_lost`: the journal was damaged, and the outbox with it."""
@@ -98,15 +123,15 @@ class Downstreams:
                 "purge everything there",
                 ", ".join(names),
             )
-        dropped = await self._outbox.take_up(names)
+        dropped = await self._outbox.take_up([queue.name for queue in (*self._queues, *self._behind)])
         if dropped:
             log.warning("%d purges were dropped from the outbox: their caches are not configured any more", dropped)
-        for queue in self._queues:
+        for queue in (*self._queues, *self._behind):
             await queue.start()
 
     async def close(self) -> None:
         """Stop sending. The outbox has the rest."""
-        await asyncio.gather(*(queue.close() for queue in self._queues))
+        await asyncio.gather(*(queue.close() for queue in (*self._queues, *self._behind)))
         await self._http.aclose()
 
     def lines(self, keys: Sequence[str], *, entry: str | None, is_part: bool = False) -> list[OutboxLine]:
@@ -115,12 +140,18 @@ class Downstreams:
 
         `is_part`: the entry has other keys, which stay. It is named only to caches that cannot be told single keys.
         """
-        return [line for queue in self._queues for line in queue.lines(_subjects(queue, keys, entry, is_part=is_part))]
+        return [
+            line
+            for queue in (*self._queues, *self._behind)
+            for line in queue.lines(_subjects(queue, keys, entry, is_part=is_part))
+        ]
 
     async def purge(
         self, keys: Sequence[str], *, entry: str | None, seq: int, is_part: bool = False
     ) -> tuple[DownstreamState, ...]:
         """Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`."""
+        for queue in self._behind:
+            queue.release(_subjects(queue, keys, entry, is_part=is_part), seq)
         calls = (queue.send(_subjects(queue, keys, entry, is_part=is_part), seq) for queue in self._queues)
         return tuple(await asyncio.gather(*calls))
 
@@ -133,10 +164,12 @@ class Downstreams:
 
     def lines_for_all(self) -> list[OutboxLine]:
         """As `lines`, for a purge of everything."""
-        return [line for queue in self._queues for line in queue.lines([EVERYTHING])]
+        return [line for queue in (*self._queues, *self._behind) for line in queue.lines([EVERYTHING])]
 
     async def purge_all(self, seq: int) -> tuple[DownstreamState, ...]:
         """As `purge`, for a purge of everything. A cache that cannot be told to forget everything is skipped."""
+        for queue in self._behind:
+            queue.release([EVERYTHING], seq)
         return tuple(await asyncio.gather(*(queue.send([EVERYTHING], seq) for queue in self._queues)))
 
     def told_later(self, detail: str) -> tuple[DownstreamState, ...]:
@@ -153,7 +186,7 @@ class Downstreams:
                 "oldest_s": round(queue.oldest_age_s, 1),
                 "last_failure": queue.last_failure,
             }
-            for queue in self._queues
+            for queue in (*self._queues, *self._behind)
         ]
 
 

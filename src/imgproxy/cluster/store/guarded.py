@@ -1,0 +1,65 @@
+"""Calls of the store behind a circuit breaker, counted and timed. A failure is a result here, not an exception."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from imgproxy.cluster.store.breaker import OPEN_S, Breaker
+from imgproxy.cluster.store.objects import StoreFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+
+class NotDone(Exception):
+    """The store was not called, or failed. `result` is the word for the metric: open or error."""
+
+    def __init__(self, result: str) -> None:
+        super().__init__(result)
+        self.result = result
+
+
+class GuardedCalls:
+    """Calls of one kind: reads or writes. `operation` names it in the log and the metrics."""
+
+    def __init__(self, operation: str, metrics: Metrics, now: Callable[[], float] = time.monotonic) -> None:
+        self._operation = operation
+        self._breaker = Breaker(now)
+        self._duration_s = metrics.shared_store_duration_s.labels(operation=operation)
+        metrics.shared_store_paused.labels(operation=operation).set_function(lambda: self._breaker.is_open)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the breaker is open: the store failed, and no call has succeeded since."""
+        return self._breaker.is_open
+
+    async def run(self, call: Callable[[], Awaitable[Value]]) -> Value:
+        """
+        Make a call, unless the breaker is open.
+
+        Raises:
+            NotDone: it was not made, or it failed.
+            OSError: the disk of this machine refused.
+        """
+        if not self._breaker.allows():
+            raise NotDone("open")
+        began_s = time.monotonic()
+        try:
+            value = await call()
+        except StoreFailed as error:
+            if self._breaker.fail():
+                log.warning("the shared store fails: %s; no %s for %g s", error, self._operation, OPEN_S)
+            raise NotDone("error") from error
+        finally:
+            self._duration_s.observe(time.monotonic() - began_s)
+        if self._breaker.succeed():
+            log.warning("the shared store works again (%s)", self._operation)
+        return value
