@@ -52,10 +52,11 @@ format: $(READY) ## let ruff mend and format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules
+docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules, the drawing of rooms
 	$(BIN)/python -m tools.parameter_tables
 	$(BIN)/imgproxy check --example > config.example.toml
 	$(BIN)/python -m tools.module_map
+	$(BIN)/python -m tools.room_drawing
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
 	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
