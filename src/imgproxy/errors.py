@@ -344,7 +344,7 @@ class CacheUnavailable(
 class PurgedMeanwhile(
     ImgproxyError, status=503, code="purged_meanwhile", title="Purged while rendering", retry_after_s=1
 ):
-    """The image was purged twice while this request was being answered."""
+    """The image was purged again and again while this request was being answered."""
 
     text = "This image changed while it was being made. Try again."
 

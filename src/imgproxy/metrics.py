@@ -92,6 +92,11 @@ class Metrics:
             ("reason",),
         )
         self.purges = counter("imgproxy_purges", "purges by what asked for them", ("reason",))
+        self.updated_keys = counter(
+            "imgproxy_updated_keys",
+            "keys of updated entries by result: kept, as they have the same bytes, or purged",
+            ("result",),
+        )
         self.purged_variants = counter("imgproxy_purged_variants", "variants purged")
         self.purged_bytes = counter("imgproxy_purged_bytes", "bytes purged from disk")
         self.purge_duration_s = histogram("imgproxy_purge_duration_seconds", "purges from arrival to acknowledgement")

@@ -109,6 +109,35 @@ async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
             assert await deliver(edge) == 204  # known: nothing is purged again
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["record-order", "confirm", "record", "remember-keys"])
+async def test_a_kill_at_a_step_of_an_update(tmp_path: Path, step: str, when: str) -> None:
+    """Once the order is recorded, no old byte is served. The event is delivered again, and purges what has changed."""
+    secret = "webhook-secret"
+    secrets = {"IMGPROXY_WEBHOOK__SECRETS": json.dumps([secret])}
+    async with newsroom(tmp_path) as room:
+        event = {"event": "mediaLibraryEntry.update", "deliveryId": "d", "mediaId": room.library.entry_id(KEY)}
+        body = json.dumps(event).encode()
+        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        headers = {"x-livingdocs-signature": f"sha256={signature}"}
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING, **secrets) as edge:
+            assert (await room.stage(edge).send("GET", SMALL)).status == 200
+            await room.library.put(KEY, noisy_png(NEW))
+            await edge.die(step, when)
+            with pytest.raises(aiohttp.ClientError):
+                await room.session.post(f"{edge.url}/-/webhooks/livingdocs", data=body, headers=headers)
+            assert await edge.gone() == -9
+
+        async with EdgeProcess(room.library, tmp_path / "cache", NOT_SETTLING, **secrets) as edge:
+            if (step, when) == ("record-order", "before"):  # nothing was promised, and nothing is known of the event
+                answer = await room.session.post(f"{edge.url}/-/webhooks/livingdocs", data=body, headers=headers)
+                assert answer.status == 200
+            await PICTURES.assert_only_new(room.stage(edge), ROWS[0])
+            async with room.session.post(f"{edge.url}/-/webhooks/livingdocs", data=body, headers=headers) as again:
+                assert again.status in (200, 204)
+            await PICTURES.assert_only_new(room.stage(edge), ROWS[0])
+
+
 COMMIT_STEPS = ("begin-file", "commit-original", "commit-facts", "put-in-place", "commit-variant")
 
 

@@ -1,6 +1,7 @@
 """
 The guarantee as a model: in whatever order things happen, no answer begun after an acknowledged purge holds old bytes.
-After a soft purge no answer counts as fresh until the origin was asked again.
+After an order to prove, no answer holds bytes that the origin has not confirmed since. After a soft purge no answer
+counts as fresh until the origin was asked again.
 
 Hypothesis chooses the order: requests held at any point and let go in any order, purges held between their record and
 their effect, pictures replaced and revoked, evictions, crashes, restarts, a clock that jumps.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
@@ -27,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from imgproxy.cache.epochs import Epochs
+from imgproxy.cache.journal import Journal
 from imgproxy.failpoints import Point
 from tests.model.world import KEY, MARK, PLANS, World
 
@@ -104,6 +106,36 @@ class PurgeMachine(RuleBasedStateMachine):
     def purge(self, key: str, hold_at: str | None) -> None:
         self.world.purge(key, hold_at=hold_at)
 
+    @rule(key=st.sampled_from(KEYS), hold_at=HELD)
+    def update_unchanged(self, key: str, hold_at: str | None) -> None:
+        """An event for a title: the bytes are as before, unless something else changed them."""
+        self.world.update(key, hold_at=hold_at)
+
+    @rule(key=st.sampled_from(KEYS), hold_at=HELD)
+    def update_changed(self, key: str, hold_at: str | None) -> None:
+        """An event for new bytes."""
+        self.replace(key, keeps_etag=False)
+        self.world.update(key, hold_at=hold_at)
+
+    @rule(key=st.sampled_from(KEYS), hold_at=st.sampled_from([None, None, "recorded"]))
+    def order(self, key: str, hold_at: str | None) -> None:
+        self.world.order(key, hold_at=hold_at)
+
+    @rule()
+    def distrust(self) -> None:
+        self.world.distrust()
+
+    @rule(plan=st.sampled_from(PLANS), hold_at=HELD, key=st.sampled_from(KEYS), is_changed=st.booleans())
+    def order_race(self, plan: RenderPlan | None, hold_at: str | None, key: str, is_changed: bool) -> None:
+        """An order meets a request on its way, and another request follows."""
+        self.request(plan, hold_at)
+        if is_changed:
+            self.replace(key, keeps_etag=False)
+        self.order(key, None)
+        if self.world.run.gates.standing:
+            self.let_go(0)
+        self.request(plan, None)
+
     @rule(key=st.sampled_from(KEYS))
     def soften(self, key: str) -> None:
         self.world.soften(key)
@@ -157,15 +189,26 @@ class PurgeMachine(RuleBasedStateMachine):
 
 
 class BlindEpochs(Epochs):
-    """The planted violation: the check of the epoch is switched off."""
+    """The planted violation: the check of the epoch is switched off. Orders to prove are still obeyed."""
 
-    def holds(self, key_hash: str, seq: int) -> bool:
-        del key_hash, seq
-        return True
+    def purge(self, key_hash: str, seq: int) -> None:
+        del key_hash
+        self._seq = max(self._seq, seq)
+
+
+class DeafEpochs(Epochs):
+    """The planted violation: an order to prove changes nothing."""
+
+    def order(self, key_hash: str, seq: int) -> None:
+        del key_hash
+        self._seq = max(self._seq, seq)
+
+
+class HastyEpochs(Epochs):
+    """The planted violation: an answer begins whether or not its originals were proved since an order."""
 
     def all_hold(self, proofs: Iterable[tuple[str, int]]) -> bool:
-        del proofs
-        return True
+        return all(self.holds(key_hash, seq) for key_hash, seq in proofs)
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +256,22 @@ def test_the_model_finds_a_soft_purge_that_is_lost() -> None:
     deaf = patch("imgproxy.delivery.fetching.Fetching._soften", lambda _fetching, _softened: None)
     with deaf, pytest.raises(AssertionError, match="softened at"):
         play(100, 40, is_shrunk=False)
+
+
+@pytest.mark.parametrize("epochs", [DeafEpochs, HastyEpochs])
+def test_the_model_finds_an_answer_that_begins_without_its_proof(epochs: type[Epochs]) -> None:
+    """If an order changes nothing, or the last check before an answer ignores it, the same machine finds an answer."""
+    with patch("imgproxy.cache.cache.Epochs", epochs), pytest.raises(AssertionError, match="was ordered to be at"):
+        play(200, 40, is_shrunk=False)
+
+
+def test_the_model_finds_an_order_that_is_not_durable() -> None:
+    """If the journal counts an order and does not write its keys, the same machine crashes, and finds an answer."""
+    record = Journal.record_order
+
+    async def record_nothing(journal: Journal, keys: object, **named: Any) -> int:
+        del keys
+        return await record(journal, [], **named)
+
+    with patch.object(Journal, "record_order", record_nothing), pytest.raises(AssertionError, match="was ordered to"):
+        play(300, 40, is_shrunk=False)

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnava
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
 from imgproxy.metrics import Metrics
 from imgproxy.params.plan import Mark, RenderPlan
+from imgproxy.purge.known_originals import CachedOriginals
 from imgproxy.workers.job import Rendered, RenderReport
 from tests.model.simulated_loop import SimulatedLoop
 
@@ -96,13 +98,17 @@ class Witness:
     Counts events, and knows which bytes may be in an answer.
 
     A version counts as fetched when the origin is asked for it and hands out its bytes; a 304 hands out nothing, and
-    so proves nothing here. That is stricter than the origin's word, and is what the guarantee says.
+    so proves nothing after a purge. That is stricter than the origin's word, and is what the guarantee says. After an
+    order to prove, a 304 counts for the bytes that came with its entity tag.
     """
 
     def __init__(self) -> None:
         self.now = 0
         self.fetched_at: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.purged_at: dict[str, int] = {}  # arrival of the last purge that was acknowledged
+        self.ordered_at: dict[str, int] = {}  # arrival of the last order to prove that was acknowledged
+        self.etags: dict[tuple[str, int], set[str]] = defaultdict(set)  # those that the version was handed out with
+        self.confirmed_at: defaultdict[tuple[str, str], int] = defaultdict(int)  # by key and entity tag
         self.proved_at: defaultdict[str, int] = defaultdict(int)  # when the origin was asked for its last answer
         self.softened_at: dict[str, int] = {}
         self.answers = 0
@@ -121,6 +127,12 @@ class Witness:
             if fetched < purged:
                 self.violations.append(
                     f"at {self.now}: {key} version {version}, last fetched at {fetched}, was purged at {purged}"
+                )
+            proved = max([fetched, *(self.confirmed_at[key, etag] for etag in self.etags[key, version])])
+            ordered = self.ordered_at.get(key, 0)
+            if proved < ordered:
+                self.violations.append(
+                    f"at {self.now}: {key} version {version}, last proved at {proved}, was ordered to be at {ordered}"
                 )
 
     def counted_as_fresh(self, key: str, began_at: int) -> None:
@@ -163,10 +175,12 @@ class FakeOrigin:
         await self._gates.reach("origin", key)
         self._witness.proved_at[key] = max(asked_at, self._witness.proved_at[key])
         if is_known:
+            self._witness.confirmed_at[key, etag] = max(asked_at, self._witness.confirmed_at[key, etag])
             return ServedImage(False, "image/jpeg", etag, None, 0, None)
         data = picture(key, version)
         Path(destination).write_bytes(data)
         self._witness.fetched_at[key, version] = max(asked_at, self._witness.fetched_at[key, version])
+        self._witness.etags[key, version].add(etag)
         return ServedImage(True, "image/jpeg", etag, None, len(data), digest_of(data), data[:HEAD_BYTES])
 
 
@@ -225,12 +239,17 @@ class Gates(Failpoints):
 
 
 class GatedJournal(Journal):
-    """A journal after whose record of a purge that purge can be held: durable, and nothing done about it yet."""
+    """A journal after whose record of a purge or an order it can be held: durable, and nothing done about it yet."""
 
     gates: Gates
 
     async def record_purge(self, *args: Any, **named: Any) -> int:
         seq = await super().record_purge(*args, **named)
+        await self.gates.reach("recorded", "")
+        return seq
+
+    async def record_order(self, *args: Any, **named: Any) -> int:
+        seq = await super().record_order(*args, **named)
         await self.gates.reach("recorded", "")
         return seq
 
@@ -409,6 +428,45 @@ class World:
             self.witness.purged_at[key] = max(arrived_at, self.witness.purged_at.get(key, 0))
 
         self._begin(purge(), hold_at)
+
+    def order(self, key: str, *, hold_at: str | None) -> None:
+        """Order that a key be proved, as another edge of a cluster does: nobody asks the origin at once."""
+        run, arrived_at = self.run, self.witness.tick()
+
+        async def order() -> None:
+            await run.cache.prove([key], reason="model")
+            self.witness.ordered_at[key] = max(arrived_at, self.witness.ordered_at.get(key, 0))
+
+        self._begin(order(), hold_at)
+
+    def distrust(self) -> None:
+        """Let everything count as unproved."""
+        run, arrived_at = self.run, self.witness.tick()
+
+        async def distrust() -> None:
+            await run.cache.distrust_all(reason="model")
+            for key in (KEY, MARK):
+                self.witness.ordered_at[key] = max(arrived_at, self.witness.ordered_at.get(key, 0))
+
+        self._begin(distrust(), None)
+
+    def update(self, key: str, *, hold_at: str | None) -> None:
+        """Deal with an update as `purge.updates` does: order, prove, and purge what is not the same."""
+        run, arrived_at = self.run, self.witness.tick()
+
+        async def update() -> None:
+            known = (await CachedOriginals(run.cache, settle_s=0).find([key])).get(key)
+            await run.cache.prove([key], reason="model")
+            is_same = False
+            if known is not None:
+                with suppress(ImgproxyError):
+                    is_same = await run.originals.confirm(key, known)
+            if not is_same:
+                await run.cache.purge([key], reason="model")
+                self.witness.purged_at[key] = max(arrived_at, self.witness.purged_at.get(key, 0))
+            self.witness.ordered_at[key] = max(arrived_at, self.witness.ordered_at.get(key, 0))
+
+        self._begin(update(), hold_at)
 
     def soften(self, key: str) -> None:
         """Purge a key softly."""

@@ -36,6 +36,8 @@ def steps_of(edge: Edge) -> dict[str, tuple[Any, str]]:
         "put-in-place": (cache.store, "put_in_place"),
         "commit-variant": (cache.store, "commit_variant"),
         "record": (cache.journal, "record_purge"),
+        "record-order": (cache.journal, "record_order"),
+        "confirm": (edge.originals, "confirm"),
         "rename-away": (cache.store, "detach"),
         "remember-keys": (cache.journal, "remember_keys"),
         "drain": (edge.answers, "drain"),

@@ -44,8 +44,10 @@ class ScriptedOrigin:
     def __init__(self, picture: bytes) -> None:
         self.picture = picture
         self.mode: Mode = "ok"
+        self.validator: Literal["strong", "weak", "none"] = "strong"
         self.listed: list[object] = []  # the answer of the keys API
         self.calls = 0
+        self.pictures_sent = 0
         self.url = ""
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -67,7 +69,11 @@ class ScriptedOrigin:
         target = request.split(" ", 2)[1]
         is_image = "/serve-image/" in target
         etag = f'"{hashlib.sha256(self.picture).hexdigest()[:16]}"'
+        if self.validator == "weak":
+            etag = 'W/"the same for ever"'
         head = {"ETag": etag, "Content-Type": "image/png"}
+        if self.validator == "none":
+            del head["ETag"]
         size = len(self.picture)
         if self.mode == "hangs":
             await asyncio.Event().wait()
@@ -83,9 +89,10 @@ class ScriptedOrigin:
         elif not is_image:
             body = json.dumps({"results": self.listed if target.endswith("/keys") else []}).encode()
             writer.write(response(200, {"Content-Type": "application/json"}, body))
-        elif f"if-none-match: {etag}" in request.lower():
+        elif f"if-none-match: {etag}".lower() in request.lower():
             writer.write(response(304, head, b""))
         else:
+            self.pictures_sent += 1
             writer.write(response(200, head, self.picture))
 
     def hang_up(self) -> None:

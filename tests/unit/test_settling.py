@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.cache.purge_event import Purged, PurgeEvent
+from imgproxy.cache.purge_event import Event, Purged, PurgeEvent, Unproved
 from imgproxy.delivery.settling import PARALLEL, Settling
 from imgproxy.errors import OriginUnreachable
 from tests.support.jumping_loop import JumpingLoop
@@ -27,6 +27,7 @@ class Site:
 
     def __init__(self) -> None:
         self.event = PurgeEvent()
+        self.unproved: Event[Unproved] = Event()
         self.left: dict[str, float] = {}
         self.failures: defaultdict[str, list[Exception]] = defaultdict(list)
         self.checked: list[tuple[str, float]] = []
@@ -34,7 +35,8 @@ class Site:
         self.answers: dict[str, asyncio.Event] = {}  # keys whose check waits for the origin's answer
         journal = SimpleNamespace(settling=self.read_left, settled=self.note)
         originals = SimpleNamespace(revalidate=self.revalidate)
-        self.settling = Settling(self.event, journal, originals, settle_s=SETTLE_S, retry_max_s=RETRY_MAX_S)  # type: ignore[arg-type]
+        cache = SimpleNamespace(purged=self.event, unproved=self.unproved, journal=journal)
+        self.settling = Settling(cache, originals, settle_s=SETTLE_S, retry_max_s=RETRY_MAX_S)  # type: ignore[arg-type]
 
     async def revalidate(self, key: str) -> None:
         self.checked.append((key, asyncio.get_running_loop().time()))

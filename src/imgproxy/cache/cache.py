@@ -1,4 +1,4 @@
-"""The cache as delivery and purge see it: find, commit, purge."""
+"""The cache as delivery and purge see it: find, commit, purge, order a proof."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.cache.entry import Found, OriginalFacts, Provenance, Tier, Variant, VariantFacts, key_hash
+from imgproxy.cache.entry import (
+    Found,
+    OriginalFacts,
+    Provenance,
+    Tier,
+    Variant,
+    VariantFacts,
+    key_hash,
+    latest_proofs,
+)
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping
 from imgproxy.cache.journal import Journal
 from imgproxy.cache.ledger import original_name, variant_name
+from imgproxy.cache.orders import Orders, ProofOrder
 from imgproxy.cache.purge import CachePurge
-from imgproxy.cache.purge_event import Event, Purged, PurgeEvent, Softened
+from imgproxy.cache.purge_event import Distrusted, Event, Purged, PurgeEvent, Softened, Unproved
 from imgproxy.cache.reading import matches_digest, read_at_once, stamp_of
 from imgproxy.cache.store import CacheStore
 from imgproxy.cache.trash import Trash
@@ -38,8 +48,8 @@ class Cache:
     """
     Hot tier, disk and journal as one. Its synchronous methods block for a small file at most.
 
-    `purged` is published for each key inside a purge, `softened` inside a soft purge. `journal` is the one of
-    `settings.dir` if it is not given.
+    `purged` is published for each key inside a purge, `softened` inside a soft purge, `unproved` inside an order to
+    prove, `distrusted` if everything counts as unproved. `journal` is the one of `settings.dir` if it is not given.
     """
 
     def __init__(
@@ -48,6 +58,8 @@ class Cache:
         self.settings = settings
         self.purged = purged or PurgeEvent()
         self.softened: Event[Softened] = Event()
+        self.unproved: Event[Unproved] = Event()
+        self.distrusted: Event[Distrusted] = Event()
         self.store = CacheStore(settings.dir)
         self.hot = HotTier(settings.hot_max_bytes, settings.hot_item_max_bytes)
         self.journal = journal or Journal(settings.dir)
@@ -62,6 +74,14 @@ class Cache:
             housekeeping=self.housekeeping,
             trash=self.trash,
             purged=self.purged,
+        )
+        self._orders = Orders(
+            self.store,
+            self.hot,
+            self.journal,
+            self.epochs,
+            unproved=self.unproved,
+            distrusted=self.distrusted,
         )
 
     async def start(self, *, is_housekeeping: bool = True) -> None:
@@ -84,14 +104,21 @@ class Cache:
             self.store.close()
             raise
         self.is_journal_damaged = state.is_doubtful
-        self.epochs.resume(state.journal_id, state.seq, {item.key_hash: item.seq for item in state.purged})
+        self.epochs.resume(
+            state.journal_id,
+            state.seq,
+            {item.key_hash: item.seq for item in state.purged},
+            {item.key_hash: item.seq for item in state.unproved},
+        )
         self._purge.replay(state.purged)
+        self._orders.replay(state.unproved)
         if is_housekeeping:
             self.housekeeping.start()
 
     async def close(self) -> None:
         """Finish the housekeeping's writes, and close the journal."""
         await self._purge.close()
+        await self._orders.close()
         await self.housekeeping.close()
         await self.trash.close()
         await self.journal.close()
@@ -103,7 +130,8 @@ class Cache:
         """
         The facts of the key's original. None without them, or if a purge came after they were fetched.
 
-        Facts of another journal are returned, too, if the key was not purged since. They are not proved.
+        Facts of another journal are returned, too, if the key was not purged since. They are not proved. Neither are
+        those from before an order to prove the key.
         """
         facts = self.store.facts(hashed)
         if facts is None or not self.epochs.holds_in(facts.journal_id, hashed, facts.seq):
@@ -112,11 +140,14 @@ class Cache:
 
     def is_proved(self, facts: OriginalFacts) -> bool:
         """
-        Whether this journal counted the fetch.
+        Whether this journal counted the fetch, and no order to prove the key came since.
 
-        If a journal was lost, purges may have been lost with it. So facts of another journal must be revalidated
-        before use.
+        Else the original must be revalidated before use. If a journal was lost, purges may have been lost with it.
         """
+        return self.is_counted(facts) and self.epochs.is_proved(key_hash(facts.key), facts.seq)
+
+    def is_counted(self, facts: OriginalFacts) -> bool:
+        """Whether this journal counted the fetch."""
         return facts.journal_id == self.epochs.journal_id
 
     async def find(self, source: Provenance, name: str) -> Found | None:
@@ -128,7 +159,7 @@ class Cache:
         """
         variant = self.hot.get(source.key_hash, name)
         if variant is not None and variant.facts.original == source.digest:
-            return Found(variant, Tier.MEMORY)
+            return Found(self._with_latest_proofs(variant, source), Tier.MEMORY)
         if self.housekeeping.is_scanned and variant_name(source.key_hash, name) not in self.store.ledger:
             return None  # this check takes a tenth of the time that a look at the disk takes
         variant = await self._find_on_disk(source, name)
@@ -137,6 +168,15 @@ class Cache:
         if self.epochs.all_hold(variant.proofs):
             self.hot.put(variant)
         return Found(variant, Tier.DISK)
+
+    def _with_latest_proofs(self, variant: Variant, source: Provenance) -> Variant:
+        """Let a variant in memory answer again, if its originals were proved since an order."""
+        if self.epochs.all_hold(variant.proofs):
+            return variant
+        variant = replace(variant, proofs=latest_proofs(variant.proofs, source.proofs))
+        if self.epochs.all_hold(variant.proofs):
+            self.hot.put(variant)
+        return variant
 
     async def _find_on_disk(self, source: Provenance, name: str) -> Variant | None:
         opened = self.store.open_variant(source.key_hash, name, source.digest)
@@ -200,22 +240,29 @@ class Cache:
         """
         Keep a fetched original. Return False if a purge came since the fetch began: the caller then discards the file.
 
+        An original that was asked for before an order to prove it is kept unproved, unless a later proof is here.
+
         Raises:
             OSError: the disk refuses.
         """
-        if not self.epochs.holds(key_hash(facts.key), facts.seq):
+        hashed = key_hash(facts.key)
+        if not self.epochs.holds(hashed, facts.seq):
+            return False
+        if not self.is_proved(facts) and (known := self.facts(hashed)) is not None and self.is_proved(known):
             return False
         self.store.commit_original(temp, facts)
+        self._orders.look_at(hashed)
         self.housekeeping.after_commit()
         return True
 
     def commit_facts(self, facts: OriginalFacts) -> bool:
         """
-        Keep the facts that a revalidation proved again. Return False if a purge came since it began.
+        Keep the facts that a revalidation proved again. Return False if a purge or an order came since it began.
 
         If the disk refuses, they are kept in memory: after a restart the older facts are revalidated again.
         """
-        if not self.epochs.holds(key_hash(facts.key), facts.seq):
+        hashed = key_hash(facts.key)
+        if not self.is_proved(facts):
             return False
         try:
             self.store.commit_facts(facts)
@@ -223,13 +270,14 @@ class Cache:
             log.warning("the facts of %s stay in memory: %s", facts.key, exc)
             self.store.hold_facts(facts)
             self.housekeeping.make_room(exc)
+        self._orders.look_at(hashed)
         return True
 
     def commit_variant(self, temp: StrPath, facts: VariantFacts, source: Provenance) -> Variant | None:
         """
         Keep a rendered variant, on disk and, if it is small, in memory. Return None if it is of a stale generation.
 
-        Without a Variant the caller discards the file.
+        Without a Variant the caller discards the file. If its originals are to be proved, it is kept on disk alone.
 
         Raises:
             OSError: the disk refuses.
@@ -237,13 +285,14 @@ class Cache:
         current = self.store.facts(source.key_hash)
         if current is None or current.digest != source.digest.partition("+")[0]:
             return None
-        if not self.epochs.all_hold(source.proofs):
+        if not all(self.epochs.holds(hashed, seq) for hashed, seq in source.proofs):
             return None
         is_hot = facts.size_bytes <= self.hot.body_max_bytes
         path, body = self.store.commit_variant(temp, facts, with_body=is_hot)
         self.housekeeping.after_commit()
         variant = Variant(facts, source.key_hash, source.proofs, body=body, path=None if is_hot else path)
-        self.hot.put(variant)
+        if self.epochs.all_hold(source.proofs):
+            self.hot.put(variant)
         return variant
 
     # --- purge -------------------------------------------------------------------------------------------------
@@ -281,6 +330,56 @@ class Cache:
             expanded=expanded,
         )
         return await self._purge.run(items, record)
+
+    # --- order a proof -----------------------------------------------------------------------------------------
+
+    async def prove(
+        self,
+        keys: Sequence[str],
+        *,
+        reason: str,
+        entry: str | None = None,
+        is_pending: bool = False,
+        settle_at_s: float | None = None,
+    ) -> ProofOrder:
+        """
+        Let the originals of these keys count as unproved. Files stay.
+
+        When this returns, an answer of them can begin only after the origin, asked after this call began, has
+        confirmed the original. This holds for what is in memory, for answers that are being prepared, for what fetches
+        under way bring, and after a crash. This call does not ask the origin itself.
+
+        It goes on to its end even if the caller is cancelled. The arguments are those of `Journal.record_order`. If the
+        disk refuses the record, the keys are purged.
+
+        Raises:
+            CacheUnavailable: the record of that purge could not be written either, see `purge`.
+        """
+        items = [Unproved(key_hash(key), key, settle_at_s) for key in dict.fromkeys(keys)]
+        record = partial(
+            self.journal.record_order,
+            [(item.key_hash, item.key) for item in items],
+            entry=entry,
+            reason=reason,
+            is_pending=is_pending,
+            settle_at_s=settle_at_s,
+        )
+        try:
+            return ProofOrder(await self._orders.prove(items, record))
+        except CacheUnavailable:
+            purged = await self.purge(keys, reason=reason, entry=entry, is_pending=is_pending, settle_at_s=settle_at_s)
+            return ProofOrder(purged.seq, purged)
+
+    async def distrust_all(self, *, reason: str) -> None:
+        """
+        Let everything cached count as unproved, as `prove` does for some keys. It takes the same time for any size.
+
+        Raises:
+            CacheUnavailable: the record could not be written. Nothing has happened.
+        """
+        await self._orders.distrust(reason)
+
+    # --- soft purge --------------------------------------------------------------------------------------------
 
     def soften(self, key: str, stale_at_s: float) -> None:
         """

@@ -235,13 +235,18 @@ class CacheDirectory:
         except OSError:
             return None
         try:
-            frame = read_frame(descriptor)
+            facts = read_facts(descriptor)
         except OSError:
             return None
         finally:
             os.close(descriptor)
-        facts = frame.read_as(OriginalFacts) if frame is not None else None
         return facts if facts is not None and key_hash(facts.key) == hashed else None
+
+
+def read_facts(descriptor: int) -> OriginalFacts | None:
+    """Read an open file of facts. None if it is not valid. Raises OSError. Any thread may call it."""
+    frame = read_frame(descriptor)
+    return frame.read_as(OriginalFacts) if frame is not None else None
 
 
 def _make_file(path: str) -> None:

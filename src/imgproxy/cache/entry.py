@@ -64,6 +64,11 @@ class Provenance:
     proofs: tuple[tuple[str, int], ...]
 
 
+def latest_proofs(one: tuple[tuple[str, int], ...], other: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Return the later proof of each original. Both are proofs of the same bytes of the same originals."""
+    return tuple((key_hash, max(seq, other_seq)) for (key_hash, seq), (_, other_seq) in zip(one, other, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class VariantFacts:
     """What is known of a variant without its bytes."""
@@ -89,8 +94,8 @@ class Variant:
     """
     A variant ready to be served: its facts, and either its body or the path of its file.
 
-    `proofs` are those of its Provenance: the answer may begin only if no purge of these keys came after them. `file`
-    recognises the file of a body that was read from disk.
+    `proofs` are those of its Provenance: the answer may begin only if no purge of these keys, and no order to prove
+    them, came after. `file` recognises the file of a body that was read from disk.
     """
 
     facts: VariantFacts

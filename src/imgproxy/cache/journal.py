@@ -2,6 +2,7 @@
 The journal: what a crash must not undo.
 
     purge, purged_key   the purges: their number, their keys, and which of these may still have files
+    unproved_key        keys that are to be proved before they are served: their number is of the same count
     entry_key           the keys last seen for each entry, as a deleted entry can no longer be asked for them
     delivery            webhook deliveries that were handled, each by its id and the digest of its body
     settling            originals to be checked when their settle time ends
@@ -17,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgproxy.cache.journal_file import JournalFile, PurgedKey
+from imgproxy.cache.journal_file import JournalFile, PurgedKey, UnprovedKey, new_journal_id
 from imgproxy.cache.outbox import OUTBOX_SCHEMA, record_lines
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ CREATE INDEX IF NOT EXISTS purge_pending ON purge (entry) WHERE is_pending;
 CREATE INDEX IF NOT EXISTS purge_entry ON purge (entry, seq);
 CREATE TABLE IF NOT EXISTS purged_key (
     key_hash TEXT PRIMARY KEY, key TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unproved_key (key_hash TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS entry_key (
     entry TEXT NOT NULL, key TEXT NOT NULL, seen_at_s REAL NOT NULL, PRIMARY KEY (entry, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS entry_key_seen ON entry_key (seen_at_s);
@@ -95,19 +97,13 @@ class Journal(JournalFile):
         """
 
         def write(database: sqlite3.Connection) -> int:
-            seq = database.execute(
-                "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, ?, ?)",
-                (entry, reason, is_pending, time.time()),
-            ).lastrowid
-            assert seq is not None
+            seq = _next_number(database, entry, reason, is_pending=is_pending)
             database.executemany(
                 "INSERT INTO purged_key VALUES (?, ?, ?) ON CONFLICT (key_hash) DO UPDATE SET seq = excluded.seq",
                 [(hashed, key, seq) for hashed, key in keys],
             )
-            if settle_at_s is not None:
-                database.executemany(
-                    "INSERT OR REPLACE INTO settling VALUES (?, ?)", [(key, settle_at_s) for _, key in keys]
-                )
+            database.executemany("DELETE FROM unproved_key WHERE key_hash = ?", [(hashed,) for hashed, _ in keys])
+            _record_checks(database, keys, settle_at_s)
             record_lines(database, seq, outbox)
             if entry is not None and expanded:
                 _remember_keys(database, entry, expanded)
@@ -115,6 +111,52 @@ class Journal(JournalFile):
             return seq
 
         return await self.write(write)
+
+    async def record_order(
+        self,
+        keys: Sequence[tuple[str, str]],
+        *,
+        entry: str | None,
+        reason: str,
+        is_pending: bool = False,
+        settle_at_s: float | None = None,
+    ) -> int:
+        """
+        Write an order to prove these (key hash, key) pairs. Return its number. It is on disk when this returns.
+
+        The arguments are those of `record_purge`.
+        """
+
+        def write(database: sqlite3.Connection) -> int:
+            seq = _next_number(database, entry, reason, is_pending=is_pending)
+            database.executemany(
+                "INSERT OR REPLACE INTO unproved_key VALUES (?, ?)", [(hashed, seq) for hashed, _ in keys]
+            )
+            _record_checks(database, keys, settle_at_s)
+            return seq
+
+        return await self.write(write)
+
+    async def mark_obeyed(self, obeyed: Iterable[UnprovedKey]) -> None:
+        """Note that the facts on disk are of a proof after these orders, and that they were synced."""
+        rows = [(item.key_hash, item.seq) for item in obeyed]
+        await self.execute("DELETE FROM unproved_key WHERE key_hash = ? AND seq = ?", rows)
+
+    async def renew_id(self, reason: str) -> tuple[str, int]:
+        """
+        Give the journal another id: everything cached counts as unproved. Return the id, and the number of this.
+
+        It is on disk when this returns.
+        """
+        journal_id = new_journal_id()
+
+        def write(database: sqlite3.Connection) -> int:
+            seq = _next_number(database, None, reason, is_pending=False)
+            database.execute("UPDATE facts SET value = ? WHERE name = 'journal_id'", (journal_id,))
+            database.execute("DELETE FROM unproved_key")
+            return seq
+
+        return journal_id, await self.write(write)
 
     async def finish_pending(self, entry: str, *, up_to_seq: int) -> None:
         """Note that the entry was expanded, or is gone: its pending purges up to this number are done."""
@@ -214,6 +256,22 @@ class Journal(JournalFile):
     async def settled(self, key: str, due_at_s: float) -> None:
         """Note that the key was checked. A later time, set by a later purge, stays."""
         await self.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", [(key, due_at_s)])
+
+
+def _next_number(database: sqlite3.Connection, entry: str | None, reason: str, *, is_pending: bool) -> int:
+    """Write the row of a purge, or of an order to prove. Return its number."""
+    seq = database.execute(
+        "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, ?, ?)",
+        (entry, reason, is_pending, time.time()),
+    ).lastrowid
+    assert seq is not None
+    return seq
+
+
+def _record_checks(database: sqlite3.Connection, keys: Sequence[tuple[str, str]], settle_at_s: float | None) -> None:
+    """Write that these keys are to be checked at this Unix time; None: no check."""
+    if settle_at_s is not None:
+        database.executemany("INSERT OR REPLACE INTO settling VALUES (?, ?)", [(key, settle_at_s) for _, key in keys])
 
 
 def _remember_keys(database: sqlite3.Connection, entry: str, keys: Iterable[str]) -> None:

@@ -56,12 +56,21 @@ class PurgedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class UnprovedKey:
+    """A key that is to be proved since order `seq`. Its proof may not be on disk."""
+
+    key_hash: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class JournalState:
     """What is read from the journal once, at start."""
 
     journal_id: str
     seq: int
     purged: tuple[PurgedKey, ...]  # files may be left of these
+    unproved: tuple[UnprovedKey, ...]
     is_doubtful: bool  # purges may have been lost
 
 
@@ -112,11 +121,13 @@ class JournalFile:
         _sync_directory(self._directory)
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute("PRAGMA query_only = ON")
-        rows = self._database.execute("SELECT key_hash, seq FROM purged_key").fetchall()
+        purged = self._database.execute("SELECT key_hash, seq FROM purged_key").fetchall()
+        unproved = self._database.execute("SELECT key_hash, seq FROM unproved_key").fetchall()
         return JournalState(
-            journal_id=self._fact("journal_id", secrets.token_hex(4)),
+            journal_id=self._fact("journal_id", new_journal_id()),
             seq=self._sequence(),
-            purged=tuple(PurgedKey(*row) for row in rows),
+            purged=tuple(PurgedKey(*row) for row in purged),
+            unproved=tuple(UnprovedKey(*row) for row in unproved),
             is_doubtful=is_damaged or is_tail_lost or has_content,
         )
 
@@ -237,6 +248,11 @@ class JournalFile:
             return self._reader.execute(query, values).fetchall()
 
         return await self._run(self._reading_thread, call)
+
+
+def new_journal_id() -> str:
+    """Make the id of a new journal. Facts of another id count as unproved."""
+    return secrets.token_hex(4)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,6 +11,7 @@ to the CDN during round 1 is purged by round 2.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -125,6 +126,15 @@ class Outbox:
             "SELECT target, name, is_entry FROM outbox WHERE round = 1 AND seq >= ?", (seq,)
         )
         return tuple((target, Subject(name, bool(is_entry))) for target, name, is_entry in rows)
+
+    async def waiting(self, keys: Sequence[str], entry: str) -> frozenset[Subject]:
+        """Those of these subjects, the keys and the entry, that a target has not confirmed."""
+        rows = await self._journal.read(
+            "SELECT DISTINCT name, is_entry FROM outbox WHERE round = 1 AND "
+            "((is_entry AND name = ?) OR (NOT is_entry AND name IN (SELECT value FROM json_each(?))))",
+            (entry, json.dumps(list(keys))),
+        )
+        return frozenset(Subject(name, bool(is_entry)) for name, is_entry in rows)
 
     async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
         """Delete lines that the target has confirmed. A line that a later purge has taken over stays."""

@@ -1,4 +1,4 @@
-"""The events of purges, hard and soft. Every part that keeps something about a key subscribes to them."""
+"""The events of purges and of orders to prove. Every part that keeps something about a key subscribes to them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,35 @@ class Softened:
     stale_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """
+    What was known of a key until now counts as unproved: the origin has to be asked before the next answer.
+
+    `settle_at_s` is as in `Purged`.
+    """
+
+    key_hash: str
+    key: str
+    settle_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Distrusted:
+    """What was known of any key until now counts as unproved."""
+
+
 Happened = TypeVar("Happened")
 
 
 class Event(Generic[Happened]):
-    """Calls its listeners for each key, before the purge is acknowledged."""
+    """Calls its listeners for each key, before the purge or the order is acknowledged."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Happened], None]] = []
 
     def subscribe(self, listener: Callable[[Happened], None]) -> None:
-        """Call `listener` for each purged key from now on. It must not raise: it runs inside the purge."""
+        """Call `listener` from now on, for each key. It must not raise: it runs inside the purge or the order."""
         self._listeners.append(listener)
 
     def publish(self, purged: Happened) -> None:

@@ -9,7 +9,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
-    begin       The answer begins. If a purge came meanwhile, it is of a stale generation: start over, once.
+    begin       The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 SVG = "image/svg+xml"
+# An updated picture may meet a request three times: ordered to be proved, found to be changed, purged.
+TRIES = 3
 
 
 class Delivery:
@@ -71,7 +73,7 @@ class Delivery:
 
     async def answer(self, request: Request, begin: Callable[[Delivered], Awaitable[Answer]]) -> Answer:
         """
-        Deliver, then begin the answer if no purge has come meanwhile.
+        Deliver, then begin the answer if no purge, and no order to prove, has come meanwhile.
 
         `begin` must not await before it gives the first byte to the transport. It raises FileNotFoundError if the
         variant's file is gone.
@@ -80,11 +82,11 @@ class Delivery:
             ImgproxyError: the request cannot be answered.
         """
         with self._cache.epochs.at_work():
-            for _ in range(2):
+            for _ in range(TRIES):
                 try:
                     delivered = await self._deliver(request)
                     await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
-                    if self._cache.epochs.all_hold(delivered.proofs):  # no purge came since they were proved
+                    if self._cache.epochs.all_hold(delivered.proofs):  # nothing came since they were proved
                         return await begin(delivered)
                     self._metrics.overtaken.labels(point="response").inc()
                 except (StaleGeneration, FileNotFoundError):

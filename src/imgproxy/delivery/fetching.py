@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,7 +34,7 @@ from imgproxy.medialibrary.moments import is_proof
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.medialibrary.models import ServedImage
     from imgproxy.metrics import Metrics
+    from imgproxy.purge.known_originals import KnownOriginal
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +88,13 @@ class Fetched:
 @dataclass(eq=False, slots=True)
 class _Asked:
     """
-    When a fetch began: the number of the latest purge, and the Unix time.
+    When a fetch began: the number of the latest purge, the journal that counted it, and the Unix time.
 
     A soft purge that comes meanwhile sets `validated_at_s` back: what the fetch brings is then stale.
     """
 
     key_hash: str
+    journal_id: str
     seq: int
     at_s: float
     validated_at_s: float
@@ -161,19 +164,76 @@ class Fetching:
         finally:
             self._turns.release()
 
-    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
-        temp = self._destination(hashed)
+    async def confirm(self, hashed: str, key: str, known: KnownOriginal) -> bool:
+        """
+        Ask the origin once whether a key still has these bytes. If it is cached with them, it is proved then.
+
+        Unlike `fetch` it purges nothing, remembers no refusal, and is not refused when many fetches wait.
+
+        Raises:
+            ImgproxyError: the origin refused, or could not be asked.
+            StaleGeneration: a purge came meanwhile, or an order to prove the key.
+        """
+        async with self._turns:
+            temp = self._destination(hashed)
+            with self._ask_now(hashed) as asked:
+                try:
+                    await self._failpoints.reach(Point.BEFORE_FETCH, key)
+                    served = await self._ask(key, temp, Validators(known.etag, known.last_modified))
+                    await self._failpoints.reach(Point.AFTER_FETCH, key)
+                    return self._is_confirmed(served, hashed, temp, known, asked)
+                except OSError as exc:
+                    raise CacheUnavailable from exc
+                finally:
+                    self._cache.store.discard(temp)
+
+    def _is_confirmed(self, served: ServedImage, hashed: str, temp: str, known: KnownOriginal, asked: _Asked) -> bool:
+        """Whether the origin has these bytes. Prove the cached original if it has them, too. Raises OSError."""
+        if served.is_modified and served.digest != known.digest:
+            return False
+        if not self._cache.epochs.is_proved(hashed, asked.seq):
+            raise StaleGeneration
+        facts = self._cache.facts(hashed)
+        if facts is None or facts.digest != known.digest:
+            return True
+        if not served.is_modified:
+            facts = replace(facts, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
+            self._cache.commit_facts(facts)
+            return True
+        facts = replace(
+            facts,
+            etag=served.etag,
+            last_modified=served.last_modified,
+            validated_at_s=asked.validated_at_s,
+            fetched_at_s=asked.at_s,
+            seq=asked.seq,
+            journal_id=asked.journal_id,
+        )
+        self._cache.commit_original(temp, facts)
+        return True
+
+    @contextmanager
+    def _ask_now(self, hashed: str) -> Iterator[_Asked]:
+        """Note that the origin is asked now, while the block runs."""
         with self._cache.epochs.at_work() as began_seq:
-            started_s = time.monotonic()
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
-            asked = _Asked(hashed, began_seq, now_s, validated_at_s=now_s)
+            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, validated_at_s=now_s)
             self._under_way.add(asked)
-            if known is not None and self._cache.store.find_original(known) is None:
+            try:
+                yield asked
+            finally:
+                self._under_way.discard(asked)
+
+    async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
+        temp = self._destination(hashed)
+        started_s = time.monotonic()
+        with self._ask_now(hashed) as asked:
+            if known is not None and (self._needs_bytes(known) or self._cache.store.find_original(known) is None):
                 known = None
             try:
                 await self._failpoints.reach(Point.BEFORE_FETCH, key)
-                served = await self._ask(key, temp, known)
+                served = await self._ask(key, temp, _validators_of(known))
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
@@ -181,12 +241,11 @@ class Fetching:
                 raise
             except (OSError, CacheUnavailable) as exc:
                 # A purge removes the directory during the download. That is no fault of the disk.
-                if not self._cache.epochs.holds(hashed, began_seq):
+                if not self._cache.epochs.holds(hashed, asked.seq):
                     raise StaleGeneration from None
                 self._cache.housekeeping.make_room(exc)
                 raise CacheUnavailable from exc
             finally:
-                self._under_way.discard(asked)
                 self._cache.store.discard(temp)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
@@ -215,11 +274,12 @@ class Fetching:
             self._cache.housekeeping.make_room(exc)
             return store.temp_name(hashed)
 
-    async def _ask(self, key: str, temp: str, known: OriginalFacts | None) -> ServedImage:
-        validators = None
-        if known is not None:
-            date = known.last_modified if is_proof(known.last_modified, known.fetched_at_s) else None
-            validators = Validators(known.etag, date)
+    def _needs_bytes(self, known: OriginalFacts) -> bool:
+        """Whether a 304 would not be enough: the key was ordered to be proved, and its entity tag is a weak one."""
+        is_ordered = self._cache.is_counted(known) and not self._cache.is_proved(known)
+        return is_ordered and known.etag is not None and known.etag.startswith("W/")
+
+    async def _ask(self, key: str, temp: str, validators: Validators | None) -> ServedImage:
         try:
             served = await self._origin.serve_image(key, temp, validators=validators, max_bytes=self._source_max_bytes)
         except ImgproxyError as error:
@@ -255,7 +315,7 @@ class Fetching:
         kind = sniff(served.head)
         before = self._cache.facts(key_hash(key))
         if kind is None:
-            if before is not None and self._cache.is_proved(before):
+            if before is not None and self._cache.is_counted(before):
                 # A log-in or maintenance page with status 200 says nothing about the picture.
                 log.error("the origin answered 200 for %s with bytes that are no image; the cached ones stay", key)
                 raise OriginStatus(200)
@@ -268,7 +328,7 @@ class Fetching:
             content_type=str(kind),
             etag=served.etag,
             last_modified=served.last_modified,
-            journal_id=self._cache.epochs.journal_id,
+            journal_id=asked.journal_id,
             seq=asked.seq,
             fetched_at_s=asked.at_s,
             validated_at_s=asked.validated_at_s,
@@ -282,9 +342,7 @@ class Fetching:
         return facts
 
     def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
-        facts = replace(
-            known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=self._cache.epochs.journal_id
-        )
+        facts = replace(known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
         still = self._cache.store.facts(key_hash(known.key))
         if still is None or still.digest != known.digest or not self._cache.commit_facts(facts):
             self._metrics.overtaken.labels(point="revalidation").inc()
@@ -294,9 +352,16 @@ class Fetching:
     async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked) -> None:
         """Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came."""
         began_seq = asked.seq
-        if not self._cache.epochs.holds(hashed, began_seq):
-            raise StaleGeneration from None
+        if not self._cache.epochs.is_proved(hashed, began_seq):
+            raise StaleGeneration from None  # the origin was asked before a purge, or an order to prove the key
         if self._cache.store.facts(hashed) is not None:
             began_seq = (await self._purge([key], reason=error.code)).seq
-        if self._cache.epochs.holds(hashed, began_seq) and not asked.is_softened:
+        if self._cache.epochs.is_proved(hashed, began_seq) and not asked.is_softened:
             self._refusals.remember(hashed, error, self._negative_ttl_s)
+
+
+def _validators_of(known: OriginalFacts | None) -> Validators | None:
+    """Return the validators of an original for a conditional request; None for an unconditional one."""
+    if known is None:
+        return None
+    return Validators(known.etag, known.last_modified if is_proof(known.last_modified, known.fetched_at_s) else None)

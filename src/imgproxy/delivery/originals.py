@@ -28,16 +28,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Purged, Softened
+    from imgproxy.cache.purge_event import Distrusted, Purged, Softened, Unproved
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
+    from imgproxy.purge.known_originals import KnownOriginal
 
 log = logging.getLogger(__name__)
 
 KEYS_MAX = 100_000
 # A key is revalidated behind answers at most once in this time, also while the origin fails.
 RETRY_BEHIND_S = 5.0
+# A purge or an order to prove that comes while the origin is asked makes its answer too old. It is asked so often.
+CONFIRM_TRIES = 3
 # A proof that is further in the future means that the clock was set back. Clocks with NTP differ by less.
 CLOCK_SKEW_S = 60.0
 
@@ -82,11 +85,14 @@ class Originals:
         self._freshness = freshness
         self._now = now
         self._flights: Flights[Fetched] = Flights()
+        self._confirmations: Flights[bool] = Flights()
         self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, retry_behind_s)
         # Originals that answered after their time and were not proved since, with the Unix time of their last proof.
         self._unproved: LRUCache[str, float] = LRUCache(KEYS_MAX)
         cache.purged.subscribe(self._forget)
         cache.softened.subscribe(self._soften)
+        cache.unproved.subscribe(self._forget)
+        cache.distrusted.subscribe(self._forget_flights)
 
     def refusal(self, key: str) -> Refusal | None:
         """Return the origin's refusal of this key, or None."""
@@ -112,8 +118,12 @@ class Originals:
         facts = self._cache.facts(hashed)
         if facts is None:
             return await self._fetch(hashed, key, None)
-        state = judge(facts, self._now(), self._freshness, is_proved=self._cache.is_proved(facts))
-        if state is None:
+        state = self._judge(facts)
+        if state is None and (hashed, facts.digest) in self._confirmations:
+            await self._confirmations.ended((hashed, facts.digest))
+            facts = self._cache.facts(hashed)
+            state = self._judge(facts) if facts is not None else None
+        if facts is None or state is None:
             return await self._fetch(hashed, key, facts)
         if state is State.STALE:
             self._unproved[hashed] = facts.validated_at_s
@@ -156,14 +166,34 @@ class Originals:
         with suppress(StaleGeneration):
             await self._fetch(hashed, key, facts)
 
+    async def confirm(self, key: str, known: KnownOriginal) -> bool:
+        """
+        Ask the origin whether a key still has these bytes. If it is cached with them, it is proved then.
+
+        Call it after an order to prove the key: a proof that came since is as good as an answer. Nothing is purged.
+
+        Raises:
+            ImgproxyError: the origin refused, or could not be asked.
+        """
+        hashed = key_hash(key)
+        for _ in range(CONFIRM_TRIES):
+            facts = self._cache.facts(hashed)
+            if facts is not None and (facts.digest != known.digest or self._cache.is_proved(facts)):
+                return facts.digest == known.digest
+            with suppress(StaleGeneration):
+                ask = partial(self._fetching.confirm, hashed, key, known)
+                return (await self._confirmations.join((hashed, known.digest), ask))[0]
+        return False
+
     async def close(self) -> None:
         """Cancel fetches under way."""
         await self._flights.close()
+        await self._confirmations.close()
 
     @property
     def under_way(self) -> int:
         """Fetches and revalidations under way."""
-        return len(self._flights)
+        return len(self._flights) + len(self._confirmations)
 
     @property
     def oldest_unproved_s(self) -> float:
@@ -177,14 +207,23 @@ class Originals:
 
     # --- the work ---
 
-    def _forget(self, purged: Purged) -> None:
-        """After a purge: forget refusals, and let new requests start a new fetch."""
+    def _judge(self, facts: OriginalFacts) -> State | None:
+        return judge(facts, self._now(), self._freshness, is_proved=self._cache.is_proved(facts))
+
+    def _forget_flights(self, _distrusted: Distrusted) -> None:
+        """If everything counts as unproved: let new requests start new fetches."""
+        self._flights.detach_where(lambda _name: True)
+        self._confirmations.detach_where(lambda _name: True)
+
+    def _forget(self, purged: Purged | Unproved) -> None:
+        """After a purge or an order to prove: forget refusals, and let new requests start a new fetch."""
         hashed = purged.key_hash
         self._refusals.forget(hashed)
         self._retry_at_s.pop(hashed, None)
         self._unproved.pop(hashed, None)
         for is_conditional in (False, True):
             self._flights.detach((hashed, is_conditional))
+        self._confirmations.detach_where(lambda name: isinstance(name, tuple) and name[0] == hashed)
 
     def _soften(self, softened: Softened) -> None:
         """After a soft purge: forget refusals, and let the next stale answer start a new revalidation."""

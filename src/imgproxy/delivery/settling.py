@@ -1,8 +1,8 @@
 """
-Settling: a purged key is revalidated when its settle time ends.
+Settling: a key that was purged, or ordered to be proved, is revalidated when its settle time ends.
 
-A replica of the origin may lag, so an original that is fetched just after a purge may still be the old one. The journal
-keeps the keys to check, so they survive a restart.
+A replica of the origin may lag, so an original that is fetched just after a purge may still be the old one, and an old
+one may be confirmed. The journal keeps the keys to check, so they survive a restart.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from imgproxy.background import Background
 from imgproxy.errors import ImgproxyError
 
 if TYPE_CHECKING:
-    from imgproxy.cache.journal import Journal
-    from imgproxy.cache.purge_event import Purged, PurgeEvent
+    from imgproxy.cache.cache import Cache
+    from imgproxy.cache.purge_event import Purged, Unproved
     from imgproxy.delivery.originals import Originals
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,9 @@ class _Check(NamedTuple):
 class Settling:
     """Checks keys in the order in which they are due, a few at a time."""
 
-    def __init__(
-        self, purged: PurgeEvent, journal: Journal, originals: Originals, *, settle_s: float, retry_max_s: float
-    ) -> None:
+    def __init__(self, cache: Cache, originals: Originals, *, settle_s: float, retry_max_s: float) -> None:
         """A check that fails is repeated with growing waits, up to `retry_max_s`."""
-        self._journal = journal
+        self._journal = cache.journal
         self._originals = originals
         self._settle_s = settle_s
         self._retry_max_s = retry_max_s
@@ -55,7 +53,8 @@ class Settling:
         self._news = asyncio.Event()
         self._turns = asyncio.Semaphore(PARALLEL)
         self._background = Background("settling")
-        purged.subscribe(self._note)
+        cache.purged.subscribe(self._note)
+        cache.unproved.subscribe(self._note)
 
     async def start(self) -> None:
         """Schedule the checks that are left in the journal, and begin."""
@@ -72,7 +71,7 @@ class Settling:
         """Keys that are still to be checked."""
         return len(self._due_at_s)
 
-    def _note(self, purged: Purged) -> None:
+    def _note(self, purged: Purged | Unproved) -> None:
         if purged.settle_at_s is not None:
             self._schedule(purged.key, purged.settle_at_s)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from imgproxy.cache.entry import Provenance, Variant, VariantFacts
+from imgproxy.cache.entry import Provenance, Variant, VariantFacts, latest_proofs
 from imgproxy.delivery.faces import find_faces
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.request import Timings
@@ -137,7 +137,7 @@ class Variants:
             lane = Lane.ANIMATION
         name = (sources.original.key_hash, digest, plan.digest)
         made, joined = await self._flights.join(name, lambda: self._make(sources, plan, lane))
-        return replace(made, is_collapsed=True) if joined else made
+        return _joined(made, sources.provenance) if joined else made
 
     async def close(self) -> None:
         """Cancel flights and batches under way."""
@@ -264,3 +264,15 @@ class Variants:
         is_purged = not self._cache.epochs.holds(original.key_hash, original.facts.seq)
         if is_purged or self._cache.store.find_original(original.facts) is None:
             raise StaleGeneration from None
+
+
+def _joined(made: Made, source: Provenance) -> Made:
+    """
+    Return what another request has made of the same bytes, for these originals.
+
+    They may have been proved again since that request began, after an order. A purge would have detached its flight.
+    """
+    variant = made.variant
+    if variant.facts.original == source.digest:
+        variant = replace(variant, proofs=latest_proofs(variant.proofs, source.proofs))
+    return replace(made, variant=variant, is_collapsed=True)

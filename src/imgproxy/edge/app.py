@@ -46,7 +46,9 @@ from imgproxy.metrics import Metrics
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
+from imgproxy.purge.known_originals import CachedOriginals
 from imgproxy.purge.service import PurgeService
+from imgproxy.purge.updates import Updates
 from imgproxy.purge.webhooks import Webhooks
 from imgproxy.workers.extras import find_detector
 from imgproxy.workers.pool import RenderPool
@@ -145,9 +147,19 @@ class Edge:
             fetches_max=settings.origin.fetches_max,
         )
         self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness)
+        self.updates = Updates(
+            self.cache,
+            self.entries,
+            self.purges,
+            self.originals,
+            known=CachedOriginals(self.cache, settle_s=settings.freshness.settle_s),
+            downstream=self.downstreams,
+            settings=settings.purge,
+            freshness=settings.freshness,
+            metrics=self.metrics,
+        )
         self.settling = Settling(
-            self.cache.purged,
-            self.cache.journal,
+            self.cache,
             self.originals,
             settle_s=settings.freshness.settle_s,
             retry_max_s=settings.purge.retry_max_s,
@@ -187,7 +199,12 @@ class Edge:
     def _compose_admin(self, settings: Settings) -> AdminRoutes:
         secrets = webhook_secrets(settings.webhook)
         self.webhooks = Webhooks(
-            secrets, self.purges, self.cache.journal, self.metrics, created=self.warming.warm_created
+            secrets,
+            self.purges,
+            self.updates,
+            self.cache.journal,
+            self.metrics,
+            created=self.warming.warm_created,
         )
         self.state = ServiceState(
             self.cache,

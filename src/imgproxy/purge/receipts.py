@@ -52,6 +52,7 @@ class Receipt:
     """
     What a purge did. `size_bytes`: deleted from disk. `cut`: connections that were closed in the middle of an answer.
 
+    `kept`: keys of an updated entry whose bytes the origin has confirmed, so that they were not purged.
     `malformed`: what the keys API listed that is no key. `is_pending`: the keys API has not answered yet. The listed
     keys are purged; more may follow.
     """
@@ -63,6 +64,7 @@ class Receipt:
     seq: int
     duration_s: float
     cut: int = 0
+    kept: tuple[str, ...] = ()
     malformed: tuple[str, ...] = ()
     downstream: tuple[DownstreamState, ...] = ()
     is_pending: bool = False
@@ -78,6 +80,7 @@ class Receipt:
         return {
             "entry": self.entry,
             "keys": list(self.keys),
+            "kept": list(self.kept),
             "malformed": list(self.malformed),
             "variants": self.variants,
             "bytes": self.size_bytes,

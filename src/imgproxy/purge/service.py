@@ -15,7 +15,6 @@ import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
@@ -28,8 +27,8 @@ from imgproxy.errors import (
     Revoked,
     SourceTooLarge,
 )
-from imgproxy.flights import Flights
 from imgproxy.purge.entry_keys import ListedKeys
+from imgproxy.purge.one_by_one import OneByOne
 from imgproxy.purge.receipts import Receipt, Receipts
 from imgproxy.purge.turns import Turns
 
@@ -81,9 +80,7 @@ class PurgeService:
         self._freshness = freshness
         self._metrics = metrics
         self._downstream = downstream
-        self._queued: Flights[Receipt] = Flights()
-        # A lock lives as long as a purge of its entry holds it or waits for it.
-        self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._entry_purges: OneByOne[Receipt] = OneByOne()
         self._turns = Turns(CALLS_MAX)
         self._later = Background("purge")
         self.receipts = Receipts(cache.journal)
@@ -106,21 +103,28 @@ class PurgeService:
     # --- purges ------------------------------------------------------------------------------------------------
 
     async def purge_keys(
-        self, keys: Sequence[str], *, reason: str, entry: str | None = None, malformed: tuple[str, ...] = ()
+        self,
+        keys: Sequence[str],
+        *,
+        reason: str,
+        entry: str | None = None,
+        malformed: tuple[str, ...] = (),
+        is_part: bool = False,
     ) -> Receipt:
         """
         Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
 
-        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too.
+        `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too. `is_part`: the
+        entry has keys that stay, so the caches in front are not told to forget the whole entry.
         """
         started_s = time.monotonic()
         try:
-            purged = await self._purge_here(keys, reason=reason, entry=entry)
+            purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
         except CacheUnavailable:
             # The disk is full, and the keys are closed. When answers under way end, their files are freed as well.
             await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
-            purged = await self._purge_here(keys, reason=reason, entry=entry)
-        return await self._acknowledge(_receipt(entry, purged, malformed), reason, started_s)
+            purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
+        return await self._acknowledge(_receipt(entry, purged, malformed), reason, started_s, is_part=is_part)
 
     async def purge_entry(self, entry: str, *, reason: str, is_soft: bool = False) -> Receipt:
         """
@@ -131,8 +135,7 @@ class PurgeService:
         """
         if is_soft:
             return await self._soften(entry)
-        receipt, _ = await self._queued.join(entry, lambda: self._purge_in_turn(entry, reason))
-        return receipt
+        return await self._entry_purges.run(entry, lambda: self._purge_entry(entry, reason))
 
     async def learn(self, entry: str) -> tuple[str, ...]:
         """
@@ -149,6 +152,16 @@ class PurgeService:
         await self._entries.remember(entry, keys)
         return keys
 
+    async def list_keys(self, entry: str) -> ListedKeys:
+        """
+        Ask for the keys of an entry, at most `expand_timeout_s` from this call's turn.
+
+        Raises:
+            TimeoutError: the API did not answer in time.
+            ImgproxyError: as `EntryKeys.ask` and `Turns.turn`.
+        """
+        return await self._ask(entry, self._settings.expand_timeout_s)
+
     # --- the steps ---------------------------------------------------------------------------------------------
 
     async def _purge_here(
@@ -159,8 +172,9 @@ class PurgeService:
         entry: str | None,
         is_pending: bool = False,
         expanded: Sequence[str] = (),
+        is_part: bool = False,
     ) -> PurgedKeys:
-        """Record and invalidate keys in the cache. The arguments are those of `Cache.purge`."""
+        """Record and invalidate keys in the cache. The arguments are those of `Cache.purge` and `purge_keys`."""
         settle_s = self._freshness.settle_s
         return await self._cache.purge(
             keys,
@@ -168,20 +182,14 @@ class PurgeService:
             entry=entry,
             is_pending=is_pending,
             settle_at_s=time.time() + settle_s if settle_s > 0 else None,
-            outbox=self._downstream.lines(keys, entry=entry),
+            outbox=self._downstream.lines(keys, entry=entry, is_part=is_part),
             expanded=expanded,
         )
-
-    async def _purge_in_turn(self, entry: str, reason: str) -> Receipt:
-        """Wait for the purge of this entry that is under way, then begin the next. Later calls need one more."""
-        async with self._running.setdefault(entry, asyncio.Lock()):
-            self._queued.detach(entry)
-            return await self._purge_entry(entry, reason)
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
         started_s = time.monotonic()
         # At the same time, because a write to the disk may take as long as an answer of the keys API.
-        listing = asyncio.create_task(self._ask(entry, self._settings.expand_timeout_s))
+        listing = asyncio.create_task(self.list_keys(entry))
         try:
             known = await self._entries.last_seen(entry)
             try:
@@ -267,10 +275,10 @@ class PurgeService:
         await self._entries.remember(entry, listed.keys)
         return receipt
 
-    async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float) -> Receipt:
+    async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float, *, is_part: bool = False) -> Receipt:
         """Drain answers under way, purge the caches in front, count, and complete the receipt."""
         cut = await self._answers.drain([key_hash(key) for key in receipt.keys], self._settings.drain_s)
-        downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq)
+        downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq, is_part=is_part)
         duration_s = time.monotonic() - started_s
         self._metrics.purges.labels(reason=reason if reason in COUNTED_REASONS else "other").inc()
         self._metrics.purged_variants.inc(receipt.variants)

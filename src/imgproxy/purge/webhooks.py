@@ -1,7 +1,7 @@
 """
-The Livingdocs webhook: a signed event in, a purge out.
+The Livingdocs webhook: a signed event in, a purge out. An update is a purge only if the bytes have changed.
 
-An event is acknowledged when the journal has its purge, and then its delivery. A repeated delivery is
+An event is acknowledged when its purge is complete, and the journal has its delivery. A repeated delivery is
 acknowledged and does nothing. A delivery is repeated if its id and its body are: another event under a used id is
 handled.
 """
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from imgproxy.metrics import Metrics
     from imgproxy.purge.receipts import Receipt
     from imgproxy.purge.service import PurgeService
+    from imgproxy.purge.updates import Updates
 
 log = logging.getLogger(__name__)
 
 PREFIX = "mediaLibraryEntry."
-# The events that purge. `update`: the bytes under a key may have changed. `active`: refusals from the time when it was
-# revoked must be forgotten, here and in the CDNs.
-PURGING = frozenset({"revoke", "invalid", "delete", "archive", "update", "active"})
+# The events that purge. `active`: refusals from the time when it was revoked must be forgotten, here and in the CDNs.
+PURGING = frozenset({"revoke", "invalid", "delete", "archive", "active"})
 CREATE = "create"
+# The bytes under a key may have changed, or only a title.
+UPDATE = "update"
+KINDS = PURGING | {CREATE, UPDATE}
 SHA256_HEX = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -44,6 +47,7 @@ class Webhooks:
         self,
         secrets: Sequence[str],
         purges: PurgeService,
+        updates: Updates,
         journal: Journal,
         metrics: Metrics,
         *,
@@ -51,6 +55,7 @@ class Webhooks:
     ) -> None:
         self._secrets = tuple(secrets)
         self._purges = purges
+        self._updates = updates
         self._journal = journal
         self._metrics = metrics
         self._created = created
@@ -78,7 +83,7 @@ class Webhooks:
             raise BadWebhookSignature
         event, entry, delivery_id = _read(raw)
         kind = event.removeprefix(PREFIX)
-        is_ours = event.startswith(PREFIX) and (kind in PURGING or kind == CREATE)
+        is_ours = event.startswith(PREFIX) and kind in KINDS
         self._metrics.webhooks.labels(event=kind if is_ours else "other").inc()
         if not is_ours:
             return None
@@ -100,6 +105,8 @@ class Webhooks:
                 log.info("new entry %s has no keys yet", entry)
             return None
         try:
+            if kind == UPDATE:
+                return await self._updates.update(entry)
             return await self._purges.purge_entry(entry, reason=kind)
         except EntryNotFound:
             # Cached originals of its keys, if there are any, are purged at their next revalidation.

@@ -114,6 +114,11 @@ class TargetQueue:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    @property
+    def takes_keys(self) -> bool:
+        """Whether the target can be told to forget a single key."""
+        return self._adapter.covers(Subject(""))
+
     # --- for purges --------------------------------------------------------------------------------------------
 
     def lines(self, subjects: Iterable[Subject]) -> list[OutboxLine]:

@@ -104,15 +104,27 @@ class Downstreams:
         await asyncio.gather(*(queue.close() for queue in self._queues))
         await self._http.aclose()
 
-    def lines(self, keys: Sequence[str], *, entry: str | None) -> list[OutboxLine]:
-        """Make the lines that the journal records together with this purge, so that no crash loses them."""
-        subjects = _subjects(keys, entry)
-        return [line for queue in self._queues for line in queue.lines(subjects)]
+    def lines(self, keys: Sequence[str], *, entry: str | None, is_part: bool = False) -> list[OutboxLine]:
+        """
+        Make the lines that the journal records together with this purge, so that no crash loses them.
 
-    async def purge(self, keys: Sequence[str], *, entry: str | None, seq: int) -> tuple[DownstreamState, ...]:
+        `is_part`: the entry has other keys, which stay. It is named only to caches that cannot be told single keys.
+        """
+        return [line for queue in self._queues for line in queue.lines(_subjects(queue, keys, entry, is_part=is_part))]
+
+    async def purge(
+        self, keys: Sequence[str], *, entry: str | None, seq: int, is_part: bool = False
+    ) -> tuple[DownstreamState, ...]:
         """Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`."""
-        subjects = _subjects(keys, entry)
-        return tuple(await asyncio.gather(*(queue.send(subjects, seq) for queue in self._queues)))
+        calls = (queue.send(_subjects(queue, keys, entry, is_part=is_part), seq) for queue in self._queues)
+        return tuple(await asyncio.gather(*calls))
+
+    async def waiting(self, keys: Sequence[str], *, entry: str) -> frozenset[str]:
+        """Return those of an entry's keys whose last purge has not been confirmed by every cache in front."""
+        if not self._queues:
+            return frozenset()
+        waiting = await self._outbox.waiting(keys, entry)
+        return frozenset(keys) if Subject(entry, is_entry=True) in waiting else frozenset(item.name for item in waiting)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Show the state of each cache, for the status page."""
@@ -166,12 +178,14 @@ def _token(settings: DownstreamSettings) -> Callable[[], str | None]:
     return lambda: next(iter(source.tokens()), None)
 
 
-def _subjects(keys: Iterable[str], entry: str | None) -> list[Subject]:
+def _subjects(queue: TargetQueue, keys: Iterable[str], entry: str | None, *, is_part: bool) -> list[Subject]:
     """
-    List the keys, and the entry.
+    List the keys, and the entry unless these are only a part of its keys.
 
     A CDN may hold answers from before we knew their entry: these have the tag of the key only. It may also hold answers
     of keys that we do not know any more: these are found by the tag of the entry.
     """
     found = [Subject(key) for key in dict.fromkeys(keys)]
-    return [*found, Subject(entry, is_entry=True)] if entry is not None else found
+    if entry is None or (is_part and queue.takes_keys):
+        return found
+    return [*found, Subject(entry, is_entry=True)]
