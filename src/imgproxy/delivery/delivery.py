@@ -10,6 +10,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
     begin       The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
+                So does a request of a cluster's node that is fenced by now, if an original is not proved.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
+    from imgproxy.cluster.fence import Fence
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Originals
     from imgproxy.delivery.variants import Variants
@@ -61,8 +63,11 @@ class Delivery:
         admission: Admission,
         metrics: Metrics,
         failpoints: Failpoints,
+        fence: Fence | None = None,
     ) -> None:
+        """`fence`: that of this node, if it is in a cluster."""
         self._cache = cache
+        self._fence = fence
         self._originals = originals
         self._variants = variants
         self._fallback = fallback
@@ -81,13 +86,17 @@ class Delivery:
         Raises:
             ImgproxyError: the request cannot be answered.
         """
+        fence = self._fence
+        came_s = fence.now_s() if fence is not None else 0.0
         with self._cache.epochs.at_work():
             for _ in range(TRIES):
                 try:
                     delivered = await self._deliver(request)
                     await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
                     if self._cache.epochs.all_hold(delivered.proofs):  # nothing came since they were proved
-                        return await begin(delivered)
+                        if fence is None or fence.may_begin([hashed for hashed, _ in delivered.proofs], came_s):
+                            return await begin(delivered)
+                        continue  # the lease or a proof has run out meanwhile
                     self._metrics.overtaken.labels(point="response").inc()
                 except (StaleGeneration, FileNotFoundError):
                     continue

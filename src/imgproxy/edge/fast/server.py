@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp.http_parser import RawRequestMessage
 
+    from imgproxy.cluster.lease import Lease
     from imgproxy.edge.access import Peer
     from imgproxy.edge.connections import Limits
     from imgproxy.edge.fast.memo import AnswerMemo, Found
@@ -72,6 +73,7 @@ class FastPath:
 
     `on_answer(peer, target, status, sent_bytes)` is called for each answer, for the access log. `on_bad_request`
     answers bytes that are not a request, and is given the parser's error. `is_host` says whether a Host is valid.
+    `lease`: that of this node, if it is in a cluster and proves pictures when it is fenced; `now_s` is its clock.
     """
 
     memo: AnswerMemo
@@ -81,6 +83,8 @@ class FastPath:
     on_answer: Callable[[Peer, str, int, int], None] | None
     on_bad_request: Callable[[web.BaseRequest, BaseException | None], web.StreamResponse]
     is_host: Callable[[str], object]
+    lease: Lease | None = None
+    now_s: Callable[[], float] = time.monotonic
 
 
 class FastServer(LimitedServer):
@@ -240,6 +244,10 @@ class FastHandler(Connection):
         if_none_match = ", ".join(headers.getall(hdrs.IF_NONE_MATCH)) if hdrs.IF_NONE_MATCH in headers else None
         found = self._path.memo.find(message.path, accept, if_none_match)
         if found is not None:
+            # As late as possible: a process that is stopped here for a while must not answer afterwards.
+            lease = self._path.lease
+            if lease is not None and self._path.now_s() >= lease.current_until_s:
+                return False
             self._write(transport, message.path, found)
             return True
         refusal = self._path.refusals.answer(message, time.time())
