@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.spreading import Spreading
+from imgproxy.config.downstream import DownstreamSettings
+from imgproxy.config.sections import TagSettings
 from imgproxy.failpoints import Point, Step
+from tests.support.cdn import cdn
 from tests.support.delivery import loop_turns
 from tests.support.many_edges import LEASE_S, OWN_LEASE_S, PROOF_S, Node, cluster, several
 from tests.support.site import ADMIN, KEY, Reply, jpeg, png_of_noise, poll, red_of, until
@@ -19,6 +23,7 @@ from tests.support.site import ADMIN, KEY, Reply, jpeg, png_of_noise, poll, red_
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.cdn import Cdn
     from tests.support.many_edges import Cluster
 
 OLD, NEW = 200, 20
@@ -340,8 +345,9 @@ async def test_a_lease_is_counted_from_before_its_renewal_was_sent(tmp_path: Pat
         node.way.release("renew")
         await until(lambda: node.cluster.renewals > renewals)
 
-        # The next renewal may have begun meanwhile: only one that is sent now makes it current.
-        assert node.cluster.lease.current_until_s <= node.clock.now_s() + LEASE_S
+        assert not node.cluster.is_current
+        await node.renewed()
+        assert node.cluster.is_current
 
 
 async def test_a_node_that_starts_replays_the_log_before_it_answers_from_its_cache(tmp_path: Path) -> None:
@@ -589,6 +595,65 @@ async def test_news_are_no_promise(tmp_path: Path) -> None:
         await renewed(first)
 
         assert (await purge).status == 200
+
+
+def fronts(server: Cdn) -> tuple[DownstreamSettings, ...]:
+    """Fastly, and a cache that purges by key alone."""
+    return (
+        DownstreamSettings(
+            kind="fastly", url=server.url, service_id="SU1Z0isxPaozGVKXdv0eY", token=SecretStr("fastly-token")
+        ),
+        DownstreamSettings(kind="http", name="squid", url=f"{server.url}/squid/{{key}}"),
+    )
+
+
+TAGS = TagSettings(headers=("Surrogate-Key",))
+
+
+async def test_the_caches_in_front_are_told_once_when_every_node_has_applied_the_purge(tmp_path: Path) -> None:
+    """Not before: a node that lags could give them the old picture again. And by the purge's own node alone."""
+    async with cdn() as server, cluster(tmp_path, downstream=fronts(server), tags=TAGS) as here:
+        first, second = await several(here, ["a", "b"])
+        second.held.hold(Step.BEFORE_REPORT)
+        purge = purging(first)
+        await second.held.arrived(Step.BEFORE_REPORT)
+        assert server.asked == []
+        second.held.release(Step.BEFORE_REPORT)
+        receipt = await purge
+
+        assert [cache["state"] for cache in receipt.json()["downstream"]] == ["done", "done"]
+        assert sorted(asked.target.split("/")[1] for asked in server.asked) == ["service", "squid"]
+
+
+async def test_caches_in_front_are_told_of_a_pending_purge_when_it_is_complete(tmp_path: Path) -> None:
+    """Until then the receipt says that they wait, and then that they have confirmed."""
+    async with cdn() as server, cluster(tmp_path, downstream=fronts(server), tags=TAGS) as here:
+        first, second = await here.start("a", wait_s=0.0), await here.start("b")
+        second.held.hold(Step.BEFORE_APPLY)
+        receipt = await purging(first)
+        assert receipt.status == 202
+        assert {cache["state"] for cache in receipt.json()["downstream"]} == {"pending"}
+        assert server.asked == []
+        second.held.release(Step.BEFORE_APPLY)
+        await server.arrived(2)
+        await until(lambda: first.edge.purges.pending == 0)
+
+        kept = (await first.get(f"/-/purges/{receipt.json()['seq']}", **ADMIN)).json()
+        assert {cache["state"] for cache in kept["downstream"]} == {"done"}
+        assert not kept["pending"]
+
+
+async def test_a_cache_that_cannot_forget_everything_is_skipped(tmp_path: Path) -> None:
+    """Fastly is told by its own call; the receipt says of the other one that it was not."""
+    async with cdn() as server, cluster(tmp_path, downstream=fronts(server), tags=TAGS) as here:
+        (node,) = await several(here, ["a"])
+        receipt = await node.send("POST", "/-/purge/all", headers=ADMIN, data=b'{"confirm": "all"}')
+
+        assert receipt.status == 200
+        assert [cache["state"] for cache in receipt.json()["downstream"]] == ["done", "skipped"]
+        assert [asked.target for asked in server.asked] == ["/service/SU1Z0isxPaozGVKXdv0eY/purge_all"]
+        kept = (await node.get(f"/-/purges/{receipt.json()['seq']}", **ADMIN)).json()
+        assert [cache["state"] for cache in kept["downstream"]] == ["done", "skipped"]
 
 
 async def test_everything_is_purged_on_every_node(tmp_path: Path) -> None:

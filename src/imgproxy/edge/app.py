@@ -29,12 +29,11 @@ from imgproxy.delivery.origin_health import OriginHealth
 from imgproxy.delivery.originals import Originals
 from imgproxy.delivery.refusals import Refusals
 from imgproxy.delivery.settling import Settling
-from imgproxy.delivery.share import Share
 from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json
+from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json, turns_of_fetches
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
@@ -184,7 +183,7 @@ class Edge:
             failpoints=failpoints,
             fetches_max=settings.origin.fetches_max,
             fence=self.fence,
-            turns=self._turns_of_fetches(settings.origin.fetches_max),
+            turns=turns_of_fetches(self.node, settings.origin.fetches_max),
         )
         self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness, fence=self.fence)
         self.under_way.originals = self.originals
@@ -205,12 +204,6 @@ class Edge:
             settle_s=settings.freshness.settle_s,
             retry_max_s=settings.purge.retry_max_s,
         )
-
-    def _turns_of_fetches(self, fetches_max: int) -> Share | None:
-        node = self.node
-        if node is None or not node.is_proving:
-            return None
-        return Share(lambda: fetches_max if node.is_current else node.share_of(fetches_max))
 
     def _compose_delivery(self, settings: Settings, failpoints: Failpoints, refusals: Refusals) -> None:
         fallback = Fallback(self.cache)

@@ -9,6 +9,7 @@ from imgproxy.background import Background
 from imgproxy.cluster.engine import open_engine
 from imgproxy.cluster.node import ClusterNode, Parts
 from imgproxy.config.secrets import database_url
+from imgproxy.delivery.share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -107,6 +108,13 @@ def make_node(
     watch("imgproxy_cluster_members", "nodes that are counted, this one included", lambda: node.members)
     watch("imgproxy_cluster_purges_waiting", "purges of this node on their way to the others", lambda: node.waiting)
     return node
+
+
+def turns_of_fetches(node: ClusterNode | None, fetches_max: int) -> Share | None:
+    """Return the turns of fetches of a node that takes only its share while it is fenced. None: it always takes all."""
+    if node is None or not node.is_proving:
+        return None
+    return Share(lambda: fetches_max if node.is_current else node.share_of(fetches_max))
 
 
 def readiness_json(node: ClusterNode, settings: Settings) -> dict[str, Any]:

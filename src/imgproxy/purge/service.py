@@ -261,6 +261,7 @@ class PurgeService:
         except NotFound:
             await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
             if not receipt.keys:
+                self.spread.forget(receipt.seqs)
                 raise EntryNotFound(entry) from None
             return receipt
         except (ImgproxyError, TimeoutError) as error:

@@ -127,6 +127,11 @@ class SpreadPurges:
         if self._nodes is not None:
             self._nodes.wake()
 
+    def forget(self, seqs: Sequence[int]) -> None:
+        """Forget purges that have purged nothing. The other nodes may still hear of them."""
+        if self._nodes is not None:
+            self._nodes.finished(seqs)
+
     async def order_is_spread(self, seq: int) -> Spread:
         """Wait until every node proves the keys of order `seq` before it serves them, at most `wait_s`."""
         if self._nodes is None:
