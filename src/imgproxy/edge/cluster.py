@@ -12,7 +12,7 @@ from imgproxy.config.secrets import database_url
 from imgproxy.delivery.share import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cluster.clock import Clock
@@ -91,6 +91,7 @@ def make_node(
     failpoints: Failpoints,
     metrics: Metrics,
     clock: Clock | None,
+    on_keys: Callable[[str, Sequence[str]], None],
 ) -> ClusterNode:
     """Make the node, and the gauges of its state."""
     drain_s = settings.purge.drain_s
@@ -98,7 +99,7 @@ def make_node(
     async def drain(hashes: Collection[str] | None) -> None:
         await (answers.drain_all(drain_s) if hashes is None else answers.drain(hashes, drain_s))
 
-    parts = Parts(cache, drain, under_way, failpoints)
+    parts = Parts(cache, drain, under_way, failpoints, settings.freshness.revalidate_after_s + 1, on_keys)
     node = ClusterNode(purge_log, settings.cluster, parts, name=node_name(settings), run=run, clock=clock)
     watch = metrics.watch
     watch("imgproxy_cluster_current", "1 if this node may answer from its cache", lambda: node.is_current)

@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.cache.outbox import EVERYTHING, OutboxFigures, OutboxLine, Subject, WaitingLine
 from imgproxy.purge.downstream.calls import Adapter, CallResult, PurgeHttp, Verdict
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from aiolimiter import AsyncLimiter
 
-    from imgproxy.cache.outbox import Outbox
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.metrics import Metrics
 
@@ -35,6 +34,28 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S = 0.5
 # An idle queue looks into the outbox this often: for lines that were never released, and after jumps of the clock.
 IDLE_S = 10.0
+
+
+class QueueOutbox(Protocol):
+    """What a queue needs of an outbox: that of this service, or that of its cluster. See `Outbox`."""
+
+    async def due(self, target: str, now_s: float, count: int) -> tuple[WaitingLine, ...]:
+        """Return at most `count` lines that are due, the longest overdue first."""
+
+    async def figures(self, target: str) -> OutboxFigures:
+        """Return the figures of a target."""
+
+    async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
+        """Delete lines that the target has confirmed."""
+
+    async def put_off(self, target: str, lines: Sequence[WaitingLine], due_at_s: float) -> None:
+        """Note that these lines failed."""
+
+    async def put_off_all(self, target: str, now_s: float, due_at_s: float) -> None:
+        """Make the lines that are due now due later."""
+
+    async def resume(self, target: str, due_before_s: float) -> None:
+        """Make lines that failed before due at once."""
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +82,7 @@ class TargetQueue:
         self,
         settings: DownstreamSettings,
         adapter: Adapter,
-        outbox: Outbox,
+        outbox: QueueOutbox,
         http: PurgeHttp,
         *,
         held_s: float,
@@ -143,13 +164,11 @@ class TargetQueue:
             )
         if not covered:
             return DownstreamState(self.name, self.kind, "done", "nothing of this is purged there")
-        self._released.update({subject: max(seq, self._released.get(subject, 0)) for subject in covered})
         confirmation = Confirmation(covered)
         self._confirmations.add(confirmation)
-        self._news.set()
         try:
             async with asyncio.timeout(self._settings.wait_s):
-                await confirmation.ended.wait()
+                await self._release(confirmation, seq)
         except TimeoutError:
             reason = confirmation.failure or self.last_failure or f"no answer within {self._settings.wait_s:g} s"
             return DownstreamState(self.name, self.kind, "pending", reason)
@@ -160,21 +179,31 @@ class TargetQueue:
         again = f"again {self._again_after_s:g} s after the purge" if self._again_after_s > 0 else None
         return DownstreamState(self.name, self.kind, "done", again)
 
+    async def _release(self, confirmation: Confirmation, seq: int) -> None:
+        """Release the subjects of a purge. Return when they are confirmed, or it has failed."""
+        released = self._released
+        released.update({subject: max(seq, released.get(subject, 0)) for subject in confirmation.remaining})
+        self._news.set()
+        await confirmation.ended.wait()
+
     # --- the loop ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
             try:
-                await self._wait_for_work()
-                await self._wait_for_permission()
-                await self._deliver(await self._collect())
-                self.figures = await self._outbox.figures(self.name)
+                await self._work()
             except asyncio.CancelledError:
                 raise
             except Exception:
                 # For example, the journal cannot be written. Calls that were sent are sent again.
                 log.exception("purges of %s are held up", self.name)
                 await asyncio.sleep(self._settings.retry_max_s)
+
+    async def _work(self) -> None:
+        await self._wait_for_work()
+        await self._wait_for_permission()
+        await self._deliver(await self._collect())
+        self.figures = await self._outbox.figures(self.name)
 
     async def _wait_for_work(self) -> None:
         """Wait until a purge releases a subject, or a line of the outbox is due."""

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from aiolimiter import AsyncLimiter
 
 from imgproxy.cache.outbox import EVERYTHING, Outbox, OutboxLine, Subject
+from imgproxy.cluster.log import LogUnavailable
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
+from imgproxy.purge.downstream.shared_queue import SharedQueue
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
 from imgproxy.purge.turns import WAITS_MAX
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.journal import Journal
+    from imgproxy.cluster.facts import SharedOutbox
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
@@ -56,9 +59,14 @@ class Downstreams:
         freshness: FreshnessSettings,
         metrics: Metrics,
         nodes_wait_s: float = 0.0,
+        shared: SharedOutbox | None = None,
+        turn_s: float = 0.0,
     ) -> None:
         """
         Make the queues. `nodes_wait_s`: a purge waits at most this long for the other nodes of a cluster.
+
+        `shared` is the outbox of the cluster, in which a node has a turn for `turn_s`. The outbox here is then the
+        reserve: its lines come due if the cluster's cannot be reached.
 
         Raises:
             ConfigError: a token file cannot be read.
@@ -69,25 +77,47 @@ class Downstreams:
         self._metrics = metrics
         self._nodes_wait_s = nodes_wait_s
         self._http = PurgeHttp()
-        self._queues = [self._queue_of(item) for item in settings]
+        self._shared = shared
+        self._reserve = [self._queue_of(item) for item in settings] if shared is not None else []
+        # Purges go to these. They come last, so that the metrics are theirs.
+        self._queues = [
+            self._queue_of(item) if shared is None else self._shared_queue_of(item, shared, turn_s) for item in settings
+        ]
 
     def _queue_of(self, settings: DownstreamSettings) -> TargetQueue:
-        again_after_s = self._freshness.settle_s if settings.again_after_s is None else settings.again_after_s
-        # Counted from the end of the drain: until then an old answer may still leave us.
-        again_after_s += self._purge.drain_s if again_after_s else 0.0
         return TargetQueue(
             settings,
             adapter_of(settings),
             self._outbox,
             self._http,
-            held_s=self._purge.drain_s
-            + (1 + WAITS_MAX) * self._purge.expand_timeout_s
-            + HELD_MARGIN_S
-            + self._nodes_wait_s,
-            again_after_s=again_after_s,
+            held_s=self._held_s,
+            again_after_s=self._again_after_s(settings),
             metrics=self._metrics,
             limiter=limiter_of(settings),
         )
+
+    def _shared_queue_of(self, settings: DownstreamSettings, shared: SharedOutbox, turn_s: float) -> SharedQueue:
+        return SharedQueue(
+            settings,
+            adapter_of(settings),
+            shared,
+            self._http,
+            held_s=self._held_s,
+            again_after_s=self._again_after_s(settings),
+            metrics=self._metrics,
+            make_limiter=lambda: limiter_of(settings),
+            turn_s=turn_s,
+        )
+
+    @property
+    def _held_s(self) -> float:
+        expand_s = (1 + WAITS_MAX) * self._purge.expand_timeout_s
+        return self._purge.drain_s + expand_s + HELD_MARGIN_S + self._nodes_wait_s
+
+    def _again_after_s(self, settings: DownstreamSettings) -> float:
+        again_after_s = self._freshness.settle_s if settings.again_after_s is None else settings.again_after_s
+        # Counted from the end of the drain: until then an old answer may still leave us.
+        return again_after_s + (self._purge.drain_s if again_after_s else 0.0)
 
     async def start(self, *, is_outbox_lost: bool = False) -> None:
         """Continue what the last run left. `is_outbox_lost`: the journal was damaged, and the outbox with it."""
@@ -101,12 +131,19 @@ class Downstreams:
         dropped = await self._outbox.take_up(names)
         if dropped:
             log.warning("%d purges were dropped from the outbox: their caches are not configured any more", dropped)
-        for queue in self._queues:
+        if self._shared is not None and self._queues:
+            self._shared.watch(self._hear)
+        for queue in (*self._reserve, *self._queues):
             await queue.start()
+
+    def _hear(self) -> None:
+        for queue in self._queues:
+            if isinstance(queue, SharedQueue):
+                queue.hear()
 
     async def close(self) -> None:
         """Stop sending. The outbox has the rest."""
-        await asyncio.gather(*(queue.close() for queue in self._queues))
+        await asyncio.gather(*(queue.close() for queue in (*self._reserve, *self._queues)))
         await self._http.aclose()
 
     def lines(self, keys: Sequence[str], *, entry: str | None, is_part: bool = False) -> list[OutboxLine]:
@@ -120,15 +157,29 @@ class Downstreams:
     async def purge(
         self, keys: Sequence[str], *, entry: str | None, seq: int, is_part: bool = False
     ) -> tuple[DownstreamState, ...]:
-        """Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`."""
+        """
+        Release what was recorded for these keys up to purge `seq`, and wait for each cache, at most its `wait_s`.
+
+        In a cluster `seq` is the number in its log.
+        """
         calls = (queue.send(_subjects(queue, keys, entry, is_part=is_part), seq) for queue in self._queues)
         return tuple(await asyncio.gather(*calls))
+
+    async def drop_unknown(self) -> None:
+        """Delete old lines of the cluster's outbox for caches that are configured here no more."""
+        if self._shared is not None:
+            await self._shared.take_up([queue.name for queue in self._queues])
 
     async def waiting(self, keys: Sequence[str], *, entry: str) -> frozenset[str]:
         """Return those of an entry's keys whose last purge has not been confirmed by every cache in front."""
         if not self._queues:
             return frozenset()
         waiting = await self._outbox.waiting(keys, entry)
+        if self._shared is not None:
+            try:
+                waiting |= await self._shared.waiting(keys, entry)
+            except LogUnavailable:
+                return frozenset(keys)
         return frozenset(keys) if Subject(entry, is_entry=True) in waiting else frozenset(item.name for item in waiting)
 
     def lines_for_all(self) -> list[OutboxLine]:
