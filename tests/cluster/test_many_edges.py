@@ -249,6 +249,29 @@ async def test_a_node_without_database_and_origin_serves_nothing(tmp_path: Path)
         assert refused.status == 503
         assert refused.json()["type"].endswith("cannot-prove")
         assert refused.headers["Cache-Control"] == "no-store"
+        asked = here.serves()
+        assert (await node.get(TARGET)).status == 503
+        assert here.serves() == asked  # the next requests do not wait for the origin, for a moment
+
+
+async def test_an_origin_that_takes_longer_than_a_proof_counts_proves_nothing(tmp_path: Path) -> None:
+    """The request is refused after two tries."""
+    async with cluster(tmp_path) as here:
+        (node,) = await several(here, ["a"])
+        await node.get(TARGET)
+        await node.fence_off()
+        asked = here.serves()
+        request = None
+        for _ in range(2):
+            here.probe.hold("headers")
+            request = request or asyncio.create_task(node.get(TARGET))
+            await here.probe.arrived("headers")
+            node.clock.stop_for(PROOF_S)
+            here.probe.release("headers")
+        assert request is not None
+
+        assert (await request).status == 503
+        assert here.serves() == asked + 2
 
 
 async def test_a_stopped_process_proves_before_its_first_answer(tmp_path: Path) -> None:
@@ -591,7 +614,7 @@ async def test_news_are_no_promise(tmp_path: Path) -> None:
         purge = purging(first)
         await until(lambda: len(here.log.appended) == 1)
         await renewed(second)
-        await until(lambda: second.way.calls["report"] > 0)
+        await until(lambda: [row.applied for row in here.log.members() if row.name == "b"] == [1])
         await renewed(first)
 
         assert (await purge).status == 200

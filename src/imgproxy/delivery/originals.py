@@ -44,8 +44,10 @@ RETRY_BEHIND_S = 5.0
 CONFIRM_TRIES = 3
 # A proof that is further in the future means that the clock was set back. Clocks with NTP differ by less.
 CLOCK_SKEW_S = 60.0
-# A fenced request waits for a flight under way, then for the next one. The third is for a purge in between.
-PROOFS_WAITED_FOR = 3
+# A fenced request waits for a flight under way, then for the next one.
+PROOFS_WAITED_FOR = 2
+# After an origin that could not prove a picture, requests for it are refused for this long, and need not wait for it.
+UNPROVABLE_S = 2.0
 
 
 class State(StrEnum):
@@ -89,6 +91,7 @@ class Originals:
         self._freshness = freshness
         self._now = now
         self._fence = fence
+        self._unprovable: TTLCache[str, bool] = TTLCache(KEYS_MAX, UNPROVABLE_S)
         self._flights: Flights[Fetched] = Flights()
         self._confirmations: Flights[bool] = Flights()
         self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, retry_behind_s)
@@ -142,19 +145,24 @@ class Originals:
         """
         Return the original of a fenced node: one that the origin has proved in time.
 
-        Requests share a proof that begins after all of them came, so one wait for a flight may not be enough.
+        Requests share a proof that begins after all of them came, so one wait for a flight may not be enough. Nor is it
+        if all bytes had to be fetched, which may take longer than a proof counts.
 
         Raises:
-            CannotProve: the origin cannot be asked. What is cached may be revoked.
+            CannotProve: the origin cannot be asked, or is too slow. What is cached may be revoked.
             ImgproxyError, StaleGeneration: as `current`.
         """
         came_s = fence.now_s()
         found: Original | None = None
-        for _ in range(PROOFS_WAITED_FOR):
+        for waits in range(PROOFS_WAITED_FOR + 1):
             self._refusals.raise_if_refused(hashed)
             facts = self._cache.facts(hashed)
             if facts is not None and self._cache.is_proved(facts) and fence.is_proved(hashed, came_s):
                 return found if found is not None and found.facts is facts else Original(facts, hashed, State.FRESH)
+            if waits == PROOFS_WAITED_FOR:
+                self._unprovable[hashed] = True
+            if facts is not None and hashed in self._unprovable:
+                break
             try:
                 found = await self._fetch(hashed, key, facts)
             except (NotFound, Revoked):
@@ -162,8 +170,9 @@ class Originals:
             except OriginError as error:
                 if facts is None:
                     raise
+                self._unprovable[hashed] = True
                 raise CannotProve from error
-        raise StaleGeneration
+        raise CannotProve
 
     async def prove(self, hashed: str) -> None:
         """Ask the origin about a cached key, which is named by its hash. A failure is for the next request to see."""
