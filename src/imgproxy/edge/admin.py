@@ -243,7 +243,7 @@ class AdminRoutes:
         key, _, _ = split_target(path, mount_prefix=self._settings.signing.mount_prefix)
         receipt = await self._purges.purge_keys([key], reason="imgix")
         answer = {
-            "data": {"type": "purges", "id": str(receipt.seq), "attributes": {"url": url}},
+            "data": {"type": "purges", "id": str(receipt.as_json()["seq"]), "attributes": {"url": url}},
             "meta": receipt.as_json(),
         }
         return web.Response(body=_dump(answer), content_type="application/vnd.api+json", headers=SERVER)
