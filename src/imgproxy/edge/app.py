@@ -134,16 +134,14 @@ class Edge:
         self.shared = sharing.shared_by(self.engine, self.node)
         # None: the edge is alone, or serves what it has while it is cut off.
         self.fence = self.node.fence if self.node is not None and self.node.is_proving else None
-        nodes_wait_s = settings.cluster.wait_s if self.node is not None else 0.0
         self.downstreams = Downstreams(
             settings.downstream,
             self.cache.journal,
             purge=settings.purge,
             freshness=settings.freshness,
             metrics=self.metrics,
-            nodes_wait_s=nodes_wait_s,
-            shared=None if self.shared is None else self.shared.outbox,
-            turn_s=settings.cluster.lease_s * sharing.TURN_LEASES,
+            cluster=settings.cluster if self.node is not None else None,
+            shared=self.shared,
         )
         self.purges = PurgeService(
             self.cache,
@@ -154,7 +152,7 @@ class Edge:
             metrics=self.metrics,
             downstream=self.downstreams,
             nodes=self.node,
-            nodes_wait_s=nodes_wait_s,
+            nodes_wait_s=settings.cluster.wait_s,
             shared=self.shared,
         )
         self.upkeep = sharing.upkeep_of(self.shared, shared_keys, self.purges, self.downstreams, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from imgproxy.purge.deliveries import LocalDeliveries, SharedDeliveries
 from imgproxy.purge.known_originals import CachedOriginals
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from imgproxy.purge.entry_keys import EntryKeys
     from imgproxy.purge.known_originals import KnownOriginals
     from imgproxy.purge.service import PurgeService
-
-# A node that dies has the turn at a cache in front for so many leases.
-TURN_LEASES: Final = 2
 
 
 def shared_keys_of(engine: Engine | None, cache: Cache) -> SharedKeys | None:

@@ -127,6 +127,7 @@ class Receipts:
         self._outbox = Outbox(journal)
         self._unwritten: list[tuple[int, float, str]] = []
         self._unshared: list[tuple[int, float, str]] = []  # by the number in the log
+        self._publishing = asyncio.Lock()
         self._background = Background("receipts of purges")
 
     def keep(self, receipt: Receipt, *, reason: str) -> None:
@@ -211,10 +212,17 @@ class Receipts:
 
     async def _write(self) -> None:
         await self._write_here()
-        if self._shared is not None and self._unshared:
+        await self.publish()
+
+    async def publish(self) -> None:
+        """Write what was kept for the other nodes, so that they can give it, too. Those of a moment go together."""
+        if self._shared is None:
+            return
+        async with self._publishing:
             rows, self._unshared = self._unshared, []
             try:
-                await self._shared.facts.keep_receipts(rows)
+                if rows:
+                    await self._shared.facts.keep_receipts(rows)
             except LogUnavailable:
                 self._unshared[:0] = rows
                 del self._unshared[:-UNWRITTEN_MAX]

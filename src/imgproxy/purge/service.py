@@ -313,6 +313,8 @@ class PurgeService:
         self._metrics.purge_duration_s.observe(duration_s)
         receipt = replace(receipt, duration_s=duration_s)
         self.receipts.keep(receipt, reason=reason)
+        if is_waited_for:
+            await self.receipts.publish()
         log.info("purged", extra={"facts": {"reason": reason, **receipt.as_json()}})
         return receipt
 

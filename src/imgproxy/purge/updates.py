@@ -185,5 +185,6 @@ class Updates:
         receipt = replace(receipt, kept=proved.kept, duration_s=time.monotonic() - started_s)
         if receipt.kept:
             self._purges.receipts.keep(receipt, reason=REASON)
+            await self._purges.receipts.publish()
             log.info("kept", extra={"facts": {"reason": REASON, **receipt.as_json()}})
         return receipt

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.journal import Journal
     from imgproxy.cluster.facts import SharedOutbox
+    from imgproxy.config.cluster import ClusterSettings
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
     from imgproxy.metrics import Metrics
     from imgproxy.purge.receipts import DownstreamState
+    from imgproxy.purge.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ CLOUDFLARE_RATES = {
     "business": (10.0, 50),
     "enterprise": (50.0, 500),
 }
+# A node that dies has the turn at a cache in front for so many leases.
+TURN_LEASES = 2
 # Added to the time that drain and keys API may take. A purge that has not released its lines by then has crashed.
 HELD_MARGIN_S = 5.0
 
@@ -58,15 +62,14 @@ class Downstreams:
         purge: PurgeSettings,
         freshness: FreshnessSettings,
         metrics: Metrics,
-        nodes_wait_s: float = 0.0,
-        shared: SharedOutbox | None = None,
-        turn_s: float = 0.0,
+        cluster: ClusterSettings | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """
-        Make the queues. `nodes_wait_s`: a purge waits at most this long for the other nodes of a cluster.
+        Make the queues. `cluster`: the settings of the cluster, if there is one.
 
-        `shared` is the outbox of the cluster, in which a node has a turn for `turn_s`. The outbox here is then the
-        reserve: its lines come due if the cluster's cannot be reached.
+        `shared` has the cluster's outbox. The outbox here is then the reserve: its lines come due if the cluster's
+        cannot be reached.
 
         Raises:
             ConfigError: a token file cannot be read.
@@ -75,13 +78,14 @@ class Downstreams:
         self._purge = purge
         self._freshness = freshness
         self._metrics = metrics
-        self._nodes_wait_s = nodes_wait_s
+        self._nodes_wait_s = cluster.wait_s if cluster is not None else 0.0
+        self._turn_s = cluster.lease_s * TURN_LEASES if cluster is not None else 0.0
         self._http = PurgeHttp()
-        self._shared = shared
+        self._shared = shared.outbox if shared is not None else None
         self._reserve = [self._queue_of(item) for item in settings] if shared is not None else []
         # Purges go to these. They come last, so that the metrics are theirs.
         self._queues = [
-            self._queue_of(item) if shared is None else self._shared_queue_of(item, shared, turn_s) for item in settings
+            self._queue_of(item) if shared is None else self._shared_queue_of(item, shared.outbox) for item in settings
         ]
 
     def _queue_of(self, settings: DownstreamSettings) -> TargetQueue:
@@ -96,7 +100,7 @@ class Downstreams:
             limiter=limiter_of(settings),
         )
 
-    def _shared_queue_of(self, settings: DownstreamSettings, shared: SharedOutbox, turn_s: float) -> SharedQueue:
+    def _shared_queue_of(self, settings: DownstreamSettings, shared: SharedOutbox) -> SharedQueue:
         return SharedQueue(
             settings,
             adapter_of(settings),
@@ -106,7 +110,7 @@ class Downstreams:
             again_after_s=self._again_after_s(settings),
             metrics=self._metrics,
             make_limiter=lambda: limiter_of(settings),
-            turn_s=turn_s,
+            turn_s=self._turn_s,
         )
 
     @property
