@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.cluster.facts import Claim
@@ -76,23 +77,20 @@ class SharedDeliveries:
         """Claim it for this node. Wait for the end of another node that handles it."""
         if not await self._local.claim(delivery):
             return False
+        until_s, look_s = time.monotonic() + self._wait_s, LOOK_FIRST_S
         try:
-            async with asyncio.timeout(self._wait_s):
-                return await self._claim(delivery) is Claim.FIRST
-        except TimeoutError:
-            raise DeliveryUnderWay from None
+            while (claim := await self._claim(delivery)) is Claim.BUSY:
+                if time.monotonic() >= until_s:
+                    raise DeliveryUnderWay
+                await asyncio.sleep(look_s)
+                look_s = min(look_s * 2, LOOK_MAX_S)
         except LogUnavailable as error:
             log.warning("whether another node has handled a delivery is not known: %s", error)
             return True
+        return claim is Claim.FIRST
 
     async def _claim(self, delivery: str) -> Claim:
-        look_s = LOOK_FIRST_S
-        while True:
-            claim = await self._shared.facts.claim_delivery(delivery, gone=self._shared.gone_runs())
-            if claim is not Claim.BUSY:
-                return claim
-            await asyncio.sleep(look_s)
-            look_s = min(look_s * 2, LOOK_MAX_S)
+        return await self._shared.facts.claim_delivery(delivery, gone=self._shared.gone_runs())
 
     async def finish(self, delivery: str) -> None:
         """Note it for all nodes; for this one, if that fails."""

@@ -114,7 +114,8 @@ class SharedOriginals:
             found = {key: self._waiting[key] for key in list(self._waiting)[:TOGETHER_MAX]}
             try:
                 await self._facts.note_validators(found)
-                entries = await self._facts.entries_of([key for key in found if self._entries.entry_of(key) is None])
+                unknown = [key for key in found if self._entries.entry_of(key) is None]
+                entries = await self._facts.entries_of(unknown) if unknown else {}
             except LogUnavailable:
                 return
             for key, item in found.items():

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from imgproxy.background import Background
 from imgproxy.cluster.log import LogUnavailable
 from imgproxy.purge.downstream.queue import Confirmation, TargetQueue
 
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # A turn is renewed three times while it lasts.
 RENEWALS = 3
+# A node that waits for its turn asks for it no more often than this, however many news there are.
+TURN_AGAIN_S = 0.25
 # After a call of the database that failed.
 AGAIN_S = 1.0
 # At its end a node waits no longer for the database.
@@ -60,20 +64,20 @@ class SharedQueue(TargetQueue):
         self._turn_s = turn_s
         self._turn = asyncio.Event()
         self._turn_news = asyncio.Event()
-        self._turn_task: asyncio.Task[None] | None = None
+        self._look = asyncio.Event()
+        self._awaited: dict[Confirmation, int] = {}  # by the number of their purge
+        self._background = Background(f"turns at {self.name}")
 
     async def start(self) -> None:
         """Begin to work on the lines when it is this node's turn."""
-        loop = asyncio.get_running_loop()
-        self._turn_task = loop.create_task(self._keep_turn())
-        self._task = loop.create_task(self._run())
+        self._background.begin(self._keep_turn)
+        self._background.begin(self._look_for_confirmations)
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
         """Stop, and let another node go on at once."""
         await super().close()
-        if self._turn_task is not None:
-            self._turn_task.cancel()
-            await asyncio.gather(self._turn_task, return_exceptions=True)
+        await self._background.close()
         try:
             async with asyncio.timeout(END_S):
                 await self._shared.end_turn(self.name)
@@ -88,23 +92,39 @@ class SharedQueue(TargetQueue):
     def hear(self) -> None:
         """Lines may have been released or confirmed, or a turn has ended."""
         self._news.set()
+        self._look.set()
         if not self.has_turn:
             self._turn_news.set()
-        for confirmation in self._confirmations:
-            confirmation.ended.set()
 
     async def _release(self, confirmation: Confirmation, seq: int) -> None:
-        awaited = set(confirmation.remaining)
         try:
-            await self._shared.release(self.name, awaited, seq)
-            while confirmation.failure is None:
-                confirmation.ended.clear()
-                left = {subject for target, subject in await self._shared.unconfirmed(seq) if target == self.name}
-                if awaited.isdisjoint(left):
-                    return
-                await confirmation.ended.wait()
+            await self._shared.release(self.name, confirmation.remaining, seq)
         except LogUnavailable:
             confirmation.failure = UNREACHABLE
+            return
+        self._awaited[confirmation] = seq
+        self._look.set()
+        try:
+            await confirmation.ended.wait()
+        finally:
+            del self._awaited[confirmation]
+
+    async def _look_for_confirmations(self) -> None:
+        """Find out, for ever, what the node that has the turn has done. One look is for all purges that wait."""
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            awaited = dict(self._awaited)
+            try:
+                waiting = await self._shared.unconfirmed(min(awaited.values())) if awaited else ()
+            except LogUnavailable:
+                await asyncio.sleep(AGAIN_S)
+                self._look.set()
+                continue
+            left = {subject for target, subject in waiting if target == self.name}
+            for confirmation in awaited:
+                if confirmation.remaining.isdisjoint(left):
+                    confirmation.ended.set()
 
     # --- the turn ----------------------------------------------------------------------------------------------
 
@@ -120,7 +140,7 @@ class SharedQueue(TargetQueue):
                     await self._begin_turn()
                 else:
                     ends_at_s = 0.0
-                    self.figures = await self._shared.figures(self.name)
+                    await asyncio.sleep(TURN_AGAIN_S)
             except LogUnavailable:
                 pass  # until its end it is this node's turn
             except Exception:
@@ -131,7 +151,11 @@ class SharedQueue(TargetQueue):
                 async with asyncio.timeout(self._turn_s / RENEWALS):
                     await self._turn_news.wait()
             except TimeoutError:
-                continue
+                await self._read_figures()
+
+    async def _read_figures(self) -> None:
+        with suppress(LogUnavailable):
+            self.figures = await self._shared.figures(self.name)
 
     async def _begin_turn(self) -> None:
         if self.has_turn:
