@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from imgproxy.errors import DecodeFailed, NotAnImage
-from imgproxy.params.plan import Colour, Fit, Format, Metadata, Output, Px, RenderPlan, Resize, Trim
+from imgproxy.params.appearance import Colour
+from imgproxy.params.plan import Fit, Format, Metadata, Output, Px, RenderPlan, Resize, Trim
 from imgproxy.render.encoders import avif_effort
 from tests.support import images
 from tests.support.rendering import LIMITS, PNG, render

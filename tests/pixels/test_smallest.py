@@ -12,7 +12,8 @@ import pytest
 import pyvips
 from PIL import Image, ImageDraw
 
-from imgproxy.params.plan import Adjust, Border, Colour, Format, Output, Px, RenderPlan, Resize, Sides
+from imgproxy.params.appearance import Adjust, Border, Colour, Sides
+from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.render.smallest import is_flat, may_be_flat
 from imgproxy.render.source import open_source
 from tests.support import images

@@ -236,7 +236,7 @@ class Fetching:
                 self._under_way.discard(asked)
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
-        temp = self._destination(hashed)
+        temp, is_kept = self._destination(hashed), False
         started_s = time.monotonic()
         with self._ask_now(hashed) as asked:
             if known is not None and (self._needs_bytes(known) or self._cache.store.find_original(known) is None):
@@ -246,6 +246,7 @@ class Fetching:
                 served = await self._ask(key, temp, _validators_of(known))
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
+                is_kept = served.is_modified
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
                 await self._refuse(hashed, key, error, asked)
                 raise
@@ -256,7 +257,8 @@ class Fetching:
                 self._cache.housekeeping.make_room(exc)
                 raise CacheUnavailable from exc
             finally:
-                self._cache.store.discard(temp)
+                if not is_kept:
+                    self._cache.store.discard(temp)
         if self._fence is not None:
             self._fence.proved(hashed, asked.began_s)
         self._on_proved(facts)

@@ -89,11 +89,6 @@ class AdminRoutes:
             "/api/v1/purge": Route("POST", False, self._purge_url),
         }
 
-    @staticmethod
-    def covers(path: str) -> bool:
-        """Whether a raw path is an admin route and not an image."""
-        return path.startswith(("/-/", "/api/v1/")) or path == "/-"
-
     async def handle(self, request: web.BaseRequest, target: str) -> web.Response:
         """
         Answer an admin request. `target` is its raw path and query.

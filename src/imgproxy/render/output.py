@@ -10,7 +10,8 @@ import pyvips
 
 from imgproxy.digest import digest_of
 from imgproxy.errors import FacesUnavailable
-from imgproxy.params.plan import WHITE, Format
+from imgproxy.params.appearance import WHITE
+from imgproxy.params.plan import Format
 from imgproxy.render import detector, formats, info, metadata, own_colours, paint, palette, png_text, smallest
 from imgproxy.render.encoders import Playback
 from imgproxy.render.sizes import Size

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyvips
 
-from imgproxy.params.plan import Adjust, ColourSpace, Fit, Format, RenderPlan
+from imgproxy.params.appearance import Adjust
+from imgproxy.params.plan import ColourSpace, Fit, Format, RenderPlan
 from imgproxy.render.encoders import PALETTE_BITS, Encoding, Playback, encode
 from imgproxy.render.own_colours import reduce_colours
 from imgproxy.workers.sniff import SourceKind

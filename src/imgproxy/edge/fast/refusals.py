@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from imgproxy.delivery.request import Request
-from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.handler import is_admin
 from imgproxy.edge.headers import cache_status, head_bytes, http_date
 from imgproxy.edge.images import client_of
 from imgproxy.edge.problems import jittered_s, problem_response
@@ -47,7 +47,7 @@ class FastRefusals:
         `now_s` is the Unix time.
         """
         target = message.path
-        if not self._admission.is_overloaded or not target.startswith("/") or AdminRoutes.covers(target):
+        if not self._admission.is_overloaded or not target.startswith("/") or is_admin(target):
             return None
         try:
             wanted = self._images.read(message.method, target, client_of(message.headers))

@@ -148,9 +148,8 @@ class FastHandler(Connection):
             self._limits.begin_head(self, self._loop.time())
 
     def _end_head(self) -> None:
-        if self._is_head_due:
-            self._is_head_due = False
-            self._limits.end_head(self)
+        self._is_head_due = False
+        self._limits.end_head(self)
 
     def _process_keepalive(self) -> None:
         """Close the connection if it is idle: no head has begun, and the client has every byte of its last answer."""
@@ -196,14 +195,14 @@ class FastHandler(Connection):
             # As in aiohttp's own handler: the error is queued in place of a request, and is answered.
             refusal = _ErrInfo(status=400, exc=error, message=error.message)
             messages, upgraded, tail = [(refusal, EMPTY_PAYLOAD)], False, b""
+        if messages and self._is_head_due:
+            self._end_head()
         if len(messages) == 1 and not upgraded:
             message, payload = messages[0]
             if payload is EMPTY_PAYLOAD and self._answer_fast(transport, message):
                 parser.message_consumed()
                 return
-        if messages:
-            self._end_head()
-        elif waiter is not None:  # without a waiter it may be a body that nobody reads
+        if not messages and waiter is not None:  # without a waiter it may be a body that nobody reads
             self._begin_head()
         self._request_count += len(messages)
         self._messages.extend(messages)
@@ -277,8 +276,6 @@ class FastHandler(Connection):
 
     def _end(self, target: str, status: int, body_bytes: int) -> None:
         """After an answer is written: wait for the next request, and log."""
-        if self._is_head_due:
-            self._end_head()
         self._request_count += 1
         loop = self._loop
         self._next_keepalive_close_time = close_at = loop.time() + self._keepalive_timeout
