@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from imgproxy.cache.entry import key_hash
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings
 from tests.http.test_downstream import at_fastly, tag, tags_of
 from tests.support.cdn import Told, cdn
@@ -385,6 +387,35 @@ async def test_a_node_without_the_picture_proves_it_by_one_conditional_request(
         assert len(server.asked) == 1
 
 
+async def test_a_storm_of_updates_at_two_nodes_asks_the_origin_once_for_each(tmp_path: Path, database_url: str) -> None:
+    """Each event comes to both nodes. Nothing is rendered or purged."""
+    keys = [f"2026/{number:03}.jpg" for number in range(60)]
+    pictures = {key: jpeg(number, (40, 30)) for number, key in enumerate(keys)}
+    async with (
+        cdn() as server,
+        shared_edges(tmp_path, database_url, pictures=pictures, downstream=(at_fastly(server),)) as here,
+    ):
+        first, second = await here.start("a"), await here.start("b")
+        for key in keys:
+            assert (await second.get(f"/{key}?w=20")).status == 200
+        await second.edge.known.find(keys)
+        here.probe.reset()
+
+        replies = await asyncio.gather(
+            *(
+                deliver(each, UPDATE, here.library.entry_id(key), delivery=f"d-{key}")
+                for key in keys
+                for each in (first, second)
+            )
+        )
+
+        receipts = [reply.json() for reply in replies if reply.status == 200]
+        assert {reply.status for reply in replies} == {200, 204}
+        assert sorted(receipt["kept"][0] for receipt in receipts) == keys
+        assert {here.probe.count("serveImage", key) for key in keys} == {1}
+        assert server.asked == []
+
+
 async def test_bytes_that_differ_between_nodes_are_purged_by_the_next_event(tmp_path: Path, database_url: str) -> None:
     """One node has the old bytes, another one has fetched the new ones. The caches in front may have both."""
     async with shared_edges(tmp_path, database_url) as here:
@@ -414,6 +445,22 @@ async def test_each_node_checks_what_it_fetches_after_a_purge(tmp_path: Path, da
         await here.library.put(KEY, jpeg(20))
 
         await poll(partial(second.get, TARGET), lambda reply: red_of(reply.body) <= 23)
+
+
+async def test_a_soft_purge_is_a_soft_one_at_every_node(tmp_path: Path, database_url: str) -> None:
+    """The other node serves what it has once more, and revalidates it behind the answer."""
+    async with shared_edges(tmp_path, database_url) as here:
+        first, second = await here.start("a"), await here.start("b")
+        await second.get(TARGET)
+        await here.library.put(KEY, jpeg(20))
+
+        reply = await first.purge(here.library.entry_id(KEY), "?soft=1")
+        cached = partial(second.edge.cache.facts, key_hash(KEY))
+        await until(lambda: (facts := cached()) is not None and facts.validated_at_s < time.time() - 60)
+
+        assert (reply.status, reply.json()["soft"]) == (200, True)
+        assert red_of((await second.get(TARGET)).body) >= 197
+        await poll(partial(second.get, TARGET), lambda found: red_of(found.body) <= 23)
 
 
 async def test_the_purge_api_of_imgix_reaches_every_node(tmp_path: Path, database_url: str) -> None:
