@@ -16,7 +16,7 @@ from tests.http.test_downstream import at_fastly, tag, tags_of
 from tests.support.cdn import Told, cdn
 from tests.support.edge_process import EdgeProcess
 from tests.support.many_edges import NO_SETTLING
-from tests.support.shared_edges import LEASE_S, shared_edges
+from tests.support.postgres_edges import LEASE_S, shared_edges
 from tests.support.site import ADMIN, KEY, jpeg, poll, red_of, until
 from tests.support.webhooks import deliver
 
