@@ -350,6 +350,14 @@ class CannotProve(ImgproxyError, status=503, code="cannot_prove", title="Picture
     )
 
 
+class DeliveryUnderWay(
+    ImgproxyError, status=503, code="delivery_under_way", title="Delivery under way", retry_after_s=5
+):
+    """Another node of the cluster is handling the same webhook delivery, and takes longer than this one waits."""
+
+    text = "Another node is still handling this delivery. Deliver it again."
+
+
 class PurgedMeanwhile(
     ImgproxyError, status=503, code="purged_meanwhile", title="Purged while rendering", retry_after_s=1
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -284,12 +285,19 @@ async def test_a_stopped_process_proves_before_its_first_answer(tmp_path: Path) 
         await edit(here)
         purge = purging(first)
         await until(lambda: first.cluster.waiting == 1)
-        first.clock.advance(LEASE_S)
+        await lease_runs_out(first, purge)
         assert states(await purge)["b"] == "fenced"
 
         second.clock.stop_for(LEASE_S)
 
         assert is_new(await second.get(TARGET))
+
+
+async def lease_runs_out(node: Node, purge: asyncio.Task[Reply]) -> None:
+    """Advance the clock of a node until its purge ends. The lease is counted from a look that may still be to come."""
+    while not purge.done():
+        node.clock.advance(LEASE_S)
+        await loop_turns(50)
 
 
 async def test_an_answer_that_was_about_to_begin_when_the_process_was_stopped_starts_over(tmp_path: Path) -> None:
@@ -303,8 +311,7 @@ async def test_an_answer_that_was_about_to_begin_when_the_process_was_stopped_st
         await edit(here)
         purge = purging(first)
         await until(lambda: first.cluster.waiting == 1)
-        first.clock.advance(LEASE_S)
-        await purge
+        await lease_runs_out(first, purge)
         second.clock.stop_for(LEASE_S)
         second.held.release(Point.BEFORE_RESPONSE)
 
@@ -493,7 +500,7 @@ async def test_a_node_that_dies_before_its_report_is_fenced_in_the_receipt(tmp_p
         second.way.is_cut = True
         await here.stop("b")
         await until(lambda: first.cluster.waiting == 1)
-        first.clock.advance(LEASE_S)
+        await lease_runs_out(first, purge)
         assert states(await purge) == {"a": "applied", "b": "fenced"}
 
         second = await here.start("b")
@@ -547,7 +554,7 @@ async def test_a_purge_that_the_failover_lost_is_written_again(tmp_path: Path) -
         await until(lambda: len(here.log.appended) == 2)
         # Members of the old history may be alive without being in the new one.
         await renewed(first, second)
-        first.clock.advance(LEASE_S)
+        await lease_runs_out(first, purge)
         receipt = await purge
 
         assert receipt.status == 200
@@ -696,8 +703,8 @@ async def test_everything_is_purged_on_every_node(tmp_path: Path) -> None:
         assert is_new(await second.get(TARGET))
 
 
-async def test_a_soft_purge_lets_the_other_nodes_prove_the_picture(tmp_path: Path) -> None:
-    """They serve nothing of it before the origin has confirmed it."""
+async def test_a_soft_purge_is_a_soft_one_at_the_other_nodes_too(tmp_path: Path) -> None:
+    """They serve what they have once more, and revalidate it behind the answer."""
     async with cluster(tmp_path) as here:
         first, second = await several(here, ["a", "b"])
         await first.get(TARGET)
@@ -705,10 +712,11 @@ async def test_a_soft_purge_lets_the_other_nodes_prove_the_picture(tmp_path: Pat
         await edit(here)
 
         await first.purge(here.library.entry_id(KEY), "?soft=1")
-        await until(lambda: len(here.log.appended) == 1 and second.cluster.lag_lines == 0)
-        await until(lambda: second.edge.cache.epochs.seq > 1)
+        cached = partial(second.edge.cache.facts, key_hash(KEY))
+        await until(lambda: (facts := cached()) is not None and facts.validated_at_s < time.time() - 60)
 
-        assert is_new(await second.get(TARGET))
+        assert not is_new(await second.get(TARGET))
+        await poll(partial(second.get, TARGET), is_new)
 
 
 async def test_a_node_that_serves_what_it_has_is_waited_for_until_it_is_forgotten(tmp_path: Path) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from imgproxy.cache.outbox import OutboxLine, Subject, WaitingLine
 from imgproxy.cluster.facts import Claim, Validators
 from imgproxy.cluster.log import Change, Kind
 from tests.support.cluster import edge, purge
+
+if TYPE_CHECKING:
+    from tests.support.cluster import Edge
 
 # Ids and keys as a client may send them: NUL and half a surrogate pair cannot be kept by PostgreSQL.
 ODD = "a\0b\ud800c"
@@ -115,13 +120,26 @@ async def test_receipts_can_be_asked_for_at_any_edge(database_url: str) -> None:
 
 
 async def test_validators_are_those_of_the_latest_fetch(database_url: str) -> None:
-    """Each key has the validators that were noted last, by whichever edge."""
+    """Each key has what was noted last, by whichever edge. Other bytes make them unknown until the next purge."""
     async with edge(database_url, "a") as a, edge(database_url, "b") as b:
-        old, new = Validators("d1", '"1"', None), Validators("d2", None, "Thu, 01 Jan 2026 00:00:00 GMT")
+        old, new = Validators("d1", '"1"', None), Validators("d1", None, "Thu, 01 Jan 2026 00:00:00 GMT")
         await a.facts.note_validators({"x.jpg": old, "y.jpg": old})
-        await b.facts.note_validators({"x.jpg": new})
+        await b.facts.note_validators({"x.jpg": new, "y.jpg": Validators("d2", None, None)})
         await b.facts.note_validators({})
-        assert await a.facts.validators(["x.jpg", "y.jpg", "z.jpg"]) == {"x.jpg": new, "y.jpg": old}
+        unknown = Validators(None, None, None)
+        assert await noted(a, "x.jpg", "y.jpg", "z.jpg") == {"x.jpg": new, "y.jpg": unknown}
+
+        await b.facts.note_validators({"y.jpg": old})
+        assert await noted(a, "y.jpg") == {"y.jpg": replace(unknown, etag='"1"')}
+        await a.log.append([purge("y.jpg"), Change(Kind.PROVE, ("x.jpg",), "update")])
+        assert await noted(a, "x.jpg", "y.jpg") == {"x.jpg": new}
+        await a.facts.note_validators({"y.jpg": Validators("d2", None, None)})
+        assert await noted(b, "y.jpg") == {"y.jpg": Validators("d2", None, None)}
+
+
+async def noted(at: Edge, *keys: str) -> dict[str, Validators]:
+    """Return the validators of keys, without their age."""
+    return {key: replace(item, age_s=0.0) for key, item in (await at.facts.validators(keys)).items()}
 
 
 async def test_old_facts_are_deleted(database_url: str) -> None:
@@ -135,6 +153,10 @@ async def test_old_facts_are_deleted(database_url: str) -> None:
         assert await a.facts.tidy() == 1
         for table, column in (("delivery", "claimed_at"), ("receipt", "given_at"), ("validator", "fetched_at")):
             await a.database.fetch(f"UPDATE imgproxy.{table} SET {column} = {column} - interval '370 days'")
+        async with a.database.session() as session:
+            await session.driver.fetchval("SELECT pg_advisory_lock(272001, 2)")
+            assert await a.facts.tidy() == 0, "another edge is doing it"
+            await session.driver.fetchval("SELECT pg_advisory_unlock(272001, 2)")
         assert await a.facts.tidy() == 3
         assert await a.facts.claim_delivery("d1") is Claim.FIRST
 

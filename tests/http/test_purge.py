@@ -14,7 +14,7 @@ from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
 from imgproxy.purge.entry_keys import ListedKeys
-from imgproxy.purge.service import CALLS_MAX
+from imgproxy.purge.key_finder import CALLS_MAX
 from tests.support.frontends import free_port
 from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, poll, red_of, site, until
 from tests.support.webhooks import deliver, deliver_raw

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,8 +37,18 @@ CHANGE = Change(
 
 
 def test_a_change_is_read_as_it_was_written() -> None:
-    """Every field of it."""
-    assert from_text(to_text(CHANGE)) == CHANGE
+    """Every field of it. The calls of its outbox are due as long after it is read as they were when it was written."""
+    now_s = time.time()
+    written = replace(CHANGE, outbox=tuple(replace(line, due_at_s=now_s + 60) for line in CHANGE.outbox))
+    text = to_text(written)
+    read = from_text(text)
+
+    assert [line.due_at_s for line in read.outbox] == pytest.approx([now_s + 60] * 2, abs=30)
+    assert replace(read, outbox=()) == replace(written, outbox=())
+    assert [replace(line, due_at_s=0.0) for line in read.outbox] == [
+        replace(line, due_at_s=0.0) for line in CHANGE.outbox
+    ]
+    assert [row[4] for row in json.loads(text)["outbox"]] == pytest.approx([60.0] * 2, abs=30)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "other", "keys": [], "reason": ""}', "[]"])

@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS receipt (seq INTEGER PRIMARY KEY, at_s REAL NOT NULL,
 CREATE INDEX IF NOT EXISTS receipt_at ON receipt (at_s);
 CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
 """
+_UNSHARED = "entry_keys_unshared_since"
 _FINISH_PENDING = "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?"
 
 
@@ -263,6 +264,24 @@ class Journal(JournalFile):
     async def recent_entry_keys(self, count: int) -> dict[str, str]:
         """The keys seen last, at most `count`, each with its entry."""
         return dict(await self.read("SELECT key, entry FROM entry_key ORDER BY seen_at_s DESC LIMIT ?", (count,)))
+
+    async def keys_seen_since(self, since_s: float, *, after: tuple[str, str], count: int) -> list[tuple[str, str]]:
+        """The (entry, key) pairs seen since a Unix time, in order, at most `count` of those after this one."""
+        rows = await self.read(
+            "SELECT entry, key FROM entry_key WHERE seen_at_s >= ? AND (entry, key) > (?, ?) "
+            "ORDER BY entry, key LIMIT ?",
+            (since_s, *after, count),
+        )
+        return [(entry, key) for entry, key in rows]
+
+    async def unshared_since(self) -> float:
+        """The Unix time since when keys were seen that the cluster does not know; 0: it knows none."""
+        rows = await self.read("SELECT value FROM facts WHERE name = ?", (_UNSHARED,))
+        return float(rows[0][0]) if rows else 0.0
+
+    async def set_unshared_since(self, since_s: float) -> None:
+        """Note since when the cluster does not know what was seen. Infinite: it knows everything."""
+        await self.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(_UNSHARED, str(since_s))])
 
     # --- webhook deliveries ------------------------------------------------------------------------------------
 

@@ -5,12 +5,16 @@ A change is written in the transaction of its purge, so no crash can come in bet
 taken part and the caches in front are told. A run that ended before leaves its changes to the next one, which spreads
 them again: a second time does no harm.
 
+With a change, its lines of the outbox here are deleted: the cluster's outbox has them, or every cache is told. Until
+then they are a reserve. If the log cannot be reached for long, they come due here.
+
 The place in the log is written in the transaction of the purge that leads there. So a crash never loses one of both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -28,6 +32,12 @@ CREATE TABLE IF NOT EXISTS spreading (
 CREATE INDEX IF NOT EXISTS spreading_seq ON spreading (seq);
 """
 _PLACE = "cluster_place"
+# Only the lines that the change has, too: those of the shared store are this node's own.
+_DELETE_HANDED_OVER = """
+DELETE FROM outbox WHERE seq = (SELECT seq FROM spreading WHERE id = :row) AND target IN (
+    SELECT json_extract(each.value, '$[0]') FROM spreading, json_each(change, '$.outbox') AS each
+    WHERE spreading.id = :row)
+"""
 
 
 def recording(change: str) -> Also:
@@ -96,10 +106,15 @@ class Spreading:
 
         def write(database: sqlite3.Connection) -> None:
             record_place(database, history, number)
-            database.executemany("DELETE FROM spreading WHERE id = ?", [(row,) for row in done])
+            _delete(database, done)
 
         await self._journal.write(write)
 
     async def done(self, rows: Collection[int]) -> None:
         """Delete the changes of these rows, which are spread."""
-        await self._journal.execute("DELETE FROM spreading WHERE id = ?", [(row,) for row in rows])
+        await self._journal.write(partial(_delete, rows=rows))
+
+
+def _delete(database: sqlite3.Connection, rows: Collection[int]) -> None:
+    database.executemany(_DELETE_HANDED_OVER, [{"row": row} for row in rows])
+    database.executemany("DELETE FROM spreading WHERE id = ?", [(row,) for row in rows])

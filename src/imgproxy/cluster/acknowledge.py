@@ -50,11 +50,12 @@ class Spread:
     How far a purge has been spread.
 
     `is_complete`: no node can break its promise. The states of the known nodes are not enough for that: while the log
-    cannot be reached, a node may be unknown.
+    cannot be reached, a node may be unknown. `number`: of its line in the log; None: it has none yet.
     """
 
     nodes: tuple[NodeReport, ...]
     is_complete: bool
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

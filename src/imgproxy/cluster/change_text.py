@@ -1,8 +1,14 @@
-"""Changes as text: how a journal keeps what it still has to spread. A field that is not known is left out."""
+"""
+Changes as text: how a journal keeps what it still has to spread. A field that is not known is left out.
+
+When a call for a cache in front is due, is kept as a distance: counted from the time at which the change is read. So a
+change that reaches the log late is held for its nodes as long as one in time.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import fields
 from typing import Any
 
@@ -13,8 +19,9 @@ from imgproxy.cluster.log import Change, Kind
 def to_text(change: Change) -> str:
     """Write a change as JSON."""
     row: dict[str, Any] = {field.name: getattr(change, field.name) for field in fields(change)}
+    now_s = time.time()
     row["outbox"] = [
-        [line.target, line.subject.name, line.subject.kind, line.round, line.due_at_s] for line in change.outbox
+        [line.target, line.subject.name, line.subject.kind, line.round, line.due_at_s - now_s] for line in change.outbox
     ]
     return json.dumps(row, ensure_ascii=False)
 
@@ -22,7 +29,7 @@ def to_text(change: Change) -> str:
 def from_text(text: str) -> Change:
     """Read a change. Raises ValueError."""
     try:
-        row = json.loads(text)
+        row, now_s = json.loads(text), time.time()
         return Change(
             kind=Kind(row["kind"]),
             keys=tuple(row["keys"]),
@@ -31,8 +38,8 @@ def from_text(text: str) -> Change:
             is_pending=row.get("is_pending", False),
             settle_s=row.get("settle_s"),
             outbox=tuple(
-                OutboxLine(target, subject_of(name, kind), number, due_at_s)
-                for target, name, kind, number, due_at_s in row.get("outbox", ())
+                OutboxLine(target, subject_of(name, kind), number, now_s + due_in_s)
+                for target, name, kind, number, due_in_s in row.get("outbox", ())
             ),
             expanded=tuple(row.get("expanded", ())),
         )

@@ -35,11 +35,17 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """Digest, ETag and Last-Modified of an original, as the origin sent them with its latest bytes."""
+    """
+    Digest, ETag and Last-Modified of an original, as the origin sent them with its latest bytes.
 
-    digest: str
+    `age_s`: for how long it has been known with these bytes. `digest` is None if edges have seen different bytes since
+    the last purge of the key: nobody knows which of them are in use.
+    """
+
+    digest: str | None
     etag: str | None
     last_modified: str | None
+    age_s: float = 0.0
 
 
 class SharedFacts(Protocol):
@@ -98,13 +104,17 @@ class SharedFacts(Protocol):
         """Return the latest receipts, at most `count`. None for entry, key or seq means any."""
 
     async def note_validators(self, found: Mapping[str, Validators]) -> None:
-        """Note what fetches of originals found, by key."""
+        """Note what fetches of originals found, by key. A purge of a key forgets what was noted before."""
 
     async def validators(self, keys: Collection[str]) -> dict[str, Validators]:
         """Return what the latest fetch of each of these keys found. A key that is not known is left out."""
 
     async def tidy(self) -> int:
-        """Delete what is kept long enough: deliveries, receipts, validators. Return how many. Call it every hour."""
+        """
+        Delete what is kept long enough: deliveries, receipts, validators. Return how many. Call it every hour.
+
+        One edge does it at a time. For others that come meanwhile it does nothing.
+        """
 
     async def close(self) -> None:
         """Close the connections, also those of the outbox."""
@@ -133,6 +143,9 @@ class SharedOutbox(Protocol):
 
     async def unconfirmed(self, seq: int) -> tuple[tuple[str, Subject], ...]:
         """Return the (target, subject) pairs of purge `seq` and later ones that are not confirmed."""
+
+    async def waiting(self, keys: Sequence[str], entry: str) -> frozenset[Subject]:
+        """Return those of these subjects, the keys and the entry, that a target has not confirmed."""
 
     async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
         """Delete lines that the target has confirmed. A line that a later purge has taken over stays."""

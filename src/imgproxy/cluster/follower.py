@@ -74,8 +74,15 @@ class Follower:
         clock: Clock,
         failpoints: Failpoints,
         on_progress: Callable[[], None],
+        stale_after_s: float,
+        on_keys: Callable[[str, Sequence[str]], None],
     ) -> None:
-        """`on_progress` is called when lines were applied, or could not be."""
+        """
+        `on_progress` is called when lines were applied, or could not be.
+
+        `stale_after_s`: an original that was proved this long ago is stale. `on_keys` gets an entry and all its keys,
+        when another node has found them.
+        """
         self._log = purge_log
         self._cache = cache
         self._rows = rows
@@ -85,6 +92,8 @@ class Follower:
         self._clock = clock
         self._failpoints = failpoints
         self._on_progress = on_progress
+        self._stale_after_s = stale_after_s
+        self._on_keys = on_keys
         self._news = asyncio.Event()
         self._to_report = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -209,9 +218,15 @@ class Follower:
         if kind is Kind.PURGE:
             await self._cache.purge(keys, reason=lines[-1].change.reason, settle_at_s=settle_at_s, also=also)
             self._written = place
+            for item in entries:
+                self._on_keys(item.entry, item.keys)
         elif kind is Kind.PROVE:
             # Its place is written later: after a crash in between it is only ordered once more.
             await self._cache.prove(keys, reason=lines[-1].change.reason, settle_at_s=settle_at_s)
+        elif kind is Kind.SOFTEN:
+            stale_at_s = time.time() - self._stale_after_s
+            for key in keys:
+                self._cache.soften(key, stale_at_s)
         else:
             await self._cache.purge_all(reason=PURGED_ALL, also=also)
             self._written = place
@@ -263,7 +278,8 @@ def misses_tail(renewal: Renewal, before: Position) -> bool:
 
 
 def _hashes(lines: Sequence[Line]) -> set[str]:
-    return {key_hash(key) for line in lines for key in line.change.keys}
+    """Return the keys of whose bytes no answer may go on. A soft purge lets them."""
+    return {key_hash(key) for line in lines if line.change.kind is not Kind.SOFTEN for key in line.change.keys}
 
 
 def _settle_at_s(lines: Sequence[Line]) -> float | None:

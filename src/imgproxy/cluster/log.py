@@ -1,7 +1,7 @@
 """
 The log that many edges share, behind one protocol. `postgres` is the engine; another one is possible.
 
-    line      one change that every edge applies: a purge, or the order to prove keys at the origin
+    line      one change that every edge applies: a purge, a soft one, or the order to prove keys at the origin
     number    the place of a line. The order of numbers is the order of commit, without gaps that fill up later
     history   which log it is. Another history means that lines may be missing, for example after a restored backup or
               a failover. Then a number of the old history says nothing
@@ -30,6 +30,7 @@ class Kind(StrEnum):
 
     PURGE = "purge"  # forget the keys
     PROVE = "prove"  # prove the keys at the origin before anything of them is served again
+    SOFTEN = "soften"  # count the keys as stale: they may be served once more
     PURGE_ALL = "purge-all"  # forget everything
 
 

@@ -56,12 +56,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a node needs of the service. `drain` is as in Follower."""
+    """What a node needs of the service. `drain`, `stale_after_s` and `on_keys` are as in Follower."""
 
     cache: Cache
     drain: Drain
     under_way: UnderWay
     failpoints: Failpoints
+    stale_after_s: float
+    on_keys: Callable[[str, Sequence[str]], None]
 
 
 class ClusterNode:
@@ -109,6 +111,8 @@ class ClusterNode:
             clock=self._clock,
             failpoints=parts.failpoints,
             on_progress=self._watch.wake,
+            stale_after_s=parts.stale_after_s,
+            on_keys=parts.on_keys,
         )
         self._spreader = Spreader(
             purge_log,
@@ -196,6 +200,14 @@ class ClusterNode:
     async def left_over(self) -> tuple[Unspread, ...]:
         """The changes that the last run has left. They are spread again."""
         return await self._rows.after(0, LEFT_OVER_MAX)
+
+    def gone_runs(self) -> frozenset[str]:
+        """The runs of other nodes whose lease has run out. What they had claimed is free."""
+        return self._observer.gone(self._clock.now_s())
+
+    def applied_by_all(self) -> int:
+        """The number of the last line that every member had applied, as last seen."""
+        return min((item.member.applied for item in self._observer.members), default=0)
 
     # --- renewals ----------------------------------------------------------------------------------------------
 

@@ -88,6 +88,11 @@ class Observer:
         """The members of the log, as last seen."""
         return tuple(self._seen.values())
 
+    def gone(self, now_s: float) -> frozenset[str]:
+        """Return the runs whose lease has run out: they have ended, or cannot reach the log."""
+        others = ((run, item) for run, item in self._seen.items() if run != self._own.run)
+        return frozenset(run for run, item in others if now_s >= item.lease_ends_s)
+
     def namesake(self, now_s: float) -> Member | None:
         """Return another member with the name of this node that is alive; None if there is none."""
         for run, item in self._seen.items():

@@ -43,6 +43,8 @@ opened AS (
     SELECT given.entry, head.before + given.place, head.before + given.place, $3
     FROM head, unnest($14::text[], $15::bigint[]) AS given (entry, place)
     ON CONFLICT (entry) DO UPDATE SET last = excluded.last, run = excluded.run),
+fetched AS (
+    DELETE FROM imgproxy.validator USING head WHERE validator.key = ANY ($19::text[])),
 closed AS (
     DELETE FROM imgproxy.pending USING head WHERE pending.entry = ANY ($16::text[]))
 SELECT head.before, HISTORY AS history, pg_notify('imgproxy_lines', '') FROM head
@@ -84,6 +86,7 @@ def append_values(server: str, run: str, changes: Sequence[Change], *, now_s: fl
         sorted(entry for entry, place in pending.items() if place is None),
         server,
         [_short_entry(change.entry) for change in changes],
+        sorted({clean(key) for change in changes if change.kind is Kind.PURGE for key in change.keys}),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cluster.postgres_database import Database
 
-# A validator that nobody has renewed for so long belongs to a picture that is not asked for.
+# Without validators, the next event for a picture purges it, and the next fetch notes them again.
 VALIDATORS_KEPT_S: Final = 366 * 86_400
 TIDIED_AT_ONCE: Final = 10_000
 
@@ -83,18 +83,28 @@ ORDER BY receipt.number DESC LIMIT $4
 _NOTE_VALIDATORS: Final = """
 INSERT INTO imgproxy.validator (key, digest, etag, last_modified)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
-ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, etag = excluded.etag,
-    last_modified = excluded.last_modified, fetched_at = excluded.fetched_at
+ON CONFLICT (key) DO UPDATE SET etag = excluded.etag, last_modified = excluded.last_modified,
+    digest = CASE WHEN validator.digest = excluded.digest THEN validator.digest ELSE '' END
 """
+_VALIDATORS: Final = """
+SELECT key, digest, etag, last_modified, extract(epoch FROM clock_timestamp() - fetched_at)::float8 AS age_s
+FROM imgproxy.validator WHERE key = ANY ($1::text[])
+"""
+# No other program is likely to use this pair of numbers.
 _TIDY: Final = """
-WITH old_deliveries AS (DELETE FROM imgproxy.delivery WHERE id IN (
-    SELECT id FROM imgproxy.delivery WHERE claimed_at < clock_timestamp() - make_interval(secs => $1) LIMIT $4)
+WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(272001, 2) AS is_mine),
+old_deliveries AS (DELETE FROM imgproxy.delivery WHERE id IN (
+    SELECT id FROM imgproxy.delivery, turn WHERE is_mine AND claimed_at < clock_timestamp() - make_interval(secs => $1)
+    LIMIT $4)
     RETURNING 1),
 old_receipts AS (DELETE FROM imgproxy.receipt WHERE number IN (
-    SELECT number FROM imgproxy.receipt WHERE given_at < clock_timestamp() - make_interval(secs => $2) LIMIT $4)
+    SELECT number FROM imgproxy.receipt, turn WHERE is_mine AND given_at < clock_timestamp() - make_interval(secs => $2)
+    LIMIT $4)
     RETURNING 1),
 old_validators AS (DELETE FROM imgproxy.validator WHERE key IN (
-    SELECT key FROM imgproxy.validator WHERE fetched_at < clock_timestamp() - make_interval(secs => $3) LIMIT $4)
+    SELECT key FROM imgproxy.validator, turn
+    WHERE is_mine AND fetched_at < clock_timestamp() - make_interval(secs => $3)
+    LIMIT $4)
     RETURNING 1)
 SELECT (SELECT count(*) FROM old_deliveries) + (SELECT count(*) FROM old_receipts)
     + (SELECT count(*) FROM old_validators) AS count
@@ -203,21 +213,23 @@ class PostgresFacts:
     # --- validators of originals -------------------------------------------------------------------------------
 
     async def note_validators(self, found: Mapping[str, Validators]) -> None:
-        """Note what fetches found, in one statement."""
+        """Note what fetches found, in one statement. Another digest than the one that is noted makes it unknown."""
         rows = sorted((clean(key), item) for key, item in found.items()) if found else []
         await self._database.fetch(
             _NOTE_VALIDATORS,
             [key for key, _ in rows],
-            [clean(item.digest) for _, item in rows],
+            [clean(item.digest or "") for _, item in rows],
             [None if item.etag is None else clean(item.etag) for _, item in rows],
             [None if item.last_modified is None else clean(item.last_modified) for _, item in rows],
         )
 
     async def validators(self, keys: Collection[str]) -> dict[str, Validators]:
         """Return what the latest fetch of each key found."""
-        query = "SELECT key, digest, etag, last_modified FROM imgproxy.validator WHERE key = ANY ($1::text[])"
-        rows = await self._database.fetch(query, [clean(key) for key in keys])
-        return {row["key"]: Validators(row["digest"], row["etag"], row["last_modified"]) for row in rows}
+        rows = await self._database.fetch(_VALIDATORS, [clean(key) for key in keys])
+        return {
+            row["key"]: Validators(row["digest"] or None, row["etag"], row["last_modified"], row["age_s"])
+            for row in rows
+        }
 
     # --- age ---------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,13 @@ there. So edges whose clocks differ agree on what is due.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from imgproxy.cache.outbox import DUE_AT_MOST_S, OutboxFigures, Subject, WaitingLine
+from imgproxy.cache.outbox import DUE_AT_MOST_S, EVERYTHING, OutboxFigures, Subject, WaitingLine
 from imgproxy.cluster.postgres_append import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from imgproxy.cluster.postgres_database import Database
     from imgproxy.cluster.postgres_listener import Listener
@@ -56,6 +56,10 @@ SELECT count(*) AS lines,
 FROM imgproxy.outbox WHERE target = $1
 """
 _UNCONFIRMED: Final = "SELECT target, name, is_entry FROM imgproxy.outbox WHERE round = 1 AND number >= $1"
+_WAITING: Final = """
+SELECT DISTINCT name, is_entry FROM imgproxy.outbox
+WHERE round = 1 AND CASE WHEN is_entry THEN name = $2 ELSE name = ANY ($1::text[]) END
+"""
 # These leave a line alone if a later purge has taken it over.
 _DONE: Final = """
 WITH gone AS (
@@ -116,7 +120,7 @@ class PostgresOutbox:
         """Return lines that are due."""
         ahead_s = now_s - time.time()
         return tuple(
-            WaitingLine(Subject(row["name"], row["is_entry"]), row["round"], row["number"], row["attempts"])
+            WaitingLine(_subject(row), row["round"], row["number"], row["attempts"])
             for row in await self._database.fetch(_DUE, target, ahead_s, ahead_s + DUE_AT_MOST_S, count)
         )
 
@@ -133,7 +137,12 @@ class PostgresOutbox:
     async def unconfirmed(self, seq: int) -> tuple[tuple[str, Subject], ...]:
         """Return what is not confirmed of a purge and of later ones."""
         rows = await self._database.fetch(_UNCONFIRMED, seq)
-        return tuple((row["target"], Subject(row["name"], row["is_entry"])) for row in rows)
+        return tuple((row["target"], _subject(row)) for row in rows)
+
+    async def waiting(self, keys: Sequence[str], entry: str) -> frozenset[Subject]:
+        """Return those of these subjects that are not confirmed."""
+        rows = await self._database.fetch(_WAITING, [clean(key) for key in keys], clean(entry))
+        return frozenset(_subject(row) for row in rows)
 
     async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
         """Delete lines. The edges that wait for their confirmation hear of it."""
@@ -155,6 +164,12 @@ class PostgresOutbox:
     async def take_up(self, targets: Iterable[str]) -> int:
         """Delete old lines of targets that are not configured here."""
         return len(await self._database.fetch(_DROP_UNKNOWN, list(targets), UNKNOWN_KEPT_S))
+
+
+def _subject(row: Mapping[str, Any]) -> Subject:
+    """Return the subject of a row. No key is empty: that is everything."""
+    found = Subject(row["name"], row["is_entry"])
+    return EVERYTHING if found == Subject("") else found
 
 
 def _columns(lines: Sequence[WaitingLine]) -> tuple[list[bool], list[str], list[int], list[int]]:

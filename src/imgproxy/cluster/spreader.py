@@ -44,7 +44,7 @@ class _Item:
     """One change on its way. `place`: where the log has it. `nodes`: whom it waits for, from the first look after."""
 
     row: Unspread
-    change: Change
+    kind: Kind
     began_s: float
     place: Position | None = None
     appended_s: float = math.inf
@@ -85,7 +85,7 @@ class Spreader:
         self._failpoints = failpoints
         self._confirm = confirm
         self._items: OrderedDict[int, _Item] = OrderedDict()  # by row, not done yet
-        self._done: OrderedDict[int, tuple[NodeReport, ...]] = OrderedDict()  # by number of the purge
+        self._done: OrderedDict[int, Spread] = OrderedDict()  # by number of the purge
         self._rows_of: dict[int, int] = {}  # by number of the purge, until `finished`
         self._finished: list[int] = []
         self._read_row = 0
@@ -116,7 +116,7 @@ class Spreader:
                 await self._clock.wait(waiter.done, self._clock.now_s() + within_s)
         finally:
             self._waiters.discard(waiter)
-        return Spread(self._reports(seq), self._is_done(seq))
+        return self._spread(seq)
 
     def wake(self) -> None:
         """Look for changes in the journal soon."""
@@ -144,12 +144,13 @@ class Spreader:
         first = next((item.row.seq for item in self._items.values() if item.row.seq), math.inf)
         return seq <= self._read_seq and seq < first
 
-    def _reports(self, seq: int) -> tuple[NodeReport, ...]:
+    def _spread(self, seq: int) -> Spread:
         found = self._done.get(seq)
         if found is not None:
             return found
         item = next((item for item in self._items.values() if item.row.seq == seq), None)
-        return self._reports_of(item)
+        number = item.place.number if item is not None and item.place is not None else None
+        return Spread(self._reports_of(item), self._is_done(seq), number)
 
     def _reports_of(self, item: _Item | None) -> tuple[NodeReport, ...]:
         """Return the states of this node, which has applied the purge, and of the others."""
@@ -199,7 +200,7 @@ class Spreader:
         if not items:
             return False
         await self._failpoints.reach(Step.AFTER_RECORD, "")
-        places = await self._written([item.change for item in items])
+        places = await self._written([from_text(item.row.change) for item in items])
         now_s = self._clock.now_s()
         for item, place in zip(items, places, strict=True):
             item.place, item.appended_s, item.nodes = place, now_s, None
@@ -221,7 +222,7 @@ class Spreader:
         """Read the changes that are new in the journal."""
         rows = await self._rows.after(self._read_row, TOGETHER_MAX)
         now_s = self._clock.now_s()
-        items = [_Item(row, from_text(row.change), now_s) for row in rows]
+        items = [_Item(row, from_text(row.change).kind, now_s) for row in rows]
         for item in items:
             self._items[item.row.row] = item
             if item.row.seq:
@@ -285,13 +286,14 @@ class Spreader:
         item.nodes = tuple(node for node in item.nodes if node not in left)
 
     def _end(self, item: _Item) -> None:
-        reports = self._reports_of(item)
+        number = item.place.number if item.place is not None else None
+        spread = Spread(self._reports_of(item), is_complete=True, number=number)
         del self._items[item.row.row]
         if not item.row.seq:
             self._finished.append(item.row.row)
             return
-        self._done[item.row.seq] = reports
-        if item.change.kind is Kind.PROVE:
+        self._done[item.row.seq] = spread
+        if item.kind is Kind.PROVE:
             self._rows_of.pop(item.row.seq, None)
             self._finished.append(item.row.row)  # no cache in front is told of an order
         if len(self._done) > DONE_MAX:

@@ -127,15 +127,16 @@ class Fetching:
         now: Callable[[], float] = time.time,
         fence: Fence | None = None,
         turns: Share | None = None,
+        on_proved: Callable[[OriginalFacts], None] = lambda _facts: None,
     ) -> None:
         """
-        Set up fetching.
+        Let `fetches_max` fetches run at a time; `admission` says how many more may wait. `now`: Unix time.
 
-        `fetches_max` fetches run at a time; `admission` says how many more may wait. `now` is the wall clock, Unix
-        time. In a cluster, `fence` is told of proofs, and `turns` replaces `fetches_max`.
+        In a cluster `fence` is told of proofs, `turns` replaces `fetches_max`. `on_proved` gets what the origin proved.
         """
         self._turns = turns or asyncio.Semaphore(fetches_max)
         self._fence = fence
+        self._on_proved = on_proved
         self._queued = 0
         self._cache = cache
         self._origin = origin
@@ -266,6 +267,7 @@ class Fetching:
                     self._cache.store.discard(temp)
         if self._fence is not None:
             self._fence.proved(hashed, asked.began_s)
+        self._on_proved(facts)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)

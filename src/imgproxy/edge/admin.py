@@ -237,10 +237,9 @@ class AdminRoutes:
             raise BadPurge('The body must be {"data": {"type": "purges", "attributes": {"url": "https://host/key"}}}.')
         key, _, _ = split_target(path, mount_prefix=self._settings.signing.mount_prefix)
         receipt = await self._purges.purge_keys([key], reason="imgix")
-        answer = {
-            "data": {"type": "purges", "id": str(receipt.seq), "attributes": {"url": url}},
-            "meta": receipt.as_json(),
-        }
+        meta = receipt.as_json()
+        number = "pending" if meta["seq"] is None else str(meta["seq"])
+        answer = {"data": {"type": "purges", "id": number, "attributes": {"url": url}}, "meta": meta}
         return web.Response(body=_dump(answer), content_type="application/vnd.api+json", headers=SERVER)
 
     async def _webhook(self, request: web.BaseRequest, rest: str) -> web.Response:

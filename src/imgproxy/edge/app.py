@@ -31,17 +31,10 @@ from imgproxy.delivery.refusals import Refusals
 from imgproxy.delivery.settling import Settling
 from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
+from imgproxy.edge import sharing
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.cluster import (
-    AnswersUnderWay,
-    engine_of,
-    make_node,
-    open_shared,
-    readiness_json,
-    status_json,
-    turns_of_fetches,
-)
+from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json, turns_of_fetches
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
@@ -59,7 +52,6 @@ from imgproxy.metrics import Metrics
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
-from imgproxy.purge.known_originals import CachedOriginals
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.updates import Updates
 from imgproxy.purge.webhooks import Webhooks
@@ -119,10 +111,11 @@ class Edge:
         self, settings: Settings, failpoints: Failpoints, purge_log: PurgeLog | None, cluster_clock: Clock | None
     ) -> None:
         self.cache = Cache(settings.cache, purged=PurgeEvent())
-        self.shared = open_shared(settings, self.cache, self.metrics)
+        self.shared = sharing.open_shared(settings, self.cache, self.metrics)
         self.library = library_client(settings.origin)
         self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
-        self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget)
+        shared_keys = sharing.shared_keys_of(self.engine, self.cache)
+        self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget, shared=shared_keys)
         self.answers = Answers(self.cache.purged, self.cache.purged_all)
         self.under_way = AnswersUnderWay(self.answers)
         self.node = None
@@ -137,17 +130,19 @@ class Edge:
                 failpoints=failpoints,
                 metrics=self.metrics,
                 clock=cluster_clock,
+                on_keys=self.entries.note,
             )
+        self.cluster_facts = sharing.shared_by(self.engine, self.node)
         # None: the edge is alone, or serves what it has while it is cut off.
         self.fence = self.node.fence if self.node is not None and self.node.is_proving else None
-        nodes_wait_s = settings.cluster.wait_s if self.node is not None else 0.0
         self.downstreams = Downstreams(
             settings.downstream,
             self.cache.journal,
             purge=settings.purge,
             freshness=settings.freshness,
             metrics=self.metrics,
-            nodes_wait_s=nodes_wait_s,
+            cluster=settings.cluster if self.node is not None else None,
+            cluster_facts=self.cluster_facts,
             shared=self.shared,
         )
         self.purges = PurgeService(
@@ -159,8 +154,10 @@ class Edge:
             metrics=self.metrics,
             downstream=self.downstreams,
             nodes=self.node,
-            nodes_wait_s=nodes_wait_s,
+            nodes_wait_s=settings.cluster.wait_s,
+            shared=self.cluster_facts,
         )
+        self.upkeep = sharing.upkeep_of(self.cluster_facts, shared_keys, self.purges, self.downstreams, settings)
 
     def _compose_originals(
         self,
@@ -180,6 +177,7 @@ class Edge:
             now=admission_clock,
             fetch_queue_max=settings.origin.fetch_queue_max,
         )
+        self.known = sharing.known_originals_of(self.cluster_facts, self.cache, self.entries, settings)
         fetching = Fetching(
             self.cache,
             self.library,
@@ -195,6 +193,7 @@ class Edge:
             shared=self.shared,
             fence=self.fence,
             turns=turns_of_fetches(self.node, settings.origin.fetches_max),
+            on_proved=self.known.note,
         )
         self.originals = Originals(
             self.cache,
@@ -210,7 +209,7 @@ class Edge:
             self.entries,
             self.purges,
             self.originals,
-            known=CachedOriginals(self.cache, settle_s=settings.freshness.settle_s),
+            known=self.known,
             downstream=self.downstreams,
             settings=settings.purge,
             freshness=settings.freshness,
@@ -262,7 +261,7 @@ class Edge:
             secrets,
             self.purges,
             self.updates,
-            self.cache.journal,
+            sharing.deliveries_of(self.cluster_facts, self.cache, settings),
             self.metrics,
             created=self.warming.warm_created,
         )
@@ -367,6 +366,10 @@ class Edge:
         closing(self.downstreams.close)
         await self.purges.start()
         closing(self.purges.close)
+        if self.upkeep is not None:
+            self.upkeep.start()
+            closing(self.upkeep.close)
+        closing(self.known.close)
         await self.settling.start()
         closing(self.settling.close)
         closing(self.originals.close)

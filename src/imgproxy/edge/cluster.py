@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.background import Background
 from imgproxy.cluster.engine import open_engine
 from imgproxy.cluster.node import ClusterNode, Parts
-from imgproxy.cluster.store.objects import open_objects
-from imgproxy.cluster.store.shared import SharedStore
 from imgproxy.config.secrets import database_url
 from imgproxy.delivery.share import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cluster.clock import Clock
@@ -93,6 +91,7 @@ def make_node(
     failpoints: Failpoints,
     metrics: Metrics,
     clock: Clock | None,
+    on_keys: Callable[[str, Sequence[str]], None],
 ) -> ClusterNode:
     """Make the node, and the gauges of its state."""
     drain_s = settings.purge.drain_s
@@ -100,7 +99,7 @@ def make_node(
     async def drain(hashes: Collection[str] | None) -> None:
         await (answers.drain_all(drain_s) if hashes is None else answers.drain(hashes, drain_s))
 
-    parts = Parts(cache, drain, under_way, failpoints)
+    parts = Parts(cache, drain, under_way, failpoints, settings.freshness.revalidate_after_s + 1, on_keys)
     node = ClusterNode(purge_log, settings.cluster, parts, name=node_name(settings), run=run, clock=clock)
     watch = metrics.watch
     watch("imgproxy_cluster_current", "1 if this node may answer from its cache", lambda: node.is_current)
@@ -117,15 +116,6 @@ def turns_of_fetches(node: ClusterNode | None, fetches_max: int) -> Share | None
     if node is None or not node.is_proving:
         return None
     return Share(lambda: fetches_max if node.is_current else node.share_of(fetches_max))
-
-
-def open_shared(settings: Settings, cache: Cache, metrics: Metrics) -> SharedStore | None:
-    """Return the shared store, or None if none is configured. Raises ConfigError."""
-    if settings.shared_store.url is None:
-        return None
-    objects = open_objects(settings.shared_store)
-    object_max_bytes = settings.limits.source_bytes
-    return SharedStore(objects, cache, settings.shared_store, object_max_bytes=object_max_bytes, metrics=metrics)
 
 
 def readiness_json(node: ClusterNode, settings: Settings) -> dict[str, Any]:

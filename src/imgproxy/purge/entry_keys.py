@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgproxy.cache.cache import Cache
+    from imgproxy.purge.shared_keys import SharedKeys
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,20 @@ class KeysApi(Protocol):
 class EntryKeys:
     """The keys of entries."""
 
-    def __init__(self, cache: Cache, library: KeysApi, *, on_known: Callable[[str], None] = lambda _key: None) -> None:
-        """`on_known(key)` is called when the entry of a key becomes known: answers of the key then get another tag."""
+    def __init__(
+        self,
+        cache: Cache,
+        library: KeysApi,
+        *,
+        on_known: Callable[[str], None] = lambda _key: None,
+        shared: SharedKeys | None = None,
+    ) -> None:
+        """
+        `on_known(key)` is called when the entry of a key becomes known: answers of the key then get another tag.
+
+        `shared`: the keys that the nodes of a cluster have seen.
+        """
+        self._shared = shared
         self._cache = cache
         self._library = library
         self._entries: LRUCache[str, str] = LRUCache(KNOWN_MAX)
@@ -73,8 +86,12 @@ class EntryKeys:
         return self._entries.get(key)
 
     async def last_seen(self, entry: str) -> tuple[str, ...]:
-        """Return the keys last seen for an entry."""
+        """Return the keys that this node has last seen for an entry."""
         return await self._cache.journal.keys_of(entry)
+
+    async def seen_elsewhere(self, entry: str) -> tuple[str, ...]:
+        """Return the keys that any node of the cluster has seen for an entry. Raises LogUnavailable."""
+        return await self._shared.of(entry) if self._shared is not None else ()
 
     async def ask(self, entry: str) -> ListedKeys:
         """
@@ -106,13 +123,17 @@ class EntryKeys:
 
     async def remember(self, entry: str, keys: Iterable[str], *, finished_seq: int | None = None) -> None:
         """Write keys of an entry into the journal. `finished_seq` as in `Journal.remember_keys`."""
-        self.note(entry, await self._cache.journal.remember_keys(entry, keys, finished_seq=finished_seq))
+        new = await self._cache.journal.remember_keys(entry, keys, finished_seq=finished_seq)
+        self.note(entry, new)
+        if new and self._shared is not None:
+            await self._shared.remember(entry, new)
 
     def note(self, entry: str, new: Iterable[str]) -> None:
-        """Keep keys in memory that were just written into the journal for the first time."""
+        """Keep keys in memory, and that they are of this entry."""
         for key in new:
-            self._entries[key] = entry
-            self._on_known(key)
+            if self._entries.get(key) != entry:
+                self._entries[key] = entry
+                self._on_known(key)
 
 
 def _is_key(text: str) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from imgproxy.cache.cache import Cache
+    from imgproxy.cache.entry import OriginalFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class KnownOriginals(Protocol):
         A key must be missing if any answer of it may still be in use somewhere that was made from other bytes.
         """
 
+    def note(self, facts: OriginalFacts) -> None:
+        """Note what a fetch has found."""
+
+    async def close(self) -> None:
+        """Keep what was noted."""
+
 
 class CachedOriginals:
     """The originals in this edge's cache."""
@@ -61,7 +68,18 @@ class CachedOriginals:
             facts = self._cache.facts(key_hash(key))
             if facts is None or facts.fetched_at_s > fetched_before_s:
                 continue
-            is_strong = facts.etag is not None and not facts.etag.startswith("W/")
-            date = facts.last_modified if is_proof(facts.last_modified, facts.fetched_at_s) else None
-            found[key] = KnownOriginal(facts.digest, facts.etag if is_strong else None, date)
+            found[key] = known_original(facts)
         return found
+
+    def note(self, facts: OriginalFacts) -> None:
+        """Do nothing: the cache has it."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+def known_original(facts: OriginalFacts) -> KnownOriginal:
+    """Return an original with those of its validators that change with the bytes."""
+    is_strong = facts.etag is not None and not facts.etag.startswith("W/")
+    date = facts.last_modified if is_proof(facts.last_modified, facts.fetched_at_s) else None
+    return KnownOriginal(facts.digest, facts.etag if is_strong else None, date)

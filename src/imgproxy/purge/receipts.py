@@ -4,6 +4,9 @@ Receipts: what a purge did. The journal keeps each for a year.
 Receipts are written behind the answers: those of a quarter of a second in one write. While the disk refuses them, they
 are tried again. A crash before that loses the receipt only: the journal has the purge itself, with its time, entry and
 reason.
+
+In a cluster they are written to its database, too, by the number that the log has given to the purge. So they can be
+asked for at every node. A purge that has no number yet is known to its node alone.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from imgproxy.background import Background
 from imgproxy.cache.outbox import EVERYTHING, Outbox, Subject
+from imgproxy.cluster.log import LogUnavailable
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cache.journal import Journal, KeptReceipt
-    from imgproxy.cluster.acknowledge import NodeReport
+    from imgproxy.cluster.acknowledge import NodeReport, Spread
+    from imgproxy.purge.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,8 @@ WRITE_AFTER_S = 0.25
 RETRY_MAX_S = 10.0
 # Receipts that wait for the disk: about 10 MB.
 UNWRITTEN_MAX = 10_000
+# While the cluster's database cannot be reached, a receipt is looked for among so many.
+SEARCHED_MAX = 1000
 # States of a cache in front after which nothing more is to be done.
 DONE = frozenset({"done", "skipped"})
 
@@ -60,7 +67,8 @@ class Receipt:
     `malformed`: what the keys API listed that is no key. `is_pending`: the keys API has not answered yet. The listed
     keys are purged; more may follow. `nodes`: the nodes of the cluster; none if this service is alone. `seqs`: the
     numbers of all its purges here, `seq` is the last of them. `is_spreading`: a node can still break its promise.
-    `is_everything`: no keys are named, all are purged.
+    `is_everything`: no keys are named, all are purged. `is_shared`: it is for the whole cluster, whose log has given it
+    `number`; None: not yet.
     """
 
     entry: str | None
@@ -79,6 +87,8 @@ class Receipt:
     seqs: tuple[int, ...] = ()
     is_spreading: bool = False
     is_everything: bool = False
+    is_shared: bool = False
+    number: int | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -103,25 +113,31 @@ class Receipt:
             "pending": not self.is_complete,
             "soft": self.is_soft,
             "cut": self.cut,
-            "seq": self.seq,
+            "seq": self.number if self.is_shared else self.seq,
             "ms": round(self.duration_s * 1000, 1),
         }
 
 
 class Receipts:
-    """Writes receipts into the journal, and reads them."""
+    """Writes receipts into the journal and the cluster's database, and reads them."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, shared: Shared | None = None) -> None:
         self._journal = journal
+        self._shared = shared
         self._outbox = Outbox(journal)
         self._unwritten: list[tuple[int, float, str]] = []
+        self._unshared: list[tuple[int, float, str]] = []  # by the number in the log
+        self._publishing = asyncio.Lock()
         self._background = Background("receipts of purges")
 
     def keep(self, receipt: Receipt, *, reason: str) -> None:
         """Write a receipt soon. It replaces an earlier one of the same number."""
-        row = (receipt.seq, time.time(), json.dumps({"reason": reason, **receipt.as_json()}))
-        self._unwritten.append(row)
-        if len(self._unwritten) == 1:
+        now_s, text = time.time(), json.dumps({"reason": reason, **receipt.as_json()})
+        is_first = not self._unwritten and not self._unshared
+        self._unwritten.append((receipt.seq, now_s, text))
+        if receipt.number is not None:
+            self._unshared.append((receipt.number, now_s, text))
+        if is_first:
             self._background.begin(self._write_soon)
 
     async def latest(
@@ -136,20 +152,51 @@ class Receipts:
             CacheUnavailable: the journal cannot be read.
         """
         await self._write()
+        if self._shared is not None:
+            try:
+                return await self._latest_of_cluster(self._shared, entry, key, seq, count)
+            except LogUnavailable as error:
+                log.info("only receipts of this node can be given: %s", error)
+                return await self._latest_here(entry, key, None, count, number=seq)
+        return await self._latest_here(entry, key, seq, count)
+
+    async def _latest_here(
+        self, entry: str | None, key: str | None, seq: int | None, count: int, *, number: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return receipts of this node. `number`: of the log; it is looked for among the latest ones."""
+        count = count if number is None else SEARCHED_MAX
         kept = await self._journal.receipts(entry=entry, key=key, seq=seq, count=count)
         unconfirmed = await self._outbox.unconfirmed(kept[-1].seq) if kept else ()
-        return [_updated(item, unconfirmed) for item in kept]
+        found = [_updated(item, unconfirmed) for item in kept]
+        return found if number is None else [item for item in found if item["seq"] == number]
 
-    async def complete_nodes(self, seq: int, nodes: Sequence[NodeReport]) -> None:
+    async def _latest_of_cluster(
+        self, shared: Shared, entry: str | None, key: str | None, number: int | None, count: int
+    ) -> list[dict[str, Any]]:
+        """Return receipts of all nodes, those of this one that have no number yet first. Raises LogUnavailable."""
+        own = await self._latest_here(entry, key, None, count) if number is None else []
+        kept = await shared.facts.receipts(entry=entry, key=key, seq=number, count=count)
+        unconfirmed = await shared.outbox.unconfirmed(kept[-1].seq) if kept else ()
+        applied = shared.applied_by_all()
+        found = [_updated(item, unconfirmed, applied_by_all=applied) for item in kept]
+        return [*(item for item in own if item["seq"] is None), *found][:count]
+
+    async def complete_nodes(self, seq: int, spread: Spread) -> None:
         """
-        Note in a receipt of an earlier run that its purge is complete on every node.
+        Note in a receipt of an earlier run, or of an order, that it is complete on every node.
 
         Raises:
             CacheUnavailable: the journal cannot be read or written.
         """
+        await self._write()
         for kept in await self._journal.receipts(entry=None, key=None, seq=seq, count=1):
-            receipt = json.loads(kept.receipt) | {"nodes": _nodes_json(nodes), "spreading": False}
+            receipt = json.loads(kept.receipt) | {"nodes": _nodes_json(spread.nodes), "spreading": False}
+            if self._shared is not None:
+                # A purge that was written into the log again keeps the number that was given out.
+                receipt["seq"] = receipt["seq"] or spread.number
+                self._unshared.append((receipt["seq"], kept.at_s, json.dumps(receipt)))
             await self._journal.keep_receipts([(seq, kept.at_s, json.dumps(receipt))])
+        await self._write()
 
     async def close(self) -> None:
         """Write the receipts that are not written yet."""
@@ -158,12 +205,29 @@ class Receipts:
 
     async def _write_soon(self) -> None:
         wait_s = WRITE_AFTER_S
-        while self._unwritten:
+        while self._unwritten or self._unshared:
             await asyncio.sleep(wait_s)
             await self._write()
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
     async def _write(self) -> None:
+        await self._write_here()
+        await self.publish()
+
+    async def publish(self) -> None:
+        """Write what was kept for the other nodes, so that they can give it, too. Those of a moment go together."""
+        if self._shared is None:
+            return
+        async with self._publishing:
+            rows, self._unshared = self._unshared, []
+            try:
+                if rows:
+                    await self._shared.facts.keep_receipts(rows)
+            except LogUnavailable:
+                self._unshared[:0] = rows
+                del self._unshared[:-UNWRITTEN_MAX]
+
+    async def _write_here(self) -> None:
         if not self._unwritten:
             return
         rows, self._unwritten = self._unwritten, []
@@ -179,9 +243,17 @@ def _nodes_json(nodes: Sequence[NodeReport]) -> list[dict[str, Any]]:
     return [{"name": node.name, "state": node.state, "ms": round(node.after_s * 1000, 1)} for node in nodes]
 
 
-def _updated(kept: KeptReceipt, unconfirmed: Sequence[tuple[str, Subject]]) -> dict[str, Any]:
-    """Return a kept receipt with the present state of its caches in front."""
+def _updated(
+    kept: KeptReceipt, unconfirmed: Sequence[tuple[str, Subject]], *, applied_by_all: int | None = None
+) -> dict[str, Any]:
+    """
+    Return a kept receipt with the present state of its caches in front.
+
+    `applied_by_all`: the number of the last purge that every node of the cluster has applied.
+    """
     receipt = json.loads(kept.receipt)
+    if applied_by_all is not None and receipt.get("spreading") and kept.seq <= applied_by_all:
+        receipt |= {"nodes": [{**node, "state": "applied"} for node in receipt["nodes"]], "spreading": False}
     is_waiting = receipt.get("spreading", False)
     subjects = (
         {EVERYTHING} | {Subject(key) for key in receipt["keys"]} | {Subject(receipt["entry"] or "", is_entry=True)}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
-from imgproxy.cluster.log import Kind
+from imgproxy.cluster.log import Kind, LogUnavailable
 from imgproxy.errors import (
     CacheUnavailable,
     EntryNotFound,
@@ -28,14 +28,13 @@ from imgproxy.errors import (
     Revoked,
     SourceTooLarge,
 )
-from imgproxy.purge.entry_keys import ListedKeys
+from imgproxy.purge.key_finder import KeyFinder
 from imgproxy.purge.one_by_one import OneByOne
 from imgproxy.purge.receipts import Receipt, Receipts
 from imgproxy.purge.spreading import SpreadPurges
-from imgproxy.purge.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge import PurgedKeys
@@ -44,13 +43,13 @@ if TYPE_CHECKING:
     from imgproxy.purge.answers import Answers
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.entry_keys import EntryKeys
+    from imgproxy.purge.key_finder import AllKeys
+    from imgproxy.purge.shared import Shared
     from imgproxy.purge.spreading import Nodes
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
-# Calls of the keys API at a time. Each takes a part of a millisecond of the event loop, so hits would wait for more.
-CALLS_MAX = 4
 # After these events no answer may show the picture. A soft purge would serve it once more.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 # The reasons that have a label in the metric: events, routes, and our own findings. Callers can send any other word; it
@@ -77,8 +76,13 @@ class PurgeService:
         downstream: Downstreams,
         nodes: Nodes | None = None,
         nodes_wait_s: float = 0.0,
+        shared: Shared | None = None,
     ) -> None:
-        """`nodes`: the other nodes, in a cluster. A purge waits at most `nodes_wait_s` for them."""
+        """
+        Set up purges.
+
+        `nodes`: the other nodes, in a cluster. A purge waits at most `nodes_wait_s` for them. `shared`: what all share.
+        """
         self._cache = cache
         self._entries = entries
         self._answers = answers
@@ -87,10 +91,12 @@ class PurgeService:
         self._metrics = metrics
         self._downstream = downstream
         self._entry_purges: OneByOne[Receipt] = OneByOne()
-        self._turns = Turns(CALLS_MAX)
+        self.finder = KeyFinder(entries, settings.expand_timeout_s)
         self._later = Background("purge")
-        self.receipts = Receipts(cache.journal)
-        self.spread = SpreadPurges(nodes, downstream, self.receipts, wait_s=nodes_wait_s, settle_s=freshness.settle_s)
+        self.receipts = Receipts(cache.journal, shared)
+        self.spread = SpreadPurges(
+            nodes, downstream, self.receipts, wait_s=nodes_wait_s, settle_s=freshness.settle_s, shared=shared
+        )
 
     async def start(self) -> None:
         """Continue the expansions that the last run left pending."""
@@ -149,8 +155,10 @@ class PurgeService:
     async def purge_all(self, *, reason: str) -> Receipt:
         """Forget everything, as `purge_keys` does. Raises CacheUnavailable."""
         started_s = time.monotonic()
-        also = self.spread.recording((), reason=reason, entry=None, kind=Kind.PURGE_ALL)
-        purged = await self._cache.purge_all(reason=reason, outbox=self._downstream.lines_for_all(), also=also)
+        outbox = self._downstream.lines_for_all()
+        also = self.spread.recording((), reason=reason, entry=None, outbox=outbox, kind=Kind.PURGE_ALL)
+        behind = self._downstream.lines_behind(None)
+        purged = await self._cache.purge_all(reason=reason, outbox=[*outbox, *behind], also=also)
         return await self._acknowledge(replace(_receipt(None, purged), is_everything=True), reason, started_s)
 
     async def purge_entry(self, entry: str, *, reason: str, is_soft: bool = False) -> Receipt:
@@ -169,25 +177,17 @@ class PurgeService:
         Ask for the keys of an entry and remember them, without a purge of the entry.
 
         If the entry was purged before, new keys escaped that purge, here or in a cache in front. They are purged now,
-        before they count as known. Raises as `_ask`.
+        before they count as known. Raises ImgproxyError.
         """
-        keys = (await self._ask(entry, None)).keys
-        known = await self._entries.last_seen(entry)
+        keys = (await self.finder.list_patiently(entry)).keys
+        known = set(await self._entries.last_seen(entry))
+        if not known.issuperset(keys):
+            known.update(await self.finder.seen(entry) or ())
         new = [key for key in keys if key not in known]
         if new and await self._cache.journal.last_purge_of_entry(entry):
             await self.purge_keys(new, reason="learnt", entry=entry)
         await self._entries.remember(entry, keys)
         return keys
-
-    async def list_keys(self, entry: str) -> ListedKeys:
-        """
-        Ask for the keys of an entry, at most `expand_timeout_s` from this call's turn.
-
-        Raises:
-            TimeoutError: the API did not answer in time.
-            ImgproxyError: as `EntryKeys.ask` and `Turns.turn`.
-        """
-        return await self._ask(entry, self._settings.expand_timeout_s)
 
     # --- the steps ---------------------------------------------------------------------------------------------
 
@@ -203,30 +203,37 @@ class PurgeService:
     ) -> PurgedKeys:
         """Record and invalidate keys in the cache. The arguments are those of `Cache.purge` and `purge_keys`."""
         settle_s = self._freshness.settle_s
+        outbox = self._downstream.lines(keys, entry=entry, is_part=is_part)
         purged = await self._cache.purge(
             keys,
             reason=reason,
             entry=entry,
             is_pending=is_pending,
             settle_at_s=time.time() + settle_s if settle_s > 0 else None,
-            outbox=self._downstream.lines(keys, entry=entry, is_part=is_part),
+            outbox=[*outbox, *self._downstream.lines_behind(keys)],
             expanded=expanded,
-            also=self.spread.recording(keys, reason=reason, entry=entry, expanded=expanded),
+            also=self.spread.recording(
+                keys, reason=reason, entry=entry, is_pending=is_pending, expanded=expanded, outbox=outbox
+            ),
         )
         self.spread.wake()  # the other nodes need not wait for the keys API
         return purged
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
+        with self.spread.under_way(entry):
+            return await self._purge_entry_now(entry, reason)
+
+    async def _purge_entry_now(self, entry: str, reason: str) -> Receipt:
         started_s = time.monotonic()
         # At the same time, because a write to the disk may take as long as an answer of the keys API.
-        listing = asyncio.create_task(self.list_keys(entry))
+        listing = asyncio.create_task(self.finder.find_all(entry))
         try:
             known = await self._entries.last_seen(entry)
             try:
                 purged = await self._purge_here(known, reason=reason, entry=entry, is_pending=True)
             except CacheUnavailable:
-                return await self._purge_unrecorded(entry, known, reason, listing)
-            receipt = await self._expand(_receipt(entry, purged), entry, reason, listing)
+                return await self._purge_unrecorded(entry, known, reason, await listing)
+            receipt = await self._expand(_receipt(entry, purged), entry, reason, await listing)
         finally:
             if listing.cancel():
                 await asyncio.gather(listing, return_exceptions=True)
@@ -234,77 +241,58 @@ class PurgeService:
                 listing.exception()  # it must be read, or asyncio logs that nobody did
         return await self._acknowledge(receipt, reason, started_s)
 
-    async def _ask(self, entry: str, within_s: float | None) -> ListedKeys:
-        """
-        Ask for the keys of an entry when it is this call's turn.
-
-        Raises:
-            TimeoutError: the API did not answer within `within_s` of the turn.
-            ImgproxyError: as `EntryKeys.ask` and `Turns.turn`.
-        """
-        async with self._turns.turn(self._settings.expand_timeout_s):
-            try:
-                async with asyncio.timeout(within_s):
-                    listed = await self._entries.ask(entry)
-            except NotFound:
-                self._turns.answered()
-                raise
-            self._turns.answered()
-            return listed
-
-    async def _expand(self, receipt: Receipt, entry: str, reason: str, listing: Awaitable[ListedKeys]) -> Receipt:
-        """Purge the keys that the keys API lists and we did not know. Raises EntryNotFound."""
+    async def _expand(self, receipt: Receipt, entry: str, reason: str, found: AllKeys) -> Receipt:
+        """Purge the keys that were found and that we did not know. Raises EntryNotFound."""
+        failure = found.failure
         try:
-            listed = await listing
-            receipt = replace(receipt, malformed=listed.malformed)
-            return await self._purge_new(receipt, entry, reason, listed.keys)
-        except NotFound:
-            await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
-            if not receipt.keys:
-                self.spread.forget(receipt.seqs)
-                raise EntryNotFound(entry) from None
-            return receipt
-        except (ImgproxyError, TimeoutError) as error:
-            log.warning("purge of entry %s is pending, its keys could not be listed: %s", entry, error)
+            receipt = await self._purge_new(receipt, entry, reason, found)
+        except ImgproxyError as error:
+            failure = error
+        if failure is not None:
+            log.warning("purge of entry %s is pending, its keys are not all known: %s", entry, failure)
             self._later.begin(self._expand_later, entry, RETRY_FIRST_S)
             return replace(receipt, is_pending=True)
+        if not found.is_there and not receipt.keys:
+            self.spread.forget(entry, receipt.seqs)
+            raise EntryNotFound(entry)
+        return receipt
 
-    async def _purge_new(self, receipt: Receipt, entry: str, reason: str, listed: Sequence[str]) -> Receipt:
-        new = [key for key in listed if key not in receipt.keys]
-        if not new:
+    async def _purge_new(self, receipt: Receipt, entry: str, reason: str, found: AllKeys) -> Receipt:
+        """Purge new keys. If no key can be missing, the entry's purges are no longer pending."""
+        listed = found.listed.keys
+        receipt = replace(receipt, malformed=found.listed.malformed)
+        new = [key for key in found.keys if key not in receipt.keys]
+        expanded = listed if found.failure is None else ()
+        if new:
+            is_pending = found.failure is not None
+            more = await self._purge_here(new, reason=reason, entry=entry, is_pending=is_pending, expanded=expanded)
+            self._entries.note(entry, new)
+            receipt = replace(
+                receipt,
+                keys=receipt.keys + more.keys,
+                variants=receipt.variants + more.variants,
+                size_bytes=receipt.size_bytes + more.size_bytes,
+                seq=more.seq,
+                seqs=(*receipt.seqs, more.seq),
+            )
+        if found.failure is None and not (new and expanded):  # else the purge has written that it is expanded
             await self._entries.remember(entry, listed, finished_seq=receipt.seq)
-            return receipt
-        more = await self._purge_here(new, reason=reason, entry=entry, expanded=listed)
-        self._entries.note(entry, new)
-        return replace(
-            receipt,
-            keys=receipt.keys + more.keys,
-            variants=receipt.variants + more.variants,
-            size_bytes=receipt.size_bytes + more.size_bytes,
-            seq=more.seq,
-            seqs=(*receipt.seqs, more.seq),
-        )
+        return receipt
 
-    async def _purge_unrecorded(
-        self, entry: str, known: Sequence[str], reason: str, listing: Awaitable[ListedKeys]
-    ) -> Receipt:
+    async def _purge_unrecorded(self, entry: str, known: Sequence[str], reason: str, found: AllKeys) -> Receipt:
         """
-        Try again with the listed keys, after the disk refused the record.
+        Try again with all keys, after the disk refused the record.
 
         That closes the keys, and deleting their files may make room for the record.
 
         Raises:
-            CacheUnavailable: the disk refuses again, or the keys cannot be listed. Nothing is promised then.
+            CacheUnavailable: the disk refuses again, or the keys are not all known. Nothing is promised then.
         """
-        try:
-            listed = await listing
-        except NotFound:
-            listed = ListedKeys()
-        except (ImgproxyError, TimeoutError) as error:
-            raise CacheUnavailable from error
-        keys = list(dict.fromkeys((*known, *listed.keys)))
-        receipt = await self.purge_keys(keys, reason=reason, entry=entry, malformed=listed.malformed)
-        await self._entries.remember(entry, listed.keys)
+        if found.failure is not None:
+            raise CacheUnavailable from found.failure
+        keys = list(dict.fromkeys((*known, *found.keys)))
+        receipt = await self.purge_keys(keys, reason=reason, entry=entry, malformed=found.listed.malformed)
+        await self._entries.remember(entry, found.listed.keys)
         return receipt
 
     async def _acknowledge(
@@ -326,6 +314,8 @@ class PurgeService:
         self._metrics.purge_duration_s.observe(duration_s)
         receipt = replace(receipt, duration_s=duration_s)
         self.receipts.keep(receipt, reason=reason)
+        if is_waited_for:
+            await self.receipts.publish()
         log.info("purged", extra={"facts": {"reason": reason, **receipt.as_json()}})
         return receipt
 
@@ -342,30 +332,42 @@ class PurgeService:
         await self.spread.soften(keys, reason="soft", entry=entry)
         return Receipt(entry, keys, 0, 0, self._cache.epochs.seq, time.monotonic() - started_s, is_soft=True)
 
+    def expand(self, entry: str) -> None:
+        """Expand a pending entry of the cluster, unless a purge of it is under way here."""
+        if not self.spread.is_under_way(entry):
+            self._later.begin(self._expand_later, entry, 0.0)
+
     async def _expand_later(self, entry: str, wait_s: float) -> None:
-        """Expand a pending purge, with growing waits, until the keys API answers."""
+        with self.spread.under_way(entry):
+            await self._expand_patiently(entry, wait_s)
+
+    async def _expand_patiently(self, entry: str, wait_s: float) -> None:
+        """Expand a pending purge, with growing waits, until all keys are known."""
         while True:
             await asyncio.sleep(wait_s)
             wait_s = min(max(wait_s * 2, RETRY_FIRST_S), self._settings.retry_max_s)
             try:
                 # A purge that is recorded after this has an expansion of its own.
                 began_seq = await self._cache.journal.last_purge_of_entry(entry)
+                began_number = await self.spread.last_number(entry)
                 await self._expand_pending(entry)
                 await self._cache.journal.finish_pending(entry, up_to_seq=began_seq)
-            except ImgproxyError as error:
+                await self.spread.finish_pending(entry, began_number)
+            except (ImgproxyError, LogUnavailable) as error:
                 log.warning("purge of entry %s is still pending: %s", entry, error)
             else:
                 return
 
     async def _expand_pending(self, entry: str) -> None:
         """Purge all keys of the entry, also those already purged: an old replica may have served them since."""
-        try:
-            listed = await self._ask(entry, None)
-        except NotFound:
+        found = await self.finder.find_all(entry, is_patient=True)
+        if found.failure is not None:
+            raise found.failure
+        if not found.is_there and not found.seen:
             log.info("entry %s does not exist any more; its purge is complete with the keys last seen", entry)
             return
-        receipt = await self.purge_keys(listed.keys, reason="expanded", entry=entry, malformed=listed.malformed)
-        await self._entries.remember(entry, listed.keys)
+        receipt = await self.purge_keys(found.keys, reason="expanded", entry=entry, malformed=found.listed.malformed)
+        await self._entries.remember(entry, found.listed.keys)
         log.info("purge of entry %s is complete: %d keys", entry, len(receipt.keys))
 
 

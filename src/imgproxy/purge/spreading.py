@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -21,14 +23,16 @@ from typing import TYPE_CHECKING, Protocol
 from imgproxy.background import Background
 from imgproxy.cluster.acknowledge import Spread
 from imgproxy.cluster.change_text import from_text
-from imgproxy.cluster.log import Change, Kind
+from imgproxy.cluster.log import Change, Kind, LogUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from imgproxy.cache.outbox import OutboxLine
     from imgproxy.cache.spreading import Also, Unspread
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.receipts import Receipt, Receipts
+    from imgproxy.purge.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +66,23 @@ class SpreadPurges:
     """Completes purges in the whole cluster. Without other nodes (None) there are the caches in front alone."""
 
     def __init__(
-        self, nodes: Nodes | None, downstream: Downstreams, receipts: Receipts, *, wait_s: float, settle_s: float
+        self,
+        nodes: Nodes | None,
+        downstream: Downstreams,
+        receipts: Receipts,
+        *,
+        wait_s: float,
+        settle_s: float,
+        shared: Shared | None = None,
     ) -> None:
-        """A purge is answered as pending after `wait_s`. `settle_s` is as in Change; 0: no check."""
+        """
+        A purge is answered as pending after `wait_s`. `settle_s` is as in Change; 0: no check.
+
+        `shared`: what the nodes share. Without it each has an outbox and receipts of its own.
+        """
         self._nodes = nodes
+        self._shared = shared
+        self._under_way: Counter[str] = Counter()
         self._downstream = downstream
         self._receipts = receipts
         self._wait_s = wait_s
@@ -98,51 +115,101 @@ class SpreadPurges:
         *,
         reason: str,
         entry: str | None,
+        is_pending: bool = False,
         expanded: Sequence[str] = (),
+        outbox: Sequence[OutboxLine] = (),
         kind: Kind = Kind.PURGE,
     ) -> Also | None:
         """
         Return what writes the change for the other nodes, in the transaction of the purge here. None: there are none.
 
-        An entry whose keys are not all known is expanded by this node alone. Its other keys are a change of their own.
+        An entry whose keys are not all known is expanded by this node. Its other keys are a change of their own. If
+        this node dies, another one expands the entry.
         """
         if self._nodes is None:
             return None
         settle_s = self._settle_s if self._settle_s > 0 else None
-        return self._nodes.recording(
-            Change(kind, tuple(keys), reason, entry=entry, settle_s=settle_s, expanded=tuple(expanded))
-        )
+        change = Change(kind, tuple(keys), reason, entry=entry, settle_s=settle_s, expanded=tuple(expanded))
+        if self._shared is not None:
+            change = replace(change, is_pending=is_pending, outbox=tuple(outbox))
+        return self._nodes.recording(change)
+
+    # --- entries whose keys are not all known ------------------------------------------------------------------
+
+    @contextmanager
+    def under_way(self, entry: str | None) -> Iterator[None]:
+        """Note that a purge of this entry is under way here, while the block runs."""
+        name = entry or ""
+        self._under_way[name] += 1
+        try:
+            yield
+        finally:
+            self._under_way[name] -= 1
+            if not self._under_way[name]:
+                del self._under_way[name]
+
+    def is_under_way(self, entry: str) -> bool:
+        """Whether a purge of this entry is under way here."""
+        return entry in self._under_way
+
+    async def finish_pending(self, entry: str | None, number: int | None) -> None:
+        """Note for the cluster that the entry was expanded. Its purges up to this number of the log are done."""
+        if self._shared is not None and entry is not None and number is not None:
+            try:
+                await self._shared.facts.finish_pending(entry, up_to_seq=number)
+            except LogUnavailable:
+                # It stays as it is, and so this node expands the entry once more.
+                log.info("it is not noted that entry %s was expanded: the cluster's database cannot be reached", entry)
+
+    async def last_number(self, entry: str) -> int | None:
+        """Return the number of the entry's last purge in the log of the cluster. Raises LogUnavailable."""
+        return await self._shared.facts.last_purge_of_entry(entry) if self._shared is not None else None
 
     async def soften(self, keys: Sequence[str], *, reason: str, entry: str) -> None:
         """
-        Let the other nodes prove these keys before they serve them again. Raises CacheUnavailable.
+        Let the other nodes purge these keys softly, too. Raises CacheUnavailable.
 
-        That is more than a soft purge does here. The log has no weaker order, and it costs one conditional request.
+        It is not waited for: a soft purge promises no time.
         """
         if self._nodes is not None:
-            await self._nodes.spread_unpromised(Change(Kind.PROVE, tuple(keys), reason, entry=entry))
+            await self._nodes.spread_unpromised(Change(Kind.SOFTEN, tuple(keys), reason, entry=entry))
 
     def wake(self) -> None:
         """Spread what was just recorded."""
         if self._nodes is not None:
             self._nodes.wake()
 
-    def forget(self, seqs: Sequence[int]) -> None:
-        """Forget purges that have purged nothing. The other nodes may still hear of them."""
-        if self._nodes is not None:
+    def forget(self, entry: str, seqs: Sequence[int]) -> None:
+        """Forget purges of an entry that does not exist. The other nodes may still hear of them."""
+        if self._nodes is None:
+            return
+        if self._shared is None:
             self._nodes.finished(seqs)
+        else:
+            self._later.begin(self._forget, self._nodes, entry, seqs)
 
-    async def order_is_spread(self, seq: int) -> Spread:
-        """Wait until every node proves the keys of order `seq` before it serves them, at most `wait_s`."""
+    async def _forget(self, nodes: Nodes, entry: str, seqs: Sequence[int]) -> None:
+        with self.under_way(entry):
+            spread = await nodes.wait(seqs[-1])
+            nodes.finished(seqs)
+            await self.finish_pending(entry, spread.number)
+
+    async def order_is_spread(self, entry: str, seq: int) -> Spread:
+        """Wait until every node proves the entry's keys, by order `seq`, before it serves them, at most `wait_s`."""
         if self._nodes is None:
             return Spread((), is_complete=True)
         spread = await self._nodes.wait(seq, self._wait_s)
-        if not spread.is_complete:
-            self._later.begin(self._note_order, self._nodes, seq)
+        if spread.is_complete:
+            await self.finish_pending(entry, spread.number)
+        else:
+            self._later.begin(self._note_order, self._nodes, entry, seq)
         return spread
 
-    async def _note_order(self, nodes: Nodes, seq: int) -> None:
-        await self._receipts.complete_nodes(seq, (await nodes.wait(seq)).nodes)
+    async def _note_order(self, nodes: Nodes, entry: str, seq: int) -> None:
+        with self.under_way(entry):
+            spread = await nodes.wait(seq)
+            await self.finish_pending(entry, spread.number)
+        await self._receipts.complete_nodes(seq, spread)
 
     async def complete(
         self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool, is_part: bool
@@ -163,7 +230,7 @@ class SpreadPurges:
             if not self._is_closed:
                 self._later.begin(complete_later)
             raise
-        receipt = replace(receipt, nodes=spread.nodes, is_spreading=not spread.is_complete)
+        receipt = self.with_nodes(receipt, spread)
         if spread.is_complete:
             return await self._tell_caches(receipt, is_part=is_part)
         self._later.begin(complete_later)
@@ -172,18 +239,27 @@ class SpreadPurges:
     async def _complete_later(
         self, nodes: Nodes, receipt: Receipt, reason: str, started_s: float, *, is_part: bool
     ) -> None:
-        spread = await nodes.wait(receipt.seq)
-        receipt = await self._tell_caches(replace(receipt, nodes=spread.nodes, is_spreading=False), is_part=is_part)
+        with self.under_way(receipt.entry):
+            spread = await nodes.wait(receipt.seq)
+            receipt = await self._tell_caches(self.with_nodes(receipt, spread), is_part=is_part)
         receipt = replace(receipt, duration_s=time.monotonic() - started_s)
         self._receipts.keep(receipt, reason=reason)
         log.info("purged on every node", extra={"facts": {"reason": reason, **receipt.as_json()}})
 
+    def with_nodes(self, receipt: Receipt, spread: Spread) -> Receipt:
+        """Return a receipt with the state of the nodes, and the number that the log has given."""
+        receipt = replace(receipt, nodes=spread.nodes, is_spreading=not spread.is_complete)
+        return receipt if self._shared is None else replace(receipt, is_shared=True, number=spread.number)
+
     async def _tell_caches(self, receipt: Receipt, *, is_part: bool) -> Receipt:
+        if not receipt.is_pending:
+            await self.finish_pending(receipt.entry, receipt.number)
+        seq, number = receipt.seq, receipt.number
         if receipt.is_everything:
-            downstream = await self._downstream.purge_all(receipt.seq)
+            downstream = await self._downstream.purge_all(seq, number)
         else:
             downstream = await self._downstream.purge(
-                receipt.keys, entry=receipt.entry, seq=receipt.seq, is_part=is_part
+                receipt.keys, entry=receipt.entry, seq=seq, number=number, is_part=is_part
             )
         if self._nodes is not None:
             self._nodes.finished(receipt.seqs)
@@ -191,11 +267,12 @@ class SpreadPurges:
 
     async def _complete_left_over(self, nodes: Nodes, seq: int, change: Change) -> None:
         spread = await nodes.wait(seq)
+        number = None if self._shared is None else spread.number
         # Nobody knows any more whether it was a part of the entry. The outbox has what was recorded then.
         if change.kind is Kind.PURGE_ALL:
-            await self._downstream.purge_all(seq)
+            await self._downstream.purge_all(seq, number)
         else:
-            await self._downstream.purge(change.keys, entry=change.entry, seq=seq)
+            await self._downstream.purge(change.keys, entry=change.entry, seq=seq, number=number)
         nodes.finished([seq])
-        await self._receipts.complete_nodes(seq, spread.nodes)
+        await self._receipts.complete_nodes(seq, spread)
         log.info("purge %d of an earlier run is complete on every node", seq)

@@ -101,6 +101,10 @@ class Updates:
         return await self._updates.run(entry, lambda: self._update(entry))
 
     async def _update(self, entry: str) -> Receipt:
+        with self._purges.spread.under_way(entry):
+            return await self._update_now(entry)
+
+    async def _update_now(self, entry: str) -> Receipt:
         started_s = time.monotonic()
         try:
             listed, proved = await self._prove_entry(entry)
@@ -119,15 +123,16 @@ class Updates:
 
         Raises ImgproxyError or TimeoutError: the keys cannot be listed, or the order cannot be recorded.
         """
-        listing = asyncio.create_task(self._purges.list_keys(entry))
+        listing = asyncio.create_task(self._purges.finder.list(entry))
         try:
             last_seen = await self._entries.last_seen(entry)
             seen = await self._prove(entry, last_seen) if last_seen else _Proved()
+            elsewhere = await self._purges.finder.seen(entry) or ()
             listed = await listing
         finally:
             listing.cancel()
             await asyncio.gather(listing, return_exceptions=True)
-        new = tuple(key for key in listed.keys if key not in last_seen)
+        new = tuple(key for key in dict.fromkeys((*listed.keys, *elsewhere)) if key not in last_seen)
         more = await self._prove(entry, new) if new else _Proved()
         return listed, _Proved(seen.keys + more.keys, seen.kept + more.kept, max(seen.seq, more.seq))
 
@@ -141,7 +146,7 @@ class Updates:
             entry=entry,
             is_pending=True,  # a crash before the end is followed by a purge of the entry
             settle_at_s=time.time() + self._settle_s if self._settle_s > 0 else None,
-            also=self._purges.spread.recording(keys, reason=REASON, entry=entry, kind=Kind.PROVE),
+            also=self._purges.spread.recording(keys, reason=REASON, entry=entry, is_pending=True, kind=Kind.PROVE),
         )
         self._purges.spread.wake()
         if order.purged is not None:
@@ -174,11 +179,12 @@ class Updates:
             )
         else:
             receipt = Receipt(entry, (), 0, 0, proved.seq, 0.0, malformed=listed.malformed)
-            ordered = await self._purges.spread.order_is_spread(proved.seq)
-            receipt = replace(receipt, nodes=ordered.nodes, is_spreading=not ordered.is_complete)
+            ordered = await self._purges.spread.order_is_spread(entry, proved.seq)
+            receipt = self._purges.spread.with_nodes(receipt, ordered)
         await self._entries.remember(entry, listed.keys, finished_seq=proved.seq)
         receipt = replace(receipt, kept=proved.kept, duration_s=time.monotonic() - started_s)
         if receipt.kept:
             self._purges.receipts.keep(receipt, reason=REASON)
+            await self._purges.receipts.publish()
             log.info("kept", extra={"facts": {"reason": REASON, **receipt.as_json()}})
         return receipt

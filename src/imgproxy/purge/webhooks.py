@@ -1,9 +1,9 @@
 """
 The Livingdocs webhook: a signed event in, a purge out. An update is a purge only if the bytes have changed.
 
-An event is acknowledged when its purge is complete, and the journal has its delivery. A repeated delivery is
-acknowledged and does nothing. A delivery is repeated if its id and its body are: another event under a used id is
-handled.
+An event is acknowledged when its purge is complete, and its delivery is noted. A repeated delivery is acknowledged and
+does nothing; one that comes while the first is handled waits for its end. A delivery is repeated if its id and its body
+are: another event under a used id is handled.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadPurge, BadWebhookSignature, EntryNotFound, NotFound
+from imgproxy.flights import Flights
 from imgproxy.purge.entry_keys import is_entry_id
 from imgproxy.secret_text import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from imgproxy.cache.journal import Journal
     from imgproxy.metrics import Metrics
+    from imgproxy.purge.deliveries import Deliveries
     from imgproxy.purge.receipts import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.updates import Updates
@@ -48,7 +49,7 @@ class Webhooks:
         secrets: Sequence[str],
         purges: PurgeService,
         updates: Updates,
-        journal: Journal,
+        deliveries: Deliveries,
         metrics: Metrics,
         *,
         created: Callable[[str, tuple[str, ...]], None] = lambda _entry, _keys: None,
@@ -56,7 +57,8 @@ class Webhooks:
         self._secrets = tuple(secrets)
         self._purges = purges
         self._updates = updates
-        self._journal = journal
+        self._deliveries = deliveries
+        self._flights: Flights[Receipt | None] = Flights()
         self._metrics = metrics
         self._created = created
 
@@ -90,11 +92,20 @@ class Webhooks:
         if not is_entry_id(entry):
             raise BadPurge("The event has no mediaId, or one that is no id of an entry.")
         delivery = f"{delivery_id} {hashlib.sha256(raw).hexdigest()}" if delivery_id else None
-        if delivery is not None and await self._journal.has_delivery(delivery):
+        if delivery is None:
+            return await self._act(kind, entry)
+        receipt, _ = await self._flights.join(delivery, lambda: self._act_once(delivery, kind, entry))
+        return receipt
+
+    async def _act_once(self, delivery: str, kind: str, entry: str) -> Receipt | None:
+        if not await self._deliveries.claim(delivery):
             return None
-        receipt = await self._act(kind, entry)
-        if delivery is not None:
-            await self._journal.remember_delivery(delivery)
+        try:
+            receipt = await self._act(kind, entry)
+            await self._deliveries.finish(delivery)
+        except BaseException:
+            await self._deliveries.release(delivery)
+            raise
         return receipt
 
     async def _act(self, kind: str, entry: str) -> Receipt | None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from aiolimiter import AsyncLimiter
 
-    from imgproxy.cache.outbox import Outbox
     from imgproxy.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -60,6 +59,28 @@ class TargetSettings(Protocol):
         """Longest wait between tries."""
 
 
+class QueueOutbox(Protocol):
+    """What a queue needs of an outbox: that of this service, or that of its cluster. See `Outbox`."""
+
+    async def due(self, target: str, now_s: float, count: int) -> tuple[WaitingLine, ...]:
+        """Return at most `count` lines that are due, the longest overdue first."""
+
+    async def figures(self, target: str) -> OutboxFigures:
+        """Return the figures of a target."""
+
+    async def done(self, target: str, lines: Sequence[WaitingLine]) -> None:
+        """Delete lines that the target has confirmed."""
+
+    async def put_off(self, target: str, lines: Sequence[WaitingLine], due_at_s: float) -> None:
+        """Note that these lines failed."""
+
+    async def put_off_all(self, target: str, now_s: float, due_at_s: float) -> None:
+        """Make the lines that are due now due later."""
+
+    async def resume(self, target: str, due_before_s: float) -> None:
+        """Make lines that failed before due at once."""
+
+
 @dataclass(eq=False, slots=True)
 class Confirmation:
     """What one purge waits for. `remaining`: not confirmed yet. `failure`: why it takes longer."""
@@ -84,7 +105,7 @@ class TargetQueue:
         self,
         settings: TargetSettings,
         coverage: Coverage,
-        outbox: Outbox,
+        outbox: QueueOutbox,
         send: Send,
         *,
         held_s: float,
@@ -170,7 +191,7 @@ class TargetQueue:
         self._confirmations.add(confirmation)
         try:
             async with asyncio.timeout(self._settings.wait_s):
-                await confirmation.ended.wait()
+                await self._release(confirmation, seq)
         except TimeoutError:
             reason = confirmation.failure or self.last_failure or f"no answer within {self._settings.wait_s:g} s"
             return DownstreamState(self.name, self.kind, "pending", reason)
@@ -189,21 +210,29 @@ class TargetQueue:
             self._news.set()
         return covered
 
+    async def _release(self, confirmation: Confirmation, seq: int) -> None:
+        """Release the subjects of a purge. Return when they are confirmed, or it has failed."""
+        self.release(confirmation.remaining, seq)
+        await confirmation.ended.wait()
+
     # --- the loop ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
             try:
-                await self._wait_for_work()
-                await self._wait_for_permission()
-                await self._deliver(await self._collect())
-                self.figures = await self._outbox.figures(self.name)
+                await self._work()
             except asyncio.CancelledError:
                 raise
             except Exception:
                 # For example, the journal cannot be written. Calls that were sent are sent again.
                 log.exception("purges of %s are held up", self.name)
                 await asyncio.sleep(self._settings.retry_max_s)
+
+    async def _work(self) -> None:
+        await self._wait_for_work()
+        await self._wait_for_permission()
+        await self._deliver(await self._collect())
+        self.figures = await self._outbox.figures(self.name)
 
     async def _wait_for_work(self) -> None:
         """Wait until a purge releases a subject, or a line of the outbox is due."""
