@@ -29,14 +29,17 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.bodies import BodyReader
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
 from imgproxy.edge.fast.server import FastPath
 from imgproxy.edge.handler import HOST, Handler
-from imgproxy.edge.images import ImageRoute
+from imgproxy.edge.images import ImageRoute, request_reader
 from imgproxy.edge.origin import library_client, probe
+from imgproxy.edge.pages import Pages
+from imgproxy.edge.playground import Playground, PlaygroundParts
 from imgproxy.edge.respond import Responder
 from imgproxy.edge.server import Server
 from imgproxy.edge.state import ServiceState
@@ -68,7 +71,7 @@ class Edge:
     The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends.
 
     `lines` is the handler of all log lines, if it is ours. `admission_clock` is for tests; by default admission uses
-    the running loop's clock.
+    the running loop's clock. `playground` has the files of the page at `/-/playground`; None for no such page.
     """
 
     def __init__(
@@ -78,8 +81,10 @@ class Edge:
         failpoints: Failpoints | None = None,
         lines: LineHandler | None = None,
         admission_clock: Callable[[], float] | None = None,
+        playground: PlaygroundParts | None = None,
     ) -> None:
         self.settings = settings
+        self.pages = Pages(has_playground=playground is not None)
         self._lines = lines
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
@@ -87,7 +92,7 @@ class Edge:
         self._compose_storage_and_purge(settings)
         self._compose_originals(settings, failpoints, refusals, admission_clock)
         self._compose_delivery(settings, failpoints, refusals)
-        self._compose_http(settings, failpoints, self._compose_admin(settings))
+        self._compose_http(settings, failpoints, self._compose_admin(settings, playground))
         self._stack = AsyncExitStack()
 
     # --- composition: each part is given those before it ---
@@ -196,7 +201,7 @@ class Edge:
             finds_faces=self.detector is not None,
         )
 
-    def _compose_admin(self, settings: Settings) -> AdminRoutes:
+    def _compose_admin(self, settings: Settings, playground: PlaygroundParts | None) -> AdminRoutes:
         secrets = webhook_secrets(settings.webhook)
         self.webhooks = Webhooks(
             secrets,
@@ -226,6 +231,17 @@ class Edge:
             warming=self.warming,
             state=self.state,
             metrics=self.metrics,
+            more={} if playground is None else self._playground(playground, settings).routes(),
+        )
+
+    def _playground(self, parts: PlaygroundParts, settings: Settings) -> Playground:
+        return Playground(
+            parts,
+            settings,
+            known=self.entries.known,
+            reader=request_reader(settings, finds_faces=self.detector is not None),
+            signing_tokens=signing_tokens(settings.signing),
+            bodies=BodyReader(settings.purge.max_body_bytes, settings.server.body_timeout_s),
         )
 
     def _compose_http(self, settings: Settings, failpoints: Failpoints, admin: AdminRoutes) -> None:
@@ -254,7 +270,7 @@ class Edge:
         self.access = AccessLog(settings.log, self._lines)
         self._watch_process()
         self.limits = Limits(settings.server, self.descriptors, self.metrics)
-        handler = Handler(self.images, admin, self.access, settings, self.metrics)
+        handler = Handler(self.images, admin, self.access, settings, self.metrics, pages=self.pages)
         path = FastPath(
             memo=self.memo,
             refusals=FastRefusals(self.images, self.delivery, self.admission, settings),
