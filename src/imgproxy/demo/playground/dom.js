@@ -19,10 +19,12 @@ export function withCode(text) {
   return text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
 }
 
-/** Fill a definition list with pairs of a term and a description. Pairs without a description are left out. */
+const LINES = new Set(["key", "stages", "cache"]);
+
+/** Fill a definition list with pairs of a term and a description. What is not known is a dash, so that nothing moves. */
 export function fillFacts(list, pairs) {
-  const shown = pairs.filter(([, text]) => text !== undefined && text !== null && text !== "");
-  list.replaceChildren(...shown.map(([term, text]) => make("div", { className: text.length > 13 ? "wide" : "" }, make("dt", {}, term), make("dd", {}, text))));
+  const parts = pairs.map(([term, text]) => make("div", { className: LINES.has(term) ? "wide" : "" }, make("dt", {}, term), make("dd", {}, text || "–")));
+  list.replaceChildren(...parts);
 }
 
 /** Return a function that runs `work` once, a moment after its last call. */

@@ -32,6 +32,7 @@ export class Original {
     state.addEventListener("parameters", () => this.#draw());
     new ResizeObserver(() => this.#fit()).observe(byId("original"));
     this.#use("crop");
+    this.#showFacts("", "", "", "");
   }
 
   /** Load preview and facts of the chosen picture. */
@@ -56,21 +57,20 @@ export class Original {
       image.hidden = false;
       problem.textContent = "";
       byId("overlay").hidden = false;
-      fillFacts(byId("original-facts"), [
-        ["pixels", `${width} × ${height}`],
-        ["format", facts["Content-Type"].replace("image/", "")],
-        ["bytes", bytesInWords(Number(facts["Content-Length"]))],
-        ["key", picture.key],
-      ]);
+      this.#showFacts(`${width} × ${height}`, facts["Content-Type"].replace("image/", ""), bytesInWords(this.#state.source.bytes), picture.key);
       this.#fit();
       this.#draw();
       this.#state.dispatchEvent(new Event("source"));
     } catch (error) {
       if (picture !== this.#state.picture) return;
       image.hidden = true;
-      fillFacts(byId("original-facts"), [["key", picture.key]]);
+      this.#showFacts("", "", "", picture.key);
       problem.textContent = error.message;
     }
+  }
+
+  #showFacts(pixels, format, bytes, key) {
+    fillFacts(byId("original-facts"), [["pixels", pixels], ["format", format], ["bytes", bytes], ["key", key]]);
   }
 
   #use(tool) {

@@ -3,6 +3,8 @@
 import { byId, bytesInWords, fillFacts } from "./dom.js";
 import { fetchPicture, sign } from "./service.js";
 
+const TERMS = ["pixels", "format", "bytes", "time", "stages", "cache"];
+
 export class Result {
   #state;
   #accept;
@@ -12,6 +14,7 @@ export class Result {
   constructor(state, accept) {
     this.#state = state;
     this.#accept = accept;
+    this.#showFacts(null, "");
   }
 
   /** Load the result. Returns what was fetched, or the error that is shown; undefined if a newer load replaced it. */
@@ -33,7 +36,7 @@ export class Result {
       if (running.signal.aborted) return undefined;
       byId("result-image").hidden = byId("result-text").hidden = true;
       byId("result-problem").textContent = error.message;
-      fillFacts(byId("result-facts"), [["answer", error.status ? String(error.status) : "none"]]);
+      this.#showFacts(null, "");
       return error;
     } finally {
       if (this.#running === running) frame.removeAttribute("aria-busy");
@@ -68,12 +71,14 @@ export class Result {
     return "";
   }
 
+  /** Show what a picture took; null shows dashes. */
   #showFacts(fetched, pixels) {
+    if (fetched === null) return fillFacts(byId("result-facts"), TERMS.map((term) => [term, ""]));
     // Answers from memory have no stages: then the time is that of the round trip.
     const total = fetched.stages.find(([name]) => name === "total")?.[1];
     const stages = fetched.stages.filter(([name]) => name !== "total").map(([name, ms]) => `${name} ${ms} ms`);
     const saved = this.#state.source ? ` (${Math.round((100 * fetched.bytes) / this.#state.source.bytes)} %)` : "";
-    fillFacts(byId("result-facts"), [
+    return fillFacts(byId("result-facts"), [
       ["pixels", pixels],
       ["format", fetched.type.replace("image/", "")],
       ["bytes", bytesInWords(fetched.bytes) + saved],
