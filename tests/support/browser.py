@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tools.browser import chromium, find_chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start the system's Chromium. It runs without a sandbox: tests run as root in containers, and load only ours."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+def chromium_or_skip() -> Iterator[Browser]:
+    """Start Chromium."""
+    path = find_chromium()
     if path is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make does it)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    pytest.importorskip("playwright", reason="playwright is not installed: it is in requirements-dev.lock")
+    with chromium(path) as browser:
         yield browser
-        browser.close()

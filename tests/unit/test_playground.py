@@ -81,4 +81,4 @@ def test_the_page_stays_small_enough_to_read() -> None:
     scripts = {name: body.decode() for name, body in files().items() if name.endswith(".js")}
     assert sum(text.count("\n") for text in scripts.values()) < 1400
     for name, text in scripts.items():
-        assert max(map(len, text.splitlines())) < 900, name
+        assert max(map(len, text.splitlines())) < 200, name

@@ -32,5 +32,6 @@ function tableOf(lines) {
       make("td", {}, ...withCode(line.why)),
     ),
   );
-  return make("div", { className: "scrolls", tabIndex: 0, role: "region", "aria-label": "Parameters explained" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+  const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+  return make("div", { className: "scrolls", tabIndex: 0, role: "region", "aria-label": "Parameters explained" }, table);
 }

@@ -5,6 +5,10 @@ import { fetchPicture, sign } from "./service.js";
 import { targetOf } from "./state.js";
 
 const PREVIEW = { w: "1200", fit: "max", auto: "format" };
+const TOOLS = {
+  crop: "Crop: drag a rectangle; arrows move it, Shift and arrows change its size, Delete removes it",
+  focus: "Focal point: click it; arrows move it, Delete removes it",
+};
 const STEP = 0.02; // of the picture, for each press of an arrow
 const CROP_MIN = 0.01;
 const clamp = (value, least = 0, most = 1) => Math.min(Math.max(value, least), most);
@@ -77,8 +81,7 @@ export class Original {
     this.#tool = tool;
     byId("tool-crop").setAttribute("aria-pressed", String(tool === "crop"));
     byId("tool-focus").setAttribute("aria-pressed", String(tool === "focus"));
-    const words = { crop: "Crop: drag a rectangle; arrows move it, Shift and arrows change its size, Delete removes it", focus: "Focal point: click it; arrows move it, Delete removes it" };
-    byId("overlay").setAttribute("aria-label", words[tool]);
+    byId("overlay").setAttribute("aria-label", TOOLS[tool]);
   }
 
   /** Lay the overlay exactly over the picture, which is smaller than its frame. */

@@ -24,9 +24,9 @@ export class Purge {
       revoke: this.#button("Revoke in the library", () => this.#setRevoked(true)),
       unrevoke: this.#button("Bring it back", () => this.#setRevoked(false)),
     };
-    const words = facts.revocable
-      ? "Purge: every stored size is deleted; the next request fetches the original again. Revoke: the library tells the service by webhook, and the picture is gone in every size."
-      : "Purge: every stored size is deleted, and the next request fetches the original again. Pictures are revoked in the Media Library.";
+    const words = "Purge: every stored size is deleted, and the next request fetches the original again. " + (facts.revocable
+      ? "Revoke: the library tells the service by webhook, and the picture is gone in every size."
+      : "Pictures are revoked in the Media Library.");
     byId("panel-purge").replaceChildren(
       make("p", { className: "quiet" }, words),
       make("div", { className: "line" }, ...Object.values(this.#buttons)),

@@ -3,7 +3,7 @@
 import { byId, bytesInWords, fillFacts } from "./dom.js";
 import { fetchPicture, sign } from "./service.js";
 
-const TERMS = ["pixels", "format", "bytes", "time", "stages", "cache"];
+const TERMS = ["pixels", "format", "bytes", "time", "cache"];
 
 export class Result {
   #state;
@@ -82,8 +82,7 @@ export class Result {
       ["pixels", pixels],
       ["format", fetched.type.replace("image/", "")],
       ["bytes", bytesInWords(fetched.bytes) + saved],
-      ["time", total === undefined ? `${fetched.roundTripMs.toFixed(1)} ms here` : `${total} ms`],
-      ["stages", stages.join(", ")],
+      ["time", total === undefined ? `${fetched.roundTripMs.toFixed(1)} ms, round trip` : [`${total} ms`, ...stages].join(", ")],
       ["cache", fetched.outcome],
     ]);
   }

@@ -4,6 +4,9 @@ import { byId, copy, make } from "./dom.js";
 import { sign, urlOf } from "./service.js";
 
 const WIDTHS = [320, 640, 960, 1280, 1920];
+const SHOWN = 800; // the width of the place that the picture has in the page
+// Nuxt Image has its own words for `fit`, and turns them into those of imgix (its provider `imgix`, valueMap).
+const NUXT_FITS = { scale: "fill", max: "inside", min: "outside", crop: "cover", fill: "contain", fillmax: "fillMax" };
 const SIZES = "(min-width: 60rem) 60rem, 100vw";
 
 /** Return the parameters of a width: a height that is given, too, keeps its ratio. */
@@ -24,34 +27,71 @@ function widthsFor(state, ladder) {
 export async function snippetsOf(state, facts) {
   const widths = widthsFor(state, facts.widths);
   const targets = await sign(widths.map((width) => state.target(atWidth(state, width))));
-  const urls = targets.map(urlOf);
-  const middle = urls[Math.floor((urls.length - 1) / 2)];
-  const path = state.target().split("?")[0];
-  const origin = urlOf("/").replace(/\/$/, "");
-  const others = Object.fromEntries(state.names().filter((name) => !["w", "h", "q"].includes(name)).map((name) => [name, state.get(name)]));
-  const height = atWidth(state, 800).h;
-  const size = `width={800} height={${height ?? heightOf(state, 800)}}`;
-  const about = facts.signed
-    ? "// This service can require signatures. A loader also runs in the browser, where no token may be: sign on the server.\n"
-    : "";
+  const names = state.names().filter((name) => !["w", "h", "q"].includes(name));
+  const chosen = {
+    widths,
+    urls: targets.map(urlOf),
+    path: state.target().split("?")[0],
+    origin: urlOf("/").replace(/\/$/, ""),
+    parameters: Object.fromEntries(names.map((name) => [name, state.get(name)])),
+    height: atWidth(state, SHOWN).h ?? heightOf(state, SHOWN),
+    withoutSize: urlOf(state.target({ w: null, h: null })),
+    isSigned: facts.signed,
+  };
   return [
-    {
-      title: "HTML",
-      code: `<img\n  src="${escaped(middle)}"\n  srcset="${urls.map((url, index) => `${escaped(url)} ${widths[index]}w`).join(",\n    ")}"\n  sizes="${SIZES}"\n  width="800" height="${height ?? heightOf(state, 800)}" alt="" loading="lazy">`,
-    },
-    {
-      title: "Next.js",
-      code: `// image-loader.js; next.config.js: images: { loader: "custom", loaderFile: "./image-loader.js" }\n${about}export default function imageLoader({ src, width, quality }) {\n  const url = new URL(src, ${JSON.stringify(origin)});\n  const parameters = ${JSON.stringify(others)};\n  for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value);\n  url.searchParams.set("w", width);\n  if (quality) url.searchParams.set("q", quality);\n  return url.href;\n}\n\n// <Image src=${JSON.stringify(path)} ${size} sizes="${SIZES}" alt="" />`,
-    },
-    {
-      title: "Nuxt Image",
-      code: `// nuxt.config.ts: image: { provider: "imgix", imgix: { baseURL: ${JSON.stringify(origin)} } }\n<NuxtImg\n  src="${path}"\n  :modifiers='${escapedSingle(JSON.stringify(others))}'\n  width="800"\n  sizes="100vw lg:960px" alt="" />`,
-    },
-    {
-      title: "unpic",
-      code: `// import { Image } from "@unpic/react"; // or vue, svelte, astro\n<Image\n  src=${JSON.stringify(urlOf(state.target({ w: null, h: null })))}\n  fallback="imgix" layout="constrained" ${size} alt="" />`,
-    },
+    { title: "HTML", code: html(chosen) },
+    { title: "Next.js", code: next(chosen) },
+    { title: "Nuxt Image", code: nuxt(chosen) },
+    { title: "unpic", code: unpic(chosen) },
   ];
+}
+
+function html({ urls, widths, height }) {
+  return [
+    "<img",
+    `  src="${escaped(urls[Math.floor((urls.length - 1) / 2)])}"`,
+    `  srcset="${urls.map((url, index) => `${escaped(url)} ${widths[index]}w`).join(",\n    ")}"`,
+    `  sizes="${SIZES}"`,
+    `  width="${SHOWN}" height="${height}" alt="" loading="lazy">`,
+  ].join("\n");
+}
+
+function next({ path, origin, parameters, height, isSigned }) {
+  const lines = [
+    '// image-loader.js; next.config.js: images: { loader: "custom", loaderFile: "./image-loader.js" }',
+    "export default function imageLoader({ src, width, quality }) {",
+    `  const url = new URL(src, ${JSON.stringify(origin)});`,
+    `  const parameters = ${JSON.stringify(parameters)};`,
+    "  for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value);",
+    '  url.searchParams.set("w", width);',
+    '  if (quality) url.searchParams.set("q", quality);',
+    "  return url.href;",
+    "}",
+    "",
+    `// <Image src=${JSON.stringify(path)} width={${SHOWN}} height={${height}} sizes="${SIZES}" alt="" />`,
+  ];
+  if (isSigned) lines.unshift("// A loader also runs in the browser, where no signing token may be. Where signatures are required, sign on the server.");
+  return lines.join("\n");
+}
+
+function nuxt({ path, origin, parameters, height }) {
+  const modifiers = parameters.fit in NUXT_FITS ? { ...parameters, fit: NUXT_FITS[parameters.fit] } : parameters;
+  return [
+    `// nuxt.config.ts: image: { provider: "imgix", imgix: { baseURL: ${JSON.stringify(origin)} } }`,
+    "<NuxtImg",
+    `  src="${path}"`,
+    `  :modifiers='${JSON.stringify(modifiers).replace(/&/g, "&amp;").replace(/'/g, "&#39;")}'`,
+    `  width="${SHOWN}" height="${height}" sizes="100vw lg:960px" alt="" />`,
+  ].join("\n");
+}
+
+function unpic({ withoutSize, height }) {
+  return [
+    '// import { Image } from "@unpic/react"; // or vue, svelte, astro',
+    "<Image",
+    `  src=${JSON.stringify(withoutSize)}`,
+    `  fallback="imgix" layout="constrained" width={${SHOWN}} height={${height}} alt="" />`,
+  ].join("\n");
 }
 
 export async function showSnippets(state, facts) {
@@ -83,4 +123,3 @@ function heightOf(state, width) {
 }
 
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/"/g, "&quot;");
-const escapedSingle = (text) => text.replace(/&/g, "&amp;").replace(/'/g, "&#39;");
