@@ -54,9 +54,7 @@ def main() -> None:
 
 def take(browser: Browser, url: str, shot: Shot) -> bytes:
     """Return a PNG of the page with a crop and a focal point."""
-    context = browser.new_context(
-        viewport={"width": shot.width_px, "height": shot.height_px}, color_scheme=shot.scheme
-    )
+    context = browser.new_context(viewport={"width": shot.width_px, "height": shot.height_px}, color_scheme=shot.scheme)
     context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
     page.goto(url)

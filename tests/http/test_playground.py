@@ -64,7 +64,7 @@ async def test_the_page_and_its_files_are_open_under_a_strict_policy(tmp_path: P
 async def test_every_json_route_needs_the_admin_token(tmp_path: Path) -> None:
     """They sign URLs and name pictures."""
 
-    async def set_revoked(entry: str, is_revoked: bool) -> None:  # noqa: FBT001 a callback
+    async def set_revoked(entry: str, is_revoked: bool) -> None:
         pytest.fail(f"{entry} {is_revoked}")
 
     async with site(tmp_path, playground=parts(set_revoked=set_revoked)) as here:
@@ -155,7 +155,7 @@ async def test_the_demo_lists_and_revokes_by_what_it_hands_over(tmp_path: Path) 
         calls.append((search, count))
         return [ListedPicture("e1", KEY, is_revoked=True)]
 
-    async def set_revoked(entry: str, is_revoked: bool) -> None:  # noqa: FBT001 a callback
+    async def set_revoked(entry: str, is_revoked: bool) -> None:
         if entry != "e 1":
             raise KeyError(entry)
         calls.append((entry, is_revoked))

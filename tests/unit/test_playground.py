@@ -46,7 +46,8 @@ def test_every_member_of_a_form_is_read(row: Parameter[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "text"), [(FormName.COLOUR, "ff8800"), (FormName.COLOURS, "000080,ffd166"), (FormName.RECT, "10,20,300,200")]
+    ("form", "text"),
+    [(FormName.COLOUR, "ff8800"), (FormName.COLOURS, "000080,ffd166"), (FormName.RECT, "10,20,300,200")],
 )
 def test_what_a_control_writes_is_read(form: FormName, text: str) -> None:
     """A colour picker writes six digits, the crop whole pixels."""

@@ -152,7 +152,9 @@ async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tup
         log=LogSettings(access="none"),
     )
     playground = PlaygroundParts(
-        playground_files(), partial(_search, library), lambda entry, is_revoked: _set_revoked(library, entry, is_revoked)
+        playground_files(),
+        partial(_search, library),
+        lambda entry, is_revoked: _set_revoked(library, entry, is_revoked),
     )
     return library, await stack.enter_async_context(Edge(settings, playground=playground))
 
@@ -171,7 +173,7 @@ async def _search(library: EmbeddedLibrary, search: str, count: int) -> list[Lis
     return list(islice(found, count))
 
 
-async def _set_revoked(library: EmbeddedLibrary, entry_id: str, is_revoked: bool) -> None:  # noqa: FBT001 a callback
+async def _set_revoked(library: EmbeddedLibrary, entry_id: str, is_revoked: bool) -> None:
     """Revoke an entry, or take that back; nothing happens if it is so already. Raises KeyError."""
     entries = await asyncio.to_thread(library.store.all_entries)
     states = {entry.id: entry.is_revoked for entry in entries}

@@ -66,7 +66,9 @@ class Pages:
         vary = {"Vary": "Accept"}
         landing = page("imgproxy", _landing(has_playground=has_playground), ".")
         self._landing = Page(landing.type, landing.body, landing.headers | vary)
-        self._summary = Page("application/json", _summary(has_playground=has_playground), _kept_for(PAGE_MAX_AGE_S) | vary)
+        self._summary = Page(
+            "application/json", _summary(has_playground=has_playground), _kept_for(PAGE_MAX_AGE_S) | vary
+        )
         self._others = {
             PARAMETERS: page("URL parameters", _parameter_list(), ".."),
             ROBOTS: Page("text/plain", (ASSETS / "robots.txt").read_bytes(), _kept_for(FILE_MAX_AGE_S)),

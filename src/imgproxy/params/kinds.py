@@ -209,9 +209,7 @@ def _read_identifier(text: str) -> Reading[str]:
 
 DEGREES: Final = Kind(_read_degrees, "degrees from 0 to 360", Form(FormName.NUMBER, 0, 360))  # as 0 <= value < 360
 FLAG: Final = Kind(_read_flag, "true or false", Form(FormName.FLAG, members=("true", "false")))
-COLOUR: Final = Kind(
-    _read_colour, "a CSS colour name, or hex RGB, ARGB, RRGGBB or AARRGGBB", Form(FormName.COLOUR)
-)
+COLOUR: Final = Kind(_read_colour, "a CSS colour name, or hex RGB, ARGB, RRGGBB or AARRGGBB", Form(FormName.COLOUR))
 NAMES: Final = Kind(_read_names, "a list of names from the configuration")
 IDENTIFIER: Final = Kind(_read_identifier, "a CSS name")
 PERCENT: Final = number(0, 100)

@@ -15,7 +15,7 @@ TABLE: Final = "table.json"
 
 
 def files() -> dict[str, bytes]:
-    """Return every file of the page by name. `table.json` has the parameters, from which the page makes its controls."""
+    """Return every file of the page by name. `table.json` has the parameters: the page makes its controls from it."""
     found = {path.name: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in SUFFIXES}
     return found | {TABLE: json.dumps(parameter_table(), ensure_ascii=False).encode()}
 
