@@ -1,7 +1,8 @@
 """
 A comparison of encoder settings, and of what `q` means in each format: bytes, distance, milliseconds.
 
-    python benchmarks/encoders.py --photos DIR [--out benchmarks/results] [--quick]
+    python -m benchmarks.encoders --photos DIR [--out benchmarks/results] [--quick]
+    python -m benchmarks.encoders --photos DIR --compare [--peer NAME=URL [--peer-pid NAME=PID]]
 
 It takes every picture in DIR at 800 px width, and writes `encoders.md` (tables), `encoders.svg` (distance over bytes)
 and `encoders.json` (the figures). Milliseconds are CPU time of one thread, medians of three runs.
@@ -9,6 +10,10 @@ and `encoders.json` (the figures). Milliseconds are CPU time of one thread, medi
 The distance is DSSIM: 1/SSIM - 1 of L*a*b* planes over five scales, as in kornelski/dssim, here in NumPy. 0 means
 equal, 0.001 hardly visible, 0.01 plainly visible. The calibration finds, for each `q` of a JPEG, the quality at which
 another encoder has the same distance. What the product's `q` means is measured by SSIMULACRA2, in `quality.py`.
+
+`--compare` compares servers at equal SSIMULACRA2 and SSIM instead: imgproxy, ipx, thumbor, and every `--peer` (see
+benchmarks/README.md), over the photos of DIR and the demo's (`comparison.py`). It writes `equal-quality.md` (tables),
+`equal-quality.svg` (curves) and `equal-quality.json`. It needs the packages of the group `bench`.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ os.environ["VIPS_CONCURRENCY"] = "1"
 
 import numpy as np
 import pyvips
+
+from benchmarks.bench import read_peers
 
 WIDTH_PX = 800
 SLOW_S = 0.5  # slower encodings are timed once: their times differ little
@@ -226,7 +233,13 @@ def main():
     arguments.add_argument("--out", default=str(Path(__file__).parent / "results"))
     arguments.add_argument("--curves-only", action="store_true", help="do not compare settings")
     arguments.add_argument("--quick", action="store_true", help="two photos, one run, fewer qualities")
+    arguments.add_argument("--compare", action="store_true", help="compare servers at equal quality instead")
+    arguments.add_argument("--peer", action="append", default=[], metavar="NAME=URL", help="see benchmarks/README.md")
+    arguments.add_argument("--peer-pid", action="append", default=[], metavar="NAME=PID", help="its process")
     chosen = arguments.parse_args()
+    if chosen.compare:
+        compare(chosen)
+        return
     photos = load_photos(chosen.photos, 2 if chosen.quick else None)
     runs = 1 if chosen.quick else 3
     qualities = (30, 50, 75, 90) if chosen.quick else QUALITIES
@@ -262,6 +275,14 @@ def main():
     print((out / "encoders.md").read_text())
 
 
+def compare(chosen):
+    """Compare servers, and print the tables."""
+    from benchmarks import comparison  # noqa: PLC0415 - it needs the group `bench`
+
+    compared = read_peers(chosen.peer, chosen.peer_pid)
+    print(comparison.run(Path(chosen.photos), Path(chosen.out), compared, machine()))
+
+
 def machine():
     """Describe the machine."""
     model = next(
@@ -282,7 +303,7 @@ def markdown(tables, curves, calibration, count):
     lines = [
         "# Encoders",
         "",
-        f"`python benchmarks/encoders.py --photos DIR`, {time.strftime('%Y-%m-%d')}, {count} photos at {WIDTH_PX} px.",
+        f"`python -m benchmarks.encoders --photos DIR`, {time.strftime('%Y-%m-%d')}, {count} photos at {WIDTH_PX} px.",
         f"{machine()}. Bits per pixel, DSSIM (lower is nearer), CPU milliseconds per megapixel.",
         "",
     ]

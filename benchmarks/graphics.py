@@ -3,7 +3,8 @@ Bytes and CPU of graphics: drawings, charts, screenshots, animations, in the for
 
     python benchmarks/graphics.py [--graphics DIR] [--before FILE] [--out benchmarks/results]
 
-It renders the demo's graphics, a few that it draws itself, and every PNG, GIF and WebP of DIR, at full and half width:
+It renders the demo's graphics, a few that it draws itself, and every PNG, GIF and WebP of DIR, at full and half width,
+and a pixel less than full width where there is a palette (then scaling brings many new colours in, and saves nothing):
 without a format, as WebP, and with `auto=format` for a client that takes AVIF. It writes `graphics.json`. With
 `--before`, the `graphics.json` of an older version, it also writes `graphics.md`, a table of both. To make that file,
 run this script with the older version's `src` in PYTHONPATH.
@@ -66,6 +67,12 @@ def outputs():
     }
 
 
+def widths(path):
+    """Return the full and the half width; of a picture with a palette also a pixel less than the full width."""
+    image = pyvips.Image.new_from_file(str(path))
+    return [image.width, *([image.width - 1] if image.get_typeof("palette") else []), image.width // 2]
+
+
 def measure(path, plan, folder):
     """Return the bytes, the content type and the CPU milliseconds of one render."""
     target = folder / "out"
@@ -91,8 +98,7 @@ def main():
         if chosen.graphics is not None:
             files += sorted(item for item in chosen.graphics.iterdir() if item.suffix in (".png", ".gif", ".webp"))
         for path in files:
-            size_px = pyvips.Image.new_from_file(str(path)).width
-            for width_px in (size_px, size_px // 2):
+            for width_px in widths(path):
                 row = {
                     title: measure(path, RenderPlan(resize=Resize(width=Px(width_px)), output=output), folder)
                     for title, output in outputs().items()

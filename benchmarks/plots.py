@@ -2,12 +2,14 @@
 Plots as SVG, written without a library.
 
 `goals.svg`: a bar for each goal. Its length is the measured value as a share of the bound; the bound is a line.
+`equal-quality.svg`: panels of curves, one line for each server.
 `rounds.svg`: each ratio and rate of a row as dots, one for each round, to show the spread.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ WIDTH_PX = 1100
 LABEL_PX = 560
 LINE_PX = 22
 MET, MISSED, INK, FAINT = "#2a7f62", "#c0392b", "#222", "#bbb"
+LINES = ("#2a7f62", "#c0392b", "#2471a3", "#b9770e", "#7d3c98", "#566573")
 
 
 def goals(rows: Sequence[dict[str, Any]]) -> str:
@@ -93,6 +96,58 @@ def series(title: str, points: Sequence[tuple[float, float]], *, across: str, up
         _text(left - 80, 24, up),
     ]
     return _svg(top + plot_height + 40, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A small plot: a title, and named lines of (across, up)."""
+
+    title: str
+    lines: dict[str, list[tuple[float, float]]]
+
+
+def panels(drawn: Sequence[Panel]) -> str:
+    """Draw panels, two in a row. A line has the same colour in all of them. Across is logarithmic."""
+    width, height, left, top = WIDTH_PX / 2, 320, 50, 40
+    names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
+    colours = {name: LINES[number % len(LINES)] for number, name in enumerate(names)}
+    parts = [
+        _text(left + 150 * number, 20, name, colour=colour) for number, (name, colour) in enumerate(colours.items())
+    ]
+    for number, panel in enumerate(drawn):
+        parts.append(f'<g transform="translate({number % 2 * width:.0f} {top + number // 2 * height})">')
+        parts += [*_panel(panel, colours, width - left - 20, height - 70), "</g>"]
+    return _svg(top + (len(drawn) + 1) // 2 * height, parts)
+
+
+def _panel(panel: Panel, colours: dict[str, str], width: float, height: float) -> list[str]:
+    points = [(x, y) for line in panel.lines.values() for x, y in line if x > 0 and math.isfinite(x)]
+    if not points:
+        return []
+    low, high = (math.log(pick(x for x, _ in points)) for pick in (min, max))
+    least, most = (pick(y for _, y in points) for pick in (min, max))
+    left, top = 50, 24
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + (math.log(x) - low) / ((high - low) or 1) * width
+        return across, top + height - (y - least) / ((most - least) or 1) * height
+
+    parts = [_text(left, 12, panel.title)]
+    for tick in range(10 * math.ceil(least / 10), math.floor(most) + 1, 10):
+        _, y = place(math.exp(low), tick)
+        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{FAINT}"/>')
+        parts.append(_text(left - 6, y + 4, str(tick), anchor="end"))
+    for tick in (digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)):
+        if low <= math.log(tick) <= high:
+            x, _ = place(tick, least)
+            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + height}" stroke="{FAINT}"/>')
+            parts.append(_text(x, top + height + 16, f"{tick:g}", anchor="middle"))
+    for name, line in panel.lines.items():
+        dots = [place(x, y) for x, y in line if x > 0 and math.isfinite(x)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="1.5"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[name]}"/>' for x, y in dots]
+    return parts
 
 
 def _short(value: float) -> str:

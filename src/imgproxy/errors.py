@@ -350,6 +350,15 @@ class CacheUnavailable(
     text = "The service cannot write to its cache directory; see its log."
 
 
+class CannotProve(ImgproxyError, status=503, code="cannot_prove", title="Picture cannot be proved", retry_after_s=2):
+    """This node cannot reach the log of purges, and the Media Library cannot confirm the picture: it may be revoked."""
+
+    text = (
+        "This node is cut off from the other nodes, and the Media Library cannot confirm the picture. "
+        "Expected an answer of one of them. Try again."
+    )
+
+
 class PurgedMeanwhile(
     ImgproxyError, status=503, code="purged_meanwhile", title="Purged while rendering", retry_after_s=1
 ):

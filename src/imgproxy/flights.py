@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[Result]):
-    task: asyncio.Task[Result] = field(init=False)
+    task: asyncio.Task[None] = field(init=False)
     # One future for each caller, in the order of arrival; a caller that is cancelled cancels only its own.
     waiters: dict[asyncio.Future[Result], None] = field(default_factory=dict)
     is_kept: bool = False  # it goes on without waiters
@@ -30,7 +30,7 @@ class Flights(Generic[Result]):
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[Result]] = {}
-        self._tasks: set[asyncio.Task[Result]] = set()  # also those of detached flights, for close
+        self._running: dict[asyncio.Task[None], _Flight[Result]] = {}  # also detached flights, for close
 
     async def join(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> tuple[Result, bool]:
         """
@@ -53,13 +53,12 @@ class Flights(Generic[Result]):
                 self._remove(name, flight)
                 flight.task.cancel()
 
-    def launch(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> asyncio.Task[Result]:
+    def launch(self, name: Hashable, start: Callable[[], Coroutine[Any, Any, Result]]) -> None:
         """Start the flight of this name, or find it. It is then not cancelled when its waiters are."""
         flight = self._flights.get(name)
         if flight is None:
             flight = self._begin(name, start)
         flight.is_kept = True
-        return flight.task
 
     async def ended(self, name: Hashable) -> None:
         """Wait until the flight of this name has ended, with a result or an error. Return at once if there is none."""
@@ -78,10 +77,14 @@ class Flights(Generic[Result]):
 
     async def close(self) -> None:
         """Cancel all flights, also the detached ones, and wait until they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        running = dict(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        # A task that is cancelled before it begins does neither itself.
+        self._flights.clear()
+        for flight in running.values():
+            _tell(flight, None)
 
     def __contains__(self, name: Hashable) -> bool:
         """Whether there is a flight of this name to join."""
@@ -94,35 +97,45 @@ class Flights(Generic[Result]):
         flight: _Flight[Result] = _Flight()
         flight.task = asyncio.get_running_loop().create_task(self._run(name, flight, start))
         self._flights[name] = flight
-        self._tasks.add(flight.task)
-        flight.task.add_done_callback(lambda task: self._finish(name, flight, task))
+        self._running[flight.task] = flight
+        flight.task.add_done_callback(self._running.pop)
         return flight
 
     async def _run(
         self, name: Hashable, flight: _Flight[Result], start: Callable[[], Coroutine[Any, Any, Result]]
-    ) -> Result:
-        """Do the work and wake the waiters: the callback at the task's end would wake them a turn of the loop later."""
-        result = await start()
-        self._remove(name, flight)
-        for waiter in flight.waiters:
-            if not waiter.done():
-                waiter.set_result(result)
-        return result
+    ) -> None:
+        """
+        Do the work and tell the waiters how it ended.
 
-    def _finish(self, name: Hashable, flight: _Flight[Result], task: asyncio.Task[Result]) -> None:
-        """After the end: pass an error or a cancellation to the waiters. A result has reached them already."""
-        self._remove(name, flight)
-        self._tasks.discard(task)
-        # Without a waiter the error must be read all the same, or asyncio logs that nobody did.
-        error = None if task.cancelled() else task.exception()
-        for waiter in flight.waiters:
-            if waiter.done():
-                continue
-            if error is None:
-                waiter.cancel()
-            else:
-                waiter.set_exception(error)
+        Not by a callback at the task's end: that would wake them a turn of the loop later. An error without a waiter is
+        nobody's.
+        """
+        try:
+            result = await start()
+        except Exception as error:
+            self._remove(name, flight)
+            _tell(flight, error)
+        except BaseException:
+            self._remove(name, flight)
+            _tell(flight, None)
+            raise
+        else:
+            self._remove(name, flight)
+            for waiter in flight.waiters:
+                if not waiter.done():
+                    waiter.set_result(result)
 
     def _remove(self, name: Hashable, flight: _Flight[Result]) -> None:
         if self._flights.get(name) is flight:
             del self._flights[name]
+
+
+def _tell(flight: _Flight[Any], error: Exception | None) -> None:
+    """Raise the error in all callers that still wait; None cancels them."""
+    for waiter in flight.waiters:
+        if waiter.done():
+            continue
+        if error is None:
+            waiter.cancel()
+        else:
+            waiter.set_exception(error)

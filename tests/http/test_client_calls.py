@@ -381,7 +381,7 @@ async def test_a_command_takes_the_proxy_of_the_environment(tmp_path: Path) -> N
     async with origin(reply) as proxy:
         code, out, _ = await asyncio.to_thread(
             run,
-            *("purge", "what?/é", "--edge", "http://edge.test", "--token", "T", "--json", "--reason", "edited"),
+            *("purge", "what?é", "--edge", "http://edge.test", "--token", "T", "--json", "--reason", "edited"),
             http_proxy=proxy.url,
             no_proxy="",
             NETRC=str(tmp_path / "netrc"),
@@ -389,7 +389,7 @@ async def test_a_command_takes_the_proxy_of_the_environment(tmp_path: Path) -> N
 
         (request,) = proxy.requests
     assert (code, json.loads(out)["variants"]) == (0, 1)
-    assert request.target == "http://edge.test/-/purge/entries/what%3F/%C3%A9?reason=edited"
+    assert request.target == "http://edge.test/-/purge/entries/what%3F%C3%A9?reason=edited"
     assert request.headers["authorization"] == "Bearer T"
 
 

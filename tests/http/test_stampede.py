@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.config.sections import CacheSettings, FreshnessSettings, LogSettings, PurgeSettings
-from imgproxy.failpoints import Failpoints, Point
+from imgproxy.failpoints import Failpoints, Point, Step
 from tests.support.site import KEY, Held, Site, jpeg, png_of_noise, red_of, site, until
 from tests.support.wire import Wire
 
@@ -134,7 +134,7 @@ class LastPasses(Failpoints):
         self._error = error
         self._came = 0
 
-    async def reach(self, point: Point, key: str) -> None:
+    async def reach(self, point: Point | Step, key: str) -> None:
         """Hold the request, unless it is the last."""
         del key
         if point is Point.BEFORE_RESPONSE:
@@ -211,7 +211,7 @@ async def test_an_answer_stands_although_its_request_fails_afterwards(
 class Failing(Failpoints):
     """Fails every request before its response."""
 
-    async def reach(self, point: Point, key: str) -> None:
+    async def reach(self, point: Point | Step, key: str) -> None:
         """Fail."""
         del key
         if point is Point.BEFORE_RESPONSE:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 
-from imgproxy.config.sections import FreshnessSettings, OriginSettings, PurgeSettings
+from imgproxy.config.origin import OriginSettings
+from imgproxy.config.sections import FreshnessSettings, PurgeSettings
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset
 from tests.http.test_downstream import at_fastly, tag, tags_of

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.params.plan import Adjust, Colour, RenderPlan
+from imgproxy.params.appearance import Adjust, Colour
+from imgproxy.params.plan import RenderPlan
 from tests.support import images
 from tests.support.rendering import PNG, render
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.params.plan import Fit, Format, Frames, Mask, Output, Px, RenderPlan, Resize
+from imgproxy.params.appearance import Mask
+from imgproxy.params.plan import Fit, Format, Frames, Output, Px, RenderPlan, Resize
 from tests.support import images
 from tests.support.params import read_plan
 from tests.support.rendering import LIMITS, Result, render

@@ -403,7 +403,7 @@ def test_damaged_animations_do_no_harm(seed: int) -> None:
             render(bytes(changed), LOSSLESS)
 
 
-@pytest.mark.parametrize("query", ["fm=webp", "fm=webp&lossless=1", "auto=format"])
+@pytest.mark.parametrize("query", ["fm=webp", "fm=webp&lossless=1"])
 @pytest.mark.parametrize("dispose", [KEEP, CLEAR, RESTORE])
 def test_a_webp_says_that_it_is_transparent(query: str, dispose: int) -> None:
     """A WebP whose frames are opaque but leave a part of the canvas free has the alpha flag, so that it stays free."""

@@ -10,19 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.params.plan import (
-    Adjust,
-    Crop,
-    Fit,
-    Focal,
-    Format,
-    Mark,
-    Output,
-    Px,
-    Rect,
-    RenderPlan,
-    Resize,
-)
+from imgproxy.params.appearance import Adjust
+from imgproxy.params.plan import Crop, Fit, Focal, Format, Mark, Output, Px, Rect, RenderPlan, Resize
 from tests.support import images
 from tests.support.rendering import PNG, render
 

@@ -17,13 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgproxy.params.appearance import Adjust, Blend, Border, Colour, Mask, Sides
 from imgproxy.params.plan import (
-    Adjust,
     Anchor,
-    Blend,
-    Border,
     Bounds,
-    Colour,
     ColourSpace,
     Crop,
     FaceChoice,
@@ -32,7 +29,6 @@ from imgproxy.params.plan import (
     Format,
     Frames,
     Mark,
-    Mask,
     Metadata,
     Output,
     Px,
@@ -40,7 +36,6 @@ from imgproxy.params.plan import (
     Rect,
     RenderPlan,
     Resize,
-    Sides,
     Trim,
 )
 from imgproxy.workers.faces import Face

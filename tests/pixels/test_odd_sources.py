@@ -9,25 +9,9 @@ import numpy as np
 import pytest
 import pyvips
 
+from imgproxy.params.appearance import Adjust, Blend, Border, Colour, Mask, Sides
 from imgproxy.params.faces import plan_of_faces
-from imgproxy.params.plan import (
-    Adjust,
-    Blend,
-    Border,
-    Colour,
-    ColourSpace,
-    Crop,
-    Fit,
-    Format,
-    Frames,
-    Mask,
-    Output,
-    Px,
-    RenderPlan,
-    Resize,
-    Sides,
-    Trim,
-)
+from imgproxy.params.plan import ColourSpace, Crop, Fit, Format, Frames, Output, Px, RenderPlan, Resize, Trim
 from imgproxy.workers.extras import find_detector
 from imgproxy.workers.faces import read_record
 from tests.support import images

@@ -8,21 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.params.plan import (
-    Blend,
-    Border,
-    Colour,
-    Fit,
-    Format,
-    Mark,
-    Mask,
-    Output,
-    Px,
-    Ratio,
-    RenderPlan,
-    Resize,
-    Sides,
-)
+from imgproxy.params.appearance import Blend, Border, Colour, Mask, Sides
+from imgproxy.params.plan import Fit, Format, Mark, Output, Px, Ratio, RenderPlan, Resize
 from tests.support import images
 from tests.support.rendering import PNG, render
 

@@ -12,7 +12,8 @@ import pytest
 import pyvips
 from PIL import Image
 
-from imgproxy.params.plan import WHITE, Crop, Fit, Format, Output, Px, Rect, RenderPlan, Resize, Trim
+from imgproxy.params.appearance import WHITE
+from imgproxy.params.plan import Crop, Fit, Format, Output, Px, Rect, RenderPlan, Resize, Trim
 from imgproxy.render.scaling import halve
 from tests.support import images
 from tests.support.rendering import PNG, render, render_all

@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgproxy.params.plan import (
-    Anchor,
-    Bounds,
-    Colour,
-    Crop,
-    Fit,
-    Focal,
-    Format,
-    Output,
-    Px,
-    Ratio,
-    Rect,
-    RenderPlan,
-    Resize,
-)
+from imgproxy.params.appearance import Colour
+from imgproxy.params.plan import Anchor, Bounds, Crop, Fit, Focal, Format, Output, Px, Ratio, Rect, RenderPlan, Resize
 from tests.support import images
 from tests.support.params import read_plan
 from tests.support.rendering import LIMITS, PNG, render, render_all

@@ -56,6 +56,11 @@ def tag_of(name: str) -> str:
     return "p-" + blake2b(name.encode(), digest_size=6).hexdigest()
 
 
+def entry_of(name: str) -> str:
+    """Return the id of the entry that has this picture, for webhooks."""
+    return "e" + blake2b(name.encode(), digest_size=6).hexdigest()
+
+
 class Origin:
     """The server."""
 
@@ -82,16 +87,17 @@ class Origin:
         if gate is not None:
             gate.set()
 
-    async def arrived(self, name: str, point: Point) -> None:
-        """Wait until an answer is held at the point."""
+    async def arrived(self, name: str, point: Point, count: int = 1) -> None:
+        """Wait until so many answers are held at the point."""
         async with self._changed, asyncio.timeout(PATIENCE_S):
-            await self._changed.wait_for(lambda: self._pictures[name].held[point] > 0)
+            await self._changed.wait_for(lambda: self._pictures[name].held[point] >= count)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer with the version and status of the moment when the request came in."""
         path, _, query = request.raw_path.partition("?")
         if not path.endswith(SUFFIX):
-            return web.json_response({"results": []})
+            entry = path.split("/")[-2] if path.endswith("/keys") else ""
+            return web.json_response({"results": [name for name in self._pictures if entry_of(name) == entry]})
         name = "/".join(path.split("/")[-2:])
         picture = self._pictures[name]
         version, status = picture.version, picture.status

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pwd
 import re
 import shutil
 import socket
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .doors import Doors
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 ADMIN_TOKEN = "purge-tests"
+WEBHOOK_SECRET = "purge-tests-webhooks"
+NODES = 3
 START_PATIENCE_S = 40.0
 
 
@@ -87,7 +91,9 @@ async def _running(command: Sequence[str], port: int, log: Path) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _imgproxy(directory: Path, origin_port: int, *, more: str = "") -> AsyncIterator[Target]:
+async def _imgproxy(
+    directory: Path, origin_port: int, *, name: str = "imgproxy", more: str = ""
+) -> AsyncIterator[Target]:
     """Run the edge of this repository as a process. It revalidates an original after two seconds."""
     port = _free_port()
     directory.mkdir(parents=True)
@@ -95,14 +101,14 @@ async def _imgproxy(directory: Path, origin_port: int, *, more: str = "") -> Asy
     config.write_text(
         f'[server]\nport = {port}\n[origin]\nurl = "http://127.0.0.1:{origin_port}"\n'
         f'[admin]\ntoken = "{ADMIN_TOKEN}"\n[cache]\ndir = "{directory}/cache"\nmin_free_bytes = 0\n'
-        f"[freshness]\nrevalidate_after_s = 2\n[render]\nprocesses = 1\n{more}",
+        f'[freshness]\nrevalidate_after_s = 2\n[render]\nprocesses = 1\n[webhook]\nsecrets = ["{WEBHOOK_SECRET}"]\n{more}',
         "utf-8",
     )
     program = [sys.executable, "-P", "-m", "imgproxy.cli"]
     version = await _version([sys.executable, "-P", "-c", "import imgproxy; print(imgproxy.__version__)"])
     async with _running([*program, "serve", "-c", str(config)], port, directory / "log"):
         yield Target(
-            "imgproxy",
+            name,
             f"http://127.0.0.1:{port}",
             purge_headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
             version=version,
@@ -225,6 +231,54 @@ async def nginx(directory: Path, origin_port: int) -> AsyncIterator[Target]:
     async with _nginx(directory, text, port) as version:
         yield Target("nginx (no purge)", f"http://127.0.0.1:{port}", "none", version=version)
 
+
+@asynccontextmanager
+async def _nodes(directory: Path, origin_port: int, more: Sequence[str]) -> AsyncIterator[tuple[Target, ...]]:
+    """Run an edge for each of these additions to its configuration."""
+    async with AsyncExitStack() as stack:
+        yield tuple(
+            [
+                await stack.enter_async_context(
+                    _imgproxy(directory / f"node-{number}", origin_port, name=f"node {number}", more=text)
+                )
+                for number, text in enumerate(more, 1)
+            ]
+        )
+
+
+@asynccontextmanager
+async def twice(directory: Path, origin_port: int, database_url: str | None) -> AsyncIterator[Doors]:
+    """Run one edge, and give it as two doors."""
+    del database_url
+    async with _nodes(directory, origin_port, [""]) as (node,):
+        yield Doors("imgproxy twice", (node, node), WEBHOOK_SECRET)
+
+
+@asynccontextmanager
+async def apart(directory: Path, origin_port: int, database_url: str | None) -> AsyncIterator[Doors]:
+    """Run two edges that do not know of each other. They cannot keep the promise: the control."""
+    del database_url
+    async with _nodes(directory, origin_port, ["", ""]) as nodes:
+        yield Doors("imgproxy apart", nodes, WEBHOOK_SECRET)
+
+
+@asynccontextmanager
+async def clustered(directory: Path, origin_port: int, database_url: str | None) -> AsyncIterator[Doors]:
+    """Run the nodes of a cluster over a PostgreSQL that runs already."""
+    if database_url is None:
+        raise NotInstalled("a database (--database-url)")
+    sections = [
+        f'[cluster]\ndatabase_url = {json.dumps(database_url)}\nnode = "node-{number}"\n' for number in range(NODES)
+    ]
+    async with _nodes(directory, origin_port, sections) as nodes:
+        yield Doors("imgproxy cluster", nodes, WEBHOOK_SECRET)
+
+
+SEVERAL: dict[str, Callable[[Path, int, str | None], AbstractAsyncContextManager[Doors]]] = {
+    "imgproxy-cluster": clustered,
+    "imgproxy-twice": twice,
+    "imgproxy-apart": apart,
+}
 
 STARTERS: dict[str, Callable[[Path, int], AbstractAsyncContextManager[Target]]] = {
     "imgproxy": imgproxy,

@@ -1,4 +1,4 @@
-"""The black-box suite, run against our edge, Varnish, nginx, and a proxy that ignores purges."""
+"""The black-box suite, run against our edge, Varnish, nginx, several doors, and a proxy that ignores purges."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from tests.purge_tests import doors
 from tests.purge_tests.origin import Origin, origin
 from tests.purge_tests.scenarios import SCENARIOS, Outcome, run
 from tests.purge_tests.table import as_json, markdown
 from tests.purge_tests.targets import Target
+from tests.support.frontends import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
 TESTS = Path(__file__).parents[1]
 IN_FLIGHT = ("fetch in flight, before its headers", "clients waiting for that fetch", "404 in flight")
@@ -48,17 +51,23 @@ class NeverForgets:
         return web.Response(status=status, headers=kept, body=body)
 
 
-async def outcomes_of_never_forgets(there: Origin, only: str | None = None) -> tuple[Target, dict[str, Outcome]]:
+@asynccontextmanager
+async def never_forgets(origin_port: int) -> AsyncIterator[Target]:
+    """Run one."""
     async with aiohttp.ClientSession() as session:
-        proxy = NeverForgets(session, there.port)
+        proxy = NeverForgets(session, origin_port)
         runner = web.ServerRunner(web.Server(proxy.handle, access_log=None), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        target = Target("never forgets", f"http://127.0.0.1:{runner.addresses[0][1]}")
         try:
-            return target, await run(target, there, only)
+            yield Target("never forgets", f"http://127.0.0.1:{runner.addresses[0][1]}")
         finally:
             await runner.cleanup()
+
+
+async def outcomes_of_never_forgets(there: Origin, only: str | None = None) -> tuple[Target, dict[str, Outcome]]:
+    async with never_forgets(there.port) as target:
+        return target, await run(target, there, only)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +95,46 @@ async def test_the_table_has_a_row_a_scenario_and_says_what_was_kept() -> None:
         ]
         (found,) = json.loads(as_json([result]))
         assert found["outcomes"] == {"cached": {"holds": False, "seen": "old"}}
+
+
+async def test_several_targets_are_doors_of_one_service() -> None:
+    """Each is asked after a purge at the next one, and all of them after a purge at one."""
+    port = free_port()
+    async with never_forgets(port) as one, never_forgets(port) as two:
+        arguments = ["--target", one.url, "--target", two.url, "--origin-port", str(port)]
+        code, found = await run_suite(*arguments, "--only", "kept at every door")
+
+        assert code == 1
+        assert [item["name"] for item in found] == [
+            "target 1, purged at target 2",
+            "target 2, purged at target 1",
+            "target: all doors",
+        ]
+        ((_, seen),) = failed(found[-1]["outcomes"]).items()
+        assert "old" in seen
+
+
+@pytest.mark.slow
+async def test_one_edge_given_twice_keeps_every_promise() -> None:
+    """Two doors of one node: every scenario holds, so one that fails elsewhere fails for a reason."""
+    code, found = await run_suite("--start", "imgproxy-twice")
+
+    assert (code, [failed(item["outcomes"]) for item in found]) == (0, [{}, {}, {}])
+    assert [set(item["outcomes"]) for item in found] == [{title for title, _ in SCENARIOS}] * 2 + [
+        {title for title, _ in doors.SCENARIOS}
+    ]
+
+
+@pytest.mark.slow
+async def test_two_edges_without_a_cluster_fail() -> None:
+    """The control: edges that do not know of each other fail wherever one is purged and another is asked."""
+    code, found = await run_suite("--start", "imgproxy-apart")
+    kept = [set(failed(item["outcomes"])) for item in found]
+
+    assert code == 1
+    assert kept[:2] == [{title for title, _ in SCENARIOS} - {"purge of an unknown picture"}] * 2
+    # Here both are purged, so both forget.
+    assert kept[2] == {title for title, _ in doors.SCENARIOS} - {"purged at two doors at once, several times"}
 
 
 async def run_suite(*arguments: str) -> tuple[int, list[dict[str, Any]]]:

@@ -76,7 +76,7 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
 
 # Every third-party library, and the places that may import it. The longest name that matches counts.
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "PIL": ("render.avif_sequence",),
+    "PIL": ("render.avif_sequence", "render.own_colours"),
     "aiohttp": ("edge", "medialibrary.client", "medialibrary.server", "purge.downstream", "cli.edge_calls"),
     "aiohttp.web": ("edge", "medialibrary.server"),
     "aiolimiter": ("purge",),

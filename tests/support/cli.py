@@ -10,7 +10,7 @@ from imgproxy.cli.__main__ import app
 
 NOBODY = "http://127.0.0.1:1"
 # The environment of the developer must not reach the tests.
-CLEAN = {name: None for name in os.environ if name.startswith("IMGPROXY_")} | {"COLUMNS": None}
+CLEAN = {name: None for name in os.environ if name.startswith("IMGPROXY_")}
 
 
 def run(*arguments: str, stdin: str | None = None, **environ: str) -> tuple[int, str, str]:

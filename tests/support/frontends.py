@@ -32,7 +32,7 @@ def binary(name: str) -> str:
     """The path of a program; skips the test where it is missing."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
-        pytest.skip(f"{name} is not installed (Debian: apt-get install varnish varnish-modules nginx-light)")
+        pytest.skip(f"{name} is not installed (Debian: apt-get install varnish varnish-modules nginx-light haproxy)")
     return found
 
 
@@ -113,18 +113,25 @@ async def nginx(directory: Path, backend_port: int, *, config: str | None = None
     text = text.replace("listen 80;", f"listen 127.0.0.1:{port};")
     text = text.replace("/run/nginx-imgproxy.sock", f"{directory}/inner.sock")
     text = text.replace("/var/cache/nginx/imgproxy", f"{directory}/cache")
+    path = nginx_main(directory, text)
+    command = [program, "-p", str(directory), "-c", str(path)]
+    async with running(command, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def nginx_main(directory: Path, http: str, *, workers: int = 1) -> Path:
+    """Write nginx.conf with this as its http block. All its files are in the directory. Returns its path."""
     temporary = "".join(
         f"    {kind}_temp_path {directory}/temp-{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     path = directory / "nginx.conf"
     path.write_text(
-        f"daemon off;\nuser {_user()};\nworker_processes 1;\npid {directory}/nginx.pid;\nerror_log stderr warn;\n"
-        f"events {{ worker_connections 256; }}\nhttp {{\n    access_log off;\n{temporary}{text}\n}}\n"
+        f"daemon off;\nuser {_user()};\nworker_processes {workers};\npid {directory}/nginx.pid;\n"
+        f"error_log stderr warn;\nevents {{ worker_connections 256; }}\n"
+        f"http {{\n    access_log off;\n{temporary}{http}\n}}\n"
     )
-    command = [program, "-p", str(directory), "-c", str(path)]
-    async with running(command, port):
-        yield f"http://127.0.0.1:{port}"
+    return path
 
 
 def _user() -> str:

@@ -26,7 +26,7 @@ from imgproxy.config.sections import (
 )
 from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
-from imgproxy.failpoints import Failpoints, Point
+from imgproxy.failpoints import Failpoints, Point, Step
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 
@@ -86,36 +86,36 @@ class Held(Failpoints):
     """Failpoints that hold requests at chosen points until they are released, and count the requests that arrive."""
 
     def __init__(self) -> None:
-        self._gates: dict[Point, asyncio.Event] = {}
-        self._arrivals: defaultdict[Point, int] = defaultdict(int)
+        self._gates: dict[Point | Step, asyncio.Event] = {}
+        self._arrivals: defaultdict[Point | Step, int] = defaultdict(int)
         self._came = asyncio.Condition()
 
-    def hold(self, point: Point) -> None:
+    def hold(self, point: Point | Step) -> None:
         """Hold every request that reaches this point from now on."""
         self._gates[point] = asyncio.Event()
         self._arrivals[point] = 0
 
-    def release(self, point: Point) -> None:
+    def release(self, point: Point | Step) -> None:
         """Let every request at this point go on, and hold no more there."""
         self.stop_holding(point)()
 
-    def hold_again(self, point: Point) -> None:
+    def hold_again(self, point: Point | Step) -> None:
         """Let the requests at this point go on, and hold those that reach it from now on."""
         let_go = self.stop_holding(point)
         self.hold(point)
         let_go()
 
-    def stop_holding(self, point: Point) -> Callable[[], None]:
+    def stop_holding(self, point: Point | Step) -> Callable[[], None]:
         """Hold no more requests at this point. Return what lets those go on that it holds."""
         gate = self._gates.pop(point, None)
         return gate.set if gate is not None else lambda: None
 
-    async def arrived(self, point: Point, count: int = 1) -> None:
+    async def arrived(self, point: Point | Step, count: int = 1) -> None:
         """Wait until `count` requests stand at the point."""
         async with self._came, asyncio.timeout(20):
             await self._came.wait_for(lambda: self._arrivals[point] >= count)
 
-    async def reach(self, point: Point, key: str) -> None:
+    async def reach(self, point: Point | Step, key: str) -> None:
         """Stop here if the point is held."""
         del key
         gate = self._gates.get(point)

@@ -161,7 +161,7 @@ async def test_a_variant_that_a_purge_overtakes_while_it_is_read_is_not_put_into
             await cache.purge([KEY], reason="test")
             return function(*arguments)
 
-        monkeypatch.setattr("imgproxy.cache.cache.read_at_once", is_not_in_the_page_cache)
+        monkeypatch.setattr("imgproxy.cache.disk_reader.read_at_once", is_not_in_the_page_cache)
         with cache.epochs.at_work():
             monkeypatch.setattr(asyncio, "to_thread", purge_and_read)
             found = await cache.find(provenance(facts), PLAN)

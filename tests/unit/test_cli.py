@@ -275,7 +275,7 @@ def test_the_demo_needs_no_test_tools(tmp_path: Path) -> None:
 
 def test_explain_says_what_each_parameter_came_to() -> None:
     """Key, signature, plan, and a line for each parameter with the reason why it is not used."""
-    code, out, _ = run("explain", "https://images.example/2025/a.jpg?widht=5&w=800&fm=png&q=40", COLUMNS="200")
+    code, out, _ = run("explain", "https://images.example/2025/a.jpg?widht=5&w=800&fm=png&q=40")
 
     assert code == 0
     assert "key        2025/a.jpg" in out

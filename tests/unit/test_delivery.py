@@ -12,9 +12,9 @@ import pytest
 from imgproxy.admission.policy import BURST_S, LONG_WAIT_JOBS
 from imgproxy.cache.entry import Tier, key_hash
 from imgproxy.config.sections import RenderSettings
-from imgproxy.delivery.delivery import TRIES, _outcome
+from imgproxy.delivery.delivery import TRIES
 from imgproxy.delivery.originals import State
-from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, etag_of
+from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, etag_of, outcome_of
 from imgproxy.digest import digest_of
 from imgproxy.errors import DecodeFailed, NotFound, Overloaded, PurgedMeanwhile
 from imgproxy.failpoints import Point
@@ -68,7 +68,7 @@ def test_the_outcome_follows_from_the_variant_and_then_from_its_original(
     state: State, tier: Tier, expected: Outcome
 ) -> None:
     """A variant that was made, or whose original was fetched, is a miss; else the original's state decides."""
-    assert _outcome(state, tier) is expected
+    assert outcome_of(state, tier) is expected
 
 
 def test_an_entity_tag_tells_originals_and_plans_apart() -> None:

@@ -1,6 +1,7 @@
 """Single flight."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -121,15 +122,17 @@ async def test_a_launched_flight_goes_on_without_waiters() -> None:
         await gate.wait()
         return 3
 
-    task = flights.launch("k", work)
+    flights.launch("k", work)
     visitor = asyncio.create_task(flights.join("k", work))
     await asyncio.sleep(0)
     visitor.cancel()
     with pytest.raises(asyncio.CancelledError):
         await visitor
+    another = asyncio.create_task(flights.join("k", work))
+    await asyncio.sleep(0)
     gate.set()
 
-    assert await task == 3
+    assert await another == (3, True)
 
 
 async def test_waiters_hear_of_a_result_before_the_task_has_ended() -> None:
@@ -159,7 +162,7 @@ async def test_ended_waits_for_a_flight_however_it_ends() -> None:
         await gate.wait()
         raise ValueError
 
-    task = flights.launch("k", fail)
+    flights.launch("k", fail)
     ended = asyncio.create_task(flights.ended("k"))
     await asyncio.sleep(0)
     assert not ended.done()
@@ -167,7 +170,24 @@ async def test_ended_waits_for_a_flight_however_it_ends() -> None:
     await ended
     await flights.ended("other")
 
-    assert isinstance(task.exception(), ValueError)
+    assert len(flights) == 0
+
+
+async def test_an_error_that_nobody_waits_for_is_not_reported() -> None:
+    """A launched flight that fails without a waiter leaves no error for asyncio to log."""
+    flights: Flights[int] = Flights()
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def fail() -> int:
+        raise ValueError
+
+    flights.launch("k", fail)
+    await flights.ended("k")
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert not reported
 
 
 async def test_close_cancels_every_flight_also_a_detached_one() -> None:

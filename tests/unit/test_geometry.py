@@ -9,20 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from imgproxy.params.plan import (
-    Anchor,
-    Bounds,
-    Crop,
-    Fit,
-    Focal,
-    Length,
-    Px,
-    Ratio,
-    Rect,
-    RenderPlan,
-    Resize,
-    Sides,
-)
+from imgproxy.params.appearance import Sides
+from imgproxy.params.plan import Anchor, Bounds, Crop, Fit, Focal, Length, Px, Ratio, Rect, RenderPlan, Resize
 from imgproxy.render.geometry import Geometry, corner_radii, find_region, place, shrink_sides, trim_region
 from imgproxy.render.orientation import swap
 from imgproxy.render.sampling import sample

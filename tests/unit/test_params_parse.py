@@ -12,6 +12,7 @@ from PIL import ImageColor
 from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, BadUrl, UriTooLong
 from imgproxy.params import kinds, table
+from imgproxy.params.appearance import Colour
 from imgproxy.params.colours import KEYWORDS, parse_colour
 from imgproxy.params.negotiate import read_headers
 from imgproxy.params.parse import (
@@ -22,7 +23,7 @@ from imgproxy.params.parse import (
     read_values,
     split_target,
 )
-from imgproxy.params.plan import Anchor, Colour, Px, Ratio, Rect
+from imgproxy.params.plan import Anchor, Px, Ratio, Rect
 from tests.support.params import build_request
 
 

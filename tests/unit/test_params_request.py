@@ -9,15 +9,11 @@ from pydantic import ValidationError
 
 from imgproxy.config.url import UrlSettings
 from imgproxy.errors import BadParameter, Expired
+from imgproxy.params.appearance import TRANSPARENT_WHITE, Adjust, Blend, Border, Colour, Mask, Sides
 from imgproxy.params.faces import needs_faces, plan_of_faces, without_faces
 from imgproxy.params.negotiate import ClientHeaders, read_headers
 from imgproxy.params.plan import (
-    TRANSPARENT_WHITE,
-    Adjust,
-    Blend,
-    Border,
     Bounds,
-    Colour,
     ColourSpace,
     Crop,
     FaceChoice,
@@ -26,14 +22,12 @@ from imgproxy.params.plan import (
     Format,
     Frames,
     Mark,
-    Mask,
     Metadata,
     Output,
     Px,
     Ratio,
     RenderPlan,
     Resize,
-    Sides,
     Trim,
 )
 from imgproxy.params.request import ImageRequest, safe_name

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from imgproxy.cache.disk_reader import DiskReader
 from imgproxy.cache.entry import (
     Found,
     OriginalFacts,
@@ -23,14 +22,12 @@ from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import HotTier
 from imgproxy.cache.housekeeping import Housekeeping
 from imgproxy.cache.journal import Journal
-from imgproxy.cache.ledger import original_name, variant_name
+from imgproxy.cache.ledger import variant_name
 from imgproxy.cache.orders import Orders, ProofOrder
 from imgproxy.cache.purge import CachePurge
-from imgproxy.cache.purge_event import Distrusted, Event, Purged, PurgeEvent, Softened, Unproved
-from imgproxy.cache.reading import matches_digest, read_at_once, stamp_of
+from imgproxy.cache.purge_event import Distrusted, Event, Purged, PurgedAll, PurgeEvent, Softened, Unproved
 from imgproxy.cache.store import CacheStore
 from imgproxy.cache.trash import Trash
-from imgproxy.digest import matches
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.outbox import OutboxLine
     from imgproxy.cache.purge import PurgedKeys
     from imgproxy.cache.reading import StrPath
+    from imgproxy.cache.spreading import Also
     from imgproxy.config.sections import CacheSettings
 
 log = logging.getLogger(__name__)
@@ -49,7 +47,8 @@ class Cache:
     Hot tier, disk and journal as one. Its synchronous methods block for a small file at most.
 
     `purged` is published for each key inside a purge, `softened` inside a soft purge, `unproved` inside an order to
-    prove, `distrusted` if everything counts as unproved. `journal` is the one of `settings.dir` if it is not given.
+    prove, `distrusted` if everything counts as unproved, `purged_all` inside a purge of everything. `journal` is
+    the one of `settings.dir` if it is not given.
     """
 
     def __init__(
@@ -60,10 +59,12 @@ class Cache:
         self.softened: Event[Softened] = Event()
         self.unproved: Event[Unproved] = Event()
         self.distrusted: Event[Distrusted] = Event()
+        self.purged_all: Event[PurgedAll] = Event()
         self.store = CacheStore(settings.dir)
         self.hot = HotTier(settings.hot_max_bytes, settings.hot_item_max_bytes)
         self.journal = journal or Journal(settings.dir)
         self.epochs = Epochs()
+        self._disk = DiskReader(self.store, self.hot.body_max_bytes)
         self.is_journal_damaged = False
         self.trash = Trash(self.store, self.journal, self.epochs)
         self.housekeeping = Housekeeping(self.store, self.hot, self.trash, settings)
@@ -74,6 +75,7 @@ class Cache:
             housekeeping=self.housekeeping,
             trash=self.trash,
             purged=self.purged,
+            purged_all=self.purged_all,
         )
         self._orders = Orders(
             self.store,
@@ -109,7 +111,10 @@ class Cache:
             state.seq,
             {item.key_hash: item.seq for item in state.purged},
             {item.key_hash: item.seq for item in state.unproved},
+            state.all_purged,
         )
+        if state.is_all_open:
+            self._purge.detach_all()
         self._purge.replay(state.purged)
         self._orders.replay(state.unproved)
         if is_housekeeping:
@@ -162,7 +167,7 @@ class Cache:
             return Found(self._with_latest_proofs(variant, source), Tier.MEMORY)
         if self.housekeeping.is_scanned and variant_name(source.key_hash, name) not in self.store.ledger:
             return None  # this check takes a tenth of the time that a look at the disk takes
-        variant = await self._find_on_disk(source, name)
+        variant = await self._disk.find(source, name)
         if variant is None:
             return None
         if self.epochs.all_hold(variant.proofs):
@@ -178,61 +183,9 @@ class Cache:
             self.hot.put(variant)
         return variant
 
-    async def _find_on_disk(self, source: Provenance, name: str) -> Variant | None:
-        opened = self.store.open_variant(source.key_hash, name, source.digest)
-        if opened is None:
-            return None
-        facts, descriptor, is_verified = opened
-        try:
-            if facts.size_bytes <= self.hot.body_max_bytes:
-                return await self._read(source, facts, descriptor, is_verified=is_verified)
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-        return await self._as_file(source, facts, is_verified=is_verified)
-
-    async def _read(
-        self, source: Provenance, facts: VariantFacts, descriptor: int, *, is_verified: bool
-    ) -> Variant | None:
-        """Read a variant into memory. Raises OSError."""
-        hashed, name = source.key_hash, facts.plan
-        stamp = stamp_of(os.fstat(descriptor))
-        try:
-            body = bytes(read_at_once(descriptor, facts.size_bytes))
-        except BlockingIOError:
-            body = await asyncio.to_thread(os.pread, descriptor, facts.size_bytes, 0)
-        if not is_verified:
-            is_intact = matches(facts.digest, lambda: (body,))
-            self.store.note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
-            if not is_intact:
-                log.warning("a variant of %s failed its checksum and was removed", facts.key)
-                return None
-        file = self.store.seen(hashed, name, stamp, facts.size_bytes)
-        return Variant(facts, hashed, source.proofs, body=body, file=file)
-
-    async def _as_file(self, source: Provenance, facts: VariantFacts, *, is_verified: bool) -> Variant | None:
-        """A variant that is too large for memory."""
-        hashed = source.key_hash
-        path = self.store.variant_path(hashed, facts.plan)
-        if not is_verified:
-            is_intact = await asyncio.to_thread(matches_digest, path, facts.digest, facts.size_bytes)
-            self.store.note_checked(variant_name(hashed, facts.plan), facts.size_bytes, is_intact=is_intact)
-            if not is_intact:
-                return None
-        return Variant(facts, hashed, source.proofs, path=path)
-
     async def verified_original(self, facts: OriginalFacts) -> str | None:
         """The original's file, its checksum checked. None where it is missing or damaged."""
-        found = self.store.find_original(facts)
-        if found is None:
-            return None
-        path, is_verified = found
-        if is_verified:
-            return path
-        is_intact = await asyncio.to_thread(matches_digest, path, facts.digest, facts.size_bytes)
-        self.store.note_checked(original_name(key_hash(facts.key)), facts.size_bytes, is_intact=is_intact)
-        return path if is_intact else None
+        return await self._disk.verified_original(facts)
 
     # --- commit ------------------------------------------------------------------------------------------------
 
@@ -307,6 +260,7 @@ class Cache:
         settle_at_s: float | None = None,
         outbox: Sequence[OutboxLine] = (),
         expanded: Sequence[str] = (),
+        also: Also | None = None,
     ) -> PurgedKeys:
         """
         Purge these keys. When this returns, no answer can begin with anything that was fetched before the call.
@@ -328,8 +282,24 @@ class Cache:
             settle_at_s=settle_at_s,
             outbox=outbox,
             expanded=expanded,
+            also=also,
         )
         return await self._purge.run(items, record)
+
+    async def purge_all(
+        self, *, reason: str, outbox: Sequence[OutboxLine] = (), also: Also | None = None
+    ) -> PurgedKeys:
+        """
+        Purge everything, as `purge` does for some keys. It takes the same time for any size.
+
+        The result names no keys, and its number of variants counts originals as well.
+
+        Raises:
+            CacheUnavailable: the record could not be written. Nothing has happened.
+        """
+        return await self._purge.run_all(
+            partial(self.journal.record_purge_all, reason=reason, outbox=outbox, also=also)
+        )
 
     # --- order a proof -----------------------------------------------------------------------------------------
 
@@ -341,6 +311,7 @@ class Cache:
         entry: str | None = None,
         is_pending: bool = False,
         settle_at_s: float | None = None,
+        also: Also | None = None,
     ) -> ProofOrder:
         """
         Let the originals of these keys count as unproved. Files stay.
@@ -363,11 +334,14 @@ class Cache:
             reason=reason,
             is_pending=is_pending,
             settle_at_s=settle_at_s,
+            also=also,
         )
         try:
             return ProofOrder(await self._orders.prove(items, record))
         except CacheUnavailable:
-            purged = await self.purge(keys, reason=reason, entry=entry, is_pending=is_pending, settle_at_s=settle_at_s)
+            purged = await self.purge(
+                keys, reason=reason, entry=entry, is_pending=is_pending, settle_at_s=settle_at_s, also=also
+            )
             return ProofOrder(purged.seq, purged)
 
     async def distrust_all(self, *, reason: str) -> None:

@@ -33,6 +33,7 @@ class Epochs:
         self.journal_id = journal_id
         self._seq = seq
         self._purged: dict[str, int] = {}
+        self._all_purged = 0  # the number of the last purge of everything
         self._ordered: dict[str, int] = {}
         self._closed: set[str] = set()
         # What each hit asks: the number that a proof must have reached. For keys that are not named: `_least`.
@@ -42,14 +43,21 @@ class Epochs:
         self._collected: deque[tuple[int, str]] = deque()
 
     def resume(
-        self, journal_id: str, seq: int, purged: Mapping[str, int], ordered: Mapping[str, int] | None = None
+        self,
+        journal_id: str,
+        seq: int,
+        purged: Mapping[str, int],
+        ordered: Mapping[str, int] | None = None,
+        all_purged: int = 0,
     ) -> None:
         """
         Go on where the journal of this id ended.
 
-        `purged` are the epochs of keys whose files may still exist. `ordered` are the orders whose proof may be lost.
+        `purged` are the epochs of keys whose files may still exist, `all_purged` is that of all keys. `ordered` are the
+        orders whose proof may be lost.
         """
         self.journal_id = journal_id
+        self._all_purged = self._least = all_purged
         self._seq = seq
         self._purged.update(purged)
         self._ordered.update(ordered or {})
@@ -80,6 +88,10 @@ class Epochs:
         """Let every proof of every key that noted a number below `seq` answer no more. The journal has another id."""
         self.journal_id = journal_id
         self._seq = max(self._seq, seq)
+        self._need_at_least(seq)
+
+    def _need_at_least(self, seq: int) -> None:
+        """Let an answer of any key need this number. What needs a lower one is forgotten."""
         self._least = max(self._least, seq)
         self._ordered = {key_hash: number for key_hash, number in self._ordered.items() if number > self._least}
         later = {key_hash for key_hash, number in self._purged.items() if number > self._least}
@@ -87,9 +99,16 @@ class Epochs:
         for key_hash in later | self._closed | self._ordered.keys():
             self._note_needed(key_hash)
 
+    def purge_all(self, seq: int) -> None:
+        """Make every fetch of every key stale that noted a number below `seq`. Closed keys are open again."""
+        self._seq = max(self._seq, seq)
+        self._all_purged = max(self._all_purged, seq)
+        self._closed.clear()
+        self._need_at_least(seq)
+
     def holds(self, key_hash: str, seq: int) -> bool:
         """Whether no purge of the key came after a fetch that noted `seq`: what it brought may be stored."""
-        return self._purged.get(key_hash, 0) <= seq and key_hash not in self._closed
+        return max(self._purged.get(key_hash, 0), self._all_purged) <= seq and key_hash not in self._closed
 
     def is_proved(self, key_hash: str, seq: int) -> bool:
         """Whether no purge of the key, and no order to prove it, came after a fetch that noted `seq`."""

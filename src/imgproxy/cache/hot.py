@@ -77,6 +77,14 @@ class HotTier:
         for name in tuple(self._names.get(key_hash, ())):
             self._remove(name)
 
+    def clear(self) -> None:
+        """Forget every variant."""
+        for place in self._places.values():
+            place.variant = None
+        self._places.clear()
+        self._names.clear()
+        self._used_bytes = 0
+
     def _remove(self, name: tuple[str, str]) -> None:
         place = self._places.pop(name, None)
         if place is None or place.variant is None:

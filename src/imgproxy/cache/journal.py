@@ -8,6 +8,7 @@ The journal: what a crash must not undo.
     settling            originals to be checked when their settle time ends
     receipt             what purges did
     outbox              calls that downstream caches have not confirmed yet (outbox.py)
+    spreading           purges that the other nodes of a cluster have not all applied yet (spreading.py)
 
 When a write returns, it is on disk (journal_file.py). A hit never uses the journal.
 """
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.cache.journal_file import JournalFile, PurgedKey, UnprovedKey, new_journal_id
 from imgproxy.cache.outbox import OUTBOX_SCHEMA, record_lines
+from imgproxy.cache.spreading import SPREADING_SCHEMA, record_place
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.cache.outbox import OutboxLine
+    from imgproxy.cache.spreading import Also
 
 # Livingdocs repeats a delivery for hours at most.
 DELIVERIES_KEPT_S = 30 * 86_400
@@ -67,7 +70,7 @@ class Journal(JournalFile):
     """The journal of one cache directory."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, _SCHEMA + OUTBOX_SCHEMA)
+        super().__init__(directory, _SCHEMA + OUTBOX_SCHEMA + SPREADING_SCHEMA)
 
     # --- purges ------------------------------------------------------------------------------------------------
 
@@ -81,6 +84,7 @@ class Journal(JournalFile):
         settle_at_s: float | None = None,
         outbox: Sequence[OutboxLine] = (),
         expanded: Sequence[str] = (),
+        also: Also | None = None,
     ) -> int:
         """
         Write a purge of these (key hash, key) pairs. Return its number. It is on disk when this returns.
@@ -94,6 +98,7 @@ class Journal(JournalFile):
             outbox: the calls for the downstream caches.
             expanded: all keys of the entry as the keys API lists them. They are remembered, and its purges up to this
                 one are no longer pending.
+            also: writes more in the same transaction.
         """
 
         def write(database: sqlite3.Connection) -> int:
@@ -108,6 +113,27 @@ class Journal(JournalFile):
             if entry is not None and expanded:
                 _remember_keys(database, entry, expanded)
                 database.execute(_FINISH_PENDING, (entry, seq))
+            if also is not None:
+                also(database, seq)
+            return seq
+
+        return await self.write(write)
+
+    async def record_purge_all(
+        self, *, reason: str, outbox: Sequence[OutboxLine] = (), also: Also | None = None
+    ) -> int:
+        """Write a purge of everything. Return its number. The arguments are those of `record_purge`."""
+
+        def write(database: sqlite3.Connection) -> int:
+            seq = _next_number(database, None, reason, is_pending=False)
+            database.execute("DELETE FROM purged_key")
+            database.execute("DELETE FROM unproved_key")
+            database.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)", [("all_purged", str(seq)), ("is_all_open", "1")]
+            )
+            record_lines(database, seq, outbox)
+            if also is not None:
+                also(database, seq)
             return seq
 
         return await self.write(write)
@@ -120,6 +146,7 @@ class Journal(JournalFile):
         reason: str,
         is_pending: bool = False,
         settle_at_s: float | None = None,
+        also: Also | None = None,
     ) -> int:
         """
         Write an order to prove these (key hash, key) pairs. Return its number. It is on disk when this returns.
@@ -133,9 +160,15 @@ class Journal(JournalFile):
                 "INSERT OR REPLACE INTO unproved_key VALUES (?, ?)", [(hashed, seq) for hashed, _ in keys]
             )
             _record_checks(database, keys, settle_at_s)
+            if also is not None:
+                also(database, seq)
             return seq
 
         return await self.write(write)
+
+    async def finish_purge_all(self) -> None:
+        """Note that the last purge of everything has left no file in reach."""
+        await self.execute("UPDATE facts SET value = ? WHERE name = 'is_all_open'", [("0",)])
 
     async def mark_obeyed(self, obeyed: Iterable[UnprovedKey]) -> None:
         """Note that the facts on disk are of a proof after these orders, and that they were synced."""
@@ -256,6 +289,29 @@ class Journal(JournalFile):
     async def settled(self, key: str, due_at_s: float) -> None:
         """Note that the key was checked. A later time, set by a later purge, stays."""
         await self.execute("DELETE FROM settling WHERE key = ? AND due_at_s <= ?", [(key, due_at_s)])
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadEntry:
+    """An entry that another node has purged. `keys`: all its keys if the keys API has listed them, else none."""
+
+    entry: str
+    reason: str
+    keys: tuple[str, ...]
+
+
+def placing(history: str, number: int, entries: Iterable[SpreadEntry]) -> Also:
+    """Return what writes how far the shared log is applied, and which entries it purged, with the purge of the keys."""
+    purged = tuple(entries)
+
+    def also(database: sqlite3.Connection, seq: int) -> None:
+        del seq
+        for item in purged:
+            _next_number(database, item.entry, item.reason, is_pending=False)
+            _remember_keys(database, item.entry, item.keys)
+        record_place(database, history, number)
+
+    return also
 
 
 def _next_number(database: sqlite3.Connection, entry: str | None, reason: str, *, is_pending: bool) -> int:

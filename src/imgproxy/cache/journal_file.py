@@ -70,6 +70,8 @@ class JournalState:
     journal_id: str
     seq: int
     purged: tuple[PurgedKey, ...]  # files may be left of these
+    all_purged: int  # the number of the last purge of everything; 0: none
+    is_all_open: bool  # it may have left files
     unproved: tuple[UnprovedKey, ...]
     is_doubtful: bool  # purges may have been lost
 
@@ -126,6 +128,8 @@ class JournalFile:
         return JournalState(
             journal_id=self._fact("journal_id", new_journal_id()),
             seq=self._sequence(),
+            all_purged=int(self._fact("all_purged", "0")),
+            is_all_open=self._fact("is_all_open", "0") != "0",
             purged=tuple(PurgedKey(*row) for row in purged),
             unproved=tuple(UnprovedKey(*row) for row in unproved),
             is_doubtful=is_damaged or is_tail_lost or has_content,

@@ -78,6 +78,7 @@ class Ledger:
         self._uses = _FIRST_USE
         self._touched: set[bytes] = set()
         self._gone: set[bytes] | None = None  # removed since the scan of a shard began
+        self._is_scan_void = False  # everything was removed since then
         self.used_bytes = 0
 
     def add(self, name: bytes, size_bytes: int, *, is_verified: bool) -> None:
@@ -115,6 +116,13 @@ class Ledger:
             self._gone.add(name)
         return size_bytes
 
+    def clear(self) -> None:
+        """Remove every file."""
+        self._shards = [{} for _ in range(_SHARDS)]
+        self._touched.clear()
+        self._is_scan_void = self._gone is not None
+        self.used_bytes = 0
+
     def oldest(self, count: int) -> list[tuple[bytes, int]]:
         """The least recently used files, with their sizes."""
         in_order = heapq.merge(*map(_by_use, self._shards))
@@ -128,6 +136,7 @@ class Ledger:
     def begin_scan(self) -> None:
         """Begin the scan of one shard: a file that is removed from now on must not come back by what the scan found."""
         self._gone = set()
+        self._is_scan_void = False
 
     def adopt_older(self, shard: int, names: dict[bytes, int], size_bytes: int) -> None:
         """
@@ -137,6 +146,9 @@ class Ledger:
         their sizes. Files that the ledger has already keep their place. Files removed since `begin_scan` are left out.
         The dict becomes the ledger's own, so the time this takes grows with the known files, not with the found ones.
         """
+        if self._is_scan_void:
+            self._gone = None
+            return
         known = self._shards[shard]
         for name in (*known, *(self._gone or ())):
             size_bytes -= _size_bytes(names.pop(name, 0))

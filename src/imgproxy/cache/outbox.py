@@ -41,10 +41,24 @@ _PUT_OFF_LINE = (
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is purged downstream: a key, or an entry with all answers that carry its tag."""
+    """What is purged downstream: a key, an entry with all answers that carry its tag, or everything."""
 
     name: str
     is_entry: bool = False
+    is_all: bool = False
+
+    @property
+    def kind(self) -> int:
+        """The kind as the journal has it: 0 a key, 1 an entry, 2 everything."""
+        return 2 if self.is_all else int(self.is_entry)
+
+
+EVERYTHING = Subject("", is_all=True)
+
+
+def subject_of(name: str, kind: int) -> Subject:
+    """Return the subject of this name and kind."""
+    return Subject(name, is_entry=kind == 1, is_all=kind == 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +96,12 @@ def record_lines(database: sqlite3.Connection, seq: int, lines: Iterable[OutboxL
     database.executemany(
         "INSERT INTO outbox (target, is_entry, name, round, seq, recorded_at_s, due_at_s) VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET seq = excluded.seq, due_at_s = excluded.due_at_s",
-        [
-            (line.target, line.subject.is_entry, line.subject.name, line.round, seq, now_s, line.due_at_s)
-            for line in lines
-        ],
+        [(line.target, line.subject.kind, line.subject.name, line.round, seq, now_s, line.due_at_s) for line in lines],
     )
 
 
 def _values(target: str, line: WaitingLine) -> tuple[object, ...]:
-    return target, line.subject.is_entry, line.subject.name, line.round, line.seq
+    return target, line.subject.kind, line.subject.name, line.round, line.seq
 
 
 class Outbox:
@@ -107,8 +118,7 @@ class Outbox:
             (target, now_s, now_s + DUE_AT_MOST_S, count),
         )
         return tuple(
-            WaitingLine(Subject(name, bool(is_entry)), number, seq, attempts)
-            for name, is_entry, number, seq, attempts in rows
+            WaitingLine(subject_of(name, kind), number, seq, attempts) for name, kind, number, seq, attempts in rows
         )
 
     async def figures(self, target: str) -> OutboxFigures:
@@ -125,7 +135,7 @@ class Outbox:
         rows = await self._journal.read(
             "SELECT target, name, is_entry FROM outbox WHERE round = 1 AND seq >= ?", (seq,)
         )
-        return tuple((target, Subject(name, bool(is_entry))) for target, name, is_entry in rows)
+        return tuple((target, subject_of(name, kind)) for target, name, kind in rows)
 
     async def waiting(self, keys: Sequence[str], entry: str) -> frozenset[Subject]:
         """Those of these subjects, the keys and the entry, that a target has not confirmed."""

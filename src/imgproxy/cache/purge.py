@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from imgproxy.background import Background
 from imgproxy.cache.journal_file import PurgedKey
+from imgproxy.cache.purge_event import PurgedAll
 from imgproxy.cache.trash import Measured, measure
 from imgproxy.errors import CacheUnavailable
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.epochs import Epochs
     from imgproxy.cache.hot import HotTier
     from imgproxy.cache.housekeeping import Housekeeping
-    from imgproxy.cache.purge_event import Purged, PurgeEvent
+    from imgproxy.cache.purge_event import Event, Purged, PurgeEvent
     from imgproxy.cache.store import CacheStore, Detached
     from imgproxy.cache.trash import Trash
 
@@ -63,6 +64,7 @@ class CachePurge:
         housekeeping: Housekeeping,
         trash: Trash,
         purged: PurgeEvent,
+        purged_all: Event[PurgedAll],
     ) -> None:
         self._store = store
         self._hot = hot
@@ -70,6 +72,7 @@ class CachePurge:
         self._housekeeping = housekeeping
         self._trash = trash
         self._purged = purged
+        self._purged_all = purged_all
         self._under_way: set[asyncio.Task[PurgedKeys]] = set()
         self._unrecorded = Background("purge that could not be recorded")
 
@@ -95,6 +98,41 @@ class CachePurge:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
+
+    async def run_all(self, record: Callable[[], Awaitable[int]]) -> PurgedKeys:
+        """
+        Purge everything. It goes on to its end even if the caller is cancelled.
+
+        Raises:
+            CacheUnavailable: the record could not be written. Nothing has happened.
+        """
+        task = asyncio.ensure_future(self._run_all(record))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _run_all(self, record: Callable[[], Awaitable[int]]) -> PurgedKeys:
+        seq = await record()
+        self._epochs.purge_all(seq)
+        self._hot.clear()
+        self._purged_all.publish(PurgedAll())
+        gone = self.detach_all()
+        return PurgedKeys(
+            seq,
+            (),
+            gone.variants if gone is not None and gone.variants is not None else 0,
+            gone.size_bytes if gone is not None else 0,
+        )
+
+    def detach_all(self) -> Detached | None:
+        """Take all directories out of reach, after the purge of everything is recorded. None if the disk refuses."""
+        try:
+            gone = self._store.detach_all()
+        except OSError:
+            log.exception("the files of all keys could not be renamed away; they are not served all the same")
+            return None
+        self._trash.collect_all(gone)
+        return gone
 
     async def close(self) -> None:
         """Stop trying to record what the disk refused."""

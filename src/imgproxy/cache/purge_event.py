@@ -35,6 +35,11 @@ class Softened:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgedAll:
+    """Everything is being purged."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unproved:
     """
     What was known of a key until now counts as unproved: the origin has to be asked before the next answer.

@@ -188,6 +188,23 @@ class CacheStore(CacheDirectory):
             os.rename(source, target)
         return self._take_off_ledger(hashed, target)
 
+    def detach_all(self) -> Detached:
+        """
+        Take the directories of all keys out of reach, in one rename into the trash.
+
+        The figures of the result count originals as well.
+
+        Raises:
+            OSError: they cannot be renamed, or no new directory can be made.
+        """
+        self._facts.clear()
+        gone = Detached(self.trash_path("all"), len(self.ledger), self.ledger.used_bytes)
+        self.ledger.clear()
+        self.trash_dir.mkdir(parents=True, exist_ok=True)
+        os.rename(self.keys_dir, gone.path)
+        self.keys_dir.mkdir()
+        return gone
+
     def detach_orphan(self, hashed: str) -> Detached | None:
         """
         Detach a directory that the scan found without facts. None if it has facts by now, or is being written.

@@ -66,6 +66,19 @@ class Trash:
         if len(self._waiting) == 1 and not self._is_deleting:
             self._background.begin(self._delete_waiting)
 
+    def collect_all(self, gone: Detached) -> None:
+        """Delete the directories of all keys in the background. Then note in the journal that none is left in reach."""
+        self._background.begin(self._delete_all, gone)
+
+    async def _delete_all(self, gone: Detached) -> None:
+        loop = asyncio.get_running_loop()
+        if await loop.run_in_executor(self._thread, sync_directories, [self._store.directory]):
+            try:
+                await self._journal.finish_purge_all()
+            except CacheUnavailable:
+                log.warning("the purge of everything stays in the journal until the next start")
+        await loop.run_in_executor(self._thread, delete_directories, [gone.path])
+
     async def delete_now(self, detached: Sequence[Detached]) -> None:
         """Delete these directories and wait for it, because the disk needs their space."""
         await asyncio.to_thread(delete_directories, [item.path for item in detached])

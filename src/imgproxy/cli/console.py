@@ -24,14 +24,13 @@ _PIPE_COLUMNS = 100_000
 
 
 class _OutputConsole(Console):
-    """Standard output. `COLUMNS` sets its width, as usual."""
+    """Standard output. Only a terminal has a width."""
 
     @property
     def size(self) -> ConsoleDimensions:
         """Columns and lines."""
         found = super().size
-        is_wide = not self.is_terminal and "COLUMNS" not in os.environ
-        return ConsoleDimensions(_PIPE_COLUMNS, found.height) if is_wide else found
+        return found if self.is_terminal else ConsoleDimensions(_PIPE_COLUMNS, found.height)
 
     @size.setter
     def size(self, size: tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ Delivery: the way of a request, from a key and a plan to an answer. Each step is
         miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
                 an error.
     begin       The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
+                So does a request of a cluster's node that is fenced by now, if an original is not proved.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from typing import TYPE_CHECKING, TypeVar
 from imgproxy.background import Background
 from imgproxy.cache.entry import Tier, Variant, VariantFacts, key_hash
 from imgproxy.delivery.fetching import StaleGeneration
-from imgproxy.delivery.originals import Original, State
-from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, Timings, etag_of
-from imgproxy.delivery.variants import Made, Sources
+from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, etag_of, hit, miss, not_modified
+from imgproxy.delivery.variants import Sources
 from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.plan import RenderPlan
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
+    from imgproxy.cluster.fence import Fence
     from imgproxy.delivery.fallback import Fallback
-    from imgproxy.delivery.originals import Originals
+    from imgproxy.delivery.originals import Original, Originals
     from imgproxy.delivery.variants import Variants
     from imgproxy.metrics import Metrics
 
@@ -61,8 +62,11 @@ class Delivery:
         admission: Admission,
         metrics: Metrics,
         failpoints: Failpoints,
+        fence: Fence | None = None,
     ) -> None:
+        """`fence`: that of this node, if it is in a cluster."""
         self._cache = cache
+        self._fence = fence
         self._originals = originals
         self._variants = variants
         self._fallback = fallback
@@ -81,13 +85,17 @@ class Delivery:
         Raises:
             ImgproxyError: the request cannot be answered.
         """
+        fence = self._fence
+        came_s = fence.now_s() if fence is not None else 0.0
         with self._cache.epochs.at_work():
             for _ in range(TRIES):
                 try:
                     delivered = await self._deliver(request)
                     await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
                     if self._cache.epochs.all_hold(delivered.proofs):  # nothing came since they were proved
-                        return await begin(delivered)
+                        if fence is None or fence.may_begin([hashed for hashed, _ in delivered.proofs], came_s):
+                            return await begin(delivered)
+                        continue  # the lease or a proof has run out meanwhile
                     self._metrics.overtaken.labels(point="response").inc()
                 except (StaleGeneration, FileNotFoundError):
                     continue
@@ -117,12 +125,12 @@ class Delivery:
             etag = etag_of(sources.provenance.digest, plan.digest if plan is not None else ORIGINAL_PLAN)
             copy = request.client_has(etag)
             if copy is not None:
-                return _not_modified(copy, sources)
+                return not_modified(copy, sources)
         if plan is None:
             return await self._pass(original)
         found = await self._cache.find(sources.provenance, plan.digest)
         if found is not None:
-            return _hit(original, found.variant, found.tier)
+            return hit(original, found.variant, found.tier)
         interim = request.interim() if request.interim is not None else None
         if interim is not None:
             self.background.begin(self._make_behind, sources, plan)
@@ -155,7 +163,7 @@ class Delivery:
             height_px=0,
         )
         variant = Variant(facts, current.key_hash, ((current.key_hash, current.facts.seq),), path=path)
-        return replace(_hit(current, variant, Tier.DISK), outcome=Outcome.PASS)
+        return replace(hit(current, variant, Tier.DISK), outcome=Outcome.PASS)
 
     async def _make_behind(self, sources: Sources, plan: RenderPlan) -> None:
         """Make the variant after an interim variant has answered."""
@@ -177,49 +185,5 @@ class Delivery:
             found = await self._fallback.find(sources.provenance, plan)
             if found is None:
                 raise
-            return replace(_hit(original, found.variant, found.tier), is_interim=True)
-        return _miss(original, made)
-
-
-def _not_modified(etag: str, sources: Sources) -> Delivered:
-    return _delivered(etag, sources.original, None, Tier.MEMORY, sources.provenance.proofs)
-
-
-def _hit(original: Original, variant: Variant, tier: Tier) -> Delivered:
-    return _delivered(_etag(variant), original, variant, tier, variant.proofs)
-
-
-def _miss(original: Original, made: Made) -> Delivered:
-    timings = replace(made.timings, fetch_s=original.fetch_s + made.timings.fetch_s)
-    # The tag is that of what was painted: the watermark may have been lost meanwhile.
-    delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN, made.variant.proofs)
-    is_collapsed = original.is_collapsed or made.is_collapsed
-    return replace(delivered, is_collapsed=is_collapsed, is_interim=made.is_interim, timings=timings)
-
-
-def _etag(variant: Variant) -> str:
-    return etag_of(variant.facts.original, variant.facts.plan, variant.facts.shared_decode)
-
-
-def _delivered(
-    etag: str, original: Original, variant: Variant | None, tier: Tier, proofs: tuple[tuple[str, int], ...]
-) -> Delivered:
-    return Delivered(
-        etag=etag,
-        original=original,
-        variant=variant,
-        outcome=_outcome(original.state, tier),
-        tier=tier,
-        proofs=proofs,
-        is_collapsed=original.is_collapsed,
-        timings=Timings(fetch_s=original.fetch_s),
-    )
-
-
-def _outcome(state: State, tier: Tier) -> Outcome:
-    """Return miss if anything was fetched or made, else what the state of the original says."""
-    if tier is Tier.ORIGIN or state is State.FETCHED:
-        return Outcome.MISS
-    if state is State.STALE:
-        return Outcome.STALE
-    return Outcome.REVALIDATED if state is State.REVALIDATED else Outcome.HIT
+            return replace(hit(original, found.variant, found.tier), is_interim=True)
+        return miss(original, made)

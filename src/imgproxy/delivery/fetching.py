@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Softened
+    from imgproxy.cluster.fence import Fence
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
+    from imgproxy.delivery.share import Share
     from imgproxy.medialibrary.models import ServedImage
     from imgproxy.metrics import Metrics
     from imgproxy.purge.known_originals import KnownOriginal
@@ -98,6 +100,7 @@ class _Asked:
     seq: int
     at_s: float
     validated_at_s: float
+    began_s: float = 0.0
     is_softened: bool = False
 
 
@@ -119,14 +122,17 @@ class Fetching:
         failpoints: Failpoints,
         fetches_max: int = 16,
         now: Callable[[], float] = time.time,
+        fence: Fence | None = None,
+        turns: Share | None = None,
     ) -> None:
         """
         Set up fetching.
 
         `fetches_max` fetches run at a time; `admission` says how many more may wait. `now` is the wall clock, Unix
-        time.
+        time. In a cluster, `fence` is told of proofs, and `turns` replaces `fetches_max`.
         """
-        self._turns = asyncio.Semaphore(fetches_max)
+        self._turns = turns or asyncio.Semaphore(fetches_max)
+        self._fence = fence
         self._queued = 0
         self._cache = cache
         self._origin = origin
@@ -218,7 +224,8 @@ class Fetching:
         with self._cache.epochs.at_work() as began_seq:
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
-            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, validated_at_s=now_s)
+            began_s = self._fence.now_s() if self._fence is not None else 0.0
+            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, now_s, began_s)
             self._under_way.add(asked)
             try:
                 yield asked
@@ -226,7 +233,7 @@ class Fetching:
                 self._under_way.discard(asked)
 
     async def _fetch(self, hashed: str, key: str, known: OriginalFacts | None) -> Fetched:
-        temp = self._destination(hashed)
+        temp, is_kept = self._destination(hashed), False
         started_s = time.monotonic()
         with self._ask_now(hashed) as asked:
             if known is not None and (self._needs_bytes(known) or self._cache.store.find_original(known) is None):
@@ -236,6 +243,7 @@ class Fetching:
                 served = await self._ask(key, temp, _validators_of(known))
                 await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
+                is_kept = served.is_modified
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
                 await self._refuse(hashed, key, error, asked)
                 raise
@@ -246,7 +254,10 @@ class Fetching:
                 self._cache.housekeeping.make_room(exc)
                 raise CacheUnavailable from exc
             finally:
-                self._cache.store.discard(temp)
+                if not is_kept:
+                    self._cache.store.discard(temp)
+        if self._fence is not None:
+            self._fence.proved(hashed, asked.began_s)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)
@@ -275,9 +286,14 @@ class Fetching:
             return store.temp_name(hashed)
 
     def _needs_bytes(self, known: OriginalFacts) -> bool:
-        """Whether a 304 would not be enough: the key was ordered to be proved, and its entity tag is a weak one."""
+        """
+        Whether a 304 would not be enough, because the entity tag is a weak one, and other bytes may have it.
+
+        So it is if the key was ordered to be proved. A fenced node may have missed such an order.
+        """
         is_ordered = self._cache.is_counted(known) and not self._cache.is_proved(known)
-        return is_ordered and known.etag is not None and known.etag.startswith("W/")
+        is_fenced = self._fence is not None and not self._fence.is_open()
+        return (is_ordered or is_fenced) and known.etag is not None and known.etag.startswith("W/")
 
     async def _ask(self, key: str, temp: str, validators: Validators | None) -> ServedImage:
         try:

@@ -21,14 +21,15 @@ from cachetools import LRUCache, TTLCache
 
 from imgproxy.cache.entry import OriginalFacts, key_hash
 from imgproxy.delivery.fetching import StaleGeneration
-from imgproxy.errors import ImgproxyError
+from imgproxy.errors import CannotProve, ImgproxyError, NotFound, OriginError, Revoked
 from imgproxy.flights import Flights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Distrusted, Purged, Softened, Unproved
+    from imgproxy.cache.purge_event import Distrusted, Purged, PurgedAll, Softened, Unproved
+    from imgproxy.cluster.fence import Fence
     from imgproxy.config.sections import FreshnessSettings
     from imgproxy.delivery.fetching import Fetched, Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
@@ -43,6 +44,10 @@ RETRY_BEHIND_S = 5.0
 CONFIRM_TRIES = 3
 # A proof that is further in the future means that the clock was set back. Clocks with NTP differ by less.
 CLOCK_SKEW_S = 60.0
+# A fenced request waits for a flight under way, then for the next one.
+PROOFS_WAITED_FOR = 2
+# After an origin that could not prove a picture, requests for it are refused for this long, and need not wait for it.
+UNPROVABLE_S = 2.0
 
 
 class State(StrEnum):
@@ -77,13 +82,16 @@ class Originals:
         freshness: FreshnessSettings,
         retry_behind_s: float = RETRY_BEHIND_S,
         now: Callable[[], float] = time.time,
+        fence: Fence | None = None,
     ) -> None:
-        """`now` is the wall clock, Unix time."""
+        """`now` is the wall clock, Unix time. `fence`: that of this node, if it is in a cluster."""
         self._cache = cache
         self._fetching = fetching
         self._refusals = refusals
         self._freshness = freshness
         self._now = now
+        self._fence = fence
+        self._unprovable: TTLCache[str, bool] = TTLCache(KEYS_MAX, UNPROVABLE_S)
         self._flights: Flights[Fetched] = Flights()
         self._confirmations: Flights[bool] = Flights()
         self._retry_at_s: TTLCache[str, float] = TTLCache(KEYS_MAX, retry_behind_s)
@@ -93,6 +101,7 @@ class Originals:
         cache.softened.subscribe(self._soften)
         cache.unproved.subscribe(self._forget)
         cache.distrusted.subscribe(self._forget_flights)
+        cache.purged_all.subscribe(self._forget_all)
 
     def refusal(self, key: str) -> Refusal | None:
         """Return the origin's refusal of this key, or None."""
@@ -114,6 +123,8 @@ class Originals:
             StaleGeneration: a purge came meanwhile.
         """
         hashed = key_hash(key)
+        if self._fence is not None and not self._fence.is_open():
+            return await self._current_behind_fence(hashed, key, self._fence)
         self._refusals.raise_if_refused(hashed)
         facts = self._cache.facts(hashed)
         if facts is None:
@@ -129,6 +140,46 @@ class Originals:
             self._unproved[hashed] = facts.validated_at_s
             self._revalidate_behind(hashed, facts)
         return Original(facts, hashed, state)
+
+    async def _current_behind_fence(self, hashed: str, key: str, fence: Fence) -> Original:
+        """
+        Return the original of a fenced node: one that the origin has proved in time.
+
+        Requests share a proof that begins after all of them came, so one wait for a flight may not be enough. Nor is it
+        if all bytes had to be fetched, which may take longer than a proof counts.
+
+        Raises:
+            CannotProve: the origin cannot be asked, or is too slow. What is cached may be revoked.
+            ImgproxyError, StaleGeneration: as `current`.
+        """
+        came_s = fence.now_s()
+        found: Original | None = None
+        for waits in range(PROOFS_WAITED_FOR + 1):
+            self._refusals.raise_if_refused(hashed)
+            facts = self._cache.facts(hashed)
+            if facts is not None and self._cache.is_proved(facts) and fence.is_proved(hashed, came_s):
+                return found if found is not None and found.facts is facts else Original(facts, hashed, State.FRESH)
+            if waits == PROOFS_WAITED_FOR:
+                self._unprovable[hashed] = True
+            if facts is not None and hashed in self._unprovable:
+                break
+            try:
+                found = await self._fetch(hashed, key, facts)
+            except (NotFound, Revoked):
+                raise
+            except OriginError as error:
+                if facts is None:
+                    raise
+                self._unprovable[hashed] = True
+                raise CannotProve from error
+        raise CannotProve
+
+    async def prove(self, hashed: str) -> None:
+        """Ask the origin about a cached key, which is named by its hash. A failure is for the next request to see."""
+        facts = self._cache.facts(hashed)
+        if facts is not None:
+            with suppress(ImgproxyError, StaleGeneration):
+                await self._fetch(hashed, facts.key, facts)
 
     async def file(self, original: Original) -> tuple[Original, str]:
         """
@@ -214,6 +265,13 @@ class Originals:
         """If everything counts as unproved: let new requests start new fetches."""
         self._flights.detach_where(lambda _name: True)
         self._confirmations.detach_where(lambda _name: True)
+
+    def _forget_all(self, _purged: PurgedAll) -> None:
+        """After a purge of everything: as `_forget`, for every key."""
+        self._refusals.clear()
+        self._retry_at_s.clear()
+        self._unproved.clear()
+        self._flights.detach_where(lambda _name: True)
 
     def _forget(self, purged: Purged | Unproved) -> None:
         """After a purge or an order to prove: forget refusals, and let new requests start a new fetch."""

@@ -62,5 +62,9 @@ class Refusals:
         """Forget the refusal of this name."""
         self._refusals.pop(name, None)
 
+    def clear(self) -> None:
+        """Forget every refusal."""
+        self._refusals.clear()
+
     def __contains__(self, name: Hashable) -> bool:
         return name in self._refusals

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
+
+from imgproxy.cache.entry import Tier
+from imgproxy.delivery.originals import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.cache.entry import Tier, Variant
+    from imgproxy.cache.entry import Variant
     from imgproxy.delivery.originals import Original
+    from imgproxy.delivery.variants import Made, Sources
     from imgproxy.params.plan import RenderPlan
 
 # Takes a variant's entity tag. Returns the tag of the client's copy if that copy is current, else None.
@@ -89,3 +93,50 @@ def etag_of(original_digest: str, plan_digest: str, shared_decode: str = "") -> 
     """
     name = hashlib.blake2b(f"{original_digest}/{plan_digest}".encode(), digest_size=12).hexdigest()
     return f'"{name}-{shared_decode}"' if shared_decode else f'"{name}"'
+
+
+def not_modified(etag: str, sources: Sources) -> Delivered:
+    """Deliver nothing: the client's copy, which has this tag, is current."""
+    return _delivered(etag, sources.original, None, Tier.MEMORY, sources.provenance.proofs)
+
+
+def hit(original: Original, variant: Variant, tier: Tier) -> Delivered:
+    """Deliver a variant that was found."""
+    return _delivered(_etag(variant), original, variant, tier, variant.proofs)
+
+
+def miss(original: Original, made: Made) -> Delivered:
+    """Deliver a variant that was just made."""
+    timings = replace(made.timings, fetch_s=original.fetch_s + made.timings.fetch_s)
+    # The tag is that of what was painted: the watermark may have been lost meanwhile.
+    delivered = _delivered(_etag(made.variant), original, made.variant, Tier.ORIGIN, made.variant.proofs)
+    is_collapsed = original.is_collapsed or made.is_collapsed
+    return replace(delivered, is_collapsed=is_collapsed, is_interim=made.is_interim, timings=timings)
+
+
+def _etag(variant: Variant) -> str:
+    return etag_of(variant.facts.original, variant.facts.plan, variant.facts.shared_decode)
+
+
+def _delivered(
+    etag: str, original: Original, variant: Variant | None, tier: Tier, proofs: tuple[tuple[str, int], ...]
+) -> Delivered:
+    return Delivered(
+        etag=etag,
+        original=original,
+        variant=variant,
+        outcome=outcome_of(original.state, tier),
+        tier=tier,
+        proofs=proofs,
+        is_collapsed=original.is_collapsed,
+        timings=Timings(fetch_s=original.fetch_s),
+    )
+
+
+def outcome_of(state: State, tier: Tier) -> Outcome:
+    """Return miss if anything was fetched or made, else what the state of the original says."""
+    if tier is Tier.ORIGIN or state is State.FETCHED:
+        return Outcome.MISS
+    if state is State.STALE:
+        return Outcome.STALE
+    return Outcome.REVALIDATED if state is State.REVALIDATED else Outcome.HIT

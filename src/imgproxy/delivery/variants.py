@@ -32,7 +32,7 @@ from imgproxy.workers.job import Lane, MarkFile
 
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Purged
+    from imgproxy.cache.purge_event import Purged, PurgedAll
     from imgproxy.delivery.batching import Batches
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Original, Originals
@@ -121,6 +121,7 @@ class Variants:
         self._flights: Flights[Made] = Flights()
         self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(TIMED_OUT_MAX, TIMED_OUT_TTL_S)
         cache.purged.subscribe(self._forget)
+        cache.purged_all.subscribe(self._forget_all)
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
@@ -152,6 +153,10 @@ class Variants:
     def _forget(self, purged: Purged) -> None:
         """After a purge: new requests do not join the flights that began before it."""
         self._flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == purged.key_hash)
+
+    def _forget_all(self, _purged: PurgedAll) -> None:
+        """After a purge of everything: as `_forget`, for every key."""
+        self._flights.detach_where(lambda _name: True)
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         original = sources.original

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 MAX_KEYS = 10_000
+CONFIRMATION = {"confirm": "all"}
 REASON_MAX_CHARS = 40
 RECEIPTS_LISTED = 20
 RECEIPTS_LISTED_MAX = 1000
@@ -72,6 +73,7 @@ class AdminRoutes:
             "/-/status": Route("GET", False, self._status),
             "/-/purge/entries/": Route("POST", False, self._purge_entry),
             "/-/purge/keys": Route("POST", False, self._purge_keys),
+            "/-/purge/all": Route("POST", False, self._purge_all),
             "/-/purges": Route("GET", False, self._receipts),
             "/-/purges/": Route("GET", False, self._receipt_of),
             "/-/warm/entries/": Route("POST", False, self._warm_entry),
@@ -80,11 +82,6 @@ class AdminRoutes:
             "/api/v1/purge": Route("POST", False, self._purge_url),
             **more,
         }
-
-    @staticmethod
-    def covers(path: str) -> bool:
-        """Whether a raw path is an admin route and not an image."""
-        return path.startswith(("/-/", "/api/v1/")) or path == "/-"
 
     async def handle(self, request: web.BaseRequest, target: str) -> web.Response:
         """
@@ -136,10 +133,8 @@ class AdminRoutes:
 
     async def _ready(self, request: web.BaseRequest, rest: str) -> web.Response:
         del request, rest
-        reasons = self._state.not_ready()
-        return _json(
-            {"status": "ready" if not reasons else "not ready", "reasons": reasons}, status=200 if not reasons else 503
-        )
+        found = self._state.readiness_json()
+        return _json(found, status=200 if not found["reasons"] else 503)
 
     async def _metrics_page(self, request: web.BaseRequest, rest: str) -> web.Response:
         del request, rest
@@ -164,6 +159,12 @@ class AdminRoutes:
     async def _purge_keys(self, request: web.BaseRequest, rest: str) -> web.Response:
         del rest
         return _receipt(await self._purges.purge_keys(await self._read_keys(request), reason="manual"))
+
+    async def _purge_all(self, request: web.BaseRequest, rest: str) -> web.Response:
+        del rest
+        if await self._bodies.read_json(request) != CONFIRMATION:
+            raise BadPurge('This forgets every picture. The body must be {"confirm": "all"}.')
+        return _receipt(await self._purges.purge_all(reason="all"))
 
     async def _read_keys(self, request: web.BaseRequest) -> list[str]:
         """Read the keys of a body, without a leading slash. Raises BadPurge."""

@@ -1,7 +1,8 @@
 """
 The edge: makes all parts of the service, starts them, and ends them.
 
-Start: cache (the journal is replayed) -> render processes -> purges left over -> the port opens.
+Start: cache (the journal is replayed) -> the node joins its cluster -> render processes -> purges left over -> the port
+opens.
 End: not ready -> the port closes -> requests under way finish -> the parts are closed in reverse order.
 """
 
@@ -9,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from imgproxy import __version__
@@ -29,14 +33,14 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.delivery.warming import Warming
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.bodies import BodyReader
+from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json, turns_of_fetches
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
 from imgproxy.edge.fast.server import FastPath
 from imgproxy.edge.handler import HOST, Handler
-from imgproxy.edge.images import ImageRoute, request_reader
+from imgproxy.edge.images import ImageRoute
 from imgproxy.edge.origin import library_client, probe
 from imgproxy.edge.pages import Pages
 from imgproxy.edge.playground import Playground, PlaygroundParts
@@ -60,6 +64,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from imgproxy.cluster.clock import Clock
+    from imgproxy.cluster.log import PurgeLog
     from imgproxy.config.settings import Settings
     from imgproxy.logs import LineHandler
 
@@ -72,6 +78,8 @@ class Edge:
 
     `lines` is the handler of all log lines, if it is ours. `admission_clock` is for tests; by default admission uses
     the running loop's clock. `playground` has the files of the page at `/-/playground`; None for no such page.
+    `purge_log` is the log of the cluster, by default that of the configured database; `cluster_clock` is the clock of
+    its leases.
     """
 
     def __init__(
@@ -82,6 +90,8 @@ class Edge:
         lines: LineHandler | None = None,
         admission_clock: Callable[[], float] | None = None,
         playground: PlaygroundParts | None = None,
+        purge_log: PurgeLog | None = None,
+        cluster_clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.pages = Pages(has_playground=playground is not None)
@@ -89,7 +99,12 @@ class Edge:
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
         refusals = Refusals()
-        self._compose_storage_and_purge(settings)
+        self.run = secrets.token_hex(8)
+        # What the nodes of a cluster share besides the log is in here, too.
+        self.engine = engine_of(settings, self.run) if purge_log is None else None
+        if self.engine is not None:
+            purge_log = self.engine.log
+        self._compose_storage_and_purge(settings, failpoints, purge_log, cluster_clock)
         self._compose_originals(settings, failpoints, refusals, admission_clock)
         self._compose_delivery(settings, failpoints, refusals)
         self._compose_http(settings, failpoints, self._compose_admin(settings, playground))
@@ -97,18 +112,38 @@ class Edge:
 
     # --- composition: each part is given those before it ---
 
-    def _compose_storage_and_purge(self, settings: Settings) -> None:
+    def _compose_storage_and_purge(
+        self, settings: Settings, failpoints: Failpoints, purge_log: PurgeLog | None, cluster_clock: Clock | None
+    ) -> None:
         self.cache = Cache(settings.cache, purged=PurgeEvent())
         self.library = library_client(settings.origin)
         self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
         self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget)
-        self.answers = Answers(self.cache.purged)
+        self.answers = Answers(self.cache.purged, self.cache.purged_all)
+        self.under_way = AnswersUnderWay(self.answers)
+        self.node = None
+        if purge_log is not None:
+            self.node = make_node(
+                purge_log,
+                self.run,
+                settings,
+                self.cache,
+                answers=self.answers,
+                under_way=self.under_way,
+                failpoints=failpoints,
+                metrics=self.metrics,
+                clock=cluster_clock,
+            )
+        # None: the edge is alone, or serves what it has while it is cut off.
+        self.fence = self.node.fence if self.node is not None and self.node.is_proving else None
+        nodes_wait_s = settings.cluster.wait_s if self.node is not None else 0.0
         self.downstreams = Downstreams(
             settings.downstream,
             self.cache.journal,
             purge=settings.purge,
             freshness=settings.freshness,
             metrics=self.metrics,
+            nodes_wait_s=nodes_wait_s,
         )
         self.purges = PurgeService(
             self.cache,
@@ -118,6 +153,8 @@ class Edge:
             freshness=settings.freshness,
             metrics=self.metrics,
             downstream=self.downstreams,
+            nodes=self.node,
+            nodes_wait_s=nodes_wait_s,
         )
 
     def _compose_originals(
@@ -143,15 +180,18 @@ class Edge:
             self.library,
             self.health,
             refusals,
-            purge=self.purges.purge_keys,
+            purge=self.purges.purge_found,
             admission=self.admission,
             source_max_bytes=settings.limits.source_bytes,
             negative_ttl_s=settings.freshness.negative_ttl_s,
             metrics=self.metrics,
             failpoints=failpoints,
             fetches_max=settings.origin.fetches_max,
+            fence=self.fence,
+            turns=turns_of_fetches(self.node, settings.origin.fetches_max),
         )
-        self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness)
+        self.originals = Originals(self.cache, fetching, refusals, freshness=settings.freshness, fence=self.fence)
+        self.under_way.originals = self.originals
         self.updates = Updates(
             self.cache,
             self.entries,
@@ -190,6 +230,7 @@ class Edge:
             admission=self.admission,
             metrics=self.metrics,
             failpoints=failpoints,
+            fence=self.fence,
         )
         self.warming = Warming(
             self.cache,
@@ -222,6 +263,8 @@ class Edge:
             downstreams=self.downstreams,
             health=self.health,
             metrics=self.metrics,
+            cluster=None if self.node is None else partial(status_json, self.node, settings),
+            readiness=None if self.node is None else partial(readiness_json, self.node, settings),
         )
         return AdminRoutes(
             settings,
@@ -231,17 +274,7 @@ class Edge:
             warming=self.warming,
             state=self.state,
             metrics=self.metrics,
-            more={} if playground is None else self._playground(playground, settings).routes(),
-        )
-
-    def _playground(self, parts: PlaygroundParts, settings: Settings) -> Playground:
-        return Playground(
-            parts,
-            settings,
-            known=self.entries.known,
-            reader=request_reader(settings, finds_faces=self.detector is not None),
-            signing_tokens=signing_tokens(settings.signing),
-            bodies=BodyReader(settings.purge.max_body_bytes, settings.server.body_timeout_s),
+            more={} if playground is None else Playground(playground, settings, self.entries, self.detector).routes(),
         )
 
     def _compose_http(self, settings: Settings, failpoints: Failpoints, admin: AdminRoutes) -> None:
@@ -266,6 +299,7 @@ class Edge:
             waiters=waiters,
             metrics=self.metrics,
             finds_faces=self.detector is not None,
+            shares_answers=self.fence.shares_answers if self.fence is not None else None,
         )
         self.access = AccessLog(settings.log, self._lines)
         self._watch_process()
@@ -280,6 +314,8 @@ class Edge:
             on_bad_request=handler.answer_unreadable,
             is_host=HOST.fullmatch,
         )
+        if self.fence is not None:
+            path = replace(path, lease=self.fence.lease, now_s=self.fence.now_s)
         self.server = Server(handler.handle, path, self.limits, settings.server)
 
     def _watch_process(self) -> None:
@@ -316,6 +352,12 @@ class Edge:
         closing(self.library.aclose)
         await self.cache.start(is_housekeeping=False)
         closing(self.cache.close)
+        if self.node is not None:
+            if self.engine is not None:
+                closing(self.engine.close)
+            await self.node.start()
+            closing(self.node.close)
+        closing(self.under_way.close)
         await self.pool.start()
         closing(self.pool.close, 0.0)
         await self.entries.start()

@@ -13,7 +13,6 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 
 from imgproxy.delivery.request import Outcome
-from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
 from imgproxy.edge.exchange import Served
 from imgproxy.edge.pages import Pages
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.settings import Settings
     from imgproxy.edge.access import AccessLog
+    from imgproxy.edge.admin import AdminRoutes
     from imgproxy.edge.images import ImageRoute
     from imgproxy.metrics import Metrics
 
@@ -81,7 +81,7 @@ class Handler:
         path = target.split("?", 1)[0]
         if Pages.covers(path) and request.method != "PURGE":
             return self._answer_page(request, target, path, started_s)
-        if request.method == "PURGE" or AdminRoutes.covers(path):
+        if request.method == "PURGE" or is_admin(target):
             # An admin request goes on if its client leaves.
             work = asyncio.ensure_future(self._handle_admin(request, target, started_s))
             self._admin_work.add(work)
@@ -114,7 +114,7 @@ class Handler:
 
     async def _handle_admin(self, request: web.BaseRequest, target: str, started_s: float) -> web.StreamResponse:
         try:
-            if request.method == "PURGE" and not AdminRoutes.covers(target.split("?", 1)[0]):
+            if request.method == "PURGE" and not is_admin(target):
                 response = await self._admin.purge_key(request, target)
             else:
                 response = await self._admin.handle(request, target)
@@ -203,6 +203,12 @@ class Handler:
     def _counters_of(self, outcome: Outcome, status: int) -> tuple[Callable[[], None], Callable[[float], None]]:
         metrics = self._metrics
         return metrics.requests.labels(outcome, str(status)).inc, metrics.request_duration_s.labels(outcome).observe
+
+
+def is_admin(target: str) -> bool:
+    """Whether a raw target is an admin route and not an image."""
+    path = target.split("?", 1)[0]
+    return path.startswith(("/-/", "/api/v1/")) or path == "/-"
 
 
 def origin_form(raw_target: str) -> str:

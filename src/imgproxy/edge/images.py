@@ -64,7 +64,9 @@ class ImageRoute:
         waiters: Waiters,
         metrics: Metrics,
         finds_faces: bool = False,
+        shares_answers: Callable[[], bool] | None = None,
     ) -> None:
+        """`shares_answers` says whether a request may get an answer that was begun for another one. None: always."""
         self._settings = settings
         self._tokens = signing_tokens
         self._reader = request_reader(settings, finds_faces=finds_faces)
@@ -73,6 +75,7 @@ class ImageRoute:
         self._responder = responder
         self._waiters = waiters
         self._metrics = metrics
+        self._shares_answers = shares_answers
 
     async def handle(self, request: web.BaseRequest, target: str) -> Served:
         """Answer an image request. `target` is its raw path and query. Errors become problem details."""
@@ -100,7 +103,8 @@ class ImageRoute:
             interim=self._interim(target, wanted, client),
         )
         is_plain = is_plain_request(request, wanted)
-        waiter = self._waiters.enter(request, client.accept) if is_plain else None
+        is_shared = is_plain and (self._shares_answers is None or self._shares_answers())
+        waiter = self._waiters.enter(request, client.accept) if is_shared else None
         exchange = Exchange(request, wanted, client, started_s, is_plain, waiter)
         try:
             return await self._delivery.answer(asked, partial(self._responder.image, exchange))

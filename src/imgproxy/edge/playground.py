@@ -14,8 +14,11 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from imgproxy.config.secrets import signing_tokens
+from imgproxy.edge.bodies import BodyReader
 from imgproxy.edge.errors import RouteNotFound
 from imgproxy.edge.headers import SERVER
+from imgproxy.edge.images import request_reader
 from imgproxy.edge.pages import PLAYGROUND
 from imgproxy.edge.route import Route
 from imgproxy.errors import BadPlaygroundCall, EntryNotFound
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from imgproxy.config.settings import Settings
-    from imgproxy.edge.bodies import BodyReader
-    from imgproxy.params.request import RequestReader
+    from imgproxy.purge.entry_keys import EntryKeys
+    from imgproxy.workers.extras import Detector
 
 PAGE: Final = "index.html"
 LISTED_MAX: Final = 60
@@ -70,22 +73,14 @@ class Playground:
     """Answers the playground's requests."""
 
     def __init__(
-        self,
-        parts: PlaygroundParts,
-        settings: Settings,
-        *,
-        known: Callable[[str, int], Sequence[tuple[str, str]]],
-        reader: RequestReader,
-        signing_tokens: tuple[str, ...],
-        bodies: BodyReader,
+        self, parts: PlaygroundParts, settings: Settings, entries: EntryKeys, detector: Detector | None
     ) -> None:
-        """`known(search, count)` returns pairs of a key and its entry."""
         self._parts = parts
         self._settings = settings
-        self._known = known
-        self._reader = reader
-        self._tokens = signing_tokens
-        self._bodies = bodies
+        self._entries = entries
+        self._reader = request_reader(settings, finds_faces=detector is not None)
+        self._tokens = signing_tokens(settings.signing)
+        self._bodies = BodyReader(settings.purge.max_body_bytes, settings.server.body_timeout_s)
 
     def routes(self) -> dict[str, Route]:
         """Return the routes, the most special first."""
@@ -130,7 +125,7 @@ class Playground:
         if self._parts.pictures is not None:
             found = await self._parts.pictures(search, LISTED_MAX)
         else:
-            found = [ListedPicture(entry, key) for key, entry in self._known(search, LISTED_MAX)]
+            found = [ListedPicture(entry, key) for key, entry in self._entries.known(search, LISTED_MAX)]
         return _json(
             {"pictures": [{"entry": item.entry, "key": item.key, "revoked": item.is_revoked} for item in found]}
         )

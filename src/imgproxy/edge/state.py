@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from imgproxy import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.delivery.origin_health import OriginHealth
@@ -41,7 +43,10 @@ class ServiceState:
         downstreams: Downstreams,
         health: OriginHealth,
         metrics: Metrics,
+        cluster: Callable[[], dict[str, Any]] | None = None,
+        readiness: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
+        """`cluster` and `readiness` say what a node says of its cluster, for the status and for everybody."""
         self._cache = cache
         self._originals = originals
         self._variants = variants
@@ -52,6 +57,8 @@ class ServiceState:
         self._downstreams = downstreams
         self._health = health
         self._metrics = metrics
+        self._cluster = cluster
+        self._readiness = readiness
         self._started_s = time.monotonic()
         self.is_draining = False
         self._watch()
@@ -60,8 +67,9 @@ class ServiceState:
         """
         Return why this node cannot answer requests that another node could; empty if it is ready.
 
-        A fault of another service is not a reason, nor is the load: all nodes have it. They would leave the load
-        balancer together, with every picture that they have cached. docs/operation.md has the whole list.
+        A fault of another service is not a reason, nor is the load, nor the fence of a cluster: all nodes have it. They
+        would leave the load balancer together, with every picture that they have cached. docs/operation.md has the
+        whole list.
         """
         reasons = {
             "draining": self.is_draining,
@@ -71,6 +79,12 @@ class ServiceState:
             "render_processes_do_not_start": self._pool.cannot_start,
         }
         return [reason for reason, holds in reasons.items() if holds]
+
+    def readiness_json(self) -> dict[str, Any]:
+        """Return what `/-/ready` says."""
+        reasons = self.not_ready()
+        found = {"status": "ready" if not reasons else "not ready", "reasons": reasons}
+        return found | (self._readiness() if self._readiness is not None else {})
 
     def as_json(self) -> dict[str, Any]:
         """Return the current figures."""
@@ -107,6 +121,7 @@ class ServiceState:
             "purge": {"seq": self._cache.epochs.seq, "pending": self._pending()},
             "downstream": self._downstreams.as_json(),
             "under_way": {"fetches": self._originals.under_way, "renders": self._variants.under_way},
+            **({"cluster": self._cluster()} if self._cluster is not None else {}),
         }
 
     def _pending(self) -> int:

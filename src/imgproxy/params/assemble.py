@@ -12,21 +12,10 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadParameter, BadUrl
 from imgproxy.params import assemble_size as sized
+from imgproxy.params.appearance import TRANSPARENT_WHITE, WHITE, Adjust, Blend, Colour
 from imgproxy.params.assemble_output import Client, frames_of, output_of
 from imgproxy.params.parse import check_path
-from imgproxy.params.plan import (
-    TRANSPARENT_WHITE,
-    WHITE,
-    Adjust,
-    Blend,
-    Colour,
-    Fit,
-    Format,
-    Length,
-    Mark,
-    Px,
-    RenderPlan,
-)
+from imgproxy.params.plan import Fit, Format, Length, Mark, Px, RenderPlan
 from imgproxy.params.table import encoding, framing, orientation, overlays, tone
 
 if TYPE_CHECKING:

@@ -10,22 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from imgproxy.params.appearance import Border, Mask, Sides
 from imgproxy.params.kinds import round_half_up
 from imgproxy.params.plan import (
     DEFAULT_TOLERANCE,
-    Border,
     Bounds,
     Crop,
     FaceChoice,
     Fit,
     Focal,
     Length,
-    Mask,
     Px,
     Ratio,
     Rect,
     Resize,
-    Sides,
     Trim,
 )
 from imgproxy.params.table import framing, region, size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from imgproxy.params.plan import Colour
+from imgproxy.params.appearance import Colour
 
 _HEX: Final = re.compile(r"#?([0-9a-f]{3}|[0-9a-f]{4}|[0-9a-f]{6}|[0-9a-f]{8})")
 

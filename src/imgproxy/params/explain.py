@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.errors import BadParameter, ImgproxyError
 from imgproxy.params import table
-from imgproxy.params.canonical import describe
 from imgproxy.params.kinds import NeverValid
 from imgproxy.params.parse import known_name, parse_query, split_target
+from imgproxy.params.plan import describe
 from imgproxy.params.table import delivery
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from imgproxy.params.colours import parse_colour
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from imgproxy.params.plan import Colour
+    from imgproxy.params.appearance import Colour
 
 T = TypeVar("T")
 Reading: TypeAlias = tuple[T | None, bool]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from imgproxy.params.colours import parse_colour
 from imgproxy.params.kinds import NOTHING, Form, FormName, Kind, NeverValid, Reading, round_half_up, to_number
-from imgproxy.params.plan import Anchor, Colour, Length, Position, Px, Ratio, Rect
+from imgproxy.params.plan import Anchor, Length, Position, Px, Ratio, Rect
+
+if TYPE_CHECKING:
+    from imgproxy.params.appearance import Colour
 
 # Larger sizes make no difference: the result is scaled down to the output limit anyway, keeping its ratio.
 _LARGEST_SIZE_PX: Final = 100_000

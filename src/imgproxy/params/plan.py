@@ -12,11 +12,22 @@ Units: `_px` are device pixels; ratios are of the side of the source (or of the 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
-from imgproxy.params.canonical import describe
+from imgproxy.params.appearance import (
+    NO_SIDES,
+    TRANSPARENT_WHITE,
+    UNADJUSTED,
+    Adjust,
+    Blend,
+    Border,
+    Colour,
+    Mask,
+    Sides,
+)
 
 # To be raised when the same plan gives other bytes: another encoder setting, a corrected rounding.
 PLAN_VERSION = 2
@@ -119,25 +130,6 @@ Position = Px | Ratio | Anchor
 
 
 @dataclass(frozen=True, slots=True)
-class Colour:
-    """sRGB 0-255 with alpha 0-255 (255 is opaque)."""
-
-    red: int
-    green: int
-    blue: int
-    alpha: int = 255
-
-    @property
-    def rgb(self) -> tuple[int, int, int]:
-        """The three colour bands."""
-        return self.red, self.green, self.blue
-
-
-TRANSPARENT_WHITE = Colour(255, 255, 255, 0)
-WHITE = Colour(255, 255, 255)
-
-
-@dataclass(frozen=True, slots=True)
 class Rect:
     """A region of the upright source, in source pixels or ratios."""
 
@@ -205,61 +197,6 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
-class Adjust:
-    """Tone, colour and style; 0 changes nothing."""
-
-    brightness: float = 0.0
-    contrast: float = 0.0
-    exposure: float = 0.0
-    gamma: float = 0.0
-    hue: float = 0.0
-    saturation: float = 0.0
-    vibrance: float = 0.0
-    highlight: float = 0.0
-    shadow: float = 0.0
-    sharpen: float = 0.0
-    unsharp: float = 0.0
-    unsharp_radius: float = 2.5
-    blur: float = 0.0
-    pixellate_px: int = 0
-    monochrome: Colour | None = None
-    sepia: float = 0.0
-    duotone: tuple[Colour, Colour] | None = None
-    duotone_alpha: float = 100.0
-    invert: bool = False
-    enhance: bool = False  # auto=enhance
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """A width per side, in device pixels."""
-
-    top_px: int = 0
-    right_px: int = 0
-    bottom_px: int = 0
-    left_px: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Border:
-    """Painted over the edge of the picture. Radii: one, or four from the top left clockwise."""
-
-    sides: Sides
-    colour: Colour
-    radius_px: tuple[int, ...] = ()
-    inner_radius_px: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """An ellipse, or rounded corners; `radius_px` empty means a fifth of the smaller side."""
-
-    shape: str  # ellipse | corners
-    radius_px: tuple[int, ...] = ()
-    background: Colour | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Mark:
     """A watermark. `source` is a key of the library."""
 
@@ -278,15 +215,6 @@ class Mark:
     is_tiled: bool = False
     min_width_px: int = 0  # mark-if-min-width
     min_height_px: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Blend:
-    """A colour blended over the picture."""
-
-    colour: Colour
-    mode: str = "overlay"
-    alpha: float = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,12 +265,12 @@ class RenderPlan:
     flip: str = ""  # "", "h", "v", "hv"
     rotation: float = 0.0  # degrees counter-clockwise, 0 <= r < 360
     is_pivot: bool = False  # rot-type=pivot
-    adjust: Adjust = Adjust()
+    adjust: Adjust = UNADJUSTED
     blend: Blend | None = None
     mark: Mark | None = None
     border: Border | None = None
     mask: Mask | None = None
-    pad: Sides = Sides()
+    pad: Sides = NO_SIDES
     background: Colour = TRANSPARENT_WHITE
     frames: Frames = Frames()
     output: Output = Output()
@@ -372,3 +300,35 @@ class RenderPlan:
         if not isinstance(size.width, Px) or size.height is not None or not is_scaled_only:
             return None
         return round(size.width.value), replace(self, resize=replace(size, width=None)).digest
+
+
+# --- the canonical text, which digests are made of ---
+
+
+def describe(value: Any) -> str:
+    """Write a value of a plan as text, without its defaults. Floats have twelve digits, so that 0.1+0.2 equals 0.3."""
+    rows = _rows(value.__class__)
+    if rows is not None:
+        found = [(name, getattr(value, name)) for name, default in rows if getattr(value, name) != default]
+        parts = [f"{_written(name)}={describe(item)}" for name, item in found]
+        return f"{_written(type(value).__name__)}({','.join(parts)})"
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, tuple):
+        return "[" + ",".join(describe(item) for item in value) + "]"
+    if isinstance(value, str):
+        return repr(str(value))
+    return str(value)
+
+
+def _written(name: str) -> str:
+    """Return a name in the spelling that plans have always had: their digests are made of it."""
+    return name.replace("olour", "olor")
+
+
+@cache
+def _rows(kind: Any) -> tuple[tuple[str, object], ...] | None:
+    """Return names and defaults of the fields of a dataclass; None for other types. A field without default is kept."""
+    return tuple((item.name, item.default) for item in fields(kind)) if is_dataclass(kind) else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from types import TracebackType
 
-    from imgproxy.cache.purge_event import Purged, PurgeEvent
+    from imgproxy.cache.purge_event import Event, Purged, PurgedAll, PurgeEvent
 
 # How often a purge looks whether late answers have ended.
 LOOK_EVERY_S = 0.005
@@ -41,10 +41,12 @@ class Answers:
     `connections` instead, and remove themselves when they close.
     """
 
-    def __init__(self, purged: PurgeEvent) -> None:
+    def __init__(self, purged: PurgeEvent, purged_all: Event[PurgedAll] | None = None) -> None:
         self._sending: defaultdict[str, set[Sending]] = defaultdict(set)
         self.connections: set[Connection] = set()
         purged.subscribe(self._mark_old)
+        if purged_all is not None:
+            purged_all.subscribe(self._mark_all_old)
 
     def sending(self, hashes: Collection[str], cut: Callable[[], None]) -> Sending:
         """Make the count of an answer with bytes of these keys (a picture's, its watermark's)."""
@@ -53,6 +55,32 @@ class Answers:
     def _mark_old(self, purged: Purged) -> None:
         for answer in self._sending.get(purged.key_hash, ()):
             answer.is_old = True
+
+    def _mark_all_old(self, _purged: PurgedAll) -> None:
+        for answer in self._all():
+            answer.is_old = True
+
+    def _all(self) -> set[Sending]:
+        return {answer for answers in self._sending.values() for answer in answers}
+
+    def key_hashes(self) -> set[str]:
+        """The keys whose bytes are being sent."""
+        late = {connection.last_key_hash for connection in self.connections if not connection.is_flushed()}
+        return late | set(self._sending)
+
+    def cut_unless(self, may_go_on: Callable[[str], bool]) -> int:
+        """Cut the answers that hold bytes of a key that may not go on. Return how many."""
+        forbidden = {hashed for hashed in self.key_hashes() if not may_go_on(hashed)}
+        late: set[Sending | Connection] = {answer for hashed in forbidden for answer in self._sending.get(hashed, ())}
+        late |= {item for item in self.connections if item.last_key_hash in forbidden}
+        late = {answer for answer in late if not answer.is_flushed()}
+        for answer in late:
+            answer.cut()
+        return len(late)
+
+    async def drain_all(self, within_s: float) -> int:
+        """As `drain`, for the answers of all keys that are under way now."""
+        return await self._end({*self._all(), *self.connections}, within_s)
 
     async def drain(self, hashes: Collection[str], within_s: float) -> int:
         """
@@ -65,6 +93,11 @@ class Answers:
             answer for hashed in names for answer in self._sending.get(hashed, ()) if answer.is_old
         }
         late |= {connection for connection in self.connections if connection.last_key_hash in names}
+        return await self._end(late, within_s)
+
+    @staticmethod
+    async def _end(late: set[Sending | Connection], within_s: float) -> int:
+        """Wait until these answers have ended; cut those that have not ended in time. Return how many."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + within_s
         # Polling: a notification would cost something in every answer, and purges are rare.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
+from imgproxy.cluster.log import Kind
 from imgproxy.errors import (
     CacheUnavailable,
     EntryNotFound,
@@ -30,6 +31,7 @@ from imgproxy.errors import (
 from imgproxy.purge.entry_keys import ListedKeys
 from imgproxy.purge.one_by_one import OneByOne
 from imgproxy.purge.receipts import Receipt, Receipts
+from imgproxy.purge.spreading import SpreadPurges
 from imgproxy.purge.turns import Turns
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from imgproxy.purge.answers import Answers
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.entry_keys import EntryKeys
+    from imgproxy.purge.spreading import Nodes
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 # is counted as "other", because a label value is kept for ever.
 COUNTED_REASONS = (
     TAKEDOWNS
-    | {"archive", "update", "active", "manual", "imgix", "expanded", "learnt", "changed"}
+    | {"archive", "update", "active", "manual", "imgix", "expanded", "learnt", "changed", "all"}
     | {error.code for error in (NotFound, Revoked, NotAnImage, SourceTooLarge)}
 )
 
@@ -72,7 +75,10 @@ class PurgeService:
         freshness: FreshnessSettings,
         metrics: Metrics,
         downstream: Downstreams,
+        nodes: Nodes | None = None,
+        nodes_wait_s: float = 0.0,
     ) -> None:
+        """`nodes`: the other nodes, in a cluster. A purge waits at most `nodes_wait_s` for them."""
         self._cache = cache
         self._entries = entries
         self._answers = answers
@@ -84,21 +90,24 @@ class PurgeService:
         self._turns = Turns(CALLS_MAX)
         self._later = Background("purge")
         self.receipts = Receipts(cache.journal)
+        self.spread = SpreadPurges(nodes, downstream, self.receipts, wait_s=nodes_wait_s, settle_s=freshness.settle_s)
 
     async def start(self) -> None:
         """Continue the expansions that the last run left pending."""
         for entry in await self._cache.journal.pending_entries():
             self._later.begin(self._expand_later, entry, 0.0)
+        await self.spread.start()
 
     async def close(self) -> None:
-        """Stop. Pending expansions stay in the journal for the next run."""
+        """Stop. What is pending stays in the journal for the next run."""
         await self._later.close()
+        await self.spread.close()
         await self.receipts.close()
 
     @property
     def pending(self) -> int:
-        """Entries that are still to be expanded."""
-        return len(self._later)
+        """Entries that are still to be expanded, and purges that the other nodes have not all applied."""
+        return len(self._later) + self.spread.pending
 
     # --- purges ------------------------------------------------------------------------------------------------
 
@@ -109,13 +118,15 @@ class PurgeService:
         reason: str,
         entry: str | None = None,
         malformed: tuple[str, ...] = (),
+        is_waited_for: bool = True,
         is_part: bool = False,
     ) -> Receipt:
         """
         Forget these keys. After it returns, no answer holds bytes of them that were fetched before the call.
 
         `malformed` is what the keys API listed for the entry that is no key. The receipt names it, too. `is_part`: the
-        entry has keys that stay, so the caches in front are not told to forget the whole entry.
+        entry has keys that stay, so the caches in front are not told to forget the whole entry. In a cluster the
+        promise holds for all nodes if the receipt is not pending; without `is_waited_for` they are not waited for.
         """
         started_s = time.monotonic()
         try:
@@ -124,7 +135,23 @@ class PurgeService:
             # The disk is full, and the keys are closed. When answers under way end, their files are freed as well.
             await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
             purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
-        return await self._acknowledge(_receipt(entry, purged, malformed), reason, started_s, is_part=is_part)
+        receipt = _receipt(entry, purged, malformed)
+        return await self._acknowledge(receipt, reason, started_s, is_waited_for=is_waited_for, is_part=is_part)
+
+    async def purge_found(self, keys: Sequence[str], *, reason: str) -> Receipt:
+        """
+        Forget keys that this node has found to be changed or refused by the origin. The other nodes are told.
+
+        Nobody has asked for this purge, and the request that found it does not wait for them.
+        """
+        return await self.purge_keys(keys, reason=reason, is_waited_for=False)
+
+    async def purge_all(self, *, reason: str) -> Receipt:
+        """Forget everything, as `purge_keys` does. Raises CacheUnavailable."""
+        started_s = time.monotonic()
+        also = self.spread.recording((), reason=reason, entry=None, kind=Kind.PURGE_ALL)
+        purged = await self._cache.purge_all(reason=reason, outbox=self._downstream.lines_for_all(), also=also)
+        return await self._acknowledge(replace(_receipt(None, purged), is_everything=True), reason, started_s)
 
     async def purge_entry(self, entry: str, *, reason: str, is_soft: bool = False) -> Receipt:
         """
@@ -176,7 +203,7 @@ class PurgeService:
     ) -> PurgedKeys:
         """Record and invalidate keys in the cache. The arguments are those of `Cache.purge` and `purge_keys`."""
         settle_s = self._freshness.settle_s
-        return await self._cache.purge(
+        purged = await self._cache.purge(
             keys,
             reason=reason,
             entry=entry,
@@ -184,7 +211,10 @@ class PurgeService:
             settle_at_s=time.time() + settle_s if settle_s > 0 else None,
             outbox=self._downstream.lines(keys, entry=entry, is_part=is_part),
             expanded=expanded,
+            also=self.spread.recording(keys, reason=reason, entry=entry, expanded=expanded),
         )
+        self.spread.wake()  # the other nodes need not wait for the keys API
+        return purged
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
         started_s = time.monotonic()
@@ -231,6 +261,7 @@ class PurgeService:
         except NotFound:
             await self._cache.journal.finish_pending(entry, up_to_seq=receipt.seq)
             if not receipt.keys:
+                self.spread.forget(receipt.seqs)
                 raise EntryNotFound(entry) from None
             return receipt
         except (ImgproxyError, TimeoutError) as error:
@@ -251,6 +282,7 @@ class PurgeService:
             variants=receipt.variants + more.variants,
             size_bytes=receipt.size_bytes + more.size_bytes,
             seq=more.seq,
+            seqs=(*receipt.seqs, more.seq),
         )
 
     async def _purge_unrecorded(
@@ -275,16 +307,24 @@ class PurgeService:
         await self._entries.remember(entry, listed.keys)
         return receipt
 
-    async def _acknowledge(self, receipt: Receipt, reason: str, started_s: float, *, is_part: bool = False) -> Receipt:
-        """Drain answers under way, purge the caches in front, count, and complete the receipt."""
-        cut = await self._answers.drain([key_hash(key) for key in receipt.keys], self._settings.drain_s)
-        downstream = await self._downstream.purge(receipt.keys, entry=receipt.entry, seq=receipt.seq, is_part=is_part)
+    async def _acknowledge(
+        self, receipt: Receipt, reason: str, started_s: float, *, is_waited_for: bool = True, is_part: bool = False
+    ) -> Receipt:
+        """Drain answers under way, wait for the nodes, purge the caches in front, count, and complete the receipt."""
+        drain_s = self._settings.drain_s
+        if receipt.is_everything:
+            cut = await self._answers.drain_all(drain_s)
+        else:
+            cut = await self._answers.drain([key_hash(key) for key in receipt.keys], drain_s)
+        receipt = await self.spread.complete(
+            replace(receipt, cut=cut), reason, started_s, is_waited_for=is_waited_for, is_part=is_part
+        )
         duration_s = time.monotonic() - started_s
         self._metrics.purges.labels(reason=reason if reason in COUNTED_REASONS else "other").inc()
         self._metrics.purged_variants.inc(receipt.variants)
         self._metrics.purged_bytes.inc(receipt.size_bytes)
         self._metrics.purge_duration_s.observe(duration_s)
-        receipt = replace(receipt, cut=cut, downstream=downstream, duration_s=duration_s)
+        receipt = replace(receipt, duration_s=duration_s)
         self.receipts.keep(receipt, reason=reason)
         log.info("purged", extra={"facts": {"reason": reason, **receipt.as_json()}})
         return receipt
@@ -299,6 +339,7 @@ class PurgeService:
         stale_at_s = time.time() - self._freshness.revalidate_after_s - 1
         for key in keys:
             self._cache.soften(key, stale_at_s)
+        await self.spread.soften(keys, reason="soft", entry=entry)
         return Receipt(entry, keys, 0, 0, self._cache.epochs.seq, time.monotonic() - started_s, is_soft=True)
 
     async def _expand_later(self, entry: str, wait_s: float) -> None:
@@ -329,4 +370,13 @@ class PurgeService:
 
 
 def _receipt(entry: str | None, purged: PurgedKeys, malformed: tuple[str, ...] = ()) -> Receipt:
-    return Receipt(entry, purged.keys, purged.variants, purged.size_bytes, purged.seq, 0.0, malformed=malformed)
+    return Receipt(
+        entry,
+        purged.keys,
+        purged.variants,
+        purged.size_bytes,
+        purged.seq,
+        0.0,
+        malformed=malformed,
+        seqs=(purged.seq,),
+    )

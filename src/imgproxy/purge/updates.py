@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from imgproxy.cluster.log import Kind
 from imgproxy.errors import CacheUnavailable, ImgproxyError
 from imgproxy.purge.one_by_one import OneByOne
 from imgproxy.purge.receipts import Receipt
@@ -140,7 +141,9 @@ class Updates:
             entry=entry,
             is_pending=True,  # a crash before the end is followed by a purge of the entry
             settle_at_s=time.time() + self._settle_s if self._settle_s > 0 else None,
+            also=self._purges.spread.recording(keys, reason=REASON, entry=entry, kind=Kind.PROVE),
         )
+        self._purges.spread.wake()
         if order.purged is not None:
             raise CacheUnavailable  # the caches in front have not been purged
         waiting = await self._downstream.waiting(keys, entry=entry)
@@ -171,6 +174,8 @@ class Updates:
             )
         else:
             receipt = Receipt(entry, (), 0, 0, proved.seq, 0.0, malformed=listed.malformed)
+            ordered = await self._purges.spread.order_is_spread(proved.seq)
+            receipt = replace(receipt, nodes=ordered.nodes, is_spreading=not ordered.is_complete)
         await self._entries.remember(entry, listed.keys, finished_seq=proved.seq)
         receipt = replace(receipt, kept=proved.kept, duration_s=time.monotonic() - started_s)
         if receipt.kept:

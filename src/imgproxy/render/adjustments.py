@@ -28,7 +28,7 @@ from imgproxy.render.sizes import Size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.params.plan import Adjust, Colour
+    from imgproxy.params.appearance import Adjust, Colour
 
 # Rec. 709 luma, as rounded in Filter Effects Module Level 1.
 _LUMA: Final = (0.213, 0.715, 0.072)

@@ -21,7 +21,7 @@ from imgproxy.render.sizes import Size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.params.plan import Colour
+    from imgproxy.params.appearance import Colour
 
 Rgb = tuple[float, ...]
 

@@ -29,16 +29,19 @@ DEFAULT_QUALITY: Final = 75
 # Formats whose header has a density. In the others it is written to EXIF; in a JPEG also to a JFIF header.
 _HAS_DENSITY: Final = frozenset({Format.PNG, Format.PNG8})
 
-_DEPTHS: Final = {Format.PNG8: (4, 8), Format.GIF: tuple(range(1, 9))}
+# The bits that a palette may have, the fewest first.
+PALETTE_BITS: Final = {Format.PNG8: (1, 2, 4, 8), Format.GIF: tuple(range(1, 9))}
 
 _MM_PER_INCH: Final = 25.4
 _WEB_DPI: Final = 72
 
 # Reasons, for the six photos at q=75, per megapixel on one core (PNG8 and GIF have no q):
 # JPEG   Progressive as the plan says: 2 % smaller for 15 ms more. Quantisation table 3 (Robidoux) is 8 % smaller for a
-#        DSSIM 3 % higher, and costs no time. Trellis quantisation is 10 % smaller for a DSSIM 10 % higher and 66 ms
-#        more: not worth it. Chroma is halved unless the plan says otherwise, as imgix documents; libvips alone would
-#        stop halving it at 90.
+#        DSSIM 3 % higher, and costs no time. Its table for chroma is as fine as that for luma. So at equal SSIMULACRA2
+#        it is 11 % smaller than table 0 (Annex K, which Pillow has), but at equal SSIM of luma alone 2 % larger.
+#        Trellis quantisation is 10 % smaller for a DSSIM 10 % higher and 66 ms more: not worth it. At equal
+#        SSIMULACRA2 it is 2 % larger than without. Chroma is halved unless the plan says otherwise, as imgix documents;
+#        libvips alone would stop halving it at 90.
 # PNG    All filters: 22 % smaller for 60 ms more. Compression 9: 1 % smaller for 370 ms more: not worth it.
 # PNG8   Effort 4: 560 ms. Effort 7 is 10 % smaller and takes 1,340 ms. The same for each frame of a GIF.
 # WebP   Effort 2: 66 ms. Effort 4 is 4 % smaller and takes 144 ms, 6 is 10 % smaller and takes 323 ms. smart_subsample
@@ -66,19 +69,20 @@ FLAT_SETTINGS: Final[dict[Format, dict[str, Any]]] = {
 
 _WEBP_ALPHA: Final = 0x10
 
-# (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px
-# wide. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
+# (q of a JPEG, q of a WebP, q of an AVIF) of the same SSIMULACRA2, as a mean over photos from 480 to 1600 px wide, half
+# of them with much detail, half with smooth grounds. Source: `benchmarks/quality.py` (benchmarks/results/quality.md).
+# There are single photos for which they differ by more: WebP loses more than JPEG in smooth grounds, AVIF less.
 EQUAL_QUALITY: Final = (
     (0, 1, 3),
     (10, 1, 5),
-    (20, 10, 24),
-    (30, 25, 35),
-    (45, 45, 45),
-    (60, 64, 51),
-    (75, 82, 63),
-    (85, 89, 73),
-    (90, 94, 81),
-    (95, 99, 88),
+    (20, 9, 18),
+    (30, 23, 30),
+    (45, 45, 41),
+    (60, 67, 48),
+    (75, 84, 62),
+    (85, 91, 74),
+    (90, 96, 83),
+    (95, 99, 91),
     (100, 100, 97),
 )
 
@@ -120,10 +124,17 @@ class Playback:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A format, and whether it is written with FLAT_SETTINGS."""
+    """
+    A format, and how it is written.
+
+    `is_flat`: with FLAT_SETTINGS. `bits` are those of the palette of a GIF or PNG8. `colours` are the colours of a GIF,
+    as `own_colours` packs them; without them libvips chooses.
+    """
 
     format: Format
     is_flat: bool = False
+    bits: int | None = None
+    colours: tuple[int, ...] = ()
 
 
 def encode(
@@ -132,8 +143,8 @@ def encode(
     output: Output,
     *,
     keep: int,
-    bits: int | None = None,
     playback: Playback | None = None,
+    merges_frames: bool = True,
 ) -> bytes:
     """
     Encode a finished picture.
@@ -144,8 +155,8 @@ def encode(
         encoding: a concrete picture format, and how it is encoded.
         output: quality and the other encoder parameters.
         keep: bits of VipsForeignKeep.
-        bits: of the palette of a GIF or PNG8 whose source has one.
         playback: for an animation.
+        merges_frames: whether equal frames of a GIF become one.
     """
     wanted = encoding.format
     if keep & KEEP_EXIF or wanted in _HAS_DENSITY:
@@ -156,8 +167,14 @@ def encode(
         options["page_height"] = image.height // len(playback.delays_ms)
     if encoding.is_flat:
         options |= FLAT_SETTINGS[wanted]
-    if bits is not None:
-        options |= {"bitdepth": next(depth for depth in _DEPTHS[wanted] if depth >= bits), "dither": 0}
+    if encoding.bits is not None:
+        options |= {"bitdepth": next(depth for depth in PALETTE_BITS[wanted] if depth >= encoding.bits), "dither": 0}
+    if not merges_frames:
+        options["keep_duplicate_frames"] = True
+    if encoding.colours:
+        image = image.copy()
+        image.set_type(pyvips.GValue.array_int_type, "gif-palette", list(encoding.colours))
+        options |= {"reuse": True, "dither": 0}
     return bytes(_SAVERS[wanted](image, output, options))
 
 
@@ -181,7 +198,7 @@ def _png(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _png8(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    options.setdefault("bitdepth", _bit_depth(output.colours, (1, 2, 4, 8)))
+    options.setdefault("bitdepth", _bit_depth(output.colours, PALETTE_BITS[Format.PNG8]))
     return bytes(image.pngsave_buffer(**options))
 
 
@@ -211,7 +228,7 @@ def _avif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
 
 
 def _gif(image: Any, output: Output, options: dict[str, Any]) -> bytes:
-    options.setdefault("bitdepth", _bit_depth(output.colours, _DEPTHS[Format.GIF]))
+    options.setdefault("bitdepth", _bit_depth(output.colours, PALETTE_BITS[Format.GIF]))
     return bytes(image.gifsave_buffer(**options))
 
 

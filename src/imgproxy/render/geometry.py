@@ -15,7 +15,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from imgproxy.params.plan import MAX_SIDE_PX, Anchor, Bounds, Crop, Fit, Px, Ratio, Sides
+from imgproxy.params.appearance import Sides
+from imgproxy.params.plan import MAX_SIDE_PX, Anchor, Bounds, Crop, Fit, Px, Ratio
 from imgproxy.render.fit import Fitted, centre_cover, fit_region
 from imgproxy.render.sizes import Box, Size, Window, round_half_up, round_px
 

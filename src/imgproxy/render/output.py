@@ -10,8 +10,9 @@ import pyvips
 
 from imgproxy.digest import digest_of
 from imgproxy.errors import FacesUnavailable
-from imgproxy.params.plan import WHITE, Format
-from imgproxy.render import detector, formats, info, metadata, paint, palette, png_text, smallest
+from imgproxy.params.appearance import WHITE
+from imgproxy.params.plan import Format
+from imgproxy.render import detector, formats, info, metadata, own_colours, paint, palette, png_text, smallest
 from imgproxy.render.encoders import Playback
 from imgproxy.render.sizes import Size
 from imgproxy.workers.faces import write_record
@@ -49,25 +50,29 @@ def write_picture(recipe: Recipe, draft: Draft) -> Rendered:
     if has_alpha and not formats.takes_alpha(wanted):
         # The plan's own background has been painted already; white is for what is still transparent.
         draft = draft.change_frames(lambda image: paint.flatten(image, WHITE))
-    bits = smallest.palette_bits(draft.source, recipe.plan)
+    found = smallest.find_palette(draft.source, recipe.plan, size, len(draft.frames))
     may_be_flat = smallest.may_be_flat(draft.source, wanted, recipe.plan)
-    if may_be_flat or bits is not None:
+    if may_be_flat or found is not None:
         draft = draft.change_frames(lambda image: image.copy_memory())  # it is read more than once
     image = draft.first if playback is None else pyvips.Image.arrayjoin(list(draft.frames), across=1)
     image, keep = metadata.apply(image, draft.source, plan.metadata, draft.profile)
     wanted, data = smallest.encode_smallest(
-        image,
+        smallest.Picture(image, plan, keep, playback),
         wanted,
-        recipe.plan,
-        keep=keep,
         flat=may_be_flat and smallest.is_flat(draft.first),
-        bits=bits,
-        playback=playback,
+        palette=found,
+        find_colours=lambda: _find_colours(recipe, draft),
     )
     content_type = formats.CONTENT_TYPES[wanted]
     if content_type == "image/png" and keep & metadata.KEEP_XMP:
         data = png_text.plain_xmp(data)
     return _write(recipe, data, content_type, size, frames=len(draft.frames), is_mark_missing=draft.is_mark_missing)
+
+
+def _find_colours(recipe: Recipe, draft: Draft) -> tuple[int, ...]:
+    """Return the colours of the frames that the variant is made from."""
+    first, last = min(recipe.selection.order), max(recipe.selection.order)
+    return own_colours.find_colours(draft.source, draft.limits, first=first, count=last - first + 1)
 
 
 def _drop_opaque_alpha(draft: Draft) -> Draft:

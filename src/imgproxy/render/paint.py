@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyvips
 
-from imgproxy.params.plan import Sides
+from imgproxy.params.appearance import Sides
 from imgproxy.render.adjustments import split_alpha
 from imgproxy.render.colour import as_rgb
 from imgproxy.render.sizes import Size
 
 if TYPE_CHECKING:
-    from imgproxy.params.plan import Colour
+    from imgproxy.params.appearance import Colour
 
 
 def add_alpha(image: Any) -> Any:

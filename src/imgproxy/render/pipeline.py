@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pyvips
 
 from imgproxy.errors import DecodeFailed, NotAnImage
-from imgproxy.params.plan import Adjust, Format, RenderPlan
+from imgproxy.params.appearance import Adjust
+from imgproxy.params.plan import Format, RenderPlan
 from imgproxy.render import formats, output, trim
 from imgproxy.render.draft import Draft
 from imgproxy.render.face_windows import faces_in

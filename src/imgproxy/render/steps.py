@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pyvips
 
 from imgproxy.errors import ImgproxyError
-from imgproxy.params.plan import TRANSPARENT_WHITE, Crop, Sides
+from imgproxy.params.appearance import TRANSPARENT_WHITE, Sides
+from imgproxy.params.plan import Crop
 from imgproxy.render import adjustments, blending, colour, paint, watermark
 from imgproxy.render.geometry import corner_radii, shrink_sides
 from imgproxy.render.scaling import crop, resample, rotate
 from imgproxy.render.sizes import Box, Size
 
 if TYPE_CHECKING:
-    from imgproxy.params.plan import Colour
+    from imgproxy.params.appearance import Colour
     from imgproxy.render.draft import Draft
 
 # The sigma of the blurred backdrop of fill=blur, as a part of the longer side: it hides every detail, not the colours.

@@ -209,15 +209,16 @@ class RenderProcess(asyncio.Protocol):
         try:
             while (payload := self._next_payload()) is not None:
                 for message in channel.decode(payload, self._targets):
-                    self._accept(message)
+                    if isinstance(message, Ready):
+                        self._note_ready(message)
+                    else:
+                        self._on_message(self, message)
         except BadMessageError:
             self._buffer.clear()
             self.kill()
 
-    def _accept(self, message: Message) -> None:
-        if not isinstance(message, Ready):
-            self._on_message(self, message)
-        elif not self._ready.done():
+    def _note_ready(self, message: Ready) -> None:
+        if not self._ready.done():
             self._ready.set_result(message.libvips_version)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - from the protocol

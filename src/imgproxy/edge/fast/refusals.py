@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from imgproxy.delivery.request import Request
-from imgproxy.edge.admin import AdminRoutes
+from imgproxy.edge.handler import is_admin
 from imgproxy.edge.headers import cache_status, head_bytes, http_date
 from imgproxy.edge.images import client_of
 from imgproxy.edge.pages import Pages
@@ -50,7 +50,7 @@ class FastRefusals:
         target = message.path
         if not self._admission.is_overloaded or not target.startswith("/"):
             return None
-        if AdminRoutes.covers(target) or Pages.covers(target.split("?", 1)[0]):
+        if is_admin(target) or Pages.covers(target.split("?", 1)[0]):
             return None
         try:
             wanted = self._images.read(message.method, target, client_of(message.headers))

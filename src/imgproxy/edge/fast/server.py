@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp.http_parser import RawRequestMessage
 
+    from imgproxy.cluster.lease import Lease
     from imgproxy.edge.access import Peer
     from imgproxy.edge.connections import Limits
     from imgproxy.edge.fast.memo import AnswerMemo, Found
@@ -72,6 +73,7 @@ class FastPath:
 
     `on_answer(peer, target, status, sent_bytes)` is called for each answer, for the access log. `on_bad_request`
     answers bytes that are not a request, and is given the parser's error. `is_host` says whether a Host is valid.
+    `lease`: that of this node, if it is in a cluster and proves pictures when it is fenced; `now_s` is its clock.
     """
 
     memo: AnswerMemo
@@ -81,6 +83,8 @@ class FastPath:
     on_answer: Callable[[Peer, str, int, int], None] | None
     on_bad_request: Callable[[web.BaseRequest, BaseException | None], web.StreamResponse]
     is_host: Callable[[str], object]
+    lease: Lease | None = None
+    now_s: Callable[[], float] = time.monotonic
 
 
 class FastServer(LimitedServer):
@@ -144,9 +148,8 @@ class FastHandler(Connection):
             self._limits.begin_head(self, self._loop.time())
 
     def _end_head(self) -> None:
-        if self._is_head_due:
-            self._is_head_due = False
-            self._limits.end_head(self)
+        self._is_head_due = False
+        self._limits.end_head(self)
 
     def _process_keepalive(self) -> None:
         """Close the connection if it is idle: no head has begun, and the client has every byte of its last answer."""
@@ -192,14 +195,14 @@ class FastHandler(Connection):
             # As in aiohttp's own handler: the error is queued in place of a request, and is answered.
             refusal = _ErrInfo(status=400, exc=error, message=error.message)
             messages, upgraded, tail = [(refusal, EMPTY_PAYLOAD)], False, b""
+        if messages and self._is_head_due:
+            self._end_head()
         if len(messages) == 1 and not upgraded:
             message, payload = messages[0]
             if payload is EMPTY_PAYLOAD and self._answer_fast(transport, message):
                 parser.message_consumed()
                 return
-        if messages:
-            self._end_head()
-        elif waiter is not None:  # without a waiter it may be a body that nobody reads
+        if not messages and waiter is not None:  # without a waiter it may be a body that nobody reads
             self._begin_head()
         self._request_count += len(messages)
         self._messages.extend(messages)
@@ -240,6 +243,10 @@ class FastHandler(Connection):
         if_none_match = ", ".join(headers.getall(hdrs.IF_NONE_MATCH)) if hdrs.IF_NONE_MATCH in headers else None
         found = self._path.memo.find(message.path, accept, if_none_match)
         if found is not None:
+            # As late as possible: a process that is stopped here for a while must not answer afterwards.
+            lease = self._path.lease
+            if lease is not None and self._path.now_s() >= lease.current_until_s:
+                return False
             self._write(transport, message.path, found)
             return True
         refusal = self._path.refusals.answer(message, time.time())
@@ -269,8 +276,6 @@ class FastHandler(Connection):
 
     def _end(self, target: str, status: int, body_bytes: int) -> None:
         """After an answer is written: wait for the next request, and log."""
-        if self._is_head_due:
-            self._end_head()
         self._request_count += 1
         loop = self._loop
         self._next_keepalive_close_time = close_at = loop.time() + self._keepalive_timeout

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.medialibrary.client.image_file import PART_BYTES, ImageFile
 from imgproxy.medialibrary.errors import TooLarge
 from imgproxy.medialibrary.models import ServedImage
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from imgproxy.medialibrary.client.connections import Response
     from imgproxy.medialibrary.client.image_file import StrPath
     from imgproxy.medialibrary.client.transport import Call, Transport
@@ -36,7 +39,7 @@ class ImageFetcher:
         # A disk that hangs holds a thread for each file, also of fetches that were cancelled.
         self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="original")
 
-    async def fetch(self, call: Call, destination: StrPath, max_bytes: int | None) -> ServedImage:
+    def fetch(self, call: Call, destination: StrPath, max_bytes: int | None) -> Coroutine[Any, Any, ServedImage]:
         """
         Fetch an image into its file, in as many tries as the transport allows.
 
@@ -48,18 +51,15 @@ class ImageFetcher:
             OSError: from the disk.
             ValueError: a validator holds a line break or a NUL.
         """
-
-        async def take(response: Response) -> ServedImage:
-            return await self._image(call, response, destination, max_bytes)
-
-        return await self._transport.send(call, self._connections, take)
+        take = partial(self._image, call, destination, max_bytes)
+        return self._transport.send(call, self._connections, take)
 
     async def aclose(self) -> None:
         """Close every connection, for good. A fetch that waits for its answer or body fails."""
         await self._connections.aclose()
         self._threads.shutdown(wait=False)
 
-    async def _image(self, call: Call, response: Response, destination: StrPath, max_bytes: int | None) -> ServedImage:
+    async def _image(self, call: Call, destination: StrPath, max_bytes: int | None, response: Response) -> ServedImage:
         size_bytes, digest, head = 0, None, b""
         if response.status != 304:
             announced = response.content_length
@@ -69,8 +69,7 @@ class ImageFetcher:
             file = ImageFile(destination, encoding, self._threads, max_bytes=max_bytes, call=call)
             try:
                 # A task of its own: each part of the body wakes this task alone, not the whole chain of its callers.
-                digest = await asyncio.create_task(file.receive(response.content.iter_any()))
-                response.check_end(file.received_bytes)
+                digest = await asyncio.create_task(file.receive(response))
             except BaseException:
                 file.discard()
                 raise

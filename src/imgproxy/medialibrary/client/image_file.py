@@ -13,9 +13,10 @@ from imgproxy.medialibrary.errors import TooLarge
 from imgproxy.medialibrary.models import HEAD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from imgproxy.medialibrary.client.connections import Response
     from imgproxy.medialibrary.client.transport import Call
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
@@ -38,7 +39,6 @@ class ImageFile:
         A body of more than `max_bytes`, decoded, is refused. `call` is named in errors. Raises EncodingError for an
         unknown encoding.
         """
-        self.received_bytes = 0
         self.size_bytes = 0  # of the decoded body
         self.head = b""  # the first HEAD_BYTES
         self._path = path
@@ -50,24 +50,27 @@ class ImageFile:
         self._file: BinaryIO | None = None
         self._work: Future[object] | None = None
 
-    async def receive(self, body: AsyncIterator[bytes]) -> str:
+    async def receive(self, response: Response) -> str:
         """
-        Decode a body into the file, and return the digest of what was written.
+        Decode the body of a response into the file, check its end, and return the digest of what was written.
 
         Raises:
             TooLarge: the decoded body has more than `max_bytes`.
-            EncodingError, OSError, and what `body` raises.
+            EncodingError, OSError.
+            aiohttp.ClientError: the connection broke off, or the body is not the one that the head announced.
         """
         parts: list[bytes] = []
-        waiting_bytes = 0
-        async for data in body:
+        waiting_bytes = received_bytes = 0
+        async for data in response.content.iter_any():
             parts.append(data)
             waiting_bytes += len(data)
-            self.received_bytes += len(data)
+            received_bytes += len(data)
             if waiting_bytes >= PART_BYTES:
                 await self._in_thread(self._write, parts)
                 parts, waiting_bytes = [], 0
-        return await self._in_thread(self._end, parts)
+        digest = await self._in_thread(self._end, parts)
+        response.check_end(received_bytes)
+        return digest
 
     def discard(self) -> None:
         """Remove the file. If a thread is still writing to it, remove it when the thread has finished."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -35,7 +34,7 @@ from imgproxy.medialibrary.errors import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from imgproxy.medialibrary.client.connections import Response
     from imgproxy.medialibrary.client.tokens import TokenSource
@@ -157,15 +156,18 @@ class Transport:
     async def _send_once(self, call: Call, connections: Connections, take: Callable[[Response], Awaitable[T]]) -> T:
         """Try once, with each token in turn until one is not answered by 401."""
         url = URL(self._base + call.target, encoded=True)
+        headers = call.headers if call.body is None else {**call.headers, "Content-Type": "application/json"}
+        redirects_max = REDIRECTS_MAX if call.is_idempotent else 0
         tokens = self._token.tokens() or (None,)
-        with _converted(call.where, connections):
+        try:
+            body = _json(call.body)
             for position, token in enumerate(tokens, start=1):
                 async with connections.request(
                     call.method,
                     url,
-                    headers=call.headers if call.body is None else {**call.headers, "Content-Type": "application/json"},
-                    body=_json(call.body),
-                    redirects_max=REDIRECTS_MAX if call.is_idempotent else 0,
+                    headers=headers,
+                    body=body,
+                    redirects_max=redirects_max,
                     prepare=self._prepare(token, call.where),
                 ) as response:
                     if response.status == 401 and position < len(tokens):
@@ -175,6 +177,11 @@ class Transport:
                     if response.status in call.accepted:
                         return await take(response)
                     raise self._refusal(call, response, await response.beginning(ERROR_BODY_MAX_BYTES))
+        except (aiohttp.ClientError, EncodingError, UnicodeError, RuntimeError) as exc:
+            error = _meaning(exc, call.where, is_closed=connections.is_closed)
+            if error is None:
+                raise
+            raise error from exc
         raise AssertionError  # the last token's answer was returned or raised
 
     def _prepare(self, token: str | None, where: str) -> Callable[[aiohttp.ClientRequest], None]:
@@ -220,20 +227,15 @@ def pause_s(attempt: int, wait_s: float | None) -> float:
     return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**attempt))
 
 
-@contextmanager
-def _converted(where: str, connections: Connections) -> Iterator[None]:
-    """Turn the errors of aiohttp into those of `imgproxy.medialibrary.errors`."""
-    try:
-        yield
-    except aiohttp.TooManyRedirects as exc:
-        raise UnexpectedAnswer(message="too many redirects", where=where) from exc
-    except EncodingError as exc:
-        raise UnexpectedAnswer(message=str(exc), where=where) from exc
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError) as exc:  # the last: a host that is no name
-        raise UnexpectedAnswer(message=type(exc).__name__, where=where) from exc
-    except aiohttp.ClientError as exc:
-        raise OriginUnavailable(message=cause_of(exc), where=where) from exc
-    except RuntimeError as exc:  # aiohttp raises it where a connection was closed just before its body is read
-        if not connections.is_closed:
-            raise
-        raise OriginUnavailable(message="Closed", where=where) from exc
+def _meaning(error: Exception, where: str, *, is_closed: bool) -> MediaLibraryError | None:
+    """Return what an error of a request means. None: it is a bug. `is_closed`: the connections are closed for good."""
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return UnexpectedAnswer(message="too many redirects", where=where)
+    if isinstance(error, EncodingError):
+        return UnexpectedAnswer(message=str(error), where=where)
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | UnicodeError):  # the last: a host's name
+        return UnexpectedAnswer(message=type(error).__name__, where=where)
+    if isinstance(error, aiohttp.ClientError):
+        return OriginUnavailable(message=cause_of(error), where=where)
+    # aiohttp raises a RuntimeError if a connection was closed just before its body is read.
+    return OriginUnavailable(message="Closed", where=where) if is_closed else None

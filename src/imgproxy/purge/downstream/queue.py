@@ -17,12 +17,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgproxy.cache.outbox import OutboxFigures, OutboxLine, Subject, WaitingLine
+from imgproxy.cache.outbox import EVERYTHING, OutboxFigures, OutboxLine, Subject, WaitingLine
 from imgproxy.purge.downstream.calls import Adapter, CallResult, PurgeHttp, Verdict
 from imgproxy.purge.receipts import DownstreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from aiolimiter import AsyncLimiter
 
@@ -130,9 +130,17 @@ class TargetQueue:
             rounds.append((2, now_s + self._again_after_s))
         return [OutboxLine(self.name, subject, number, due_at_s) for number, due_at_s in rounds for subject in covered]
 
-    async def send(self, subjects: Iterable[Subject], seq: int) -> DownstreamState:
+    def told_later(self, detail: str) -> DownstreamState:
+        """Return the state of a purge that this target is told of later."""
+        return DownstreamState(self.name, self.kind, "pending", detail)
+
+    async def send(self, subjects: Collection[Subject], seq: int) -> DownstreamState:
         """Release what purge `seq` has recorded, and wait for the confirmation, at most `wait_s`."""
         covered = {subject for subject in subjects if self._adapter.covers(subject)}
+        if not covered and EVERYTHING in subjects:
+            return DownstreamState(
+                self.name, self.kind, "skipped", "it cannot be told to forget everything: purge it there"
+            )
         if not covered:
             return DownstreamState(self.name, self.kind, "done", "nothing of this is purged there")
         self._released.update({subject: max(seq, self._released.get(subject, 0)) for subject in covered})

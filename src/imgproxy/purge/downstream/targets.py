@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiolimiter import AsyncLimiter
 
-from imgproxy.cache.outbox import Outbox, OutboxLine, Subject
+from imgproxy.cache.outbox import EVERYTHING, Outbox, OutboxLine, Subject
 from imgproxy.medialibrary.client.tokens import TokenSource
 from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
@@ -55,9 +55,10 @@ class Downstreams:
         purge: PurgeSettings,
         freshness: FreshnessSettings,
         metrics: Metrics,
+        nodes_wait_s: float = 0.0,
     ) -> None:
         """
-        Make the queues.
+        Make the queues. `nodes_wait_s`: a purge waits at most this long for the other nodes of a cluster.
 
         Raises:
             ConfigError: a token file cannot be read.
@@ -66,6 +67,7 @@ class Downstreams:
         self._purge = purge
         self._freshness = freshness
         self._metrics = metrics
+        self._nodes_wait_s = nodes_wait_s
         self._http = PurgeHttp()
         self._queues = [self._queue_of(item) for item in settings]
 
@@ -78,7 +80,10 @@ class Downstreams:
             adapter_of(settings),
             self._outbox,
             self._http,
-            held_s=self._purge.drain_s + (1 + WAITS_MAX) * self._purge.expand_timeout_s + HELD_MARGIN_S,
+            held_s=self._purge.drain_s
+            + (1 + WAITS_MAX) * self._purge.expand_timeout_s
+            + HELD_MARGIN_S
+            + self._nodes_wait_s,
             again_after_s=again_after_s,
             metrics=self._metrics,
             limiter=limiter_of(settings),
@@ -125,6 +130,18 @@ class Downstreams:
             return frozenset()
         waiting = await self._outbox.waiting(keys, entry)
         return frozenset(keys) if Subject(entry, is_entry=True) in waiting else frozenset(item.name for item in waiting)
+
+    def lines_for_all(self) -> list[OutboxLine]:
+        """As `lines`, for a purge of everything."""
+        return [line for queue in self._queues for line in queue.lines([EVERYTHING])]
+
+    async def purge_all(self, seq: int) -> tuple[DownstreamState, ...]:
+        """As `purge`, for a purge of everything. A cache that cannot be told to forget everything is skipped."""
+        return tuple(await asyncio.gather(*(queue.send([EVERYTHING], seq) for queue in self._queues)))
+
+    def told_later(self, detail: str) -> tuple[DownstreamState, ...]:
+        """Return the states of a purge that the caches are told of later."""
+        return tuple(queue.told_later(detail) for queue in self._queues)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Show the state of each cache, for the status page."""

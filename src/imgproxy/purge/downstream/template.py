@@ -53,6 +53,8 @@ class Template:
 
     def covers(self, subject: Subject) -> bool:
         """Whether the template has a placeholder for this kind of subject."""
+        if subject.is_all:
+            return False
         return self._is_for_entries if subject.is_entry else self._is_for_keys
 
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:

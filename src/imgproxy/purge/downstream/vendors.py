@@ -24,12 +24,13 @@ def _tags(subjects: Sequence[Subject]) -> list[str]:
 class _ByTag:
     """What these caches have in common: keys and entries both have tags, and only 200 means a purge."""
 
+    _covers_all = False  # whether it can be told to forget everything
+
     concurrency = 1
 
     def covers(self, subject: Subject) -> bool:
-        """Purge keys and entries."""
-        del subject
-        return True
+        """Purge keys and entries, and everything where the API can."""
+        return self._covers_all or not subject.is_all
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
         """Accept 200 only."""
@@ -63,11 +64,13 @@ class Fastly(_ByTag):
     """
     Fastly: POST /service/{id}/purge, up to 256 surrogate keys.
 
-    A hard purge: with `Fastly-Soft-Purge` the revoked picture could be served as stale.
+    Everything: POST /service/{id}/purge_all. A hard purge: with `Fastly-Soft-Purge` the revoked picture could be served
+    as stale.
     Source: https://www.fastly.com/documentation/reference/api/purging/ (bulk purge).
     """
 
     subjects_max = 256
+    _covers_all = True
 
     def __init__(self, service_id: str, token: Callable[[], str | None], *, url: str | None = None) -> None:
         self._url = f"{(url or FASTLY_API).rstrip('/')}/service/{service_id}/purge"
@@ -80,17 +83,20 @@ class Fastly(_ByTag):
             "Accept": "application/json",
             "Content-Type": "application/json",
         }
+        if any(subject.is_all for subject in subjects):
+            return PurgeCall("POST", f"{self._url}_all", headers, b"{}")
         return PurgeCall("POST", self._url, headers, json.dumps({"surrogate_keys": _tags(subjects)}).encode())
 
 
 class Cloudflare(_ByTag):
     """
-    Cloudflare: POST /zones/{id}/purge_cache, up to 100 tags.
+    Cloudflare: POST /zones/{id}/purge_cache, up to 100 tags, or `purge_everything`.
 
     Source: https://developers.cloudflare.com/cache/how-to/purge-cache/ (limits as of July 2026).
     """
 
     subjects_max = 100
+    _covers_all = True
 
     def __init__(self, zone_id: str, token: Callable[[], str | None], *, url: str | None = None) -> None:
         self._url = f"{(url or CLOUDFLARE_API).rstrip('/')}/zones/{zone_id}/purge_cache"
@@ -99,7 +105,9 @@ class Cloudflare(_ByTag):
     def call(self, subjects: Sequence[Subject]) -> PurgeCall:
         """Put the tags into the body."""
         headers = {"Authorization": f"Bearer {self._token() or ''}", "Content-Type": "application/json"}
-        return PurgeCall("POST", self._url, headers, json.dumps({"tags": _tags(subjects)}).encode())
+        is_all = any(subject.is_all for subject in subjects)
+        body = {"purge_everything": True} if is_all else {"tags": _tags(subjects)}
+        return PurgeCall("POST", self._url, headers, json.dumps(body).encode())
 
     def judge(self, answer: PurgeAnswer) -> Verdict:
         """Accept 200 only if the body says success."""
