@@ -106,6 +106,15 @@ class BadPurge(ImgproxyError, status=400, code="bad_purge", title="Bad purge req
 
 
 @dataclass(eq=False)
+class BadPlaygroundCall(ImgproxyError, status=400, code="bad_playground_call", title="Bad request of the playground"):
+    """A request of the playground's page is not valid. The page itself sends none such."""
+
+    text = "Expected: {expected}."
+
+    expected: str
+
+
+@dataclass(eq=False)
 class EntryNotFound(ImgproxyError, status=404, code="entry_not_found", title="No such entry"):
     """The Media Library has no such entry, and this service has never seen a key of it."""
 

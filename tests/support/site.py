@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
+    from imgproxy.edge.playground import PlaygroundParts
+
 ADMIN = {"Authorization": "Bearer admin-token"}
 SECRET = "webhook-secret"
 KEY = "2026/03/14/picture.jpg"
@@ -201,6 +203,7 @@ async def site(
     admission_clock: Callable[[], float] | None = None,
     pictures: dict[str, bytes] | None = None,
     library: dict[str, Any] | None = None,
+    playground: PlaygroundParts | None = None,
     **sections: Any,
 ) -> AsyncIterator[Site]:
     """Start a library over `tmp_path/photos` and an edge over `tmp_path/cache`; both may be there from before."""
@@ -214,7 +217,7 @@ async def site(
     options: dict[str, Any] = {"tokens": [AccessToken("library-token")], "scan_interval_s": 3600.0, **(library or {})}
     async with EmbeddedLibrary(folder, probe=probe, **options) as embedded:
         settings = settings_for(embedded, tmp_path / "cache", **sections)
-        edge = Edge(settings, failpoints=failpoints, admission_clock=admission_clock)
+        edge = Edge(settings, failpoints=failpoints, admission_clock=admission_clock, playground=playground)
         async with edge, aiohttp.ClientSession(auto_decompress=False) as session:
             yield Site(edge, embedded, probe, session)
 

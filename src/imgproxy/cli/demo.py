@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,11 +31,22 @@ from imgproxy.config.sections import (
     WebhookSettings,
 )
 from imgproxy.config.settings import Settings
-from imgproxy.demo.tour import Picture, largest_of, purge_command, revoke_command, stops, unrevoke_command, within
+from imgproxy.demo.tour import (
+    Picture,
+    largest_of,
+    playground_url,
+    purge_command,
+    revoke_command,
+    stops,
+    unrevoke_command,
+    within,
+)
 from imgproxy.errors import CacheUnavailable, ConfigError
+from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
 
 if TYPE_CHECKING:
     from imgproxy.edge.app import Edge
+    from imgproxy.edge.playground import ListedPicture
     from imgproxy.medialibrary.server import EmbeddedLibrary
 
 PHOTOS = Path(imgproxy.demo.__file__).parent / "photos"
@@ -109,7 +123,9 @@ async def _with_free_ports(options: DemoOptions) -> DemoOptions:
 
 async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tuple[EmbeddedLibrary, Edge]:
     """Start the library, then the edge, which needs the library's port."""
-    from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without these
+    from imgproxy.demo.playground import files as playground_files  # noqa: PLC0415 other commands start faster
+    from imgproxy.edge.app import Edge  # noqa: PLC0415
+    from imgproxy.edge.playground import PlaygroundParts  # noqa: PLC0415
     from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary, Webhook  # noqa: PLC0415
 
     if not options.folder.is_dir():
@@ -135,7 +151,34 @@ async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tup
         freshness=FreshnessSettings(browser_ttl_s=0),
         log=LogSettings(access="none"),
     )
-    return library, await stack.enter_async_context(Edge(settings))
+    playground = PlaygroundParts(
+        playground_files(),
+        partial(_search, library),
+        lambda entry, is_revoked: _set_revoked(library, entry, is_revoked),
+    )
+    return library, await stack.enter_async_context(Edge(settings, playground=playground))
+
+
+async def _search(library: EmbeddedLibrary, search: str, count: int) -> list[ListedPicture]:
+    """List the pictures of the library whose key has a text, the largest first."""
+    from imgproxy.edge.playground import ListedPicture  # noqa: PLC0415 other commands start faster without it
+
+    entries = await asyncio.to_thread(library.store.all_entries)
+    entries.sort(key=lambda entry: -entry.asset.width_px * (entry.asset.height_px or 0))
+    found = (
+        ListedPicture(entry.id, entry.asset.key, entry.is_revoked)
+        for entry in entries
+        if entry.asset.width_px > 0 and search in entry.asset.key.lower()
+    )
+    return list(islice(found, count))
+
+
+async def _set_revoked(library: EmbeddedLibrary, entry_id: str, is_revoked: bool) -> None:
+    """Revoke an entry, or take that back; nothing happens if it is so already. Raises KeyError."""
+    entries = await asyncio.to_thread(library.store.all_entries)
+    states = {entry.id: entry.is_revoked for entry in entries}
+    if states[entry_id] != is_revoked:
+        await library.patch(entry_id, RevokeAsset("revoked in the playground") if is_revoked else UnrevokeAsset())
 
 
 def _pictures(library: EmbeddedLibrary) -> list[Picture]:
@@ -157,6 +200,8 @@ def _print_tour(library: EmbeddedLibrary, edge: Edge, pictures: list[Picture], f
     console.print(f"  Media Library  {library.url}    token [bold]{library.token}[/]")
     console.print(f"  edge           {edge.url}    admin token [bold]{admin.get_secret_value() if admin else ''}[/]\n")
     console.print("[bold]Open[/]")
+    console.print("  [bold green]playground    [/]", end=" ")
+    _print_copyable(playground_url(edge.url, admin.get_secret_value() if admin else ""))
     for stop in stops(edge.url, toured):
         console.print(f"  [cyan]{stop.title:<14}[/]", end=" ")
         _print_copyable(stop.url)

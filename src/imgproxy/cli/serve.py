@@ -19,6 +19,7 @@ from imgproxy.workers.extras import find_detector, find_heic
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
+    from imgproxy.edge.playground import PlaygroundParts
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,13 @@ def summary(settings: Settings, config: Path | None) -> str:
     return "; ".join(parts)
 
 
+def _playground() -> PlaygroundParts:
+    from imgproxy.demo.playground import files  # noqa: PLC0415 most edges have no playground
+    from imgproxy.edge.playground import PlaygroundParts  # noqa: PLC0415
+
+    return PlaygroundParts(files())
+
+
 async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> int:
     """Serve until SIGTERM or SIGINT, then finish the running requests. Returns the exit code."""
     from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without it
@@ -94,7 +102,7 @@ async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> in
     try:
         for line in short_secrets(settings):
             log.warning("%s", line)
-        edge = Edge(settings, lines=lines)
+        edge = Edge(settings, lines=lines, playground=_playground() if settings.server.playground else None)
         await edge.__aenter__()
     except ConfigError as error:
         fail(str(error))

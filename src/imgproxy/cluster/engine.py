@@ -93,5 +93,5 @@ def _expect_driver() -> None:
     try:
         import asyncpg  # noqa: F401, PLC0415
     except ModuleNotFoundError:
-        problem = "the driver of PostgreSQL is not installed (extra `cluster`): pip install 'imgproxy[cluster]'"
+        problem = "the driver of PostgreSQL is not installed (extra `cluster`): pip install 'imgproxy-edge[cluster]'"
         raise ConfigError((f"[cluster] database_url: {problem}",)) from None

@@ -39,6 +39,11 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    playground: bool = Field(
+        False,
+        description="a page at `/-/playground` where every parameter can be tried. What it shows and does needs the "
+        "admin token; the page itself is open and has no secret",
+    )
     shutdown_delay_s: float = Field(
         0.0,
         ge=0,

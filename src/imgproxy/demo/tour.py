@@ -76,6 +76,11 @@ def image_url(edge_url: str, picture: Picture, query: str) -> str:
     return f"{edge_url}/{quote(picture.key)}?{query}"
 
 
+def playground_url(edge_url: str, admin_token: str) -> str:
+    """Return the URL of the playground. Browsers send no fragment: the token goes to the page only."""
+    return f"{edge_url}/-/playground#token={admin_token}"
+
+
 def revoke_command(library_url: str, api_version: str, token: str, picture: Picture) -> str:
     """Return a curl command that revokes the entry of a picture in the library."""
     return _patch_command(library_url, api_version, token, picture, {"operation": "revokeAsset", "note": "Case #1"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +13,7 @@ from imgproxy import metrics as metrics_page
 from imgproxy.edge.bodies import BodyReader
 from imgproxy.edge.errors import MethodNotAllowed, RouteNotFound
 from imgproxy.edge.headers import SERVER
+from imgproxy.edge.route import Route
 from imgproxy.errors import BadPurge, EntryNotFound, NotFound, ReceiptNotFound, Unauthorized
 from imgproxy.params.parse import check_path, split_target
 from imgproxy.purge.entry_keys import is_entry_id
@@ -21,7 +21,7 @@ from imgproxy.purge.service import TAKEDOWNS
 from imgproxy.secret_text import is_blank
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.warming import Warming
@@ -40,15 +40,6 @@ RECEIPTS_LISTED_MAX = 1000
 NUMBER_MAX_DIGITS = 18
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route: its method, whether it needs no token, and its function, which takes the rest of the path."""
-
-    method: str
-    is_open: bool
-    answer: Callable[[web.BaseRequest, str], Awaitable[web.Response]]
-
-
 class AdminRoutes:
     """Answers every request that is not for an image."""
 
@@ -62,7 +53,9 @@ class AdminRoutes:
         warming: Warming,
         state: ServiceState,
         metrics: Metrics,
+        more: Mapping[str, Route],
     ) -> None:
+        """`more`: routes of other modules by path. A path that ends in `/` is a prefix; the first that fits counts."""
         self._settings = settings
         self._tokens = admin_tokens
         self._purges = purges
@@ -87,6 +80,7 @@ class AdminRoutes:
             "/-/warm/keys": Route("POST", False, self._warm_keys),
             "/-/webhooks/livingdocs": Route("POST", True, self._webhook),
             "/api/v1/purge": Route("POST", False, self._purge_url),
+            **more,
         }
 
     async def handle(self, request: web.BaseRequest, target: str) -> web.Response:

@@ -43,6 +43,8 @@ from imgproxy.edge.fast.server import FastPath
 from imgproxy.edge.handler import HOST, Handler
 from imgproxy.edge.images import ImageRoute
 from imgproxy.edge.origin import library_client, probe
+from imgproxy.edge.pages import Pages
+from imgproxy.edge.playground import Playground, PlaygroundParts
 from imgproxy.edge.respond import Responder
 from imgproxy.edge.server import Server
 from imgproxy.edge.state import ServiceState, watch_process
@@ -74,9 +76,9 @@ class Edge:
     """
     The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends.
 
-    `lines` is the handler of all log lines, if it is ours. `admission_clock` is for tests; by default admission uses
-    the running loop's clock. `purge_log` is the log of the cluster, by default that of the configured database;
-    `cluster_clock` is the clock of its leases.
+    `lines` is the handler of all log lines, if it is ours. `playground` has the files of the page at `/-/playground`;
+    None for no such page. `admission_clock`, `purge_log` (of the cluster) and `cluster_clock` (of its leases) replace
+    the usual ones.
     """
 
     def __init__(
@@ -86,10 +88,12 @@ class Edge:
         failpoints: Failpoints | None = None,
         lines: LineHandler | None = None,
         admission_clock: Callable[[], float] | None = None,
+        playground: PlaygroundParts | None = None,
         purge_log: PurgeLog | None = None,
         cluster_clock: Clock | None = None,
     ) -> None:
         self.settings = settings
+        self.pages = Pages(has_playground=playground is not None)
         self._lines = lines
         self.metrics = Metrics()
         failpoints = failpoints or Failpoints()
@@ -102,7 +106,7 @@ class Edge:
         self._compose_storage_and_purge(settings, failpoints, purge_log, cluster_clock)
         self._compose_originals(settings, failpoints, refusals, admission_clock)
         self._compose_delivery(settings, failpoints, refusals)
-        self._compose_http(settings, failpoints, self._compose_admin(settings))
+        self._compose_http(settings, failpoints, self._compose_admin(settings, playground))
         self._stack = AsyncExitStack()
 
     # --- composition: each part is given those before it ---
@@ -255,10 +259,9 @@ class Edge:
             finds_faces=self.detector is not None,
         )
 
-    def _compose_admin(self, settings: Settings) -> AdminRoutes:
-        secrets = webhook_secrets(settings.webhook)
+    def _compose_admin(self, settings: Settings, playground: PlaygroundParts | None) -> AdminRoutes:
         self.webhooks = Webhooks(
-            secrets,
+            webhook_secrets(settings.webhook),
             self.purges,
             self.updates,
             sharing.deliveries_of(self.cluster_facts, self.cache, settings),
@@ -287,6 +290,7 @@ class Edge:
             warming=self.warming,
             state=self.state,
             metrics=self.metrics,
+            more={} if playground is None else Playground(playground, settings, self.entries, self.detector).routes(),
         )
 
     def _compose_http(self, settings: Settings, failpoints: Failpoints, admin: AdminRoutes) -> None:
@@ -316,7 +320,7 @@ class Edge:
         self.access = AccessLog(settings.log, self._lines)
         watch_process(self.metrics, self._lines, self.descriptors)
         self.limits = Limits(settings.server, self.descriptors, self.metrics)
-        handler = Handler(self.images, admin, self.access, settings, self.metrics)
+        handler = Handler(self.images, admin, self.access, settings, self.metrics, pages=self.pages)
         path = FastPath(
             memo=self.memo,
             refusals=FastRefusals(self.images, self.delivery, self.admission, settings),
@@ -384,11 +388,7 @@ class Edge:
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)
 
     async def stop(self) -> None:
-        """
-        Stop: not ready for `shutdown_delay_s`, then the port closes, and requests under way finish.
-
-        They have `shutdown_timeout_s`. Then all parts are closed.
-        """
+        """Be not ready for `shutdown_delay_s`, close the port, finish requests, then close all parts."""
         self.state.is_draining = True
         await asyncio.sleep(self.settings.server.shutdown_delay_s)
         await self.server.stop()

@@ -57,10 +57,12 @@ class Handler:
         access: AccessLog,
         settings: Settings,
         metrics: Metrics,
+        *,
+        pages: Pages,
     ) -> None:
         self._images = images
         self._admin = admin
-        self._pages = Pages()
+        self._pages = pages
         self._access = access
         self._settings = settings
         self._metrics = metrics

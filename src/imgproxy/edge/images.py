@@ -69,12 +69,7 @@ class ImageRoute:
         """`shares_answers` says whether a request may get an answer that was begun for another one. None: always."""
         self._settings = settings
         self._tokens = signing_tokens
-        self._reader = RequestReader(
-            settings.url,
-            mount_prefix=settings.signing.mount_prefix,
-            metadata=Metadata(settings.render.metadata),
-            finds_faces=finds_faces,
-        )
+        self._reader = request_reader(settings, finds_faces=finds_faces)
         self._delivery = delivery
         self._originals = originals
         self._responder = responder
@@ -162,6 +157,16 @@ class ImageRoute:
 
     def _read(self, target: str, client: ClientHeaders) -> ImageRequest:
         return self._reader.read(target, client, is_remembered=len(target) <= TARGET_MAX_CHARS)
+
+
+def request_reader(settings: Settings, *, finds_faces: bool) -> RequestReader:
+    """Return what reads the URLs of images with these settings."""
+    return RequestReader(
+        settings.url,
+        mount_prefix=settings.signing.mount_prefix,
+        metadata=Metadata(settings.render.metadata),
+        finds_faces=finds_faces,
+    )
 
 
 def client_of(headers: CIMultiDictProxy[str]) -> ClientHeaders:

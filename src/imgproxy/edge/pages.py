@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ASSETS: Final = Path(__file__).parent / "assets"
 LANDING: Final = "/"
 PARAMETERS: Final = "/-/parameters"
+PLAYGROUND: Final = "/-/playground"
 ROBOTS: Final = "/robots.txt"
 ICON: Final = "/favicon.ico"
 PATHS: Final = frozenset({LANDING, PARAMETERS, ROBOTS, ICON})
@@ -52,7 +53,7 @@ class Page:
 class Pages:
     """Answers GET, HEAD and OPTIONS of the pages. Every page is made once, at start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_playground: bool = False) -> None:
         style = (ASSETS / "page.css").read_text("utf-8")
         template = Template((ASSETS / "page.html").read_text("utf-8"))
         policy = _content_security_policy(style)
@@ -63,9 +64,11 @@ class Pages:
             return Page("text/html", text.encode(), _kept_for(PAGE_MAX_AGE_S) | headers)
 
         vary = {"Vary": "Accept"}
-        landing = page("imgproxy", (ASSETS / "landing.html").read_text("utf-8"), ".")
+        landing = page("imgproxy", _landing(has_playground=has_playground), ".")
         self._landing = Page(landing.type, landing.body, landing.headers | vary)
-        self._summary = Page("application/json", _summary(), _kept_for(PAGE_MAX_AGE_S) | vary)
+        self._summary = Page(
+            "application/json", _summary(has_playground=has_playground), _kept_for(PAGE_MAX_AGE_S) | vary
+        )
         self._others = {
             PARAMETERS: page("URL parameters", _parameter_list(), ".."),
             ROBOTS: Page("text/plain", (ASSETS / "robots.txt").read_bytes(), _kept_for(FILE_MAX_AGE_S)),
@@ -131,7 +134,14 @@ def _kept_for(seconds: int) -> dict[str, str]:
     }
 
 
-def _summary() -> bytes:
+def _landing(*, has_playground: bool) -> str:
+    """Return the body of the landing page."""
+    text = (ASSETS / "landing.html").read_text("utf-8")
+    link = f'<p><a href=".{PLAYGROUND}">Playground</a>: try every parameter on the pictures of this library.</p>\n'
+    return Template(text).substitute(playground=link if has_playground else "")
+
+
+def _summary(*, has_playground: bool) -> bytes:
     """Return the landing page for programs."""
     facts = {
         "service": "imgproxy-edge",
@@ -140,6 +150,8 @@ def _summary() -> bytes:
         "ready": "/-/ready",
         "parameters": PARAMETERS,
     }
+    if has_playground:
+        facts["playground"] = PLAYGROUND
     return json.dumps(facts).encode() + b"\n"
 
 

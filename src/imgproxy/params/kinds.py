@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from imgproxy.params.colours import parse_colour
@@ -37,12 +38,45 @@ class NeverValid(ValueError):
     """A value that is refused even where parsing is lenient."""
 
 
+class FormName(StrEnum):
+    """The forms that a value has as text."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    WHOLE = "whole"  # a whole number
+    FLAG = "flag"  # `true` or `false`
+    CHOICE = "choice"  # one word of the members
+    CHOICES = "choices"  # words of the members, with commas
+    COLOUR = "colour"
+    COLOURS = "colours"  # `most` colours, with commas
+    RECT = "rect"  # x,y,w,h in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of a value for programs, for example one that makes an input for it. The bounds are inclusive."""
+
+    name: FormName = FormName.TEXT
+    least: float | None = None
+    most: float | None = None
+    members: tuple[str, ...] = ()
+
+
+TEXT_FORM: Final = Form()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind(Generic[T]):
-    """One kind of value. `expected` completes the sentence "expected …" with the form and the range."""
+    """
+    One kind of value.
+
+    `expected` completes the sentence "expected …" with the form and the range. `form` is the usual form, for programs:
+    `read` may take more.
+    """
 
     read: Callable[[str], Reading[T]]
     expected: str
+    form: Form = TEXT_FORM
 
 
 def to_number(text: str) -> float | None:
@@ -68,7 +102,7 @@ def number(least: float, most: float) -> Kind[float]:
         held = min(max(value, least), most)
         return held, held == value
 
-    return Kind(read, f"a number from {least:g} to {most:g}")
+    return Kind(read, f"a number from {least:g} to {most:g}", Form(FormName.NUMBER, least, most))
 
 
 def integer(least: int, most: int, *, below_is_absent: bool = False) -> Kind[int]:
@@ -81,7 +115,7 @@ def integer(least: int, most: int, *, below_is_absent: bool = False) -> Kind[int
         held = min(max(round_half_up(value), least), most)
         return held, held == value
 
-    return Kind(read, f"a whole number from {least} to {most}")
+    return Kind(read, f"a whole number from {least} to {most}", Form(FormName.WHOLE, least, most))
 
 
 def choice(members: Mapping[str, T], expected: str = "") -> Kind[T]:
@@ -91,18 +125,23 @@ def choice(members: Mapping[str, T], expected: str = "") -> Kind[T]:
         value = members.get(text.strip().lower())
         return value, value is not None
 
-    return Kind(read, expected or _alternatives(tuple(members)))
+    return Kind(read, expected or _alternatives(tuple(members)), Form(FormName.CHOICE, members=tuple(members)))
 
 
-def choices(members: Mapping[str, T], expected: str = "") -> Kind[tuple[T, ...]]:
-    """A comma-separated list of words, in their order, each once; unknown ones are dropped."""
+def choices(members: Mapping[str, T], expected: str = "", *, is_mostly_one: bool = False) -> Kind[tuple[T, ...]]:
+    """
+    A comma-separated list of words, in their order, each once; unknown ones are dropped.
+
+    `is_mostly_one`: the usual form is a single word.
+    """
+    name = FormName.CHOICE if is_mostly_one else FormName.CHOICES
 
     def read(text: str) -> Reading[tuple[T, ...]]:
         words = [word.strip().lower() for word in text.split(",")]
         known = tuple(dict.fromkeys(members[word] for word in words if word in members))
         return (known or None), all(word in members for word in words)
 
-    return Kind(read, expected or f"a list of {', '.join(members)}")
+    return Kind(read, expected or f"a list of {', '.join(members)}", Form(name, members=tuple(members)))
 
 
 def words(members: Iterable[str]) -> dict[str, str]:
@@ -168,9 +207,9 @@ def _read_identifier(text: str) -> Reading[str]:
     return (text.strip(), True) if is_name else NOTHING
 
 
-DEGREES: Final = Kind(_read_degrees, "degrees from 0 to 360")  # as 0 <= value < 360
-FLAG: Final = Kind(_read_flag, "true or false")
-COLOUR: Final = Kind(_read_colour, "a CSS colour name, or hex RGB, ARGB, RRGGBB or AARRGGBB")
+DEGREES: Final = Kind(_read_degrees, "degrees from 0 to 360", Form(FormName.NUMBER, 0, 360))  # as 0 <= value < 360
+FLAG: Final = Kind(_read_flag, "true or false", Form(FormName.FLAG, members=("true", "false")))
+COLOUR: Final = Kind(_read_colour, "a CSS colour name, or hex RGB, ARGB, RRGGBB or AARRGGBB", Form(FormName.COLOUR))
 NAMES: Final = Kind(_read_names, "a list of names from the configuration")
 IDENTIFIER: Final = Kind(_read_identifier, "a CSS name")
 PERCENT: Final = number(0, 100)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.params.colours import parse_colour
-from imgproxy.params.kinds import NOTHING, Kind, NeverValid, Reading, round_half_up, to_number
+from imgproxy.params.kinds import NOTHING, Form, FormName, Kind, NeverValid, Reading, round_half_up, to_number
 from imgproxy.params.plan import Anchor, Length, Position, Px, Ratio, Rect
 
 if TYPE_CHECKING:
@@ -139,12 +139,20 @@ def _read_frame_span(text: str) -> Reading[tuple[int | None, int | None]]:
     return ((first, last), True) if is_possible else NOTHING
 
 
-SIZE: Final[Kind[Length]] = Kind(_read_size, "a whole number from 2 to 8192, or a fraction up to 1")
-PIXEL_RATIO: Final = Kind(_read_pixel_ratio, "a number above 0 and up to 5")
+SIZE: Final[Kind[Length]] = Kind(
+    _read_size, "a whole number from 2 to 8192, or a fraction up to 1", Form(FormName.WHOLE, 2, 8192)
+)
+PIXEL_RATIO: Final = Kind(_read_pixel_ratio, "a number above 0 and up to 5", Form(FormName.NUMBER, 0.1, 5))
 ASPECT: Final = Kind(_read_aspect, "W:H, both above 0")
-RECT: Final = Kind(_read_rect, "x,y,w,h in pixels or ratios, or left|center|right, top|middle|bottom, full")
+RECT: Final = Kind(
+    _read_rect, "x,y,w,h in pixels or ratios, or left|center|right, top|middle|bottom, full", Form(FormName.RECT)
+)
 RADII: Final = Kind(_read_radii, "one whole number from 0, or four from the top left clockwise")
 BORDER: Final = Kind(_read_border, "width,colour with a width from 1 to 100")
-TWO_COLOURS: Final = Kind(_read_two_colours, "two colours: dark,light")
-ORIENTATION: Final = Kind(_read_orientation, "0 to 8, 90, 180 or 270")
+TWO_COLOURS: Final = Kind(_read_two_colours, "two colours: dark,light", Form(FormName.COLOURS, most=2))
+ORIENTATION: Final = Kind(
+    _read_orientation,
+    "0 to 8, 90, 180 or 270",
+    Form(FormName.CHOICE, members=tuple(map(str, sorted(_ORIENTATION)))),
+)
 FRAME_SPAN: Final = Kind(_read_frame_span, "a frame number from 1, first-last, first- or -last")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from cachetools import LRUCache
@@ -84,6 +85,11 @@ class EntryKeys:
     def entry_of(self, key: str) -> str | None:
         """Return the entry of a key, if it is known."""
         return self._entries.get(key)
+
+    def known(self, search: str, count: int) -> list[tuple[str, str]]:
+        """Return at most `count` pairs of a key and its entry, where the key has a text, in upper or lower case."""
+        wanted = search.lower()
+        return list(islice(((key, entry) for key, entry in self._entries.items() if wanted in key.lower()), count))
 
     async def last_seen(self, entry: str) -> tuple[str, ...]:
         """Return the keys that this node has last seen for an entry."""

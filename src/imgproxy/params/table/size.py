@@ -28,6 +28,7 @@ FIT: Final = Parameter(
     kinds.choices(
         {mode.value: mode for mode in Fit} | {"facearea": "facearea"},
         "one of clip, max, crop, min, scale, fill, fillmax, clamp, facearea",
+        is_mostly_one=True,
     ),
     "How the source meets the requested box. `facearea`: the faces; without one the mode listed after it, else `crop`.",
     "clip",
