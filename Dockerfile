@@ -22,7 +22,7 @@ WORKDIR /build
 # What runs. With face detection (240 MB more on disk): --build-arg LOCK=requirements-faces.lock
 ARG LOCK=requirements.lock
 COPY ${LOCK} requirements-build.lock ./
-# Every download has its hash in a lock file: the libraries, with imgproxy[cluster,heic], and the build backends of source
+# Every download has its hash in a lock file: the libraries, with imgproxy-edge[cluster,heic], and the build backends of source
 # packages (pyvips, and this project). /opt/imgproxy has no pip. The builder's pip fills it and compiles the bytecode
 # now, because the root file system is read-only later.
 # For a package mirror or a proxy with its own certificate: `--secret id=pip.conf,src=...`, `--secret id=ca.crt,src=...`
@@ -32,7 +32,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     python3 -m venv /opt/builder \
  && /opt/builder/bin/pip install --only-binary=:all: --require-hashes -r requirements-build.lock \
  && /opt/builder/bin/pip wheel --require-hashes --no-deps --no-build-isolation --wheel-dir dist -r ${LOCK}
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN /opt/builder/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && python3 -m venv --without-pip /opt/imgproxy \

@@ -1,47 +1,84 @@
-# Everything works from a bare Python >= 3.11 with venv: the first target makes .venv and installs what the lock file pins.
+# Everything works from a bare Python >= 3.11 with venv: the first target makes .venv and installs what the lock files pin.
 PYTHON ?= python3
 BIN := .venv/bin
+# What runs, and what a developer needs on top of it.
+RUNTIME := .venv/.runtime
 READY := .venv/.ready
+# Where libvips' headers are installed, pyvips would be built against the system's libvips, and would replace the newer one of
+# pyvips-binary. Without pkg-config's files it does not find them. pip may have such a build in its cache, from another project.
+NO_HEADERS := PKG_CONFIG_LIBDIR=/nonexistent PKG_CONFIG_PATH=
+PIP := $(NO_HEADERS) $(BIN)/pip install --quiet --disable-pip-version-check
+LIST_TARGETS = awk -F ':.*\#\# ' '/^[a-z-]+:.*\#\# / { printf "  make %-10s %s\n", $$1, $$2 }'
 
-.PHONY: demo test test-slow check format docs bench soak lock clean
+.PHONY: help demo test test-slow check format docs bench soak dist sbom lock clean
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
 
-$(READY): pyproject.toml requirements-build.lock requirements-dev.lock
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+help: ## this list
+	@$(LIST_TARGETS) $(firstword $(MAKEFILE_LIST))
+
+$(RUNTIME): pyproject.toml requirements-build.lock requirements.lock
+	@echo "Set up .venv, once: some 100 MB. It takes about half a minute."
+	@$(PYTHON) -m venv .venv
+	@echo "  1 of 3: what builds packages that come as source"
+	@$(PIP) --require-hashes -r requirements-build.lock
+	@$(BIN)/pip cache remove --quiet 'pyvips-*' >/dev/null 2>&1 || true
+	@echo "  2 of 3: libvips, the HTTP server and other libraries"
+	@$(PIP) --require-hashes --no-build-isolation -r requirements.lock
+	@echo "  3 of 3: imgproxy itself"
+	@$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: $(READY) ## the Media Library and the edge in front of it, with URLs to open
-	$(BIN)/imgproxy demo $(if $(FOLDER),"$(FOLDER)")
+$(READY): $(RUNTIME) requirements-dev.lock
+	@echo "Add the linters and the test tools to .venv, once: some 240 MB. It takes about half a minute."
+	@$(PIP) --require-hashes --no-build-isolation -r requirements-dev.lock
+	@touch $@
+
+demo: $(RUNTIME) ## a Media Library and the edge, with URLs to open: `make demo FOLDER=~/Pictures ARGS="--port 8081"`
+	$(BIN)/imgproxy demo $(if $(FOLDER),"$(FOLDER)") $(ARGS)
 
 test: $(READY) ## every test a developer waits for
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto $(ARGS)
 
 test-slow: $(READY) ## the tests that take longer
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(ARGS)
 
 check: $(READY) ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: $(READY) ## let ruff mend and format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules
+docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules, the drawing of rooms
 	$(BIN)/python -m tools.parameter_tables
 	$(BIN)/imgproxy check --example > config.example.toml
 	$(BIN)/python -m tools.module_map
 	$(BIN)/python -m tools.reference_pages
+	$(BIN)/python -m tools.room_drawing
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
 	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 soak: $(READY) ## half an hour of faults under load, then compare memory, descriptors, threads and journal: `make soak SECONDS=90`
 	$(BIN)/python -m benchmarks.soak $(if $(SECONDS),--seconds $(SECONDS))
+
+dist: $(READY) ## the sdist and the wheel, in dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build --target sdist --target wheel
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# The list is of an environment that has what runs and nothing else: no pip either.
+sbom: dist ## the bill of materials of what runs (CycloneDX), in dist/
+	$(PYTHON) -m venv dist/.tool && $(PYTHON) -m venv --without-pip dist/.runs
+	dist/.tool/bin/pip install --quiet --disable-pip-version-check "cyclonedx-bom>=7,<8"
+	dist/.tool/bin/pip cache remove --quiet 'pyvips-*' >/dev/null 2>&1 || true
+	$(NO_HEADERS) dist/.tool/bin/pip --python dist/.runs/bin/python install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	dist/.tool/bin/pip --python dist/.runs/bin/python install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	dist/.tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/imgproxy-edge.cdx.json dist/.runs
+	rm -rf dist/.tool dist/.runs
 
 lock: ## resolve the dependencies anew and pin them with their hashes
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"
@@ -50,5 +87,5 @@ lock: ## resolve the dependencies anew and pin them with their hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-faces.lock --extra faces pyproject.toml --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group build -o requirements-build.lock
 
-clean:
+clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

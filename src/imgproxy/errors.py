@@ -230,9 +230,9 @@ class NotAnImage(ImageRefused, code="not_an_image", title="Not an image"):
 
 
 class HeicNotInstalled(ImageRefused, code="heic_not_installed", title="HEIC is not installed"):
-    """The image is a HEIC, and the extra `imgproxy[heic]` is not installed."""
+    """The image is a HEIC, and the extra `imgproxy-edge[heic]` is not installed."""
 
-    text = "The image under this key is a HEIC. This server cannot read HEIC: `imgproxy[heic]` is not installed."
+    text = "The image under this key is a HEIC. This server cannot read HEIC: `imgproxy-edge[heic]` is not installed."
 
 
 class DecodeFailed(ImageRefused, code="decode_failed", title="Image cannot be decoded"):

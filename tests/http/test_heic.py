@@ -1,4 +1,4 @@
-"""HEIC as clients see it, with and without `imgproxy[heic]`."""
+"""HEIC as clients see it, with and without `imgproxy-edge[heic]`."""
 
 import json
 import os
@@ -38,4 +38,4 @@ async def test_without_the_extra_the_answer_says_so(tmp_path: Path, monkeypatch:
         problem = json.loads(reply.body)
 
         assert (reply.status, problem["type"]) == (422, "urn:imgproxy:problem:heic-not-installed")
-        assert "imgproxy[heic]" in problem["detail"]
+        assert "imgproxy-edge[heic]" in problem["detail"]

@@ -227,14 +227,47 @@ async def test_the_media_command_of_the_readme_works(tmp_path: Path) -> None:
     assert entry.id in out
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_the_demo_target_takes_a_folder_with_a_space(tmp_path: Path) -> None:
-    """`make demo FOLDER="my pictures"` passes one argument."""
-    command = ["make", "-n", "-o", ".venv/.ready", "demo", "FOLDER=my pictures"]
-    said = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60).stdout
+def make(*arguments: str, folder: Path = REPOSITORY) -> str:
+    """Return what make prints."""
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@needs_make
+def test_the_demo_target_takes_a_folder_with_a_space_and_options() -> None:
+    """`make demo FOLDER="my pictures" ARGS="--port 8081"` passes one argument, then the options."""
+    said = make("-n", "-o", ".venv/.runtime", "demo", "FOLDER=my pictures", "ARGS=--port 8081")
 
     line = next(line for line in said.splitlines() if "imgproxy demo" in line)
-    assert shlex.split(line)[1:] == ["demo", "my pictures"]
+    assert shlex.split(line)[1:] == ["demo", "my pictures", "--port", "8081"]
+
+
+@needs_make
+def test_make_alone_lists_every_target() -> None:
+    """Each target that a user may call is there with what it does."""
+    text = (REPOSITORY / "Makefile").read_text("utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    listed = dict(re.findall(r"^  make (\S+) +(\S.+)$", make(), re.MULTILINE))
+
+    assert list(listed) == phony.split()
+    assert listed["demo"].startswith("a Media Library and the edge")
+
+
+@needs_make
+def test_the_demo_needs_no_test_tools(tmp_path: Path) -> None:
+    """On a new machine `make demo` installs what runs, and says so in words; `make test` adds the rest."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-build.lock", "requirements-dev.lock"):
+        (tmp_path / name).write_text((REPOSITORY / name).read_text("utf-8"), "utf-8")
+
+    demo, test = make("-n", "demo", folder=tmp_path), make("-n", "test", folder=tmp_path)
+    assert "-r requirements.lock" in demo
+    assert "requirements-dev.lock" not in demo
+    assert "3 of 3" in demo
+    assert demo.splitlines()[:-1] == test.splitlines()[: demo.count("\n") - 1]
+    assert "-r requirements-dev.lock" in test
 
 
 # --- explain -----------------------------------------------------------------------------------------------------------

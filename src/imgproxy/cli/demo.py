@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 import imgproxy.demo
 from imgproxy import logs
 from imgproxy.cli.console import console, fail
+from imgproxy.cli.ports import first_free_port
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
@@ -40,7 +41,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """The folder of pictures and two ports; 0 takes a free one."""
+    """The folder of pictures and two ports. If one is in use, the next free one is taken; 0 takes any."""
 
     folder: Path
     port: int
@@ -50,8 +51,10 @@ class DemoOptions:
 def demo(
     folder: Annotated[Path | None, typer.Argument(help="Folder of pictures; the bundled photos by default.")] = None,
     *,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge.")] = 8080,
-    library_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Media Library.")] = 9090,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge, or the next free one.")] = 8080,
+    library_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the Media Library, or the next free one.")
+    ] = 9090,
 ) -> None:
     """Run a Media Library over a folder and the edge in front of it, and print URLs to open."""
     logs.configure("warning")
@@ -77,14 +80,31 @@ async def _run_demo(options: DemoOptions) -> int:
 
 
 async def _start_or_fail(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tuple[EmbeddedLibrary, Edge]:
+    from imgproxy.workers.process import ProcessStartError  # noqa: PLC0415 other commands start faster without it
+
     try:
-        return await _start(stack, options, work)
+        return await _start(stack, await _with_free_ports(options), work)
     except ConfigError as error:
         fail("; ".join(error.problems))
+    except ProcessStartError as error:
+        fail(f"a render process did not start: {error}")
     except CacheUnavailable as error:
         fail(f"the cache directory {work}: {why_unavailable(error)}")
     except OSError as error:
         fail(f"cannot listen on {HOST}:{options.port}: {error.strerror} (choose another --port)")
+
+
+async def _with_free_ports(options: DemoOptions) -> DemoOptions:
+    """Return the options with ports that are free, and say which ones differ. Raises OSError."""
+    port = await first_free_port(HOST, options.port)
+    library_port = await first_free_port(HOST, options.library_port, but=(port,))
+    for what, wanted, found in (
+        ("edge", options.port, port),
+        ("Media Library", options.library_port, library_port),
+    ):
+        if found != wanted:
+            console.print(f"[yellow]Port {wanted} is in use. The {what} takes {found}.[/]")
+    return replace(options, port=port, library_port=library_port)
 
 
 async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tuple[EmbeddedLibrary, Edge]:

@@ -16,6 +16,7 @@ from imgproxy.delivery.request import Outcome
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
 from imgproxy.edge.exchange import Served
+from imgproxy.edge.pages import Pages
 from imgproxy.edge.problems import problem_response
 from imgproxy.errors import BadUrl, ImgproxyError, UriTooLong
 
@@ -59,6 +60,7 @@ class Handler:
     ) -> None:
         self._images = images
         self._admin = admin
+        self._pages = Pages()
         self._access = access
         self._settings = settings
         self._metrics = metrics
@@ -67,14 +69,17 @@ class Handler:
         self._admin_work: set[asyncio.Future[web.StreamResponse]] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request: an admin request by its method or path; every other one is for an image."""
+        """Answer a request: an admin request by its method or path, or one for a page; every other is for an image."""
         try:
             self._check(request)
             target = origin_form(request.raw_path)
         except ImgproxyError as error:
             return self._refuse(request, error)
         started_s = time.perf_counter()
-        if request.method == "PURGE" or AdminRoutes.covers(target.split("?", 1)[0]):
+        path = target.split("?", 1)[0]
+        if Pages.covers(path) and request.method != "PURGE":
+            return self._answer_page(request, target, path, started_s)
+        if request.method == "PURGE" or AdminRoutes.covers(path):
             # An admin request goes on if its client leaves.
             work = asyncio.ensure_future(self._handle_admin(request, target, started_s))
             self._admin_work.add(work)
@@ -93,6 +98,15 @@ class Handler:
         finally:
             self._metrics.in_flight.dec()
         self._count(served, started_s)
+        self._access.write(request, target, started_s, served)
+        return served.response
+
+    def _answer_page(self, request: web.BaseRequest, target: str, path: str, started_s: float) -> web.StreamResponse:
+        """Answer a request for a page. It is logged, and not counted: it is neither an image nor a purge."""
+        try:
+            served = Served(self._pages.answer(request, path), Outcome.PASS)
+        except ImgproxyError as error:
+            served = Served(problem_response(error, self._settings), Outcome.PASS, code=error.code)
         self._access.write(request, target, started_s, served)
         return served.response
 

@@ -95,6 +95,8 @@ def main() -> None:
 
     from imgproxy.render import fonts, pipeline, vips  # noqa: PLC0415 - libvips may crash or grow, so the watchdog starts first
 
+    if (problem := vips.version_problem(vips.version())) is not None:
+        sys.exit(problem)  # a line for the operator's log
     vips.prepare()
     vips.warm_up()
     link.send(Ready(vips.version()))

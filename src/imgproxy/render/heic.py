@@ -1,5 +1,5 @@
 """
-Reads HEIC, which iPhones write, by pi-heif: libheif with a decoder of HEVC. Optional: the extra `imgproxy[heic]`.
+Reads HEIC, which iPhones write, by pi-heif: libheif with a decoder of HEVC. Optional: the extra `imgproxy-edge[heic]`.
 
 The primary item of the file is the picture. Its thumbnails, depth maps, gain maps and the other pictures of the file
 are never decoded. libheif joins tiles (grids) and applies the file's own turns, mirrors and crops, which are part of

@@ -24,6 +24,9 @@ LOADERS: Final = (
     "VipsForeignLoadSvg",
 )
 
+# The first version whose encoders take `keep`, without which no variant can be written. The tests run with 8.18.
+OLDEST: Final = (8, 15)
+
 
 def prepare() -> None:
     """Block every loader but LOADERS, and switch the operation cache off: no job may see another job's pixels."""
@@ -76,6 +79,17 @@ def warm_up() -> None:
     loaded.webpsave_buffer(Q=75)
     loaded.heifsave_buffer(Q=50, effort=0, compression="av1")
     loaded.pngsave_buffer()
+
+
+def version_problem(found: str) -> str | None:
+    """Return what is wrong with a version of libvips like "8.14.1" and what to do, or None if it can be used."""
+    if tuple(int(part) for part in found.split(".")[:2]) >= OLDEST:
+        return None
+    return (
+        f"libvips {found} is loaded; {'.'.join(map(str, OLDEST))} or later is needed. Where libvips' headers are "
+        "installed, pip builds pyvips against the libvips of the system. To use the one of pyvips-binary: "
+        "pip install --force-reinstall --no-deps pyvips-binary"
+    )
 
 
 def version() -> str:

@@ -15,6 +15,7 @@ from imgproxy.delivery.request import Request
 from imgproxy.edge.admin import AdminRoutes
 from imgproxy.edge.headers import cache_status, head_bytes, http_date
 from imgproxy.edge.images import client_of
+from imgproxy.edge.pages import Pages
 from imgproxy.edge.problems import jittered_s, problem_response
 from imgproxy.errors import ImgproxyError, Overloaded
 
@@ -47,7 +48,9 @@ class FastRefusals:
         `now_s` is the Unix time.
         """
         target = message.path
-        if not self._admission.is_overloaded or not target.startswith("/") or AdminRoutes.covers(target):
+        if not self._admission.is_overloaded or not target.startswith("/"):
+            return None
+        if AdminRoutes.covers(target) or Pages.covers(target.split("?", 1)[0]):
             return None
         try:
             wanted = self._images.read(message.method, target, client_of(message.headers))
