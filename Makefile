@@ -18,7 +18,7 @@ help: ## this list
 	@$(LIST_TARGETS) $(firstword $(MAKEFILE_LIST))
 
 $(RUNTIME): pyproject.toml requirements-build.lock requirements.lock
-	@echo "Set up .venv, once: some 100 MB. It takes about half a minute."
+	@echo "Set up .venv, once: 130 MB on disk. It takes about half a minute."
 	@$(PYTHON) -m venv .venv
 	@echo "  1 of 3: what builds packages that come as source"
 	@$(PIP) --require-hashes -r requirements-build.lock
@@ -30,7 +30,7 @@ $(RUNTIME): pyproject.toml requirements-build.lock requirements.lock
 	@touch $@
 
 $(READY): $(RUNTIME) requirements-dev.lock
-	@echo "Add the linters and the test tools to .venv, once: some 240 MB. It takes about half a minute."
+	@echo "Add the linters and the test tools to .venv, once: another 450 MB on disk. It takes a minute or two."
 	@$(PIP) --require-hashes --no-build-isolation -r requirements-dev.lock
 	@touch $@
 

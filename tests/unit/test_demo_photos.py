@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -104,14 +101,3 @@ def test_radar_is_an_endless_animation_of_24_different_frames() -> None:
     assert image.get("delay") == [120] * 23 + [600]
     frames = {bytes(image.crop(0, 480 * number, 640, 480).write_to_memory()) for number in range(24)}
     assert len(frames) == 24
-
-
-def test_the_wheel_ships_the_photos(tmp_path: Path) -> None:
-    """The wheel has the pictures and PROVENANCE.txt, and not the tools that drew them."""
-    root = PHOTOS.parents[3]
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=60)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        for name in (*PICTURES, "PROVENANCE.txt"):
-            assert wheel.read(f"imgproxy/demo/photos/{name}") == (PHOTOS / name).read_bytes()
-        assert not [name for name in wheel.namelist() if name.startswith("tools/") or name.endswith("make_photos.py")]
