@@ -86,25 +86,31 @@ def _add_copies(files: Files, config: MkDocsConfig) -> None:
 
     def use(path: str) -> str:
         linked.add(path)
-        return ""
+        return path
 
     for file in files.documentation_pages():
+        if file.src_uri.startswith("parameters/"):
+            continue
         with_site_links(file.content_string, _folder(file.src_uri), file.src_uri, use)
     for path in sorted(linked):
         source = REPOSITORY / path
         if source.is_dir():
             _add_folder(files, config, path)
         elif source.is_file():
-            files.append(File.generated(config, _copy_of(path), content=source.read_bytes()))
+            _add_copy(files, config, path)
         # A path that does not exist stays a broken link, and fails the build.
+
+
+def _add_copy(files: Files, config: MkDocsConfig, path: str) -> None:
+    place = _copy_of(path)
+    if place not in files.src_uris:
+        files.append(File.generated(config, place, content=(REPOSITORY / path).read_bytes()))
 
 
 def _add_folder(files: Files, config: MkDocsConfig, path: str) -> None:
     lines = []
     for source in sorted((REPOSITORY / path).iterdir()):
         if source.is_file():
-            place = _copy_of(f"{path}/{source.name}")
-            if place not in files.src_uris:
-                files.append(File.generated(config, place, content=source.read_bytes()))
-            lines.append(f"- [{source.name}]({posixpath.basename(place)})")
+            _add_copy(files, config, f"{path}/{source.name}")
+            lines.append(f"- [{source.name}]({posixpath.basename(_copy_of(f'{path}/{source.name}'))})")
     files.append(File.generated(config, _copy_of(path), content=f"# {path}\n\n" + "\n".join(lines) + "\n"))
