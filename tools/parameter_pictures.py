@@ -108,7 +108,7 @@ def _figure(key: str, shown: Shown, alt: str) -> str:
     if shown.text:
         body = f"<pre><code>{html.escape(shown.text)}</code></pre>"
     else:
-        body = f'<img src="../pictures/{shown.file}" alt="{name} {html.escape(alt)}" loading="lazy">'
+        body = f'<img src="pictures/{shown.file}" alt="{name} {html.escape(alt)}" loading="lazy">'
     return f"<figure>{body}<figcaption><code>{url}</code> {kind}, {_size(shown.size_bytes)}</figcaption></figure>"
 
 
@@ -130,7 +130,9 @@ async def show_all(folder: Path) -> dict[str, tuple[Shown, Shown]]:
     shown: dict[str, tuple[Shown, Shown]] = {}
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as work:
-        async with EmbeddedLibrary(PHOTOS, tokens=[AccessToken("library-token")], state_dir=Path(work, "library")) as library:
+        async with EmbeddedLibrary(
+            PHOTOS, tokens=[AccessToken("library-token")], state_dir=Path(work, "library")
+        ) as library:
             settings = Settings(
                 server=ServerSettings(port=0),
                 origin=OriginSettings(url=library.url, token=SecretStr(library.token), timeout_s=60),

@@ -42,7 +42,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if page != "index.md":
             files.append(File.generated(config, page, abs_src_path=str(REPOSITORY / path)))
     if not PARAMETERS.is_dir():
-        raise PluginError("build/parameters is missing: run `make docs`, or `python -m tools.parameter_pictures build/parameters`")
+        raise PluginError(
+            "build/parameters is missing: run `make docs`, or `python -m tools.parameter_pictures build/parameters`"
+        )
     for path in sorted(PARAMETERS.rglob("*.*")):
         name = path.relative_to(PARAMETERS).as_posix()
         files.append(File.generated(config, f"parameters/{name}", abs_src_path=str(path)))

@@ -39,7 +39,9 @@ AVIF = "image/avif,image/webp,image/*"
 # Name of each example -> (language of its fence, code).
 EXAMPLES: dict[str, tuple[str, str]] = {
     name: (language, code)
-    for name, language, code in re.findall(r"^<!-- example: (\S+) -->\n```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
+    for name, language, code in re.findall(
+        r"^<!-- example: (\S+) -->\n```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+    )
 }
 BY_NODE = {
     "images", "js-core", "imgix-core-js", "unpic", "react", "next-page", "next-loader", "vue", "nuxt", "nuxt-page",
@@ -121,7 +123,7 @@ async def check_srcset(here: Site, srcset: str, widths: Iterable[int]) -> None:
 def test_each_example_is_run_by_a_test() -> None:
     """A new example of the page needs a test. A block without a name is no example in a programming language."""
     assert set(EXAMPLES) == BY_NODE | BY_OTHERS
-    assert len(re.findall(r"^```\w+$", PAGE, re.M)) == len(EXAMPLES)
+    assert len(re.findall(r"^```\w+$", PAGE, re.MULTILINE)) == len(EXAMPLES)
 
 
 async def test_the_clients_of_imgix_sign_and_get_each_width(tmp_path: Path, photo: bytes) -> None:
@@ -201,9 +203,7 @@ async def test_php_signs(tmp_path: Path, photo: bytes) -> None:
 @pytest.mark.parametrize("name", ["python", "python-imgix"])
 async def test_python_signs(name: str, tmp_path: Path, photo: bytes) -> None:
     """With the client of imgix, and without a library."""
-    (tmp_path / "page.py").write_text(
-        EXAMPLES[name][1] + "\nprint(src)\nprint(globals().get('srcset', ''))\n", "utf-8"
-    )
+    (tmp_path / "page.py").write_text(EXAMPLES[name][1] + "\nprint(src)\nprint(globals().get('srcset', ''))\n", "utf-8")
     src, srcset = (await run(sys.executable, "page.py", cwd=tmp_path)).split("\n", 1)
     async with start(tmp_path, photo, is_signed=True) as here:
         assert width_of(await fetch(here, src)) == 640

@@ -40,7 +40,7 @@ class Block:
 
 def blocks() -> list[Block]:
     """All blocks of the page."""
-    found = re.findall(r"^<!-- ([^\n]+?) -->\n```\w+\n(.*?)^```$", PAGE, re.M | re.S)
+    found = re.findall(r"^<!-- ([^\n]+?) -->\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(found) == PAGE.count("\n```\n"), "a block has no comment that says what the test does with it"
     return [Block(kind, text) for kind, text in found]
 
@@ -92,7 +92,10 @@ class Reader:
                 wait_until(lambda: status(f"http://127.0.0.1:{port}/-/ready") == 200, "the demo")
             return
         if "imgproxy library" in text:
-            port, text = self._ports[LIBRARY], text.replace("imgproxy library ", f"imgproxy library --port {self._ports[LIBRARY]} ")
+            port, text = (
+                self._ports[LIBRARY],
+                text.replace("imgproxy library ", f"imgproxy library --port {self._ports[LIBRARY]} "),
+            )
         if "nginx" in text:
             port = self._ports[NGINX]
             if os.getuid() == 0:  # else the worker of root's nginx is someone who may not read the test's folder

@@ -215,7 +215,9 @@ def test_sign_prints_the_url_as_a_browser_sends_it(given: str, expected: str) ->
 
 async def test_the_media_command_of_the_page_on_running_it_works(tmp_path: Path) -> None:
     """It works with the URL, the token and an id of a running library."""
-    match = re.search(r"`imgproxy (media --url \S+ --token T [^`]+)`", (REPOSITORY / "docs/deployment.md").read_text("utf-8"))
+    match = re.search(
+        r"`imgproxy (media --url \S+ --token T [^`]+)`", (REPOSITORY / "docs/deployment.md").read_text("utf-8")
+    )
     assert match
     fill_folder(tmp_path / "photos", "a.png")
     async with running_library(tmp_path / "photos") as running:

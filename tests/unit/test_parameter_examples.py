@@ -34,7 +34,10 @@ def test_an_example_uses_its_parameter_and_nothing_unknown(name: str) -> None:
     example, settings = SHOWN[name], UrlSettings()
     assert (PHOTOS / example.key).is_file()
     found = explain(
-        f"/{example.key}?{example.query}", read_headers(example.accept), reader=RequestReader(settings), settings=settings
+        f"/{example.key}?{example.query}",
+        read_headers(example.accept),
+        reader=RequestReader(settings),
+        settings=settings,
     )
     effects = {line.parameter: line.effect for line in found.parameters}
     assert found.error is None
@@ -60,11 +63,14 @@ def test_a_page_has_each_parameter_with_both_pictures_or_the_reason() -> None:
 
     title, rows = SECTIONS[0]
     pairs = {
-        row.name: (Shown("w=1", "image/jpeg", 999, file="a.jpg"), Shown("w=2&x=<", "image/webp", 2500, file=f"{row.name}.webp"))
+        row.name: (
+            Shown("w=1", "image/jpeg", 999, file="a.jpg"),
+            Shown("w=2&x=<", "image/webp", 2500, file=f"{row.name}.webp"),
+        )
         for row in rows
     }
     text = page(title, rows, pairs)
     for row in rows:
-        assert f'src="../pictures/{row.name}.webp"' in text
+        assert f'src="pictures/{row.name}.webp"' in text
     assert "<code>?w=2&amp;x=&lt;</code> WEBP, 2.5 kB" in text
     assert "JPG, 999 bytes" in text

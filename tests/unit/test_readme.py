@@ -19,7 +19,7 @@ LINES_MAX = 85
 
 def commands() -> list[list[str]]:
     """The words of each command in the blocks of the page."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
@@ -58,7 +58,11 @@ def test_the_command_that_made_the_table_is_one() -> None:
     """The suite of purges takes the options that the page names."""
     (command,) = re.findall(r"`cd tests && python (-m purge_tests --page \S+)`", README)
     done = subprocess.run(
-        [sys.executable, *command.split(), "--help"], cwd=REPOSITORY / "tests", capture_output=True, text=True, timeout=60
+        [sys.executable, *command.split(), "--help"],
+        cwd=REPOSITORY / "tests",
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "--page" in done.stdout
@@ -67,7 +71,7 @@ def test_the_command_that_made_the_table_is_one() -> None:
 def test_the_table_has_the_sums_of_the_measured_page() -> None:
     """The last line of docs/purge-comparison.md, in its order."""
     page = (REPOSITORY / "docs" / "purge-comparison.md").read_text("utf-8")
-    (sums,) = re.findall(r"^\| \*\*holds\*\* (.*)$", page, re.M)
+    (sums,) = re.findall(r"^\| \*\*holds\*\* (.*)$", page, re.MULTILINE)
     measured = [(int(held), int(of)) for held, of in re.findall(r"(\d+) of (\d+)", sums)]
     edge, varnish, nginx, purge, ban, xkey, nginx_alone = measured
     rows = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in README.splitlines() if row.startswith("|")}
@@ -76,7 +80,10 @@ def test_the_table_has_the_sums_of_the_measured_page() -> None:
     assert rows["imgproxy behind Varnish, behind nginx"] == f"all that apply: {both}"
     alone = f"{purge[0]}, {ban[0]}, {xkey[0]} of {purge[1]}"
     assert next(value for name, value in rows.items() if name.startswith("Varnish")) == alone
-    assert next(value for name, value in rows.items() if name.startswith("nginx")) == f"{nginx_alone[0]} of {nginx_alone[1]}"
+    assert (
+        next(value for name, value in rows.items() if name.startswith("nginx"))
+        == f"{nginx_alone[0]} of {nginx_alone[1]}"
+    )
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
@@ -88,5 +95,5 @@ def test_a_link_leads_somewhere(link: str) -> None:
     target = REPOSITORY / path
     assert target.exists()
     if anchor:
-        headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.M)
+        headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -39,6 +39,8 @@ def test_the_files_that_become_pages_are_there() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     """The build would fail as well, but takes longer."""
-    listed = set(re.findall(r": (\S+\.md)$|^ +- (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text("utf-8"), re.M))
+    listed = set(
+        re.findall(r": (\S+\.md)$|^ +- (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    )
     names = {first or second for first, second in listed}
     assert {path.name for path in (REPOSITORY / "docs").glob("*.md")} <= names
