@@ -145,18 +145,26 @@ EXAMPLES: Final[Mapping[str, Example | NoPicture]] = {
     "mark-rot": Example("mark-rot=20", without=f"{_SUN_ON_HARBOUR}&mark-w=0.3"),
     "mark-tile": Example("mark-tile=grid", without=f"{_SUN_ON_HARBOUR}&mark-w=0.2"),
     "mark-if-min-width": Example(
-        "mark-if-min-width=400", without=f"{_SUN_ON_HARBOUR}&mark-w=0.3", note="This picture is 320 pixels wide: no watermark."
+        "mark-if-min-width=400",
+        without=f"{_SUN_ON_HARBOUR}&mark-w=0.3",
+        note="This picture is 320 pixels wide: no watermark."
     ),
     "mark-if-min-height": Example(
-        "mark-if-min-height=400", without=f"{_SUN_ON_HARBOUR}&mark-w=0.3", note="This picture is 213 pixels high: no watermark."
+        "mark-if-min-height=400",
+        without=f"{_SUN_ON_HARBOUR}&mark-w=0.3",
+        note="This picture is 213 pixels high: no watermark."
     ),
     # Format and encoding
-    "auto": Example("auto=format", note="The client accepts AVIF: it looks the same, and is smaller.", accept="image/avif,image/webp"),
+    "auto": Example(
+        "auto=format", note="The client accepts AVIF: it looks the same, and is smaller.", accept="image/avif,image/webp"
+    ),
     "fm": Example("fm=webp"),
     "faces": Example("faces=1", without="fm=json", key=PORTRAIT),
     "q": Example("q=10"),
     "lossless": Example("lossless=true", without="w=320&fm=webp", note="The same to the eye, with more bytes."),
-    "jpg-progressive": Example("jpg-progressive=false", note="The same pixels. A baseline JPEG appears from top to bottom."),
+    "jpg-progressive": Example(
+        "jpg-progressive=false", note="The same pixels. A baseline JPEG appears from top to bottom."
+    ),
     "chromasub": Example("chromasub=444", note="Edges between strong colours are sharper, for more bytes."),
     "colorquant": Example("colorquant=8", without="w=320&fm=png8"),
     "dpi": NoPicture("It is a number in the file for printing programs. The pixels stay."),

@@ -180,7 +180,7 @@ async def _show(
 
 
 def _shortened(text: str, *, lines_max: int) -> str:
-    """Return the text, JSON with a line for each value and without long ones such as EXIF: at most `lines_max` lines."""
+    """Return the text; of JSON a line for each value, without long ones such as EXIF. At most `lines_max` lines."""
     try:
         found = json.loads(text)
     except ValueError:

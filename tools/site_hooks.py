@@ -31,7 +31,7 @@ _IN_PICTURES: Final = "\nEach parameter in pictures: {links}.\n"
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Load Mermaid from the site itself. Without its file, drawings are shown as text, and nothing is loaded from elsewhere."""
+    """Load Mermaid from the site itself. Without its file, drawings are shown as text: no other host is asked."""
     if MERMAID.exists():
         config.extra_javascript.append("assets/mermaid.min.js")
 
@@ -45,9 +45,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         raise PluginError(
             "build/parameters is missing: run `make docs`, or `python -m tools.parameter_pictures build/parameters`"
         )
-    for path in sorted(PARAMETERS.rglob("*.*")):
-        name = path.relative_to(PARAMETERS).as_posix()
-        files.append(File.generated(config, f"parameters/{name}", abs_src_path=str(path)))
+    for made in sorted(PARAMETERS.rglob("*.*")):
+        name = made.relative_to(PARAMETERS).as_posix()
+        files.append(File.generated(config, f"parameters/{name}", abs_src_path=str(made)))
     if MERMAID.exists():
         files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
     _add_copies(files, config)

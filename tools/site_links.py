@@ -29,10 +29,8 @@ def with_site_links(text: str, folder: str, page: str, use: Callable[[str], str]
 
     def link(match: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(folder, match[2]))
-        if path.startswith("docs/"):
-            target = path.removeprefix("docs/")
-        else:
-            target = PAGES.get(path) or use(path)
+        is_page = path.startswith("docs/")
+        target = path.removeprefix("docs/") if is_page else PAGES.get(path) or use(path)
         return f"{match[1]}{posixpath.relpath(target, posixpath.dirname(page) or '.')}{match[3] or ''}"
 
     return _LINK.sub(link, text)
