@@ -156,7 +156,7 @@ EXAMPLES: Final[Mapping[str, Example | NoPicture]] = {
     ),
     # Format and encoding
     "auto": Example(
-        "auto=format", note="The client accepts AVIF: it looks the same, and is smaller.", accept="image/avif,image/webp"
+        "auto=format", note="The client accepts AVIF: the same to the eye, and smaller.", accept="image/avif,image/webp"
     ),
     "fm": Example("fm=webp"),
     "faces": Example("faces=1", without="fm=json", key=PORTRAIT),
