@@ -4,13 +4,16 @@ BIN := .venv/bin
 # What runs, and what a developer needs on top of it.
 RUNTIME := .venv/.runtime
 READY := .venv/.ready
+SITE_TOOLS := .venv/.site-tools
+# The hooks of mkdocs are modules of tools/. mkdocs 1.6 is the last of its line; the theme says so at each start, unless told not to.
+SITE_BUILD := PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 # Where libvips' headers are installed, pyvips would be built against the system's libvips, and would replace the newer one of
 # pyvips-binary. Without pkg-config's files it does not find them. pip may have such a build in its cache, from another project.
 NO_HEADERS := PKG_CONFIG_LIBDIR=/nonexistent PKG_CONFIG_PATH=
 PIP := $(NO_HEADERS) $(BIN)/pip install --quiet --disable-pip-version-check
 LIST_TARGETS = awk -F ':.*\#\# ' '/^[a-z-]+:.*\#\# / { printf "  make %-10s %s\n", $$1, $$2 }'
 
-.PHONY: help demo test test-slow check format docs bench soak dist sbom lock clean
+.PHONY: help demo test test-slow check format texts docs docs-serve bench soak dist sbom lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -52,12 +55,30 @@ format: $(READY) ## let ruff mend and format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## the generated parts of the documentation: parameters, settings, the map of modules, the drawing of rooms
+# What the code declares, as text in the repository. A test fails where a text is stale.
+texts: $(READY) ## the generated texts: parameters, settings, errors, the map of modules, the drawing of rooms
 	$(BIN)/python -m tools.parameter_tables
 	$(BIN)/imgproxy check --example > config.example.toml
 	$(BIN)/python -m tools.module_map
 	$(BIN)/python -m tools.reference_pages
 	$(BIN)/python -m tools.room_drawing
+
+$(SITE_TOOLS): $(READY) requirements-docs.lock
+	@echo "Add what builds the site to .venv, once: some 60 MB."
+	@$(PIP) --require-hashes -r requirements-docs.lock
+	@touch $@
+
+build/parameters: $(SITE_TOOLS) $(wildcard tools/parameter_*.py) $(shell find src/imgproxy/params src/imgproxy/render -name '*.py')
+	$(BIN)/python -m tools.parameter_pictures $@
+
+build/mermaid/mermaid.min.js: tools/mermaid.py
+	$(BIN)/python -m tools.mermaid $@
+
+docs: texts build/parameters build/mermaid/mermaid.min.js ## the documentation as a site, in build/site; a broken link fails
+	$(SITE_BUILD) build
+
+docs-serve: texts build/parameters build/mermaid/mermaid.min.js ## show the site, and build it anew at each change: `make docs-serve ARGS="-a 127.0.0.1:8001"`
+	$(SITE_BUILD) serve $(ARGS)
 
 bench: $(READY) ## every goal as a ratio, about an hour: `make bench PHOTOS=DIR ARGS="--only hot,render --quick"`
 	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
@@ -86,6 +107,7 @@ lock: ## resolve the dependencies anew and pin them with their hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.lock --extra cluster --extra heic --extra store --extra faces pyproject.toml -o requirements-faces.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-faces.lock --extra faces pyproject.toml --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group build -o requirements-build.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group docs -o requirements-docs.lock
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis

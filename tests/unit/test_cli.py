@@ -210,12 +210,14 @@ def test_sign_prints_the_url_as_a_browser_sends_it(given: str, expected: str) ->
     assert verify(re.sub(r"^https://h|#.*$", "", url), ["T"])
 
 
-# --- the commands of the README and the Makefile --------------------------------------------------------------------
+# --- commands of the documentation and the Makefile --------------------------------------------------------------------
 
 
-async def test_the_media_command_of_the_readme_works(tmp_path: Path) -> None:
+async def test_the_media_command_of_the_page_on_running_it_works(tmp_path: Path) -> None:
     """It works with the URL, the token and an id of a running library."""
-    match = re.search(r"`imgproxy (media --url \S+ --token T [^`]+)`", (REPOSITORY / "README.md").read_text("utf-8"))
+    match = re.search(
+        r"`imgproxy (media --url \S+ --token T [^`]+)`", (REPOSITORY / "docs/deployment.md").read_text("utf-8")
+    )
     assert match
     fill_folder(tmp_path / "photos", "a.png")
     async with running_library(tmp_path / "photos") as running:
