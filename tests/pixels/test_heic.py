@@ -332,7 +332,7 @@ def test_bad_files_are_refused(name: str) -> None:
 def test_without_the_extra_the_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server without pi-heif answers that the image is a HEIC and which extra is missing."""
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(HeicNotInstalled, match=r"is a HEIC.*imgproxy\[heic\]") as caught:
+    with pytest.raises(HeicNotInstalled, match=r"is a HEIC.*imgproxy-edge\[heic\]") as caught:
         render(heif.write(heif.rgb(PICTURE)), AS_PNG)
     assert (caught.value.status, caught.value.code) == (422, "heic_not_installed")
 
