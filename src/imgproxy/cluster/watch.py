@@ -62,6 +62,7 @@ class FenceWatch:
         self._fenced_since_s: float | None = clock.now_s()
         self._fenced_s = 0.0
         self._was_current = False
+        self._has_window = False  # purges waited for this node, by its lease or its proofs, at the last look
 
     def wake(self) -> None:
         """Look again: the lease was renewed, or lines were applied."""
@@ -84,19 +85,37 @@ class FenceWatch:
         """Note the state of the fence, and end answers that must not go on. Return when to look again."""
         now_s, lease_ends_s = self._clock.now_s(), self._fence.lease.current_until_s
         if now_s < lease_ends_s:
+            self._has_window = True
             self._note_current(now_s)
             if now_s < lease_ends_s - self._lead_s:
                 return lease_ends_s - self._lead_s
             self._prove(lease_ends_s)
             return min(lease_ends_s, now_s + self._look_s)
         self._note_fenced(now_s)
-        if self._under_way is None or not self._fence.has_window():
+        if self._under_way is None:
             return float("inf")
+        if not self._fence.has_window():
+            self._end_window(self._under_way)
+            return float("inf")
+        self._has_window = True
         cut = self._under_way.cut_unless(lambda key_hash: self._fence.is_proved(key_hash, now_s))
         if cut:
             log.warning("%d answers were cut: this node is fenced, and the origin did not prove them in time", cut)
         self._prove(now_s + 2 * self._look_s)
         return now_s + self._look_s
+
+    def _end_window(self, under_way: UnderWay) -> None:
+        """
+        Cut all answers, once, when purges no longer wait for this node. They began by the lease, or by older proofs.
+
+        Answers that begin after that are not cut: the origin was asked for each of them alone.
+        """
+        if not self._has_window:
+            return
+        self._has_window = False
+        cut = under_way.cut_unless(lambda _key_hash: False)
+        if cut:
+            log.warning("%d answers were cut: this node is fenced, and the others no longer wait for it", cut)
 
     def _prove(self, until_s: float) -> None:
         """Ask the origin about pictures that are being sent and whose proofs do not last until then."""
