@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.many_edges import Cluster
 
-LEASE_S = 1.5
+LEASE_S = 3.0
 
 
 class SharedEdges:

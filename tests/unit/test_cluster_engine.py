@@ -27,7 +27,7 @@ async def test_without_the_extra_there_is_one_line(monkeypatch: pytest.MonkeyPat
     """It says what to install."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
     for call in (lambda: open_engine(URL, node="a", run="r", timeout_s=1.0), lambda: read_status(URL)):
-        with pytest.raises(ConfigError, match=r"pip install 'imgproxy\[cluster\]'"):
+        with pytest.raises(ConfigError, match=r"pip install 'imgproxy-edge\[cluster\]'"):
             await call()  # type: ignore[misc]
     with pytest.raises(ConfigError, match="is not installed"):
         await try_database(URL)

@@ -61,12 +61,12 @@ def test_text_that_is_no_change_is_refused(text: str) -> None:
 async def test_a_change_is_kept_with_its_purge_until_it_is_done(tmp_path: Path) -> None:
     """In the order of the purges, also after a restart."""
     async with opened(tmp_path) as cache:
-        for text in ("first", "second"):
+        for text in ('{"line": 1}', '{"line": 2}'):
             await cache.purge([KEY], reason="test", also=recording(text))
     async with opened(tmp_path) as cache:
         rows = Spreading(cache.journal)
-        assert await rows.after(0, 10) == (Unspread(1, 1, "first"), Unspread(2, 2, "second"))
-        assert await rows.after(1, 10) == (Unspread(2, 2, "second"),)
+        assert await rows.after(0, 10) == (Unspread(1, 1, '{"line": 1}'), Unspread(2, 2, '{"line": 2}'))
+        assert await rows.after(1, 10) == (Unspread(2, 2, '{"line": 2}'),)
         await rows.done([1])
         assert await rows.seqs() == {2}
 
