@@ -230,8 +230,8 @@ async def test_the_media_command_of_the_page_on_running_it_works(tmp_path: Path)
 
 
 def make(*arguments: str, folder: Path = REPOSITORY) -> str:
-    """Return what make prints."""
-    command = ["make", *arguments]
+    """Return what make prints, the same under `make test` as without it: make does not tell of its folders."""
+    command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
