@@ -56,12 +56,13 @@ format: $(READY) ## let ruff mend and format the code
 	$(BIN)/ruff format .
 
 # What the code declares, as text in the repository. A test fails where a text is stale.
-texts: $(READY) ## the generated texts: parameters, settings, errors, the map of modules, the drawing of rooms
+texts: $(READY) ## the generated texts: parameters, settings, errors, the map of modules, the drawing of rooms, the chart's values
 	$(BIN)/python -m tools.parameter_tables
 	$(BIN)/imgproxy check --example > config.example.toml
 	$(BIN)/python -m tools.module_map
 	$(BIN)/python -m tools.reference_pages
 	$(BIN)/python -m tools.room_drawing
+	$(BIN)/python -m tools.chart_texts
 
 $(SITE_TOOLS): $(READY) requirements-docs.lock
 	@echo "Add what builds the site to .venv, once: some 60 MB."

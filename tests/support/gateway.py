@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import signal
 import sys
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
@@ -25,9 +22,11 @@ from pydantic import SecretStr
 
 from imgproxy.config.shared_store import SharedStoreSettings
 from tests.support.frontends import free_port
+from tests.support.go_programs import find_go_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 ACCESS, SECRET_KEY, BUCKET = "test-access", "test-secret-key", "pictures"
@@ -38,8 +37,7 @@ START_S = 30
 
 def find_versitygw() -> str | None:
     """Return the path of versitygw, from PATH or from where `go install` puts it."""
-    places = [os.environ.get("GOBIN", ""), str(Path(os.environ.get("GOPATH", Path.home() / "go")) / "bin")]
-    return shutil.which("versitygw") or shutil.which("versitygw", path=os.pathsep.join(filter(None, places)))
+    return find_go_program("versitygw")
 
 
 def missing_gateway() -> str | None:
