@@ -119,8 +119,12 @@ async def test_a_swallowed_line_tells_nobody() -> None:
 
 
 async def test_visitors_find_old_bytes(tmp_path: Path, postgres_server: PostgresServer) -> None:
-    """Two nodes that are held while they apply a purge, and an acknowledgement that nobody gave: the control."""
-    async with process_cluster(tmp_path, postgres_server, names=("a", "b")) as here, here.visitors() as visitors:
+    """A node is held while it applies a purge, and the test takes it as acknowledged: the control."""
+    a_long_lease = {"lease_s": 60.0, "wait_s": 60.0}
+    async with (
+        process_cluster(tmp_path, postgres_server, names=("a", "b"), cluster=a_long_lease) as here,
+        here.visitors() as visitors,
+    ):
         a, b = here.nodes
         await b.hold(Step.BEFORE_APPLY)
         await here.put(30)
