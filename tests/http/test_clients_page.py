@@ -47,6 +47,7 @@ BY_NODE = {
     "images", "js-core", "imgix-core-js", "unpic", "react", "next-page", "next-loader", "vue", "nuxt", "nuxt-page",
     "blurhash-fetch", "blurhash-draw",
 }  # fmt: skip
+BY_NEXT = {"next-config", "next-image"}  # with more of the page: tests/http/test_next_pages.py
 BY_OTHERS = {"ladder", "html", "php", "python-imgix", "python"}
 
 
@@ -122,7 +123,7 @@ async def check_srcset(here: Site, srcset: str, widths: Iterable[int]) -> None:
 
 def test_each_example_is_run_by_a_test() -> None:
     """A new example of the page needs a test. A block without a name is no example in a programming language."""
-    assert set(EXAMPLES) == BY_NODE | BY_OTHERS
+    assert set(EXAMPLES) == BY_NODE | BY_NEXT | BY_OTHERS
     assert len(re.findall(r"^```\w+$", PAGE, re.MULTILINE)) == len(EXAMPLES)
 
 
