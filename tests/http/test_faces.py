@@ -19,7 +19,7 @@ needs_detector = pytest.mark.skipif(find_detector() is None, reason="the extra `
 
 def without_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start edges as if the extra were not installed."""
-    monkeypatch.setattr("imgproxy.edge.app.find_detector", lambda: None)
+    monkeypatch.setattr("imgproxy.edge.parts.find_detector", lambda: None)
 
 
 async def same(here: Site, one: str, other: str) -> bool:
@@ -85,7 +85,7 @@ async def test_a_detector_that_fails_costs_a_short_time_in_caches(
     """A broken model: the next word answers for ten seconds, no process ends, and the next picture is served."""
     (tmp_path / "model.onnx").write_bytes(b"no model")
     broken = Detector(str(tmp_path / "model.onnx"), "4")
-    monkeypatch.setattr("imgproxy.edge.app.find_detector", lambda: broken)
+    monkeypatch.setattr("imgproxy.edge.parts.find_detector", lambda: broken)
     async with site(tmp_path, pictures={KEY: PORTRAIT, "b.jpg": jpeg(100)}) as here:
         (pid,) = here.edge.pool.pids
         reply = await here.get(f"/{KEY}?{SQUARE}&crop=faces")

@@ -64,7 +64,9 @@ class SpecialRoom:
 
 SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     # Removable: the service works without it.
-    "edge.fast": SpecialRoom(imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.server")),
+    "edge.fast": SpecialRoom(
+        imports=ORDER[ORDER.index("edge") :], imported_by=("edge.app", "edge.parts", "edge.server")
+    ),
     # Runs in a render process, which handles untrusted bytes: no code of the service is loaded there.
     "render": SpecialRoom(
         imports=("workers.job", "workers.channel", "workers.faces", "workers.sniff", "params", TOP), imported_by=()

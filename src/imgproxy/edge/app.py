@@ -1,5 +1,5 @@
 """
-The edge: makes all parts of the service, starts them, and ends them.
+The edge: composes HTTP around the parts of the service, starts them, and ends them.
 
 Start: cache (the journal is replayed) -> the node joins its cluster -> render processes -> purges left over -> the port
 opens.
@@ -10,55 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from imgproxy import __version__
-from imgproxy.admission.policy import Admission
-from imgproxy.cache.cache import Cache
-from imgproxy.cache.purge_event import PurgeEvent
 from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
-from imgproxy.delivery.batching import Batches
-from imgproxy.delivery.delivery import Delivery
-from imgproxy.delivery.fallback import Fallback
-from imgproxy.delivery.fetching import Fetching
-from imgproxy.delivery.origin_health import OriginHealth
-from imgproxy.delivery.originals import Originals
-from imgproxy.delivery.refusals import Refusals
-from imgproxy.delivery.settling import Settling
-from imgproxy.delivery.variants import Variants
-from imgproxy.delivery.warming import Warming
 from imgproxy.edge import sharing
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.admin import AdminRoutes
-from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, readiness_json, status_json, turns_of_fetches
+from imgproxy.edge.cluster import readiness_json, status_json
 from imgproxy.edge.connections import Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
-from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.fast.refusals import FastRefusals
 from imgproxy.edge.fast.server import FastPath
 from imgproxy.edge.handler import HOST, Handler
 from imgproxy.edge.images import ImageRoute
-from imgproxy.edge.origin import library_client, probe
 from imgproxy.edge.pages import Pages
+from imgproxy.edge.parts import Parts
 from imgproxy.edge.playground import Playground, PlaygroundParts
 from imgproxy.edge.respond import Responder
 from imgproxy.edge.server import Server
 from imgproxy.edge.state import ServiceState, watch_process
 from imgproxy.edge.waiters import Waiters
 from imgproxy.failpoints import Failpoints
-from imgproxy.metrics import Metrics
-from imgproxy.purge.answers import Answers
-from imgproxy.purge.downstream.targets import Downstreams
-from imgproxy.purge.entry_keys import EntryKeys
-from imgproxy.purge.service import PurgeService
-from imgproxy.purge.updates import Updates
 from imgproxy.purge.webhooks import Webhooks
-from imgproxy.workers.extras import find_detector
-from imgproxy.workers.pool import RenderPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,13 +49,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Edge:
+class Edge(Parts):
     """
     The service. `async with Edge(settings) as edge:` serves at `edge.url` until the block ends.
 
     `lines` is the handler of all log lines, if it is ours. `playground` has the files of the page at `/-/playground`;
-    None for no such page. `admission_clock`, `purge_log` (of the cluster) and `cluster_clock` (of its leases) replace
-    the usual ones.
+    None for no such page. The other arguments are those of Parts.
     """
 
     def __init__(
@@ -92,172 +68,20 @@ class Edge:
         purge_log: PurgeLog | None = None,
         cluster_clock: Clock | None = None,
     ) -> None:
-        self.settings = settings
+        failpoints = failpoints or Failpoints()
+        super().__init__(
+            settings,
+            failpoints,
+            admission_clock=admission_clock,
+            purge_log=purge_log,
+            cluster_clock=cluster_clock,
+        )
         self.pages = Pages(has_playground=playground is not None)
         self._lines = lines
-        self.metrics = Metrics()
-        failpoints = failpoints or Failpoints()
-        refusals = Refusals()
-        self.run = secrets.token_hex(8)
-        # What the nodes of a cluster share besides the log is in here, too.
-        self.engine = engine_of(settings, self.run) if purge_log is None else None
-        if self.engine is not None:
-            purge_log = self.engine.log
-        self._compose_storage_and_purge(settings, failpoints, purge_log, cluster_clock)
-        self._compose_originals(settings, failpoints, refusals, admission_clock)
-        self._compose_delivery(settings, failpoints, refusals)
         self._compose_http(settings, failpoints, self._compose_admin(settings, playground))
         self._stack = AsyncExitStack()
 
-    # --- composition: each part is given those before it ---
-
-    def _compose_storage_and_purge(
-        self, settings: Settings, failpoints: Failpoints, purge_log: PurgeLog | None, cluster_clock: Clock | None
-    ) -> None:
-        self.cache = Cache(settings.cache, purged=PurgeEvent())
-        self.shared = sharing.open_shared(settings, self.cache, self.metrics)
-        self.library = library_client(settings.origin)
-        self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
-        shared_keys = sharing.shared_keys_of(self.engine, self.cache)
-        self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget, shared=shared_keys)
-        self.answers = Answers(self.cache.purged, self.cache.purged_all)
-        self.under_way = AnswersUnderWay(self.answers)
-        self.node = None
-        if purge_log is not None:
-            self.node = make_node(
-                purge_log,
-                self.run,
-                settings,
-                self.cache,
-                answers=self.answers,
-                under_way=self.under_way,
-                failpoints=failpoints,
-                metrics=self.metrics,
-                clock=cluster_clock,
-                on_keys=self.entries.note,
-            )
-        self.cluster_facts = sharing.shared_by(self.engine, self.node)
-        # None: the edge is alone, or serves what it has while it is cut off.
-        self.fence = self.node.fence if self.node is not None and self.node.is_proving else None
-        self.downstreams = Downstreams(
-            settings.downstream,
-            self.cache.journal,
-            purge=settings.purge,
-            freshness=settings.freshness,
-            metrics=self.metrics,
-            cluster=settings.cluster if self.node is not None else None,
-            cluster_facts=self.cluster_facts,
-            shared=self.shared,
-        )
-        self.purges = PurgeService(
-            self.cache,
-            self.entries,
-            self.answers,
-            settings=settings.purge,
-            freshness=settings.freshness,
-            metrics=self.metrics,
-            downstream=self.downstreams,
-            nodes=self.node,
-            nodes_wait_s=settings.cluster.wait_s,
-            shared=self.cluster_facts,
-        )
-        self.upkeep = sharing.upkeep_of(self.cluster_facts, shared_keys, self.purges, self.downstreams, settings)
-
-    def _compose_originals(
-        self,
-        settings: Settings,
-        failpoints: Failpoints,
-        refusals: Refusals,
-        admission_clock: Callable[[], float] | None,
-    ) -> None:
-        self.health = OriginHealth(lambda: probe(self.library))
-        self.detector = find_detector()
-        face_model = self.detector.model if self.detector is not None else ""
-        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics, face_model=face_model)
-        self.admission = Admission(
-            settings.render,
-            self.pool.processes,
-            on_refused=lambda rule: self.metrics.refused.labels(rule=rule).inc(),
-            now=admission_clock,
-            fetch_queue_max=settings.origin.fetch_queue_max,
-        )
-        self.known = sharing.known_originals_of(self.cluster_facts, self.cache, self.entries, settings)
-        fetching = Fetching(
-            self.cache,
-            self.library,
-            self.health,
-            refusals,
-            purge=self.purges.purge_found,
-            admission=self.admission,
-            source_max_bytes=settings.limits.source_bytes,
-            negative_ttl_s=settings.freshness.negative_ttl_s,
-            metrics=self.metrics,
-            failpoints=failpoints,
-            fetches_max=settings.origin.fetches_max,
-            shared=self.shared,
-            fence=self.fence,
-            turns=turns_of_fetches(self.node, settings.origin.fetches_max),
-            on_proved=self.known.note,
-        )
-        self.originals = Originals(
-            self.cache,
-            fetching,
-            refusals,
-            freshness=settings.freshness,
-            shared=self.shared,
-            fence=self.fence,
-        )
-        self.under_way.originals = self.originals
-        self.updates = Updates(
-            self.cache,
-            self.entries,
-            self.purges,
-            self.originals,
-            known=self.known,
-            downstream=self.downstreams,
-            settings=settings.purge,
-            freshness=settings.freshness,
-            metrics=self.metrics,
-        )
-        self.settling = Settling(
-            self.cache,
-            self.originals,
-            settle_s=settings.freshness.settle_s,
-            retry_max_s=settings.purge.retry_max_s,
-        )
-
-    def _compose_delivery(self, settings: Settings, failpoints: Failpoints, refusals: Refusals) -> None:
-        fallback = Fallback(self.cache)
-        self.variants = Variants(
-            self.cache,
-            self.originals,
-            Batches(self.cache.store, self.pool, self.admission),
-            fallback=fallback,
-            refusals=refusals,
-            metrics=self.metrics,
-            failpoints=failpoints,
-            refusal_ttl_s=settings.freshness.error_ttl_s,
-            shared=self.shared,
-        )
-        self.delivery = Delivery(
-            self.cache,
-            self.originals,
-            self.variants,
-            fallback=fallback,
-            admission=self.admission,
-            metrics=self.metrics,
-            failpoints=failpoints,
-            fence=self.fence,
-        )
-        self.warming = Warming(
-            self.cache,
-            self.originals,
-            self.variants,
-            warm=settings.warm,
-            url=settings.url,
-            render=settings.render,
-            finds_faces=self.detector is not None,
-        )
+    # --- composition, continued: HTTP around the parts ---
 
     def _compose_admin(self, settings: Settings, playground: PlaygroundParts | None) -> AdminRoutes:
         self.webhooks = Webhooks(

@@ -1,1 +1,1 @@
-"""Hits and overload refusals, answered below aiohttp's request handling. Only `edge/app.py` imports it."""
+"""Hits and overload refusals, answered below aiohttp's request handling. `app`, `parts` and `server` import it."""
