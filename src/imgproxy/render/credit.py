@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
-from xml.sax.saxutils import escape
 
+from imgproxy.render.escaping import escape
 from imgproxy.render.text import decode_text, one_line
 from imgproxy.render.xmp import RDF, find_rdf, is_position, read_packet
 

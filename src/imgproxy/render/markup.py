@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from xml.parsers import expat
-from xml.sax.saxutils import escape, quoteattr
+
+from imgproxy.render.escaping import escape, quoteattr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

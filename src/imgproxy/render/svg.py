@@ -13,12 +13,12 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from xml.sax.saxutils import escape, quoteattr
 
 import pyvips
 
 from imgproxy.errors import DrawingTooComplex
 from imgproxy.render import data_urls, svg_cost, svg_css, svg_encoding, svg_variables
+from imgproxy.render.escaping import escape, quoteattr
 from imgproxy.render.markup import Element, MarkupError, TooMuchMarkupError, parse
 from imgproxy.render.svg_cost import Cost
 from imgproxy.workers.sniff import HEAD_BYTES, SourceKind, sniff
