@@ -134,6 +134,7 @@ async def test_an_append_waits_for_a_renewal_and_then_sees_it(database_url: str)
             assert (await renewal).head == 0
 
 
+@pytest.mark.slow
 async def test_an_append_is_on_disk_when_the_role_says_otherwise(postgres_server: PostgresServer) -> None:
     """A role with synchronous_commit = off does not make appends asynchronous; remote_apply stays as it is."""
     database = postgres_server.new_database()
@@ -210,6 +211,7 @@ async def test_leaving_ends_the_membership_and_is_news(database_url: str) -> Non
 # --- trimming ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_lines_are_kept_until_they_are_old_and_everybody_applied_them(database_url: str) -> None:
     """The slowest member holds lines; then the old ones go, and a place before them is lost."""
     async with edge(database_url, "a") as a, edge(database_url, "b") as b:
@@ -364,6 +366,7 @@ async def test_a_lost_listener_is_no_error(database_url: str) -> None:
         await b.hears()
 
 
+@pytest.mark.slow
 async def test_without_its_synchronous_standby_nothing_is_acknowledged(own_server: PostgresServer) -> None:
     """Neither a purge nor a lease: so an old primary that lost its standby keeps no edge current."""
     url = own_server.url(own_server.new_database())
@@ -395,6 +398,7 @@ async def next_history(server_url: str, name: str) -> str:
         return (await other.position()).history
 
 
+@pytest.mark.slow
 async def test_a_promoted_standby_has_another_history(own_server: PostgresServer) -> None:
     """A standby that lost the last line refuses to be the log; promoted, it is another history."""
     database = own_server.new_database()
@@ -417,6 +421,7 @@ async def test_a_promoted_standby_has_another_history(own_server: PostgresServer
         standby.remove()
 
 
+@pytest.mark.slow
 async def test_of_several_hosts_the_primary_is_taken(own_server: PostgresServer) -> None:
     """A URL with both servers leads to the one that takes writes, also after it changed."""
     database = own_server.new_database()
@@ -434,6 +439,7 @@ async def test_of_several_hosts_the_primary_is_taken(own_server: PostgresServer)
 
 
 @pytest.mark.parametrize("options", [(), ("--data-only",)], ids=["whole", "data only"])
+@pytest.mark.slow
 async def test_a_restored_dump_has_another_history(postgres_server: PostgresServer, options: tuple[str, ...]) -> None:
     """The same lines, restored from a dump, are another history, also if only the rows were restored."""
     database = postgres_server.new_database()

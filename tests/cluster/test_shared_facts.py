@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import pytest
 
 from imgproxy.cache.entry import key_hash
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings
@@ -92,6 +93,7 @@ async def test_a_node_waits_for_another_one_that_handles_a_delivery(
         assert taken.status == 200
 
 
+@pytest.mark.slow
 async def test_deliveries_are_handled_while_the_database_is_stopped(tmp_path: Path, own_server: PostgresServer) -> None:
     """The answer is 202, a repeated one is 204, and the purge ends when the database is back."""
     async with shared_edges(tmp_path, own_server.url(), purge=QUICK) as here:
@@ -155,6 +157,7 @@ async def test_without_the_database_a_purge_is_pending_until_the_shared_keys_wer
         assert (await second.get(TARGET)).status == 404
 
 
+@pytest.mark.slow
 async def test_a_node_brings_the_keys_that_it_has_learnt_without_the_database(
     tmp_path: Path, own_server: PostgresServer
 ) -> None:
@@ -216,6 +219,7 @@ async def test_the_caches_in_front_are_told_once_whichever_node_purges(tmp_path:
         assert [asked.target.rsplit("/", 1)[1] for asked in server.asked[3:]] == ["purge_all"]
 
 
+@pytest.mark.slow
 async def test_another_node_goes_on_with_the_outbox_when_one_ends(
     tmp_path: Path, database_url: str, postgres_server: PostgresServer
 ) -> None:
@@ -244,6 +248,7 @@ async def test_another_node_goes_on_with_the_outbox_when_one_ends(
         assert done.json()["downstream"][0]["state"] in {"done", "pending"}
 
 
+@pytest.mark.slow
 async def test_purges_without_the_database_reach_the_caches_in_front(
     tmp_path: Path, own_server: PostgresServer
 ) -> None:
@@ -275,6 +280,7 @@ async def test_purges_without_the_database_reach_the_caches_in_front(
 # --- pending entries -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_an_entry_of_a_node_that_has_died_is_expanded_by_another_one(
     tmp_path: Path, database_url: str, postgres_server: PostgresServer
 ) -> None:
@@ -297,6 +303,7 @@ async def test_an_entry_of_a_node_that_has_died_is_expanded_by_another_one(
         assert any(receipt["keys"] == [KEY] for receipt in found)
 
 
+@pytest.mark.slow
 async def test_what_a_killed_node_had_to_do_is_done_by_another_one(
     tmp_path: Path, database_url: str, postgres_server: PostgresServer
 ) -> None:
@@ -342,6 +349,7 @@ async def test_what_a_killed_node_had_to_do_is_done_by_another_one(
         assert (await second.get(TARGET)).status == 200
 
 
+@pytest.mark.slow
 async def test_a_purge_leaves_no_entry_pending_in_the_cluster(
     tmp_path: Path, database_url: str, postgres_server: PostgresServer
 ) -> None:
@@ -387,6 +395,7 @@ async def test_a_node_without_the_picture_proves_it_by_one_conditional_request(
         assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 async def test_a_storm_of_updates_at_two_nodes_asks_the_origin_once_for_each(tmp_path: Path, database_url: str) -> None:
     """Each event comes to both nodes. Nothing is rendered or purged."""
     keys = [f"2026/{number:03}.jpg" for number in range(60)]

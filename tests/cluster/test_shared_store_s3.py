@@ -67,6 +67,7 @@ async def test_an_edge_with_an_empty_disk_serves_a_page_without_a_render(here: E
     assert second.metric("imgproxy_origin_answers_total", answer="not_modified") == 1
 
 
+@pytest.mark.slow
 async def test_a_large_original_goes_up_and_down_in_parts(tmp_path: Path, s3: Gateway) -> None:
     """An original of several parts is whole when it comes back."""
     import io
@@ -127,6 +128,7 @@ async def test_a_killed_gateway_costs_a_miss(here: Edges, s3: Gateway, caplog: p
     assert "the shared store fails: no connection; no read for 10 s" in said[0]
 
 
+@pytest.mark.slow
 async def test_a_killed_gateway_comes_back(here: Edges, strict: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     """After its pause one call decides: the store is used again, and the log says so once."""
     bodies = await filled(here, strict)
@@ -149,6 +151,7 @@ async def test_a_killed_gateway_comes_back(here: Edges, strict: Gateway, caplog:
     assert said == ["the shared store works again (read)"]
 
 
+@pytest.mark.slow
 async def test_a_slow_gateway_costs_at_most_the_time_limit(here: Edges, s3: Gateway) -> None:
     """What does not come within `read_timeout_s` is a miss; the answer is made here."""
     bodies = await filled(here, s3)
@@ -166,6 +169,7 @@ async def test_a_slow_gateway_costs_at_most_the_time_limit(here: Edges, s3: Gate
         await written(second)
 
 
+@pytest.mark.slow
 async def test_wrong_bytes_are_deleted(here: Edges, s3: Gateway) -> None:
     """An object that another program has overwritten is a miss, and is written anew by the edge that saw it."""
     bodies = await filled(here, s3)
@@ -244,6 +248,7 @@ async def test_check_tries_the_store(here: Edges, s3: Gateway) -> None:
     assert await s3.names() == []
 
 
+@pytest.mark.slow
 async def test_check_names_the_right_that_is_missing(here: Edges, strict: Gateway) -> None:
     """A user without a right is told which one."""
     rights = ("s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:DeleteObject")

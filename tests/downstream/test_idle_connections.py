@@ -29,7 +29,9 @@ async def test_a_picture_comes_although_its_connection_ends_as_it_is_asked_for(
 
 
 @pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "reset"])
+@pytest.mark.parametrize(
+    "is_reset", [pytest.param(False, id="fin"), pytest.param(True, id="reset", marks=pytest.mark.slow)]
+)
 async def test_a_webhook_comes_although_its_connection_ends_as_it_is_sent(
     tmp_path: Path, kind: Kind, *, is_reset: bool
 ) -> None:

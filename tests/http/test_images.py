@@ -47,17 +47,23 @@ async def test_the_first_request_is_a_miss_and_the_second_a_hit(tmp_path: Path) 
         assert here.probe.count("serveImage", KEY) == 1
 
 
-@pytest.mark.parametrize(
-    ("accept", "expected"), [(AVIF, "image/avif"), (WEBP, "image/webp"), ("*/*", "image/jpeg"), (None, "image/jpeg")]
-)
-async def test_auto_format_follows_accept_and_says_so(tmp_path: Path, accept: str | None, expected: str) -> None:
+async def test_auto_format_follows_accept_and_says_so(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """The client gets the best format that it names; every negotiated answer varies, also the JPEG."""
     async with site(tmp_path) as here:
-        headers = {"Accept": accept} if accept is not None else {}
-        reply = await here.send("GET", f"/{KEY}?w=64&auto=format", headers=headers, skip_auto_headers=["Accept"])
+        for accept, expected in (
+            (AVIF, "image/avif"),
+            (WEBP, "image/webp"),
+            ("*/*", "image/jpeg"),
+            (None, "image/jpeg"),
+        ):
+            with subtests.test(accept=accept, expected=expected):
+                headers = {"Accept": accept} if accept is not None else {}
+                reply = await here.send(
+                    "GET", f"/{KEY}?w=64&auto=format", headers=headers, skip_auto_headers=["Accept"]
+                )
 
-        assert reply.headers["Content-Type"] == expected
-        assert reply.headers["Vary"] == "Accept"
+                assert reply.headers["Content-Type"] == expected
+                assert reply.headers["Vary"] == "Accept"
 
 
 async def test_an_answer_that_was_not_negotiated_does_not_vary(tmp_path: Path) -> None:

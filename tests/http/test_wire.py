@@ -38,73 +38,77 @@ async def talk(here: Site, data: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(lines[0].split()[1]), headers, body
 
 
-@pytest.mark.parametrize(
-    ("data", "status", "kind"),
-    [
-        (b"FOO /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
-        (b"get /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
-        (b"GETTING /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
-        (b"G(T /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "not-http"),
-        (b"GET /a.jpg HTTP/1.2\r\nHost: x\r\n\r\n", 505, "version-not-supported"),
-        (b"GET /a.jpg HTTP/2.0\r\nHost: x\r\n\r\n", 505, "version-not-supported"),
-        (b"GET /a.jpg\r\n\r\n", 505, "version-not-supported"),
-        (b"GET /a.jpg HTTP/1.1\r\nAuthorization: Bearer admin-token\x00x\r\nHost: x\r\n\r\n", 400, "not-http"),
-        (b"GET /a.jpg HTTP/1.1\r\nAuthorization : Bearer admin-token\r\nHost: x\r\n\r\n", 400, "not-http"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03admin-token\r\n\r\n", 400, "not-http"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "not-http"),
-        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
-        (b"GET /" + b"a" * 140_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431, "headers-too-large"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"a" * 40_000 + b": x\r\n\r\n", 431, "headers-too-large"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: a b/c@\r\n\r\n", 400, "bad-url"),
-        (b"GET /a.jpg HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "not-http"),
-        (b"GET /a.jpg HTTP/1.1\r\n\r\n", 400, "not-http"),
-        (b"GET /a.jpg?w=50#top HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
-        (b"GET http://user:word@x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
-        (b"GET ftp://x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
-        (
-            b"GET /a.jpg HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-            "not-http",
-        ),
-        (
-            b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-            501,
-            "not-implemented",
-        ),
-    ],
-    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else "",
+# What is sent, and the status and the problem that it gets.
+NOT_REQUESTS = (
+    (b"FOO /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
+    (b"get /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
+    (b"GETTING /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 501, "not-implemented"),
+    (b"G(T /a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "not-http"),
+    (b"GET /a.jpg HTTP/1.2\r\nHost: x\r\n\r\n", 505, "version-not-supported"),
+    (b"GET /a.jpg HTTP/2.0\r\nHost: x\r\n\r\n", 505, "version-not-supported"),
+    (b"GET /a.jpg\r\n\r\n", 505, "version-not-supported"),
+    (b"GET /a.jpg HTTP/1.1\r\nAuthorization: Bearer admin-token\x00x\r\nHost: x\r\n\r\n", 400, "not-http"),
+    (b"GET /a.jpg HTTP/1.1\r\nAuthorization : Bearer admin-token\r\nHost: x\r\n\r\n", 400, "not-http"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03admin-token\r\n\r\n", 400, "not-http"),
+    (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "not-http"),
+    (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
+    (b"GET /" + b"a" * 140_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri-too-long"),
+    (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431, "headers-too-large"),
+    (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"a" * 40_000 + b": x\r\n\r\n", 431, "headers-too-large"),
+    (b"GET /a.jpg HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
+    (b"GET /a.jpg HTTP/1.1\r\nHost: a b/c@\r\n\r\n", 400, "bad-url"),
+    (b"GET /a.jpg HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "not-http"),
+    (b"GET /a.jpg HTTP/1.1\r\n\r\n", 400, "not-http"),
+    (b"GET /a.jpg?w=50#top HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
+    (b"GET http://user:word@x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
+    (b"GET ftp://x/a.jpg HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-url"),
+    (
+        b"GET /a.jpg HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "not-http",
+    ),
+    (
+        b"GET /a.jpg HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        501,
+        "not-implemented",
+    ),
 )
+
+
 async def test_what_is_no_request_is_a_problem_and_leaks_nothing(
-    tmp_path: Path, data: bytes, status: int, kind: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
 ) -> None:
     """Our shape, our name, none of its bytes; an access line and a count, but no traceback that holds a token."""
     caplog.set_level(logging.INFO)
     async with site(tmp_path, log=LogSettings(access="errors")) as here:
-        found, headers, body = await talk(here, data)
+        for data, status, kind in NOT_REQUESTS:
+            with subtests.test(data=data[:60]):
+                labels = {"outcome": "error", "status": str(status)}
+                before = here.metric("imgproxy_requests_total", **labels)
+                found, headers, body = await talk(here, data)
 
-        assert found == status
-        assert headers["content-type"] == "application/problem+json"
-        assert headers["server"] == "imgproxy"
-        assert headers["cache-control"] == (
-            "public, max-age=60" if headers.get("connection") != "close" else "no-store"
-        )
-        assert json.loads(body)["type"] == f"urn:imgproxy:problem:{kind}"
-        assert TOKEN not in body.decode()
-        assert here.metric("imgproxy_requests_total", outcome="error", status=str(status)) == 1
+                assert found == status
+                assert headers["content-type"] == "application/problem+json"
+                assert headers["server"] == "imgproxy"
+                assert headers["cache-control"] == (
+                    "public, max-age=60" if headers.get("connection") != "close" else "no-store"
+                )
+                assert json.loads(body)["type"] == f"urn:imgproxy:problem:{kind}"
+                assert TOKEN not in body.decode()
+                assert here.metric("imgproxy_requests_total", **labels) == before + 1
     logged = "".join(record.getMessage() + str(record.exc_text or "") for record in caplog.records)
     assert TOKEN not in logged
     assert not [record for record in caplog.records if record.exc_info]
 
 
-@pytest.mark.parametrize("host", ["", "x", "EXAMPLE.org:8080", "[::1]", "[2001:db8::1]:80", "10.0.0.1:", "a_b-c.d"])
-async def test_a_valid_host_is_served(tmp_path: Path, host: str) -> None:
+async def test_a_valid_host_is_served(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """A name, an address, with or without a port, or nothing (RFC 9110 7.2); also for a hit, after another host."""
     async with site(tmp_path) as here:
-        for _ in range(2):
-            head = f"GET /{KEY}?w=50 HTTP/1.1\r\nHost: {host}\r\n\r\n"
-            assert (await talk(here, head.encode()))[0] == 200
+        for host in ("", "x", "EXAMPLE.org:8080", "[::1]", "[2001:db8::1]:80", "10.0.0.1:", "a_b-c.d"):
+            with subtests.test(host=host):
+                for _ in range(2):
+                    head = f"GET /{KEY}?w=50 HTTP/1.1\r\nHost: {host}\r\n\r\n"
+                    assert (await talk(here, head.encode()))[0] == 200
 
 
 async def test_a_host_that_is_none_is_refused_for_a_hit_too(tmp_path: Path) -> None:
@@ -141,15 +145,16 @@ async def test_a_unit_has_no_case_and_dates_have_three_forms(tmp_path: Path) -> 
             assert (await here.get(f"/{KEY}", If_Modified_Since=date)).status == 200
 
 
-@pytest.mark.parametrize("target", ["/-/health", "/-/ready", "/-/metrics", "/-/status", "/-/purges", "/-/none", "/-"])
-async def test_no_answer_of_an_admin_route_is_stored(tmp_path: Path, target: str) -> None:
+async def test_no_answer_of_an_admin_route_is_stored(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """With the token and without, for GET, HEAD, OPTIONS and a method that is not for here."""
     async with site(tmp_path) as here:
-        for method in ("GET", "HEAD", "OPTIONS", "DELETE"):
-            for headers in (ADMIN, {}):
-                reply = await here.send(method, target, headers=headers)
-                assert reply.headers["Cache-Control"] == "no-store"
-                assert reply.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        for target in ("/-/health", "/-/ready", "/-/metrics", "/-/status", "/-/purges", "/-/none", "/-"):
+            with subtests.test(target=target):
+                for method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+                    for headers in (ADMIN, {}):
+                        reply = await here.send(method, target, headers=headers)
+                        assert reply.headers["Cache-Control"] == "no-store"
+                        assert reply.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 async def test_no_answer_to_a_purge_or_a_webhook_is_stored(tmp_path: Path) -> None:
@@ -165,13 +170,16 @@ async def test_no_answer_to_a_purge_or_a_webhook_is_stored(tmp_path: Path) -> No
             assert reply.headers["Cache-Control"] == "no-store"
 
 
-@pytest.mark.parametrize("value", [b"Bearer \xff\xfe", b"Bearer \xc3\x28", b"Bearer"])
-async def test_a_token_of_odd_bytes_is_401(tmp_path: Path, value: bytes) -> None:
+async def test_a_token_of_odd_bytes_is_401(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """Nothing in a header can be more wrong than a wrong token."""
     async with site(tmp_path) as here:
-        status, _, _ = await talk(here, b"GET /-/status HTTP/1.1\r\nHost: x\r\nAuthorization: " + value + b"\r\n\r\n")
+        for value in (b"Bearer \xff\xfe", b"Bearer \xc3\x28", b"Bearer"):
+            with subtests.test(value=value):
+                status, _, _ = await talk(
+                    here, b"GET /-/status HTTP/1.1\r\nHost: x\r\nAuthorization: " + value + b"\r\n\r\n"
+                )
 
-        assert status == 401
+                assert status == 401
 
 
 async def test_a_compressed_webhook_is_no_signed_webhook(tmp_path: Path) -> None:
@@ -188,24 +196,22 @@ async def test_a_compressed_webhook_is_no_signed_webhook(tmp_path: Path) -> None
         assert SECRET not in reply.body.decode()
 
 
-@pytest.mark.parametrize(
-    ("target", "body"),
-    [
-        ("/-/purge/keys", {"keys": ["\ud800"]}),
-        ("/-/purge/keys", {"keys": ["/"]}),
-        ("/-/purge/keys", {"keys": ["../../etc/passwd"]}),
-        ("/api/v1/purge", {"data": {"attributes": {"url": 5}}}),
-        ("/api/v1/purge", {"data": {"attributes": {"url": None}}}),
-        ("/api/v1/purge", {"data": {"attributes": {"url": "http://x/\ud800"}}}),
-    ],
-)
-async def test_keys_that_are_none_are_400_and_not_in_the_journal(tmp_path: Path, target: str, body: object) -> None:
+async def test_keys_that_are_none_are_400_and_not_in_the_journal(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """What no URL could name is not purged either."""
     async with site(tmp_path) as here:
-        reply = await here.send("POST", target, headers=ADMIN, data=json.dumps(body).encode())
+        for target, body in (
+            ("/-/purge/keys", {"keys": ["\ud800"]}),
+            ("/-/purge/keys", {"keys": ["/"]}),
+            ("/-/purge/keys", {"keys": ["../../etc/passwd"]}),
+            ("/api/v1/purge", {"data": {"attributes": {"url": 5}}}),
+            ("/api/v1/purge", {"data": {"attributes": {"url": None}}}),
+            ("/api/v1/purge", {"data": {"attributes": {"url": "http://x/\ud800"}}}),
+        ):
+            with subtests.test(target=target, body=body):
+                reply = await here.send("POST", target, headers=ADMIN, data=json.dumps(body).encode())
 
-        assert reply.status == 400
-        assert here.edge.cache.epochs.seq == 0
+                assert reply.status == 400
+                assert here.edge.cache.epochs.seq == 0
 
 
 async def test_a_client_that_waits_for_100_is_told_to_continue(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ from tests.model.planted_faults import FAULTS, WAYS
 from tests.model.world import KEY, PLANS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from _pytest.mark.structures import ParameterSet
 
 NODE = st.sampled_from(NAMES)
 OTHER = st.integers(1, len(NAMES) - 1)
@@ -395,14 +397,29 @@ class HurriedMachine(AwayMachine):
     is_healed_at_end = False
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# The first few orders of events find these. For the others it takes some seconds: `make test-slow`.
+SOON = {
+    "a forgotten node uses the time of its proofs",
+    "a lost history is ignored",
+    "a node is current before it has replayed the log",
+    "a proof is counted from the answer",
+    "the fence is off",
+}
+
+
+def found_late(faults: Iterable[str]) -> list[ParameterSet]:
+    """Mark those as slow that are not found soon."""
+    return [pytest.param(fault, marks=() if fault in SOON else pytest.mark.slow) for fault in faults]
+
+
+@pytest.mark.parametrize("fault", found_late(FAULTS))
 def test_the_model_finds_a_planted_fault(fault: str) -> None:
     """With one rule of the cluster switched off, the same steps find a promise that is broken."""
     with FAULTS[fault](), pytest.raises(AssertionError, match="node"):
         play(100, 6, machine=HurriedMachine, is_shrunk=False)
 
 
-@pytest.mark.parametrize("fault", WAYS)
+@pytest.mark.parametrize("fault", found_late(WAYS))
 def test_the_model_finds_a_log_that_is_read_out_of_order(fault: str) -> None:
     """A node that skips a line says that it has applied it."""
     machine = type("OutOfOrderMachine", (HurriedMachine,), {"way": WAYS[fault]})

@@ -251,6 +251,7 @@ def test_the_model_finds_a_planted_violation() -> None:
         play(100, 40, is_shrunk=False)
 
 
+@pytest.mark.slow
 def test_the_model_finds_a_soft_purge_that_is_lost() -> None:
     """With fetches under way left alone, the same machine finds an answer that counts as fresh."""
     deaf = patch("imgproxy.delivery.fetching.Fetching._soften", lambda _fetching, _softened: None)
@@ -265,6 +266,7 @@ def test_the_model_finds_an_answer_that_begins_without_its_proof(epochs: type[Ep
         play(200, 40, is_shrunk=False)
 
 
+@pytest.mark.slow
 def test_the_model_finds_an_order_that_is_not_durable() -> None:
     """If the journal counts an order and does not write its keys, the same machine crashes, and finds an answer."""
     record = Journal.record_order
