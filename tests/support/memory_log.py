@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from imgproxy.cluster.log import HistoryLost, Line, LogUnavailable, Member, Position, Renewal
+from imgproxy.cluster.log import Backlog, HistoryLost, Kind, Line, LogUnavailable, Member, Position, Renewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +36,7 @@ class MemoryLog:
         self.history = "h1"
         self.lines: list[Line] = []
         self.head = 0
+        self.old_up_to = 0  # the settle time of lines up to this number has ended
         self.rows: dict[str, _Row] = {}
         self.is_down = False
         self.appended: list[Change] = []  # of every history
@@ -195,6 +196,22 @@ class MemoryPurgeLog:
             return tuple(line for line in server.lines if line.number > after.number)[:count]
 
         return await self._call("read", work)
+
+    async def read_backlog(self, after: Position, count: int) -> Backlog | None:
+        def work() -> Backlog | None:
+            old: list[Line] = []
+            for line in self.server.lines:
+                if line.number <= after.number:
+                    continue
+                is_old = line.number <= self.server.old_up_to and line.run != self._joined().run
+                if len(old) == count or not is_old or line.change.kind is not Kind.PURGE:
+                    break
+                old.append(line)
+            keys = tuple(key for line in old for key in line.change.keys)
+            entries = tuple(line.change.entry for line in old if line.change.entry is not None)
+            return Backlog(old[-1].number, keys, entries) if old else None
+
+        return await self._call("read_backlog", work)
 
     async def forget(self, run: str, renewals: int) -> None:
         def work() -> None:

@@ -25,13 +25,15 @@ from imgproxy.cache.journal import Journal
 from imgproxy.cache.ledger import variant_name
 from imgproxy.cache.orders import Orders, ProofOrder
 from imgproxy.cache.purge import CachePurge
-from imgproxy.cache.purge_event import Distrusted, Event, Purged, PurgedAll, PurgeEvent, Softened, Unproved
+from imgproxy.cache.purge_event import Distrusted, Event, Purged, PurgedAll, PurgedMany, PurgeEvent, Softened, Unproved
+from imgproxy.cache.purge_many import ManyPurges
 from imgproxy.cache.store import CacheStore
 from imgproxy.cache.trash import Trash
 from imgproxy.errors import CacheUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from imgproxy.cache.outbox import OutboxLine
     from imgproxy.cache.purge import PurgedKeys
@@ -47,8 +49,8 @@ class Cache:
     Hot tier, disk and journal as one. Its synchronous methods block for a small file at most.
 
     `purged` is published for each key inside a purge, `softened` inside a soft purge, `unproved` inside an order to
-    prove, `distrusted` if everything counts as unproved, `purged_all` inside a purge of everything. `journal` is
-    the one of `settings.dir` if it is not given.
+    prove, `distrusted` if everything counts as unproved, `purged_all` inside a purge of everything, `purged_many` for
+    the keys without files inside a purge of many. `journal` is the one of `settings.dir` if it is not given.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Cache:
         self.unproved: Event[Unproved] = Event()
         self.distrusted: Event[Distrusted] = Event()
         self.purged_all: Event[PurgedAll] = Event()
+        self.purged_many: Event[PurgedMany] = Event()
         self.store = CacheStore(settings.dir)
         self.hot = HotTier(settings.hot_max_bytes, settings.hot_item_max_bytes)
         self.journal = journal or Journal(settings.dir)
@@ -77,6 +80,7 @@ class Cache:
             purged=self.purged,
             purged_all=self.purged_all,
         )
+        self._many = ManyPurges(self.store, self.hot, self.epochs, self.purged_many)
         self._orders = Orders(
             self.store,
             self.hot,
@@ -300,6 +304,18 @@ class Cache:
         return await self._purge.run_all(
             partial(self.journal.record_purge_all, reason=reason, outbox=outbox, also=also)
         )
+
+    async def purge_many(self, keys: Iterable[str], *, reason: str, also: Also | None = None) -> AbstractSet[str]:
+        """
+        Purge many keys, of which most are not cached. Return their hashes. A key without files takes little time.
+
+        A crash may undo it until `sync_purge_many` has returned. The rest is as in `purge`.
+        """
+        return await self._many.run(keys, partial(self.purge, reason=reason, also=also))
+
+    async def sync_purge_many(self) -> None:
+        """Let a crash undo no purge of `purge_many` that has returned. Raises CacheUnavailable."""
+        await self._many.sync()
 
     # --- order a proof -----------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ from imgproxy.cache.entry import OriginalFacts, key_hash
 from imgproxy.cache.framed import digest_of, read_frame, trailer
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from imgproxy.cache.reading import StrPath
 
 # Facts kept in memory, about 700 bytes each: with them a disk hit reads one file instead of two.
@@ -201,6 +203,11 @@ class CacheDirectory:
     def known_facts(self, hashed: str) -> OriginalFacts | None:
         """The facts of a key's original, if they are in memory."""
         return self._facts.get(hashed)
+
+    @property
+    def keys_in_memory(self) -> AbstractSet[str]:
+        """The hashes of the keys whose facts are in memory."""
+        return self._facts.keys()
 
     def hold_facts(self, facts: OriginalFacts) -> None:
         """Make these the facts of the key's original, in memory only: a restart forgets them."""

@@ -6,6 +6,8 @@ from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from imgproxy.cache.entry import Variant
 
 # What a variant takes beside its body: its facts, keys and dictionary entries. Measured with tracemalloc.
@@ -95,6 +97,11 @@ class HotTier:
             if not self._names[source]:
                 del self._names[source]
         place.variant = None
+
+    @property
+    def sources(self) -> AbstractSet[str]:
+        """The keys of which there are variants, as picture or as watermark."""
+        return self._names.keys()
 
     def names(self) -> list[tuple[str, str]]:
         """Key hash and plan digest of every variant, the least recently used first."""

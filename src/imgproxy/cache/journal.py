@@ -54,6 +54,8 @@ CREATE INDEX IF NOT EXISTS receipt_at ON receipt (at_s);
 CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NULL) WITHOUT ROWID;
 """
 _UNSHARED = "entry_keys_unshared_since"
+_INSERT_PURGE = "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, ?, ?)"
+_INSERT_ENTRY_KEY = "INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)"
 _FINISH_PENDING = "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?"
 
 
@@ -319,26 +321,34 @@ class SpreadEntry:
     keys: tuple[str, ...]
 
 
-def placing(history: str, number: int, entries: Iterable[SpreadEntry]) -> Also:
+def placing(history: str, number: int, entries: Sequence[SpreadEntry]) -> Also:
     """Return what writes how far the shared log is applied, and which entries it purged, with the purge of the keys."""
-    purged = tuple(entries)
+    record_entries = purged_entries(entries)
+
+    def also(database: sqlite3.Connection, seq: int) -> None:
+        record_entries(database, seq)
+        record_place(database, history, number)
+
+    return also
+
+
+def purged_entries(entries: Sequence[SpreadEntry]) -> Also:
+    """Return what writes which entries other nodes have purged, with the purge of the keys."""
+    now_s = time.time()
+    purged = [(item.entry, item.reason, False, now_s) for item in entries]
+    seen = [(item.entry, key, now_s) for item in entries for key in item.keys]
 
     def also(database: sqlite3.Connection, seq: int) -> None:
         del seq
-        for item in purged:
-            _next_number(database, item.entry, item.reason, is_pending=False)
-            _remember_keys(database, item.entry, item.keys)
-        record_place(database, history, number)
+        database.executemany(_INSERT_PURGE, purged)
+        database.executemany(_INSERT_ENTRY_KEY, seen)
 
     return also
 
 
 def _next_number(database: sqlite3.Connection, entry: str | None, reason: str, *, is_pending: bool) -> int:
     """Write the row of a purge, or of an order to prove. Return its number."""
-    seq = database.execute(
-        "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, ?, ?)",
-        (entry, reason, is_pending, time.time()),
-    ).lastrowid
+    seq = database.execute(_INSERT_PURGE, (entry, reason, is_pending, time.time())).lastrowid
     assert seq is not None
     return seq
 
@@ -351,4 +361,4 @@ def _record_checks(database: sqlite3.Connection, keys: Sequence[tuple[str, str]]
 
 def _remember_keys(database: sqlite3.Connection, entry: str, keys: Iterable[str]) -> None:
     now_s = time.time()
-    database.executemany("INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)", [(entry, key, now_s) for key in keys])
+    database.executemany(_INSERT_ENTRY_KEY, [(entry, key, now_s) for key in keys])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,17 @@ class Softened:
 
     key_hash: str
     stale_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PurgedMany:
+    """
+    Many keys are being purged of which no file is here. A listener may forget more than these.
+
+    They are not checked later: their purges are long ago.
+    """
+
+    key_hashes: AbstractSet[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
-from imgproxy.cache.journal import SpreadEntry, placing
+from imgproxy.cache.journal import SpreadEntry, placing, purged_entries
+from imgproxy.cluster.catching_up import CatchingUp
 from imgproxy.cluster.log import HistoryLost, Kind, LogUnavailable, Position
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Step
@@ -99,6 +100,7 @@ class Follower:
         self._lock = asyncio.Lock()
         self._drains: deque[_Drain] = deque()
         self._draining = Background("drain of answers")
+        self._catching_up = CatchingUp(purge_log, cache)
         self.place = NOWHERE
         self.drained = NOWHERE
         self._written = NOWHERE
@@ -117,6 +119,8 @@ class Follower:
     async def close(self, done: Collection[int]) -> None:
         """Write the place, and delete the changes of these rows. Raises CacheUnavailable."""
         await self._draining.close()
+        await self._catching_up.close()
+        await self._catching_up.save()
         await self.write_place(done)
 
     # --- another history ---------------------------------------------------------------------------------------
@@ -157,6 +161,7 @@ class Follower:
             self.drained = Position(renewal.history, 0)
             self.is_lost = False
             self._drains.clear()
+            self._catching_up.start_over()
             self._begin_drain(place, None)
 
     # --- lines -------------------------------------------------------------------------------------------------
@@ -171,6 +176,7 @@ class Follower:
                 while await self._apply_next():
                     pass
                 failures, self.refusal = 0, None
+                self._catching_up.begin_saving()
             except HistoryLost:
                 self.is_lost = True  # the next renewal starts over
             except (LogUnavailable, CacheUnavailable) as error:
@@ -191,15 +197,20 @@ class Follower:
         async with self._lock:
             if self.is_lost or self.place == NOWHERE:
                 return False
+            if (caught_up := await self._catching_up.apply_next(self.place)) is not None:
+                self._move(caught_up[0])
+                self._begin_drain(*caught_up)
+                self._lease.advance(self.place)
+                return True
             lines = await self._log.read(self.place, LINES_MAX)
+            self._catching_up.note_read(is_page_full=len(lines) == LINES_MAX)
             for (kind, is_own), group in groupby(lines, lambda line: (line.change.kind, line.run == self._run)):
                 found = list(group)
                 place = Position(self.place.history, found[-1].number)
                 await self._failpoints.reach(Step.BEFORE_APPLY, "")
                 if not is_own:
                     await self._apply(kind, found, place)
-                self.place = place
-                self.applied_lines += len(found)
+                self._move(place)
                 if not is_own:
                     self._begin_drain(place, None if kind is Kind.PURGE_ALL else _hashes(found))
                 elif not self._drains:
@@ -208,16 +219,21 @@ class Follower:
         self._on_progress()
         return len(lines) == LINES_MAX
 
+    def _move(self, place: Position) -> None:
+        self.applied_lines += place.number - self.place.number
+        self.place = place
+
     async def _apply(self, kind: Kind, lines: Sequence[Line], place: Position) -> None:
         """Apply lines of one kind, which other nodes have written. Raises CacheUnavailable."""
         keys = list(dict.fromkeys(key for line in lines for key in line.change.keys))
         settle_at_s = _settle_at_s(lines)
         changes = [line.change for line in lines]
         entries = [SpreadEntry(each.entry, each.reason, each.expanded) for each in changes if each.entry is not None]
-        also = placing(place.history, place.number, entries)
+        is_place_safe = self._catching_up.is_place_safe
+        also = placing(place.history, place.number, entries) if is_place_safe else purged_entries(entries)
         if kind is Kind.PURGE:
             await self._cache.purge(keys, reason=lines[-1].change.reason, settle_at_s=settle_at_s, also=also)
-            self._written = place
+            self._note_written(place, is_written=is_place_safe)
             for item in entries:
                 self._on_keys(item.entry, item.keys)
         elif kind is Kind.PROVE:
@@ -229,12 +245,16 @@ class Follower:
                 self._cache.soften(key, stale_at_s)
         else:
             await self._cache.purge_all(reason=PURGED_ALL, also=also)
+            self._note_written(place, is_written=is_place_safe)
+
+    def _note_written(self, place: Position, *, is_written: bool) -> None:
+        if is_written:
             self._written = place
 
     async def write_place(self, done: Collection[int] = ()) -> None:
-        """Write the place if it has moved since, and delete the changes of these rows. Raises CacheUnavailable."""
+        """Write the place if it has moved and is safe. Delete the changes of these rows. Raises CacheUnavailable."""
         place = self.place
-        if place == self._written:
+        if place == self._written or not self._catching_up.is_place_safe:
             if done:
                 await self._rows.done(done)
             return

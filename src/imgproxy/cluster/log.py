@@ -64,6 +64,19 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """
+    Old purges that follow a place in the log, taken together: their order does not matter.
+
+    `last`: the number of the last of these lines. `keys`: all their keys. `entries`: those that were purged.
+    """
+
+    last: int
+    keys: tuple[str, ...]
+    entries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """How far an edge has applied the log: the history, and the number of the last line. 0: none."""
 
@@ -148,6 +161,14 @@ class PurgeLog(Protocol):
         Return the next lines after a place, at most `count`, in order.
 
         Raises HistoryLost if the place is of another history, or lines after it are no longer kept.
+        """
+
+    async def read_backlog(self, after: Position, count: int) -> Backlog | None:
+        """
+        Return the purges that follow a place, at most `count`, up to the first line that has to be applied by itself.
+
+        That is a line of another kind, of this run, or one whose settle time has not ended. None: the next line is such
+        a line, or there is none. Raises HistoryLost as `read`.
         """
 
     async def forget(self, run: str, renewals: int) -> None:

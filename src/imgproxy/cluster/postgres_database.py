@@ -33,13 +33,14 @@ OLDEST_SERVER: Final = 14
 # A busy moment needs more connections than the time after it. A server has few: 100 by default, for everybody.
 IDLE_KEPT_S: Final = 60.0
 # The first statement on a connection. Whatever the defaults of the role are, renewals and appends are on disk when they
-# return, and a statement that waited for a lock goes on with what was committed meanwhile.
+# return, and a statement that waited for a lock goes on with what was committed meanwhile. To compile a statement takes
+# longer than to run it.
 _PREPARE: Final = """
 SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS is_standby,
     current_setting('server_encoding') AS encoding,
     set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),
     set_config('idle_in_transaction_session_timeout', $1, false), set_config('search_path', 'pg_catalog', false),
-    set_config('default_transaction_isolation', 'read committed', false),
+    set_config('default_transaction_isolation', 'read committed', false), set_config('jit', 'off', false),
     set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'
         ELSE current_setting('synchronous_commit') END, false),
     has_function_privilege('pg_control_system()', 'EXECUTE') AS may_identify

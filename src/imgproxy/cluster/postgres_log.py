@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy.cluster.log import HistoryLost, Line, LogUnavailable, Member, Position, Renewal
 from imgproxy.cluster.postgres_append import APPEND, append_values, read_change
+from imgproxy.cluster.postgres_backlog import read_backlog
 from imgproxy.cluster.postgres_database import fetch_in
 from imgproxy.cluster.postgres_schema import SCHEMA_VERSION, newer_words, with_history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from imgproxy.cluster.log import Change
+    from imgproxy.cluster.log import Backlog, Change
     from imgproxy.cluster.postgres_database import Database, Session
     from imgproxy.cluster.postgres_listener import Listener
 
@@ -245,6 +246,11 @@ class PostgresLog:
         if [line.number for line in lines] != list(expected):
             raise HistoryLost  # somebody has deleted lines by hand
         return lines
+
+    async def read_backlog(self, after: Position, count: int) -> Backlog | None:
+        """Return the old purges of other runs that follow a place."""
+        async with self._database.session() as session:
+            return await read_backlog(session, self._joined().run, after, count)
 
     async def trim(self, kept_s: float) -> int:
         """Delete old lines, at most TRIMMED_AT_ONCE. While another edge does it, this one does nothing."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Distrusted, Purged, PurgedAll, Softened, Unproved
+    from imgproxy.cache.purge_event import Distrusted, Purged, PurgedAll, PurgedMany, Softened, Unproved
     from imgproxy.cluster.fence import Fence
     from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.config.sections import FreshnessSettings
@@ -119,6 +119,7 @@ class Originals:
         cache.unproved.subscribe(self._forget)
         cache.distrusted.subscribe(self._forget_flights)
         cache.purged_all.subscribe(self._forget_all)
+        cache.purged_many.subscribe(self._forget_all)
 
     def refusal(self, key: str) -> Refusal | None:
         """Return the origin's refusal of this key, or None."""
@@ -293,12 +294,13 @@ class Originals:
         self._flights.detach_where(lambda _name: True)
         self._confirmations.detach_where(lambda _name: True)
 
-    def _forget_all(self, _purged: PurgedAll) -> None:
-        """After a purge of everything: as `_forget`, for every key."""
+    def _forget_all(self, _purged: PurgedAll | PurgedMany) -> None:
+        """After a purge of everything, or of many keys: as `_forget`, for every key."""
         self._refusals.clear()
         self._retry_at_s.clear()
         self._unproved.clear()
-        self._flights.detach_where(lambda _name: True)
+        for flights in (self._flights, self._downloads, self._confirmations):
+            flights.detach_where(lambda _name: True)
 
     def _forget(self, purged: Purged | Unproved) -> None:
         """After a purge or an order to prove: forget refusals, and let new requests start a new fetch."""

@@ -33,7 +33,7 @@ from imgproxy.workers.job import Lane, MarkFile
 
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
-    from imgproxy.cache.purge_event import Purged, PurgedAll
+    from imgproxy.cache.purge_event import Purged, PurgedAll, PurgedMany
     from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.delivery.batching import Batches
     from imgproxy.delivery.fallback import Fallback
@@ -127,6 +127,7 @@ class Variants:
         self._timed_out: TTLCache[tuple[str, str], bool] = TTLCache(TIMED_OUT_MAX, TIMED_OUT_TTL_S)
         cache.purged.subscribe(self._forget)
         cache.purged_all.subscribe(self._forget_all)
+        cache.purged_many.subscribe(self._forget_all)
 
     async def make(self, sources: Sources, plan: RenderPlan, *, lane: Lane = Lane.VISITOR) -> Made:
         """
@@ -181,9 +182,10 @@ class Variants:
         for flights in (self._flights, self._lookups):
             flights.detach_where(lambda name: isinstance(name, tuple) and name[0] == purged.key_hash)
 
-    def _forget_all(self, _purged: PurgedAll) -> None:
-        """After a purge of everything: as `_forget`, for every key."""
-        self._flights.detach_where(lambda _name: True)
+    def _forget_all(self, _purged: PurgedAll | PurgedMany) -> None:
+        """After a purge of everything, or of many keys: as `_forget`, for every key."""
+        for flights in (self._flights, self._lookups):
+            flights.detach_where(lambda _name: True)
 
     async def _make(self, sources: Sources, plan: RenderPlan, lane: Lane) -> Made:
         original = sources.original

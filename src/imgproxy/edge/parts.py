@@ -81,7 +81,7 @@ class Parts:
         self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
         shared_keys = sharing.shared_keys_of(self.engine, self.cache)
         self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget, shared=shared_keys)
-        self.answers = Answers(self.cache.purged, self.cache.purged_all)
+        self.answers = Answers(self.cache.purged, self.cache.purged_all, self.cache.purged_many)
         self.under_way = AnswersUnderWay(self.answers)
         self.node = None
         if purge_log is not None:

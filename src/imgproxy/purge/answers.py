@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from types import TracebackType
 
-    from imgproxy.cache.purge_event import Event, Purged, PurgedAll, PurgeEvent
+    from imgproxy.cache.purge_event import Event, Purged, PurgedAll, PurgedMany, PurgeEvent
 
 # How often a purge looks whether late answers have ended.
 LOOK_EVERY_S = 0.005
@@ -41,12 +41,19 @@ class Answers:
     `connections` instead, and remove themselves when they close.
     """
 
-    def __init__(self, purged: PurgeEvent, purged_all: Event[PurgedAll] | None = None) -> None:
+    def __init__(
+        self,
+        purged: PurgeEvent,
+        purged_all: Event[PurgedAll] | None = None,
+        purged_many: Event[PurgedMany] | None = None,
+    ) -> None:
         self._sending: defaultdict[str, set[Sending]] = defaultdict(set)
         self.connections: set[Connection] = set()
         purged.subscribe(self._mark_old)
         if purged_all is not None:
             purged_all.subscribe(self._mark_all_old)
+        if purged_many is not None:
+            purged_many.subscribe(self._mark_many_old)
 
     def sending(self, hashes: Collection[str], cut: Callable[[], None]) -> Sending:
         """Make the count of an answer with bytes of these keys (a picture's, its watermark's)."""
@@ -55,6 +62,11 @@ class Answers:
     def _mark_old(self, purged: Purged) -> None:
         for answer in self._sending.get(purged.key_hash, ()):
             answer.is_old = True
+
+    def _mark_many_old(self, purged: PurgedMany) -> None:
+        for key_hash in self._sending.keys() & purged.key_hashes:
+            for answer in self._sending[key_hash]:
+                answer.is_old = True
 
     def _mark_all_old(self, _purged: PurgedAll) -> None:
         for answer in self._all():

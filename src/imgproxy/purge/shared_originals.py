@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.entry import OriginalFacts
-    from imgproxy.cache.purge_event import Purged, PurgedAll
+    from imgproxy.cache.purge_event import Purged, PurgedAll, PurgedMany
     from imgproxy.cluster.facts import SharedFacts
     from imgproxy.purge.entry_keys import EntryKeys
 
@@ -55,6 +55,7 @@ class SharedOriginals:
         self._background = Background("validators of originals")
         cache.purged.subscribe(self._forget)
         cache.purged_all.subscribe(self._forget_all)
+        cache.purged_many.subscribe(self._forget_all)
 
     async def find(self, keys: Sequence[str]) -> Mapping[str, KnownOriginal]:
         """
@@ -97,7 +98,7 @@ class SharedOriginals:
         self._written.pop(purged.key, None)
         self._waiting.pop(purged.key, None)
 
-    def _forget_all(self, _purged: PurgedAll) -> None:
+    def _forget_all(self, _purged: PurgedAll | PurgedMany) -> None:
         self._written.clear()
         self._waiting.clear()
 

@@ -60,7 +60,12 @@ class SharedStore:
         self._metrics = metrics
         self._reads = GuardedCalls("read", metrics)
         self._writes = Writes(
-            objects, cache.purged, metrics, queue_max=settings.queue_max, writes_max=settings.writes_max
+            objects,
+            cache.purged,
+            cache.purged_many,
+            metrics,
+            queue_max=settings.queue_max,
+            writes_max=settings.writes_max,
         )
         self._deletions = Background("deletion of a wrong object")
 

@@ -20,7 +20,7 @@ from imgproxy.cluster.store.guarded import GuardedCalls, NotDone
 from imgproxy.cluster.store.objects import StoreFailed
 
 if TYPE_CHECKING:
-    from imgproxy.cache.purge_event import Purged, PurgeEvent
+    from imgproxy.cache.purge_event import Event, Purged, PurgedMany, PurgeEvent
     from imgproxy.cluster.store.objects import Objects
     from imgproxy.metrics import Metrics
 
@@ -50,7 +50,14 @@ class Writes:
     """The queue of writes, and the tasks that work it off."""
 
     def __init__(
-        self, objects: Objects, purged: PurgeEvent, metrics: Metrics, *, queue_max: int, writes_max: int
+        self,
+        objects: Objects,
+        purged: PurgeEvent,
+        purged_many: Event[PurgedMany],
+        metrics: Metrics,
+        *,
+        queue_max: int,
+        writes_max: int,
     ) -> None:
         self._objects = objects
         self._metrics = metrics
@@ -63,6 +70,7 @@ class Writes:
         self._pending = 0
         self._tasks: list[asyncio.Task[None]] = []
         purged.subscribe(self._forget)
+        purged_many.subscribe(self._forget_many)
         metrics.watch(
             "imgproxy_shared_store_queue",
             "objects that wait to be written, or are being written",
@@ -105,8 +113,15 @@ class Writes:
 
     def _forget(self, purged: Purged) -> None:
         """After a purge: write nothing of its key that was made before it."""
-        self.forget_original(purged.key_hash)
-        for upload in self._by_key.pop(purged.key_hash, ()):
+        self._forget_key(purged.key_hash)
+
+    def _forget_many(self, purged: PurgedMany) -> None:
+        for hashed in purged.key_hashes & (self._known.keys() | self._by_key.keys()):
+            self._forget_key(hashed)
+
+    def _forget_key(self, hashed: str) -> None:
+        self.forget_original(hashed)
+        for upload in self._by_key.pop(hashed, ()):
             upload.is_purged = True
 
     async def _run(self) -> None:
