@@ -18,6 +18,9 @@ from .start import SEVERAL, STARTERS, NotInstalled
 from .table import as_json, markdown, page
 from .targets import Target
 
+# The services with several doors that are started if there is a database, and nothing else is chosen.
+OF_THE_PAGE = ("imgproxy-cluster", "imgproxy-apart")
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
@@ -47,7 +50,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="TEXT", help="only scenarios whose title has this in it")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
-    parser.add_argument("--page", metavar="FILE", type=Path, help="also write the table as a page of the documentation")
+    parser.add_argument(
+        "--page",
+        metavar="FILE",
+        type=Path,
+        help="also write the tables as a page of the documentation; with --database-url, nodes of a cluster, too",
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios and end")
     return parser.parse_args(arguments)
 
@@ -55,7 +63,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 async def run_started(chosen: argparse.Namespace) -> Results:
     """Start each proxy in front of an origin of its own, and run the scenarios. Names what is missing."""
     results: Results = []
-    for name in chosen.start or list(STARTERS):
+    for name in chosen.start or [*STARTERS, *(OF_THE_PAGE if chosen.database_url else ())]:
         with tempfile.TemporaryDirectory(prefix="purge-tests-") as directory:
             place = Path(directory) / name
             async with origin() as there:
@@ -95,14 +103,19 @@ def main() -> int:
     """Run and print. The exit code is 0 if every scenario holds or does not apply, 2 if nothing was tested."""
     chosen = parse(sys.argv[1:])
     scenarios = {title: (scenario.__doc__ or "").strip() for title, scenario in SCENARIOS}
+    of_doors = {title: (scenario.__doc__ or "").strip() for title, scenario in doors.SCENARIOS}
     if chosen.list:
-        of_doors = {title: (scenario.__doc__ or "").strip() for title, scenario in doors.SCENARIOS}
         sys.stdout.writelines(f"{title}: {text}\n" for title, text in (scenarios | of_doors).items())
         return 0
     results = asyncio.run(run_running(chosen) if chosen.target else run_started(chosen))
     sys.stdout.write(as_json(results) if chosen.json else markdown(results))
     if chosen.page is not None:
-        chosen.page.write_text(page(results, scenarios=scenarios, date=datetime.now(UTC).date().isoformat()), "utf-8")
+        date = datetime.now(UTC).date().isoformat()
+        command = "python -m purge_tests --page ../docs/purge-comparison.md"
+        if any(target.service for target, _ in results):
+            command += " --database-url postgresql://…"
+        text = page(results, scenarios=scenarios, of_doors=of_doors, date=date, command=command)
+        chosen.page.write_text(text, "utf-8")
     if not results:
         return 2  # nothing was tested
     return 0 if all(item.holds is not False for _, outcomes in results for item in outcomes.values()) else 1

@@ -53,6 +53,7 @@ class Doors:
                 purge_by=purged.purge_by,
                 purge_url=purged.purge_url or purged.url,
                 purge_headers=purged.purge_headers,
+                service=self.name,
             )
             for asked, purged in zip(self.doors, (*self.doors[1:], self.doors[0]), strict=True)
         ]
@@ -251,8 +252,9 @@ async def run_doors(service: Doors, origin: Origin, only: str | None = None) -> 
                 continue
             stages = Stages(service, origin, session, f"{folder}/{number:02}{SUFFIX}")
             found[title] = await _play(stages, scenario)
-    version = service.doors[0].version
-    return [*results, (Target(f"{service.name}: all doors", service.doors[0].url, version=version), found)]
+    first = service.doors[0]
+    together = Target(f"{service.name}: all doors", first.url, version=first.version, service=service.name)
+    return [*results, (together, found)]
 
 
 async def _play(stages: Stages, scenario: Callable[[Stages], Awaitable[Outcome]]) -> Outcome:

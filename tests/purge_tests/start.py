@@ -12,7 +12,9 @@ import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from .doors import Doors
 from .targets import Target
@@ -251,7 +253,7 @@ async def twice(directory: Path, origin_port: int, database_url: str | None) -> 
     """Run one edge, and give it as two doors."""
     del database_url
     async with _nodes(directory, origin_port, [""]) as (node,):
-        yield Doors("imgproxy twice", (node, node), WEBHOOK_SECRET)
+        yield Doors("imgproxy, 1 node, given twice", (node, node), WEBHOOK_SECRET)
 
 
 @asynccontextmanager
@@ -259,7 +261,7 @@ async def apart(directory: Path, origin_port: int, database_url: str | None) -> 
     """Run two edges that do not know of each other. They cannot keep the promise: the control."""
     del database_url
     async with _nodes(directory, origin_port, ["", ""]) as nodes:
-        yield Doors("imgproxy apart", nodes, WEBHOOK_SECRET)
+        yield Doors("imgproxy, 2 nodes, no cluster", nodes, WEBHOOK_SECRET)
 
 
 @asynccontextmanager
@@ -271,7 +273,22 @@ async def clustered(directory: Path, origin_port: int, database_url: str | None)
         f'[cluster]\ndatabase_url = {json.dumps(database_url)}\nnode = "node-{number}"\n' for number in range(NODES)
     ]
     async with _nodes(directory, origin_port, sections) as nodes:
-        yield Doors("imgproxy cluster", nodes, WEBHOOK_SECRET)
+        await _all_current(nodes)
+        yield Doors(f"imgproxy, {NODES} nodes, one cluster", nodes, WEBHOOK_SECRET)
+
+
+async def _all_current(nodes: Sequence[Target]) -> None:
+    """Wait until every node may answer from its cache. A fenced one asks the origin each time, and proves nothing here."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(START_PATIENCE_S):
+        for node in nodes:
+            while (await _readiness(session, node)).get("fenced") is not False:
+                await asyncio.sleep(0.05)
+
+
+async def _readiness(session: aiohttp.ClientSession, node: Target) -> dict[str, Any]:
+    async with session.get(f"{node.url}/-/ready") as response:
+        found = await response.json()
+    return dict(found)
 
 
 SEVERAL: dict[str, Callable[[Path, int, str | None], AbstractAsyncContextManager[Doors]]] = {

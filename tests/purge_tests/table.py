@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from .scenarios import Outcome
     from .targets import Target
 
+    Results = Sequence[tuple[Target, dict[str, Outcome]]]
 
-def markdown(results: Sequence[tuple[Target, dict[str, Outcome]]]) -> str:
+
+def markdown(results: Results) -> str:
     """Make the table: a row for each scenario, a column for each proxy. A cell that does not hold says what was seen."""
     titles = list(dict.fromkeys(title for _, outcomes in results for title in outcomes))
     names = [f"{target.name} {target.version}".strip() for target, _ in results]
@@ -24,8 +26,30 @@ def markdown(results: Sequence[tuple[Target, dict[str, Outcome]]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def page(results: Sequence[tuple[Target, dict[str, Outcome]]], *, scenarios: dict[str, str], date: str) -> str:
-    """Make the page of the documentation: the table, and what was measured, how and when."""
+def several(results: Results) -> str:
+    """Make the table of services with several doors: a column for each, a cell for all of its pairs of doors together."""
+    services = list(dict.fromkeys(target.service for target, _ in results))
+    titles = list(dict.fromkeys(title for _, outcomes in results for title in outcomes))
+    rows = [["the purge meets", *services], ["---", *("---" for _ in services)]]
+    counts = dict.fromkeys(services, (0, 0))
+    for title in titles:
+        row = [title]
+        for service in services:
+            found = [outcomes[title] for target, outcomes in results if target.service == service and title in outcomes]
+            asked = [item.holds for item in found if item.holds is not None]
+            held, of = counts[service]
+            counts[service] = (held + sum(asked), of + len(asked))
+            failed = asked.count(False)
+            row.append(f"**fails** at {failed} of {len(asked)}" if failed else "holds" if asked else "")
+        rows.append(row)
+    rows.append(["**holds**", *(f"**{held} of {asked}**" for held, asked in counts.values())])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def page(results: Results, *, scenarios: dict[str, str], of_doors: dict[str, str], date: str, command: str) -> str:
+    """Make the page of the documentation: the tables, and what was measured, how and when."""
+    alone = [item for item in results if not item[0].service]
+    together = [item for item in results if item[0].service]
     lines = [
         "# What a purge means: imgproxy, Varnish, nginx",
         "",
@@ -33,19 +57,37 @@ def page(results: Sequence[tuple[Target, dict[str, Outcome]]], *, scenarios: dic
         "purged. **kept** means: a request that came after the confirmed purge still got the old picture. The suite is also",
         "the origin. It holds its answers, so that the order of events is the same in each run.",
         "",
-        markdown(results).strip(),
+        markdown(alone).strip(),
         "",
         "Varnish and nginx alone are configured as in their manuals (`tests/purge_tests/configs/`). Varnish has three",
         "columns, one for each way to purge it. Open-source nginx has no purge. `imgproxy + …` is our edge behind the",
         "configurations in `deploy/`. It is purged by one call to the edge.",
         "",
-        f"Measured on {date} by `cd tests && python -m purge_tests --page ../docs/purge-comparison.md`. The head of the",
+        f"Measured on {date} by `cd tests && {command}`. The head of the",
         "table has the versions. The suite can test any proxy: `python -m purge_tests --help`.",
         "",
         "| scenario | what is expected |",
         "| --- | --- |",
         *(f"| {title} | {text} |" for title, text in scenarios.items()),
     ]
+    if together:
+        lines += [
+            "",
+            "## Several nodes",
+            "",
+            "The same scenarios with several nodes. Each node answers in turn, and the *next* one is purged. So the node that",
+            "serves hears of the purge only through the cluster. The last rows are for all nodes together. The cluster is",
+            "three nodes of imgproxy over one PostgreSQL, all of them current. Two nodes *without* a cluster are the control:",
+            "they must fail, or the rows would prove nothing. The numbers at the bottom count each pair of nodes.",
+            "",
+            several(together).strip(),
+            "",
+            "| scenario | what is expected |",
+            "| --- | --- |",
+            *(f"| {title} | {text} |" for title, text in of_doors.items()),
+            "",
+            "How to run it against your own cluster: [Many nodes](cluster.md#prove-it-from-outside).",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -61,7 +103,7 @@ def _cell(outcome: Outcome | None) -> str:
     return "**kept**" if outcome.note == "old" else f"**kept**: {outcome.note}"
 
 
-def as_json(results: Sequence[tuple[Target, dict[str, Outcome]]]) -> str:
+def as_json(results: Results) -> str:
     """Make JSON: a list of proxies, each with its outcomes."""
     found = [
         {

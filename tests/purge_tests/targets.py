@@ -20,7 +20,7 @@ PurgeBy = Literal["PURGE", "BAN", "xkey", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A proxy. Purges go to `purge_url`; unset: to the proxy itself."""
+    """A proxy. Purges go to `purge_url`; unset: to the proxy itself. `service`: the one that it is a door of; empty: none."""
 
     name: str
     url: str
@@ -28,6 +28,7 @@ class Target:
     purge_url: str | None = None
     purge_headers: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
+    service: str = ""
 
     async def purge(self, session: aiohttp.ClientSession, name: str, query: str = "") -> int | None:
         """Purge a picture by its URL or tag. Returns the status of the answer, or None if the proxy has no purge."""

@@ -18,7 +18,7 @@ from yarl import URL
 from tests.purge_tests import doors
 from tests.purge_tests.origin import Origin, origin
 from tests.purge_tests.scenarios import SCENARIOS, Outcome, run
-from tests.purge_tests.table import as_json, markdown
+from tests.purge_tests.table import as_json, markdown, several
 from tests.purge_tests.targets import Target
 from tests.support.frontends import free_port
 
@@ -97,6 +97,25 @@ async def test_the_table_has_a_row_a_scenario_and_says_what_was_kept() -> None:
         assert found["outcomes"] == {"cached": {"holds": False, "seen": "old"}}
 
 
+def test_a_service_with_several_doors_has_one_column() -> None:
+    """A scenario holds there if it holds at every door that it applies to. Else the cell says at how many it fails."""
+    held, kept, left_out = Outcome(True, "new"), Outcome(False, "old"), Outcome(None, "no webhook")
+    results = [
+        (Target("one", "http://one", service="apart"), {"cached": kept, "HEAD": held}),
+        (Target("two", "http://two", service="apart"), {"cached": held, "HEAD": left_out}),
+        (Target("all", "http://one", service="joined"), {"receipts": held}),
+    ]
+
+    assert several(results).splitlines() == [
+        "| the purge meets | apart | joined |",
+        "| --- | --- | --- |",
+        "| cached | **fails** at 1 of 2 |  |",
+        "| HEAD | holds |  |",
+        "| receipts |  | holds |",
+        "| **holds** | **2 of 3** | **1 of 1** |",
+    ]
+
+
 async def test_several_targets_are_doors_of_one_service() -> None:
     """Each is asked after a purge at the next one, and all of them after a purge at one."""
     port = free_port()
@@ -135,6 +154,15 @@ async def test_two_edges_without_a_cluster_fail() -> None:
     assert kept[:2] == [{title for title, _ in SCENARIOS} - {"purge of an unknown picture"}] * 2
     # Here both are purged, so both forget.
     assert kept[2] == {title for title, _ in doors.SCENARIOS} - {"purged at two doors at once, several times"}
+
+
+@pytest.mark.slow
+async def test_the_nodes_of_a_cluster_keep_the_promise_that_one_of_them_gave(database_url: str) -> None:
+    """A short version, over three nodes and a real PostgreSQL: every scenario of all doors together."""
+    code, found = await run_suite("--start", "imgproxy-cluster", "--database-url", database_url, "--only", "door")
+
+    assert (code, [failed(item["outcomes"]) for item in found]) == (0, [{}] * 4)
+    assert set(found[-1]["outcomes"]) == {title for title, _ in doors.SCENARIOS}
 
 
 async def run_suite(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
