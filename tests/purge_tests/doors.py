@@ -219,7 +219,7 @@ def _answered(status: int, outcome: Outcome) -> Outcome:
 
 def _same(found: list[list[dict[str, Any]]], count: int) -> bool:
     """Whether every door has so many receipts, and the same ones."""
-    numbers = [[item["seq"] for item in items] for items in found]
+    numbers = [[(item["seq"], item["at"]) for item in items] for items in found]
     return all(len(set(items)) == count and items == numbers[0] for items in numbers)
 
 
