@@ -134,7 +134,7 @@ async def test_the_rights_are_those_of_the_tables() -> None:
 
 def test_the_documented_rights_are_those_that_are_needed() -> None:
     """The statements in the documentation grant to each table what an edge needs, and no more."""
-    page = (Path(__file__).parents[2] / "docs" / "cluster-database.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text("utf-8")
     granted = {
         table.strip().removeprefix("imgproxy."): tuple(right.strip() for right in rights.split(","))
         for rights, tables in re.findall(

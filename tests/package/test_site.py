@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imgproxy.params.table import SECTIONS
-from tests.package.test_tutorial import running, status, wait_until
+from tests.support.followed_page import running, status, wait_until
 from tests.support.frontends import free_port
 from tools.parameter_examples import EXAMPLES, Example
 from tools.parameter_pictures import page_name

@@ -56,7 +56,7 @@ def test_what_is_to_install_is_what_is_built() -> None:
 
 def test_the_command_that_made_the_table_is_one() -> None:
     """The suite of purges takes the options that the page names."""
-    (command,) = re.findall(r"`cd tests && python (-m purge_tests --page \S+)`", README)
+    (command,) = re.findall(r"`cd tests && python (-m purge_tests --page [^`]+)`", README)
     done = subprocess.run(
         [sys.executable, *command.split(), "--help"],
         cwd=REPOSITORY / "tests",
@@ -72,11 +72,14 @@ def test_the_command_that_made_the_table_is_one() -> None:
 def test_the_table_has_the_sums_of_the_measured_page() -> None:
     """The last line of docs/purge-comparison.md, in its order."""
     page = (REPOSITORY / "docs" / "purge-comparison.md").read_text("utf-8")
-    (sums,) = re.findall(r"^\| \*\*holds\*\* (.*)$", page, re.MULTILINE)
-    measured = [(int(held), int(of)) for held, of in re.findall(r"(\d+) of (\d+)", sums)]
+    alone, together = re.findall(r"^\| \*\*holds\*\* (.*)$", page, re.MULTILINE)
+    measured = [(int(held), int(of)) for held, of in re.findall(r"(\d+) of (\d+)", alone)]
+    cluster, _ = ((int(held), int(of)) for held, of in re.findall(r"(\d+) of (\d+)", together))
     edge, varnish, nginx, purge, ban, xkey, nginx_alone = measured
     rows = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in README.splitlines() if row.startswith("|")}
-    assert rows["imgproxy"] == f"{edge[0]} of {edge[1]}"
+    assert rows["imgproxy, one node"] == f"{edge[0]} of {edge[1]}"
+    (nodes,) = (value for name, value in rows.items() if name.startswith("imgproxy, three nodes"))
+    assert nodes == f"{cluster[0]} of {cluster[1]}: {edge[1]} for each pair, {cluster[1] - 3 * edge[1]} for all"
     both = f"{varnish[0]} of {varnish[1]}, {nginx[0]} of {nginx[1]}"
     assert rows["imgproxy behind Varnish, behind nginx"] == f"all that apply: {both}"
     alone = f"{purge[0]}, {ban[0]}, {xkey[0]} of {purge[1]}"

@@ -25,7 +25,7 @@ _WORDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (pg.InvalidPasswordError, "the password is wrong"),
     (pg.InvalidAuthorizationSpecificationError, "the server does not let us in: {said}"),
     (pg.InvalidCatalogNameError, "{said}"),  # database "x" does not exist
-    (pg.InsufficientPrivilegeError, "a right is missing: {said}; see docs/cluster-database.md"),
+    (pg.InsufficientPrivilegeError, "a right is missing: {said}; see docs/cluster.md"),
     (pg.ReadOnlySQLTransactionError, "the server takes no writes: it is a standby, or set to read-only"),
     (pg.TargetServerAttributeNotMatched, "none of the hosts is a primary that takes writes"),
     (pg.TooManyConnectionsError, "the server has no connection left: {said}"),
