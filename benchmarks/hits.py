@@ -151,7 +151,7 @@ def measure_log(bench: Bench, result: Result) -> None:
         off = Contestant("access log off", product.pid, product.url + target, ACCEPT)
         on = Contestant("access log on", talkative.pid, talkative.url + target, ACCEPT)
         compete(bench, result, [off, on])
-        lines = talkative.metric("imgproxy_log_lines_dropped")
+        lines = talkative.metric("imgproxy_log_lines_dropped_total")
     result.notes.append("JSON lines, written to a file. Off and on are two servers on the same core.")
     by_cpu = result.figure("hit: log on / off, by CPU", "x", paired_ratios(on.cpu_us, off.cpu_us))
     result.at_most(by_cpu.name, by_cpu.spread.median, 1.25)

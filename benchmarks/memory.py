@@ -43,7 +43,7 @@ def measure(bench: Bench, result: Result) -> None:
             watch.engine = engine
             samples = engine.closed(_requests(product, total), 2 * processes_of(product))
         took_s = time.monotonic() - started_at
-        restarts = product.metric("imgproxy_render_restarts")
+        restarts = product.metric("imgproxy_render_restarts_total")
     bad = sorted({sample.status for sample in samples if sample.status != 200})
     if bad:
         failed = next(sample for sample in samples if sample.status != 200)

@@ -1,149 +1,125 @@
-"""
-Every Prometheus collector, declared once. Each `Metrics` has its own registry, so a process can hold many services.
-
-Label values are the words of the code and the logs: outcomes `hit`, `stale`, `revalidated`, `miss`, `pass`,
-`not_modified`, `error`; tiers `memory`, `disk`; stages `fetch`, `queue`, `render`.
-"""
+"""The collectors of what `metric_table` declares. Each `Metrics` has its own registry: a process may have many."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from imgproxy import metric_table as table
+from imgproxy.metric_kinds import Kind
 
-    from prometheus_client import Metric
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client import Metric as Family
+
+    from imgproxy.metric_kinds import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# From a memory hit (tens of microseconds) to a slow AVIF (seconds).
-_DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# When each child was made: a series more for every counter, which Prometheus does not use. (A switch of the library.)
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Tally(Collector):
+class SentTally:
+    """Bodies of one format. Hits of the fast path by where their body was; `other` are those of all other answers."""
+
+    __slots__ = ("disk", "memory", "other", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.memory = self.disk = self.other = self.sent_bytes = 0
+
+
+class Tally:
     """
-    Numbers of the fast path that are added to the counters later.
+    Numbers that are added to the counters later, when these are read.
 
     A call of a counter costs more CPU than the rest of a memory hit, so the fast path adds to plain numbers.
-
-    The registry collects this object before any counter, so the metrics page is complete.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        # Hits by tier, 304s, 503s; and the bytes of the bodies.
-        self.memory = self.disk = self.not_modified = self.refused = self.sent_bytes = 0
+    def __init__(self) -> None:
+        # Answers of the fast path: 304s, 503s.
+        self.not_modified = self.refused = 0
+        self.by_format = {name: SentTally() for name in table.FORMAT.values}
 
-    def collect(self) -> Iterator[Metric]:
-        """Add the numbers to the counters. Yields nothing: the tally has no metric of its own."""
-        counters = self._metrics
-        hits = {"memory": self.memory, "disk": self.disk}
-        answers = {("hit", "200"): self.memory + self.disk, ("hit", "304"): self.not_modified}
-        answers["error", "503"] = self.refused
-        counters.sent_bytes.inc(self.sent_bytes)
-        self.memory = self.disk = self.not_modified = self.refused = self.sent_bytes = 0
-        for (outcome, status), amount in answers.items():
-            if amount:
-                counters.requests.labels(outcome=outcome, status=status).inc(amount)
-        for tier, amount in hits.items():
-            if amount:
-                counters.hits.labels(tier=tier).inc(amount)
-        yield from ()
-
-    def describe(self) -> Iterator[Metric]:
-        """Yield nothing, as `collect` does."""
-        yield from ()
+    def of(self, content_type: str) -> SentTally:
+        """Return the numbers of the format that has this media type."""
+        return self.by_format[table.FORMAT_OF.get(content_type, "other")]
 
 
 class Metrics:
-    """The collectors. `watch` adds a gauge that reads its value when the metrics page is made."""
+    """The collectors. `watch` adds a value that is read when the metrics page is made."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.tally = Tally(self)
-        self.registry.register(self.tally)
-        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, buckets=_DURATION_BUCKETS_S, registry=self.registry)
-        self.requests = counter("imgproxy_requests", "image requests by outcome and status", ("outcome", "status"))
-        self.request_duration_s = histogram(
-            "imgproxy_request_duration_seconds",
-            "image requests from first byte in to last byte handed to the kernel; hits of the fast path are not in it",
-            ("outcome",),
-        )
-        self.stage_duration_s = histogram(
-            "imgproxy_stage_duration_seconds",
-            "one stage of a miss: fetch, queue (wait for a render process), render (decode, resize, encode)",
-            ("stage",),
-        )
-        self.hits = counter("imgproxy_cache_hits", "answers from the cache by tier", ("tier",))
-        self.origin_bytes = counter("imgproxy_origin_bytes", "bytes of originals fetched")
-        self.sent_bytes = counter("imgproxy_sent_bytes", "bytes of bodies sent")
-        self.origin_answers = counter(
-            "imgproxy_origin_answers", "answers of the Media Library to serve-image", ("answer",)
-        )
-        self.in_flight = gauge("imgproxy_requests_in_flight", "image requests being answered")
-        self.connections_closed = counter(
-            "imgproxy_connections_closed",
-            "connections closed by a limit: head, reader, room (made for a new one), full, address",
-            ("reason",),
-        )
-        self.purges = counter("imgproxy_purges", "purges by what asked for them", ("reason",))
-        self.updated_keys = counter(
-            "imgproxy_updated_keys",
-            "keys of updated entries by result: kept, as they have the same bytes, or purged",
-            ("result",),
-        )
-        self.purged_variants = counter("imgproxy_purged_variants", "variants purged")
-        self.purged_bytes = counter("imgproxy_purged_bytes", "bytes purged from disk")
-        self.purge_duration_s = histogram("imgproxy_purge_duration_seconds", "purges from arrival to acknowledgement")
-        self.overtaken = counter("imgproxy_overtaken", "results thrown away because a purge overtook them", ("point",))
-        self.downstream_purges = counter(
-            "imgproxy_downstream_purges",
-            "purge calls to caches in front by result: done, limited, failed, rejected",
-            ("target", "result"),
-        )
-        self.outbox_lines = gauge(
-            "imgproxy_outbox_lines",
-            "purges that a cache in front has still to be told, second rounds included",
-            ("target",),
-        )
-        self.outbox_oldest_age_s = gauge(
-            "imgproxy_outbox_oldest_age_seconds",
-            "how long the oldest purge has waited for a cache in front to confirm it",
-            ("target",),
-        )
-        self.shared_store_reads = counter(
-            "imgproxy_shared_store_reads",
-            "reads of the shared store by result: hit, miss, wrong (bytes), error, open (not tried after failures)",
-            ("kind", "result"),
-        )
-        self.shared_store_writes = counter(
-            "imgproxy_shared_store_writes",
-            "writes to the shared store by result: done, dropped (queue full), gone (no file), purged, error, open",
-            ("kind", "result"),
-        )
-        self.shared_store_duration_s = histogram(
-            "imgproxy_shared_store_duration_seconds", "calls of the shared store: read, write", ("operation",)
-        )
-        self.shared_store_paused = gauge(
-            "imgproxy_shared_store_paused", "1 while the shared store is not called, after failures", ("operation",)
-        )
-        self.webhooks = counter("imgproxy_webhooks", "webhooks by event", ("event",))
-        self.renders = counter("imgproxy_renders", "render jobs by lane and outcome", ("lane", "outcome"))
-        self.refused = counter("imgproxy_refused", "requests refused by admission, by rule", ("rule",))
-        self.failed_after_answer = counter(
-            "imgproxy_failed_after_answer", "requests that failed after another request had written their answer"
-        )
-        self.render_process_ends = counter(
-            "imgproxy_render_process_ends", "render processes that ended, by reason", ("reason",)
-        )
-        self.render_peak_bytes = gauge("imgproxy_render_peak_bytes", "largest resident size a render process has had")
+        self.tally = Tally()
+        # The registry collects in the order of registration: the numbers of the tally are added first.
+        self.registry.register(_Emptied(self))
+        counter, gauge, seconds = self._counter, self._gauge, self._seconds
+        self.requests = counter(table.REQUESTS)
+        self.request_duration_s = seconds(table.REQUEST_DURATION)
+        self.loop_delay_s = seconds(table.LOOP_DELAY)
+        self.fetch_duration_s = seconds(table.FETCH_DURATION)
+        self.queue_duration_s = seconds(table.QUEUE_DURATION)
+        self.render_duration_s = seconds(table.RENDER_DURATION)
+        self.hits = counter(table.HITS)
+        self.sent_bodies = counter(table.SENT_BODIES)
+        self.sent_bytes = counter(table.SENT_BYTES)
+        self.origin_bytes = counter(table.ORIGIN_BYTES)
+        self.origin_answers = counter(table.ORIGIN_ANSWERS)
+        self.in_flight = gauge(table.IN_FLIGHT)
+        self.connections_closed = counter(table.CONNECTIONS_CLOSED)
+        self.purges = counter(table.PURGES)
+        self.updated_keys = counter(table.UPDATED_KEYS)
+        self.purged_variants = counter(table.PURGED_VARIANTS)
+        self.purged_bytes = counter(table.PURGED_BYTES)
+        self.purge_duration_s = seconds(table.PURGE_DURATION)
+        self.overtaken = counter(table.OVERTAKEN)
+        self.downstream_purges = counter(table.DOWNSTREAM_PURGES)
+        self.outbox_lines = gauge(table.OUTBOX_LINES)
+        self.outbox_oldest_age_s = gauge(table.OUTBOX_OLDEST_AGE)
+        self.shared_store_reads = counter(table.STORE_READS)
+        self.shared_store_writes = counter(table.STORE_WRITES)
+        self.shared_store_duration_s = seconds(table.STORE_DURATION)
+        self.shared_store_paused = gauge(table.STORE_PAUSED)
+        self.webhooks = counter(table.WEBHOOKS)
+        self.renders = counter(table.RENDERS)
+        self.refused = counter(table.REFUSED)
+        self.failed_after_answer = counter(table.FAILED_AFTER_ANSWER)
+        self.render_process_ends = counter(table.RENDER_PROCESS_ENDS)
+        self.render_peak_bytes = gauge(table.RENDER_PEAK)
         self._peak_bytes = 0
-        self.build = Info("imgproxy_build", "versions of this service and of libvips", registry=self.registry)
+        ProcessCollector(registry=self.registry)
+
+    def _counter(self, metric: Metric) -> Counter:
+        return Counter(metric.family, metric.help, metric.label_names, registry=self.registry)
+
+    def _gauge(self, metric: Metric) -> Gauge:
+        return Gauge(metric.family, metric.help, metric.label_names, registry=self.registry)
+
+    def _seconds(self, metric: Metric) -> Histogram:
+        return Histogram(metric.family, metric.help, metric.label_names, buckets=metric.buckets, registry=self.registry)
+
+    def sent(self, content_type: str, sent_bytes: int) -> None:
+        """Count a body that the fast path has not sent."""
+        sent = self.tally.of(content_type)
+        sent.other += 1
+        sent.sent_bytes += sent_bytes
+
+    def rendered(self, content_type: str, render_s: float) -> None:
+        """Count a render of a variant."""
+        self.render_duration_s.labels(table.FORMAT_OF.get(content_type, "other")).observe(render_s)
 
     def job_ended(self, lane: str, outcome: str, peak_bytes: int) -> None:
         """Count a render job. `peak_bytes` is the largest size of its process so far, 0 if unknown."""
@@ -156,10 +132,71 @@ class Metrics:
         """Count a render process that ended."""
         self.render_process_ends.labels(reason=reason).inc()
 
-    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Add a gauge. Each metrics page calls `read` for its value."""
-        Gauge(name, help_text, registry=self.registry).set_function(read)
+    def watch(self, metric: Metric, read: Callable[[], float]) -> None:
+        """Add a metric without labels. Each metrics page calls `read` for its value; a counter's must only grow."""
+        self.registry.register(_Watched(metric, lambda: {(): read()}))
+
+    def watch_each(self, metric: Metric, read: Callable[[], Mapping[str, float]]) -> None:
+        """Add a metric with one label. Each metrics page calls `read` for the values by label."""
+        self.registry.register(_Watched(metric, lambda: {(label,): value for label, value in read().items()}))
+
+    def watch_info(self, metric: Metric, read: Callable[[], tuple[str, ...]]) -> None:
+        """Add facts. Each metrics page calls `read` for the values of the labels."""
+        self.registry.register(_Watched(metric, lambda: {read(): 1}))
 
     def page(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
+
+
+class _Emptied(Collector):
+    """Adds the numbers of the tally to the counters, each time the registry is read. It has no metric of its own."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterator[Family]:
+        yield from ()
+
+    def collect(self) -> Iterator[Family]:
+        metrics, tally = self._metrics, self._metrics.tally
+        memory = disk = 0
+        for name, sent in tally.by_format.items():
+            bodies = sent.memory + sent.disk + sent.other
+            if bodies:
+                metrics.sent_bodies.labels(name).inc(bodies)
+                metrics.sent_bytes.labels(name).inc(sent.sent_bytes)
+            memory, disk = memory + sent.memory, disk + sent.disk
+            sent.memory = sent.disk = sent.other = sent.sent_bytes = 0
+        for tier, amount in (("memory", memory), ("disk", disk)):
+            if amount:
+                metrics.hits.labels(tier).inc(amount)
+        answers = (("hit", "200", memory + disk), ("hit", "304", tally.not_modified), ("error", "503", tally.refused))
+        tally.not_modified = tally.refused = 0
+        for outcome, status, amount in answers:
+            if amount:
+                metrics.requests.labels(outcome, status).inc(amount)
+        yield from ()
+
+
+class _Watched(Collector):
+    """A metric whose values are read when the page is made, by the values of its labels."""
+
+    def __init__(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        self._metric = metric
+        self._read = read
+
+    def describe(self) -> Iterator[Family]:
+        """Yield the family without a value. So the registry refuses a name that it has already."""
+        yield self._family()
+
+    def collect(self) -> Iterator[Family]:
+        family = self._family()
+        for labels, value in self._read().items():
+            family.add_metric(labels, value)
+        yield family
+
+    def _family(self) -> CounterMetricFamily | GaugeMetricFamily:
+        metric = self._metric
+        family = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+        return family(metric.family, metric.help, labels=metric.label_names)

@@ -55,8 +55,8 @@ async def test_at_the_limit_of_descriptors_hits_go_on_and_the_service_recovers(t
                 await poll(newcomer, lambda status: status == 200)
                 await poll(newcomer, lambda _: FREE in log.read_text())
 
-    assert figures["imgproxy_descriptors_max"] == HARD
-    assert 10 <= figures["imgproxy_descriptors_refused"] < HARD
+    assert figures["process_max_fds"] == HARD
+    assert 10 <= figures["imgproxy_descriptors_refused_total"] < HARD
     assert statuses == [200] * 4
     assert log.read_text().count(SHORT) == 1
     assert next(line.split()[3:5] for line in limits.splitlines() if "open files" in line) == [str(FILES_MAX)] * 2

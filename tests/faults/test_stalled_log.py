@@ -83,7 +83,9 @@ async def dropped(session: aiohttp.ClientSession) -> float:
     """Return how many lines the service has dropped."""
     async with session.get("/-/metrics", headers=ADMIN) as answer:
         page = await answer.text()
-    return next(float(line.split()[1]) for line in page.splitlines() if line.startswith("imgproxy_log_lines_dropped "))
+    return next(
+        float(line.split()[1]) for line in page.splitlines() if line.startswith("imgproxy_log_lines_dropped_total ")
+    )
 
 
 async def status_of(session: aiohttp.ClientSession, target: str) -> int:

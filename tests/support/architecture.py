@@ -26,6 +26,8 @@ TOP: Final = "top level"
 TOP_MODULES: Final = (
     "__init__",
     "errors",
+    "metric_kinds",
+    "metric_table",
     "metrics",
     "logs",
     "log_writer",

@@ -176,8 +176,9 @@ class Site:
         return self.metric("imgproxy_renders_total", lane="visitor", outcome="ok")
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a metric, 0 where there is none yet."""
-        return self.edge.metrics.registry.get_sample_value(name, labels) or 0.0
+        """The sum of a metric's samples with these labels, 0 where there is none yet."""
+        samples = (sample for family in self.edge.metrics.registry.collect() for sample in family.samples)
+        return sum(item.value for item in samples if item.name == name and labels.items() <= item.labels.items())
 
 
 def settings_for(library: EmbeddedLibrary, cache_dir: Path, **sections: Any) -> Settings:

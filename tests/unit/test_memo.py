@@ -14,6 +14,7 @@ from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
 from imgproxy.config.sections import CacheSettings
 from imgproxy.edge.exchange import PlainAnswer
 from imgproxy.edge.fast.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
+from imgproxy.metrics import Tally
 from imgproxy.params.negotiate import AcceptClass
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def put(
 
 def test_the_memo_stays_within_its_bytes(cache: Cache) -> None:
     """However many answers are put in, the oldest go."""
-    memo = AnswerMemo(cache, 50_000)
+    memo = AnswerMemo(cache, 50_000, Tally())
     for number in range(500):
         put(memo, cache, number, body=b"picture")
         assert memo.used_bytes <= 50_000
@@ -86,7 +87,7 @@ def test_the_memo_stays_within_its_bytes(cache: Cache) -> None:
 
 def test_what_leaves_the_memo_is_no_longer_counted(cache: Cache) -> None:
     """An answer that is prepared again counts once; one that no longer stands does not count."""
-    memo = AnswerMemo(cache, 50_000)
+    memo = AnswerMemo(cache, 50_000, Tally())
     put(memo, cache, 1, body=b"picture")
     once_bytes = memo.used_bytes
     put(memo, cache, 1, body=b"picture", until_s=time.time() - 1)
@@ -99,7 +100,7 @@ def test_what_leaves_the_memo_is_no_longer_counted(cache: Cache) -> None:
 @pytest.mark.parametrize("is_from_disk", [False, True])
 def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool) -> None:
     """The sum that the bound is held against is, within a fifth, the memory that entries really have."""
-    memo = AnswerMemo(cache, 10**9)
+    memo = AnswerMemo(cache, 10**9, Tally())
     put(memo, cache, 0)
     gc.collect()
     tracemalloc.start()
@@ -118,7 +119,7 @@ def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool)
 
 def test_a_head_is_complete_and_changes_with_the_second(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Date and the rest of the freshness are of the present second; everything else is as it was prepared."""
-    memo = AnswerMemo(cache, 50_000)
+    memo = AnswerMemo(cache, 50_000, Tally())
     entry = put(memo, cache, 1, body=b"picture", until_s=time.time() + 100)
     heads = []
     for later_s in (1, 2):
@@ -137,7 +138,7 @@ def test_a_head_is_complete_and_changes_with_the_second(cache: Cache, monkeypatc
 
 def test_a_304_says_nothing_about_the_body(cache: Cache) -> None:
     """It repeats the entity tag and the caching headers (RFC 9110 15.4.5)."""
-    memo = AnswerMemo(cache, 50_000)
+    memo = AnswerMemo(cache, 50_000, Tally())
     entry = put(memo, cache, 1, body=b"picture")
     found = memo.find(target(1), AcceptClass.WEBP, entry.etag)
 

@@ -97,7 +97,7 @@ def answers_and_sending() -> tuple[Answers, PurgeEvent, Callable[[Callable[[], N
 
 
 def write(waiter: Waiter) -> bool:
-    return waiter.write((b"head", BODY), len(BODY), Outcome.MISS, answers_and_sending()[2])
+    return waiter.write((b"head", BODY), len(BODY), Outcome.MISS, "image/webp", answers_and_sending()[2])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_an_answer_that_is_still_in_this_process_can_be_cut_by_a_purge() -
     answers, event, sending = answers_and_sending()
     waiters, transport = Waiters(), FakeTransport(unsent_bytes=1)
     waiter = entered(waiters, FakeRequest(transport=transport))
-    waiter.write((b"head", BODY), len(BODY), Outcome.MISS, sending)
+    waiter.write((b"head", BODY), len(BODY), Outcome.MISS, "image/webp", sending)
     event.publish(Purged("hash", "a.jpg"))
     cut = await answers.drain(["hash"], 0.0)
     waiters.leave(waiter)
@@ -197,7 +197,7 @@ async def test_an_answer_that_the_kernel_has_is_not_under_way() -> None:
     """A purge does not wait for it."""
     answers, event, sending = answers_and_sending()
     waiter = entered(Waiters(), FakeRequest())
-    waiter.write((b"head", BODY), len(BODY), Outcome.MISS, sending)
+    waiter.write((b"head", BODY), len(BODY), Outcome.MISS, "image/webp", sending)
     event.publish(Purged("hash", "a.jpg"))
 
     assert await answers.drain(["hash"], 0.0) == 0

@@ -147,7 +147,7 @@ class Fetching:
         self._source_max_bytes = source_max_bytes
         self._negative_ttl_s = negative_ttl_s
         self._metrics = metrics
-        self._fetch_duration_s = metrics.stage_duration_s.labels(stage="fetch")
+        self._fetch_duration_s = metrics.fetch_duration_s
         self._failpoints = failpoints
         self._shared = shared
         self._now = now

@@ -118,8 +118,7 @@ class Variants:
         self._refusals = refusals
         self._refusal_ttl_s = refusal_ttl_s
         self._metrics = metrics
-        self._queue_s = metrics.stage_duration_s.labels(stage="queue").observe
-        self._render_s = metrics.stage_duration_s.labels(stage="render").observe
+        self._queue_s = metrics.queue_duration_s.observe
         self._failpoints = failpoints
         self._flights: Flights[Made] = Flights()
         self._shared = shared
@@ -202,7 +201,7 @@ class Variants:
                 )
                 temp = finished.rendered.path
                 self._queue_s(finished.queue_s)
-                self._render_s(finished.render_s)
+                self._metrics.rendered(finished.rendered.content_type, finished.render_s)
                 await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
                 variant = self._commit(sources, plan.digest, finished.rendered)
                 temp = None

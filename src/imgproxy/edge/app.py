@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from imgproxy import __version__
 from imgproxy.config.secrets import secret_lines, signing_tokens, webhook_secrets
 from imgproxy.edge import sharing
 from imgproxy.edge.access import AccessLog
@@ -27,6 +26,7 @@ from imgproxy.edge.fast.refusals import FastRefusals
 from imgproxy.edge.fast.server import FastPath
 from imgproxy.edge.handler import HOST, Handler
 from imgproxy.edge.images import ImageRoute
+from imgproxy.edge.loop_delay import LoopDelay
 from imgproxy.edge.pages import Pages
 from imgproxy.edge.parts import Parts
 from imgproxy.edge.playground import Playground, PlaygroundParts
@@ -102,6 +102,7 @@ class Edge(Parts):
             settling=self.settling,
             downstreams=self.downstreams,
             health=self.health,
+            origin=settings.origin.url,
             metrics=self.metrics,
             cluster=None if self.node is None else partial(status_json, self.node, settings),
             readiness=None if self.node is None else partial(readiness_json, self.node, settings),
@@ -204,9 +205,9 @@ class Edge(Parts):
         closing(self.warming.close)
         closing(self.variants.close)
         closing(self.delivery.background.close)
-        self.metrics.build.info({"version": __version__, "libvips": self.pool.libvips_version})
-        self.limits.start()
-        closing(self.limits.close)
+        for watched in (self.limits, LoopDelay(self.metrics.loop_delay_s.observe)):
+            watched.start()
+            closing(watched.close)
         await self.server.start()
         self.cache.housekeeping.start()
         log.info("listening on %s, libvips %s", self.url, self.pool.libvips_version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+from imgproxy import metric_table
 from imgproxy.background import Background
 from imgproxy.cluster.engine import open_engine
 from imgproxy.cluster.node import ClusterNode, Parts
@@ -102,12 +103,12 @@ def make_node(
     parts = Parts(cache, drain, under_way, failpoints, settings.freshness.revalidate_after_s + 1, on_keys)
     node = ClusterNode(purge_log, settings.cluster, parts, name=node_name(settings), run=run, clock=clock)
     watch = metrics.watch
-    watch("imgproxy_cluster_current", "1 if this node may answer from its cache", lambda: node.is_current)
-    watch("imgproxy_cluster_lag_lines", "lines of the log of purges still to be applied", lambda: node.lag_lines)
-    watch("imgproxy_cluster_renewals", "renewals of the lease since the start", lambda: node.renewals)
-    watch("imgproxy_cluster_fenced_seconds_total", "seconds for which this node was fenced", lambda: node.fenced_s)
-    watch("imgproxy_cluster_members", "nodes that are counted, this one included", lambda: node.members)
-    watch("imgproxy_cluster_purges_waiting", "purges of this node on their way to the others", lambda: node.waiting)
+    watch(metric_table.CLUSTER_CURRENT, lambda: node.is_current)
+    watch(metric_table.CLUSTER_LAG_LINES, lambda: node.lag_lines)
+    watch(metric_table.CLUSTER_RENEWALS, lambda: node.renewals)
+    watch(metric_table.CLUSTER_FENCED, lambda: node.fenced_s)
+    watch(metric_table.CLUSTER_MEMBERS, lambda: node.members)
+    watch(metric_table.CLUSTER_PURGES_WAITING, lambda: node.waiting)
     return node
 
 

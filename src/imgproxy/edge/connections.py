@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from imgproxy import metric_table
 from imgproxy.background import Background
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Limits:
         self._is_none_idle = False  # until the next look; else each refusal would look at all connections
         self._background = Background("connections")
         self.close = self._background.close
-        metrics.watch("imgproxy_connections", "open connections", lambda: len(self._open))
+        metrics.watch(metric_table.CONNECTIONS, lambda: len(self._open))
 
     def start(self) -> None:
         """Begin to look at the connections."""

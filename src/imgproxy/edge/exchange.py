@@ -34,13 +34,18 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An answer, and what the log and the metrics need to know of it. `cause`: why the origin gave none."""
+    """
+    An answer, and what the log and the metrics need to know of it.
+
+    `cause`: why the origin gave none. `content_type`: of the picture; empty if there is none.
+    """
 
     response: web.StreamResponse
     outcome: Outcome
     sent_bytes: int = 0
     code: str | None = None
     cause: str | None = None
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

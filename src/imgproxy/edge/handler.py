@@ -198,7 +198,8 @@ class Handler:
         count_request, observe_s = self._counters(served.outcome, served.response.status)
         count_request()
         observe_s(time.perf_counter() - started_s)
-        self._metrics.sent_bytes.inc(served.sent_bytes)
+        if served.sent_bytes:
+            self._metrics.sent(served.content_type, served.sent_bytes)
 
     def _counters_of(self, outcome: Outcome, status: int) -> tuple[Callable[[], None], Callable[[float], None]]:
         metrics = self._metrics

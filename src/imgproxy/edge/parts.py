@@ -78,7 +78,7 @@ class Parts:
         self.cache = Cache(settings.cache, purged=PurgeEvent())
         self.shared = sharing.open_shared(settings, self.cache, self.metrics)
         self.library = library_client(settings.origin)
-        self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes))
+        self.memo = AnswerMemo(self.cache, memo_bytes(settings.cache.hot_max_bytes), self.metrics.tally)
         shared_keys = sharing.shared_keys_of(self.engine, self.cache)
         self.entries = EntryKeys(self.cache, self.library, on_known=self.memo.forget, shared=shared_keys)
         self.answers = Answers(self.cache.purged, self.cache.purged_all, self.cache.purged_many)

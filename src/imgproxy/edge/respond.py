@@ -132,7 +132,7 @@ class Responder:
             await response.write_eof()
             # An answer is sent when the kernel has it: bytes that are still in this process could leave after a purge.
             await request.writer.drain()
-        return Served(response, delivered.outcome, _sent(request, len(body)))
+        return Served(response, delivered.outcome, _sent(request, len(body)), content_type=variant.facts.content_type)
 
     def _plain_answer(
         self, exchange: Exchange, delivered: Delivered, variant: Variant, headers: dict[str, str]
@@ -151,13 +151,14 @@ class Responder:
     def _write_to_waiters(self, waiter: Waiter, delivered: Delivered, headers: dict[str, str], body: bytes) -> None:
         """Write the answer to the request that has it first, then to all other requests that wait for it."""
         hashed = delivered.original.key_hash
+        content_type = headers["Content-Type"]
 
         def sending(cut: Callable[[], None]) -> Sending:
             return self._answers.sending((hashed,), cut)
 
         now_s = time.time()
         headers = headers | {"Content-Length": str(len(body)), "Date": http_date(int(now_s))}
-        if not waiter.write((_whole_head(headers), body), len(body), delivered.outcome, sending):
+        if not waiter.write((_whole_head(headers), body), len(body), delivered.outcome, content_type, sending):
             raise ConnectionResetError("the client left")
         others = self._waiters.unanswered(waiter.name) if delivered.outcome is Outcome.MISS else []
         if not others:
@@ -165,7 +166,7 @@ class Responder:
         headers["Cache-Status"] = self._heads.cache_status(replace(delivered, is_collapsed=True), now_s)
         headers["Server-Timing"] = server_timing(None, delivered.timings)
         whole = _whole_head(headers) + body
-        written = sum(other.write((whole,), len(body), Outcome.MISS, sending) for other in others)
+        written = sum(other.write((whole,), len(body), Outcome.MISS, content_type, sending) for other in others)
         self._hits[delivered.tier](written)
 
     async def _send_file(
@@ -193,7 +194,7 @@ class Responder:
                 await request.writer.drain()
         finally:
             os.close(descriptor)
-        return Served(response, delivered.outcome, _sent(request, count))
+        return Served(response, delivered.outcome, _sent(request, count), content_type=variant.facts.content_type)
 
     def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> ByteRange | None:
         """Return the range that is asked for, or None for the whole file. Only GET has a range (RFC 9110 14.2)."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from imgproxy import __version__
+from imgproxy import metric_table as table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,11 +49,16 @@ class ServiceState:
         purges: PurgeService,
         downstreams: Downstreams,
         health: OriginHealth,
+        origin: str,
         metrics: Metrics,
         cluster: Callable[[], dict[str, Any]] | None = None,
         readiness: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        """`cluster` and `readiness` say what a node says of its cluster, for the status and for everybody."""
+        """
+        `origin`: the URL of the Media Library.
+
+        `cluster` and `readiness` say what a node says of its cluster, for the status and for everybody.
+        """
         self._cache = cache
         self._originals = originals
         self._variants = variants
@@ -58,6 +68,7 @@ class ServiceState:
         self._purges = purges
         self._downstreams = downstreams
         self._health = health
+        self._origin = urlsplit(origin).netloc.rpartition("@")[2]  # without a user and a password
         self._metrics = metrics
         self._cluster = cluster
         self._readiness = readiness
@@ -73,14 +84,16 @@ class ServiceState:
         would leave the load balancer together, with every picture that they have cached. docs/operation.md has the
         whole list.
         """
-        reasons = {
+        return [reason for reason, holds in self._reasons().items() if holds]
+
+    def _reasons(self) -> dict[str, bool]:
+        return {
             "draining": self.is_draining,
             "cache_not_writable": not self._takes_new_files(),
             "disk_full": self._is_disk_full(),
             "purges_unrecorded": self._cache.epochs.closed > 0,
             "render_processes_do_not_start": self._pool.cannot_start,
         }
-        return [reason for reason, holds in reasons.items() if holds]
 
     def readiness_json(self) -> dict[str, Any]:
         """Return what `/-/ready` says."""
@@ -150,44 +163,48 @@ class ServiceState:
         needed_bytes = min(FREE_LEAST_BYTES, size_bytes * FREE_LEAST_SHARE)
         return free_bytes < max(self._cache.settings.min_free_bytes / 20, needed_bytes)
 
+    def _free_bytes(self) -> float:
+        try:
+            disk = os.statvfs(self._cache.store.directory)
+        except OSError:
+            return math.nan
+        return disk.f_bavail * disk.f_frsize
+
     def _watch(self) -> None:
         """Declare the gauges whose values are read when the metrics page is made."""
         cache, pool, watch = self._cache, self._pool, self._metrics.watch
-        watch(
-            "imgproxy_cache_disk_bytes",
-            "bytes of originals and variants on disk",
-            lambda: cache.store.ledger.used_bytes,
-        )
-        watch("imgproxy_cache_disk_files", "originals and variants on disk", lambda: len(cache.store.ledger))
-        watch("imgproxy_cache_memory_bytes", "bytes of variants in memory", lambda: cache.hot.used_bytes)
-        watch("imgproxy_cache_evicted_files", "files evicted since the start", lambda: cache.housekeeping.evicted_files)
-        watch("imgproxy_journal_damaged", "1 if the journal was damaged at start", lambda: cache.is_journal_damaged)
-        watch("imgproxy_render_processes", "render processes kept", lambda: pool.processes)
-        watch("imgproxy_render_busy", "render processes with a job", lambda: pool.busy)
-        watch("imgproxy_render_waiting", "jobs waiting for a render process", lambda: pool.waiting)
-        watch("imgproxy_render_restarts", "render processes replaced since the start", lambda: pool.restarts)
-        watch("imgproxy_fetches_under_way", "fetches and revalidations", lambda: self._originals.under_way)
-        watch("imgproxy_purges_pending", "expansions and checks still to come", self._pending)
-        watch(
-            "imgproxy_oldest_unproved_original_seconds",
-            "since the oldest proof that an answer relied on and that could not be renewed yet; 0: none",
-            lambda: self._originals.oldest_unproved_s,
-        )
-        watch("imgproxy_purges_unrecorded", "keys closed until the disk takes their purge", lambda: cache.epochs.closed)
-        watch("imgproxy_origin_token_dead", "1 if the origin refuses our token", lambda: self._health.is_token_dead)
-        watch("imgproxy_origin_down", "1 if the origin could not be reached last", lambda: self._health.is_down)
+        watch(table.DISK_BYTES, lambda: cache.store.ledger.used_bytes)
+        watch(table.DISK_MAX_BYTES, lambda: cache.settings.max_bytes)
+        watch(table.DISK_FREE_BYTES, self._free_bytes)
+        watch(table.MEMORY_MAX_BYTES, lambda: cache.settings.hot_max_bytes)
+        watch(table.DISK_FILES, lambda: len(cache.store.ledger))
+        watch(table.MEMORY_BYTES, lambda: cache.hot.used_bytes)
+        watch(table.EVICTED_FILES, lambda: cache.housekeeping.evicted_files)
+        watch(table.JOURNAL_DAMAGED, lambda: cache.is_journal_damaged)
+        watch(table.RENDER_PROCESSES, lambda: pool.processes)
+        watch(table.RENDER_BUSY, lambda: pool.busy)
+        watch(table.RENDER_RESIDENT, lambda: sum(map(resident_bytes, pool.pids)))
+        watch(table.RENDER_WAITING, lambda: pool.waiting)
+        watch(table.RENDER_RESTARTS, lambda: pool.restarts)
+        self._metrics.watch_info(table.BUILD, lambda: (__version__, pool.libvips_version, platform.python_version()))
+        self._metrics.watch_each(table.NOT_READY, self._reasons)
+        watch(table.FETCHES_UNDER_WAY, lambda: self._originals.under_way)
+        watch(table.PURGES_PENDING, self._pending)
+        watch(table.OLDEST_UNPROVED, lambda: self._originals.oldest_unproved_s)
+        watch(table.PURGES_UNRECORDED, lambda: cache.epochs.closed)
+        self._metrics.watch_each(table.ORIGIN_TOKEN_DEAD, lambda: {self._origin: self._health.is_token_dead})
+        self._metrics.watch_each(table.ORIGIN_DOWN, lambda: {self._origin: self._health.is_down})
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process; 0 if it has ended. Source: proc_pid_statm(5)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def watch_process(metrics: Metrics, lines: LineHandler | None, descriptors: Descriptors) -> None:
-    """Declare the gauges of the process: lines of its log, file descriptors."""
-    metrics.watch(
-        "imgproxy_log_lines_dropped",
-        "log lines that standard error did not take in time",
-        lambda: lines.dropped if lines is not None else 0,
-    )
-    metrics.watch("imgproxy_descriptors_max", "file descriptors that this process may have", lambda: descriptors.limit)
-    metrics.watch(
-        "imgproxy_descriptors_refused",
-        "connections and files refused because almost all descriptors were in use",
-        lambda: descriptors.refused,
-    )
+    """Watch what the process has: lines of its log, file descriptors."""
+    metrics.watch(table.LOG_LINES_DROPPED, lambda: lines.dropped if lines is not None else 0)
+    metrics.watch(table.DESCRIPTORS_REFUSED, lambda: descriptors.refused)

@@ -49,13 +49,14 @@ class Written(web.StreamResponse):
 class Waiter:
     """A request that is answered by the first request of its target and Accept class that has the answer."""
 
-    __slots__ = ("_request", "_sending", "is_sent", "name", "outcome", "sent_bytes")
+    __slots__ = ("_content_type", "_request", "_sending", "is_sent", "name", "outcome", "sent_bytes")
 
     def __init__(self, request: web.BaseRequest, accept: AcceptClass) -> None:
         self._request = request
         self.name = (request.raw_path, accept)
         self.outcome: Outcome | None = None  # None until the answer is written
         self.sent_bytes = 0
+        self._content_type = ""
         self._sending: Sending | None = None
         self.is_sent = False  # whether the kernel had the whole answer as soon as it was written
 
@@ -64,6 +65,7 @@ class Waiter:
         parts: tuple[bytes, ...],
         body_bytes: int,
         outcome: Outcome,
+        content_type: str,
         sending: Callable[[Callable[[], None]], Sending],
     ) -> bool:
         """
@@ -75,7 +77,7 @@ class Waiter:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             return False
-        self.outcome, self.sent_bytes = outcome, body_bytes
+        self.outcome, self.sent_bytes, self._content_type = outcome, body_bytes, content_type
         transport.writelines(parts)
         self.is_sent = transport.get_write_buffer_size() == 0
         if not self.is_sent:
@@ -93,7 +95,7 @@ class Waiter:
         assert self.outcome is not None, "the answer is written"
         if not self.is_sent:
             await self._request.writer.drain()
-        return Served(Written(), self.outcome, self.sent_bytes)
+        return Served(Written(), self.outcome, self.sent_bytes, content_type=self._content_type)
 
     def end(self) -> None:
         """Stop counting the answer as under way."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
+from imgproxy import metric_table
 from imgproxy.cluster.store.guarded import GuardedCalls, NotDone
 from imgproxy.cluster.store.objects import StoreFailed
 
@@ -71,11 +72,7 @@ class Writes:
         self._tasks: list[asyncio.Task[None]] = []
         purged.subscribe(self._forget)
         purged_many.subscribe(self._forget_many)
-        metrics.watch(
-            "imgproxy_shared_store_queue",
-            "objects that wait to be written, or are being written",
-            lambda: self._pending,
-        )
+        metrics.watch(metric_table.STORE_QUEUE, lambda: self._pending)
 
     def start(self) -> None:
         """Begin to write."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.hot import HotPlace
     from imgproxy.edge.exchange import PlainAnswer
+    from imgproxy.metrics import SentTally, Tally
     from imgproxy.params.negotiate import AcceptClass
 
 # The memory of an entry besides its target and heads: the entry, the facts of its variant, the dictionary; more if it
@@ -60,10 +61,12 @@ class PreparedAnswer:
         "place",
         "proofs",
         "read_number",
+        "sent",
         "variant_facts",
     )
 
-    def __init__(self, answer: PlainAnswer) -> None:
+    def __init__(self, answer: PlainAnswer, sent: SentTally) -> None:
+        """`sent` has the numbers of its format."""
         variant = answer.variant
         self.variant_facts = variant.facts
         self.file = variant.file
@@ -80,6 +83,7 @@ class PreparedAnswer:
         self.head_304 = head_bytes("304 Not Modified", lasting_304)
         self.head = head_bytes("200 OK", lasting | {"Content-Length": str(variant.facts.size_bytes)})
         self.read_number = NEVER_READ
+        self.sent = sent
 
     @property
     def cost_bytes(self) -> int:
@@ -99,8 +103,9 @@ def memo_bytes(hot_max_bytes: int) -> int:
 class AnswerMemo:
     """Prepared answers, bounded by their bytes. The least recently used one leaves first."""
 
-    def __init__(self, cache: Cache, max_bytes: int) -> None:
+    def __init__(self, cache: Cache, max_bytes: int, tally: Tally) -> None:
         self._cache = cache
+        self._tally = tally
         self._max_bytes = max_bytes
         # Both have the least recently used first. A hit would take twice as long with the cache of a library.
         self._entries: OrderedDict[tuple[str, AcceptClass], PreparedAnswer] = OrderedDict()
@@ -119,7 +124,7 @@ class AnswerMemo:
         It is not kept if its original has other facts by now: after a soft purge its freshness would be too long.
         """
         assert len(answer.variant.proofs) == 1, "a purge finds an entry by one key, so it must have one original"
-        entry = PreparedAnswer(answer)
+        entry = PreparedAnswer(answer, self._tally.of(answer.variant.facts.content_type))
         self._drop((answer.target, answer.accept))
         if self._cache.store.known_facts(entry.key_hash) is not entry.facts:
             return entry

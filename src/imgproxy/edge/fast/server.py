@@ -261,17 +261,17 @@ class FastHandler(Connection):
     def _write(self, transport: asyncio.Transport, target: str, found: Found) -> None:
         entry, tier, head, end, body = found
         self.last_key_hash = entry.key_hash
-        tally = self._path.tally
         if body:
             transport.writelines((head, end, body))
-            tally.sent_bytes += len(body)
+            sent = entry.sent
+            sent.sent_bytes += len(body)
             if tier is Tier.MEMORY:
-                tally.memory += 1
+                sent.memory += 1
             else:
-                tally.disk += 1
+                sent.disk += 1
         else:
             transport.write(head + end)
-            tally.not_modified += 1
+            self._path.tally.not_modified += 1
         self._end(target, 200 if body else 304, len(body))
 
     def _end(self, target: str, status: int, body_bytes: int) -> None:
