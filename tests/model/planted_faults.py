@@ -14,7 +14,7 @@ from imgproxy.cluster.log import Kind, Line, Position
 from tests.model.nodes_world import NodeWay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from imgproxy.cluster.acknowledge import Awaited, Seen
@@ -66,6 +66,23 @@ class BackgroundFollower(Follower):
 
     async def _apply(self, kind: Kind, lines: Sequence[Line], place: Position) -> None:
         self._draining.begin(super()._apply, kind, lines, place)
+
+
+class HastyFollower(Follower):
+    """Lines are reported before the answers under way have ended."""
+
+    def _begin_drain(self, place: Position, hashes: Collection[str] | None) -> None:
+        super()._begin_drain(place, hashes)
+        self._drains[-1].has_ended = True
+        self._note_drained()
+
+
+class IdleFollower(Follower):
+    """The answers under way are left alone."""
+
+    async def _drain_answers(self, drain: Any, hashes: Collection[str] | None) -> None:
+        del hashes
+        await super()._drain_answers(drain, ())
 
 
 class DeafFollower(Follower):
@@ -140,6 +157,8 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a proof is counted from the answer": replaced("node.Fence", AnswerFence),
     "a forgotten node uses the time of its proofs": replaced("node.Fence", RememberedFence),
     "applied is reported before it is recorded": replaced("node.Follower", BackgroundFollower),
+    "applied is reported before answers are drained": replaced("node.Follower", HastyFollower),
+    "answers are not drained": replaced("node.Follower", IdleFollower),
     "an order to prove is ignored": replaced("node.Follower", DeafFollower),
     "a lost history is ignored": replaced("node.Follower", TrustingFollower),
     "a purge does not wait for the slowest node": replaced("observer.awaited", _without_the_last),

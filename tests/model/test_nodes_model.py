@@ -88,9 +88,17 @@ class AwayMachine(RuleBasedStateMachine):
     def cut(self, name: str) -> None:
         self.world.cut_log(name, is_cut=True)
 
+    @rule(name=NODE, other=OTHER)
+    def purge_meets_an_answer(self, name: str, other: int) -> None:
+        """The node is still sending the picture. It may report the line only when that has ended, or was cut."""
+        self._purge_meets(name, other, is_slow=True, there=None)
+
     @rule(name=NODE, other=OTHER, is_slow=st.booleans(), there=HELD_THERE)
-    def purge_meets_an_answer(self, name: str, other: int, is_slow: bool, there: str | None) -> None:
-        """The node is still sending the picture, or is held on its way to apply the line."""
+    def purge_meets_a_busy_node(self, name: str, other: int, is_slow: bool, there: str | None) -> None:
+        """The node is held on its way to apply the line, or to report it."""
+        self._purge_meets(name, other, is_slow=is_slow, there=there)
+
+    def _purge_meets(self, name: str, other: int, *, is_slow: bool, there: str | None) -> None:
         world, elsewhere = self.world, after(name, other)
         world.request(name, PLANS[0], hold_at=None, is_slow=is_slow)
         self.replace(KEY)
