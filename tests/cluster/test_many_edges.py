@@ -190,6 +190,40 @@ async def test_a_node_that_is_cut_off_serves_what_the_origin_proves(tmp_path: Pa
         del first
 
 
+async def test_each_reason_why_the_log_is_away_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A second reason is not hidden by the first one. When the log was there meanwhile, the reason is new again."""
+    cut, lost = "cut off, by a test", "the answer is lost, by a test"
+
+    def reasons() -> list[str]:
+        words = "the log of purges cannot be reached: "
+        return [each.message.removeprefix(words) for each in caplog.records if each.message.startswith(words)]
+
+    async with cluster(tmp_path) as here:
+        [node] = await several(here, ["a"])
+
+        async def fails(times: int) -> None:
+            calls = node.way.calls["renew"]
+            while node.way.calls["renew"] < calls + times:
+                node.clock.advance(LEASE_S)
+                await asyncio.sleep(0)
+
+        node.way.is_cut = True
+        await fails(3)
+        node.way.is_cut = False
+        node.way.lost_answers.add("renew")
+        await fails(3)
+        node.way.is_cut = True
+        await fails(3)
+        assert reasons() == [cut, lost]
+
+        node.way.is_cut = False
+        node.way.lost_answers.clear()
+        await node.renewed()
+        node.way.is_cut = True
+        await fails(3)
+        assert reasons() == [cut, lost, cut]
+
+
 async def test_a_purge_waits_for_a_node_that_is_cut_off_only_until_it_can_break_no_promise(tmp_path: Path) -> None:
     """The node is fenced in the receipt, after its lease and `proof_s`, and not before."""
     async with cluster(tmp_path) as here:

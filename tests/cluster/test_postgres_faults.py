@@ -13,7 +13,7 @@ import pytest
 from imgproxy.cache.outbox import OutboxLine, Subject
 from imgproxy.cluster import postgres_log
 from imgproxy.cluster.log import Change, HistoryLost, Kind, LogUnavailable, Position
-from tests.support.cluster import NOWHERE, Edge, edge, purge
+from tests.support.cluster import NOWHERE, Edge, edge, eventually, purge
 from tests.support.relay import relay
 
 if TYPE_CHECKING:
@@ -38,16 +38,6 @@ async def waits_for_lock(observer: Any, count: int = 1) -> None:
     async with asyncio.timeout(20):
         while await observer.fetchval(query + " AND datname = current_database()") < count:
             await asyncio.sleep(0.01)
-
-
-async def eventually(call: Any) -> Any:
-    """Repeat a call until the database takes it."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await call()
-            except LogUnavailable:
-                await asyncio.sleep(0.02)
 
 
 async def running(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.cluster import postgres_schema
-from imgproxy.cluster.log import LogUnavailable
+from imgproxy.cluster.log import LogUnavailable, Position
 from imgproxy.cluster.postgres_schema import PROGRAM, SCHEMA_VERSION, TABLES
 from imgproxy.cluster.postgres_status import RIGHTS, try_database
-from tests.support.cluster import NOWHERE, edge, purge
+from tests.support.cluster import NOWHERE, edge, eventually, purge
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
@@ -217,3 +217,21 @@ async def test_an_older_schema_is_migrated_by_its_owner(
         await works(url, "with few rights")
     found = postgres_server.sql("SELECT program, version, min_reader FROM imgproxy.edge_schema", database=database)
     assert found == f"{PROGRAM}|{SCHEMA_VERSION + 1}|1"
+
+
+async def test_a_migration_may_take_longer_than_a_call(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on when the call that began it has failed. Calls say so until it is done, and an edge may end meanwhile."""
+    async with edge(database_url, "old") as old:
+        [place] = await old.log.append([purge("x.jpg")])
+    slow = "SELECT pg_sleep(2); ALTER TABLE imgproxy.member ADD COLUMN added int NOT NULL DEFAULT 0;"
+    monkeypatch.setattr(postgres_schema, "STEPS", (*postgres_schema.STEPS, (slow, 1)))
+    monkeypatch.setattr(postgres_schema, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    async with edge(database_url, "ends", is_member=False, timeout_s=1.0) as ends:
+        with pytest.raises(LogUnavailable, match="no answer in time"):
+            await ends.log.members()
+    async with edge(database_url, "new", is_member=False, timeout_s=1.0) as new:
+        with pytest.raises(LogUnavailable):
+            await new.log.members()
+        await eventually(new.log.members)
+        [line] = await new.log.read(Position(place.history, 0), 9)
+        assert line.change.keys == ("x.jpg",)

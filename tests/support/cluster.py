@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from imgproxy.cluster.log import Change, Kind, Member, Position
+from imgproxy.cluster.log import Change, Kind, LogUnavailable, Member, Position
 from imgproxy.cluster.postgres_database import Database
 from imgproxy.cluster.postgres_facts import PostgresFacts
 from imgproxy.cluster.postgres_listener import Listener
@@ -54,7 +54,7 @@ async def edge(url: str, name: str = "a", *, is_member: bool = True, timeout_s: 
     running = Edge(url, name, timeout_s)
     try:
         if is_member:
-            await running.join()
+            await eventually(running.join)  # on a busy machine, tables may take longer than a call
         yield running
     finally:
         await running.log.close()
@@ -63,3 +63,13 @@ async def edge(url: str, name: str = "a", *, is_member: bool = True, timeout_s: 
 def purge(*keys: str, reason: str = "manual") -> Change:
     """Make a purge of keys."""
     return Change(Kind.PURGE, keys, reason)
+
+
+async def eventually(call: Any) -> Any:
+    """Repeat a call until the database takes it."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await call()
+            except LogUnavailable:
+                await asyncio.sleep(0.02)

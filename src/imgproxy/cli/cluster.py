@@ -12,7 +12,7 @@ from rich.table import Table
 
 from imgproxy.cli.console import ConfigOption, console, fail, load_or_fail, marked
 from imgproxy.cluster.log import LogUnavailable
-from imgproxy.cluster.status import NodeState
+from imgproxy.cluster.status import NodeState, shared_name_words
 from imgproxy.config.secrets import database_url
 from imgproxy.errors import ConfigError
 
@@ -61,10 +61,7 @@ def _print(found: ClusterStatus) -> None:
     console.print(f"log: {found.lines} lines, {age}; last number {found.head}; schema version {found.schema_version}")
     console.print(f"history: {found.history}", soft_wrap=True)
     for name in found.shared_names:
-        line = (
-            f"several edges are called {name} (or one has restarted just now); each needs a [cluster] node of its own"
-        )
-        console.print(marked("!", "yellow", line), soft_wrap=True)
+        console.print(marked("!", "yellow", shared_name_words(name)), soft_wrap=True)
 
 
 def _cells(node: NodeStatus) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ class ClusterNode:
         self._has_joined = False
         self._has_tried = False
         self._refusal: str | None = "it has not reached the log of purges yet"
+        self._said: set[str] = set()  # why the log could not be reached: each reason is logged once until it is
         self._head = 0
         self._trimmed_at_s = 0.0
         self.renewals = 0
@@ -233,9 +234,10 @@ class ClusterNode:
             await self._clock.wait(self._renew_soon, self._clock.now_s() + wait_s)
 
     def _note_refusal(self, words: str, error: LogUnavailable) -> None:
-        if self._refusal != words:
-            log.warning("%s: %s", words, error)
         self._refusal = words
+        if str(error) not in self._said:
+            self._said.add(str(error))
+            log.warning("%s: %s", words, error)
 
     async def _join(self) -> None:
         self._has_tried = True
@@ -268,6 +270,7 @@ class ClusterNode:
                 await self._follower.start_over(renewal)
             self.lease.renew(sent_s, Position(renewal.history, renewal.head), self._follower.place)
             self._refusal = None
+            self._said.clear()
             await self._write_behind()
             await self._keep_house(now_s)
         self._watch.wake()

@@ -23,7 +23,7 @@ import asyncpg
 
 from imgproxy.cluster.log import LogUnavailable
 from imgproxy.cluster.postgres_errors import DRIVER_ERRORS, is_answer, is_retried, unavailable
-from imgproxy.cluster.postgres_schema import ensure_schema
+from imgproxy.cluster.postgres_schema import ensure_schema, is_up_to_date
 from imgproxy.cluster.postgres_url import connection_arguments, place_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Database:
         self._free = asyncio.Semaphore(size)
         self._idle: list[Session] = []
         self._used: set[Session] = set()
+        self._making: asyncio.Task[None] | None = None  # the schema
 
     async def connect(self) -> Session:
         """
@@ -108,18 +109,19 @@ class Database:
         timeout_s = self._timeout_s / len(self._hosts)
         try:
             async with asyncio.timeout(timeout_s):
-                driver = await asyncpg.connect(
-                    **host, server_settings={"application_name": self._program}, timeout=timeout_s
-                )
+                driver = await self._open(host, timeout_s)
                 try:
-                    return Session(driver, await self._prepare(driver))
+                    return Session(driver, await self._prepare(driver, host))
                 except BaseException:
                     driver.terminate()
                     raise
         except (*DRIVER_ERRORS, ValueError) as error:
             raise unavailable(error, self.place) from error
 
-    async def _prepare(self, driver: Any) -> str:
+    async def _open(self, host: dict[str, Any], timeout_s: float) -> Any:
+        return await asyncpg.connect(**host, server_settings={"application_name": self._program}, timeout=timeout_s)
+
+    async def _prepare(self, driver: Any, host: dict[str, Any]) -> str:
         statement_ms, lock_ms = int(self._timeout_s * 900), int(self._timeout_s * 700)
         found = await driver.fetchrow(_PREPARE, str(statement_ms), str(lock_ms))
         if found["version"] < OLDEST_SERVER * 10_000:
@@ -129,13 +131,34 @@ class Database:
             raise self.refusal("this server is a standby, which takes no writes; give the address of the primary")
         if found["encoding"] != "UTF8":
             raise self.refusal(f"the database's encoding is {found['encoding']}; UTF8 is needed")
-        await ensure_schema(driver, self.place)
+        if not await is_up_to_date(driver, self.place):
+            await self._make_schema(host)
         system = await driver.fetchval(_SYSTEM if found["may_identify"] else _DATABASE)
         try:
             timeline = await driver.fetchval(_TIMELINE)
         except asyncpg.PostgresError:  # some services have no WAL of their own
             timeline = "0"
         return f"{system}.{timeline}"
+
+    async def _make_schema(self, host: dict[str, Any]) -> None:
+        """
+        Make or migrate the schema, on a connection of its own.
+
+        It may take longer than a call, and then goes on. Otherwise every call would begin it again.
+        """
+        if self._making is None or self._making.done():
+            self._making = asyncio.get_running_loop().create_task(self._make_schema_once(host))
+            self._making.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio logs it
+        await asyncio.shield(self._making)
+
+    async def _make_schema_once(self, host: dict[str, Any]) -> None:
+        driver = await self._open(host, self._timeout_s)
+        try:
+            # Without a time limit. But statements that wait for such a lock would wait behind it.
+            await driver.fetchrow(_PREPARE, "0", str(int(self._timeout_s * 700)))
+            await ensure_schema(driver, self.place)
+        finally:
+            driver.terminate()
 
     def refusal(self, reason: str) -> LogUnavailable:
         """Make an error that names the server."""
@@ -188,6 +211,9 @@ class Database:
 
     async def close(self) -> None:
         """End every connection, also those in use."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
         idle, self._idle = self._idle, []
         for session in idle:
             try:

@@ -122,17 +122,24 @@ def with_history(statement: str, server: str = "$1") -> str:
     return statement.replace("HISTORY", _HISTORY.replace("SERVER", server))
 
 
-async def ensure_schema(driver: Any, place: str) -> None:
+async def is_up_to_date(driver: Any, place: str) -> bool:
     """
-    Make the schema if it is missing, migrate it if it is older, and return if it can be used.
+    Return whether the schema can be used as it is. If not, it is missing or older.
 
     Raises:
-        LogUnavailable: it is of another program, too new, or a right is missing. Nothing was changed then.
+        LogUnavailable: it is of another program, too new, or a right is missing.
     """
-    if await _read_version(driver, place) >= SCHEMA_VERSION:
-        return
+    return await _read_version(driver, place) >= SCHEMA_VERSION
+
+
+async def ensure_schema(driver: Any, place: str) -> None:
+    """
+    Make the schema if it is missing, migrate it if it is older. The session has no time limit.
+
+    Raises:
+        LogUnavailable: as `is_up_to_date`. Nothing was changed then.
+    """
     async with driver.transaction():
-        await driver.execute("SET LOCAL statement_timeout = 0")
         await driver.execute("SELECT pg_advisory_xact_lock($1)", SCHEMA_LOCK)
         # Another edge may have done it meanwhile.
         version = await _read_version(driver, place)

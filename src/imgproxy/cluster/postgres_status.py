@@ -13,7 +13,7 @@ from imgproxy.cluster.postgres_database import Database, fetch_in
 from imgproxy.cluster.postgres_errors import DRIVER_ERRORS, unavailable
 from imgproxy.cluster.postgres_schema import with_history
 from imgproxy.cluster.postgres_url import tls_notice
-from imgproxy.cluster.status import ClusterStatus, DatabaseReport, NodeStatus
+from imgproxy.cluster.status import ClusterStatus, DatabaseReport, NodeStatus, shared_name_words
 
 if TYPE_CHECKING:
     from imgproxy.cluster.postgres_database import Session
@@ -48,7 +48,9 @@ WHERE NOT has_table_privilege('imgproxy.' || given.name, given.privilege) GROUP 
 """
 _SERVER: Final = """
 SELECT current_setting('server_version') AS version, current_setting('fsync') = 'on' AS has_fsync,
-    current_setting('full_page_writes') = 'on' AS has_full_pages, (SELECT count(*) FROM imgproxy.member) AS edges
+    current_setting('full_page_writes') = 'on' AS has_full_pages, (SELECT count(*) FROM imgproxy.member) AS edges,
+    ARRAY(SELECT name FROM imgproxy.member WHERE renewed_at > clock_timestamp() - make_interval(secs => lease_s)
+        GROUP BY name HAVING count(*) > 1 ORDER BY name) AS shared_names
 """
 
 
@@ -89,6 +91,7 @@ async def try_database(url: str) -> DatabaseReport:
             took_ms = await _write_and_read(session) * 1000
         if not server["has_fsync"] or not server["has_full_pages"]:
             notices.append("[cluster] the server runs with fsync or full_page_writes off: a crash may lose purges")
+        notices += map(shared_name_words, server["shared_names"])
         if not await _hears_news(database):
             notices.append(
                 "[cluster] database_url: notifications do not arrive, so purges wait for the next renewal of each "

@@ -75,6 +75,11 @@ class ClusterStatus:
         }
 
 
+def shared_name_words(name: str) -> str:
+    """Say that several edges have this name."""
+    return f"several edges are called {name} (or one has restarted just now); each needs a [cluster] node of its own"
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseReport:
     """What a try of the database found: a line each. With `problems` the database cannot be used."""

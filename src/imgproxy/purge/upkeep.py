@@ -41,6 +41,7 @@ class Upkeep:
         self._downstream = downstream
         self._every_s = every_s
         self._tidied_at_s = time.monotonic()
+        self._said = ""  # why it has to wait, as logged last
         self._background = Background("upkeep of the cluster")
 
     def start(self) -> None:
@@ -55,8 +56,11 @@ class Upkeep:
         while True:
             try:
                 await self._look()
+                self._said = ""
             except (LogUnavailable, CacheUnavailable) as error:
-                log.info("the upkeep of the cluster has to wait: %s", error)
+                if str(error) != self._said:
+                    self._said = str(error)
+                    log.info("the upkeep of the cluster has to wait: %s", error)
             except Exception:
                 log.exception("the upkeep of the cluster failed; it goes on")
             await asyncio.sleep(self._every_s * random.uniform(0.5, 1.0))
