@@ -5,13 +5,15 @@
 #     --env IMGPROXY_ORIGIN__URL=https://media.example.com --env IMGPROXY_ORIGIN__TOKEN=... imgproxy
 #
 # deploy/prove-dockerfile.sh builds it without a Docker daemon, runs it read-only and checks what is promised here.
-# The base is Debian 12 with Debian's own Python 3.11: a rebuild brings all security fixes, from one source. Any Debian
-# with Python >= 3.11 works (BASE=debian:trixie-slim).
-ARG BASE=debian:bookworm-slim
+# The base is Debian 12 with Debian's own Python 3.11, pinned by the digest of its index of all architectures: amd64 and
+# arm64 have one Dockerfile. docs/release.md says how to renew it. `apt-get upgrade` brings what was mended since then, so
+# a rebuild has all security fixes, from one source. Any Debian with Python >= 3.11 works (BASE=debian:trixie-slim).
+ARG BASE=debian:bookworm-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 
 # --- for both stages: Python, certificates for the origin, the allocator -----------------------------------------
 FROM ${BASE} AS python
 RUN apt-get update \
+ && apt-get upgrade --yes \
  && apt-get install --yes --no-install-recommends ca-certificates libjemalloc2 python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig /var/log/apt /var/log/dpkg.log
 

@@ -167,6 +167,25 @@ async def test_a_purge_cuts_a_client_that_does_not_read_an_original(connect: Con
                 await wire.reader.read()
 
 
+@pytest.mark.parametrize("target", [f"/{KEY}?w=50", f"/{KEY}?w=51", "/-/ready"], ids=["hit", "miss", "ready"])
+async def test_a_node_that_leaves_ends_each_connection_with_its_next_answer(
+    connect: Connect, tmp_path: Path, target: str
+) -> None:
+    """Balancers send it no new ones, but keep those that are open: closed later, one could lose a request."""
+    async with site(tmp_path) as here:
+        kept = await connect(here)
+        for _ in range(3):
+            kept.ask(f"/{KEY}?w=50")
+            assert (await kept.read_answer())[0] == 200
+        await here.edge.server.leave()
+        for wire in (kept, await connect(here)):
+            wire.ask(target)
+            status, headers, _ = await wire.read_answer()
+
+            assert (status, headers["Connection"]) == (200, "close")
+            assert await is_closed(wire)
+
+
 async def test_a_stop_cuts_a_client_that_does_not_read(connect: Connect, tmp_path: Path) -> None:
     """When `shutdown_timeout_s` is over, no byte for it is left in this process."""
     async with site(tmp_path, pictures=LARGE, server=limited(shutdown_timeout_s=SHORT_S)) as here:

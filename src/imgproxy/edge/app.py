@@ -8,7 +8,6 @@ End: not ready -> the port closes -> requests under way finish -> the parts are 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -215,7 +214,7 @@ class Edge(Parts):
     async def stop(self) -> None:
         """Be not ready for `shutdown_delay_s`, close the port, finish requests, then close all parts."""
         self.state.is_draining = True
-        await asyncio.sleep(self.settings.server.shutdown_delay_s)
+        await self.server.leave()
         await self.server.stop()
         await self._stack.aclose()
 

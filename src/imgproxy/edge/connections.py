@@ -29,6 +29,8 @@ from imgproxy.background import Background
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiohttp.http_parser import RawRequestMessage
+
     from imgproxy.config.sections import ServerSettings
     from imgproxy.edge.descriptors import Descriptors
     from imgproxy.metrics import Metrics
@@ -241,8 +243,15 @@ class LimitedServer(web.Server):
     """A server whose connections have limits."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Any], limits: Limits, **options: Any) -> None:
-        super().__init__(handler, **options)
+        super().__init__(handler, request_factory=self._request, **options)
         self.limits = limits
+        # From now on each answer ends its connection. So no connection is in use when the port closes: one that is
+        # closed while its client writes the next request loses that request.
+        self.is_leaving = False
+
+    def _request(self, message: RawRequestMessage, *parts: Any) -> web.BaseRequest:
+        """Make the request of a message."""
+        return self._make_request(message._replace(should_close=True) if self.is_leaving else message, *parts)
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of a new connection."""

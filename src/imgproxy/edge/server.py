@@ -63,6 +63,17 @@ class Server:
             return LimitedServer(self._handle, self._limits, **options)
         return FastServer(self._handle, self._limits, self._path, **options)
 
+    async def leave(self) -> None:
+        """
+        Keep the port open for `shutdown_delay_s`, and end each connection with its next answer.
+
+        Kubernetes sends no new connections then, but leaves those that are open. Their clients come back over new
+        ones, which go to other nodes.
+        """
+        if self._runner is not None and isinstance(self._runner.server, LimitedServer):
+            self._runner.server.is_leaving = True
+        await asyncio.sleep(self._settings.shutdown_delay_s)
+
     async def stop(self) -> None:
         """
         Close the port, let requests under way finish until the deadline, then close their connections.

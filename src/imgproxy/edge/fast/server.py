@@ -137,6 +137,9 @@ class FastHandler(Connection):
     def _is_draining(self) -> bool:
         return isinstance(self._manager, FastServer) and self._manager.is_draining
 
+    def _is_leaving(self) -> bool:
+        return isinstance(self._manager, FastServer) and self._manager.is_leaving
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._path.answers.connections.discard(self)
@@ -228,7 +231,7 @@ class FastHandler(Connection):
         """Answer a plain GET from the memo, or refuse it in an overload. Return whether it was answered."""
         if isinstance(message, _ErrInfo) or message.method != "GET":
             return False
-        if message.version != HttpVersion11 or message.should_close:
+        if message.version != HttpVersion11 or message.should_close or self._is_leaving():
             return False
         headers = message.headers
         if hdrs.IF_MATCH in headers:
