@@ -19,7 +19,23 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks import avif, cluster, hits, machine, memory, peers, photos, pressure, renders, report, srcset, stampede
+from benchmarks import (
+    avif,
+    cluster,
+    hits,
+    machine,
+    memory,
+    peers,
+    photos,
+    pressure,
+    purge_cluster,
+    purge_hits,
+    renders,
+    report,
+    rest,
+    srcset,
+    stampede,
+)
 from benchmarks.accounting import Load
 from benchmarks.bench import Bench, read_peers
 from benchmarks.rows import Result, Row
@@ -33,6 +49,9 @@ ROWS: tuple[Row, ...] = (
     *pressure.ROWS,
     *memory.ROWS,
     *cluster.ROWS,
+    *purge_cluster.ROWS,
+    *purge_hits.ROWS,
+    *rest.ROWS,
     *peers.ROWS,
 )
 

@@ -111,8 +111,8 @@ def measure_hot(bench: Bench, result: Result) -> None:
     quiet: dict[str, dict[str, object]] = {"log": {"access": "none"}}
     core = bench.server_core
     with bench.origin() as origin, bench.product(origin.url, sections=quiet, core=core) as product:
-        target = _target_near(product, BODY_BYTES)
-        hit = _settled(product, target)
+        target = target_near(product, BODY_BYTES)
+        hit = settled(product, target)
         with Nginx(bench.new_folder("nginx"), _locations(hit.headers, "/hit"), core=core) as nginx:
             (nginx.www / "hit").write_bytes(hit.body)
             if get(nginx.url + "/hit").body != hit.body:
@@ -145,9 +145,9 @@ def measure_log(bench: Bench, result: Result) -> None:
         bench.product(origin.url, sections=quiet, core=core) as product,
         bench.product(origin.url, sections=logging, core=core, name="imgproxy-logging") as talkative,
     ):
-        target = _target_near(product, BODY_BYTES)
-        _settled(product, target)
-        _settled(talkative, target)
+        target = target_near(product, BODY_BYTES)
+        settled(product, target)
+        settled(talkative, target)
         off = Contestant("access log off", product.pid, product.url + target, ACCEPT)
         on = Contestant("access log on", talkative.pid, talkative.url + target, ACCEPT)
         compete(bench, result, [off, on])
@@ -158,7 +158,7 @@ def measure_log(bench: Bench, result: Result) -> None:
     result.at_most("lines that were dropped", lines, 0)
 
 
-def _target_near(product: Product, wanted_bytes: int) -> str:
+def target_near(product: Product, wanted_bytes: int) -> str:
     """Return the target of a variant with about this many bytes."""
     start = f"/hot/{Photos.SIX}?auto=format&q=75&w="
 
@@ -168,7 +168,7 @@ def _target_near(product: Product, wanted_bytes: int) -> str:
     return f"{start}{size_near(ask, wanted_bytes, 400, 1200)}"
 
 
-def _settled(product: Product, target: str) -> Sample:
+def settled(product: Product, target: str) -> Sample:
     """Request until the answer is a hit. From then on every answer is one."""
     for _ in range(20):
         answer = get(product.url + target, ACCEPT)

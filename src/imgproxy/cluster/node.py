@@ -221,6 +221,7 @@ class ClusterNode:
                 if not self._has_joined:
                     await self._join()
                 await self.renew()
+                await self._keep_house()
                 failures = 0
             except LogUnavailable as error:
                 self._note_refusal("the log of purges cannot be reached", error)
@@ -271,8 +272,6 @@ class ClusterNode:
             self.lease.renew(sent_s, Position(renewal.history, renewal.head), self._follower.place)
             self._refusal = None
             self._said.clear()
-            await self._write_behind()
-            await self._keep_house(now_s)
         self._watch.wake()
         self._follower.wake()
         self._spreader.reached()
@@ -286,8 +285,10 @@ class ClusterNode:
         except CacheUnavailable:
             self._spreader.put_back(done)
 
-    async def _keep_house(self, now_s: float) -> None:
-        """Forget members that are long gone, and trim the log."""
+    async def _keep_house(self) -> None:
+        """After a renewal that no purge waits for: write behind, forget members that are long gone, trim the log."""
+        await self._write_behind()
+        now_s = self._clock.now_s()
         for member in self._observer.forgettable(now_s):
             log.warning("node %s was not seen for %g s and is forgotten", member.name, self.settings.forget_s)
             await _within(self.settings.lease_s, self._log.forget(member.run, member.renewals))

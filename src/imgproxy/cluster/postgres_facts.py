@@ -64,10 +64,13 @@ _ENTRIES_OF: Final = """
 SELECT key, array_agg(entry ORDER BY seen_at DESC) AS entries FROM imgproxy.entry_key WHERE key = ANY ($1::text[])
 GROUP BY key
 """
+# The answer to a purge waits for this commit, so that every node can give the receipt from then on. It does not wait for
+# the disk: if the database crashes in the same second, the journal of this node has the receipt.
 _KEEP_RECEIPTS: Final = """
+WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 INSERT INTO imgproxy.receipt (number, given_at, entry, keys, receipt)
 SELECT number, to_timestamp(given_at_s), entry, ARRAY(SELECT json_array_elements_text(keys)), receipt
-FROM unnest($1::bigint[], $2::float8[], $3::text[], $4::json[], $5::text[])
+FROM quick, unnest($1::bigint[], $2::float8[], $3::text[], $4::json[], $5::text[])
     AS given (number, given_at_s, entry, keys, receipt)
 ON CONFLICT (number) DO UPDATE SET given_at = excluded.given_at, entry = excluded.entry, keys = excluded.keys,
     receipt = excluded.receipt

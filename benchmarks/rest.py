@@ -1,0 +1,151 @@
+"""Rows of what a cluster costs an edge: a hit, a second at rest, and a start after a long absence."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks import accounting
+from benchmarks.edges import await_current, edges, postgres
+from benchmarks.hits import ACCEPT, BODY_BYTES, Contestant, compete, settled, target_near
+from benchmarks.rows import Result, Row
+from benchmarks.servers import Product
+from benchmarks.stats import paired_ratios
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+    from tests.support.postgres import PostgresServer
+
+HIT_RATIO = 1.02
+MISSED = 100_000
+START_S = 2.0
+REST_COUNTS = (1, 3, 5)
+# Old purges of entries with one key each, of another run.
+_MISS = """
+INSERT INTO imgproxy.line (number, run, kind, entry, written_at, change)
+SELECT head.number + n, 'another run', 'purge', 'entry-' || n, clock_timestamp() - interval '1 hour',
+    jsonb_build_object('keys', jsonb_build_array('2026/03/14/picture-' || head.number + n || '.jpeg'),
+    'reason', 'revoke', 'entry', 'entry-' || n, 'is_pending', false, 'settle_s', 30.0,
+    'expanded', jsonb_build_array('2026/03/14/picture-' || head.number + n || '.jpeg'))
+FROM imgproxy.head, generate_series(1, {count}) AS n;
+UPDATE imgproxy.head SET number = number + {count};
+"""
+_USED = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{database}'"
+
+
+def measure_cluster_hit(bench: Bench, result: Result) -> None:
+    """Compare the CPU of a hit at an edge of a cluster with that at an edge alone, in turns on one core."""
+    core = bench.server_core
+    with (
+        bench.origin() as origin,
+        bench.product(origin.url, core=core) as alone,
+        postgres() as server,
+        bench.product(
+            origin.url,
+            sections={"cluster": {"node": "a", "database_url": server.url(server.new_database())}},
+            core=core,
+            name="imgproxy-cluster",
+        ) as clustered,
+    ):
+        await_current(clustered)
+        target = target_near(alone, BODY_BYTES)
+        settled(alone, target)
+        settled(clustered, target)
+        off = Contestant("cluster off", alone.pid, alone.url + target, ACCEPT)
+        on = Contestant("cluster on", clustered.pid, clustered.url + target, ACCEPT)
+        compete(bench, result, [off, on])
+    by_cpu = result.figure("hit: cluster on / off, by CPU", "x", paired_ratios(on.cpu_us, off.cpu_us))
+    result.at_most(by_cpu.name, by_cpu.spread.median, HIT_RATIO)
+    result.notes.append("All threads of the edge count, so its renewals do, too. PostgreSQL is not counted.")
+
+
+def measure_rest(bench: Bench, result: Result) -> None:
+    """Count the statements and the CPU of clusters in which nothing happens."""
+    seconds = bench.scaled(60, 15)
+    with postgres() as server:
+        for count in REST_COUNTS:
+            with edges(bench, server, count, "http://127.0.0.1:9") as found:
+                time.sleep(5)  # what follows a start
+                before, used_s = _statements(server, found.database), _cpu_s(server, found.products)
+                began_s = time.monotonic()
+                time.sleep(seconds)
+                took_s = time.monotonic() - began_s
+                statements = _statements(server, found.database) - before
+                after_s = _cpu_s(server, found.products)
+            a_node = took_s * count
+            result.figure(f"{count} edges at rest: transactions an edge", "1/s", [statements / a_node])
+            for who in ("an edge", "PostgreSQL, for an edge"):
+                result.figure(
+                    f"{count} edges at rest: CPU of {who}", "ms/s", [(after_s[who] - used_s[who]) * 1e3 / a_node]
+                )
+    result.notes.append(
+        f"{seconds} s each, lease 5 s. Each statement is a transaction of its own, so pg_stat_database counts them."
+    )
+
+
+def _statements(server: PostgresServer, database: str) -> int:
+    return int(server.sql(_USED.format(database=database)))
+
+
+def _cpu_s(server: PostgresServer, products: tuple[Product, ...]) -> dict[str, float]:
+    """Return the CPU seconds of all edges, and of the database."""
+    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+    return {
+        "an edge": sum(product.cpu_s() for product in products),
+        "PostgreSQL, for an edge": accounting.tree_cpu_s(postmaster),
+    }
+
+
+def measure_replay(bench: Bench, result: Result) -> None:
+    """Start an edge that has missed many purges, and one that has missed none, in turns."""
+    missed = bench.scaled(MISSED, 10_000)
+    with_s, without_s, with_cpu_s, without_cpu_s = [], [], [], []
+    with postgres() as server:
+        database = server.new_database()
+        cluster = {"node": "a", "database_url": server.url(database)}
+        folder = bench.new_folder("edge")
+        product = Product(folder, "http://127.0.0.1:9", sections={"cluster": cluster})
+        _start(product)
+        for _ in range(bench.rounds):
+            for count, times_s, cpu_s in ((0, without_s, without_cpu_s), (missed, with_s, with_cpu_s)):
+                if count:
+                    server.sql(_MISS.format(count=count), database=database)
+                    server.sql("ANALYZE imgproxy.line; CHECKPOINT", database=database)
+                took_s, used_s = _start(product)
+                times_s.append(took_s)
+                cpu_s.append(used_s)
+    result.figure(f"start with {missed} purges to replay", "s", with_s)
+    result.figure("start with none", "s", without_s)
+    result.figure(f"start with {missed} purges to replay, CPU of the edge", "s", with_cpu_s)
+    result.figure("start with none, CPU of the edge", "s", without_cpu_s)
+    more_s = [with_one - without for with_one, without in zip(with_cpu_s, without_cpu_s, strict=True)]
+    result.figure("what the replay adds, CPU of the edge", "s", more_s)
+    ratio = result.figure("start with purges / with none", "x", paired_ratios(with_s, without_s))
+    result.at_most("start with purges to replay", result.figures[0].spread.median, START_S, "s")
+    result.at_most("start with purges to replay, CPU of the edge", result.figures[2].spread.median, START_S, "s")
+    result.facts["purges"] = missed
+    result.notes.append(
+        f"From the start of the process until it may answer from its cache. The purges are of {missed} entries with "
+        f"one key each, an hour old; the edge has none of the pictures. Starts in turns ({ratio.spread.count} each)."
+    )
+
+
+def _start(product: Product) -> tuple[float, float]:
+    """Start an edge and stop it. Return the seconds until it was current, and the CPU seconds of its main process."""
+    began_s = time.monotonic()
+    with product:
+        await_current(product)
+        took_s = time.monotonic() - began_s
+        used_s = accounting.cpu_s(product.pid, with_reaped=False)
+    return took_s, used_s
+
+
+ROWS = (
+    Row("cluster-hit", "Hot hit at an edge of a cluster, compared with an edge alone, by CPU", measure_cluster_hit),
+    Row("cluster-rest", "Statements and CPU of a second in which nothing happens, with 1, 3 and 5 edges", measure_rest),
+    Row(
+        "replay",
+        "Start of an edge that has missed 100,000 purges, compared with one that has missed none",
+        measure_replay,
+    ),
+)
