@@ -64,8 +64,8 @@ _ENTRIES_OF: Final = """
 SELECT key, array_agg(entry ORDER BY seen_at DESC) AS entries FROM imgproxy.entry_key WHERE key = ANY ($1::text[])
 GROUP BY key
 """
-# The answer to a purge waits for this commit, so that every node can give the receipt from then on. It does not wait for
-# the disk: if the database crashes in the same second, the journal of this node has the receipt.
+# The answer to a purge waits for this commit, so that every node can give the receipt from then on. The commit does not
+# wait for the disk: if the database crashes in the same second, the journal of this node has the receipt.
 _KEEP_RECEIPTS: Final = """
 WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 INSERT INTO imgproxy.receipt (number, given_at, entry, keys, receipt)
