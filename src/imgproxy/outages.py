@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ class Outage:
         self._name = name
         self._now = now
         self._since_s = 0.0
-        self._is_said = False
-        self._last_cause: str | None = None
+        self._said: set[str] = set()  # the causes that the log has: two that alternate do not fill it
+        self._said_before: set[str] = set()  # in the outage before this one
         self._back_at_s = float("-inf")
         self.cause: str | None = None
 
@@ -37,29 +37,31 @@ class Outage:
         """
         Note that the service failed. `cause` and `consequence` are words for an operator.
 
-        The log has a line if it worked before, or failed for another cause.
+        The log has one line for each cause of an outage.
         """
         now_s = self._now()
         if self.cause is None:
             self._since_s = now_s
-        if self.cause == cause:
-            return
         self.cause = cause
-        if cause == self._last_cause and now_s - self._back_at_s < QUIET_S:
+        if cause in self._said or (cause in self._said_before and now_s - self._back_at_s < QUIET_S):
             return
-        self._is_said = True
-        self._last_cause = cause
+        self._said.add(cause)
         log.warning("%s is down: %s%s", self._name, cause, f"; {consequence}" if consequence else "")
 
     def worked(self) -> None:
         """Note that the service answered. The log has a line if it said before that it was down."""
         if self.cause is None:
             return
-        if self._is_said:
+        if self._said:
             log.warning("%s is back after %s", self._name, duration_words(self.age_s))
-        self._is_said = False
+            self._said_before = self._said
+        self._said = set()
         self.cause = None
         self._back_at_s = self._now()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the public form, for the status page."""
+        return {"down": self.cause is not None, "cause": self.cause, "down_s": round(self.age_s, 1)}
 
     @property
     def age_s(self) -> float:

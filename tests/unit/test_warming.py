@@ -11,7 +11,7 @@ from imgproxy.config.sections import RenderSettings, WarmSettings
 from imgproxy.config.url import UrlSettings
 from imgproxy.delivery.request import Outcome, Request
 from imgproxy.delivery.warming import PARALLEL, Failure, Warmed, Warming
-from imgproxy.errors import BadParameter, DecodeFailed, Overloaded
+from imgproxy.errors import ConfigError, DecodeFailed, Overloaded
 from imgproxy.params.plan import Format
 from imgproxy.workers.job import Lane
 from tests.support.delivery import KEY, OLD, Gate, loop_turns, parts
@@ -61,11 +61,13 @@ async def test_each_plan_is_made_once_for_each_kind_of_client_that_gets_another_
         assert [plan.output.format for plan in plans] == expected
 
 
-async def test_a_query_that_is_not_valid_is_an_error(tmp_path: Path) -> None:
-    """In strict mode an unknown parameter is refused."""
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("query", ["widht=400", "w=400&q=much", "w=0"])
+async def test_a_query_with_a_typo_is_refused_at_the_start(tmp_path: Path, query: str, is_strict: bool) -> None:
+    """Lenient or strict: the variants that it makes are not those that pages ask for."""
     async with parts(tmp_path) as here:
-        with pytest.raises(BadParameter):
-            warming(here, WarmSettings(queries=("nonsense=1",)), is_strict=True).plans(KEY)
+        with pytest.raises(ConfigError, match=r"\[warm\] queries: .*expected"):
+            warming(here, WarmSettings(queries=("w=100", query)), is_strict=is_strict)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,12 @@ def run(work: Coroutine[object, object, int]) -> int:
         return 130
 
 
+def descriptors_max() -> int | None:
+    """Return how many file descriptors this process may have once its limit is raised; None: no limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
 def _raise_descriptor_limit() -> None:
     """
     Raise the soft limit of file descriptors to the hard one.

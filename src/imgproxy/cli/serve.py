@@ -19,6 +19,7 @@ from imgproxy.workers.extras import find_detector, find_heic
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
+    from imgproxy.edge.app import Edge
     from imgproxy.edge.playground import PlaygroundParts
 
 log = logging.getLogger(__name__)
@@ -69,16 +70,21 @@ def serve(
 
 def summary(settings: Settings, config: Path | None) -> str:
     """Return what an operator checks first, in one line: version, configuration, origin, signatures, cache, extras."""
+    from imgproxy.edge.cluster import node_name  # noqa: PLC0415 other commands start faster without it
+
     signing = settings.signing
     has_tokens = bool(signing.tokens or signing.tokens_file)
     signed = "required" if signing.required else ("checked if there" if has_tokens else "not used")
     heic, detector = find_heic(), find_detector()
     extras = [name for name, found in (("heic", heic), ("faces", detector)) if found is not None]
+    has_database = settings.cluster.database_url is not None or settings.cluster.database_url_file is not None
+    cluster = f"node {node_name(settings)}" if has_database else "none"
     parts = (
         f"imgproxy {__version__}",
         f"configuration {config or 'from the environment'}",
         f"Media Library {settings.origin.url}",
         f"signatures {signed}",
+        f"cluster {cluster}",
         f"cache {settings.cache.dir}, at most {settings.cache.max_bytes / 1e9:g} GB",
         f"extras {', '.join(extras) or 'none'}",
     )
@@ -92,17 +98,28 @@ def _playground() -> PlaygroundParts:
     return PlaygroundParts(files())
 
 
+def compose(settings: Settings, lines: logs.LineHandler | None = None) -> Edge:
+    """
+    Make every part of the service without starting any. It reads all files that the configuration names.
+
+    Raises:
+        ConfigError: the service cannot run with this configuration.
+    """
+    from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without it
+
+    return Edge(settings, lines=lines, playground=_playground() if settings.server.playground else None)
+
+
 async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> int:
     """Serve until SIGTERM or SIGINT, then finish the running requests. Returns the exit code."""
-    from imgproxy.edge.app import Edge  # noqa: PLC0415 other commands start faster without it
-    from imgproxy.workers.process import ProcessStartError  # noqa: PLC0415
+    from imgproxy.workers.process import ProcessStartError  # noqa: PLC0415 other commands start faster without it
 
     sys.setswitchinterval(SWITCH_S)
     stop = stop_on_signals()
     try:
         for line in short_secrets(settings):
             log.warning("%s", line)
-        edge = Edge(settings, lines=lines, playground=_playground() if settings.server.playground else None)
+        edge = compose(settings, lines)
         await edge.__aenter__()
     except ConfigError as error:
         fail(str(error))

@@ -27,6 +27,7 @@ from imgproxy.cluster.spreader import Spreader
 from imgproxy.cluster.watch import FenceWatch
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Step
+from imgproxy.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -129,7 +130,7 @@ class ClusterNode:
         self._has_joined = False
         self._has_tried = False
         self._refusal: str | None = "it has not reached the log of purges yet"
-        self._said: set[str] = set()  # why the log could not be reached: each reason is logged once until it is
+        self.outage = Outage("the log of purges", now=self._clock.now_s)
         self._head = 0
         self._trimmed_at_s = 0.0
         self.renewals = 0
@@ -224,7 +225,8 @@ class ClusterNode:
                 await self._keep_house()
                 failures = 0
             except LogUnavailable as error:
-                self._note_refusal("the log of purges cannot be reached", error)
+                self._refusal = "the log of purges cannot be reached"
+                self.outage.failed(str(error), consequence="without it this node's lease runs out")
                 wait_s = min(wait_s, RETRY_FIRST_S * 2.0 ** min(failures, 10))
                 failures += 1
             except CacheUnavailable:
@@ -233,12 +235,6 @@ class ClusterNode:
                 log.exception("a renewal failed")
                 self._refusal = "a renewal failed"
             await self._clock.wait(self._renew_soon, self._clock.now_s() + wait_s)
-
-    def _note_refusal(self, words: str, error: LogUnavailable) -> None:
-        self._refusal = words
-        if str(error) not in self._said:
-            self._said.add(str(error))
-            log.warning("%s: %s", words, error)
 
     async def _join(self) -> None:
         self._has_tried = True
@@ -271,7 +267,7 @@ class ClusterNode:
                 await self._follower.start_over(renewal)
             self.lease.renew(sent_s, Position(renewal.history, renewal.head), self._follower.place)
             self._refusal = None
-            self._said.clear()
+            self.outage.worked()
         self._watch.wake()
         self._follower.wake()
         self._spreader.reached()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from imgproxy.background import Background
 from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.variants import Sources
-from imgproxy.errors import ImgproxyError
+from imgproxy.errors import ConfigError, ImgproxyError
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders
 from imgproxy.params.plan import Metadata, RenderPlan
 from imgproxy.params.request import RequestReader
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Keys that are warmed at a time. Their renders wait in the background lane.
 PARALLEL = 4
+# The queries are read at the start for a key that does not matter.
+ANY_KEY = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,15 @@ class Warming:
         render: RenderSettings,
         finds_faces: bool = False,
     ) -> None:
+        """
+        Take the configured queries.
+
+        Raises:
+            ConfigError: a query has an unknown parameter, or a value that is not as the grammar asks.
+        """
         self._warm = warm
         self._reader = RequestReader(url, metadata=Metadata(render.metadata), finds_faces=finds_faces)
+        _refuse_inexact(warm, self._reader)
         self._cache = cache
         self._originals = originals
         self._variants = variants
@@ -148,3 +157,18 @@ class Warming:
         if await self._cache.find(sources.provenance, plan.digest) is not None:
             return True
         return await self._variants.find_shared(sources, plan) is not None
+
+
+def _refuse_inexact(warm: WarmSettings, reader: RequestReader) -> None:
+    """Raise ConfigError for queries with typos: they would make variants that no page asks for."""
+    problems = []
+    for query in warm.queries:
+        try:
+            request = reader.read(f"/{ANY_KEY}?{query}", ClientHeaders(accept=AcceptClass.LEGACY), is_remembered=False)
+        except ImgproxyError as error:
+            problems.append(f"[warm] queries: {query!r}: {error.public}")
+        else:
+            words = [f"{note.name}={note.text!r}: expected {note.expected}" for note in request.notes]
+            problems += [f"[warm] queries: {query!r}: {word}" for word in words]
+    if problems:
+        raise ConfigError(tuple(problems))

@@ -105,6 +105,7 @@ class Edge(Parts):
             metrics=self.metrics,
             cluster=None if self.node is None else partial(status_json, self.node, settings),
             readiness=None if self.node is None else partial(readiness_json, self.node, settings),
+            shared_store=None if self.shared is None else self.shared.as_json,
         )
         return AdminRoutes(
             settings,

@@ -145,5 +145,6 @@ def status_json(node: ClusterNode, settings: Settings) -> dict[str, Any]:
         "lag_lines": node.lag_lines,
         "fenced_s": round(node.fenced_s, 1),
         "purges_waiting": node.waiting,
+        "database": node.outage.as_json(),
         "nodes": node.nodes_json(),
     }

@@ -53,11 +53,19 @@ class ServiceState:
         metrics: Metrics,
         cluster: Callable[[], dict[str, Any]] | None = None,
         readiness: Callable[[], dict[str, Any]] | None = None,
+        shared_store: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         """
+<<<<<<< HEAD
         `origin`: the URL of the Media Library.
 
         `cluster` and `readiness` say what a node says of its cluster, for the status and for everybody.
+=======
+        Take the parts.
+
+        `cluster` and `readiness` return what a node says of its cluster, for the status and for everybody.
+        `shared_store` returns whether the store works. None: there is none.
+>>>>>>> ebc8184 (check composes the service as serve does, and tries origin, caches, machine; outages of database, store and caches are logged once)
         """
         self._cache = cache
         self._originals = originals
@@ -72,6 +80,7 @@ class ServiceState:
         self._metrics = metrics
         self._cluster = cluster
         self._readiness = readiness
+        self._shared_store = shared_store
         self._started_s = time.monotonic()
         self.is_draining = False
         self._watch()
@@ -137,6 +146,7 @@ class ServiceState:
             "downstream": self._downstreams.as_json(),
             "under_way": {"fetches": self._originals.under_way, "renders": self._variants.under_way},
             **({"cluster": self._cluster()} if self._cluster is not None else {}),
+            **({"shared_store": self._shared_store()} if self._shared_store is not None else {}),
         }
 
     def _pending(self) -> int:

@@ -1,9 +1,9 @@
 """
-Capacity: how many cores this service may use. It is the smallest of its affinity mask and its cgroups' CPU quotas.
+Capacity: how many cores and how much memory this service may use.
 
-`os.cpu_count()` counts the cores of the machine. With it, a container with `--cpus 2` on a 64-core host would start 64
-render processes and be throttled. Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max"; cgroup-v1/cpu,
-"cpu.cfs_quota_us".
+Its cores are the smallest of its affinity mask and its cgroups' CPU quotas. `os.cpu_count()` counts the cores of the
+machine: with it, a container with `--cpus 2` on a 64-core host would start 64 render processes and be throttled.
+Source: Linux Documentation/admin-guide/cgroup-v2.rst, "cpu.max"; cgroup-v1/cpu, "cpu.cfs_quota_us".
 """
 
 from __future__ import annotations
@@ -19,6 +19,32 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, math.floor(min(limits) + 0.01))
 
 
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """
+    Return the smallest memory limit of this process's cgroup and its parents; None if there is none.
+
+    Source: Linux Documentation/admin-guide/cgroup-v2.rst, "memory.max"; cgroup-v1/memory, "memory.limit_in_bytes".
+    """
+    found = []
+    for controllers, path in _groups(root):
+        if not controllers:
+            found += [_read_bytes(folder / "memory.max") for folder in _folders(root / "sys/fs/cgroup", path)]
+        elif "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/memory"
+            found += [_read_bytes(folder / "memory.limit_in_bytes") for folder in _folders(mount, path)]
+    limits = [limit for limit in found if limit is not None]
+    return min(limits) if limits else None
+
+
+def _read_bytes(file: Path) -> int | None:
+    """Return a limit. v1 says "none" by a number near 2^63."""
+    try:
+        limit = int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return limit if limit < 1 << 60 else None
+
+
 def _count_affinity() -> float:
     if hasattr(os, "sched_getaffinity"):
         return float(len(os.sched_getaffinity(0)))
@@ -27,18 +53,22 @@ def _count_affinity() -> float:
 
 def _read_quotas(root: Path) -> list[float]:
     """Return the CPU quotas, in cores, of this process's cgroup and of all its parents, v2 and v1."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
     found: list[float | None] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in _groups(root):
         if not controllers:
             found += [_read_quota_v2(folder / "cpu.max") for folder in _folders(root / "sys/fs/cgroup", path)]
         elif "cpu" in controllers.split(","):
             found += [_read_quota_v1(folder) for folder in _folders(root / "sys/fs/cgroup/cpu", path)]
     return [quota for quota in found if quota is not None]
+
+
+def _groups(root: Path) -> list[tuple[str, str]]:
+    """Return the controllers and the path of each cgroup of this process. v2 has one, without controllers."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]
 
 
 def _folders(mount: Path, path: str) -> list[Path]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.cluster.store.breaker import OPEN_S, Breaker
 from imgproxy.cluster.store.objects import StoreFailed
+from imgproxy.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from imgproxy.metrics import Metrics
-
-log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -33,6 +31,7 @@ class GuardedCalls:
     def __init__(self, operation: str, metrics: Metrics, now: Callable[[], float] = time.monotonic) -> None:
         self._operation = operation
         self._breaker = Breaker(now)
+        self.outage = Outage(f"the shared store ({operation})", now=now)
         self._duration_s = metrics.shared_store_duration_s.labels(operation=operation)
         metrics.shared_store_paused.labels(operation=operation).set_function(lambda: self._breaker.is_open)
 
@@ -56,10 +55,10 @@ class GuardedCalls:
             value = await call()
         except StoreFailed as error:
             if self._breaker.fail():
-                log.warning("the shared store fails: %s; no %s for %g s", error, self._operation, OPEN_S)
+                self.outage.failed(str(error), consequence=f"no {self._operation} for {OPEN_S:g} s, then one try")
             raise NotDone("error") from error
         finally:
             self._duration_s.observe(time.monotonic() - began_s)
         if self._breaker.succeed():
-            log.warning("the shared store works again (%s)", self._operation)
+            self.outage.worked()
         return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
@@ -68,6 +68,10 @@ class SharedStore:
             writes_max=settings.writes_max,
         )
         self._deletions = Background("deletion of a wrong object")
+
+    def as_json(self) -> dict[str, Any]:
+        """Show whether the store works, for the status page."""
+        return {"read": self._reads.outage.as_json(), "write": self._writes.calls.outage.as_json()}
 
     def start(self) -> None:
         """Begin to write."""

@@ -62,7 +62,7 @@ class Writes:
     ) -> None:
         self._objects = objects
         self._metrics = metrics
-        self._calls = GuardedCalls("write", metrics)
+        self.calls = GuardedCalls("write", metrics)
         self._queue: asyncio.Queue[Upload] = asyncio.Queue(queue_max)
         self._writes_max = writes_max
         self._by_key: defaultdict[str, set[Upload]] = defaultdict(set)
@@ -140,7 +140,7 @@ class Writes:
         if upload.is_purged:
             return "purged"
         try:
-            await self._calls.run(lambda: self._objects.write(upload.name, upload.data or Path(upload.path)))
+            await self.calls.run(lambda: self._objects.write(upload.name, upload.data or Path(upload.path)))
         except NotDone as error:
             self._forget_originals(upload)
             return error.result

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.cache.outbox import EVERYTHING, OutboxFigures, OutboxLine, Subject, WaitingLine
+from imgproxy.outages import Outage
 from imgproxy.purge.downstream.calls import CallResult, Coverage, Send, Verdict
 from imgproxy.purge.receipts import DownstreamState
 
@@ -140,6 +141,7 @@ class TargetQueue:
         self._confirmations: set[Confirmation] = set()
         self._news = asyncio.Event()
         self._failures = 0
+        self._outage = Outage(f"purging in {self.name}")
         self._quiet_until_s = 0.0  # monotonic; from the target's Retry-After
         self.last_failure: str | None = None
         self.figures = OutboxFigures(0, None, None)
@@ -313,8 +315,8 @@ class TargetQueue:
             if not confirmation.remaining:
                 confirmation.ended.set()
         await self._outbox.done(self.name, [line for subject in done for line in dispatch.lines[subject]])
+        self._outage.worked()
         if self._failures:
-            log.info("%s takes purges again", self.name)
             self._failures = 0
             await self._outbox.resume(self.name, time.time() + self._settings.retry_max_s)
         self.last_failure = None
@@ -330,7 +332,7 @@ class TargetQueue:
 
     async def _put_off(self, dispatch: _Dispatch, failed: Sequence[Subject], verdict: Verdict) -> None:
         """The target itself fails. Nothing more is sent for a while, unless a new purge comes."""
-        log.warning("%s did not confirm a purge: %s; it is tried again", self.name, verdict.detail)
+        self._outage.failed(verdict.detail or "no reason was given", consequence="its purges are tried again")
         wait_s = self._backoff_s(self._failures) if verdict.wait_s is None else verdict.wait_s
         self._failures += 1
         if verdict.result is CallResult.LIMITED:

@@ -17,7 +17,7 @@ from aiolimiter import AsyncLimiter
 from imgproxy.cache.outbox import EVERYTHING, Outbox, OutboxLine, Subject
 from imgproxy.cluster.log import LogUnavailable
 from imgproxy.medialibrary.client.tokens import TokenSource
-from imgproxy.purge.downstream.calls import Adapter, PurgeHttp
+from imgproxy.purge.downstream.calls import Adapter, CallResult, PurgeHttp
 from imgproxy.purge.downstream.queue import TargetQueue
 from imgproxy.purge.downstream.shared_queue import SharedQueue
 from imgproxy.purge.downstream.shared_store import StoreDeletions
@@ -52,6 +52,8 @@ CLOUDFLARE_RATES = {
 TURN_LEASES = 2
 # Added to the time that drain and keys API may take. A purge that has not released its lines by then has crashed.
 HELD_MARGIN_S = 5.0
+# `imgproxy check` purges this key. A Media Library never makes such a key.
+PROBE_KEY = "imgproxy-check"
 
 
 class Downstreams:
@@ -252,6 +254,16 @@ class Downstreams:
             }
             for queue in (*self._queues, *self._behind)
         ]
+
+
+async def try_cache_in_front(settings: DownstreamSettings) -> str | None:
+    """Purge a key that no picture has. Returns why the cache did not confirm it, None if it did. Raises ConfigError."""
+    http = PurgeHttp()
+    try:
+        verdict = await http.send(adapter_of(settings), [Subject(PROBE_KEY)], timeout_s=settings.timeout_s)
+    finally:
+        await http.aclose()
+    return None if verdict.result is CallResult.DONE else verdict.detail or str(verdict.result)
 
 
 def adapter_of(settings: DownstreamSettings) -> Adapter:
