@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TARGET = f"/{KEY}?w=50"
 HERE = "the cluster's database (127.0.0.1): "
-CANNOT = "the log of purges cannot be reached: "
+CANNOT = "the log of purges is down: "
 OTHER_PROGRAM = f"{HERE}its schema imgproxy belongs to another program; nothing in it was touched"
 NEWER = SCHEMA_VERSION + 1
 TOO_NEW = (

@@ -195,7 +195,7 @@ async def test_each_reason_why_the_log_is_away_is_logged_once(tmp_path: Path, ca
     cut, lost = "cut off, by a test", "the answer is lost, by a test"
 
     def reasons() -> list[str]:
-        words = "the log of purges cannot be reached: "
+        words = "the log of purges is down: "
         return [each.message.removeprefix(words) for each in caplog.records if each.message.startswith(words)]
 
     async with cluster(tmp_path) as here:

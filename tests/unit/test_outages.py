@@ -30,8 +30,9 @@ def test_another_cause_is_said_and_a_flapping_service_is_not_said_again(caplog: 
     """A service that fails every second call would fill the log. After half a minute it is said again."""
     clock = StandingClock()
     outage = Outage("the store", now=clock)
-    outage.failed("refused")
-    outage.failed("DNS")
+    for _ in range(3):  # two causes that alternate
+        outage.failed("refused")
+        outage.failed("DNS")
     for _ in range(10):
         outage.worked()
         outage.failed("DNS")

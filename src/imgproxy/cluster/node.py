@@ -226,7 +226,7 @@ class ClusterNode:
                 failures = 0
             except LogUnavailable as error:
                 self._refusal = "the log of purges cannot be reached"
-                self.outage.failed(str(error), consequence="without it this node's lease runs out")
+                self.outage.failed(str(error))
                 wait_s = min(wait_s, RETRY_FIRST_S * 2.0 ** min(failures, 10))
                 failures += 1
             except CacheUnavailable:

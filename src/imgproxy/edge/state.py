@@ -56,16 +56,10 @@ class ServiceState:
         shared_store: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         """
-<<<<<<< HEAD
-        `origin`: the URL of the Media Library.
-
-        `cluster` and `readiness` say what a node says of its cluster, for the status and for everybody.
-=======
         Take the parts.
 
-        `cluster` and `readiness` return what a node says of its cluster, for the status and for everybody.
-        `shared_store` returns whether the store works. None: there is none.
->>>>>>> ebc8184 (check composes the service as serve does, and tries origin, caches, machine; outages of database, store and caches are logged once)
+        `origin` is the URL of the Media Library. `cluster` and `readiness` return what a node says of its cluster, for
+        the status and for everybody. `shared_store` returns whether the store works. None: there is none.
         """
         self._cache = cache
         self._originals = originals
