@@ -39,5 +39,5 @@ def test_a_revoke_on_one_node_is_gone_from_the_other_before_the_answer(
     seen = (tmp_path / "try" / "seen").read_text("utf-8").splitlines()
     after = seen[seen.index("edge-1 has purged: 200") + 1 :]
     # The first of these may have been asked for before the purge was answered, and printed after that.
-    assert len(after) >= 3
+    assert len(after) >= 500
     assert set(after[1:]) == {"edge-2 answers 403"}
