@@ -68,8 +68,8 @@ def test_a_line_that_nobody_writes_is_found() -> None:
 
 
 def test_every_metric_is_one() -> None:
-    """The page names all gauges of the cluster, and no other."""
-    code = (REPOSITORY / "src" / "imgproxy" / "edge" / "cluster.py").read_text("utf-8")
+    """The page names all metrics of the cluster, and no other."""
+    code = (REPOSITORY / "src" / "imgproxy" / "metric_table.py").read_text("utf-8")
     assert set(re.findall(r"imgproxy_cluster_\w+", PAGE)) == set(re.findall(r'"(imgproxy_cluster_\w+)"', code))
 
 
