@@ -1,8 +1,9 @@
 """
 Failpoints: named points on the way of a request, or of a purge through a cluster, where a test can hold it.
 
-In production `reach` does nothing. A test passes a subclass that waits there: it holds a render, a commit or an answer
-at this point while a purge runs. So tests need no sleep to fix the order of events.
+In production there are none on the way of a request, and `reach` does nothing elsewhere. A test passes a subclass that
+waits there: it holds a render, a commit or an answer at this point while a purge runs. So tests need no sleep to fix
+the order of events.
 """
 
 from __future__ import annotations

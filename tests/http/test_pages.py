@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from imgproxy import __version__
 from imgproxy.config.sections import SigningSettings
-from imgproxy.edge.pages import ICON, LANDING, PARAMETERS, PATHS, ROBOTS, accepts_html
+from imgproxy.edge.pages import ICON, LANDING, PAGE_PATHS, PARAMETERS, ROBOTS, accepts_html
 from imgproxy.params.table import PARAMETERS as ROWS
 from tests.support.clock import StandingClock
 from tests.support.lint import complaints, linted
@@ -91,7 +91,7 @@ async def test_pages_need_no_signature_and_the_library_is_not_asked(tmp_path: Pa
     pictures = {ROBOTS.removeprefix("/"): jpeg(1), ICON.removeprefix("/"): jpeg(2)}
     async with site(tmp_path, signing=signing, pictures=pictures, library={"is_lenient": True}) as here:
         here.probe.reset()
-        for path in PATHS:
+        for path in PAGE_PATHS:
             reply = await here.get(path, Accept=BROWSER)
             assert reply.status == 200
             for secret in (b"signing-token", b"admin-token", b"library-token", b"webhook-secret"):
@@ -135,7 +135,7 @@ async def test_the_list_has_every_parameter_with_its_aliases(tmp_path: Path) -> 
 async def test_pages_have_get_head_and_options_only(tmp_path: Path) -> None:
     """Another method is 405; HEAD has the head of GET; a purge of `/` names no picture."""
     async with site(tmp_path) as here:
-        for path in PATHS:
+        for path in PAGE_PATHS:
             got, head = await here.get(path), await here.send("HEAD", path)
             assert head.body == b""
             assert {**head.headers, "Date": ""} == {**got.headers, "Date": ""}
@@ -153,14 +153,14 @@ async def test_pages_are_answered_in_an_overload(tmp_path: Path) -> None:
         overloaded(here, clock),
     ):
         assert (await here.get("/third.jpg?w=10")).status == 503
-        for path in PATHS:
+        for path in PAGE_PATHS:
             assert (await here.get(f"{path}?v=1")).status == 200
 
 
 async def test_pages_keep_the_rules_of_http(tmp_path: Path) -> None:
     """httplint finds nothing to complain about."""
     async with site(tmp_path) as here:
-        for path in sorted(PATHS):
+        for path in sorted(PAGE_PATHS):
             for method in ("GET", "HEAD"):
                 status, notes = await linted(here, method, path, f"Accept: {BROWSER}")
                 wrong = {kind: text for kind, text in complaints(notes).items() if kind != "STORE_PUBLIC_UNNECESSARY"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.variants import Sources
 from imgproxy.digest import digest_of
 from imgproxy.errors import DecodeFailed, FacesUnavailable

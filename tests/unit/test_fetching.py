@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.cache.entry import key_hash
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.errors import (
     CacheUnavailable,
     ImgproxyError,
@@ -31,7 +31,7 @@ from tests.support.delivery import HASHED, HTML, KEY, NEW, OLD, Gate, loop_turns
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgproxy.delivery.fetching import Fetched
+    from imgproxy.delivery.asked import Fetched
     from tests.support.delivery import Parts
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.originals import CLOCK_SKEW_S, State, judge
 from imgproxy.errors import ImgproxyError, NotFound, OriginUnreachable, Revoked
 from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.cache.entry import Tier, key_hash
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.variants import Sources
 from imgproxy.errors import (
     CacheUnavailable,

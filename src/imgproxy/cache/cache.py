@@ -68,6 +68,7 @@ class Cache:
         self.journal = journal or Journal(settings.dir)
         self.epochs = Epochs()
         self._disk = DiskReader(self.store, self.hot.body_max_bytes)
+        self.verified_original = self._disk.verified_original
         self.is_journal_damaged = False
         self.trash = Trash(self.store, self.journal, self.epochs)
         self.housekeeping = Housekeeping(self.store, self.hot, self.trash, settings)
@@ -187,10 +188,6 @@ class Cache:
             self.hot.put(variant)
         return variant
 
-    async def verified_original(self, facts: OriginalFacts) -> str | None:
-        """The original's file, its checksum checked. None where it is missing or damaged."""
-        return await self._disk.verified_original(facts)
-
     # --- commit ------------------------------------------------------------------------------------------------
 
     def commit_original(self, temp: StrPath, facts: OriginalFacts) -> bool:
@@ -203,12 +200,15 @@ class Cache:
             OSError: the disk refuses.
         """
         hashed = key_hash(facts.key)
-        if not self.epochs.holds(hashed, facts.seq):
-            return False
-        if not self.is_proved(facts) and (known := self.facts(hashed)) is not None and self.is_proved(known):
-            return False
+        if not self.is_proved(facts):
+            if not self.epochs.holds(hashed, facts.seq):
+                return False
+            known = self.facts(hashed)
+            if known is not None and self.is_proved(known):
+                return False
         self.store.commit_original(temp, facts)
-        self._orders.look_at(hashed)
+        if self.epochs.ordered(hashed) is not None:
+            self._orders.look_at(hashed)
         self.housekeeping.after_commit()
         return True
 
@@ -242,13 +242,14 @@ class Cache:
         current = self.store.facts(source.key_hash)
         if current is None or current.digest != source.digest.partition("+")[0]:
             return None
-        if not all(self.epochs.holds(hashed, seq) for hashed, seq in source.proofs):
+        is_proved = self.epochs.all_hold(source.proofs)
+        if not is_proved and not all(self.epochs.holds(hashed, seq) for hashed, seq in source.proofs):
             return None
         is_hot = facts.size_bytes <= self.hot.body_max_bytes
         path, body = self.store.commit_variant(temp, facts, with_body=is_hot)
         self.housekeeping.after_commit()
         variant = Variant(facts, source.key_hash, source.proofs, body=body, path=None if is_hot else path)
-        if self.epochs.all_hold(source.proofs):
+        if is_proved:
             self.hot.put(variant)
         return variant
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import Tier, Variant, VariantFacts, key_hash
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, etag_of, hit, miss, not_modified
 from imgproxy.delivery.variants import Sources
 from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
@@ -62,12 +62,14 @@ class Delivery:
         fallback: Fallback,
         admission: Admission,
         metrics: Metrics,
-        failpoints: Failpoints,
+        failpoints: Failpoints | None = None,
         fence: Fence | None = None,
+        has_shared_store: bool = False,
     ) -> None:
         """`fence`: that of this node, if it is in a cluster."""
         self._cache = cache
         self._fence = fence
+        self._has_shared_store = has_shared_store
         self._originals = originals
         self._variants = variants
         self._fallback = fallback
@@ -92,7 +94,8 @@ class Delivery:
             for _ in range(TRIES):
                 try:
                     delivered = await self._deliver(request)
-                    await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
+                    if self._failpoints is not None:
+                        await self._failpoints.reach(Point.BEFORE_RESPONSE, request.key)
                     if self._cache.epochs.all_hold(delivered.proofs):  # nothing came since they were proved
                         if fence is None or fence.may_begin([hashed for hashed, _ in delivered.proofs], came_s):
                             return await begin(delivered)
@@ -111,7 +114,9 @@ class Delivery:
 
     async def _deliver(self, request: Request) -> Delivered:
         """Ask admission before the fetch, if the original has to be fetched. Then find or make the variant."""
-        if request.plan is None or self._originals.knows(request.key) or await self._originals.is_shared(request.key):
+        if request.plan is None or self._originals.knows(request.key):
+            return await self._find_or_make(request)
+        if self._has_shared_store and await self._originals.is_shared(request.key):
             return await self._find_or_make(request)
         async with self._admission.admit(key_hash(request.key), request.plan.digest, is_fetched=False):
             return await self._find_or_make(request, is_admitted=True)
@@ -132,9 +137,10 @@ class Delivery:
         found = await self._cache.find(sources.provenance, plan.digest)
         if found is not None:
             return hit(original, found.variant, found.tier)
-        shared = await self._find_shared(sources, plan)
-        if shared is not None:
-            return shared
+        if self._has_shared_store:
+            shared = await self._find_shared(sources, plan)
+            if shared is not None:
+                return shared
         interim = request.interim() if request.interim is not None else None
         if interim is not None:
             self.background.begin(self._make_behind, sources, plan)

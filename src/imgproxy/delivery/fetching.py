@@ -11,36 +11,27 @@ import asyncio
 import logging
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from imgproxy.cache.entry import OriginalFacts, key_hash
-from imgproxy.errors import (
-    CacheUnavailable,
-    ImgproxyError,
-    NotAnImage,
-    NotFound,
-    OriginDenied,
-    OriginStatus,
-    OriginTimeout,
-    OriginUnreachable,
-    Revoked,
-    SourceTooLarge,
-)
+from imgproxy.delivery.asked import Asked, Fetched, StaleGeneration
+from imgproxy.delivery.confirming import is_confirmed
+from imgproxy.errors import CacheUnavailable, ImgproxyError, NotAnImage, NotFound, OriginStatus, Revoked, SourceTooLarge
 from imgproxy.failpoints import Failpoints, Point
-from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.medialibrary.models import Validators
 from imgproxy.medialibrary.moments import is_proof
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Softened
     from imgproxy.cluster.fence import Fence
     from imgproxy.cluster.store.shared import SharedStore
+    from imgproxy.delivery.asked import Origin, PurgeKeys
     from imgproxy.delivery.origin_health import OriginHealth
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.delivery.share import Share
@@ -49,61 +40,6 @@ if TYPE_CHECKING:
     from imgproxy.purge.known_originals import KnownOriginal
 
 log = logging.getLogger(__name__)
-
-
-class StaleGeneration(Exception):
-    """A purge of the key came after this work began. Its result is thrown away."""
-
-
-class Origin(Protocol):
-    """Where originals come from: a MediaLibraryClient."""
-
-    async def serve_image(
-        self, key: str, destination: str, *, validators: Validators | None = None, max_bytes: int | None = None
-    ) -> ServedImage:
-        """Stream the image to the file `destination`."""
-
-
-class PurgeResult(Protocol):
-    """The part of a purge's result that fetching needs."""
-
-    @property
-    def seq(self) -> int:
-        """The number of the purge."""
-
-
-class PurgeKeys(Protocol):
-    """Purges keys, here and in the caches in front."""
-
-    def __call__(self, keys: Sequence[str], *, reason: str) -> Awaitable[PurgeResult]:
-        """Forget these keys."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The result of a fetch: the current facts, whether new bytes came, and how long it took."""
-
-    facts: OriginalFacts
-    is_modified: bool
-    fetch_s: float
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """
-    When a fetch began: the number of the latest purge, the journal that counted it, and the Unix time.
-
-    A soft purge that comes meanwhile sets `validated_at_s` back: what the fetch brings is then stale.
-    """
-
-    key_hash: str
-    journal_id: str
-    seq: int
-    at_s: float
-    validated_at_s: float
-    began_s: float = 0.0
-    needs_file: bool = True
-    is_softened: bool = False
 
 
 class Fetching:
@@ -121,13 +57,13 @@ class Fetching:
         source_max_bytes: int,
         negative_ttl_s: float,
         metrics: Metrics,
-        failpoints: Failpoints,
+        failpoints: Failpoints | None = None,
         fetches_max: int = 16,
         shared: SharedStore | None = None,
         now: Callable[[], float] = time.time,
         fence: Fence | None = None,
         turns: Share | None = None,
-        on_proved: Callable[[OriginalFacts], None] = lambda _facts: None,
+        on_proved: Callable[[OriginalFacts], None] | None = None,
     ) -> None:
         """
         Let `fetches_max` fetches run at a time; `admission` says how many more may wait. `now`: Unix time.
@@ -151,7 +87,7 @@ class Fetching:
         self._failpoints = failpoints
         self._shared = shared
         self._now = now
-        self._under_way: set[_Asked] = set()
+        self._under_way: set[Asked] = set()
         cache.softened.subscribe(self._soften)
 
     async def fetch(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = True) -> Fetched:
@@ -191,48 +127,21 @@ class Fetching:
             temp = self._destination(hashed)
             with self._ask_now(hashed) as asked:
                 try:
-                    await self._failpoints.reach(Point.BEFORE_FETCH, key)
                     served = await self._ask(key, temp, Validators(known.etag, known.last_modified))
-                    await self._failpoints.reach(Point.AFTER_FETCH, key)
-                    return self._is_confirmed(served, hashed, temp, known, asked)
+                    return is_confirmed(self._cache, served, temp, known, asked)
                 except OSError as exc:
                     raise CacheUnavailable from exc
                 finally:
                     self._cache.store.discard(temp)
 
-    def _is_confirmed(self, served: ServedImage, hashed: str, temp: str, known: KnownOriginal, asked: _Asked) -> bool:
-        """Whether the origin has these bytes. Prove the cached original if it has them, too. Raises OSError."""
-        if served.is_modified and served.digest != known.digest:
-            return False
-        if not self._cache.epochs.is_proved(hashed, asked.seq):
-            raise StaleGeneration
-        facts = self._cache.facts(hashed)
-        if facts is None or facts.digest != known.digest:
-            return True
-        if not served.is_modified:
-            facts = replace(facts, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
-            self._cache.commit_facts(facts)
-            return True
-        facts = replace(
-            facts,
-            etag=served.etag,
-            last_modified=served.last_modified,
-            validated_at_s=asked.validated_at_s,
-            fetched_at_s=asked.at_s,
-            seq=asked.seq,
-            journal_id=asked.journal_id,
-        )
-        self._cache.commit_original(temp, facts)
-        return True
-
     @contextmanager
-    def _ask_now(self, hashed: str) -> Iterator[_Asked]:
+    def _ask_now(self, hashed: str) -> Iterator[Asked]:
         """Note that the origin is asked now, while the block runs."""
         with self._cache.epochs.at_work() as began_seq:
             # The answer proves what was true when the origin was asked, not when the last byte came.
             now_s = self._now()
             began_s = self._fence.now_s() if self._fence is not None else 0.0
-            asked = _Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, now_s, began_s)
+            asked = Asked(hashed, self._cache.epochs.journal_id, began_seq, now_s, now_s, began_s)
             self._under_way.add(asked)
             try:
                 yield asked
@@ -248,9 +157,7 @@ class Fetching:
             if known is not None and (is_lost or self._needs_bytes(known)):
                 known = None
             try:
-                await self._failpoints.reach(Point.BEFORE_FETCH, key)
                 served = await self._ask(key, temp, _validators_of(known))
-                await self._failpoints.reach(Point.AFTER_FETCH, key)
                 facts = await self._accept(served, key, temp, known, asked)
                 is_kept = served.is_modified
             except (NotFound, Revoked, NotAnImage, SourceTooLarge) as error:
@@ -267,7 +174,8 @@ class Fetching:
                     self._cache.store.discard(temp)
         if self._fence is not None:
             self._fence.proved(hashed, asked.began_s)
-        self._on_proved(facts)
+        if self._on_proved is not None:
+            self._on_proved(facts)
         fetch_s = time.monotonic() - started_s
         self._fetch_duration_s.observe(fetch_s)
         self._admission.fetch_ended(fetch_s)
@@ -306,33 +214,23 @@ class Fetching:
         return (is_ordered or is_fenced) and known.etag is not None and known.etag.startswith("W/")
 
     async def _ask(self, key: str, temp: str, validators: Validators | None) -> ServedImage:
+        if self._failpoints is not None:
+            await self._failpoints.reach(Point.BEFORE_FETCH, key)
         try:
             served = await self._origin.serve_image(key, temp, validators=validators, max_bytes=self._source_max_bytes)
         except ImgproxyError as error:
-            error = await self._interpret(error)
+            error = await self._health.meaning(error)
             self._metrics.origin_answers.labels(answer=error.code).inc()
             raise error from None
         self._health.served()
         self._metrics.origin_answers.labels(answer="image" if served.is_modified else "not_modified").inc()
         self._metrics.origin_bytes.inc(served.size_bytes if served.is_modified else 0)
+        if self._failpoints is not None:
+            await self._failpoints.reach(Point.AFTER_FETCH, key)
         return served
 
-    async def _interpret(self, error: ImgproxyError) -> ImgproxyError:
-        """Return what an error means: for this key, or for all keys (the token is refused, the server is missing)."""
-        if isinstance(error, LibraryNotFound) and not error.is_api_answer:
-            return OriginStatus(404)
-        if isinstance(error, Revoked) and await self._health.is_refusing_everything():
-            return OriginDenied()
-        if isinstance(error, OriginDenied):
-            self._health.denied()
-        elif isinstance(error, OriginUnreachable | OriginTimeout):
-            self._health.failed(error)
-        elif isinstance(error, NotFound):
-            self._health.served()
-        return error
-
     async def _accept(
-        self, served: ServedImage, key: str, temp: str, known: OriginalFacts | None, asked: _Asked
+        self, served: ServedImage, key: str, temp: str, known: OriginalFacts | None, asked: Asked
     ) -> OriginalFacts:
         """Make facts of the origin's answer, and commit them if no purge came meanwhile."""
         if not served.is_modified:
@@ -369,7 +267,7 @@ class Fetching:
             self._shared.keep_original(facts)
         return facts
 
-    def _accept_not_modified(self, known: OriginalFacts, asked: _Asked) -> OriginalFacts:
+    def _accept_not_modified(self, known: OriginalFacts, asked: Asked) -> OriginalFacts:
         facts = replace(known, validated_at_s=asked.validated_at_s, seq=asked.seq, journal_id=asked.journal_id)
         still = self._cache.store.facts(key_hash(known.key))
         is_replaced = asked.needs_file if still is None else still.digest != known.digest
@@ -378,7 +276,7 @@ class Fetching:
             raise StaleGeneration
         return facts
 
-    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: _Asked, *, is_known: bool) -> None:
+    async def _refuse(self, hashed: str, key: str, error: ImgproxyError, asked: Asked, *, is_known: bool) -> None:
         """
         Deal with a refusal of the origin: purge the key, and remember the refusal unless a soft purge came.
 

@@ -12,7 +12,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import ImgproxyError, OriginDenied, Revoked
+from imgproxy.errors import (
+    ImgproxyError,
+    NotFound,
+    OriginDenied,
+    OriginStatus,
+    OriginTimeout,
+    OriginUnreachable,
+    Revoked,
+)
+from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.outages import Outage
 
 if TYPE_CHECKING:
@@ -59,8 +68,9 @@ class OriginHealth:
 
     def served(self) -> None:
         """Note that the origin answered about a picture: the token works."""
-        self._refusal.worked()
-        self._outage.worked()
+        if self.cause is not None:
+            self._refusal.worked()
+            self._outage.worked()
         self._refused_in_a_row = 0
 
     def denied(self) -> None:
@@ -71,6 +81,24 @@ class OriginHealth:
     def failed(self, error: ImgproxyError) -> None:
         """Note that the origin could not be reached, and the error that says why."""
         self._outage.failed(cause_of(error), consequence=CONSEQUENCE)
+
+    async def meaning(self, error: ImgproxyError) -> ImgproxyError:
+        """
+        Return what an error means: for its key, or for all keys (the token is refused, the server is missing).
+
+        The error is noted.
+        """
+        if isinstance(error, LibraryNotFound) and not error.is_api_answer:
+            return OriginStatus(404)
+        if isinstance(error, Revoked) and await self.is_refusing_everything():
+            return OriginDenied()
+        if isinstance(error, OriginDenied):
+            self.denied()
+        elif isinstance(error, OriginUnreachable | OriginTimeout):
+            self.failed(error)
+        elif isinstance(error, NotFound):
+            self.served()
+        return error
 
     async def is_refusing_everything(self) -> bool:
         """

@@ -15,24 +15,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache, TTLCache
 
 from imgproxy.cache.entry import OriginalFacts, key_hash
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.errors import CannotProve, ImgproxyError, NotFound, OriginError, Revoked
 from imgproxy.flights import Flights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge_event import Distrusted, Purged, PurgedAll, PurgedMany, Softened, Unproved
     from imgproxy.cluster.fence import Fence
     from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.config.sections import FreshnessSettings
-    from imgproxy.delivery.fetching import Fetched, Fetching
+    from imgproxy.delivery.asked import Fetched
+    from imgproxy.delivery.fetching import Fetching
     from imgproxy.delivery.refusals import Refusal, Refusals
     from imgproxy.purge.known_originals import KnownOriginal
 
@@ -324,18 +325,25 @@ class Originals:
         # A conditional and an unconditional fetch are two flights: a conditional one may return no bytes. With a shared
         # store, a fetch without `needs_file` may return none either.
         name = (hashed, _BYTES if needs_file and self._shared is not None else known is not None)
-        ask = partial(self._ask, hashed, key, known, needs_file=needs_file)
-        fetched, joined = await self._flights.join(name, ask)
+        fetched, joined = await self._flights.join(name, self._question(hashed, key, known, needs_file=needs_file))
         self._unproved.pop(hashed, None)
         state = State.FETCHED if fetched.is_modified else State.REVALIDATED
         return Original(fetched.facts, hashed, state, fetched.fetch_s, joined)
 
-    async def _ask(self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = False) -> Fetched:
-        """Ask the origin. If the shared store has facts of an unknown original, their validators go along."""
+    def _question(
+        self, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool = False
+    ) -> Callable[[], Coroutine[Any, Any, Fetched]]:
+        """Return what asks the origin."""
         if self._shared is None:
-            return await self._fetching.fetch(hashed, key, known)
+            return partial(self._fetching.fetch, hashed, key, known)
+        return partial(self._ask_with_store, self._shared, hashed, key, known, needs_file=needs_file)
+
+    async def _ask_with_store(
+        self, shared: SharedStore, hashed: str, key: str, known: OriginalFacts | None, *, needs_file: bool
+    ) -> Fetched:
+        """Ask the origin. If the shared store has facts of an unknown original, their validators go along."""
         if known is None and not needs_file:
-            known = await self._find_facts(self._shared, hashed)
+            known = await self._find_facts(shared, hashed)
             self._found.pop(hashed, None)
         return await self._fetching.fetch(hashed, key, known, needs_file=needs_file)
 
@@ -360,7 +368,7 @@ class Originals:
 
     async def _revalidate_quietly(self, hashed: str, facts: OriginalFacts) -> Fetched:
         try:
-            fetched = await self._ask(hashed, facts.key, facts)
+            fetched = await self._question(hashed, facts.key, facts)()
         except ImgproxyError as error:
             log.info("revalidation of %s failed: %s", facts.key, error)
             raise

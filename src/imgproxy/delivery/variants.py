@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts, latest_proofs
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.faces import find_faces
-from imgproxy.delivery.fetching import StaleGeneration
 from imgproxy.delivery.request import Timings
 from imgproxy.errors import (
     CacheUnavailable,
@@ -107,7 +107,7 @@ class Variants:
         fallback: Fallback,
         refusals: Refusals,
         metrics: Metrics,
-        failpoints: Failpoints,
+        failpoints: Failpoints | None = None,
         refusal_ttl_s: float,
         shared: SharedStore | None = None,
     ) -> None:
@@ -202,7 +202,8 @@ class Variants:
                 temp = finished.rendered.path
                 self._queue_s(finished.queue_s)
                 self._metrics.rendered(finished.rendered.content_type, finished.render_s)
-                await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
+                if self._failpoints is not None:
+                    await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
                 variant = self._commit(sources, plan.digest, finished.rendered)
                 temp = None
         except _LASTING as error:
@@ -218,7 +219,8 @@ class Variants:
                 self._cache.store.discard(temp)
         self._timed_out.pop(name, None)
         self._fallback.remember(original.key_hash, plan)
-        await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
+        if self._failpoints is not None:
+            await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
         fetch_s = sources.original.fetch_s if sources.original is not original else 0.0
         return Made(variant, Timings(fetch_s, queue_s=finished.queue_s, render_s=finished.render_s))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from imgproxy.background import Background
-from imgproxy.delivery.fetching import StaleGeneration
+from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.variants import Sources
 from imgproxy.errors import ConfigError, ImgproxyError
 from imgproxy.params.negotiate import AcceptClass, ClientHeaders

@@ -67,7 +67,6 @@ class Edge(Parts):
         purge_log: PurgeLog | None = None,
         cluster_clock: Clock | None = None,
     ) -> None:
-        failpoints = failpoints or Failpoints()
         super().__init__(
             settings,
             failpoints,
@@ -77,7 +76,7 @@ class Edge(Parts):
         )
         self.pages = Pages(has_playground=playground is not None)
         self._lines = lines
-        self._compose_http(settings, failpoints, self._compose_admin(settings, playground))
+        self._compose_http(settings, failpoints or Failpoints(), self._compose_admin(settings, playground))
         self._stack = AsyncExitStack()
 
     # --- composition, continued: HTTP around the parts ---

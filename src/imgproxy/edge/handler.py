@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
 from imgproxy.edge.exchange import Served
-from imgproxy.edge.pages import Pages
+from imgproxy.edge.pages import PAGE_PATHS, Pages
 from imgproxy.edge.problems import problem_response
 from imgproxy.errors import BadUrl, ImgproxyError, UriTooLong
 
@@ -79,7 +79,7 @@ class Handler:
             return self._refuse(request, error)
         started_s = time.perf_counter()
         path = target.split("?", 1)[0]
-        if Pages.covers(path) and request.method != "PURGE":
+        if path in PAGE_PATHS and request.method != "PURGE":
             return self._answer_page(request, target, path, started_s)
         if request.method == "PURGE" or is_admin(target):
             # An admin request goes on if its client leaves.

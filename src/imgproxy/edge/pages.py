@@ -32,7 +32,8 @@ PARAMETERS: Final = "/-/parameters"
 PLAYGROUND: Final = "/-/playground"
 ROBOTS: Final = "/robots.txt"
 ICON: Final = "/favicon.ico"
-PATHS: Final = frozenset({LANDING, PARAMETERS, ROBOTS, ICON})
+# Raw paths, without their query, that are pages and not images.
+PAGE_PATHS: Final = frozenset({LANDING, PARAMETERS, ROBOTS, ICON})
 ALLOWED_METHODS: Final = "GET, HEAD, OPTIONS"
 # As browsers call it when they look at the bytes (WHATWG MIME Sniffing, 6.1). The registered name is known to fewer.
 ICON_TYPE: Final = "image/x-icon"
@@ -74,11 +75,6 @@ class Pages:
             ROBOTS: Page("text/plain", (ASSETS / "robots.txt").read_bytes(), _kept_for(FILE_MAX_AGE_S)),
             ICON: Page(ICON_TYPE, (ASSETS / "favicon.ico").read_bytes(), _kept_for(FILE_MAX_AGE_S)),
         }
-
-    @staticmethod
-    def covers(path: str) -> bool:
-        """Whether a raw path, without its query, is a page and not an image."""
-        return path in PATHS
 
     def answer(self, request: web.BaseRequest, path: str) -> web.Response:
         """

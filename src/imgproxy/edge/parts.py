@@ -26,6 +26,7 @@ from imgproxy.edge import sharing
 from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, turns_of_fetches
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.origin import library_client, probe
+from imgproxy.failpoints import Failpoints
 from imgproxy.metrics import Metrics
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.downstream.targets import Downstreams
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from imgproxy.cluster.clock import Clock
     from imgproxy.cluster.log import PurgeLog
     from imgproxy.config.settings import Settings
-    from imgproxy.failpoints import Failpoints
 
 
 class Parts:
@@ -54,7 +54,7 @@ class Parts:
     def __init__(
         self,
         settings: Settings,
-        failpoints: Failpoints,
+        failpoints: Failpoints | None = None,
         *,
         admission_clock: Callable[[], float] | None = None,
         purge_log: PurgeLog | None = None,
@@ -73,7 +73,7 @@ class Parts:
         self._compose_delivery(settings, failpoints, refusals)
 
     def _compose_storage_and_purge(
-        self, settings: Settings, failpoints: Failpoints, purge_log: PurgeLog | None, cluster_clock: Clock | None
+        self, settings: Settings, failpoints: Failpoints | None, purge_log: PurgeLog | None, cluster_clock: Clock | None
     ) -> None:
         self.cache = Cache(settings.cache, purged=PurgeEvent())
         self.shared = sharing.open_shared(settings, self.cache, self.metrics)
@@ -92,7 +92,7 @@ class Parts:
                 self.cache,
                 answers=self.answers,
                 under_way=self.under_way,
-                failpoints=failpoints,
+                failpoints=failpoints or Failpoints(),
                 metrics=self.metrics,
                 clock=cluster_clock,
                 on_keys=self.entries.note,
@@ -127,7 +127,7 @@ class Parts:
     def _compose_originals(
         self,
         settings: Settings,
-        failpoints: Failpoints,
+        failpoints: Failpoints | None,
         refusals: Refusals,
         admission_clock: Callable[[], float] | None,
     ) -> None:
@@ -158,7 +158,7 @@ class Parts:
             shared=self.shared,
             fence=self.fence,
             turns=turns_of_fetches(self.node, settings.origin.fetches_max),
-            on_proved=self.known.note,
+            on_proved=self.known.note if self.cluster_facts is not None else None,
         )
         self.originals = Originals(
             self.cache,
@@ -187,7 +187,7 @@ class Parts:
             retry_max_s=settings.purge.retry_max_s,
         )
 
-    def _compose_delivery(self, settings: Settings, failpoints: Failpoints, refusals: Refusals) -> None:
+    def _compose_delivery(self, settings: Settings, failpoints: Failpoints | None, refusals: Refusals) -> None:
         fallback = Fallback(self.cache)
         self.variants = Variants(
             self.cache,
@@ -209,6 +209,7 @@ class Parts:
             metrics=self.metrics,
             failpoints=failpoints,
             fence=self.fence,
+            has_shared_store=self.shared is not None,
         )
         self.warming = Warming(
             self.cache,

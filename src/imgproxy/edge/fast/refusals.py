@@ -15,7 +15,7 @@ from imgproxy.delivery.request import Request
 from imgproxy.edge.handler import is_admin
 from imgproxy.edge.headers import cache_status, head_bytes, http_date
 from imgproxy.edge.images import client_of
-from imgproxy.edge.pages import Pages
+from imgproxy.edge.pages import PAGE_PATHS
 from imgproxy.edge.problems import jittered_s, problem_response
 from imgproxy.errors import ImgproxyError, Overloaded
 
@@ -50,7 +50,7 @@ class FastRefusals:
         target = message.path
         if not self._admission.is_overloaded or not target.startswith("/"):
             return None
-        if is_admin(target) or Pages.covers(target.split("?", 1)[0]):
+        if is_admin(target) or target.split("?", 1)[0] in PAGE_PATHS:
             return None
         try:
             wanted = self._images.read(message.method, target, client_of(message.headers))
