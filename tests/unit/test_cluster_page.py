@@ -22,7 +22,7 @@ def texts() -> str:
     """All texts in the code of the rooms that write these lines. What is put in when they are shown is `…`."""
     found = []
     code = REPOSITORY / "src" / "imgproxy"
-    for path in (*code.glob("cluster/*.py"), *code.glob("cache/*.py")):
+    for path in (*code.glob("cluster/*.py"), *code.glob("cache/*.py"), code / "outages.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
@@ -43,9 +43,9 @@ def is_written(shown: str) -> bool:
     """
     Whether the code can write this line.
 
-    Names of nodes and figures are parts that differ. What follows a colon, or ` again`, is a text of its own.
+    Names of nodes and figures are parts that differ. What follows a colon, ` again`, or a name is a text of its own.
     """
-    parts = re.split(r"…|: |(?= again,)|\b(?:edge-\d+|\d[\d.]*)\b", shown)
+    parts = re.split(r"…|: |(?= again,| is down| is back)|\b(?:edge-\d+|\d[\d.]*)\b", shown)
     return all(part.strip() in texts() for part in parts if len(part.strip()) > 2)
 
 
