@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import statistics
 import time
 from typing import TYPE_CHECKING
 
 from benchmarks import accounting
 from benchmarks.edges import await_current, edges, postgres
-from benchmarks.hits import ACCEPT, BODY_BYTES, Contestant, compete, settled, target_near
+from benchmarks.hits import ACCEPT, BODY_BYTES, Contestant, settled, target_near
 from benchmarks.rows import Result, Row
 from benchmarks.servers import Product
 from benchmarks.stats import paired_ratios
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from benchmarks.bench import Bench
     from tests.support.postgres import PostgresServer
 
@@ -34,29 +38,48 @@ _USED = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname 
 
 
 def measure_cluster_hit(bench: Bench, result: Result) -> None:
-    """Compare the CPU of a hit at an edge of a cluster with that at an edge alone, in turns on one core."""
-    core = bench.server_core
-    with (
-        bench.origin() as origin,
-        bench.product(origin.url, core=core) as alone,
-        postgres() as server,
-        bench.product(
-            origin.url,
-            sections={"cluster": {"node": "a", "database_url": server.url(server.new_database())}},
-            core=core,
-            name="imgproxy-cluster",
-        ) as clustered,
-    ):
-        await_current(clustered)
-        target = target_near(alone, BODY_BYTES)
-        settled(alone, target)
-        settled(clustered, target)
-        off = Contestant("cluster off", alone.pid, alone.url + target, ACCEPT)
-        on = Contestant("cluster on", clustered.pid, clustered.url + target, ACCEPT)
-        compete(bench, result, [off, on])
-    by_cpu = result.figure("hit: cluster on / off, by CPU", "x", paired_ratios(on.cpu_us, off.cpu_us))
+    """
+    Compare the CPU of a hit at an edge of a cluster with that at an edge alone, in turns on one core.
+
+    Two processes of the same program differ by some per cent. So each round has two new ones.
+    """
+    off_us, on_us = [], []
+    with bench.origin() as origin, postgres() as server:
+        cluster = {"cluster": {"node": "a", "database_url": server.url(server.new_database())}}
+        for number in range(bench.rounds):
+            with contextlib.ExitStack() as stack:
+                started = {}
+                for name in ("off", "on") if number % 2 else ("on", "off"):
+                    sections = cluster if name == "on" else None
+                    product = bench.product(
+                        origin.url, sections=sections, core=bench.server_core, name=f"cluster-{name}"
+                    )
+                    started[name] = stack.enter_context(product)
+                await_current(started["on"])
+                target = target_near(started["off"], BODY_BYTES)
+                for product in started.values():
+                    settled(product, target)
+                used_us = _shoot_in_turns(bench, started, target)
+            off_us.append(used_us["off"])
+            on_us.append(used_us["on"])
+    result.figure("cluster off: CPU an answer", "µs", off_us)
+    result.figure("cluster on: CPU an answer", "µs", on_us)
+    by_cpu = result.figure("hit: cluster on / off, by CPU", "x", paired_ratios(on_us, off_us))
     result.at_most(by_cpu.name, by_cpu.spread.median, HIT_RATIO)
-    result.notes.append("All threads of the edge count, so its renewals do, too. PostgreSQL is not counted.")
+    result.notes.append(
+        f"{bench.rounds} rounds, each with two new processes on core {bench.server_core}, and wrk on core "
+        f"{bench.load_core}: off, on, on, off. All threads of the edge count, so its renewals do, too. PostgreSQL not."
+    )
+
+
+def _shoot_in_turns(bench: Bench, started: Mapping[str, Product], target: str) -> dict[str, float]:
+    """Return the CPU of an answer of each, in microseconds: the mean over turns in opposite orders."""
+    contestants = {name: Contestant(name, each.pid, each.url + target, ACCEPT) for name, each in started.items()}
+    for contestant in contestants.values():
+        contestant.shoot(bench, 1, is_warm_up=True)
+    for name in ("off", "on", "on", "off"):
+        contestants[name].shoot(bench, bench.scaled(3, 2))
+    return {name: statistics.mean(contestant.cpu_us) for name, contestant in contestants.items()}
 
 
 def measure_rest(bench: Bench, result: Result) -> None:

@@ -33,7 +33,7 @@ class Edge:
 
     async def join(self) -> None:
         """Become a member, and wait until this edge hears of news."""
-        await self.log.join(self.member, on_news=self.news.set)
+        await self.log.join(self.member, on_lines=self.news.set, on_applied=self.news.set)
         await self.hears()
 
     async def hears(self) -> None:

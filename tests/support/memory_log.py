@@ -150,7 +150,11 @@ class MemoryPurgeLog:
 
     # --- the protocol ------------------------------------------------------------------------------------------
 
-    async def join(self, member: Member, *, on_news: Callable[[], None]) -> None:
+    async def join(self, member: Member, *, on_lines: Callable[[], None], on_applied: Callable[[], None]) -> None:
+        def on_news() -> None:
+            on_lines()
+            on_applied()
+
         self._member, self._on_news = member, on_news
         await self._call("join", lambda: self._put(Position("", 0)))
 

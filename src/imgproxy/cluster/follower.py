@@ -254,6 +254,7 @@ class Follower:
     async def write_place(self, done: Collection[int] = ()) -> None:
         """Write the place if it has moved and is safe. Delete the changes of these rows. Raises CacheUnavailable."""
         place = self.place
+        self._catching_up.begin_saving()  # if it is not safe yet
         if place == self._written or not self._catching_up.is_place_safe:
             if done:
                 await self._rows.done(done)

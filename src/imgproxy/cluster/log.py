@@ -132,12 +132,12 @@ class PurgeLog(Protocol):
     A call that fails may have been committed all the same.
     """
 
-    async def join(self, member: Member, *, on_news: Callable[[], None]) -> None:
+    async def join(self, member: Member, *, on_lines: Callable[[], None], on_applied: Callable[[], None]) -> None:
         """
         Become a member, with this name, run, lease and proof time.
 
-        `on_news` is called on the event loop whenever the log may have new lines, or a member may have applied some.
-        It may be called too often. It is no promise: the caller looks at each renewal, too.
+        On the event loop, `on_lines` is called whenever the log may have new lines, and `on_applied` whenever a member
+        may have applied some. Both may be called too often. It is no promise: the caller looks at each renewal, too.
         """
 
     async def renew(self, applied: Position) -> Renewal:

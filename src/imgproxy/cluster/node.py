@@ -238,13 +238,13 @@ class ClusterNode:
 
     async def _join(self) -> None:
         self._has_tried = True
-        await _within(self.settings.lease_s, self._log.join(self._member, on_news=self._on_news))
+        await _within(self.settings.lease_s, self._join_log())
         self._has_joined = True
         self._begin(self._follower.follow, self._follower.report, self._spreader.append, self._spreader.acknowledge)
 
-    def _on_news(self) -> None:
-        self._follower.wake()
-        self._spreader.look()
+    async def _join_log(self) -> None:
+        # What others have applied is no reason to read the log: it would be a read for each report of each other node.
+        await self._log.join(self._member, on_lines=self._follower.wake, on_applied=self._spreader.look)
 
     async def renew(self) -> Renewal:
         """
@@ -269,7 +269,8 @@ class ClusterNode:
             self._refusal = None
             self.outage.worked()
         self._watch.wake()
-        self._follower.wake()
+        if self.lag_lines:
+            self._follower.wake()
         self._spreader.reached()
         return renewal
 

@@ -113,10 +113,11 @@ class PostgresLog:
 
     # --- the member --------------------------------------------------------------------------------------------
 
-    async def join(self, member: Member, *, on_news: Callable[[], None]) -> None:
+    async def join(self, member: Member, *, on_lines: Callable[[], None], on_applied: Callable[[], None]) -> None:
         """Become a member. News come as soon as the database can be reached, also if this call fails."""
         self._member = member
-        self._listener.listen(("imgproxy_lines", "imgproxy_applied"), on_news)
+        self._listener.listen(("imgproxy_lines",), on_lines)
+        self._listener.listen(("imgproxy_applied",), on_applied)
         await self.renew(Position("", 0))
 
     async def renew(self, applied: Position) -> Renewal:
