@@ -124,16 +124,16 @@ def measure_replay(bench: Bench, result: Result) -> None:
     missed = bench.scaled(MISSED, 10_000)
     with_s, without_s, with_cpu_s, without_cpu_s = [], [], [], []
     with postgres() as server:
-        database = server.new_database()
-        cluster = {"node": "a", "database_url": server.url(database)}
-        folder = bench.new_folder("edge")
-        product = Product(folder, "http://127.0.0.1:9", sections={"cluster": cluster})
-        _start(product)
         for _ in range(bench.rounds):
+            database = server.new_database()
+            sections = {"cluster": {"node": "a", "database_url": server.url(database)}}
+            product = Product(bench.new_folder("edge"), "http://127.0.0.1:9", sections=sections)
+            _start(product)
             for count, times_s, cpu_s in ((0, without_s, without_cpu_s), (missed, with_s, with_cpu_s)):
                 if count:
                     server.sql(_MISS.format(count=count), database=database)
-                    server.sql("ANALYZE imgproxy.line; CHECKPOINT", database=database)
+                    server.sql("VACUUM ANALYZE imgproxy.line", database=database)
+                    server.sql("CHECKPOINT", database=database)
                 took_s, used_s = _start(product)
                 times_s.append(took_s)
                 cpu_s.append(used_s)

@@ -152,6 +152,32 @@ async def test_a_key_whose_purge_could_not_be_recorded_gets_a_record(tmp_path: P
         assert not cache.epochs.is_closed(HASHED)
 
 
+def take_step(epochs: Epochs, step: str, name: str, names: set[str], seq: int, *, is_together: bool) -> None:
+    """Do a step, for one key or for many. `is_together`: many at once."""
+    if step == "purge_many" and is_together:
+        epochs.purge_many(names, seq)
+    elif step == "purge_many":
+        for each in names:
+            epochs.purge(each, seq)
+        epochs._seq = max(epochs._seq, seq)
+    elif step == "collected_many" and is_together:
+        epochs.collected_many(names, seq)
+    elif step == "collected_many":
+        for each in names:
+            epochs.collected(each, seq)
+    elif step == "close":
+        epochs.close(name)
+    elif step == "purge_all":
+        epochs.purge_all(seq)
+    elif step == "distrust":
+        epochs.distrust("journal", seq)
+    else:
+        getattr(epochs, step)(name, seq)
+
+
+STEPS = ("purge", "order", "close", "distrust", "purge_all", "collected", *(("purge_many", "collected_many") * 2))
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_epochs_of_many_keys_are_those_of_one_by_one(seed: int) -> None:
     """Whatever was purged, ordered or closed before, and if a later purge was recorded first."""
@@ -159,28 +185,17 @@ def test_epochs_of_many_keys_are_those_of_one_by_one(seed: int) -> None:
     names = [f"{number:02d}" for number in range(12)]
     single, many = Epochs("journal"), Epochs("journal")
     for _ in range(30):
-        name, seq = chosen.choice(names), chosen.randrange(1, 100)
-        step = chosen.choice(("purge", "order", "close", "distrust", "purge_all", "collected", "many", "many"))
-        hashes = set(chosen.sample(names, chosen.randrange(12)))
-        for epochs in (single, many):
-            if step == "many" and epochs is many:
-                epochs.purge_many(hashes, seq)
-            elif step == "many":
-                for each in hashes:
-                    epochs.purge(each, seq)
-                epochs._seq = max(epochs._seq, seq)
-            elif step == "close":
-                epochs.close(name)
-            elif step == "distrust":
-                epochs.distrust("journal", seq)
-            elif step == "purge_all":
-                epochs.purge_all(seq)
-            else:
-                getattr(epochs, step)(name, seq)
+        name, step = chosen.choice(names), chosen.choice(STEPS)
+        some = set(chosen.sample(names, chosen.randrange(12)))
+        seq = chosen.randrange(1, 100)
+        if chosen.random() < 0.4:
+            seq = max(single._purged.values(), default=seq)
+        take_step(single, step, name, some, seq, is_together=False)
+        take_step(many, step, name, some, seq, is_together=True)
 
         assert many.seq == single.seq
         assert (len(many), many.orders, many.closed) == (len(single), single.orders, single.closed)
-        for key_hash_ in names:
+        for each in names:
             for at in range(0, 100, 3):
-                assert many.holds(key_hash_, at) == single.holds(key_hash_, at)
-                assert many.is_proved(key_hash_, at) == single.is_proved(key_hash_, at)
+                assert many.holds(each, at) == single.holds(each, at)
+                assert many.is_proved(each, at) == single.is_proved(each, at)

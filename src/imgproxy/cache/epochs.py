@@ -201,11 +201,22 @@ class Epochs:
         The epoch is forgotten when that work has ended. Otherwise every key that was ever purged would stay in memory.
         Work that keeps something fetched over an await must therefore be `at_work`.
         """
-        self.collected_many((key_hash,), seq)
+        self._collected.append((seq, key_hash))
+        self._forget_collected()
 
-    def collected_many(self, key_hashes: Iterable[str], seq: int) -> None:
+    def collected_many(self, key_hashes: AbstractSet[str], seq: int) -> None:
         """As `collected`, for many keys of one purge."""
-        self._collected.extend((seq, key_hash) for key_hash in key_hashes)
+        if seq > self.oldest_at_work or self._collected:
+            self._collected.extend((seq, key_hash) for key_hash in key_hashes)
+            self._forget_collected()
+            return
+        gone = {name for name in key_hashes if self._purged.get(name) == seq}
+        self._purged = {name: at for name, at in self._purged.items() if name not in gone}
+        self._needed = {name: at for name, at in self._needed.items() if name not in gone}
+        for name in gone & (self._ordered.keys() | self._closed):
+            self._note_needed(name)
+
+    def _forget_collected(self) -> None:
         oldest = self.oldest_at_work
         while self._collected and self._collected[0][0] <= oldest:
             purged_at, name = self._collected.popleft()

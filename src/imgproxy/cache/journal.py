@@ -15,6 +15,7 @@ When a write returns, it is on disk (journal_file.py). A hit never uses the jour
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,6 +56,9 @@ CREATE TABLE IF NOT EXISTS settling (key TEXT PRIMARY KEY, due_at_s REAL NOT NUL
 """
 _UNSHARED = "entry_keys_unshared_since"
 _INSERT_PURGE = "INSERT INTO purge (entry, reason, is_pending, received_at_s) VALUES (?, ?, ?, ?)"
+_INSERT_PURGES = (
+    "INSERT INTO purge (entry, reason, is_pending, received_at_s) SELECT value, ?, 0, ? FROM json_each(?) WHERE true"
+)
 _INSERT_ENTRY_KEY = "INSERT OR REPLACE INTO entry_key VALUES (?, ?, ?)"
 _FINISH_PENDING = "UPDATE purge SET is_pending = 0 WHERE is_pending AND entry = ? AND seq <= ?"
 
@@ -342,6 +346,17 @@ def purged_entries(entries: Sequence[SpreadEntry]) -> Also:
         del seq
         database.executemany(_INSERT_PURGE, purged)
         database.executemany(_INSERT_ENTRY_KEY, seen)
+
+    return also
+
+
+def many_entries_purged(entries: Sequence[str], reason: str) -> Also:
+    """As `purged_entries`, for many entries whose keys are not written. SQLite makes the rows, outside of Python."""
+    text, now_s = json.dumps(entries), time.time()
+
+    def also(database: sqlite3.Connection, seq: int) -> None:
+        del seq
+        database.execute(_INSERT_PURGES, (reason, now_s, text))
 
     return also
 

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from imgproxy.background import Background
-from imgproxy.cache.journal import SpreadEntry, purged_entries
+from imgproxy.cache.journal import many_entries_purged
 from imgproxy.cluster.log import Position
 from imgproxy.errors import CacheUnavailable
 
@@ -67,7 +67,7 @@ class CatchingUp:
             self._is_behind = False
             return None
         self._applied += 1
-        also = purged_entries([SpreadEntry(entry, REASON, ()) for entry in backlog.entries])
+        also = many_entries_purged(backlog.entries, REASON)
         hashes = await self._cache.purge_many(backlog.keys, reason=REASON, also=also)
         return Position(place.history, backlog.last), hashes
 
