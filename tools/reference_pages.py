@@ -1,5 +1,5 @@
 """
-Writes the pages of the reference that list what the code declares: docs/configuration.md and docs/problems.md.
+Writes the pages of the reference that list what the code declares: configuration, problems, metrics, runbooks.
 
 `python -m tools.reference_pages` writes them. A test fails where one is stale.
 """
@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from imgproxy.config.settings import Settings
 from imgproxy.config.wording import allowed, as_toml, section_class
 from imgproxy.errors import ImgproxyError
+from tools import alert_rules, metrics_page
 
 # The errors of these modules are in the tree only after they are imported.
 from imgproxy.edge import errors as _edge_errors  # noqa: F401 isort:skip
@@ -59,7 +60,12 @@ with underscores. `Cache-Control` and `Retry-After` say whether and when to ask 
 
 def pages() -> dict[str, str]:
     """Return each page by its file name."""
-    return {"configuration.md": configuration(), "problems.md": problems()}
+    return {
+        "configuration.md": configuration(),
+        "problems.md": problems(),
+        "metrics.md": metrics_page.page(),
+        "runbooks.md": alert_rules.runbooks(),
+    }
 
 
 def configuration() -> str:
