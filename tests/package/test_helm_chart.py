@@ -77,7 +77,7 @@ def test_helm_lint_finds_nothing(values: Path) -> None:
     helm("lint", CHART, "--strict", "--kube-version", VERSIONS[0], "--values", values)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [pytest.param(VERSIONS[0], marks=pytest.mark.slow), VERSIONS[1]])
 @each_file
 def test_every_object_is_one_that_kubernetes_accepts(tmp_path: Path, values: Path, version: str) -> None:
     """By kubeconform, strictly: an unknown field is an error. The ServiceMonitor is skipped where Go has no module of it."""
