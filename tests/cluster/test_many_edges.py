@@ -352,6 +352,35 @@ async def test_an_answer_that_was_about_to_begin_when_the_process_was_stopped_st
         assert is_new(await request)
 
 
+async def test_a_request_from_before_a_stop_is_answered_whatever_it_meets_after_it(tmp_path: Path) -> None:
+    """The lease has run out, the picture is found to be changed, and then its purge arrives: the request goes on."""
+    async with cluster(tmp_path) as here:
+        first, second = await several(here, ["a", "b"])
+        second.held.hold(Point.BEFORE_RESPONSE)
+        request = asyncio.create_task(second.get(TARGET))
+        await second.held.arrived(Point.BEFORE_RESPONSE)
+        await second.fence_off()
+        await edit(here)
+        purge = purging(first)
+        await until(lambda: first.cluster.waiting == 1)
+        await lease_runs_out(first, purge)
+        second.held.hold(Point.AFTER_FETCH)
+        second.held.release(Point.BEFORE_RESPONSE)  # without a lease: once more
+        await second.held.arrived(Point.AFTER_FETCH)
+        second.held.hold_again(Point.AFTER_FETCH)  # changed: once more
+        await second.held.arrived(Point.AFTER_FETCH)
+        applied = second.metric("imgproxy_overtaken_total", point="fetch")
+        second.way.is_cut = False
+        await second.renewed()
+        await until(lambda: second.cluster.lag_lines == 0)
+        second.held.hold_again(Point.AFTER_FETCH)  # purged: once more
+        await second.held.arrived(Point.AFTER_FETCH)
+        assert second.metric("imgproxy_overtaken_total", point="fetch") > applied
+        second.held.release(Point.AFTER_FETCH)
+
+        assert is_new(await request)
+
+
 async def sending(node: Node) -> asyncio.Task[Reply]:
     """Let a node begin an answer that takes long: a large original, held in the middle of it."""
     node.held.hold(Point.MID_RESPONSE)

@@ -366,8 +366,8 @@ async def test_a_request_that_is_purged_under_way_starts_over_once(tmp_path: Pat
         assert here.origin.keys[-1] == KEY
 
 
-async def test_a_request_that_is_purged_three_times_is_told_so(tmp_path: Path) -> None:
-    """It does not start over a third time."""
+async def test_a_request_that_is_purged_again_and_again_is_told_so(tmp_path: Path) -> None:
+    """It does not start over for ever."""
     async with parts(tmp_path) as here:
         here.failpoints.hold(Point.BEFORE_RESPONSE)
         request = asyncio.create_task(deliver(here))

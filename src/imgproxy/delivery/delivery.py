@@ -46,8 +46,10 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 SVG = "image/svg+xml"
-# An updated picture may meet a request three times: ordered to be proved, found to be changed, purged.
-TRIES = 3
+# How often a request starts over that is overtaken. An updated picture may meet one three times: ordered to be proved,
+# found to be changed, purged. In a cluster two more: a stopped node wakes up without its lease, and a fetch that the
+# request has joined was begun before the picture was found to be changed.
+TRIES = 5
 
 
 class Delivery:
