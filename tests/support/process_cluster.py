@@ -22,17 +22,19 @@ Statements about time are not needed: the promise must hold in every order of ev
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+import random
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
-from tests.support.frontends import free_port
 from tests.support.line import line_to
-from tests.support.process_node import ProcessNode
-from tests.support.site import KEY, SECRET, jpeg
+from tests.support.process_node import PATIENCE_S, ProcessNode
+from tests.support.site import KEY, SECRET, jpeg, poll
 from tests.support.visitors import Visitors
 
 if TYPE_CHECKING:
@@ -42,9 +44,12 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 # Long enough that a busy machine keeps it most times, short enough to wait for its end.
-LEASE_S = 2.0
-PROOF_S = 0.5
+LEASE_S = 5.0
+PROOF_S = 2.0
+# A purge waits for a node that does not answer, and is not answered as pending before.
+WAIT_S = 60.0
 FIRST_RED = 200
+NO_RED = -100
 TOKEN = "library-token"
 
 Sections = dict[str, dict[str, Any]]
@@ -53,29 +58,25 @@ Sections = dict[str, dict[str, Any]]
 class ProcessCluster:
     """The nodes, the library and the database of a test. `entry` is the entry of the one picture, `KEY`."""
 
-    def __init__(self, folder: Path, library: EmbeddedLibrary, probe: Probe, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, folder: Path, library: EmbeddedLibrary, server: PostgresServer, database: str, stack: AsyncExitStack
+    ) -> None:
+        """`database` is the name of the nodes' database on this server."""
         self._folder = folder
+        self._server = server
         self._stack = stack
+        self.database = database
         self.library = library
-        self.probe = probe
-        self.red = FIRST_RED
+        self.reds = [FIRST_RED]  # of all bytes that the library had, the present ones last
         self.entry = library.entry_id(KEY)
         self.nodes: list[ProcessNode] = []
 
-    async def add(self, name: str, database_url: str, database_port: int, sections: Sections) -> ProcessNode:
-        """
-        Make a node. The test starts it.
-
-        Args:
-            name: of the node, and of its folder. `sections` may give it another `[cluster] node`.
-            database_url: with any host and port: `database_port` of the loopback is used, through a line.
-            database_port: of the PostgreSQL.
-            sections: settings that replace those of `_configuration`, by section and name.
-        """
-        database = await self._stack.enter_async_context(line_to(database_port))
+    async def add(self, name: str, sections: Sections) -> ProcessNode:
+        """Make a node of this name. Its sections replace settings of `_configuration`. The test starts it."""
+        database = await self._stack.enter_async_context(line_to(self._server.port))
         origin = await self._stack.enter_async_context(line_to(self.library.port))
-        url = f"{database_url.rpartition('@')[0]}@127.0.0.1:{database.port}/{database_url.rpartition('/')[2]}"
-        folder, port = self._folder / name, free_port()
+        url = self._server.url(self.database, port=database.port)
+        folder, port = self._folder / name, port_to_keep()
         folder.mkdir()
         config = folder / "imgproxy.toml"
         settings = _configuration(name, port, folder, url, f"http://127.0.0.1:{origin.port}")
@@ -90,21 +91,68 @@ class ProcessCluster:
         self.nodes.append(node)
         return node
 
+    async def heal(self) -> None:
+        """
+        Undo what a test has done: lines, held points, dead and paused nodes. Then the picture has its first bytes.
+
+        A cluster that several tests use is healed before each. Members whose process has ended are removed, as the
+        nodes do it after `forget_s`.
+        """
+        await asyncio.gather(*(node.heal() for node in self.nodes))
+        runs = [each["run"] for node in self.nodes for each in (await node.state())["nodes"] if each["self"]]
+        await self.sql(f"DELETE FROM imgproxy.member WHERE run NOT IN ({', '.join(map(repr, runs))})")
+        for node in self.nodes:
+            await poll(node.state, lambda found: len(found["nodes"]) == len(self.nodes), within_s=PATIENCE_S)
+        self.entry = self.library.entry_id(KEY)
+        if self.reds[-1] == NO_RED:
+            await self.library.patch(self.entry, UnrevokeAsset())
+        await self.library.put(KEY, jpeg(FIRST_RED))
+        self.reds = [FIRST_RED]
+        reply = await self.nodes[0].purge(self.entry)
+        assert reply.status == 200, reply.body
+
+    async def sql(self, statement: str) -> str:
+        """Run SQL in the database of the cluster. Return what it printed: a line a row, columns split by |."""
+        return await asyncio.to_thread(self._server.sql, statement, database=self.database)
+
     async def put(self, red: int) -> None:
         """Give the picture new bytes: of one colour, known by its red. The library sends no webhook."""
+        assert red not in self.reds, "an old red would count as the new one"
+        self.reds.append(red)
         await self.library.put(KEY, jpeg(red))
-        self.red = red
+
+    async def revoke(self) -> None:
+        """Revoke the picture in the library: from now on no bytes of it count. The library sends no webhook."""
+        await self.library.patch(self.entry, RevokeAsset())
+        self.reds.append(NO_RED)
 
     @asynccontextmanager
-    async def visitors(self, targets: Sequence[str] | None = None) -> AsyncIterator[Visitors]:
-        """Let visitors come while the block runs. At its end every answer is looked at."""
-        visitors = Visitors(self, targets) if targets else Visitors(self)
+    async def visitors(self, *, is_balanced: bool = False) -> AsyncIterator[Visitors]:
+        """
+        Let visitors come while the block runs. At its end every answer is looked at.
+
+        `is_balanced`: one more comes through a balancer, which asks the next door where one is shut.
+        """
+        visitors = Visitors(self, is_balanced=is_balanced)
         try:
             await visitors.begin()
             yield visitors
         finally:
             await visitors.end()
         visitors.expect_promises()
+
+
+def port_to_keep() -> int:
+    """
+    Return a free port that a node keeps while its process is down.
+
+    It is not one of those that the kernel gives to anybody who asks for any port (32768 and above).
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _configuration(name: str, port: int, folder: Path, database_url: str, origin_url: str) -> Sections:
@@ -116,9 +164,15 @@ def _configuration(name: str, port: int, folder: Path, database_url: str, origin
         "cache": {"dir": str(folder / "cache"), "min_free_bytes": 0},
         "render": {"processes": 1, "timeout_s": 60.0},
         "freshness": {"settle_s": 0.0},
-        "purge": {"drain_s": 0.05, "retry_max_s": 1.0},
+        "purge": {"drain_s": 0.05, "expand_timeout_s": 60.0, "retry_max_s": 1.0},
         "log": {"format": "json", "access": "none"},
-        "cluster": {"node": name, "database_url": database_url, "lease_s": LEASE_S, "proof_s": PROOF_S},
+        "cluster": {
+            "node": name,
+            "database_url": database_url,
+            "lease_s": LEASE_S,
+            "proof_s": PROOF_S,
+            "wait_s": WAIT_S,
+        },
     }
 
 
@@ -151,16 +205,15 @@ async def process_cluster(
     photo = tmp_path / "photos" / KEY
     photo.parent.mkdir(parents=True)
     photo.write_bytes(jpeg(FIRST_RED))
-    probe = Probe()
-    tokens = [AccessToken(TOKEN)]
+    library = EmbeddedLibrary(tmp_path / "photos", probe=Probe(), tokens=[AccessToken(TOKEN)], scan_interval_s=3600.0)
     async with (
-        EmbeddedLibrary(tmp_path / "photos", probe=probe, tokens=tokens, scan_interval_s=3600.0) as library,
+        library,
         AsyncExitStack() as stack,
     ):
-        here = ProcessCluster(tmp_path, library, probe, stack)
-        url = server.url(await asyncio.to_thread(server.new_database))
+        database = await asyncio.to_thread(server.new_database)
+        here = ProcessCluster(tmp_path, library, server, database, stack)
         for name in names:
-            await here.add(name, url, server.port, sections)
+            await here.add(name, sections)
         if is_started:
             await asyncio.gather(*(node.start() for node in here.nodes))
         yield here

@@ -8,6 +8,8 @@ failpoints are steered over a socket (steered_edge.py).
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from yarl import URL
 
-from tests.support.site import ADMIN, Reply, poll
+from tests.support.site import ADMIN, SECRET, Reply, poll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from imgproxy.failpoints import Point, Step
     from tests.support.line import Line
 
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+# A machine that is busy with other things starts a cluster in a minute.
+PATIENCE_S = 180.0
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +52,7 @@ class ProcessNode:
     A node. It keeps its name, port, disk and lines when it is started again.
 
         start() · stop() (SIGTERM, returns the status) · kill() (SIGKILL) · pause() (SIGSTOP) · go_on() (SIGCONT)
+        heal() (undoes all of it)
         hold(point) · arrived(point) · release(point)     its failpoints
         send(…) · get(target) · purge(entry) · ready() · state() · metric(name) · current() · fenced()
         database, origin: its lines · log: what it has logged, all runs · url: its door
@@ -59,12 +64,15 @@ class ProcessNode:
         """`config` is its file for `serve -c`; `lines`: to the database, to the origin."""
         self.name = name
         self.config = config
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.database, self.origin = lines
         self.session = session
         self._run: _Run | None = None
         self._is_paused = False
+        self._log_from = 0
         self._answers: deque[asyncio.Future[None]] = deque()
+        self._holds: set[Point | Step] = set()
         self._arrivals: Counter[str] = Counter()
         self._came = asyncio.Condition()
 
@@ -88,6 +96,7 @@ class ProcessNode:
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
         self._arrivals.clear()
+        self._holds.clear()
         self._run = _Run(process, writer, asyncio.create_task(self._listen(reader)))
         await self.open()
         if is_current:
@@ -112,12 +121,17 @@ class ProcessNode:
         if self._run is not None:
             await self._end(signal.SIGKILL)
 
+    def kill_now(self) -> None:
+        """Send SIGKILL, without a wait: somebody else waits for its end."""
+        os.kill(self.pid, signal.SIGKILL)
+
     async def gone(self) -> int:
         """Wait until it has ended by itself. Return its exit status."""
         assert self._run is not None
-        run, self._run, self._is_paused = self._run, None, False
+        run = self._run
         async with asyncio.timeout(PATIENCE_S):
             status = await run.process.wait()
+        self._run, self._is_paused = None, False
         run.listener.cancel()
         await asyncio.gather(run.listener, return_exceptions=True)
         run.writer.close()
@@ -140,6 +154,20 @@ class ProcessNode:
         os.kill(self.pid, signal.SIGCONT)
         self._is_paused = False
 
+    async def heal(self) -> None:
+        """Undo what a test has done to it: its lines are whole, nothing is held, it runs. `messages` is empty."""
+        for line in (self.database, self.origin):
+            line.mend()
+        if self._is_paused:
+            self.go_on()
+        if not self.is_running:
+            await self.start(is_current=False)
+        for point in list(self._holds):
+            await self.release(point)
+        await self.current()
+        await poll(self.state, lambda found: found["purges_waiting"] == 0, within_s=PATIENCE_S)
+        self._log_from = len(self.log)
+
     @property
     def pid(self) -> int:
         """Its process id."""
@@ -161,10 +189,12 @@ class ProcessNode:
     async def hold(self, point: Point | Step) -> None:
         """Hold whatever reaches this failpoint from now on."""
         self._arrivals[point] = 0
+        self._holds.add(point)
         await self._command(f"hold {point}")
 
     async def release(self, point: Point | Step) -> None:
         """Let go what is held there, and hold no more."""
+        self._holds.discard(point)
         await self._command(f"release {point}")
 
     async def arrived(self, point: Point | Step, count: int = 1) -> None:
@@ -205,6 +235,13 @@ class ProcessNode:
         """Purge an entry, as an operator does."""
         return await self.send("POST", f"/-/purge/entries/{entry}", headers=ADMIN)
 
+    async def deliver(self, event: str, entry: str, delivery: str) -> Reply:
+        """Deliver a signed webhook of Livingdocs."""
+        body = json.dumps({"event": event, "deliveryId": delivery, "mediaId": entry, "projectId": 1}).encode()
+        signature = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+        headers = {"x-livingdocs-signature": signature}
+        return await self.send("POST", "/-/webhooks/livingdocs", data=body, headers=headers)
+
     async def ready(self) -> dict[str, Any]:
         """Return what `/-/ready` says."""
         found: dict[str, Any] = (await self.get("/-/ready")).json()
@@ -220,6 +257,11 @@ class ProcessNode:
         found: dict[str, Any] = (await self.send("GET", f"/-/purges/{number}", headers=ADMIN)).json()
         return found
 
+    async def receipts(self) -> list[dict[str, Any]]:
+        """Return the latest receipts, the last one first."""
+        found: list[dict[str, Any]] = (await self.send("GET", "/-/purges", headers=ADMIN)).json()["purges"]
+        return found
+
     async def metric(self, sample: str) -> float:
         """Return a sample of `/-/metrics`, written as there, for example `imgproxy_cluster_current`; 0: not there."""
         text = (await self.send("GET", "/-/metrics", headers=ADMIN)).body.decode()
@@ -227,11 +269,11 @@ class ProcessNode:
 
     async def current(self) -> None:
         """Wait until it is current."""
-        await poll(self.ready, lambda found: not found["fenced"])
+        await poll(self.ready, lambda found: not found["fenced"], within_s=PATIENCE_S)
 
     async def fenced(self) -> None:
         """Wait until it is fenced."""
-        await poll(self.ready, lambda found: found["fenced"])
+        await poll(self.ready, lambda found: found["fenced"], within_s=PATIENCE_S)
 
     # --- its log -----------------------------------------------------------------------------------------------
 
@@ -245,6 +287,6 @@ class ProcessNode:
         return self._log_path.read_text("utf-8") if self._log_path.exists() else ""
 
     def messages(self, level: str) -> list[str]:
-        """Return the messages that it has logged at this level: info, warning, error."""
-        rows = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        """Return the messages that it has logged at this level (info, warning, error), since `heal`."""
+        rows = [json.loads(line) for line in self.log[self._log_from :].splitlines() if line.startswith("{")]
         return [row["message"] for row in rows if row["level"] == level]

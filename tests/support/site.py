@@ -228,9 +228,9 @@ async def until(holds: Callable[[], bool]) -> None:
     await poll(holds, bool)
 
 
-async def poll(read: Callable[[], Any], holds: Callable[[Any], bool]) -> None:
+async def poll(read: Callable[[], Any], holds: Callable[[Any], bool], *, within_s: float = 60) -> None:
     """Read a value until it is as wanted. `read` may be a coroutine function."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(within_s):
         while True:
             value = read()
             if holds(await value if asyncio.iscoroutine(value) else value):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from tests.support.process_node import PATIENCE_S
 from tests.support.site import KEY, poll, red_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable
 
     from tests.support.process_cluster import ProcessCluster
     from tests.support.process_node import ProcessNode
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 
 TARGETS = (f"/{KEY}?w=50", f"/{KEY}?w=120&fm=png", f"/{KEY}")
 # Between two requests of a visitor, so that the nodes have time for other things, too.
-PAUSE_S = 0.004
+PAUSE_S = 0.04
 # Two renders of one colour differ by less.
 NEAR = 4
+BALANCER = "balancer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A purge that was acknowledged: requests sent after `since_s` may get only a picture of this red, or later ones."""
+    """A purge that was acknowledged: what is asked for after `since_s` has bytes of this version of the library, or later."""
 
     since_s: float
-    reds: tuple[int, ...]
+    version: int
 
 
 class Visitors:
@@ -54,14 +56,16 @@ class Visitors:
         round(*nodes)        wait until each of these doors has answered every target, asked for after the call
         answers              everything that was answered so far
         old()                the answers that break a promise
-        refused(*nodes)      the answers of these doors that were no picture
+        refused(*doors)      the answers of these doors (nodes' names) that were no picture
     """
 
-    def __init__(self, cluster: ProcessCluster, targets: Sequence[str] = TARGETS) -> None:
+    def __init__(self, cluster: ProcessCluster, *, is_balanced: bool = False) -> None:
+        """`is_balanced`: one more visitor, of the door `BALANCER`."""
         self._cluster = cluster
-        self._targets = targets
+        self._is_balanced = is_balanced
         self._tasks: list[asyncio.Task[None]] = []
         self._reds: dict[bytes, int] = {}
+        self._turn = 0
         self.answers: list[Answer] = []
         self.promises: list[Promise] = []
 
@@ -75,17 +79,13 @@ class Visitors:
 
     def promise_now(self) -> None:
         """Note that a purge is done, as its receipt says."""
-        self.promises.append(Promise(time.monotonic(), (self._cluster.red,)))
-
-    def expect_also(self, red: int) -> None:
-        """Let later bytes of the library count for every promise so far. Call it before they are put."""
-        self.promises = [Promise(each.since_s, (*each.reds, red)) for each in self.promises]
+        self.promises.append(Promise(time.monotonic(), len(self._cluster.reds) - 1))
 
     async def round(self, *nodes: ProcessNode) -> None:
         """Wait until each door (by default, each that is running) has answered every target that was asked for now."""
         doors = nodes or tuple(node for node in self._cluster.nodes if node.is_running and not node.is_paused)
         now_s = time.monotonic()
-        wanted = {(node.name, target) for node in doors for target in self._targets}
+        wanted = {(node.name, target) for node in doors for target in TARGETS}
         seen = len(self.answers)
 
         def is_done() -> bool:
@@ -96,24 +96,19 @@ class Visitors:
             seen = len(self.answers)
             return not wanted
 
-        await poll(is_done, bool)
+        await poll(is_done, bool, within_s=PATIENCE_S)
 
     def old(self) -> list[Answer]:
         """Return the answers with bytes that a promise forbids."""
-        return [
-            answer
-            for answer in self.answers
-            if answer.red is not None
-            and any(
-                answer.sent_s > promise.since_s and all(abs(answer.red - red) > NEAR for red in promise.reds)
-                for promise in self.promises
-            )
-        ]
+        return [answer for answer in self.answers if answer.red is not None and self._is_old(answer, answer.red)]
 
-    def refused(self, *nodes: ProcessNode) -> list[Answer]:
-        """Return the answers of these doors, by default of all, that were no picture."""
-        names = {node.name for node in nodes or self._cluster.nodes}
-        return [answer for answer in self.answers if answer.door in names and answer.status != 200]
+    def _is_old(self, answer: Answer, red: int) -> bool:
+        broken = (promise for promise in self.promises if answer.sent_s > promise.since_s)
+        return any(all(abs(red - each) > NEAR for each in self._cluster.reds[one.version :]) for one in broken)
+
+    def refused(self, *doors: str) -> list[Answer]:
+        """Return the answers of these doors that were no picture, or not a whole one."""
+        return [answer for answer in self.answers if answer.door in doors and answer.status != 200]
 
     def expect_promises(self) -> None:
         """Fail if a promise was broken."""
@@ -124,7 +119,10 @@ class Visitors:
 
     async def begin(self) -> None:
         """Come to every door that there is, and wait until each has answered once, if it runs."""
-        self._tasks = [asyncio.create_task(self._visit(node)) for node in self._cluster.nodes]
+        visits = [self._visit(node.name, node.get) for node in self._cluster.nodes]
+        if self._is_balanced:
+            visits.append(self._visit(BALANCER, self._get_balanced))
+        self._tasks = [asyncio.create_task(visit) for visit in visits]
         await self.round()
 
     async def end(self) -> None:
@@ -135,19 +133,32 @@ class Visitors:
         failures = [each for each in results if isinstance(each, Exception)]
         assert not failures, failures
 
-    async def _visit(self, node: ProcessNode) -> None:
+    async def _visit(self, door: str, get: Callable[[str], Awaitable[Reply]]) -> None:
         while True:
-            for target in self._targets:
+            for target in TARGETS:
                 sent_s = time.monotonic()
                 try:
-                    reply = await node.get(target)
+                    reply = await get(target)
                 except aiohttp.ClientError:
                     status, red = 0, None
                 else:
                     status = reply.status
                     red = self._red(reply.body) if status == 200 else None
-                self.answers.append(Answer(node.name, target, sent_s, time.monotonic(), status, red))
+                self.answers.append(Answer(door, target, sent_s, time.monotonic(), status, red))
                 await asyncio.sleep(PAUSE_S)
+
+    async def _get_balanced(self, target: str) -> Reply:
+        """Ask the doors in turn; the next one, if one is shut or ends the connection before its answer begins."""
+        nodes = self._cluster.nodes
+        self._turn += 1
+        for number in range(len(nodes)):
+            try:
+                return await nodes[(self._turn + number) % len(nodes)].get(target)
+            except aiohttp.ClientPayloadError:  # an answer that has begun: no balancer can ask again
+                raise
+            except aiohttp.ClientError:
+                continue
+        raise aiohttp.ClientConnectionError("every door is shut")
 
     def _red(self, body: bytes) -> int:
         digest = hashlib.blake2b(body).digest()
