@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
 from tests.support.shared_edges import HAS_DETAIL, Edges, edges, reads, writes, written
 from tests.support.site import ADMIN, KEY, LOGO, Held, Site, jpeg, png, poll, red_of, until, width_of
+from tests.support.slow import slow_but
 
 SIZES = (f"/{KEY}?w=40", f"/{KEY}?w=80&fm=webp", f"/{KEY}?w=120&h=50&fit=crop")
 ORIGINAL = jpeg(200)
@@ -438,8 +440,13 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flip, cut, empty])
-@pytest.mark.parametrize("kind", ["facts", "original", "variant"])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    slow_but(
+        [("facts", flip), ("original", cut), ("variant", empty)],
+        product(("facts", "original", "variant"), (flip, cut, empty)),
+    ),
+)
 async def test_wrong_bytes_are_a_miss_and_are_deleted(
     here: Edges, store: SharedStoreSettings, kind: str, damage: object
 ) -> None:

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.frontends import nginx
 from tests.support.nodes import Node, Nodes, nodes
 from tests.support.relay import relay
 from tests.support.site import ADMIN, SECRET, jpeg, poll, until
+from tests.support.slow import slow_but
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +80,7 @@ async def test_an_original_is_fetched_once_in_the_cluster(tmp_path: Path, kind: 
         assert {key: there.probe.count("serveImage", key) for key in keys} == dict.fromkeys(keys, 1)
 
 
-@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("kind", slow_but(["haproxy"], BOTH))
 async def test_a_path_has_one_node_on_every_balancer(tmp_path: Path, kind: Kind) -> None:
     """Two balancers with the same configuration agree, and the query does not matter."""
     async with (
@@ -92,7 +94,7 @@ async def test_a_path_has_one_node_on_every_balancer(tmp_path: Path, kind: Kind)
         assert await homes(two, there, reversed(PATHS), "?w=200") == first
 
 
-@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("kind", slow_but(["nginx"], BOTH))
 async def test_a_lost_node_moves_its_paths_and_no_others(tmp_path: Path, kind: Kind) -> None:
     """About a third moves, to both of the other nodes, and moves back when the node is there again."""
     async with (
@@ -192,9 +194,13 @@ async def test_haproxy_gives_the_requests_of_a_hung_node_to_another(tmp_path: Pa
         assert set(waiting) <= answered
 
 
-@pytest.mark.parametrize("what", ["pictures", "webhooks", "purges"])
-@pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "reset"])
+@pytest.mark.parametrize(
+    ("kind", "what", "is_reset"),
+    slow_but(
+        [("nginx", "webhooks", True), ("haproxy", "pictures", False), ("nginx", "purges", False)],
+        product(BOTH, ("pictures", "webhooks", "purges"), (False, True)),
+    ),
+)
 async def test_no_request_is_lost_when_a_node_ends_its_idle_connections(
     tmp_path: Path, kind: Kind, what: str, *, is_reset: bool
 ) -> None:

@@ -25,6 +25,7 @@ from imgproxy.edge.app import Edge
 from imgproxy.errors import ImgproxyError
 from tests.support.scripted_origin import Mode, ScriptedOrigin, scripted_origin
 from tests.support.site import ADMIN, KEY, Reply, jpeg, red_of, site, until
+from tests.support.slow import slow_but
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,7 +108,7 @@ async def test_a_bad_origin_takes_nothing_away(tmp_path: Path, mode: Mode) -> No
         assert (await here.get("/-/ready")).status == 200
 
 
-@pytest.mark.parametrize("mode", BAD)
+@pytest.mark.parametrize("mode", slow_but(["hangs", "refuses the token: 401", "serves HTML with 200"], BAD))
 async def test_beyond_its_bound_nothing_stale_is_served(tmp_path: Path, mode: Mode) -> None:
     """After `stale_if_error_s`, a picture whose origin cannot be asked is an error."""
     async with fronted_origin(tmp_path, NEVER_STALE, mode) as here:
@@ -134,7 +135,7 @@ async def test_without_a_webhook_a_revoked_picture_is_refused_after_its_time(tmp
         assert here.metric("imgproxy_oldest_unproved_original_seconds") == 0
 
 
-@pytest.mark.parametrize("mode", BAD)
+@pytest.mark.parametrize("mode", slow_but(["hangs", "answers 404 without the API's form", "resets"], BAD))
 async def test_a_purge_is_pending_until_the_media_library_itself_has_answered(tmp_path: Path, mode: Mode) -> None:
     """A load balancer's 404 is no answer: the entry may have keys that are not known yet."""
     async with fronted_origin(tmp_path, SERVED_STALE) as here:

@@ -82,6 +82,7 @@ async def fetch(url: str, **headers: str) -> tuple[int, str, bytes]:
 # --- demo ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_demo_takes_the_next_free_ports_and_says_so() -> None:
     """Both ports are in use: each server takes another one, and a picture gets through both."""
     with socket.socket() as one, socket.socket() as other:

@@ -21,6 +21,7 @@ from tests.http.test_downstream import at_fastly, tag, tags_of
 from tests.support.cdn import Told, cdn
 from tests.support.scripted_origin import scripted_origin
 from tests.support.site import KEY, Held, Site, jpeg, png, poll, red_of, site, until
+from tests.support.slow import slow_but
 from tests.support.webhooks import deliver
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ async def test_an_old_copy_that_a_lagging_replica_confirms_is_found_when_the_set
 # --- races -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("is_cached", slow_but([True], [False, True]))
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("is_changed", [False, True])
 async def test_an_update_meets_a_request_held_at_any_point(

@@ -32,11 +32,10 @@ from imgproxy.failpoints import Step
 from tests.model.nodes_world import KEYS, NAMES, NodesWorld, NodeWay
 from tests.model.planted_faults import FAULTS, WAYS
 from tests.model.world import KEY, PLANS
+from tests.support.slow import slow_but
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from _pytest.mark.structures import ParameterSet
+    from collections.abc import Iterator
 
 NODE = st.sampled_from(NAMES)
 OTHER = st.integers(1, len(NAMES) - 1)
@@ -415,19 +414,14 @@ SOON = {
 }
 
 
-def found_late(faults: Iterable[str]) -> list[ParameterSet]:
-    """Mark those as slow that are not found soon."""
-    return [pytest.param(fault, marks=() if fault in SOON else pytest.mark.slow) for fault in faults]
-
-
-@pytest.mark.parametrize("fault", found_late(FAULTS))
+@pytest.mark.parametrize("fault", slow_but(SOON, FAULTS))
 def test_the_model_finds_a_planted_fault(fault: str) -> None:
     """With one rule of the cluster switched off, the same steps find a promise that is broken."""
     with FAULTS[fault](), pytest.raises(AssertionError, match="node"):
         play(100, 6, machine=HurriedMachine, is_shrunk=False)
 
 
-@pytest.mark.parametrize("fault", found_late(WAYS))
+@pytest.mark.parametrize("fault", slow_but((), WAYS))
 def test_the_model_finds_a_log_that_is_read_out_of_order(fault: str) -> None:
     """A node that skips a line says that it has applied it."""
     machine = type("OutOfOrderMachine", (HurriedMachine,), {"way": WAYS[fault]})
