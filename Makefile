@@ -62,6 +62,7 @@ texts: $(READY) ## the generated texts: parameters, settings, errors, the map of
 	$(BIN)/python -m tools.module_map
 	$(BIN)/python -m tools.reference_pages
 	$(BIN)/python -m tools.alert_rules
+	$(BIN)/python -m tools.dashboard
 	$(BIN)/python -m tools.room_drawing
 	$(BIN)/python -m tools.chart_texts
 
