@@ -84,7 +84,7 @@ def _shoot_in_turns(bench: Bench, started: Mapping[str, Product], target: str) -
 
 def measure_rest(bench: Bench, result: Result) -> None:
     """Count the statements and the CPU of clusters in which nothing happens."""
-    seconds = bench.scaled(60, 15)
+    seconds = bench.scaled(40, 15)
     with postgres() as server:
         for count in REST_COUNTS:
             with edges(bench, server, count, "http://127.0.0.1:9") as found:
