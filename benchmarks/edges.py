@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from benchmarks import accounting
 from benchmarks.client import get
 from benchmarks.servers import BenchError, Product
 from imgproxy.cache.entry import OriginalFacts, VariantFacts, key_hash
@@ -140,6 +141,20 @@ def await_deleted(products: Sequence[Product]) -> None:
     """Wait until the files of the last purge are deleted, so that they do not slow down the next one."""
     while any(os.listdir(product.folder / "cache" / "trash") for product in products):
         time.sleep(0.01)
+
+
+def transactions(server: PostgresServer, database: str) -> int:
+    """Return how many transactions a database has had. Each statement of an edge is one."""
+    return int(server.sql(f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{database}'"))
+
+
+def spent_s(server: PostgresServer, products: Sequence[Product]) -> dict[str, float]:
+    """Return the CPU seconds of all edges, and of the database."""
+    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+    return {
+        "an edge": sum(product.cpu_s() for product in products),
+        "PostgreSQL": accounting.tree_cpu_s(postmaster),
+    }
 
 
 class Admin:

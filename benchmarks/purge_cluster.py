@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
-from benchmarks.edges import Admin, await_deleted, edges, postgres
+from benchmarks.edges import Admin, await_deleted, edges, postgres, spent_s, transactions
 from benchmarks.rows import Result, Row
 from benchmarks.servers import BenchError
 from benchmarks.stats import paired_ratios, percentile
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 COUNTS = (1, 3, 5)
 VARIANTS = 1_000
+COST_COUNTS = (1, 2, 4, 8)
 # Fastly's average for a purge in its whole network, and what five edges may take of it at most.
 P99_MS = 150.0
 TIMES_ONE = 4.0
@@ -55,7 +57,34 @@ def measure_acknowledgement(bench: Bench, result: Result) -> None:
     )
 
 
+def measure_cost(bench: Bench, result: Result) -> None:
+    """Count the transactions of the database and the CPU of a purge of nothing, one cluster after the other."""
+    purges = bench.scaled(200, 30)
+    with postgres() as server:
+        for count in COST_COUNTS:
+            with edges(bench, server, count, "http://127.0.0.1:9") as found, Admin(found.first) as admin:
+                admin.purge("first.jpg")
+                time.sleep(5)  # what follows a start
+                before, used_s = transactions(server, found.database), spent_s(server, found.products)
+                began_s = time.monotonic()
+                for number in range(purges):
+                    admin.purge(f"nothing/{number}.jpg")
+                took_s = time.monotonic() - began_s
+                time.sleep(2)  # receipts, and the counters of the database
+                done, after_s = transactions(server, found.database) - before, spent_s(server, found.products)
+            result.figure(f"{count} edges: transactions a purge", "", [done / purges])
+            result.figure(f"{count} edges: a purge", "ms", [took_s * 1e3 / purges])
+            for who in ("an edge", "PostgreSQL"):
+                per = count if who == "an edge" else 1
+                used_ms = (after_s[who] - used_s[who]) * 1e3 / purges / per
+                result.figure(f"{count} edges: CPU of {who} for a purge", "ms", [used_ms])
+    result.notes.append(
+        f"{purges} purges of keys that nobody has, one at a time, at one edge. What edges do at rest is counted, too."
+    )
+
+
 ROWS = (
+    Row("purge-cost", "Transactions and CPU of a purge, with 1, 2, 4 and 8 edges", measure_cost),
     Row(
         "acknowledge",
         "A purge of 1,000 variants an edge over HTTP, until it is acknowledged, with 1, 3 and 5 edges",

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks import accounting
-from benchmarks.edges import await_current, edges, postgres
+from benchmarks.edges import await_current, edges, postgres, spent_s, transactions
 from benchmarks.hits import ACCEPT, BODY_BYTES, Contestant, settled, target_near
 from benchmarks.rows import Result, Row
 from benchmarks.servers import Product
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from benchmarks.bench import Bench
-    from tests.support.postgres import PostgresServer
 
 HIT_RATIO = 1.02
 MISSED = 100_000
@@ -34,7 +33,6 @@ SELECT head.number + n, 'another run', 'purge', 'entry-' || n, clock_timestamp()
 FROM imgproxy.head, generate_series(1, {count}) AS n;
 UPDATE imgproxy.head SET number = number + {count};
 """
-_USED = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{database}'"
 
 
 def measure_cluster_hit(bench: Bench, result: Result) -> None:
@@ -89,34 +87,23 @@ def measure_rest(bench: Bench, result: Result) -> None:
         for count in REST_COUNTS:
             with edges(bench, server, count, "http://127.0.0.1:9") as found:
                 time.sleep(5)  # what follows a start
-                before, used_s = _statements(server, found.database), _cpu_s(server, found.products)
+                before, used_s = transactions(server, found.database), spent_s(server, found.products)
                 began_s = time.monotonic()
                 time.sleep(seconds)
                 took_s = time.monotonic() - began_s
-                statements = _statements(server, found.database) - before
-                after_s = _cpu_s(server, found.products)
+                statements = transactions(server, found.database) - before
+                after_s = spent_s(server, found.products)
             a_node = took_s * count
             result.figure(f"{count} edges at rest: transactions an edge", "1/s", [statements / a_node])
-            for who in ("an edge", "PostgreSQL, for an edge"):
+            for who in ("an edge", "PostgreSQL"):
                 result.figure(
-                    f"{count} edges at rest: CPU of {who}", "ms/s", [(after_s[who] - used_s[who]) * 1e3 / a_node]
+                    f"{count} edges at rest: CPU of {who}, for an edge",
+                    "ms/s",
+                    [(after_s[who] - used_s[who]) * 1e3 / a_node],
                 )
     result.notes.append(
         f"{seconds} s each, lease 5 s. Each statement is a transaction of its own, so pg_stat_database counts them."
     )
-
-
-def _statements(server: PostgresServer, database: str) -> int:
-    return int(server.sql(_USED.format(database=database)))
-
-
-def _cpu_s(server: PostgresServer, products: tuple[Product, ...]) -> dict[str, float]:
-    """Return the CPU seconds of all edges, and of the database."""
-    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
-    return {
-        "an edge": sum(product.cpu_s() for product in products),
-        "PostgreSQL, for an edge": accounting.tree_cpu_s(postmaster),
-    }
 
 
 def measure_replay(bench: Bench, result: Result) -> None:
