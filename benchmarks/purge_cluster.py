@@ -79,7 +79,8 @@ def measure_cost(bench: Bench, result: Result) -> None:
                 used_ms = (after_s[who] - used_s[who]) * 1e3 / purges / per
                 result.figure(f"{count} edges: CPU of {who} for a purge", "ms", [used_ms])
     result.notes.append(
-        f"{purges} purges of keys that nobody has, one at a time, at one edge. What edges do at rest is counted, too."
+        f"{purges} purges of keys that nobody has, one at a time, at one edge. What edges do at rest is counted, too. "
+        "PostgreSQL counts a transaction for each notification that a session gets, besides those of statements."
     )
 
 
