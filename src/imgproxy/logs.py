@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from functools import lru_cache, partial
-from json.encoder import encode_basestring as _quote
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from imgproxy.log_writer import LogWriter, queued_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # `extra={"facts": {…}}` of a log call: the facts become fields of the JSON object.
 FACTS = "facts"
@@ -18,6 +21,8 @@ FACTS = "facts"
 FLUSH_S = 1.0
 # So many seconds are kept as text. Threads log at the same time, and a batch of hits may be a second old.
 SECONDS_KEPT = 4
+# A batch has many hits of the same millisecond.
+MILLISECONDS_KEPT = 16
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,7 +36,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return time (UTC), level, logger, message, the facts of the record, and its traceback if it has one."""
         fields = {
-            "time": _utc(record.created),
+            "time": utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -41,44 +46,46 @@ class JsonFormatter(logging.Formatter):
             fields["traceback"] = self.formatException(record.exc_info)
         return self._encode(fields)
 
-    def hit(  # noqa: PLR0917 - the facts of a hit; the call is on the fast path
-        self, created_s: float, logger: str, target: str, status: int, sent_bytes: int, client: str | None
-    ) -> str:
-        """Return the line of a hit with its end, as `format` makes it, in a third of the time."""
-        quoted, quoted_client = _quote(target), "null" if client is None else _quote(client)
-        return (
-            f'{{"time": "{_utc(created_s)}", "level": "info", "logger": "{logger}", '
-            f'"message": "GET {quoted[1:-1]} {status}", "method": "GET", "target": {quoted}, "status": {status}, '
-            f'"outcome": "hit", "bytes": {sent_bytes}, "client": {quoted_client}}}\n'
-        )
-
 
 class TextFormatter(logging.Formatter):
-    """A line for people: local time, level unless it is INFO, message, facts."""
+    """
+    A line for people: local time, level unless it is INFO, message, facts.
+
+    `width` returns the columns of the terminal; None if it is none. Lines of requests fit into it.
+    """
+
+    def __init__(self, width: Callable[[], int | None] = lambda: None) -> None:
+        super().__init__()
+        self._width = width
 
     def format(self, record: logging.LogRecord) -> str:
         """Return `12:00:00 message  name=value …`."""
-        stamp = _local(int(record.created))
         level = "" if record.levelno == logging.INFO else f"{record.levelname} "
+        start = f"{_local(int(record.created))} {level}"
+        if isinstance(record, AccessRecord):
+            width = self._width()
+            return start + record.text(width - len(start) if width is not None else None)
         facts = "".join(f"  {name}={value}" for name, value in getattr(record, FACTS, {}).items())
-        line = f"{stamp} {level}{record.getMessage()}{facts}"
+        line = f"{start}{record.getMessage()}{facts}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
 
-    def hit(  # noqa: PLR0917 - the facts of a hit; the call is on the fast path
-        self, created_s: float, logger: str, target: str, status: int, sent_bytes: int, client: str | None
-    ) -> str:
-        """Return the line of a hit with its end, as `format` makes it. It does not have the logger's name."""
-        del logger
-        return (
-            f"{_local(int(created_s))} GET {target} {status}  method=GET  target={target}  status={status}  "
-            f"outcome=hit  bytes={sent_bytes}  client={client}\n"
-        )
-
 
 class AccessRecord(logging.LogRecord):
-    """A record of a request. In an overload there are thousands of them a second, so none of them is urgent."""
+    """
+    A record of a request. In an overload there are thousands of them a second, so none of them is urgent.
+
+    `text` returns the line for people, at most this many characters long.
+    """
+
+    def __init__(
+        self, name: str, level: int, message: str, facts: dict[str, object], text: Callable[[int | None], str]
+    ) -> None:
+        # A search for the caller would take longer than the line.
+        super().__init__(name, level, "", 0, message, (), None)
+        self.facts = facts
+        self.text = text
 
 
 class LineHandler(logging.Handler):
@@ -88,7 +95,7 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.setFormatter(formatter)
         self.writer = LogWriter(descriptor, self._lines_lost)
-        self._hit_line = formatter.hit
+        self.is_json = isinstance(formatter, JsonFormatter)
 
     @property
     def dropped(self) -> int:
@@ -105,14 +112,9 @@ class LineHandler(logging.Handler):
         is_urgent = record.levelno >= logging.WARNING and not isinstance(record, AccessRecord)
         self.writer.put(line, len(line), is_urgent=is_urgent)
 
-    def hit(self, logger_name: str, target: str, status: int, sent_bytes: int, client: str | None) -> None:
-        """
-        Log a hit. The line is that of a record of the level INFO with the same facts.
-
-        A line costs less than a fifth of its answer: it needs no record, and the writer's thread formats it.
-        """
-        line = partial(self._hit_line, time.time(), logger_name, target, status, sent_bytes, client)
-        self.writer.put(line, len(target))
+    def put_later(self, make: Callable[[], logging.LogRecord], chars: int) -> None:
+        """Queue a record that the writer's thread makes and formats. It takes about this many characters meanwhile."""
+        self.writer.put(lambda: f"{self.format(make())}\n", chars)
 
     def flush(self) -> None:
         """Wait until the lines so far are written, at most `FLUSH_S`. The interpreter calls this at its end."""
@@ -123,16 +125,6 @@ class LineHandler(logging.Handler):
         return f"{self.format(logging.LogRecord(__name__, logging.WARNING, '', 0, text, (count,), None))}\n"
 
 
-def access(
-    logger: logging.Logger, level: int, message: str, arguments: tuple[object, ...], facts: dict[str, object]
-) -> None:
-    """Log a request as `logger.log` does, but without the search for the caller, which takes longer than the line."""
-    if logger.isEnabledFor(level):
-        record = AccessRecord(logger.name, level, "", 0, message, arguments, None)
-        setattr(record, FACTS, facts)
-        logger.handle(record)
-
-
 def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> LineHandler:
     """
     Send the logs of the program to standard error, and whatever else is written to `sys.stderr`.
@@ -140,7 +132,8 @@ def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> Lin
     `auto` is text on a terminal, else JSON.
     """
     is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    handler = LineHandler(sys.stderr.fileno(), TextFormatter() if is_text else JsonFormatter())
+    descriptor = sys.stderr.fileno()
+    handler = LineHandler(descriptor, TextFormatter(partial(_columns, descriptor)) if is_text else JsonFormatter())
     # The formatters do not use these, and they take time for each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
@@ -154,9 +147,22 @@ def configure(level: str, form: Literal["auto", "json", "text"] = "auto") -> Lin
     return handler
 
 
-def _utc(created_s: float) -> str:
-    second = int(created_s)
-    return f"{_utc_second(second)}.{int((created_s - second) * 1000):03d}Z"
+def _columns(descriptor: int) -> int | None:
+    """Return the width of a terminal; None if the descriptor is none, or does not know its width."""
+    try:
+        return os.get_terminal_size(descriptor).columns or None
+    except OSError:
+        return None
+
+
+def utc(created_s: float) -> str:
+    """Return a Unix time in UTC: ISO 8601, with milliseconds."""
+    return _utc_millisecond(int(created_s * 1000))
+
+
+@lru_cache(MILLISECONDS_KEPT)
+def _utc_millisecond(millisecond: int) -> str:
+    return f"{_utc_second(millisecond // 1000)}.{millisecond % 1000:03d}Z"
 
 
 @lru_cache(SECONDS_KEPT)

@@ -36,11 +36,12 @@ async def test_a_repeated_hit_is_answered_from_the_memo_with_the_same_headers(tm
         usual = await here.get(target, Accept="image/webp")
         fast = await here.get(target, Accept="image/webp")
 
-        changing = {"Server-Timing", "Cache-Status", "Date"}
+        # A hit without a line in the log has no id.
+        changing = {"Server-Timing", "Cache-Status", "Date", "X-Request-Id"}
         assert is_fast(fast.headers)
         assert fast.body == usual.body
         assert {name: value for name, value in fast.headers.items() if name not in changing} == {
-            name: value for name, value in usual.headers.items() if name not in changing
+            name: value for name, value in usual.headers.items() if name.title() not in changing
         }
         assert fast.cache_status.startswith("imgproxy; hit; ttl=")
         assert here.metric("imgproxy_requests_total", outcome="hit", status="200") == 1

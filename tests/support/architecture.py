@@ -37,6 +37,7 @@ TOP_MODULES: Final = (
     "outages",
     "digest",
     "secret_text",
+    "redaction",
 )
 
 # A room imports itself and the rooms that come after it.

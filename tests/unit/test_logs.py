@@ -4,10 +4,8 @@ import json
 import logging
 import os
 import sys
+import threading
 
-import pytest
-
-from imgproxy import logs
 from imgproxy.logs import JsonFormatter, LineHandler, TextFormatter
 
 
@@ -48,35 +46,6 @@ def test_text_is_short_and_names_the_level_where_it_matters() -> None:
     assert "WARNING careful" in TextFormatter().format(record("careful", level=logging.WARNING))
 
 
-HITS = [
-    ("/a.jpg?w=50", 200, 46_000, "127.0.0.1"),
-    ("/a.jpg", 304, 0, None),
-    ('/ü"\\b\n\x7f\u2028', 200, 5, "::1"),
-    ("/bytes-that-are-not-utf-8-\udcff", 200, 5, "::1"),
-]
-
-
-@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-@pytest.mark.parametrize(("target", "status", "sent_bytes", "client"), HITS)
-def test_the_line_of_a_hit_is_that_of_a_record_with_its_facts(
-    formatter: JsonFormatter | TextFormatter, target: str, status: int, sent_bytes: int, client: str | None
-) -> None:
-    """It is made in a cheaper way, from the same fields in the same order."""
-    facts = {
-        "method": "GET",
-        "target": target,
-        "status": status,
-        "outcome": "hit",
-        "bytes": sent_bytes,
-        "client": client,
-    }
-    usual = record(f"GET {target} {status}", facts=facts)
-
-    line = formatter.hit(usual.created, usual.name, target, status, sent_bytes, client)
-
-    assert line == formatter.format(usual) + "\n"
-
-
 def test_a_record_is_formatted_where_it_is_logged() -> None:
     """An argument that changes later does not change the line."""
     reader, descriptor = os.pipe()
@@ -91,16 +60,20 @@ def test_a_record_is_formatted_where_it_is_logged() -> None:
     os.close(descriptor)
 
 
-def test_an_access_line_is_a_record_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
-    """With its message and facts, and subject to the logger's level."""
-    logger = logging.getLogger("imgproxy.test.access")
-    caplog.set_level("WARNING", logger.name)
-    logs.access(logger, logging.INFO, "%s %d", ("GET", 200), {"bytes": 5})
-    logs.access(logger, logging.WARNING, "%s %d", ("GET", 502), {"bytes": 6})
-    caplog.set_level("INFO", logger.name)
-    logs.access(logger, logging.INFO, "%s %d", ("GET", 404), {"bytes": 7})
+def test_a_record_can_be_made_by_the_thread_that_writes() -> None:
+    """So the one who logs only notes the facts."""
+    reader, descriptor = os.pipe()
+    handler = LineHandler(descriptor, TextFormatter())
+    made_by: list[str] = []
 
-    assert [(found.levelname, found.getMessage(), vars(found)["facts"]) for found in caplog.records] == [
-        ("WARNING", "GET 502", {"bytes": 6}),
-        ("INFO", "GET 404", {"bytes": 7}),
-    ]
+    def make() -> logging.LogRecord:
+        made_by.append(threading.current_thread().name)
+        return record("served")
+
+    handler.put_later(make, 10)
+    handler.flush()
+
+    assert os.read(reader, 4096).endswith(b" served\n")
+    assert made_by == ["log"]
+    os.close(reader)
+    os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from contextlib import asynccontextmanager
 from email.utils import formatdate
@@ -22,6 +23,7 @@ from imgproxy.edge.descriptors import Descriptors
 from imgproxy.edge.errors import UnsatisfiableRange
 from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
 from imgproxy.edge.images import client_of, is_plain_request
+from imgproxy.edge.request_ids import REQUEST_ID
 from imgproxy.edge.respond import Responder
 from imgproxy.edge.waiters import Waiters
 from imgproxy.errors import (
@@ -75,6 +77,7 @@ class Desk:
         self.answers = Answers(PurgeEvent())
         self.plain: list[PlainAnswer] = []
         self.served: list[Served] = []
+        self._ids = itertools.count(1)
         self.waits_for = 1  # so many requests come in before the first is answered
         self._all_here = asyncio.Event()
         self.url = ""
@@ -91,6 +94,7 @@ class Desk:
         )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        request[REQUEST_ID] = f"id-{next(self._ids)}"
         client = client_of(request.headers)
         is_plain = is_plain_request(request, self.wanted)
         waiter = self.waiters.enter(request, client.accept) if is_plain else None

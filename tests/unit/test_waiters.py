@@ -10,17 +10,21 @@ import pytest
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDict
 
+from imgproxy.cache.entry import Tier
 from imgproxy.cache.purge_event import Purged, PurgeEvent
 from imgproxy.delivery.request import Outcome
+from imgproxy.edge.request_ids import REQUEST_ID
 from imgproxy.edge.waiters import WRITTEN_AT_ONCE_MAX, Waiter, Waiters, Written
 from imgproxy.params.negotiate import AcceptClass
 from imgproxy.purge.answers import Answers, Sending
+from tests.support.answers import delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 TARGET = "/a.jpg?w=50"
 BODY = b"picture"
+MADE = delivered(Outcome.MISS, tier=Tier.ORIGIN)
 
 
 class FakeTransport:
@@ -79,6 +83,10 @@ class FakeRequest:
     def __post_init__(self) -> None:
         self.headers = CIMultiDict(self.headers)
 
+    def __getitem__(self, name: object) -> str:
+        assert name is REQUEST_ID
+        return "an-id"
+
 
 def enter(waiters: Waiters, request: FakeRequest) -> Waiter | None:
     return waiters.enter(cast("web.BaseRequest", request), request.accept)
@@ -97,7 +105,7 @@ def answers_and_sending() -> tuple[Answers, PurgeEvent, Callable[[Callable[[], N
 
 
 def write(waiter: Waiter) -> bool:
-    return waiter.write((b"head", BODY), len(BODY), Outcome.MISS, "image/webp", answers_and_sending()[2])
+    return waiter.write(b"head", BODY, MADE, answers_and_sending()[2])
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,7 @@ def test_so_many_waiters_are_answered_at_once() -> None:
 
 
 def test_an_answer_is_given_to_the_transport_whole() -> None:
-    """Head and body at once; the waiter knows what it came to."""
+    """Head, the id of its own request, and body at once; the waiter knows what it came to."""
     request = FakeRequest()
     waiter = entered(Waiters(), request)
 
@@ -164,8 +172,8 @@ def test_an_answer_is_given_to_the_transport_whole() -> None:
 
     assert is_written
     assert request.transport is not None
-    assert request.transport.written == [b"head", BODY]
-    assert (waiter.outcome, waiter.sent_bytes, waiter.is_sent) == (Outcome.MISS, len(BODY), True)
+    assert request.transport.written == [b"head", b"X-Request-Id: an-id\r\n", b"\r\n", BODY]
+    assert (waiter.delivered, waiter.sent_bytes, waiter.is_sent) == (MADE, len(BODY), True)
 
 
 @pytest.mark.parametrize("transport", [None, FakeTransport(is_closed=True)], ids=["none", "closing"])
@@ -174,7 +182,7 @@ def test_nothing_is_written_to_a_client_that_left(transport: FakeTransport | Non
     waiter = entered(Waiters(), FakeRequest(transport=transport))
 
     assert not write(waiter)
-    assert waiter.outcome is None
+    assert waiter.delivered is None
 
 
 async def test_an_answer_that_is_still_in_this_process_can_be_cut_by_a_purge() -> None:
@@ -182,7 +190,7 @@ async def test_an_answer_that_is_still_in_this_process_can_be_cut_by_a_purge() -
     answers, event, sending = answers_and_sending()
     waiters, transport = Waiters(), FakeTransport(unsent_bytes=1)
     waiter = entered(waiters, FakeRequest(transport=transport))
-    waiter.write((b"head", BODY), len(BODY), Outcome.MISS, "image/webp", sending)
+    waiter.write(b"head", BODY, MADE, sending)
     event.publish(Purged("hash", "a.jpg"))
     cut = await answers.drain(["hash"], 0.0)
     waiters.leave(waiter)
@@ -197,7 +205,7 @@ async def test_an_answer_that_the_kernel_has_is_not_under_way() -> None:
     """A purge does not wait for it."""
     answers, event, sending = answers_and_sending()
     waiter = entered(Waiters(), FakeRequest())
-    waiter.write((b"head", BODY), len(BODY), Outcome.MISS, "image/webp", sending)
+    waiter.write(b"head", BODY, MADE, sending)
     event.publish(Purged("hash", "a.jpg"))
 
     assert await answers.drain(["hash"], 0.0) == 0
@@ -211,7 +219,7 @@ async def test_a_waiter_waits_for_the_kernel_only_if_it_must(unsent_bytes: int, 
     write(waiter)
     served = await waiter.served()
 
-    assert (served.outcome, served.sent_bytes) == (Outcome.MISS, len(BODY))
+    assert (served.outcome, served.sent_bytes, served.delivered) == (Outcome.MISS, len(BODY), MADE)
     assert request.writer.drains == drains
 
 

@@ -7,6 +7,7 @@ validation, the messages about wrong values and config.example.toml come from th
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,6 +98,16 @@ class ServerSettings(Section):
         ge=0,
         description="most connections of one IP address; a further one is refused. 0: no limit, which is right behind "
         "a CDN or nginx: all connections come from its few addresses. Set it, e.g. to 100, if clients connect directly",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description='networks of the proxies in front, such as ["10.0.0.0/8", "fd00::/8"]. What they report in '
+        "client_address_header is believed, for the access log. Empty: the log has the address of the connection",
+    )
+    client_address_header: Literal["X-Forwarded-For", "Forwarded"] = Field(
+        "X-Forwarded-For",
+        description="the header in which trusted_proxies report the client. Take the one that they write: the other "
+        "one comes from the client as it is",
     )
 
 

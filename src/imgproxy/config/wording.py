@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -23,6 +24,8 @@ _TYPE_NAMES = {
     bool: "true or false",
     Path: "path",
     SecretStr: "text",
+    IPv4Network: "IPv4 network",
+    IPv6Network: "IPv6 network",
 }
 
 

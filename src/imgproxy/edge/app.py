@@ -141,7 +141,7 @@ class Edge(Parts):
             finds_faces=self.detector is not None,
             shares_answers=self.fence.shares_answers if self.fence is not None else None,
         )
-        self.access = AccessLog(settings.log, self._lines)
+        self.access = AccessLog(settings, self._lines)
         watch_process(self.metrics, self._lines, self.descriptors)
         self.limits = Limits(settings.server, self.descriptors, self.metrics)
         handler = Handler(self.images, admin, self.access, settings, self.metrics, pages=self.pages)
@@ -150,7 +150,7 @@ class Edge(Parts):
             refusals=FastRefusals(self.images, self.delivery, self.admission, settings),
             answers=self.answers,
             tally=self.metrics.tally,
-            on_answer=self.access.write_fast if self.access.wants_errors else None,
+            access=self.access,
             on_bad_request=handler.answer_unreadable,
             is_host=HOST.fullmatch,
         )

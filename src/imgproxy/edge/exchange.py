@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from imgproxy.cache.entry import OriginalFacts, Variant
-    from imgproxy.delivery.request import Outcome
+    from imgproxy.delivery.request import Delivered, Outcome
     from imgproxy.edge.waiters import Waiter
     from imgproxy.params.negotiate import AcceptClass, ClientHeaders
     from imgproxy.params.request import ImageRequest
@@ -37,7 +37,7 @@ class Served:
     """
     An answer, and what the log and the metrics need to know of it.
 
-    `cause`: why the origin gave none. `content_type`: of the picture; empty if there is none.
+    `delivered` is the picture in it, None for other answers. `cause`: why the origin gave none.
     """
 
     response: web.StreamResponse
@@ -45,7 +45,13 @@ class Served:
     sent_bytes: int = 0
     code: str | None = None
     cause: str | None = None
-    content_type: str = ""
+    delivered: Delivered | None = None
+
+    @property
+    def content_type(self) -> str:
+        """That of the picture; empty if there is none."""
+        variant = self.delivered.variant if self.delivered is not None else None
+        return variant.facts.content_type if variant is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionN
 from imgproxy.edge.exchange import Served
 from imgproxy.edge.pages import PAGE_PATHS, Pages
 from imgproxy.edge.problems import problem_response
+from imgproxy.edge.request_ids import HEADER, REQUEST_ID
 from imgproxy.errors import BadUrl, ImgproxyError, UriTooLong
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Handler:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: an admin request by its method or path, or one for a page; every other is for an image."""
+        request[REQUEST_ID] = self._access.ids.of(request.headers)
         try:
             self._check(request)
             target = origin_form(request.raw_path)
@@ -100,8 +102,7 @@ class Handler:
         finally:
             self._metrics.in_flight.dec()
         self._count(served, started_s)
-        self._access.write(request, target, started_s, served)
-        return served.response
+        return self._end(request, target, started_s, served)
 
     def _answer_page(self, request: web.BaseRequest, target: str, path: str, started_s: float) -> web.StreamResponse:
         """Answer a request for a page. It is logged, and not counted: it is neither an image nor a purge."""
@@ -109,8 +110,7 @@ class Handler:
             served = Served(self._pages.answer(request, path), Outcome.PASS)
         except ImgproxyError as error:
             served = Served(problem_response(error, self._settings), Outcome.PASS, code=error.code)
-        self._access.write(request, target, started_s, served)
-        return served.response
+        return self._end(request, target, started_s, served)
 
     async def _handle_admin(self, request: web.BaseRequest, target: str, started_s: float) -> web.StreamResponse:
         try:
@@ -131,8 +131,7 @@ class Handler:
             # The rest of the body is read and thrown away for a while, then the connection is closed (RFC 9112 9.6).
             served.response.force_close()
         served.response.headers.update(ADMIN_HEADERS)
-        self._access.write(request, target, started_s, served)
-        return served.response
+        return self._end(request, target, started_s, served)
 
     def _check(self, request: web.BaseRequest) -> None:
         """
@@ -158,6 +157,7 @@ class Handler:
 
     def answer_unreadable(self, request: web.BaseRequest, error: BaseException | None) -> web.StreamResponse:
         """Answer bytes that the parser could not read as a request. They are not repeated: they may hold a token."""
+        request[REQUEST_ID] = self._access.ids.of(request.headers)
         return self._refuse(request, self._meaning(error))
 
     def _meaning(self, error: BaseException | None) -> ImgproxyError:
@@ -185,9 +185,15 @@ class Handler:
         served = Served(problem_response(error, self._settings), Outcome.ERROR, code=error.code)
         started_s = time.perf_counter()
         self._count(served, started_s)
-        self._access.write(request, "-", started_s, served)
         served.response.headers["Cache-Control"] = "no-store"
         served.response.force_close()
+        return self._end(request, "-", started_s, served)
+
+    def _end(self, request: web.BaseRequest, target: str, started_s: float, served: Served) -> web.StreamResponse:
+        """Log the answer of a request, and give it the request's id if its head is not sent yet."""
+        if not served.response.prepared:
+            served.response.headers[HEADER] = request[REQUEST_ID]
+        self._access.write(request, target, started_s, served)
         return served.response
 
     def _failed(self) -> Served:

@@ -109,7 +109,7 @@ class ImageRoute:
         try:
             return await self._delivery.answer(asked, partial(self._responder.image, exchange))
         except (Exception, asyncio.CancelledError) as error:
-            if waiter is None or waiter.outcome is None:
+            if waiter is None or waiter.delivered is None:
                 raise
             return await self._after_answer(waiter, error)
         finally:

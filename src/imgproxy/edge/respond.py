@@ -18,6 +18,7 @@ from imgproxy.cache.entry import Tier
 from imgproxy.cache.reading import read_at_once
 from imgproxy.delivery.origin_health import cause_of
 from imgproxy.delivery.request import Outcome
+from imgproxy.edge import request_ids
 from imgproxy.edge.errors import PreconditionFailed, UnsatisfiableRange
 from imgproxy.edge.exchange import Exchange, PlainAnswer, Served
 from imgproxy.edge.headers import (
@@ -91,7 +92,7 @@ class Responder:
             PreconditionFailed: by If-Match. Only now is it known that there would be an answer (RFC 9110 13.2.1).
         """
         waiter = exchange.waiter
-        if waiter is not None and waiter.outcome is not None:  # another request has written the answer
+        if waiter is not None and waiter.delivered is not None:  # another request has written the answer
             return await waiter.served()
         asked = exchange.request.headers
         if "If-Match" in asked and not may_answer(", ".join(asked.getall("If-Match")), etag=delivered.etag):
@@ -109,10 +110,10 @@ class Responder:
 
     async def _send_not_modified(self, exchange: Exchange, delivered: Delivered, headers: dict[str, str]) -> Served:
         kept = {name: value for name, value in headers.items() if is_in_304(name)}
-        response = web.Response(status=304, headers=kept)
+        response = web.Response(status=304, headers=_with_id(exchange.request, kept))
         await response.prepare(exchange.request)
         await response.write_eof()
-        return Served(response, delivered.outcome)
+        return Served(response, delivered.outcome, delivered=delivered)
 
     async def _send_body(
         self, exchange: Exchange, delivered: Delivered, headers: dict[str, str], variant: Variant, *, is_plain: bool
@@ -126,13 +127,13 @@ class Responder:
             if waiter is not None:
                 self._write_to_waiters(waiter, delivered, headers, body)
                 return await waiter.served()
-        response = web.Response(body=body, headers=headers)
+        response = web.Response(body=body, headers=_with_id(request, headers))
         with self._answers.sending(_hashes(delivered), _cutter(request)):
             await response.prepare(request)
             await response.write_eof()
             # An answer is sent when the kernel has it: bytes that are still in this process could leave after a purge.
             await request.writer.drain()
-        return Served(response, delivered.outcome, _sent(request, len(body)), content_type=variant.facts.content_type)
+        return Served(response, delivered.outcome, _sent(request, len(body)), delivered=delivered)
 
     def _plain_answer(
         self, exchange: Exchange, delivered: Delivered, variant: Variant, headers: dict[str, str]
@@ -151,22 +152,22 @@ class Responder:
     def _write_to_waiters(self, waiter: Waiter, delivered: Delivered, headers: dict[str, str], body: bytes) -> None:
         """Write the answer to the request that has it first, then to all other requests that wait for it."""
         hashed = delivered.original.key_hash
-        content_type = headers["Content-Type"]
 
         def sending(cut: Callable[[], None]) -> Sending:
             return self._answers.sending((hashed,), cut)
 
         now_s = time.time()
         headers = headers | {"Content-Length": str(len(body)), "Date": http_date(int(now_s))}
-        if not waiter.write((_whole_head(headers), body), len(body), delivered.outcome, content_type, sending):
+        if not waiter.write(head_bytes("200 OK", headers), body, delivered, sending):
             raise ConnectionResetError("the client left")
         others = self._waiters.unanswered(waiter.name) if delivered.outcome is Outcome.MISS else []
         if not others:
             return
-        headers["Cache-Status"] = self._heads.cache_status(replace(delivered, is_collapsed=True), now_s)
+        delivered = replace(delivered, is_collapsed=True)
+        headers["Cache-Status"] = self._heads.cache_status(delivered, now_s)
         headers["Server-Timing"] = server_timing(None, delivered.timings)
-        whole = _whole_head(headers) + body
-        written = sum(other.write((whole,), len(body), Outcome.MISS, content_type, sending) for other in others)
+        head = head_bytes("200 OK", headers)
+        written = sum(other.write(head, body, delivered, sending) for other in others)
         self._hits[delivered.tier](written)
 
     async def _send_file(
@@ -184,7 +185,7 @@ class Responder:
                 headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size_bytes}"
         descriptor = self._descriptors.open_to_send(str(variant.path))
         try:
-            response = web.StreamResponse(status=status, headers=headers)
+            response = web.StreamResponse(status=status, headers=_with_id(request, headers))
             response.content_length = count
             with self._answers.sending(_hashes(delivered), _cutter(request)):
                 await response.prepare(request)
@@ -194,7 +195,7 @@ class Responder:
                 await request.writer.drain()
         finally:
             os.close(descriptor)
-        return Served(response, delivered.outcome, _sent(request, count), content_type=variant.facts.content_type)
+        return Served(response, delivered.outcome, _sent(request, count), delivered=delivered)
 
     def _part(self, request: web.BaseRequest, etag: str, size_bytes: int) -> ByteRange | None:
         """Return the range that is asked for, or None for the whole file. Only GET has a range (RFC 9110 14.2)."""
@@ -261,8 +262,8 @@ def _has_copy(asked: CIMultiDictProxy[str], etag: str) -> bool:
     return "If-None-Match" in asked and etag_matches(", ".join(asked.getall("If-None-Match")), etag)
 
 
-def _whole_head(headers: dict[str, str]) -> bytes:
-    return head_bytes("200 OK", headers) + b"\r\n"
+def _with_id(request: web.BaseRequest, headers: dict[str, str]) -> dict[str, str]:
+    return headers | {request_ids.HEADER: request[request_ids.REQUEST_ID]}
 
 
 def _sent(request: web.BaseRequest, size_bytes: int) -> int:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, cast
 from aiohttp import HttpVersion11, hdrs, web
 
 from imgproxy.edge.exchange import Served
+from imgproxy.edge.request_ids import REQUEST_ID, head_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from imgproxy.delivery.request import Outcome
+    from imgproxy.delivery.request import Delivered
     from imgproxy.edge.connections import Connection
     from imgproxy.params.negotiate import AcceptClass
     from imgproxy.purge.answers import Sending
@@ -49,27 +50,27 @@ class Written(web.StreamResponse):
 class Waiter:
     """A request that is answered by the first request of its target and Accept class that has the answer."""
 
-    __slots__ = ("_content_type", "_request", "_sending", "is_sent", "name", "outcome", "sent_bytes")
+    __slots__ = ("_request", "_sending", "delivered", "is_sent", "name", "sent_bytes")
 
     def __init__(self, request: web.BaseRequest, accept: AcceptClass) -> None:
         self._request = request
         self.name = (request.raw_path, accept)
-        self.outcome: Outcome | None = None  # None until the answer is written
+        self.delivered: Delivered | None = None  # None until the answer is written
         self.sent_bytes = 0
-        self._content_type = ""
         self._sending: Sending | None = None
         self.is_sent = False  # whether the kernel had the whole answer as soon as it was written
 
     def write(
         self,
-        parts: tuple[bytes, ...],
-        body_bytes: int,
-        outcome: Outcome,
-        content_type: str,
+        head: bytes,
+        body: bytes,
+        delivered: Delivered,
         sending: Callable[[Callable[[], None]], Sending],
     ) -> bool:
         """
         Give a whole answer to the transport; False if the client has left. Nothing is awaited.
+
+        `head` is without the empty line at its end: the id of this request comes there.
 
         `sending` takes a function that cuts the connection, and counts the answer as under way until the kernel has all
         bytes: bytes that are still in this process could leave after a purge.
@@ -77,8 +78,8 @@ class Waiter:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             return False
-        self.outcome, self.sent_bytes, self._content_type = outcome, body_bytes, content_type
-        transport.writelines(parts)
+        self.delivered, self.sent_bytes = delivered, len(body)
+        transport.writelines((head, head_line(self._request[REQUEST_ID]), b"\r\n", body))
         self.is_sent = transport.get_write_buffer_size() == 0
         if not self.is_sent:
             self._sending = sending(cast("Connection", self._request.protocol).cut)
@@ -92,10 +93,10 @@ class Waiter:
         Raises:
             ConnectionError: the client left before.
         """
-        assert self.outcome is not None, "the answer is written"
+        assert self.delivered is not None, "the answer is written"
         if not self.is_sent:
             await self._request.writer.drain()
-        return Served(Written(), self.outcome, self.sent_bytes, content_type=self._content_type)
+        return Served(Written(), self.delivered.outcome, self.sent_bytes, delivered=self.delivered)
 
     def end(self) -> None:
         """Stop counting the answer as under way."""
@@ -129,7 +130,7 @@ class Waiters:
 
     def unanswered(self, name: tuple[str, AcceptClass]) -> list[Waiter]:
         """Return the first waiters under this name that have no answer yet."""
-        return [waiter for waiter in self._waiting.get(name, ()) if waiter.outcome is None][:WRITTEN_AT_ONCE_MAX]
+        return [waiter for waiter in self._waiting.get(name, ()) if waiter.delivered is None][:WRITTEN_AT_ONCE_MAX]
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))

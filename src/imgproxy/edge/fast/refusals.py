@@ -32,7 +32,7 @@ HEADS_MAX = 64
 
 
 class FastRefusals:
-    """Answers requests that an overload refuses, with whole answers as bytes."""
+    """Answers requests that an overload refuses."""
 
     def __init__(self, images: ImageRoute, delivery: Delivery, admission: Admission, settings: Settings) -> None:
         self._images = images
@@ -41,9 +41,9 @@ class FastRefusals:
         self._settings = settings
         self._parts = lru_cache(HEADS_MAX)(self._parts_of)
 
-    def answer(self, message: RawRequestMessage, now_s: float) -> tuple[bytes, int] | None:
+    def answer(self, message: RawRequestMessage, now_s: float) -> tuple[bytes, bytes] | None:
         """
-        Return the 503 for a plain GET and the size of its body, or None for a request that is not refused here.
+        Return the 503 for a plain GET: its head without the empty line, and its body. None: it is not refused here.
 
         `now_s` is the Unix time.
         """
@@ -60,8 +60,8 @@ class FastRefusals:
             return None
         wait_s = self._admission.retry_after_s()
         head, body = self._parts(wait_s)
-        changing = f"Retry-After: {jittered_s(wait_s)}\r\nDate: {http_date(int(now_s))}\r\n\r\n"
-        return head + changing.encode() + body, len(body)
+        changing = f"Retry-After: {jittered_s(wait_s)}\r\nDate: {http_date(int(now_s))}\r\n"
+        return head + changing.encode(), body
 
     def _parts_of(self, wait_s: int) -> tuple[bytes, bytes]:
         """Return the lines of the head that do not change, and the body."""

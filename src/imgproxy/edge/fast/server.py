@@ -23,6 +23,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from imgproxy.cache.entry import Tier
 from imgproxy.edge.connections import Connection, LimitedServer
+from imgproxy.edge.request_ids import head_line
 from imgproxy.params.negotiate import accept_class
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
     from imgproxy.cluster.lease import Lease
-    from imgproxy.edge.access import Peer
+    from imgproxy.edge.access import AccessLog
     from imgproxy.edge.connections import Limits
     from imgproxy.edge.fast.memo import AnswerMemo, Found
     from imgproxy.edge.fast.refusals import FastRefusals
@@ -71,16 +72,17 @@ class FastPath:
     """
     The parts that every connection uses.
 
-    `on_answer(peer, target, status, sent_bytes)` is called for each answer, for the access log. `on_bad_request`
-    answers bytes that are not a request, and is given the parser's error. `is_host` says whether a Host is valid.
-    `lease`: that of this node, if it is in a cluster and proves pictures when it is fenced; `now_s` is its clock.
+    `access` gets each answer. A hit has a request id only if it has a line there: else it could not be found by it.
+    `on_bad_request` answers bytes that are not a request, and is given the parser's error. `is_host` says whether a
+    Host is valid. `lease`: that of this node, if it is in a cluster and proves pictures when it is fenced; `now_s` is
+    its clock.
     """
 
     memo: AnswerMemo
     refusals: FastRefusals
     answers: Answers
     tally: Tally
-    on_answer: Callable[[Peer, str, int, int], None] | None
+    access: AccessLog
     on_bad_request: Callable[[web.BaseRequest, BaseException | None], web.StreamResponse]
     is_host: Callable[[str], object]
     lease: Lease | None = None
@@ -105,12 +107,13 @@ class FastServer(LimitedServer):
 class FastHandler(Connection):
     """A connection with the fast path."""
 
-    __slots__ = ("_host", "_is_head_due", "_path", "last_key_hash")
+    __slots__ = ("_head_bytes", "_host", "_is_head_due", "_path", "last_key_hash")
 
     def __init__(self, manager: FastServer, path: FastPath, **options: Any) -> None:
         super().__init__(manager, **options)
         self._path = path
         self._is_head_due = False  # no head has come yet, or a part of one
+        self._head_bytes = 0  # of a head that has come in part
         self._host: str | None = None  # the last one that was valid
         self.last_key_hash = ""  # of the last hit; a purge of this key waits until its bytes are sent
 
@@ -190,6 +193,7 @@ class FastHandler(Connection):
             or transport.get_write_buffer_size() > 0
         ):
             self._end_head()
+            self._head_bytes += len(data)
             super().data_received(data)
             return
         try:
@@ -202,11 +206,12 @@ class FastHandler(Connection):
             self._end_head()
         if len(messages) == 1 and not upgraded:
             message, payload = messages[0]
-            if payload is EMPTY_PAYLOAD and self._answer_fast(transport, message):
+            if payload is EMPTY_PAYLOAD and self._answer_fast(transport, message, len(data)):
                 parser.message_consumed()
                 return
         if not messages and waiter is not None:  # without a waiter it may be a body that nobody reads
             self._begin_head()
+        self._head_bytes = self._head_bytes + len(data) if not messages else 0
         self._request_count += len(messages)
         self._messages.extend(messages)
         if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
@@ -227,8 +232,14 @@ class FastHandler(Connection):
             or self._close
         )
 
-    def _answer_fast(self, transport: asyncio.Transport, message: RawRequestMessage | _ErrInfo) -> bool:
-        """Answer a plain GET from the memo, or refuse it in an overload. Return whether it was answered."""
+    def _answer_fast(
+        self, transport: asyncio.Transport, message: RawRequestMessage | _ErrInfo, received_bytes: int
+    ) -> bool:
+        """
+        Answer a plain GET from the memo, or refuse it in an overload. Return whether it was answered.
+
+        `received_bytes`: the length of the last piece of its head.
+        """
         if isinstance(message, _ErrInfo) or message.method != "GET":
             return False
         if message.version != HttpVersion11 or message.should_close or self._is_leaving():
@@ -250,20 +261,31 @@ class FastHandler(Connection):
             lease = self._path.lease
             if lease is not None and self._path.now_s() >= lease.current_until_s:
                 return False
-            self._write(transport, message.path, found)
+            self._write(transport, message, found, received_bytes)
             return True
         refusal = self._path.refusals.answer(message, time.time())
         if refusal is None:
             return False
-        answer, body_bytes = refusal
-        transport.write(answer)
+        head, body = refusal
+        access = self._path.access
+        request_id = access.ids.of(headers)
+        transport.writelines((head, head_line(request_id), b"\r\n", body))
         self._path.tally.refused += 1
-        self._end(message.path, 503, body_bytes)
+        self._end()
+        if access.wants_errors:
+            access.write_refused(self.peername, message.path, headers, request_id, received_bytes + self._head_bytes)
+        self._head_bytes = 0
         return True
 
-    def _write(self, transport: asyncio.Transport, target: str, found: Found) -> None:
+    def _write(
+        self, transport: asyncio.Transport, message: RawRequestMessage, found: Found, received_bytes: int
+    ) -> None:
         entry, tier, head, end, body = found
         self.last_key_hash = entry.key_hash
+        access = self._path.access
+        request_id = access.ids.of(message.headers) if access.wants_hits else ""
+        if request_id:
+            end = head_line(request_id) + end
         if body:
             transport.writelines((head, end, body))
             sent = entry.sent
@@ -275,14 +297,25 @@ class FastHandler(Connection):
         else:
             transport.write(head + end)
             self._path.tally.not_modified += 1
-        self._end(target, 200 if body else 304, len(body))
+        self._end()
+        if request_id:
+            access.write_hit(
+                self.peername,
+                message.path,
+                200 if body else 304,
+                len(body),
+                message.headers,
+                request_id,
+                "memory" if tier is Tier.MEMORY else "disk",  # a word: to format the enumeration takes longer
+                entry.variant_facts.content_type,
+                received_bytes + self._head_bytes,
+            )
+        self._head_bytes = 0
 
-    def _end(self, target: str, status: int, body_bytes: int) -> None:
-        """After an answer is written: wait for the next request, and log."""
+    def _end(self) -> None:
+        """After an answer is written: wait for the next request."""
         self._request_count += 1
         loop = self._loop
         self._next_keepalive_close_time = close_at = loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = loop.call_at(close_at, self._process_keepalive)
-        if self._path.on_answer is not None:
-            self._path.on_answer(self.peername, target, status, body_bytes)
