@@ -224,6 +224,26 @@ async def test_each_reason_why_the_log_is_away_is_logged_once(tmp_path: Path, ca
         assert reasons() == [cut, lost, cut]
 
 
+async def test_a_purge_that_cannot_be_written_into_the_log_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node is current, for example because only the disk of the database is full. So nothing else would say it."""
+    async with cluster(tmp_path) as here:
+        node = await here.start("a", wait_s=0)
+        node.way.lost_answers.add("append")
+        assert (await purging(node)).status == 202
+        while node.way.calls["append"] < 3:
+            node.clock.advance(1)
+            await asyncio.sleep(0)
+        assert node.cluster.is_current
+        words = "purges of this node wait, they cannot be written into the log of purges: "
+        said = [each.message.removeprefix(words) for each in caplog.records if each.message.startswith(words)]
+        assert said == ["the answer is lost, by a test"]
+        node.way.lost_answers.clear()
+        await node.renewed()
+        await until(lambda: not node.cluster.waiting)
+
+
 async def test_a_purge_waits_for_a_node_that_is_cut_off_only_until_it_can_break_no_promise(tmp_path: Path) -> None:
     """The node is fenced in the receipt, after its lease and `proof_s`, and not before."""
     async with cluster(tmp_path) as here:

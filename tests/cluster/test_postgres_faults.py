@@ -469,8 +469,32 @@ async def test_a_log_that_went_back_becomes_another_history(
                 renewal = await eventually(lambda: a.log.renew(places[1]))
             assert renewal.head == 1
             assert renewal.history != places[1].history == places[0].history
-            assert "has lost lines up to 2" in caplog.text
+            assert "went back, it has lost lines" in caplog.text
             assert renewal.history == await next_history(url, "b"), "once, for all edges"
+        finally:
+            copy.remove()
+
+
+async def test_an_edge_that_knows_nothing_of_the_lost_lines_notices_that_its_renewal_is_gone(
+    own_server: PostgresServer,
+) -> None:
+    """It was cut off when the line was written, and is the first one that comes back, to a snapshot of the disk."""
+    url = own_server.url(own_server.new_database())
+    async with edge(url, "a") as a, edge(url, "b") as b:
+        [first] = await a.log.append([purge("1.jpg")])
+        own_server.stop()
+        copy = own_server.copy()
+        own_server.start()
+        try:
+            assert (await eventually(lambda: b.log.renew(first))).history == first.history
+            await eventually(lambda: a.log.append([purge("2.jpg")]))
+            own_server.stop()
+            copy.port = own_server.port
+            copy.start()
+            renewal = await eventually(lambda: b.log.renew(first))
+            assert (renewal.head, renewal.history != first.history) == (1, True)
+            again = await b.log.renew(Position(renewal.history, 1))
+            assert again.history == renewal.history, "once"
         finally:
             copy.remove()
 

@@ -7,13 +7,15 @@ or is committed after it. Then everybody who looks at the members after the line
 
 `history` has five parts: the system's identity, the timeline of its WAL, and of the table `identity` the random id, the
 oid, and the transaction that wrote its row. A failover changes the second one, a restored dump one of the others. If
-the log is shorter than an edge knows, a copy of the disk was restored. The edge then writes a new random id.
+the log is shorter than an edge knows, or has not its last renewal, a copy of the disk was restored. The edge then
+writes a new random id.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +45,7 @@ TRIMMED_AT_ONCE: Final = 10_000
 _RENEW: Final = with_history("""
 WITH head AS MATERIALIZED (SELECT number, oldest FROM imgproxy.head FOR SHARE),
 history AS MATERIALIZED (SELECT HISTORY AS name),
+known AS MATERIALIZED (SELECT max(renewals) AS renewals FROM imgproxy.member WHERE run = $2),
 renewed AS (
     INSERT INTO imgproxy.member AS member (run, name, history, applied, renewals, lease_s, proof_s)
     SELECT $2, $3, history.name, CASE WHEN history.name = $4 THEN $5::bigint ELSE 0 END, $6, $7, $8 FROM head, history
@@ -51,8 +54,9 @@ renewed AS (
             ELSE excluded.applied END,
         renewals = greatest(member.renewals + 1, excluded.renewals), renewed_at = clock_timestamp()
     RETURNING renewals)
-SELECT history.name AS history, head.number AS head, head.oldest, renewed.renewals, version, min_reader
-FROM head, history, renewed, imgproxy.edge_schema
+SELECT history.name AS history, head.number AS head, head.oldest, known.renewals AS known, renewed.renewals,
+    version, min_reader
+FROM head, history, known, renewed, imgproxy.edge_schema
 """)
 _MEMBERS: Final = with_history("""
 SELECT name, run, CASE WHEN member.history = HISTORY THEN applied ELSE 0 END AS applied, renewals, lease_s, proof_s
@@ -107,6 +111,7 @@ class PostgresLog:
         self._listener = listener
         self._member: Member | None = None
         self._renewals = 0
+        self._confirmed = 0  # the last renewal that the log has for certain, unless it went back or forgot this member
         self._seen = Position("", 0)  # what the log had for certain, to find out that it went back
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
@@ -130,15 +135,21 @@ class PostgresLog:
                 *(self._renewals, member.lease_s, member.proof_s),
             )
             [row] = await fetch_in(session, _RENEW, *values)
-            if row["history"] == applied.history and row["head"] < applied.number:
-                await _note_loss(session, applied.number)
+            if self._went_back(row, applied):
+                await _note_loss(session, max(applied.number, row["head"] + 1))
                 [row] = await fetch_in(session, _RENEW, *values)
             members = _members(await fetch_in(session, _MEMBERS, session.server))
-        self._renewals = row["renewals"]
+        self._renewals = self._confirmed = row["renewals"]
         if row["min_reader"] > SCHEMA_VERSION:
             raise self._database.refusal(newer_words(row["version"]))
         self._see(Position(row["history"], row["head"]))
         return Renewal(row["history"], row["head"], row["oldest"], members)
+
+    def _went_back(self, row: Any, applied: Position) -> bool:
+        """Whether the log says that it is the same, and lines or a renewal are missing that it had."""
+        is_short = row["history"] == applied.history and row["head"] < applied.number
+        is_older = row["history"] == self._seen.history and (row["known"] or math.inf) < self._confirmed
+        return is_short or is_older
 
     async def report(self, applied: Position) -> None:
         """Report how far this edge is. Until its first renewal in this history the report changes nothing."""
@@ -287,7 +298,7 @@ class _Waiting:
 async def _note_loss(session: Session, seen: int) -> None:
     """Make the log a new history, unless another edge has done so, or the log has this number meanwhile."""
     if await fetch_in(session, _WENT_BACK, seen):
-        log.critical("the cluster's log has lost lines up to %d: every edge asks the origin before it serves", seen)
+        log.critical("the cluster's log went back, it has lost lines: every edge asks the origin before it serves")
 
 
 def _members(rows: Sequence[Any]) -> tuple[Member, ...]:

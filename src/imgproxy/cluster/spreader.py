@@ -10,6 +10,7 @@ after the look confirms the history: the line was still in the log at that time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from imgproxy.cluster.log import Change, Position, PurgeLog, Renewal
     from imgproxy.cluster.observer import Observer
     from imgproxy.failpoints import Failpoints
+
+log = logging.getLogger(__name__)
 
 # Changes that are written in one transaction.
 TOGETHER_MAX = 500
@@ -180,14 +183,18 @@ class Spreader:
 
     async def append(self) -> None:
         """Write changes into the log, for ever."""
-        failures = 0
+        failures, said = 0, set[str]()
         while True:
             self._news.clear()
             self._reachable.clear()
             try:
                 while await self._append_next():
                     failures = 0
-            except (LogUnavailable, CacheUnavailable):
+                    said.clear()
+            except (LogUnavailable, CacheUnavailable) as error:
+                if str(error) not in said:
+                    said.add(str(error))
+                    log.warning("purges of this node wait, they cannot be written into the log of purges: %s", error)
                 wait_s = min(RETRY_FIRST_S * 2.0 ** min(failures, 10), RETRY_MAX_S)
                 failures += 1
                 await self._clock.wait(self._reachable, self._clock.now_s() + wait_s)
