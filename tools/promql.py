@@ -73,8 +73,8 @@ def smallest(metric: Metric, *by: str, where: str = "", legend: str = "") -> Que
 
 
 def ratio(part: Query, whole: Query, legend: str) -> Query:
-    """Ask for the share of one query in another. It has no value while the whole is 0."""
-    return Query(f"({part.expr}) / ({whole.expr} > 0)", legend, "percentunit")
+    """Ask for the share of one query in another. Neither may have labels. It has no value while the whole is 0."""
+    return Query(f"({part.expr} or vector(0)) / ({whole.expr} > 0)", legend, "percentunit")
 
 
 def _gauge(how: str, metric: Metric, by: tuple[str, ...], where: str, legend: str) -> Query:

@@ -103,7 +103,12 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def _counter(self, metric: Metric) -> Counter:
-        return Counter(metric.family, metric.help, metric.label_names, registry=self.registry)
+        made = Counter(metric.family, metric.help, metric.label_names, registry=self.registry)
+        # From the start at 0: `increase()` does not see the first event of a series that begins with it.
+        if len(metric.labels) == 1:
+            for value in metric.labels[0].values:
+                made.labels(value)
+        return made
 
     def _gauge(self, metric: Metric) -> Gauge:
         return Gauge(metric.family, metric.help, metric.label_names, registry=self.registry)

@@ -48,6 +48,14 @@ def test_a_value_that_is_read_has_its_declared_type() -> None:
     assert "_created" not in page
 
 
+def test_a_counter_with_one_label_begins_at_zero() -> None:
+    """So `increase()` sees the first event, too."""
+    page = Metrics().page().decode()
+
+    assert 'imgproxy_refused_total{rule="full"} 0.0' in page
+    assert 'imgproxy_webhooks_total{event="revoke"} 0.0' in page
+
+
 def test_a_metric_is_registered_once() -> None:
     """A second part that watches the same metric is a mistake of the code, and fails at once."""
     metrics = Metrics()
