@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from imgproxy.failpoints import Step
 from tests.support.line import Way
 from tests.support.process_cluster import process_cluster
 from tests.support.site import KEY, poll, red_of
@@ -143,14 +144,17 @@ async def test_a_node_without_database_and_origin_refuses(
 
 @pytest.mark.parametrize("way", list(Way))
 async def test_half_closed_lines_to_the_database_heal(here: ProcessCluster, way: Way) -> None:
-    """One way of each connection ends, in the middle of a purge. The node connects again and applies it."""
+    """One way of each connection ends when a purge is about to be written. The nodes connect again, and it is done."""
     async with here.visitors() as visitors:
         a, b, _ = here.nodes
         for red in (30, 90, 150):
             await here.put(red)
+            await a.hold(Step.AFTER_RECORD)
             purge = asyncio.create_task(a.purge(here.entry))
+            await a.arrived(Step.AFTER_RECORD)
             assert a.database.half_close(way) > 0
             assert b.database.half_close(way) > 0
+            await a.release(Step.AFTER_RECORD)
             visitors.promise(await purge)
             await visitors.round()
         for node in here.nodes:

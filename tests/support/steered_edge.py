@@ -16,12 +16,14 @@ import asyncio
 import os
 import sys
 import threading
+from functools import partial
 
 from imgproxy.cli.__main__ import main
+from imgproxy.edge import app
 from imgproxy.failpoints import Failpoints, Point, Step
 
 
-class Steering:
+class Steering(Failpoints):
     """The held points. The commands are read by a thread; requests wait on the event loop."""
 
     def __init__(self, descriptor: int) -> None:
@@ -30,8 +32,9 @@ class Steering:
         self._waiting: list[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._lock = threading.Lock()
 
-    async def reach(self, point: Point | Step, _key: str) -> None:
+    async def reach(self, point: Point | Step, key: str) -> None:
         """Stop here if the point is held."""
+        del key
         gate = asyncio.Event()
         with self._lock:
             if point not in self._held:
@@ -66,11 +69,8 @@ def run() -> None:
     """Serve."""
     steering = Steering(int(sys.argv[1]))
     sys.argv = ["imgproxy", *sys.argv[2:]]
-
-    async def reach(_: Failpoints, point: Point | Step, key: str) -> None:
-        await steering.reach(point, key)
-
-    Failpoints.reach = reach  # type: ignore[method-assign, assignment]
+    # `serve` makes the edge without failpoints: it gets these.
+    app.Edge = partial(app.Edge, failpoints=steering)  # type: ignore[misc, assignment]
     threading.Thread(target=steering.obey, daemon=True).start()
     main()
 
