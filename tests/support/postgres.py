@@ -219,6 +219,11 @@ class PostgresServer:
         _give_away(path, self._binaries.user)
         return path
 
+    def make_folder(self, path: Path) -> None:
+        """Make a folder that belongs to the server, for example of a tablespace."""
+        path.mkdir(mode=0o700)
+        _give_away(path, self._binaries.user)
+
 
 def _give_away(path: Path, user: str | None) -> None:
     if user is not None:
