@@ -24,7 +24,7 @@ WORKDIR /build
 # What runs. With face detection (240 MB more on disk): --build-arg LOCK=requirements-faces.lock
 ARG LOCK=requirements.lock
 COPY ${LOCK} requirements-build.lock ./
-# Every download has its hash in a lock file: the libraries, with the extras cluster, heic and store, and the backends of source
+# Every download has its hash in a lock file: the libraries, with the extras cluster, heic, store and telemetry, and the backends of source
 # packages (pyvips, and this project). /opt/imgproxy has no pip. The builder's pip fills it and compiles the bytecode
 # now, because the root file system is read-only later.
 # For a package mirror or a proxy with its own certificate: `--secret id=pip.conf,src=...`, `--secret id=ca.crt,src=...`

@@ -106,8 +106,8 @@ sbom: dist ## the bill of materials of what runs (CycloneDX), in dist/
 
 lock: ## resolve the dependencies anew and pin them with their hashes
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade --python-version 3.11 --extra cluster --extra heic --extra store pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.lock --extra cluster --extra heic --extra store --extra faces pyproject.toml -o requirements-faces.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade --python-version 3.11 --extra cluster --extra heic --extra store --extra telemetry pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.lock --extra cluster --extra heic --extra store --extra telemetry --extra faces pyproject.toml -o requirements-faces.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-faces.lock --extra faces pyproject.toml --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group build -o requirements-build.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group docs -o requirements-docs.lock

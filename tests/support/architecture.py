@@ -38,6 +38,9 @@ TOP_MODULES: Final = (
     "digest",
     "secret_text",
     "redaction",
+    "telemetry",
+    "telemetry_sdk",
+    "error_reports",
 )
 
 # A room imports itself and the rooms that come after it.
@@ -92,6 +95,8 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "cv2": ("render.detector",),
     "multidict": ("edge",),
     "numpy": ("render.detector",),
+    "opentelemetry": ("telemetry_sdk",),
+    "sentry_sdk": ("error_reports",),
     "obstore": ("cluster.store.objects",),
     "pi_heif": ("render",),
     "prometheus_client": ("metrics",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 
@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-    from imgproxy.medialibrary.server import EmbeddedLibrary
-
 START_S = 40
+
+
+class Library(Protocol):
+    """A Media Library that runs."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def token(self) -> str: ...
 
 
 @asynccontextmanager
 async def served(
-    library: EmbeddedLibrary,
+    library: Library,
     folder: Path,
     *,
     stderr: int | IO[bytes],

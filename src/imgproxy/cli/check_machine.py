@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from imgproxy.cache.journal_versions import NewerJournal, refuse_newer
 from imgproxy.cli.findings import Finding, Level
+from imgproxy.cli.observing import asked_for, missing
 from imgproxy.cli.process import descriptors_max
 from imgproxy.workers.capacity import memory_limit_bytes, usable_cores
-from imgproxy.workers.extras import find_detector, find_heic
+from imgproxy.workers.extras import find_detector, find_heic, has_telemetry
 
 if TYPE_CHECKING:
     from imgproxy.config.sections import CacheSettings, RenderSettings, ServerSettings
@@ -44,6 +45,7 @@ async def try_machine(settings: Settings) -> list[Finding]:
         *await try_libvips(),
         *try_heic(),
         *await try_detector(),
+        *try_telemetry(),
     ]
 
 
@@ -178,6 +180,16 @@ async def try_detector() -> list[Finding]:
     if process.returncode == 0:
         return [Finding("faces", Level.GOOD, f"the face detector works (YuNet, OpenCV {detector.opencv})")]
     return [Finding("faces", Level.NOTICE, f"the face detector is installed but fails: {_last_line(said)}")]
+
+
+def try_telemetry() -> list[Finding]:
+    """Compare what the environment asks for with the libraries that are installed. Nothing is sent."""
+    wanted = asked_for(os.environ)
+    if not has_telemetry():
+        text = missing(wanted) if wanted else "traces, Sentry: no library is installed (extra `telemetry`)"
+        return [Finding("telemetry", Level.NOTICE, text)]
+    text = f"{' and '.join(wanted)}: on" if wanted else "traces, Sentry: off; OTEL_* and SENTRY_DSN switch them on"
+    return [Finding("telemetry", Level.GOOD, text)]
 
 
 def _last_line(said: bytes) -> str:

@@ -12,10 +12,11 @@ import typer
 
 from imgproxy import __version__, logs
 from imgproxy.cli.console import ConfigOption, fail, load_or_fail
+from imgproxy.cli.observing import observed
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import CacheUnavailable, ConfigError
-from imgproxy.workers.extras import find_detector, find_heic
+from imgproxy.workers.extras import find_detector, find_heic, has_telemetry
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -65,7 +66,9 @@ def serve(
     settings = load_or_fail(config, {name: str(value) for name, value in given.items() if value is not None})
     lines = logs.configure(settings.log.level, settings.log.format)
     log.info("%s", summary(settings, config))
-    raise typer.Exit(run(serve_until_stopped(settings, lines)))
+    with observed(settings):
+        code = run(serve_until_stopped(settings, lines))
+    raise typer.Exit(code)
 
 
 def summary(settings: Settings, config: Path | None) -> str:
@@ -76,7 +79,8 @@ def summary(settings: Settings, config: Path | None) -> str:
     has_tokens = bool(signing.tokens or signing.tokens_file)
     signed = "required" if signing.required else ("checked if there" if has_tokens else "not used")
     heic, detector = find_heic(), find_detector()
-    extras = [name for name, found in (("heic", heic), ("faces", detector)) if found is not None]
+    found = {"heic": heic is not None, "faces": detector is not None, "telemetry": has_telemetry()}
+    extras = [name for name, is_installed in found.items() if is_installed]
     has_database = settings.cluster.database_url is not None or settings.cluster.database_url_file is not None
     cluster = f"node {node_name(settings)}" if has_database else "none"
     parts = (

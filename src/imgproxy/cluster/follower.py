@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from imgproxy import telemetry
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.journal import SpreadEntry, placing, purged_entries
@@ -225,6 +226,10 @@ class Follower:
 
     async def _apply(self, kind: Kind, lines: Sequence[Line], place: Position) -> None:
         """Apply lines of one kind, which other nodes have written. Raises CacheUnavailable."""
+        with telemetry.span("apply log", kind=str(kind), lines=len(lines), place=place.number):
+            await self._apply_now(kind, lines, place)
+
+    async def _apply_now(self, kind: Kind, lines: Sequence[Line], place: Position) -> None:
         keys = list(dict.fromkeys(key for line in lines for key in line.change.keys))
         settle_at_s = _settle_at_s(lines)
         changes = [line.change for line in lines]

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from imgproxy import telemetry
 from imgproxy.cluster.acknowledge import NodeReport, NodeState, Spread, judge
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import Kind, LogUnavailable
@@ -218,7 +219,8 @@ class Spreader:
     async def _written(self, changes: Sequence[Change]) -> tuple[Position, ...]:
         """Write lines. Raises LogUnavailable."""
         try:
-            return await self._log.append(changes)
+            with telemetry.call("append to log", changes=len(changes)):
+                return await self._log.append(changes)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

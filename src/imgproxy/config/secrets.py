@@ -87,6 +87,15 @@ def short_secrets(settings: Settings) -> list[str]:
     return short
 
 
+def all_secrets(settings: Settings) -> frozenset[str]:
+    """Return every secret, also those in files, so that they can be taken out of a text. Raises ConfigError."""
+    return frozenset(
+        secret
+        for name, literal, file in _places(settings)
+        for secret in secret_lines(literal, file, name=f"{name}_file")
+    )
+
+
 def _places(settings: Settings) -> Iterator[tuple[str, SecretStr | None, Path | None]]:
     """List each secret, and each file of secrets, with the name of its setting."""
     for token in settings.signing.tokens:

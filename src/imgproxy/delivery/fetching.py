@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from imgproxy import telemetry
 from imgproxy.cache.entry import OriginalFacts, key_hash
 from imgproxy.delivery.asked import Asked, Fetched, StaleGeneration
 from imgproxy.delivery.confirming import is_confirmed
@@ -217,7 +218,11 @@ class Fetching:
         if self._failpoints is not None:
             await self._failpoints.reach(Point.BEFORE_FETCH, key)
         try:
-            served = await self._origin.serve_image(key, temp, validators=validators, max_bytes=self._source_max_bytes)
+            with telemetry.call("fetch", key=key, is_conditional=validators is not None):
+                served = await self._origin.serve_image(
+                    key, temp, validators=validators, max_bytes=self._source_max_bytes
+                )
+                telemetry.note({"is_modified": served.is_modified, "size_bytes": served.size_bytes})
         except ImgproxyError as error:
             error = await self._health.meaning(error)
             self._metrics.origin_answers.labels(answer=error.code).inc()

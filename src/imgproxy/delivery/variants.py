@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
+from imgproxy import telemetry
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts, latest_proofs
 from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.faces import find_faces
@@ -157,7 +158,9 @@ class Variants:
         source = sources.provenance
         name = (source.key_hash, source.digest, plan.digest)
         look = partial(self._shared.find_variant, source, plan.digest)
-        variant, _ = await self._lookups.join(name, look)
+        with telemetry.call("read shared store"):
+            variant, _ = await self._lookups.join(name, look)
+            telemetry.note({"is_found": variant is not None})
         if variant is None:
             if not self._cache.epochs.all_hold(source.proofs):
                 raise StaleGeneration
@@ -202,9 +205,12 @@ class Variants:
                 temp = finished.rendered.path
                 self._queue_s(finished.queue_s)
                 self._metrics.rendered(finished.rendered.content_type, finished.render_s)
+                telemetry.past("queue", ended_ago_s=finished.render_s, duration_s=finished.queue_s)
+                telemetry.past("render", duration_s=finished.render_s)
                 if self._failpoints is not None:
                     await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
-                variant = self._commit(sources, plan.digest, finished.rendered)
+                with telemetry.span("commit", size_bytes=finished.rendered.size_bytes):
+                    variant = self._commit(sources, plan.digest, finished.rendered)
                 temp = None
         except _LASTING as error:
             self._raise_if_stale(original)

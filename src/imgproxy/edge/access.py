@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from imgproxy import logs
+from imgproxy import logs, telemetry
 from imgproxy.delivery.request import Outcome, Timings
 from imgproxy.edge.access_line import AccessLine
 from imgproxy.edge.client_address import ClientAddresses
@@ -61,6 +61,7 @@ class Answered:
     is_collapsed: bool = False
     code: str | None = None
     cause: str | None = None
+    span: telemetry.Ids | None = None
 
 
 class AccessLog:
@@ -106,6 +107,8 @@ class AccessLog:
             is_collapsed=delivered is not None and delivered.is_collapsed,
             code=served.code,
             cause=served.cause,
+            # The span of a hit is not exported.
+            span=telemetry.ids() if served.outcome is not Outcome.HIT else None,
         )
         self._log(answered, sum(len(name) + len(value) for name, value in request.raw_headers))
 
@@ -205,7 +208,8 @@ class AccessLog:
             user_agent=_cut(get("User-Agent"), USER_AGENT_MAX_CHARS),
             referer=_cut(redacted(referer), REFERER_MAX_CHARS) if referer is not None else None,
             request_id=answered.request_id,
-            trace_id=trace_id_of(answered.headers),
+            trace_id=answered.span[0] if answered.span is not None else trace_id_of(answered.headers),
+            span_id=answered.span[1] if answered.span is not None else None,
             code=answered.code,
             cause=answered.cause,
         )
@@ -237,6 +241,29 @@ class AccessLog:
             f'{{"time": "{logs.utc(at_s)}", "level": "info", "logger": "imgproxy.access", {start}, '
             f'"bytes": {sent_bytes}{end}{page}, "request_id": "{request_id}"{trace}}}\n'
         )
+
+
+def span_facts(request: web.BaseRequest, target: str, served: Served) -> dict[str, telemetry.Fact]:
+    """Return what the span of a request has: by OpenTelemetry's conventions for HTTP servers, and our own words."""
+    path, _, query = redacted(target).partition("?")
+    delivered, variant = served.delivered, served.delivered.variant if served.delivered is not None else None
+    return {
+        "http.request.method": request.method,
+        "http.response.status_code": served.response.status,
+        "url.path": path,
+        "url.query": query or None,
+        "host": request.headers.get("Host"),
+        "user_agent.original": _cut(request.headers.get("User-Agent"), USER_AGENT_MAX_CHARS),
+        "error.type": served.code,
+        "outcome": str(served.outcome),
+        "tier": str(delivered.tier) if delivered is not None else None,
+        "is_collapsed": delivered.is_collapsed if delivered is not None else None,
+        "format": _format(served.content_type or None),
+        "key": variant.facts.key if variant is not None else None,
+        "sent_bytes": served.sent_bytes,
+        "request_id": request[REQUEST_ID],
+        "cause": served.cause,
+    }
 
 
 def _hit_part(target: str, status: int, tier: str, content_type: str) -> tuple[str, str]:

@@ -51,6 +51,7 @@ class AccessLine:
         "the `X-Request-Id` of the request, or the trace id of its `traceparent`, or one made here; also in the answer",
     ]
     trace_id: Annotated[str | None, "the trace that the request belongs to"] = None
+    span_id: Annotated[str | None, "the span of this request in the trace, if it is sampled"] = None
     code: Annotated[str | None, "of an error: its [type](problems.md), with underscores"] = None
     cause: Annotated[str | None, "of an error of the origin: why it gave no answer"] = None
 

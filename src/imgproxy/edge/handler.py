@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 
+from imgproxy import telemetry
 from imgproxy.delivery.request import Outcome
+from imgproxy.edge.access import span_facts
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
 from imgproxy.edge.exchange import Served
 from imgproxy.edge.pages import PAGE_PATHS, Pages
@@ -74,6 +76,10 @@ class Handler:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: an admin request by its method or path, or one for a page; every other is for an image."""
         request[REQUEST_ID] = self._access.ids.of(request.headers)
+        with telemetry.request(request.method, request.headers):
+            return await self._handle(request)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             self._check(request)
             target = origin_form(request.raw_path)
@@ -94,7 +100,7 @@ class Handler:
             served = await self._images.handle(request, target)
         except (asyncio.CancelledError, ConnectionError):
             left = Served(web.Response(status=499), Outcome.ERROR, code="client_left")
-            self._access.write(request, target, started_s, left)
+            self._note(request, target, started_s, left)
             raise
         except Exception:
             log.exception("an image request failed")
@@ -193,8 +199,14 @@ class Handler:
         """Log the answer of a request, and give it the request's id if its head is not sent yet."""
         if not served.response.prepared:
             served.response.headers[HEADER] = request[REQUEST_ID]
-        self._access.write(request, target, started_s, served)
+        self._note(request, target, started_s, served)
         return served.response
+
+    def _note(self, request: web.BaseRequest, target: str, started_s: float, served: Served) -> None:
+        """Note an answer in the access log, and in the span of its request."""
+        self._access.write(request, target, started_s, served)
+        if telemetry.is_on():
+            telemetry.note(span_facts(request, target, served), is_error=served.response.status >= 500)
 
     def _failed(self) -> Served:
         response = problem_response(ImgproxyError(), self._settings)

@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from imgproxy import telemetry
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
 from imgproxy.cluster.log import Kind, LogUnavailable
@@ -135,14 +136,15 @@ class PurgeService:
         promise holds for all nodes if the receipt is not pending; without `is_waited_for` they are not waited for.
         """
         started_s = time.monotonic()
-        try:
-            purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
-        except CacheUnavailable:
-            # The disk is full, and the keys are closed. When answers under way end, their files are freed as well.
-            await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
-            purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
-        receipt = _receipt(entry, purged, malformed)
-        return await self._acknowledge(receipt, reason, started_s, is_waited_for=is_waited_for, is_part=is_part)
+        with telemetry.span("purge", reason=reason, entry=entry, keys=len(keys)):
+            try:
+                purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
+            except CacheUnavailable:
+                # The disk is full, and the keys are closed. When answers under way end, their files are freed as well.
+                await self._answers.drain([key_hash(key) for key in keys], self._settings.drain_s)
+                purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
+            receipt = _receipt(entry, purged, malformed)
+            return await self._acknowledge(receipt, reason, started_s, is_waited_for=is_waited_for, is_part=is_part)
 
     async def purge_found(self, keys: Sequence[str], *, reason: str) -> Receipt:
         """
@@ -158,8 +160,9 @@ class PurgeService:
         outbox = self._downstream.lines_for_all()
         also = self.spread.recording((), reason=reason, entry=None, outbox=outbox, kind=Kind.PURGE_ALL)
         behind = self._downstream.lines_behind(None)
-        purged = await self._cache.purge_all(reason=reason, outbox=[*outbox, *behind], also=also)
-        return await self._acknowledge(replace(_receipt(None, purged), is_everything=True), reason, started_s)
+        with telemetry.span("purge", reason=reason, is_everything=True):
+            purged = await self._cache.purge_all(reason=reason, outbox=[*outbox, *behind], also=also)
+            return await self._acknowledge(replace(_receipt(None, purged), is_everything=True), reason, started_s)
 
     async def purge_entry(self, entry: str, *, reason: str, is_soft: bool = False) -> Receipt:
         """
@@ -220,7 +223,7 @@ class PurgeService:
         return purged
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
-        with self.spread.under_way(entry):
+        with self.spread.under_way(entry), telemetry.span("purge", reason=reason, entry=entry):
             return await self._purge_entry_now(entry, reason)
 
     async def _purge_entry_now(self, entry: str, reason: str) -> Receipt:

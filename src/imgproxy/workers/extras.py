@@ -1,4 +1,4 @@
-"""The extras, as far as the edge knows them: the face detector and the reader of HEIC. Nothing is imported."""
+"""The extras that are installed, as far as the edge asks for them. Nothing is imported."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ OPENCV: Final = (
     "opencv-python",
     "opencv-contrib-python-headless",
     "opencv-contrib-python",
+)
+# The distributions of the extra `telemetry`.
+TELEMETRY: Final = (
+    "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-sdk",
+    "sentry-sdk",
 )
 
 
@@ -41,6 +48,11 @@ def find_detector() -> Detector | None:
 def find_heic() -> str | None:
     """Return the version of pi-heif, which the extra `heic` installs, or None without it."""
     return _version("pi-heif")
+
+
+def has_telemetry() -> bool:
+    """Whether the extra `telemetry` is installed: what exports traces, and what sends reports to Sentry."""
+    return all(map(_version, TELEMETRY))
 
 
 def _version(name: str) -> str | None:

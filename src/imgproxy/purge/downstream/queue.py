@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from imgproxy import telemetry
 from imgproxy.cache.outbox import EVERYTHING, OutboxFigures, OutboxLine, Subject, WaitingLine
 from imgproxy.outages import Outage
 from imgproxy.purge.downstream.calls import CallResult, Coverage, Send, Verdict
@@ -297,7 +298,10 @@ class TargetQueue:
 
     async def _send_part(self, part: Sequence[Subject]) -> list[tuple[Sequence[Subject], Verdict]]:
         """Send one call. A rejected call is sent again by halves, so that one subject does not stop the others."""
-        verdict = await self._send(part, timeout_s=self._settings.timeout_s)
+        with telemetry.call("purge CDN", target=self._settings.label, subjects=len(part)):
+            verdict = await self._send(part, timeout_s=self._settings.timeout_s)
+            is_done = verdict.result is CallResult.DONE
+            telemetry.note({"result": str(verdict.result), "detail": verdict.detail}, is_error=not is_done)
         self._metrics.downstream_purges.labels(target=self.name, result=verdict.result).inc()
         if verdict.result is not CallResult.REJECTED or len(part) == 1:
             return [(part, verdict)]
