@@ -250,6 +250,7 @@ async def test_a_purge_waits_for_a_node_that_is_cut_off_only_until_it_can_break_
         first, second = await several(here, ["a", "b"])
         await second.get(TARGET)
         second.way.is_cut = True
+        await renewed(first)  # it has seen the last renewal of the other
         await edit(here)
         purge = purging(first)
         await until(lambda: first.cluster.waiting == 1)
