@@ -152,7 +152,7 @@ _READERS: Final = (
         "render processes of {{ $labels.instance }} end: {{ $labels.reason }}",
         "Pictures cannot be rendered within the limits, or somebody tries hostile ones. The service goes on with new processes.",
         "The log has a line for each end. The lines of requests with 422 name the keys.",
-        "`out_of_memory`, `timeout`: see [Memory and time of a render](operation.md#memory-and-time-of-a-render). `crashed`: report the picture.",
+        "`out_of_memory`, `timeout`: see [Memory and time of a render](capacity.md#memory-and-time-of-a-render). `crashed`: report the picture.",
     ),
 )
 _CACHE: Final = (
@@ -273,7 +273,7 @@ _MEMORY: Final = (
         "5m",
         "{{ $labels.instance }} has used 80 % of its file descriptors",
         "Near the limit new connections are closed.",
-        f"`{table.CONNECTIONS.name}`. [File descriptors](operation.md#file-descriptors).",
+        f"`{table.CONNECTIONS.name}`. [File descriptors](capacity.md#file-descriptors).",
         "Raise the limit (`LimitNOFILE=`, `--ulimit nofile`), or lower `[server] connections_max`.",
     ),
     Alert(

@@ -71,7 +71,7 @@ async def test_no_script_of_another_site_is_let_to_an_admin_route(tmp_path: Path
 async def test_a_304_has_the_same_headers_on_the_fast_path(tmp_path: Path) -> None:
     """One rule says which headers of the 200 it repeats; the policy of an SVG is among them."""
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
-    changing = {"Server-Timing", "Cache-Status", "Date"}
+    changing = {"Server-Timing", "Cache-Status", "Date", "X-Request-ID"}
     async with site(tmp_path, pictures={"a.svg": svg, KEY: jpeg(1)}) as here:
         for target in ("/a.svg?dl=b.svg", SMALL):
             whole = await here.get(target)
