@@ -44,7 +44,7 @@ test: $(READY) ## every test a developer waits for
 	$(BIN)/pytest -n auto $(ARGS)
 
 test-slow: $(READY) ## the tests that take longer
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, format, types
 	$(BIN)/ruff check .

@@ -109,15 +109,17 @@ async def test_every_query_is_answered_by_a_prometheus_that_scrapes_an_edge(tmp_
     async with site(tmp_path) as here, prometheus(tmp_path, here) as api:
         await poll(lambda: values(api, "imgproxy_requests_in_flight"), bool)
         await load(here)
-        await poll(lambda: values(api, "imgproxy_purges_total"), bool)
-        await load(here)
-        await poll(lambda: values(api, "rate(imgproxy_purges_total[30s]) > 0"), bool)
-        empty = [query for query in queries if not await values(api, query)]
-        for alert in every_alert():
-            await values(api, alert.expr)
+
+        async def empty() -> list[str]:
+            await load(here)  # a rate needs two scrapes of a busy edge, and forgets what is half a minute old
+            return [query for query in here_queries if not await values(api, query)]
+
+        here_queries = [query for query in queries if not any(word in query for word in ELSEWHERE)]
+        await poll(empty, lambda found: not found)
+        for expression in (*queries, *(alert.expr for alert in every_alert())):
+            await values(api, expression)
 
     assert len(queries) > 70
-    assert [query for query in empty if not any(word in query for word in ELSEWHERE)] == []
 
 
 async def test_an_origin_that_is_stopped_raises_an_alert_that_names_it(tmp_path: Path) -> None:
