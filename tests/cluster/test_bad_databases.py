@@ -180,7 +180,7 @@ async def test_an_edge_whose_database_cannot_be_used_serves_nothing_that_may_be_
         assert (ready["fenced"], ready["why"]) == (True, "the log of purges cannot be reached")
         await poll(lambda: a.messages("warning").count(f"{CANNOT}{bad.line}"), lambda found: found == 1)
         said = a.log[runs_before:]
-        assert said.count("cannot be reached: the cluster's database") == 1
+        assert said.count("is down: the cluster's database") == 1
         assert a.messages("error") == []
         assert "Traceback" not in said
         assert PASSWORD not in said
@@ -249,4 +249,9 @@ async def test_two_edges_with_one_name_say_so(tmp_path: Path, postgres_server: P
             await poll(partial(node.messages, "error"), lambda found: found.count(line) == 1)
         url = postgres_server.url(_database_of(here.nodes[0].config))
         words = "several edges are called a (or one has restarted just now); each needs a [cluster] node of its own"
-        assert f"! {words}" in imgproxy("check", url=url).stdout.splitlines()
+
+        def checked() -> list[str]:
+            return imgproxy("check", url=url).stdout.splitlines()
+
+        # Both count only while both leases run, and a busy machine renews them late.
+        await poll(lambda: asyncio.to_thread(checked), lambda found: f"! {words}" in found)
