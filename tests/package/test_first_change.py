@@ -44,7 +44,8 @@ def clone(folder: Path) -> None:
         subprocess.run([*GIT, *command], cwd=folder, check=True, timeout=60)
     # What `make` would install is here already.
     (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
+    for part in ("bin", "lib", "pyvenv.cfg"):  # all three: with `bin` alone Python finds no package of the environment
+        (folder / ".venv" / part).symlink_to(Path(sys.prefix) / part)
     for stamp in (".runtime", ".ready"):
         (folder / ".venv" / stamp).touch()
 
