@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from imgproxy import metric_table as table
+from imgproxy.telemetry import metric_table as table
 
 if TYPE_CHECKING:
-    from imgproxy.metric_kinds import Metric
+    from imgproxy.telemetry.metric_kinds import Metric
 
 
 @dataclass(frozen=True, slots=True)

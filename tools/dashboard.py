@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.common import BigValueColorMode, DataSourceRe
 from grafana_foundation_sdk.models.common import VizOrientation as Orientation
 from grafana_foundation_sdk.models.dashboard import Threshold, ThresholdsMode, VariableRefresh
 
-from imgproxy import metric_table as table
+from imgproxy.telemetry import metric_table as table
 from tools.dashboard_rows import ROWS, Panel
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def text() -> str:
     board = (
         dashboard.Dashboard("imgproxy")
         .uid("imgproxy-edge")
-        .description("Written by `python -m tools.dashboard` from src/imgproxy/metric_table.py.")
+        .description("Written by `python -m tools.dashboard` from src/imgproxy/telemetry/metric_table.py.")
         .tags(["imgproxy"])
         .refresh("30s")
         .time("now-3h", "now")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from imgproxy import metric_table as table
-from imgproxy.metric_kinds import Group
+from imgproxy.telemetry import metric_table as table
+from imgproxy.telemetry.metric_kinds import Group
 from tools.promql import Query, chosen, largest, observed, quantile, rate, ratio, smallest, total
 
 if TYPE_CHECKING:

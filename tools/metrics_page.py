@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from imgproxy.metric_kinds import Group, Kind, Label, Metric, Unit
-from imgproxy.metric_table import METRICS
+from imgproxy.telemetry.metric_kinds import Group, Kind, Label, Metric, Unit
+from imgproxy.telemetry.metric_table import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _HEAD: Final = """\
 # Metrics
 
-<!-- written by `python -m tools.reference_pages` from src/imgproxy/metric_table.py -->
+<!-- written by `python -m tools.reference_pages` from src/imgproxy/telemetry/metric_table.py -->
 
 `/-/metrics` has them in Prometheus' text format. It needs the admin token:
 

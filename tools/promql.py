@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgproxy.metric_kinds import Kind, Unit
+from imgproxy.telemetry.metric_kinds import Kind, Unit
 
 if TYPE_CHECKING:
-    from imgproxy.metric_kinds import Metric
+    from imgproxy.telemetry.metric_kinds import Metric
 
 # The variables of the dashboard.
 _CHOSEN = 'job=~"$job",instance=~"$instance"'

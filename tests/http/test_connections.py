@@ -17,7 +17,7 @@ from imgproxy.config.sections import CacheSettings, PurgeSettings, ServerSetting
 from imgproxy.edge.connections import LimitedServer, Limits, limit_options
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.failpoints import Point
-from imgproxy.metrics import Metrics
+from imgproxy.telemetry.metrics import Metrics
 from tests.support.site import ADMIN, KEY, Held, Site, png_of_noise, poll, site, until
 from tests.support.wire import Wire
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.config.origin import OriginSettings
-from imgproxy.logs import JsonFormatter
+from imgproxy.telemetry.logs import JsonFormatter
 from tests.support.images import photo, png
 from tests.support.scripted_origin import ScriptedOrigin, scripted_origin
 from tests.support.site import ADMIN, Site, site, until

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from imgproxy import metric_table as table
 from imgproxy.cache.entry import Tier
 from imgproxy.delivery.request import Outcome
-from imgproxy.metric_kinds import Kind
 from imgproxy.purge.downstream.calls import CallResult
 from imgproxy.purge.service import COUNTED_REASONS
 from imgproxy.purge.webhooks import KINDS
 from imgproxy.render.formats import CONTENT_TYPES
+from imgproxy.telemetry import metric_table as table
+from imgproxy.telemetry.metric_kinds import Kind
 from imgproxy.workers.job import Lane
 from imgproxy.workers.sniff import SourceKind
 from tests.support.site import ADMIN, KEY, site, until
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from enum import StrEnum
     from pathlib import Path
 
-    from imgproxy.metric_kinds import Label
+    from imgproxy.telemetry.metric_kinds import Label
     from tests.support.site import Site
 
 ALWAYS = tuple(metric for metric in table.METRICS if not metric.needs)

@@ -40,7 +40,6 @@ from imgproxy.delivery.request import Delivered, Request
 from imgproxy.delivery.variants import Variants
 from imgproxy.edge.cluster import AnswersUnderWay
 from imgproxy.errors import ImgproxyError
-from imgproxy.metrics import Metrics
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.deliveries import LocalDeliveries
 from imgproxy.purge.downstream.targets import Downstreams
@@ -49,6 +48,7 @@ from imgproxy.purge.known_originals import CachedOriginals
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.updates import Updates
 from imgproxy.purge.webhooks import PREFIX, Webhooks
+from imgproxy.telemetry.metrics import Metrics
 from tests.model.timeline import NodeLoop, Timeline
 from tests.model.world import (
     FRESHNESS,

@@ -33,9 +33,9 @@ from imgproxy.errors import ImgproxyError
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.errors import Forbidden, LibraryNotFound, OriginUnavailable
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
-from imgproxy.metrics import Metrics
 from imgproxy.params.plan import Mark, RenderPlan
 from imgproxy.purge.known_originals import CachedOriginals
+from imgproxy.telemetry.metrics import Metrics
 from imgproxy.workers.job import Rendered, RenderReport
 from tests.model.simulated_loop import SimulatedLoop
 

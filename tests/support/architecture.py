@@ -26,21 +26,11 @@ TOP: Final = "top level"
 TOP_MODULES: Final = (
     "__init__",
     "errors",
-    "metric_kinds",
-    "metric_table",
-    "metrics",
-    "logs",
-    "log_writer",
     "flights",
     "background",
     "failpoints",
-    "outages",
     "digest",
     "secret_text",
-    "redaction",
-    "telemetry",
-    "telemetry_sdk",
-    "error_reports",
 )
 
 # A room imports itself and the rooms that come after it.
@@ -56,6 +46,7 @@ ORDER: Final = (
     "medialibrary",
     "config",
     "params",
+    "telemetry",
     TOP,
 )
 
@@ -78,8 +69,10 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
         imports=("workers.job", "workers.channel", "workers.faces", "workers.sniff", "params", TOP), imported_by=()
     ),
     # A server of its own. The service talks to it over HTTP.
-    "medialibrary.server": SpecialRoom(imports=("medialibrary", "config", "params", TOP), imported_by=("cli",)),
-    "demo": SpecialRoom(imports=("medialibrary", "config", "params", TOP), imported_by=("cli",)),
+    "medialibrary.server": SpecialRoom(
+        imports=("medialibrary", "config", "params", "telemetry", TOP), imported_by=("cli",)
+    ),
+    "demo": SpecialRoom(imports=("medialibrary", "config", "params", "telemetry", TOP), imported_by=("cli",)),
 }
 
 # Every third-party library, and the places that may import it. The longest name that matches counts.
@@ -95,11 +88,11 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "cv2": ("render.detector",),
     "multidict": ("edge",),
     "numpy": ("render.detector",),
-    "opentelemetry": ("telemetry_sdk",),
-    "sentry_sdk": ("error_reports",),
+    "opentelemetry": ("telemetry.sdk",),
+    "sentry_sdk": ("telemetry.error_reports",),
     "obstore": ("cluster.store.objects",),
     "pi_heif": ("render",),
-    "prometheus_client": ("metrics",),
+    "prometheus_client": ("telemetry.metrics",),
     "pydantic": ("cli", "config", "medialibrary.client", "medialibrary.models"),
     "pydantic_core": ("cache", "config"),
     "pydantic_settings": ("config",),
@@ -122,7 +115,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
     "resource": ("cli.process", "edge.descriptors", "render"),
-    "select": ("log_writer", "medialibrary.client", "render"),
+    "select": ("telemetry.log_writer", "medialibrary.client", "render"),
     "signal": ("cli", "render"),
     "socket": ("cluster", "edge.connections", "medialibrary.client", "workers", "render"),
     "sqlite3": ("cache", "medialibrary.server"),

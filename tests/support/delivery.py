@@ -23,8 +23,8 @@ from imgproxy.delivery.variants import Variants
 from imgproxy.digest import digest_of
 from imgproxy.medialibrary.errors import LibraryNotFound
 from imgproxy.medialibrary.models import HEAD_BYTES, ServedImage
-from imgproxy.metrics import Metrics
 from imgproxy.params.plan import Format
+from imgproxy.telemetry.metrics import Metrics
 from imgproxy.workers.faces import write_record
 from imgproxy.workers.job import Rendered
 from tests.support.clock import StandingClock

@@ -12,7 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from imgproxy.config.sections import LogSettings
 from imgproxy.edge.access import AccessLog
 from imgproxy.edge.access_line import AccessLine
-from imgproxy.logs import JsonFormatter, LineHandler, TextFormatter
+from imgproxy.telemetry.logs import JsonFormatter, LineHandler, TextFormatter
 from tests.support.answers import settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from imgproxy.metric_table import METRICS
+from imgproxy.telemetry.metric_table import METRICS
 from tests.support.alert_cases import CASES
 from tools.alert_rules import RULES, every_alert, rules
 from tools.reference_pages import DOCS

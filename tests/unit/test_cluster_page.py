@@ -22,7 +22,7 @@ def texts() -> str:
     """All texts in the code of the rooms that write these lines. What is put in when they are shown is `…`."""
     found = []
     code = REPOSITORY / "src" / "imgproxy"
-    for path in (*code.glob("cluster/*.py"), *code.glob("cache/*.py"), code / "outages.py"):
+    for path in (*code.glob("cluster/*.py"), *code.glob("cache/*.py"), code / "telemetry" / "outages.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
@@ -69,7 +69,7 @@ def test_a_line_that_nobody_writes_is_found() -> None:
 
 def test_every_metric_is_one() -> None:
     """The page names all metrics of the cluster, and no other."""
-    code = (REPOSITORY / "src" / "imgproxy" / "metric_table.py").read_text("utf-8")
+    code = (REPOSITORY / "src" / "imgproxy" / "telemetry" / "metric_table.py").read_text("utf-8")
     assert set(re.findall(r"imgproxy_cluster_\w+", PAGE)) == set(re.findall(r'"(imgproxy_cluster_\w+)"', code))
 
 

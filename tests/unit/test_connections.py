@@ -7,7 +7,7 @@ from typing import cast
 from imgproxy.config.sections import ServerSettings
 from imgproxy.edge.connections import Connection, Limits
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
-from imgproxy.metrics import Metrics
+from imgproxy.telemetry.metrics import Metrics
 
 
 class Reader:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from imgproxy.metric_kinds import Group
-from imgproxy.metric_table import METRICS
+from imgproxy.telemetry.metric_kinds import Group
+from imgproxy.telemetry.metric_table import METRICS
 from tools.alert_rules import every_alert
 from tools.dashboard import DASHBOARD, text
 

@@ -14,12 +14,12 @@ from imgproxy.cache.outbox import OutboxFigures, Subject, WaitingLine
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.load import load
 from imgproxy.errors import ConfigError
-from imgproxy.metrics import Metrics
 from imgproxy.purge.downstream.calls import DONE, CallResult, PurgeAnswer, Verdict
 from imgproxy.purge.downstream.queue import TargetQueue
 from imgproxy.purge.downstream.targets import adapter_of, limiter_of
 from imgproxy.purge.downstream.template import Template
 from imgproxy.purge.downstream.vendors import Cloudflare, Fastly, Varnish
+from imgproxy.telemetry.metrics import Metrics
 from tests.support.jumping_loop import JumpingLoop
 
 KEY = Subject("2026/03/14/a picture ä%.jpg")

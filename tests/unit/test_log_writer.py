@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgproxy.log_writer import ENTRY_CHARS, LogWriter, queued_stream
+from imgproxy.telemetry.log_writer import ENTRY_CHARS, LogWriter, queued_stream
 
 LONG_S = 30.0
 # More than a pipe holds, so the thread is held in its write until somebody reads.

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 
-from imgproxy.logs import JsonFormatter, LineHandler, TextFormatter
+from imgproxy.telemetry.logs import JsonFormatter, LineHandler, TextFormatter
 
 
 def record(message: str, *, facts: dict[str, object] | None = None, level: int = logging.INFO) -> logging.LogRecord:

@@ -14,8 +14,8 @@ from imgproxy.cache.entry import OriginalFacts, Variant, VariantFacts, key_hash
 from imgproxy.config.sections import CacheSettings
 from imgproxy.edge.exchange import PlainAnswer
 from imgproxy.edge.fast.memo import MAX_BYTES_LEAST, AnswerMemo, memo_bytes
-from imgproxy.metrics import Tally
 from imgproxy.params.negotiate import AcceptClass
+from imgproxy.telemetry.metrics import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy import metric_table as table
-from imgproxy.metric_kinds import Kind, Metric
-from imgproxy.metrics import Metrics
+from imgproxy.telemetry import metric_table as table
+from imgproxy.telemetry.metric_kinds import Kind, Metric
+from imgproxy.telemetry.metrics import Metrics
 
 
 def test_answers_of_the_fast_path_are_in_the_counters() -> None:

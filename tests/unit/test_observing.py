@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from imgproxy import telemetry
 from imgproxy.cli import observing
 from imgproxy.cli.check_machine import try_telemetry
 from imgproxy.cli.findings import Level
+from imgproxy.telemetry import traces
 from tests.support.answers import settings
 from tests.support.collectors import http_collector
 
@@ -34,7 +34,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 )
 def test_a_place_for_traces_switches_them_on(environment: dict[str, str], *, is_wanted: bool) -> None:
     """As the specification of OpenTelemetry says; other variables alone do not."""
-    assert telemetry.is_wanted(environment) is is_wanted
+    assert traces.is_wanted(environment) is is_wanted
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_serve_and_check_name_the_extra_that_is_missing(
     monkeypatch.setattr("imgproxy.workers.extras.TELEMETRY", ("a-distribution-that-nobody-has",))
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     with caplog.at_level(logging.WARNING), observing.observed(settings()):
-        assert not telemetry.is_on()
+        assert not traces.is_on()
     (finding,) = try_telemetry()
     assert finding.level is Level.NOTICE
     for text in (caplog.text, finding.text):
@@ -74,7 +74,7 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(monkeypatch:
     with http_collector() as collector:
         collector.may_answer.clear()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-        tracer = telemetry.open_tracer()
+        tracer = traces.open_tracer()
         with tracer.span("a span", {}, is_call=False):
             pass
         closing = threading.Thread(target=tracer.close, daemon=True)

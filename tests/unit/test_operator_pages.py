@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from imgproxy import metric_table
 from imgproxy.config.settings import Settings
 from imgproxy.config.wording import section_class
+from imgproxy.telemetry import metric_table
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = ["admin", "capacity", "hardening", "operation", "troubleshooting", "upgrade"]

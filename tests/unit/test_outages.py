@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgproxy.outages import QUIET_S, Outage, duration_words
+from imgproxy.telemetry.outages import QUIET_S, Outage, duration_words
 from tests.support.clock import StandingClock
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from imgproxy.params.table import BY_NAME
-from imgproxy.redaction import REDACTED, redacted
+from imgproxy.telemetry.redaction import REDACTED, redacted
 
 SECRET = "c0ffee"
 

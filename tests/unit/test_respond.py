@@ -38,10 +38,10 @@ from imgproxy.errors import (
     Revoked,
 )
 from imgproxy.failpoints import Failpoints
-from imgproxy.metrics import Metrics
 from imgproxy.params.negotiate import ClientHeaders
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.tags import key_tag
+from imgproxy.telemetry.metrics import Metrics
 from tests.support.answers import (
     BODY,
     ETAG,

@@ -17,7 +17,6 @@ import typer
 from rich.markup import escape
 
 import imgproxy.demo
-from imgproxy import logs
 from imgproxy.cli.console import console, fail
 from imgproxy.cli.ports import first_free_port
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
@@ -43,6 +42,7 @@ from imgproxy.demo.tour import (
 )
 from imgproxy.errors import CacheUnavailable, ConfigError
 from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
+from imgproxy.telemetry import logs
 
 if TYPE_CHECKING:
     from imgproxy.edge.app import Edge

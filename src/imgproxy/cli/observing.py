@@ -7,10 +7,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from imgproxy import error_reports, telemetry
 from imgproxy.cli.console import fail
 from imgproxy.config.secrets import all_secrets
 from imgproxy.errors import ConfigError
+from imgproxy.telemetry import error_reports, traces
 from imgproxy.workers.extras import has_telemetry
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ def observed(settings: Settings) -> Iterator[None]:
         log.warning("%s", missing(wanted))
         yield
         return
-    tracer = _opened(TRACES, telemetry.open_tracer) if TRACES in wanted else None
+    tracer = _opened(TRACES, traces.open_tracer) if TRACES in wanted else None
     reports = _opened(REPORTS, lambda: _reports(settings)) if REPORTS in wanted else None
-    telemetry.install(tracer)
+    traces.install(tracer)
     try:
         yield
     finally:
-        telemetry.install(None)
+        traces.install(None)
         for part in (tracer, reports):
             if part is not None:
                 part.close()
@@ -65,7 +65,7 @@ def _opened(name: str, make: Callable[[], Made]) -> Made:
 
 def asked_for(environment: Mapping[str, str]) -> list[str]:
     """Return what the environment asks for of the extra `telemetry`."""
-    is_wanted = {TRACES: telemetry.is_wanted(environment), REPORTS: error_reports.is_wanted(environment)}
+    is_wanted = {TRACES: traces.is_wanted(environment), REPORTS: error_reports.is_wanted(environment)}
     return [name for name, is_asked in is_wanted.items() if is_asked]
 
 

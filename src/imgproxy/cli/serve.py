@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgproxy import __version__, logs
+from imgproxy import __version__
 from imgproxy.cli.console import ConfigOption, fail, load_or_fail
 from imgproxy.cli.observing import observed
 from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import CacheUnavailable, ConfigError
+from imgproxy.telemetry import logs
 from imgproxy.workers.extras import find_detector, find_heic, has_telemetry
 
 if TYPE_CHECKING:

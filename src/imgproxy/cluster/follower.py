@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from imgproxy import telemetry
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
 from imgproxy.cache.journal import SpreadEntry, placing, purged_entries
@@ -24,6 +23,7 @@ from imgproxy.cluster.catching_up import CatchingUp
 from imgproxy.cluster.log import HistoryLost, Kind, LogUnavailable, Position
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Step
+from imgproxy.telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -226,7 +226,7 @@ class Follower:
 
     async def _apply(self, kind: Kind, lines: Sequence[Line], place: Position) -> None:
         """Apply lines of one kind, which other nodes have written. Raises CacheUnavailable."""
-        with telemetry.span("apply log", kind=str(kind), lines=len(lines), place=place.number):
+        with traces.span("apply log", kind=str(kind), lines=len(lines), place=place.number):
             await self._apply_now(kind, lines, place)
 
     async def _apply_now(self, kind: Kind, lines: Sequence[Line], place: Position) -> None:

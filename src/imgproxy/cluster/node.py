@@ -27,7 +27,7 @@ from imgproxy.cluster.spreader import Spreader
 from imgproxy.cluster.watch import FenceWatch
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Step
-from imgproxy.outages import Outage
+from imgproxy.telemetry.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence

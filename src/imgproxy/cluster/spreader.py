@@ -16,12 +16,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgproxy import telemetry
 from imgproxy.cluster.acknowledge import NodeReport, NodeState, Spread, judge
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import Kind, LogUnavailable
 from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Step
+from imgproxy.telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -219,7 +219,7 @@ class Spreader:
     async def _written(self, changes: Sequence[Change]) -> tuple[Position, ...]:
         """Write lines. Raises LogUnavailable."""
         try:
-            with telemetry.call("append to log", changes=len(changes)):
+            with traces.call("append to log", changes=len(changes)):
                 return await self._log.append(changes)
         except asyncio.CancelledError:
             task = asyncio.current_task()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Original, Originals
     from imgproxy.delivery.variants import Variants
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

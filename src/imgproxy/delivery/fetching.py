@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from imgproxy import telemetry
 from imgproxy.cache.entry import OriginalFacts, key_hash
 from imgproxy.delivery.asked import Asked, Fetched, StaleGeneration
 from imgproxy.delivery.confirming import is_confirmed
@@ -22,6 +21,7 @@ from imgproxy.errors import CacheUnavailable, ImgproxyError, NotAnImage, NotFoun
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.medialibrary.models import Validators
 from imgproxy.medialibrary.moments import is_proof
+from imgproxy.telemetry import traces
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from imgproxy.delivery.refusals import Refusals
     from imgproxy.delivery.share import Share
     from imgproxy.medialibrary.models import ServedImage
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.known_originals import KnownOriginal
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -218,11 +218,11 @@ class Fetching:
         if self._failpoints is not None:
             await self._failpoints.reach(Point.BEFORE_FETCH, key)
         try:
-            with telemetry.call("fetch", key=key, is_conditional=validators is not None):
+            with traces.call("fetch", key=key, is_conditional=validators is not None):
                 served = await self._origin.serve_image(
                     key, temp, validators=validators, max_bytes=self._source_max_bytes
                 )
-                telemetry.note({"is_modified": served.is_modified, "size_bytes": served.size_bytes})
+                traces.note({"is_modified": served.is_modified, "size_bytes": served.size_bytes})
         except ImgproxyError as error:
             error = await self._health.meaning(error)
             self._metrics.origin_answers.labels(answer=error.code).inc()

@@ -22,7 +22,7 @@ from imgproxy.errors import (
     Revoked,
 )
 from imgproxy.medialibrary.errors import LibraryNotFound
-from imgproxy.outages import Outage
+from imgproxy.telemetry.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from imgproxy import telemetry
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts, latest_proofs
 from imgproxy.delivery.asked import StaleGeneration
 from imgproxy.delivery.faces import find_faces
@@ -30,6 +29,7 @@ from imgproxy.errors import (
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.flights import Flights
 from imgproxy.params.faces import needs_faces, without_faces
+from imgproxy.telemetry import traces
 from imgproxy.workers.job import Lane, MarkFile
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Original, Originals
     from imgproxy.delivery.refusals import Refusals
-    from imgproxy.metrics import Metrics
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.telemetry.metrics import Metrics
     from imgproxy.workers.faces import Face
     from imgproxy.workers.job import Rendered
 
@@ -158,9 +158,9 @@ class Variants:
         source = sources.provenance
         name = (source.key_hash, source.digest, plan.digest)
         look = partial(self._shared.find_variant, source, plan.digest)
-        with telemetry.call("read shared store"):
+        with traces.call("read shared store"):
             variant, _ = await self._lookups.join(name, look)
-            telemetry.note({"is_found": variant is not None})
+            traces.note({"is_found": variant is not None})
         if variant is None:
             if not self._cache.epochs.all_hold(source.proofs):
                 raise StaleGeneration
@@ -205,11 +205,11 @@ class Variants:
                 temp = finished.rendered.path
                 self._queue_s(finished.queue_s)
                 self._metrics.rendered(finished.rendered.content_type, finished.render_s)
-                telemetry.past("queue", ended_ago_s=finished.render_s, duration_s=finished.queue_s)
-                telemetry.past("render", duration_s=finished.render_s)
+                traces.past("queue", ended_ago_s=finished.render_s, duration_s=finished.queue_s)
+                traces.past("render", duration_s=finished.render_s)
                 if self._failpoints is not None:
                     await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
-                with telemetry.span("commit", size_bytes=finished.rendered.size_bytes):
+                with traces.span("commit", size_bytes=finished.rendered.size_bytes):
                     variant = self._commit(sources, plan.digest, finished.rendered)
                 temp = None
         except _LASTING as error:

@@ -13,13 +13,13 @@ from functools import lru_cache, partial
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from imgproxy import logs, telemetry
 from imgproxy.delivery.request import Outcome, Timings
 from imgproxy.edge.access_line import AccessLine
 from imgproxy.edge.client_address import ClientAddresses
 from imgproxy.edge.request_ids import REQUEST_ID, RequestIds, trace_id_of
 from imgproxy.errors import Overloaded
-from imgproxy.redaction import redacted
+from imgproxy.telemetry import logs, traces
+from imgproxy.telemetry.redaction import redacted
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.settings import Settings
     from imgproxy.edge.exchange import Served
-    from imgproxy.logs import LineHandler
+    from imgproxy.telemetry.logs import LineHandler
 
 log = logging.getLogger("imgproxy.access")
 
@@ -61,7 +61,7 @@ class Answered:
     is_collapsed: bool = False
     code: str | None = None
     cause: str | None = None
-    span: telemetry.Ids | None = None
+    span: traces.Ids | None = None
 
 
 class AccessLog:
@@ -108,7 +108,7 @@ class AccessLog:
             code=served.code,
             cause=served.cause,
             # The span of a hit is not exported.
-            span=telemetry.ids() if served.outcome is not Outcome.HIT else None,
+            span=traces.ids() if served.outcome is not Outcome.HIT else None,
         )
         self._log(answered, sum(len(name) + len(value) for name, value in request.raw_headers))
 
@@ -243,7 +243,7 @@ class AccessLog:
         )
 
 
-def span_facts(request: web.BaseRequest, target: str, served: Served) -> dict[str, telemetry.Fact]:
+def span_facts(request: web.BaseRequest, target: str, served: Served) -> dict[str, traces.Fact]:
     """Return what the span of a request has: by OpenTelemetry's conventions for HTTP servers, and our own words."""
     path, _, query = redacted(target).partition("?")
     delivered, variant = served.delivered, served.delivered.variant if served.delivered is not None else None

@@ -9,7 +9,6 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
-from imgproxy import metrics as metrics_page
 from imgproxy.edge.bodies import BodyReader
 from imgproxy.edge.errors import MethodNotAllowed, RouteNotFound
 from imgproxy.edge.headers import SERVER
@@ -19,6 +18,7 @@ from imgproxy.params.parse import check_path, split_target
 from imgproxy.purge.entry_keys import is_entry_id
 from imgproxy.purge.service import TAKEDOWNS
 from imgproxy.secret_text import is_blank
+from imgproxy.telemetry import metrics as metrics_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.warming import Warming
     from imgproxy.edge.state import ServiceState
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.receipts import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.webhooks import Webhooks
+    from imgproxy.telemetry.metrics import Metrics
 
 
 MAX_KEYS = 10_000

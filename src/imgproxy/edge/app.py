@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from imgproxy.cluster.clock import Clock
     from imgproxy.cluster.log import PurgeLog
     from imgproxy.config.settings import Settings
-    from imgproxy.logs import LineHandler
+    from imgproxy.telemetry.logs import LineHandler
 
 log = logging.getLogger(__name__)
 

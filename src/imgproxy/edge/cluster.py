@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
-from imgproxy import metric_table
 from imgproxy.background import Background
 from imgproxy.cluster.engine import open_engine
 from imgproxy.cluster.node import ClusterNode, Parts
 from imgproxy.config.secrets import database_url
 from imgproxy.delivery.share import Share
+from imgproxy.telemetry import metric_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
     from imgproxy.delivery.originals import Originals
     from imgproxy.failpoints import Failpoints
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.answers import Answers
+    from imgproxy.telemetry.metrics import Metrics
 
 # A call of the database that takes longer than this share of a lease has failed.
 TIMEOUT_SHARE = 0.6

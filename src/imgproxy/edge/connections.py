@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from imgproxy import metric_table
 from imgproxy.background import Background
+from imgproxy.telemetry import metric_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.sections import ServerSettings
     from imgproxy.edge.descriptors import Descriptors
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 
-from imgproxy import telemetry
 from imgproxy.delivery.request import Outcome
 from imgproxy.edge.access import span_facts
 from imgproxy.edge.errors import HeadersTooLarge, NotHttp, Unsupported, VersionNotSupported
@@ -21,6 +20,7 @@ from imgproxy.edge.pages import PAGE_PATHS, Pages
 from imgproxy.edge.problems import problem_response
 from imgproxy.edge.request_ids import HEADER, REQUEST_ID
 from imgproxy.errors import BadUrl, ImgproxyError, UriTooLong
+from imgproxy.telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imgproxy.edge.access import AccessLog
     from imgproxy.edge.admin import AdminRoutes
     from imgproxy.edge.images import ImageRoute
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Handler:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: an admin request by its method or path, or one for a page; every other is for an image."""
         request[REQUEST_ID] = self._access.ids.of(request.headers)
-        with telemetry.request(request.method, request.headers):
+        with traces.request(request.method, request.headers):
             return await self._handle(request)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -205,8 +205,8 @@ class Handler:
     def _note(self, request: web.BaseRequest, target: str, started_s: float, served: Served) -> None:
         """Note an answer in the access log, and in the span of its request."""
         self._access.write(request, target, started_s, served)
-        if telemetry.is_on():
-            telemetry.note(span_facts(request, target, served), is_error=served.response.status >= 500)
+        if traces.is_on():
+            traces.note(span_facts(request, target, served), is_error=served.response.status >= 500)
 
     def _failed(self) -> Served:
         response = problem_response(ImgproxyError(), self._settings)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from imgproxy.delivery.request import ClientHas
     from imgproxy.edge.respond import Responder
     from imgproxy.edge.waiters import Waiter, Waiters
-    from imgproxy.metrics import Metrics
     from imgproxy.params.plan import RenderPlan
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -27,12 +27,12 @@ from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, turns_o
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.origin import library_client, probe
 from imgproxy.failpoints import Failpoints
-from imgproxy.metrics import Metrics
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
 from imgproxy.purge.service import PurgeService
 from imgproxy.purge.updates import Updates
+from imgproxy.telemetry.metrics import Metrics
 from imgproxy.workers.extras import find_detector
 from imgproxy.workers.pool import RenderPool
 

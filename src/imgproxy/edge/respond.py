@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from imgproxy.edge.headers import ByteRange
     from imgproxy.edge.waiters import Waiter, Waiters
     from imgproxy.errors import ImgproxyError
-    from imgproxy.metrics import Metrics
     from imgproxy.params.request import ImageRequest
     from imgproxy.purge.answers import Answers, Sending
+    from imgproxy.telemetry.metrics import Metrics
 
 # At most this much of a file is in memory for each client.
 CHUNK_BYTES = 64 * 1024

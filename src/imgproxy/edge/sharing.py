@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from imgproxy.cluster.engine import Engine
     from imgproxy.cluster.node import ClusterNode
     from imgproxy.config.settings import Settings
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.deliveries import Deliveries
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.entry_keys import EntryKeys
     from imgproxy.purge.known_originals import KnownOriginals
     from imgproxy.purge.service import PurgeService
+    from imgproxy.telemetry.metrics import Metrics
 
 
 def shared_keys_of(engine: Engine | None, cache: Cache) -> SharedKeys | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from imgproxy import __version__
-from imgproxy import metric_table as table
+from imgproxy.telemetry import metric_table as table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from imgproxy.delivery.settling import Settling
     from imgproxy.delivery.variants import Variants
     from imgproxy.edge.descriptors import Descriptors
-    from imgproxy.logs import LineHandler
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.service import PurgeService
+    from imgproxy.telemetry.logs import LineHandler
+    from imgproxy.telemetry.metrics import Metrics
     from imgproxy.workers.pool import RenderPool
 
 # A disk with less free space than both of these is full, also if `min_free_bytes` is smaller.

@@ -16,7 +16,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from imgproxy import telemetry
 from imgproxy.background import Background
 from imgproxy.cache.entry import key_hash
 from imgproxy.cluster.log import Kind, LogUnavailable
@@ -33,6 +32,7 @@ from imgproxy.purge.key_finder import KeyFinder
 from imgproxy.purge.one_by_one import OneByOne
 from imgproxy.purge.receipts import Receipt, Receipts
 from imgproxy.purge.spreading import SpreadPurges
+from imgproxy.telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.purge import PurgedKeys
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.answers import Answers
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.entry_keys import EntryKeys
     from imgproxy.purge.key_finder import AllKeys
     from imgproxy.purge.shared import Shared
     from imgproxy.purge.spreading import Nodes
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class PurgeService:
         promise holds for all nodes if the receipt is not pending; without `is_waited_for` they are not waited for.
         """
         started_s = time.monotonic()
-        with telemetry.span("purge", reason=reason, entry=entry, keys=len(keys)):
+        with traces.span("purge", reason=reason, entry=entry, keys=len(keys)):
             try:
                 purged = await self._purge_here(keys, reason=reason, entry=entry, is_part=is_part)
             except CacheUnavailable:
@@ -160,7 +160,7 @@ class PurgeService:
         outbox = self._downstream.lines_for_all()
         also = self.spread.recording((), reason=reason, entry=None, outbox=outbox, kind=Kind.PURGE_ALL)
         behind = self._downstream.lines_behind(None)
-        with telemetry.span("purge", reason=reason, is_everything=True):
+        with traces.span("purge", reason=reason, is_everything=True):
             purged = await self._cache.purge_all(reason=reason, outbox=[*outbox, *behind], also=also)
             return await self._acknowledge(replace(_receipt(None, purged), is_everything=True), reason, started_s)
 
@@ -223,7 +223,7 @@ class PurgeService:
         return purged
 
     async def _purge_entry(self, entry: str, reason: str) -> Receipt:
-        with self.spread.under_way(entry), telemetry.span("purge", reason=reason, entry=entry):
+        with self.spread.under_way(entry), traces.span("purge", reason=reason, entry=entry):
             return await self._purge_entry_now(entry, reason)
 
     async def _purge_entry_now(self, entry: str, reason: str) -> Receipt:

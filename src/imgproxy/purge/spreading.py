@@ -20,11 +20,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from imgproxy import telemetry
 from imgproxy.background import Background
 from imgproxy.cluster.acknowledge import Spread
 from imgproxy.cluster.change_text import from_text
 from imgproxy.cluster.log import Change, Kind, LogUnavailable
+from imgproxy.telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -226,9 +226,9 @@ class SpreadPurges:
             return await self._tell_caches(receipt, is_part=is_part)
         complete_later = partial(self._complete_later, nodes, receipt, reason, started_s, is_part=is_part)
         try:
-            with telemetry.span("wait for nodes"):
+            with traces.span("wait for nodes"):
                 spread = await nodes.wait(receipt.seq, self._wait_s if is_waited_for else 0.0)
-                telemetry.note({"is_complete": spread.is_complete, "nodes": len(spread.nodes)})
+                traces.note({"is_complete": spread.is_complete, "nodes": len(spread.nodes)})
         except asyncio.CancelledError:
             if not self._is_closed:
                 self._later.begin(complete_later)

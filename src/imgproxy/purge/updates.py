@@ -26,11 +26,11 @@ from imgproxy.purge.turns import Turns
 if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.downstream.targets import Downstreams
     from imgproxy.purge.entry_keys import EntryKeys, ListedKeys
     from imgproxy.purge.known_originals import KnownOriginal, KnownOriginals
     from imgproxy.purge.service import PurgeService
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

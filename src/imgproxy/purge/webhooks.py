@@ -23,11 +23,11 @@ from imgproxy.secret_text import is_blank
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.deliveries import Deliveries
     from imgproxy.purge.receipts import Receipt
     from imgproxy.purge.service import PurgeService
     from imgproxy.purge.updates import Updates
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

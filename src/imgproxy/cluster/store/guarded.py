@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.cluster.store.breaker import OPEN_S, Breaker
 from imgproxy.cluster.store.objects import StoreFailed
-from imgproxy.outages import Outage
+from imgproxy.telemetry.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 Value = TypeVar("Value")
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.entry import OriginalFacts, Provenance, Variant, VariantFacts
     from imgproxy.cluster.store.objects import Objects
     from imgproxy.config.shared_store import SharedStoreSettings
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

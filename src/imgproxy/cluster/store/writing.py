@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
-from imgproxy import metric_table
 from imgproxy.cluster.store.guarded import GuardedCalls, NotDone
 from imgproxy.cluster.store.objects import StoreFailed
+from imgproxy.telemetry import metric_table
 
 if TYPE_CHECKING:
     from imgproxy.cache.purge_event import Event, Purged, PurgedMany, PurgeEvent
     from imgproxy.cluster.store.objects import Objects
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.cache.hot import HotPlace
     from imgproxy.edge.exchange import PlainAnswer
-    from imgproxy.metrics import SentTally, Tally
     from imgproxy.params.negotiate import AcceptClass
+    from imgproxy.telemetry.metrics import SentTally, Tally
 
 # The memory of an entry besides its target and heads: the entry, the facts of its variant, the dictionary; more if it
 # has a file. Measured with tracemalloc.

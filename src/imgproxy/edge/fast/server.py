@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from imgproxy.edge.connections import Limits
     from imgproxy.edge.fast.memo import AnswerMemo, Found
     from imgproxy.edge.fast.refusals import FastRefusals
-    from imgproxy.metrics import Tally
     from imgproxy.purge.answers import Answers
+    from imgproxy.telemetry.metrics import Tally
 
 _NONE: Final = ()
 _NEEDED = (

@@ -20,7 +20,6 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from imgproxy import telemetry
 from imgproxy.medialibrary.client.answers import TRANSIENT_STATUSES, error_for, retry_after_s
 from imgproxy.medialibrary.client.causes import cause_of
 from imgproxy.medialibrary.client.connections import PART_BYTES, Connections
@@ -32,6 +31,7 @@ from imgproxy.medialibrary.errors import (
     OriginUnavailable,
     UnexpectedAnswer,
 )
+from imgproxy.telemetry import traces
 
 if TYPE_CHECKING:
     import ssl
@@ -195,7 +195,7 @@ class Transport:
             before = request.url
             if not is_home:
                 return
-            request.headers.update(telemetry.outgoing())
+            request.headers.update(traces.outgoing())
             request.headers.update(self._headers)
             if token:
                 request.headers["Authorization"] = f"Bearer {token}"

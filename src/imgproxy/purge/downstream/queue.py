@@ -17,18 +17,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from imgproxy import telemetry
 from imgproxy.cache.outbox import EVERYTHING, OutboxFigures, OutboxLine, Subject, WaitingLine
-from imgproxy.outages import Outage
 from imgproxy.purge.downstream.calls import CallResult, Coverage, Send, Verdict
 from imgproxy.purge.receipts import DownstreamState
+from imgproxy.telemetry import traces
+from imgproxy.telemetry.outages import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from aiolimiter import AsyncLimiter
 
-    from imgproxy.metrics import Metrics
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -298,10 +298,10 @@ class TargetQueue:
 
     async def _send_part(self, part: Sequence[Subject]) -> list[tuple[Sequence[Subject], Verdict]]:
         """Send one call. A rejected call is sent again by halves, so that one subject does not stop the others."""
-        with telemetry.call("purge CDN", target=self._settings.label, subjects=len(part)):
+        with traces.call("purge CDN", target=self._settings.label, subjects=len(part)):
             verdict = await self._send(part, timeout_s=self._settings.timeout_s)
             is_done = verdict.result is CallResult.DONE
-            telemetry.note({"result": str(verdict.result), "detail": verdict.detail}, is_error=not is_done)
+            traces.note({"result": str(verdict.result), "detail": verdict.detail}, is_error=not is_done)
         self._metrics.downstream_purges.labels(target=self.name, result=verdict.result).inc()
         if verdict.result is not CallResult.REJECTED or len(part) == 1:
             return [(part, verdict)]

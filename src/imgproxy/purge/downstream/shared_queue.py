@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
     from imgproxy.cluster.facts import SharedOutbox
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.downstream.calls import Coverage, Send
     from imgproxy.purge.downstream.queue import TargetSettings
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

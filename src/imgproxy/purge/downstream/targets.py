@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from imgproxy.config.cluster import ClusterSettings
     from imgproxy.config.downstream import DownstreamSettings
     from imgproxy.config.sections import FreshnessSettings, PurgeSettings
-    from imgproxy.metrics import Metrics
     from imgproxy.purge.receipts import DownstreamState
     from imgproxy.purge.shared import Shared
+    from imgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

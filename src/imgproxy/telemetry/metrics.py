@@ -16,15 +16,15 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from imgproxy import metric_table as table
-from imgproxy.metric_kinds import Kind
+from imgproxy.telemetry import metric_table as table
+from imgproxy.telemetry.metric_kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client import Metric as Family
 
-    from imgproxy.metric_kinds import Metric
+    from imgproxy.telemetry.metric_kinds import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from imgproxy.telemetry import Fact, Ids
+    from imgproxy.telemetry.traces import Fact, Ids
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproxy import __version__
 from imgproxy.errors import ImgproxyError
-from imgproxy.redaction import REDACTED, redacted
+from imgproxy.telemetry.redaction import REDACTED, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from imgproxy.metric_kinds import Group, Label, Metric, Section, Unit
+from imgproxy.telemetry.metric_kinds import Group, Label, Metric, Section, Unit
 
 # --- labels ---
 

@@ -67,7 +67,7 @@ def open_tracer() -> Tracer:
         ImportError: the extra `telemetry` is not installed.
         ValueError: the environment names something that is not known.
     """
-    from imgproxy.telemetry_sdk import SdkTracer  # noqa: PLC0415 only when it is wanted
+    from imgproxy.telemetry.sdk import SdkTracer  # noqa: PLC0415 only when it is wanted
 
     return SdkTracer()
 

@@ -10,8 +10,8 @@ import time
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
-from imgproxy import telemetry
-from imgproxy.log_writer import LogWriter, queued_stream
+from imgproxy.telemetry import traces
+from imgproxy.telemetry.log_writer import LogWriter, queued_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, FACTS, {}),
         }
         # A line of a request has its ids among its facts: the thread that writes it is in no span.
-        if (ids := telemetry.ids()) is not None and "trace_id" not in fields:
+        if (ids := traces.ids()) is not None and "trace_id" not in fields:
             fields["trace_id"], fields["span_id"] = ids
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
