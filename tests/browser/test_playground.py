@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 from PIL import Image
 
-from tests.support.browser import chromium_or_skip
+from tests.support.browser import chromium_or_skip, wait_for_picture
 from tests.support.frontends import free_port
 from tools.browser import demo_running
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow  # a browser and a demo: together half a minute
 
 AXE = Path(__file__).parents[1] / "clients" / "node_modules" / "axe-core" / "axe.min.js"
+# Artefacts of a run: they are looked at, not compared.
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 HARBOUR = "2026/03/14/harbour-at-dusk.jpg"
 TIMEOUT_MS = 60_000
 TABS = ("url", "explain", "compare", "purge")
@@ -72,12 +74,6 @@ def open_page(browser: Browser, demo: str) -> Iterator[Opened]:
     yield open_it
     for context in contexts:
         context.close()
-
-
-def wait_for_picture(page: Page) -> None:
-    """Wait until the original can be cropped and the result is there."""
-    page.wait_for_selector("#overlay:not([hidden])")
-    page.wait_for_selector("#result:not([aria-busy]) #result-image:not([hidden])")
 
 
 def wait_for_url(page: Page, pattern: str) -> str:
@@ -239,21 +235,6 @@ def test_a_revoked_picture_goes_and_comes_back(open_page: Opened) -> None:
     assert picture_at(url).width == 800
 
 
-def test_a_purge_shows_the_nodes_of_a_cluster(open_page: Opened) -> None:
-    """If a receipt has nodes, each is a line with its state and time. The receipt here is that of another service."""
-    page = open_page()
-    receipt = {
-        "seq": 7, "entry": "e", "keys": [], "variants": 1, "bytes": 10, "ms": 5, "pending": False, "downstream": [],
-        "nodes": [{"name": "edge-1", "state": "applied", "ms": 4}, {"name": "edge-2", "state": "fenced", "ms": 9}],
-    }  # fmt: skip
-    page.route("**/-/purge/entries/*", lambda route: route.fulfill(json=receipt))
-    page.click("#tab-purge")
-    page.get_by_role("button", name="Purge", exact=True).click()
-
-    page.wait_for_selector(".steps >> text=edge-2: fenced after 9 ms")
-    assert page.locator(".steps ul li").all_inner_texts() == ["edge-1: applied after 4 ms", "edge-2: fenced after 9 ms"]
-
-
 def test_everything_works_by_keyboard(open_page: Opened) -> None:
     """Choose a picture, crop with the arrows, open a panel, move the divider; the mouse is never used."""
     page = open_page()
@@ -292,10 +273,11 @@ def test_an_error_is_shown_in_words_and_the_layout_stays(open_page: Opened) -> N
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark"), (768, "light")])
 def test_it_is_accessible_and_fits_at_each_width(open_page: Opened, width: int, scheme: str) -> None:
-    """axe finds nothing to complain about in any panel, and nothing is wider than the window."""
+    """axe finds nothing to complain about in any panel, and nothing is wider than the window. A picture of each is kept."""
     if not AXE.exists():
         pytest.skip("axe-core is not installed (npm ci --prefix tests/clients)")
     page = open_page(width=width, scheme=scheme)
+    page.screenshot(path=SCREENSHOTS / f"playground-{width}-{scheme}.png", full_page=True)
     page.evaluate("document.querySelectorAll('.controls details').forEach((each) => (each.open = true))")
     page.evaluate(AXE.read_text("utf-8"))
     is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((part) => part < 80)")

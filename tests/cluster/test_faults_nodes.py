@@ -60,17 +60,23 @@ async def all_done(node: ProcessNode) -> None:
 # --- a node is killed ------------------------------------------------------------------------------------------------
 
 
+async def kill_in_a_purge(here: ProcessCluster, step: Step) -> None:
+    """Edit the picture, purge it at the first node, and kill that node at this step of the purge."""
+    node = here.nodes[0]
+    await node.hold(step)
+    await here.put(30)
+    purge = asyncio.create_task(node.purge(here.entry))
+    await node.arrived(step)
+    await node.kill()
+    await unanswered(purge)
+
+
 @pytest.mark.parametrize("step", [Step.AFTER_RECORD, Step.AFTER_APPEND, Step.BEFORE_ACKNOWLEDGE])
 async def test_a_purge_goes_on_by_itself_after_its_node_was_killed(here: ProcessCluster, step: Step) -> None:
     """The node dies before its line is in the log, after that, or just before the answer. It is started again."""
     async with here.visitors() as visitors:
         a, b, _c = here.nodes
-        await a.hold(step)
-        await here.put(30)
-        purge = asyncio.create_task(a.purge(here.entry))
-        await a.arrived(step)
-        await a.kill()
-        await unanswered(purge)
+        await kill_in_a_purge(here, step)
 
         await a.start()
         await all_done(a)
@@ -89,12 +95,7 @@ async def test_a_purge_is_repeated_at_another_node_after_its_own_was_killed(here
     """The dead node holds it up only until it can serve nothing. When it is back it answers nothing old."""
     async with here.visitors() as visitors:
         a, b, c = here.nodes
-        await a.hold(step)
-        await here.put(30)
-        purge = asyncio.create_task(a.purge(here.entry))
-        await a.arrived(step)
-        await a.kill()
-        await unanswered(purge)
+        await kill_in_a_purge(here, step)
 
         receipt = await b.purge(here.entry)
 

@@ -12,7 +12,7 @@ from tools.browser import chromium, find_chromium
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 
 @contextmanager
@@ -24,3 +24,9 @@ def chromium_or_skip() -> Iterator[Browser]:
     pytest.importorskip("playwright", reason="playwright is not installed: it is in requirements-dev.lock")
     with chromium(path) as browser:
         yield browser
+
+
+def wait_for_picture(page: Page) -> None:
+    """Wait until the playground shows an original that can be cropped, and the result."""
+    page.wait_for_selector("#overlay:not([hidden])")
+    page.wait_for_selector("#result:not([aria-busy]) #result-image:not([hidden])")

@@ -192,6 +192,7 @@ def _toml(sections: Sections) -> str:
 async def process_cluster(
     tmp_path: Path,
     server: PostgresServer,
+    /,
     *,
     names: Sequence[str] = ("a", "b", "c"),
     is_started: bool = True,
