@@ -91,7 +91,7 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(monkeypatch:
 def test_the_page_has_every_span() -> None:
     """docs/traces.md names what the code makes."""
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
-    made = set(re.findall(r"telemetry\.(?:span|call|past)\(\"([^\"]+)\"", sources))
+    made = set(re.findall(r"traces\.(?:span|call|past)\(\"([^\"]+)\"", sources))
     table = re.findall(r"^\| `([^`|]+)` \| ", (ROOT / "docs" / "traces.md").read_text("utf-8"), re.MULTILINE)
     assert {"fetch", "render", "purge CDN"} <= made
     assert made == {name for name in table if not name.startswith("OTEL_")}
