@@ -21,7 +21,7 @@ END: Final = "<!-- end of map -->"
 # From top to bottom: a room imports only from rooms below it.
 ROOMS: Final = (
     "cli", "edge", "edge/fast", "delivery", "admission", "purge", "purge/downstream", "cluster", "cluster/store",
-    "workers", "render", "cache",
+    "credentials", "workers", "render", "cache",
     "medialibrary", "medialibrary/client", "medialibrary/server", "medialibrary/server/store", "demo", "config",
     "params", "params/table", "",
 )  # fmt: skip

@@ -41,6 +41,7 @@ ORDER: Final = (
     "admission",
     "purge",
     "cluster",
+    "credentials",
     "workers",
     "cache",
     "medialibrary",
@@ -128,7 +129,7 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 # No I/O, no clock, no chance, where text becomes a plan and where a plan becomes numbers.
-PURE: Final = ("params", "render.geometry")
+PURE: Final = ("params", "credentials.actions", "render.geometry")
 IMPURE: Final = ("asyncio", "io", "os", "pathlib", "random", "secrets", "socket", "subprocess", "tempfile", "time")
 
 

@@ -74,7 +74,7 @@ def test_every_form_of_import_is_seen(tmp_path: Path, statement: str) -> None:
         ("errors.py", "from imgproxy.params import plan", "params.plan: params lies above top level"),
         ("edge/x.py", "from imgproxy.edge.fast import memo", "edge.fast.memo: edge.fast is imported by edge.app, edge.parts, edge.server and itself alone"),
         ("cli/x.py", "from imgproxy.edge.fast import memo", "edge.fast.memo: edge.fast is imported by edge.app, edge.parts, edge.server and itself alone"),
-        ("edge/fast/x.py", "import imgproxy.cli.__main__", "cli.__main__: edge.fast imports only itself, edge, delivery, admission, purge, cluster, workers, cache, medialibrary, config, params, telemetry, top level"),
+        ("edge/fast/x.py", "import imgproxy.cli.__main__", "cli.__main__: edge.fast imports only itself, edge, delivery, admission, purge, cluster, credentials, workers, cache, medialibrary, config, params, telemetry, top level"),
         ("workers/x.py", "from imgproxy.render import child", "render.child: render is imported by itself alone"),
         ("cli/x.py", "from imgproxy.render import child", "render.child: render is imported by itself alone"),
         ("render/x.py", "from imgproxy.workers import pool", "workers.pool: render imports only itself, workers.job, workers.channel, workers.faces, workers.sniff, params, top level"),
