@@ -33,7 +33,7 @@ $(RUNTIME): pyproject.toml requirements-build.lock requirements.lock
 	@touch $@
 
 $(READY): $(RUNTIME) requirements-dev.lock
-	@echo "Add the linters and the test tools to .venv, once: another 450 MB on disk. It takes a minute or two."
+	@echo "Add the linters and the test tools to .venv, once: another 500 MB on disk. It takes a minute or two."
 	@$(PIP) --require-hashes --no-build-isolation -r requirements-dev.lock
 	@touch $@
 
@@ -107,7 +107,7 @@ sbom: dist ## the bill of materials of what runs (CycloneDX), in dist/
 lock: ## resolve the dependencies anew and pin them with their hashes
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet "uv>=0.13,<1"
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade --python-version 3.11 --extra cluster --extra heic --extra store --extra telemetry pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.lock --extra cluster --extra heic --extra store --extra telemetry --extra faces pyproject.toml -o requirements-faces.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.lock --extra cluster --extra heic --extra store --extra telemetry --extra c2pa --extra faces pyproject.toml -o requirements-faces.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-faces.lock --extra faces pyproject.toml --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group build -o requirements-build.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock --group docs -o requirements-docs.lock
