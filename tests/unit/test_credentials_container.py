@@ -1,7 +1,7 @@
 """
 Content Credentials are found where the specification has them in each container, by a bounded look at any bytes.
 
-The bytes of these files are written here by hand.
+Most of these files are written here by hand; others by c2pa-python, as cameras and editors write them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imgproxy.credentials.container import BYTES_MAX, READS_MAX, has_credentials
-from tests.support import images
+from tests.support import credentials, images
+from tests.support.credentials import FORMATS, signed_source, unsigned_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,6 +191,7 @@ WITHOUT = {
     "BigTIFF": tiff(TAGS, TAGS, is_big=True),
     "GIF": images.animation("GIF", [PHOTO, PHOTO], [50, 50]),
     "GIF with a manifest": b"GIF89a" + bytes(7) + b"!\xff\x0bC2PA_GIF\1\0\0" + bytes([60]) + store()[:60] + b"\0;",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
     "SVG with a manifest": b'<svg xmlns="http://www.w3.org/2000/svg" xmlns:c2pa="http://c2pa.org/manifest"><metadata>'
     b"<c2pa:manifest>AAAA</c2pa:manifest></metadata></svg>",
 }
@@ -218,6 +220,54 @@ def test_a_picture_without_one_costs_a_few_reads(name: str) -> None:
     assert has_credentials(file) is False
     assert file.reads <= 20
     assert file.asked_bytes <= 1000
+
+
+# --- files of a C2PA library -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("parents", [0, 1])
+def test_the_credentials_of_a_library_are_found(kind: str, parents: int) -> None:
+    """What c2pa-python has signed has credentials, in each format and generation; before, it had none."""
+    assert look(signed_source(kind, parents=parents)) is True
+    assert look(unsigned_source(kind)) is False
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_large_and_damaged_credentials_are_found(kind: str) -> None:
+    """A manifest of 200 kB is found, in many segments of a JPEG, and so is one that does not fit its picture."""
+    large = signed_source(kind, padding_bytes=200_000)
+
+    assert len(large) > 200_000
+    assert look(large) is True
+    assert look(credentials.tampered(large)) is True
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_remote_manifest_is_not_looked_for(kind: str) -> None:
+    """A picture whose XMP alone names a manifest has no credentials."""
+    linked = credentials.linked(unsigned_source(kind), kind, "https://example.com/manifest.c2pa")
+
+    assert b"https://example.com/manifest.c2pa" in linked
+    assert look(linked) is False
+
+
+@pytest.mark.parametrize("kind", ["image/gif", "image/svg+xml"])
+def test_a_library_writes_into_other_formats_too(kind: str) -> None:
+    """GIF and SVG have a place for a manifest as well, which is not looked at."""
+    plain = WITHOUT["GIF"] if kind == "image/gif" else WITHOUT["SVG"]
+    signed = credentials.sign(plain, kind, credentials.camera(), title="a", generator="b", assertions=[CREATED])
+
+    found = credentials.read(signed, kind)
+    assert found is not None
+    assert found.state == "Trusted"
+    assert look(signed) is False
+
+
+CREATED = {
+    "label": "c2pa.actions.v2",
+    "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": credentials.CAPTURE}]},
+}
 
 
 # --- hostile files ----------------------------------------------------------------------------------------------------
@@ -275,6 +325,16 @@ def test_a_truncated_file_is_no_error(name: str) -> None:
 
     assert sorted(found) == found  # no at first, and yes from some byte on
     assert found[-1] is look(whole)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_truncated_file_of_a_library_is_no_error(kind: str) -> None:
+    """The same with what c2pa-python has signed, at every byte up to the manifest and some after it."""
+    whole = signed_source(kind, pixels=images.photo(8, 8))
+    found = [look(whole[:size]) for size in range(len(whole))]
+
+    assert sorted(found) == found
+    assert found[-1] is True
 
 
 HEADS = [data[:20] for data in (WITH | WITHOUT).values()]
