@@ -42,6 +42,8 @@ def _quantile(share: str, metric: Metric, where: str = "") -> str:
     return f"histogram_quantile({share}, sum by (instance, le) (rate({metric.name}_bucket{where}[5m])))"
 
 
+# A picture that went without its Content Credentials.
+_WITHOUT: Final = '{result!~"embedded|linked|manifest|described"}'
 # Other programs have these metrics, too.
 _JOB: Final = '{job=~".*imgproxy.*"}'
 _FAILED_ANSWERS: Final = '{answer=~"origin_.*"}'
@@ -96,6 +98,24 @@ _WELL: Final = (
         "The origin is there and answers badly or slowly.",
         f"`{table.ORIGIN_ANSWERS.name}` by `answer`; `cause` in the log lines of requests with 5xx.",
         "Mend the Media Library. If it is overloaded, lower `[origin] fetches_max`.",
+    ),
+    Alert(
+        "ImgproxyCertificateExpires",
+        f"({table.CREDENTIALS_EXPIRE.name} > 0) - time() < 14 * 86400",
+        "10m",
+        "the certificate for Content Credentials of {{ $labels.instance }} expires within two weeks",
+        "After its end, pictures are sent without Content Credentials. Nothing else happens.",
+        "`imgproxy check` names the day.",
+        "Get a new certificate ([Content Credentials](content-credentials.md)), and restart. Variants with credentials are made again.",
+    ),
+    Alert(
+        "ImgproxyCredentialsMissing",
+        f"{_grown(table.CREDENTIALS, by='instance, result', where=_WITHOUT)} > 5",
+        "5m",
+        "pictures of {{ $labels.instance }} go without Content Credentials: {{ $labels.result }}",
+        "A failure costs the credentials, never the picture. Such pictures are kept for a short time only.",
+        "The log names the picture and the cause.",
+        "`timeout`, `signature`: the timestamp authority is slow or down. `unreadable`, `build`: the originals that the log names. `crashed`: report it with the picture.",
     ),
     Alert(
         "ImgproxyErrors",

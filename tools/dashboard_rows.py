@@ -84,6 +84,13 @@ _READERS: Final = (
         ),
     ),
     Panel("Render jobs", table.RENDERS.help, (rate(table.RENDERS, "lane", "outcome"),)),
+    Panel("Content Credentials", table.CREDENTIALS.help, (rate(table.CREDENTIALS, "result"),)),
+    Panel(
+        "Wait for Content Credentials",
+        table.CREDENTIALS_DURATION.help,
+        (quantile(0.5, table.CREDENTIALS_DURATION), quantile(0.95, table.CREDENTIALS_DURATION)),
+    ),
+    Panel("Certificate expires", table.CREDENTIALS_EXPIRE.help, (largest(table.CREDENTIALS_EXPIRE, "instance"),)),
 )
 _CACHE: Final = (
     Panel(

@@ -184,6 +184,21 @@ class NotFound(OriginError, status=404, code="not_found", title="Not found"):
     text = "The Media Library has no image under this key."
 
 
+class NoManifest(ImgproxyError, status=404, code="no_manifest", title="No manifest"):
+    """The manifest of a variant is asked for that has none, or that is not here any more."""
+
+    text = (
+        "This URL names no manifest. The picture has no Content Credentials, or its variant is not in the cache any "
+        "more: request the picture, then its manifest."
+    )
+
+
+class ManifestFailed(ImgproxyError, status=503, code="manifest_failed", title="Manifest failed", retry_after_s=30):
+    """The manifest of a variant could not be made: the timestamp authority is slow, or a process ended."""
+
+    text = "The manifest of this picture could not be made. Try again."
+
+
 class Revoked(OriginError, status=403, code="revoked", title="Revoked"):
     """The image is revoked or marked as invalid."""
 

@@ -77,6 +77,12 @@ CASES = {
         (30, 60),
         (10, 60),
     ),
+    "ImgproxyCertificateExpires": gauge(
+        "imgproxy_credentials_expire_seconds", 7_200 + 13 * 86_400, 7_200 + 15 * 86_400
+    ),
+    "ImgproxyCredentialsMissing": grown(
+        f'imgproxy_credentials_total{{{EDGE},result="timeout"}}', 1, 0.2, {"result": "timeout"}
+    ),
     "ImgproxyErrors": share(
         f'imgproxy_requests_total{{{EDGE},outcome="error",status="502"}}',
         f'imgproxy_requests_total{{{EDGE},outcome="hit",status="200"}}',

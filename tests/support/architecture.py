@@ -69,6 +69,8 @@ SPECIAL_ROOMS: Final[Mapping[str, SpecialRoom]] = {
     "render": SpecialRoom(
         imports=("workers.job", "workers.channel", "workers.faces", "workers.sniff", "params", TOP), imported_by=()
     ),
+    # Two processes: one reads foreign manifests, the other one holds the key that signs.
+    "manifests": SpecialRoom(imports=("credentials.messages", "workers.channel", TOP), imported_by=()),
     # A server of its own. The service talks to it over HTTP.
     "medialibrary.server": SpecialRoom(
         imports=("medialibrary", "config", "params", "telemetry", TOP), imported_by=("cli",)
@@ -85,7 +87,9 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "asyncpg": ("cluster",),
     "blake3": ("digest",),
     "blurhash": ("render",),
-    "cachetools": ("delivery", "admission", "purge", "cluster"),
+    "c2pa": ("manifests",),
+    "cachetools": ("delivery", "admission", "purge", "cluster", "credentials", "manifests"),
+    "cryptography": ("manifests.certificate",),
     "cv2": ("render.detector",),
     "multidict": ("edge",),
     "numpy": ("render.detector",),
@@ -115,10 +119,10 @@ STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
     "importlib.metadata": ("workers.extras",),
     "multiprocessing": (),  # render processes are started with asyncio, by `workers`
     "pickle": ("workers", "render"),
-    "resource": ("cli.process", "edge.descriptors", "render"),
+    "resource": ("cli.process", "edge.descriptors", "manifests", "render"),
     "select": ("telemetry.log_writer", "medialibrary.client", "render"),
-    "signal": ("cli", "render"),
-    "socket": ("cluster", "edge.connections", "medialibrary.client", "workers", "render"),
+    "signal": ("cli", "manifests", "render"),
+    "socket": ("cluster", "credentials.process", "edge.connections", "manifests", "medialibrary.client", "workers", "render"),
     "sqlite3": ("cache", "medialibrary.server"),
     "ssl": ("cluster", "medialibrary.client"),
     "subprocess": (),

@@ -17,6 +17,7 @@ from imgproxy.cache.entry import (
     VariantFacts,
     key_hash,
     latest_proofs,
+    picture_digest,
 )
 from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.hot import HotTier
@@ -240,7 +241,7 @@ class Cache:
             OSError: the disk refuses.
         """
         current = self.store.facts(source.key_hash)
-        if current is None or current.digest != source.digest.partition("+")[0]:
+        if current is None or current.digest != picture_digest(source.digest):
             return None
         is_proved = self.epochs.all_hold(source.proofs)
         if not is_proved and not all(self.epochs.holds(hashed, seq) for hashed, seq in source.proofs):

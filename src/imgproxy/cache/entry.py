@@ -50,6 +50,7 @@ class OriginalFacts:
     seq: int  # the journal's sequence when the fetch, or the last revalidation, began
     fetched_at_s: float
     validated_at_s: float
+    has_credentials: bool | None = None  # whether its file has Content Credentials; None: not looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ class Provenance:
     proofs: tuple[tuple[str, int], ...]
 
 
+def picture_digest(originals: str) -> str:
+    """Return the digest of the picture alone, out of `VariantFacts.original`."""
+    return originals.partition("+")[0].partition("~")[0]
+
+
 def latest_proofs(one: tuple[tuple[str, int], ...], other: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     """Return the later proof of each original. Both are proofs of the same bytes of the same originals."""
     return tuple((key_hash, max(seq, other_seq)) for (key_hash, seq), (_, other_seq) in zip(one, other, strict=True))
@@ -77,7 +83,7 @@ class VariantFacts:
     key: str
     plan: str  # digest of the render plan
     # The digest of the original it was made from. With a watermark in the plan: "<digest>+<the watermark's digest>".
-    # Nothing follows the "+" if the watermark could not be fetched.
+    # Nothing follows the "+" if the watermark could not be fetched. With Content Credentials "~" and their mark follow.
     original: str
     content_type: str
     size_bytes: int
@@ -88,6 +94,9 @@ class VariantFacts:
     is_first_frame_only: bool = False
     is_mark_missing: bool = False
     shared_decode: str = ""  # what it was made from, if it shared a decode: see `workers.job.Rendered`
+    credentials: str = ""  # of an original with Content Credentials: embedded, linked, or missing
+    link: str = ""  # of a linked variant: the name of its manifest, which its URL ends with
+    actions: str = ""  # of a linked variant: what its manifest will say was done, JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgproxy.config.cluster import ClusterSettings
+from imgproxy.config.credentials import ContentCredentialsSettings
 from imgproxy.config.downstream import DownstreamSettings
 from imgproxy.config.origin import OriginSettings
 from imgproxy.config.sections import (
@@ -47,6 +48,7 @@ class Settings(Section):
     freshness: FreshnessSettings = FreshnessSettings()
     purge: PurgeSettings = PurgeSettings()
     webhook: WebhookSettings = WebhookSettings()
+    content_credentials: ContentCredentialsSettings = ContentCredentialsSettings()
     warm: WarmSettings = WarmSettings()
     tags: TagSettings = TagSettings()
     browser: BrowserSettings = BrowserSettings()

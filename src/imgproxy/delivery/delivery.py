@@ -22,10 +22,21 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.background import Background
 from imgproxy.cache.entry import Tier, Variant, VariantFacts, key_hash
+from imgproxy.credentials.service import PLAN_CHARS, manifest_plan
 from imgproxy.delivery.asked import StaleGeneration
-from imgproxy.delivery.request import ORIGINAL_PLAN, Delivered, Outcome, Request, etag_of, hit, miss, not_modified
-from imgproxy.delivery.variants import Sources
-from imgproxy.errors import CacheUnavailable, ImgproxyError, Overloaded, PurgedMeanwhile
+from imgproxy.delivery.request import (
+    ORIGINAL_PLAN,
+    Delivered,
+    Outcome,
+    Request,
+    Timings,
+    etag_of,
+    hit,
+    miss,
+    not_modified,
+)
+from imgproxy.delivery.variants import Made, Sources
+from imgproxy.errors import CacheUnavailable, ImgproxyError, NoManifest, Overloaded, PurgedMeanwhile
 from imgproxy.failpoints import Failpoints, Point
 from imgproxy.params.plan import RenderPlan
 from imgproxy.workers.job import Lane
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
     from imgproxy.cluster.fence import Fence
+    from imgproxy.delivery.credentials import Credentials
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Original, Originals
     from imgproxy.delivery.variants import Variants
@@ -67,12 +79,14 @@ class Delivery:
         failpoints: Failpoints | None = None,
         fence: Fence | None = None,
         has_shared_store: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
-        """`fence`: that of this node, if it is in a cluster."""
+        """`fence`: that of this node, if it is in a cluster. `credentials`: None where they are stripped."""
         self._cache = cache
         self._fence = fence
         self._has_shared_store = has_shared_store
         self._originals = originals
+        self._credentials = credentials
         self._variants = variants
         self._fallback = fallback
         self._admission = admission
@@ -126,6 +140,8 @@ class Delivery:
     async def _find_or_make(self, request: Request, *, is_admitted: bool = False) -> Delivered:
         original = await self._originals.current(request.key)
         plan = request.plan
+        if request.manifest_of:
+            return await self._find_or_make_manifest(original, request.manifest_of)
         if plan is None and original.facts.content_type == SVG:
             plan = RenderPlan()  # an SVG may hold scripts: it is sanitised, never passed on as it is
         sources = await self._sources(original, plan)
@@ -161,14 +177,43 @@ class Delivery:
 
     async def _sources(self, original: Original, plan: RenderPlan | None) -> Sources:
         """Return the originals of a plan. If the watermark fails, the picture is served without it."""
+        credentials = ""
+        if plan is not None and self._credentials is not None:
+            original, credentials = await self._credentials.find(original, plan)
         if plan is None or plan.mark is None:
-            return Sources(original)
+            return Sources(original, credentials=credentials)
         try:
             mark = await self._originals.current(plan.mark.source)
         except ImgproxyError as error:
             log.warning("the watermark %s cannot be had: %s", plan.mark.source, error)
-            return Sources(original, None, wants_mark=True)
-        return Sources(original, mark, wants_mark=True)
+            mark = None
+        return Sources(original, mark, wants_mark=True, credentials=credentials)
+
+    async def _find_or_make_manifest(self, original: Original, name: str) -> Delivered:
+        """
+        Deliver the manifest of a variant. A variant that was evicted is made again, if its plan is known.
+
+        Raises NoManifest: there is none, or no variant that it belongs to.
+        """
+        if self._credentials is None:
+            raise NoManifest
+        digest = name[:PLAN_CHARS]
+        plan = self._credentials.plan_of(digest)
+        sources = await self._sources(original, plan or RenderPlan())
+        found = await self._cache.find(sources.provenance, manifest_plan(name))
+        if found is not None:
+            return hit(sources.original, found.variant, found.tier)
+        of = await self._cache.find(sources.provenance, digest)
+        if of is None and plan is None:
+            raise NoManifest
+        if of is not None:
+            variant = of.variant
+        else:
+            assert plan is not None
+            async with self._admission.admit(original.key_hash, digest, is_fetched=True):
+                variant = (await self._variants.make(sources, plan)).variant
+        made = await self._credentials.make_manifest(sources.original, variant, name)
+        return miss(sources.original, Made(made, Timings()))
 
     async def _pass(self, original: Original) -> Delivered:
         """Deliver the original's own bytes, from its file."""

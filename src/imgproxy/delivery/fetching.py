@@ -25,7 +25,7 @@ from imgproxy.telemetry import traces
 from imgproxy.workers.sniff import sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from imgproxy.admission.policy import Admission
     from imgproxy.cache.cache import Cache
@@ -65,15 +65,18 @@ class Fetching:
         fence: Fence | None = None,
         turns: Share | None = None,
         on_proved: Callable[[OriginalFacts], None] | None = None,
+        look: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         """
         Let `fetches_max` fetches run at a time; `admission` says how many more may wait. `now`: Unix time.
 
         In a cluster `fence` is told of proofs, `turns` replaces `fetches_max`. `on_proved` gets what the origin proved.
+        `look` says whether a file has Content Credentials; None where nobody asks.
         """
         self._turns = turns or asyncio.Semaphore(fetches_max)
         self._fence = fence
         self._on_proved = on_proved
+        self._look = look
         self._queued = 0
         self._cache = cache
         self._origin = origin
@@ -261,6 +264,7 @@ class Fetching:
             seq=asked.seq,
             fetched_at_s=asked.at_s,
             validated_at_s=asked.validated_at_s,
+            has_credentials=await self._look(temp) if self._look is not None else None,
         )
         if before is not None and before.digest != facts.digest:
             log.info("the original of %s changed without an event; its variants are purged", key)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # Takes a variant's entity tag. Returns the tag of the client's copy if that copy is current, else None.
 ClientHas: TypeAlias = "Callable[[str], str | None]"
 
+# In the digest of the originals of a variant that has a manifest in it: see `delivery.credentials`.
+SIGNED = "~e"
+# The media type of a manifest that is a file of its own (C2PA 2.2, 11.4).
+MANIFEST_TYPE = "application/c2pa"
 # In place of a plan's digest, for the original itself. No plan has it.
 ORIGINAL_PLAN = "0" * 32
 
@@ -44,6 +48,7 @@ class Request:
     Args:
         key: the key of the original.
         plan: the plan of the variant; None for the original itself.
+        manifest_of: the digest of the plan of a variant whose manifest is asked for; empty for a picture.
         client_has: see ClientHas; None if the client names no copy.
         interim: returns the plan of an interim variant, or None if there is none.
     """
@@ -52,6 +57,7 @@ class Request:
     plan: RenderPlan | None
     client_has: ClientHas | None = None
     interim: Callable[[], RenderPlan | None] | None = None
+    manifest_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Timings:
     store_s: float = 0.0  # a read of the shared store
     queue_s: float = 0.0
     render_s: float = 0.0
+    credentials_s: float = 0.0  # Content Credentials: a signature, or a link
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +94,15 @@ class Delivered:
 
 def etag_of(original_digest: str, plan_digest: str, shared_decode: str = "") -> str:
     """
-    Return the strong entity tag of a variant (RFC 9110 8.8.3), made from its original's bytes and its plan.
+    Return the entity tag of a variant (RFC 9110 8.8.3), made from its original's bytes and its plan.
 
     It is known before the variant exists, so a 304 needs no render, even for a variant that was evicted. A variant from
-    a shared decode has other bytes than one made alone, so its tag has an ending of its own (RFC 9110 8.8.1).
+    a shared decode has other bytes than one made alone, so its tag has an ending of its own (RFC 9110 8.8.1). The tag
+    of a signed variant is weak: a second signature of the same picture has other bytes.
     """
     name = hashlib.blake2b(f"{original_digest}/{plan_digest}".encode(), digest_size=12).hexdigest()
-    return f'"{name}-{shared_decode}"' if shared_decode else f'"{name}"'
+    weak = "W/" if SIGNED in original_digest else ""
+    return f'{weak}"{name}-{shared_decode}"' if shared_decode else f'{weak}"{name}"'
 
 
 def not_modified(etag: str, sources: Sources) -> Delivered:
@@ -116,7 +125,9 @@ def miss(original: Original, made: Made) -> Delivered:
 
 
 def _etag(variant: Variant) -> str:
-    return etag_of(variant.facts.original, variant.facts.plan, variant.facts.shared_decode)
+    etag = etag_of(variant.facts.original, variant.facts.plan, variant.facts.shared_decode)
+    is_strong_manifest = variant.facts.content_type == MANIFEST_TYPE and not etag.startswith("W/")
+    return f"W/{etag}" if is_strong_manifest else etag  # a manifest is signed, too
 
 
 def _delivered(

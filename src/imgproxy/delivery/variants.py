@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from imgproxy.cache.entry import Provenance, Variant, VariantFacts, latest_proofs
+from imgproxy.credentials.service import Mark
 from imgproxy.delivery.asked import StaleGeneration
+from imgproxy.delivery.credentials import MISSING, Attached
 from imgproxy.delivery.faces import find_faces
 from imgproxy.delivery.request import Timings
 from imgproxy.errors import (
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from imgproxy.cache.purge_event import Purged, PurgedAll, PurgedMany
     from imgproxy.cluster.store.shared import SharedStore
     from imgproxy.delivery.batching import Batches
+    from imgproxy.delivery.credentials import Credentials
     from imgproxy.delivery.fallback import Fallback
     from imgproxy.delivery.originals import Original, Originals
     from imgproxy.delivery.refusals import Refusals
@@ -66,11 +70,16 @@ _LASTING = (
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The originals of a variant: the picture's, and its watermark's. `mark` is None if it failed."""
+    """
+    The originals of a variant: the picture's, and its watermark's. `mark` is None if it failed.
+
+    `credentials` is the mark of `delivery.credentials`; empty without Content Credentials.
+    """
 
     original: Original
     mark: Original | None = None
     wants_mark: bool = False
+    credentials: str = ""
     provenance: Provenance = field(init=False)  # the same, as the cache knows it
 
     def __post_init__(self) -> None:
@@ -79,6 +88,8 @@ class Sources:
         if mark is not None:
             proofs += ((mark.key_hash, mark.facts.seq),)
         digest = f"{facts.digest}+{mark.facts.digest if mark is not None else ''}" if self.wants_mark else facts.digest
+        if self.credentials:
+            digest += f"~{self.credentials}"
         object.__setattr__(self, "provenance", Provenance(hashed, digest, proofs))  # the dataclass is frozen
 
 
@@ -111,9 +122,11 @@ class Variants:
         failpoints: Failpoints | None = None,
         refusal_ttl_s: float,
         shared: SharedStore | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._cache = cache
         self._originals = originals
+        self._credentials = credentials
         self._batches = batches
         self._fallback = fallback
         self._refusals = refusals
@@ -209,8 +222,10 @@ class Variants:
                 traces.past("render", duration_s=finished.render_s)
                 if self._failpoints is not None:
                     await self._failpoints.reach(Point.AFTER_RENDER, original.facts.key)
-                with traces.span("commit", size_bytes=finished.rendered.size_bytes):
-                    variant = self._commit(sources, plan.digest, finished.rendered)
+                attached, sources, credentials_s = await self._attach(sources, path, plan, finished.rendered)
+                temp = attached.rendered.path
+                with traces.span("commit", size_bytes=attached.rendered.size_bytes):
+                    variant = self._commit(sources, plan.digest, attached)
                 temp = None
         except _LASTING as error:
             self._raise_if_stale(original)
@@ -228,7 +243,29 @@ class Variants:
         if self._failpoints is not None:
             await self._failpoints.reach(Point.AFTER_RENAME, original.facts.key)
         fetch_s = sources.original.fetch_s if sources.original is not original else 0.0
-        return Made(variant, Timings(fetch_s, queue_s=finished.queue_s, render_s=finished.render_s))
+        timings = Timings(fetch_s, queue_s=finished.queue_s, render_s=finished.render_s, credentials_s=credentials_s)
+        return Made(variant, timings)
+
+    async def _attach(
+        self, sources: Sources, path: str, plan: RenderPlan, rendered: Rendered
+    ) -> tuple[Attached, Sources, float]:
+        """
+        Add Content Credentials, if the originals ask for them. `path` is the original's file.
+
+        If they cannot be had, the variant is known as one without, until they can.
+        """
+        if self._credentials is None or not sources.credentials:
+            return Attached(rendered), sources, 0.0
+        if sources.credentials == Mark.MISSING:
+            return Attached(rendered, MISSING), sources, 0.0
+        began_s = time.monotonic()
+        with traces.span("credentials"):
+            attached = await self._credentials.attach(sources.original, path, plan, rendered)
+        if attached.rendered is not rendered:
+            self._cache.store.discard(rendered.path)
+        if attached.credentials == MISSING:
+            sources = replace(sources, credentials=Mark.MISSING)
+        return attached, sources, time.monotonic() - began_s
 
     async def _find_faces(self, original: Original, plan: RenderPlan, lane: Lane) -> tuple[Face, ...] | None:
         """Return the faces of the original, or None if they could not be looked for."""
@@ -258,10 +295,10 @@ class Variants:
                 log.warning("the file of the watermark %s cannot be had: %s", plan.mark.source, error)
                 mark = None
         if original is not sources.original or mark is not sources.mark:
-            sources = Sources(original, mark, sources.wants_mark)
+            sources = replace(sources, original=original, mark=mark)
         return sources, path, mark_file
 
-    def _commit(self, sources: Sources, name: str, rendered: Rendered) -> Variant:
+    def _commit(self, sources: Sources, name: str, attached: Attached) -> Variant:
         """
         Put the file into the cache.
 
@@ -269,7 +306,7 @@ class Variants:
             StaleGeneration: a purge came meanwhile.
             OSError: the disk refused.
         """
-        original, source = sources.original, sources.provenance
+        original, source, rendered = sources.original, sources.provenance, attached.rendered
         facts = VariantFacts(
             key=original.facts.key,
             plan=name,
@@ -283,6 +320,9 @@ class Variants:
             is_first_frame_only=rendered.is_first_frame_only,
             is_mark_missing=rendered.is_mark_missing,
             shared_decode=rendered.shared_decode,
+            credentials=attached.credentials,
+            link=attached.link,
+            actions=attached.actions,
         )
         variant = self._cache.commit_variant(rendered.path, facts, source)
         if variant is None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from imgproxy.cache.cache import Cache
     from imgproxy.config.sections import RenderSettings, WarmSettings
     from imgproxy.config.url import UrlSettings
-    from imgproxy.delivery.originals import Originals
+    from imgproxy.delivery.credentials import Credentials
+    from imgproxy.delivery.originals import Original, Originals
     from imgproxy.delivery.variants import Variants
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Warming:
         url: UrlSettings,
         render: RenderSettings,
         finds_faces: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
         """
         Take the configured queries.
@@ -83,6 +85,7 @@ class Warming:
         self._cache = cache
         self._originals = originals
         self._variants = variants
+        self._credentials = credentials
         self._background = Background("warming")
 
     async def close(self) -> None:
@@ -145,12 +148,19 @@ class Warming:
 
     async def _warm_key(self, key: str) -> tuple[int, int]:
         """Return how many variants of a key were made, and how many existed."""
-        sources = Sources(await self._originals.current(key))
+        original = await self._originals.current(key)
         plans = self.plans(key)
-        missing = [plan for plan in plans if not await self._has(sources, plan)]
+        wanted = [(await self._sources(original, plan), plan) for plan in plans]
+        missing = [(sources, plan) for sources, plan in wanted if not await self._has(sources, plan)]
         # All at the same time, so that they share a decode.
-        await asyncio.gather(*(self._variants.make(sources, plan, lane=Lane.BACKGROUND) for plan in missing))
+        await asyncio.gather(*(self._variants.make(sources, plan, lane=Lane.BACKGROUND) for sources, plan in missing))
         return len(missing), len(plans) - len(missing)
+
+    async def _sources(self, original: Original, plan: RenderPlan) -> Sources:
+        if self._credentials is None:
+            return Sources(original)
+        original, credentials = await self._credentials.find(original, plan)
+        return Sources(original, credentials=credentials)
 
     async def _has(self, sources: Sources, plan: RenderPlan) -> bool:
         """Whether the cache has the variant, or has got it from the shared store."""

@@ -129,6 +129,7 @@ class Edge(Parts):
             failpoints=failpoints,
             entry_of=self.entries.entry_of,
             on_plain=self.memo.put,
+            manifest_link=None if self.credentials_service is None else self.credentials_service.link,
         )
         self.images = ImageRoute(
             settings,
@@ -187,6 +188,10 @@ class Edge(Parts):
             await self.node.start()
             closing(self.node.close)
         closing(self.under_way.close)
+        if self.credentials_service is not None and self.credentials is not None:
+            closing(self.credentials_service.close)  # before it starts: it may fail with one process running
+            await self.credentials_service.start()
+            closing(self.credentials.close)
         await self.pool.start()
         closing(self.pool.close, 0.0)
         await self.entries.start()

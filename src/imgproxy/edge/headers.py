@@ -72,9 +72,10 @@ def head_bytes(first_line: str, headers: Mapping[str, str]) -> bytes:
 
 
 def etag_matches(if_none_match: str, etag: str) -> bool:
-    """Whether If-None-Match has this strong tag, by weak comparison (RFC 9110 13.1.2)."""
+    """Whether If-None-Match has this tag, by weak comparison (RFC 9110 13.1.2)."""
     if if_none_match.strip() == "*":
         return True
+    etag = etag.removeprefix("W/")
     return any(found.removeprefix("W/") == etag for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
 
 
@@ -85,6 +86,8 @@ def may_answer(if_match: str, *, etag: str) -> bool:
     It comes first of all conditions (RFC 9110 13.2.2). The next one, If-Unmodified-Since, is ignored as 13.1.4 demands
     for a resource without a modification date: answers have no Last-Modified, as no date tells two pictures apart.
     """
+    if etag.startswith("W/"):
+        return if_match.strip() == "*"
     return if_match.strip() == "*" or etag in re.findall(r'(?:W/)?"[^"]*"', if_match)
 
 
@@ -99,8 +102,10 @@ def current_tag(if_none_match: str, *, etag: str) -> str | None:
     cannot tell two pictures apart: a purged picture may have been replaced by an older file, or within the same second,
     or only its watermark may have changed.
     """
+    weak = "W/" if etag.startswith("W/") else ""
+    etag = etag.removeprefix("W/")
     named = (found.removeprefix("W/") for found in re.findall(r'(?:W/)?"[^"]*"', if_none_match))
-    return next((tag for tag in named if re.sub(r'-\d+-\d+"$', '"', tag) == etag), None)
+    return next((f"{weak}{tag}" for tag in named if re.sub(r'-\d+-\d+"$', '"', tag) == etag), None)
 
 
 def requested_range(headers: CIMultiDictProxy[str], *, size_bytes: int, etag: str) -> ByteRange | None:
@@ -211,6 +216,7 @@ def server_timing(total_s: float | None, timings: Timings | None) -> str:
             ("store", timings.store_s),
             ("queue", timings.queue_s),
             ("render", timings.render_s),
+            ("credentials", timings.credentials_s),
         ]
         if timings is not None
         else []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imgproxy.cache.entry import Tier, key_hash
+from imgproxy.delivery.credentials import MISSING
 from imgproxy.delivery.originals import State
 from imgproxy.delivery.request import Delivered, Outcome
 from imgproxy.edge.headers import cache_status, caching, content_disposition, public_headers, server_timing
@@ -15,6 +16,7 @@ from imgproxy.purge.tags import tag_headers, tags
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imgproxy.cache.entry import VariantFacts
     from imgproxy.config.settings import Settings
     from imgproxy.params.request import ImageRequest
 
@@ -27,7 +29,16 @@ SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 class ImageHeads:
     """Makes the headers of images."""
 
-    def __init__(self, settings: Settings, *, entry_of: Callable[[str], str | None], has_downstream: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        entry_of: Callable[[str], str | None],
+        has_downstream: bool,
+        manifest_link: Callable[[str, str], str] | None = None,
+    ) -> None:
+        """`manifest_link` returns the URL of a manifest, of a key and the manifest's name."""
+        self._manifest_link = manifest_link
         self._settings = settings
         self._entry_of = entry_of
         self._has_downstream = has_downstream
@@ -59,12 +70,21 @@ class ImageHeads:
             headers["Content-Security-Policy"] = SVG_POLICY
         if delivered.variant is not None and delivered.variant.facts.is_first_frame_only:
             headers["X-Imgproxy-Animation"] = "first-frame-only"
+        if delivered.variant is not None and delivered.variant.facts.credentials:
+            headers |= self._credentials(delivered.variant.facts)
         if wanted.lacks_detector:
             headers["X-Imgproxy-Faces"] = "no-detector"
         if wanted.notes and self._settings.url.ignored_header:
             names = dict.fromkeys(quote(note.name, safe="") for note in wanted.notes)
             headers["X-Imgproxy-Ignored"] = ", ".join(names)
         return headers
+
+    def _credentials(self, facts: VariantFacts) -> dict[str, str]:
+        """Return what became of Content Credentials, and the link to a manifest (C2PA 2.2, 11.5)."""
+        found = {"X-Imgproxy-Credentials": facts.credentials}
+        if facts.link and self._manifest_link is not None:
+            found["Link"] = f'<{self._manifest_link(facts.key, facts.link)}>; rel="c2pa-manifest"'
+        return found
 
     def tags(self, key: str, marks: Sequence[str] = ()) -> dict[str, str]:
         """Return the headers with the surrogate keys of an answer. `marks` are the key hashes of its watermark."""
@@ -77,7 +97,8 @@ class ImageHeads:
             bounds.append(int(wanted.expires_at_s - now_s))
         if delivered.is_interim:
             bounds.append(INTERIM_TTL_S)
-        if delivered.variant is not None and delivered.variant.facts.is_mark_missing:
+        facts = delivered.variant.facts if delivered.variant is not None else None
+        if facts is not None and (facts.is_mark_missing or facts.credentials == MISSING):
             bounds.append(self._settings.freshness.error_ttl_s)
         return min(bounds) if bounds else None
 

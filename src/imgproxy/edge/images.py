@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from imgproxy.credentials.service import manifest_in
 from imgproxy.delivery.request import Outcome, Request
 from imgproxy.edge.errors import MethodNotAllowed
 from imgproxy.edge.exchange import Exchange, Served
@@ -101,6 +102,7 @@ class ImageRoute:
             plan=wanted.plan,
             client_has=_client_has(request),
             interim=self._interim(target, wanted, client),
+            manifest_of=wanted.manifest_of,
         )
         is_plain = is_plain_request(request, wanted)
         is_shared = is_plain and (self._shares_answers is None or self._shares_answers())
@@ -140,6 +142,11 @@ class ImageRoute:
             target, self._tokens, mount_prefix=signing.mount_prefix, allow_decoded_path=signing.allow_decoded_path
         ):
             raise BadSignature
+        path = target.partition("?")[0]
+        manifest = manifest_in(path)
+        if manifest is not None:
+            picture, name = manifest
+            return replace(self._read(picture, client), plan=None, manifest_of=name)
         wanted = self._read(target, client)
         if wanted.expires_at_s is not None and wanted.expires_at_s <= time.time():
             raise Expired

@@ -7,12 +7,16 @@ What the settings leave out (a cluster, a shared store) is not made: the other p
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.admission.policy import Admission
 from imgproxy.cache.cache import Cache
 from imgproxy.cache.purge_event import PurgeEvent
+from imgproxy.config.secrets import signing_tokens
+from imgproxy.credentials.service import CredentialsService
 from imgproxy.delivery.batching import Batches
+from imgproxy.delivery.credentials import Credentials
 from imgproxy.delivery.delivery import Delivery
 from imgproxy.delivery.fallback import Fallback
 from imgproxy.delivery.fetching import Fetching
@@ -27,6 +31,7 @@ from imgproxy.edge.cluster import AnswersUnderWay, engine_of, make_node, turns_o
 from imgproxy.edge.fast.memo import AnswerMemo, memo_bytes
 from imgproxy.edge.origin import library_client, probe
 from imgproxy.failpoints import Failpoints
+from imgproxy.params.signature import sign
 from imgproxy.purge.answers import Answers
 from imgproxy.purge.downstream.targets import Downstreams
 from imgproxy.purge.entry_keys import EntryKeys
@@ -142,6 +147,7 @@ class Parts:
             now=admission_clock,
             fetch_queue_max=settings.origin.fetch_queue_max,
         )
+        self.credentials_service = self._compose_credentials(settings)
         self.known = sharing.known_originals_of(self.cluster_facts, self.cache, self.entries, settings)
         fetching = Fetching(
             self.cache,
@@ -159,6 +165,7 @@ class Parts:
             fence=self.fence,
             turns=turns_of_fetches(self.node, settings.origin.fetches_max),
             on_proved=self.known.note if self.cluster_facts is not None else None,
+            look=None if self.credentials_service is None else self.credentials_service.look,
         )
         self.originals = Originals(
             self.cache,
@@ -189,6 +196,8 @@ class Parts:
 
     def _compose_delivery(self, settings: Settings, failpoints: Failpoints | None, refusals: Refusals) -> None:
         fallback = Fallback(self.cache)
+        service = self.credentials_service
+        self.credentials = None if service is None else Credentials(self.cache, self.originals, service)
         self.variants = Variants(
             self.cache,
             self.originals,
@@ -199,6 +208,7 @@ class Parts:
             failpoints=failpoints,
             refusal_ttl_s=settings.freshness.error_ttl_s,
             shared=self.shared,
+            credentials=self.credentials,
         )
         self.delivery = Delivery(
             self.cache,
@@ -210,6 +220,7 @@ class Parts:
             failpoints=failpoints,
             fence=self.fence,
             has_shared_store=self.shared is not None,
+            credentials=self.credentials,
         )
         self.warming = Warming(
             self.cache,
@@ -219,4 +230,17 @@ class Parts:
             url=settings.url,
             render=settings.render,
             finds_faces=self.detector is not None,
+            credentials=self.credentials,
+        )
+
+    def _compose_credentials(self, settings: Settings) -> CredentialsService | None:
+        """Return what signs variants; None where Content Credentials are stripped."""
+        if settings.content_credentials.mode == "strip":
+            return None
+        tokens = signing_tokens(settings.signing) if settings.signing.required else ()
+        return CredentialsService(
+            settings.content_credentials,
+            metrics=self.metrics,
+            sign_url=partial(sign, token=tokens[0]) if tokens else str,
+            error_ttl_s=settings.freshness.error_ttl_s,
         )

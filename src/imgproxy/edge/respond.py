@@ -73,6 +73,7 @@ class Responder:
         failpoints: Failpoints,
         entry_of: Callable[[str], str | None],
         on_plain: Callable[[PlainAnswer], object],
+        manifest_link: Callable[[str, str], str] | None = None,
     ) -> None:
         self._settings = settings
         self._freshness = settings.freshness
@@ -82,7 +83,9 @@ class Responder:
         self._hits = {tier: metrics.hits.labels(tier).inc for tier in Tier}
         self._failpoints = failpoints
         self._on_plain = on_plain
-        self._heads = ImageHeads(settings, entry_of=entry_of, has_downstream=bool(settings.downstream))
+        self._heads = ImageHeads(
+            settings, entry_of=entry_of, has_downstream=bool(settings.downstream), manifest_link=manifest_link
+        )
 
     async def image(self, exchange: Exchange, delivered: Delivered) -> Served:
         """

@@ -80,6 +80,7 @@ class ImageRequest:
     download_name: str | None = None  # dl: the file name for Content-Disposition
     notes: tuple[Note, ...] = ()  # parameters that were ignored or changed
     lacks_detector: bool = False  # the URL asks for faces, and no detector is installed
+    manifest_of: str = ""  # the name of the manifest that the URL asks for; empty for a picture
 
 
 class RequestReader:

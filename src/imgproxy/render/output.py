@@ -154,4 +154,7 @@ def _write(
         frames=frames,
         is_first_frame_only=recipe.is_first_frame_only,
         is_mark_missing=is_mark_missing,
+        source_width_px=recipe.upright.width_px,
+        source_height_px=recipe.upright.height_px,
+        orientation=recipe.orientation,
     )

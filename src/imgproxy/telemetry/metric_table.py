@@ -123,6 +123,27 @@ RENDERS = _readers.counter(
     Label("lane", ("visitor", "animation", "background")),
     Label("outcome", bound=f"`ok`, `cancelled`, {PROBLEMS}"),
 )
+CREDENTIALS = _readers.counter(
+    "imgproxy_credentials_total",
+    "Content Credentials by what was made, or why a picture went without",
+    Label(
+        "result",
+        (
+            *("embedded", "linked", "manifest", "described"),
+            *("unreadable", "signature", "timeout", "crashed", "build"),
+        ),
+    ),
+)
+CREDENTIALS_DURATION = _readers.seconds(
+    "imgproxy_credentials_duration_seconds",
+    "what pictures waited for their Content Credentials, the wait for other pictures' included",
+    buckets=QUEUE_S,
+)
+CREDENTIALS_EXPIRE = _well.gauge(
+    "imgproxy_credentials_expire_seconds",
+    "when the certificate of Content Credentials expires, Unix time; 0 without one",
+    unit=Unit.SECONDS,
+)
 RENDER_PROCESSES = _readers.gauge("imgproxy_render_processes", "render processes kept")
 RENDER_BUSY = _readers.gauge("imgproxy_render_busy", "render processes with a job")
 RENDER_WAITING = _readers.gauge("imgproxy_render_waiting", "jobs waiting for a render process")

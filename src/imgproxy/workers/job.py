@@ -65,7 +65,7 @@ class Rendered:
     `digest` is the digest of its bytes. `is_first_frame_only`: the original is animated, and a limit or the format
     reduced it to one frame. `is_mark_missing`: the plan's watermark could not be painted. `shared_decode` is set if the
     variant shared a decode with larger ones, and so has other bytes than one made alone. It names the decode:
-    "<width in px>-<how often halved>".
+    "<width in px>-<how often halved>". The source's size is the upright one; `orientation` is that of its EXIF.
     """
 
     path: str
@@ -78,6 +78,9 @@ class Rendered:
     is_first_frame_only: bool = False
     is_mark_missing: bool = False
     shared_decode: str = ""
+    source_width_px: int = 0
+    source_height_px: int = 0
+    orientation: int = 1
 
 
 @dataclass(frozen=True, slots=True)

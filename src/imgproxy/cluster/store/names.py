@@ -37,10 +37,14 @@ class ObjectNames:
         return f"{self.of_key(hashed)}/{facts.digest}/original"
 
     def variant(self, source: Provenance, plan: str) -> str | None:
-        """A variant by the digest of its plan. None if its watermark could not be had: such a variant is not shared."""
-        if source.digest.endswith("+"):
+        """
+        A variant by the digest of its plan.
+
+        None if its watermark or its credentials could not be had: such a variant is not shared.
+        """
+        if source.digest.endswith(("+", "~-")) or "+~" in source.digest:
             return None
-        return f"{self.of_key(source.key_hash)}/{source.digest.replace('+', '-')}/{plan}"
+        return f"{self.of_key(source.key_hash)}/{source.digest.replace('+', '-').replace('~', '-')}/{plan}"
 
     def of_key(self, hashed: str) -> str:
         """The folder of a key, by its hash."""

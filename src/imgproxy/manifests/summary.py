@@ -1,0 +1,66 @@
+"""The summary of a picture's credentials: for `fm=json`, the command line and the playground."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from imgproxy.manifests.source import actions, generations
+
+# A summary is for people: more than this nobody reads, and a hostile manifest must not fill an answer.
+GENERATIONS_MAX: Final = 20
+ITEMS_MAX: Final = 50
+TEXT_MAX_CHARS: Final = 200
+
+
+def summary(store: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the validity of the newest manifest, and each generation: the newest first.
+
+    A generation has its issuer, its signer, when it was signed, with which program, and what was done.
+    """
+    found = list(generations(store))
+    return {
+        "validity": _text(store.get("validation_state", "Invalid")).lower(),
+        "problems": _problems(store),
+        "generations": [_generation(one) for one in found[:GENERATIONS_MAX]],
+    }
+
+
+def _generation(manifest: dict[str, Any]) -> dict[str, Any]:
+    signature = manifest.get("signature_info") or {}
+    programs = [
+        f"{_text(one.get('name'))} {_text(one.get('version'))}".strip()
+        for one in manifest.get("claim_generator_info") or ()
+        if isinstance(one, dict)
+    ]
+    row = {
+        "title": _text(manifest.get("title")),
+        "issuer": _text(signature.get("issuer")),
+        "signer": _text(signature.get("common_name")),
+        "time": _text(signature.get("time")),
+        "program": ", ".join(programs[:ITEMS_MAX]),
+        "actions": [_action(one) for one in actions(manifest)[:ITEMS_MAX]],
+    }
+    return {name: value for name, value in row.items() if value}
+
+
+def _action(action: dict[str, Any]) -> dict[str, str]:
+    row = {
+        "action": _text(action.get("action")),
+        "when": _text(action.get("when")),
+        "source_type": _text(action.get("digitalSourceType")).rpartition("/")[2],
+    }
+    return {name: value for name, value in row.items() if value}
+
+
+def _problems(store: dict[str, Any]) -> list[str]:
+    """Return the codes of what is wrong with the newest manifest and its ingredients (C2PA 2.2, 15.2)."""
+    results = store.get("validation_results") or {}
+    found = [results.get("activeManifest") or {}]
+    found += [one.get("validationDeltas") or {} for one in results.get("ingredientDeltas") or ()]
+    codes = [_text(item.get("code")) for one in found for item in one.get("failure") or ()]
+    return list(dict.fromkeys(codes))[:ITEMS_MAX]
+
+
+def _text(value: object) -> str:
+    return value[:TEXT_MAX_CHARS] if isinstance(value, str) else ""
