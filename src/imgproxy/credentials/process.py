@@ -72,6 +72,11 @@ class CredentialsProcess:
         """The process id."""
         return self._child.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._child.returncode is not None
+
     def send(self, payload: bytes) -> None:
         """Send one frame."""
         self._writer.write(frame(payload))

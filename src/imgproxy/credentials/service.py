@@ -58,9 +58,7 @@ FAILED_MAX: Final = 10_000
 # To be raised when the same settings give other manifests.
 MANIFEST_VERSION: Final = 1
 # Their cause is in the original: another one may succeed meanwhile.
-_OF_THE_ORIGINAL: Final = (Reason.UNREADABLE, Reason.BUILD)
-# Reasons that a variant has no credentials, beside those of `messages.Reason`.
-PAUSED: Final = "paused"
+_OF_THE_ORIGINAL: Final = (Reason.UNREADABLE, Reason.BUILD, Reason.CRASHED)
 WARN_BEFORE_S: Final = 30 * 86_400.0
 
 
@@ -246,6 +244,8 @@ class CredentialsService:
 
     async def _ready_builder(self) -> CredentialsProcess:
         """Return the builder. It is started for the first job, and again after its end."""
+        if self._builder is not None and self._builder.has_ended:
+            await self._end_builder()
         if self._builder is None:
             assert self._found is not None, "start() was called"
             self._builder = await CredentialsProcess.start(BUILDER)
