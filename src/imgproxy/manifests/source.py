@@ -69,8 +69,8 @@ def read_source(path: str, content_type: str, title: str, context: c2pa.Context)
         store=store,
         training=tuple(
             {"label": one["label"], "data": one["data"]}
-            for one in manifests[0].get("assertions", ())
-            if one.get("label") in TRAINING
+            for one in rows(manifests[0].get("assertions"))
+            if one.get("label") in TRAINING and "data" in one
         ),
         source_type=next(filter(None, map(_source_type, manifests)), ""),
     )
@@ -95,21 +95,26 @@ def generations(store: dict[str, Any]) -> Iterator[dict[str, Any]]:
     seen = set[str]()
     while isinstance(label, str) and label in store["manifests"] and label not in seen and len(seen) < GENERATIONS_MAX:
         seen.add(label)
-        manifest = store["manifests"][label]
+        manifest = table(store["manifests"][label])
         yield manifest
-        parents = (one for one in manifest.get("ingredients", ()) if one.get("relationship") == "parentOf")
+        parents = (one for one in rows(manifest.get("ingredients")) if one.get("relationship") == "parentOf")
         label = next((one.get("active_manifest") for one in parents), None)
 
 
 def actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the actions of one manifest."""
-    return [
-        action
-        for one in manifest.get("assertions", ())
-        if one.get("label") in ACTIONS
-        for action in one.get("data", {}).get("actions", ())
-        if isinstance(action, dict)
-    ]
+    found = (one for one in rows(manifest.get("assertions")) if one.get("label") in ACTIONS)
+    return [action for one in found for action in rows(table(one.get("data")).get("actions"))]
+
+
+def rows(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a list. What a stranger's manifest has in its place may have any shape."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def table(value: object) -> dict[str, Any]:
+    """Return an object, or an empty one for a value of another shape."""
+    return value if isinstance(value, dict) else {}
 
 
 def _source_type(manifest: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from imgproxy.manifests.source import actions, generations
+from imgproxy.manifests.source import actions, generations, rows, table
 
 # A summary is for people: more than this nobody reads, and a hostile manifest must not fill an answer.
 GENERATIONS_MAX: Final = 20
@@ -27,11 +27,10 @@ def summary(store: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generation(manifest: dict[str, Any]) -> dict[str, Any]:
-    signature = manifest.get("signature_info") or {}
+    signature = table(manifest.get("signature_info"))
     programs = [
         f"{_text(one.get('name'))} {_text(one.get('version'))}".strip()
-        for one in manifest.get("claim_generator_info") or ()
-        if isinstance(one, dict)
+        for one in rows(manifest.get("claim_generator_info"))
     ]
     row = {
         "title": _text(manifest.get("title")),
@@ -55,10 +54,10 @@ def _action(action: dict[str, Any]) -> dict[str, str]:
 
 def _problems(store: dict[str, Any]) -> list[str]:
     """Return the codes of what is wrong with the newest manifest and its ingredients (C2PA 2.2, 15.2)."""
-    results = store.get("validation_results") or {}
-    found = [results.get("activeManifest") or {}]
-    found += [one.get("validationDeltas") or {} for one in results.get("ingredientDeltas") or ()]
-    codes = [_text(item.get("code")) for one in found for item in one.get("failure") or ()]
+    results = table(store.get("validation_results"))
+    found = [table(results.get("activeManifest"))]
+    found += [table(one.get("validationDeltas")) for one in rows(results.get("ingredientDeltas"))]
+    codes = [_text(item.get("code")) for one in found for item in rows(one.get("failure"))]
     return list(dict.fromkeys(codes))[:ITEMS_MAX]
 
 
