@@ -9,34 +9,20 @@ without for a while. Then the picture is made again, with its credentials.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-import json
 import logging
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from cachetools import TTLCache
 
-from imgproxy import __version__
+from imgproxy.credentials.calls import Signer, read_anchors, run_job, start_builder, start_signer
 from imgproxy.credentials.container import has_credentials
-from imgproxy.credentials.messages import (
-    Answer,
-    BadAnswerError,
-    BuilderSettings,
-    Failure,
-    Job,
-    Reason,
-    Result,
-    ToSign,
-    decode,
-    encode,
-)
+from imgproxy.credentials.messages import BadAnswerError, Failure, Job, Reason, Result
 from imgproxy.credentials.process import CredentialsProcess, ProcessGoneError
 from imgproxy.errors import ConfigError
 
@@ -48,10 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIGNER: Final = "imgproxy.manifests.signer"
-BUILDER: Final = "imgproxy.manifests.builder"
-# Importing the libraries and reading a key takes a second; a busy machine takes several.
-START_TIMEOUT_S: Final = 30.0
 # After a failure that may be the service's own, all pictures go without credentials for this time.
 PAUSE_S: Final = 30.0
 FAILED_MAX: Final = 10_000
@@ -68,14 +50,6 @@ class Mark(StrEnum):
     EMBED = "e"
     REMOTE = "r"
     MISSING = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """What the signer said at its start: its certificates, PEM, and until when they are valid, Unix time."""
-
-    chain: str
-    expires_at_s: float
 
 
 class CredentialsService:
@@ -117,8 +91,8 @@ class CredentialsService:
 
         Raises ConfigError: they cannot be used, or the extra is not installed.
         """
-        self._anchors = _text_of(self._settings)
-        self._found = await self._start_signer()
+        self._anchors = read_anchors(self._settings)
+        self._signer, self._found = await start_signer(self._settings)
         left_s = self._found.expires_at_s - self._now()
         if left_s < WARN_BEFORE_S:
             log.warning("the certificate of content credentials expires in %d days", int(left_s // 86_400))
@@ -131,23 +105,6 @@ class CredentialsService:
         signer, self._signer = self._signer, None
         if signer is not None:
             await signer.close()
-
-    async def _start_signer(self) -> Signer:
-        settings = self._settings
-        self._signer = await CredentialsProcess.start(SIGNER)
-        asked = {
-            "certificate_file": str(settings.certificate_file),
-            "key_file": str(settings.key_file),
-            "algorithm": settings.algorithm,
-        }
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                found = json.loads(await self._signer.ask(json.dumps(asked).encode()))
-        except (ProcessGoneError, TimeoutError) as exc:
-            raise ConfigError(("[content_credentials] the signing process did not start",)) from exc
-        if "problem" in found:
-            raise ConfigError((f"[content_credentials] {found['problem']}",))
-        return Signer(found["ready"]["chain"], found["ready"]["expires_at_s"])
 
     # --- decisions ---------------------------------------------------------------------------------------------
 
@@ -226,14 +183,8 @@ class CredentialsService:
 
     async def _do(self, job: Job) -> Result | Failure:
         is_done = False
-        found: Answer
         try:
-            builder = await self._ready_builder()
-            builder.send(encode(job))
-            while isinstance(found := decode(await builder.receive()), ToSign):
-                signature = await self._sign(base64.b64decode(found.data))
-                answer = None if signature is None else base64.b64encode(signature).decode()
-                builder.send(json.dumps({"signature": answer}).encode())
+            found = await run_job(await self._ready_builder(), job, self._sign)
             is_done = True
         except (ProcessGoneError, BadAnswerError) as error:
             found = Failure(Reason.CRASHED, str(error))
@@ -248,16 +199,7 @@ class CredentialsService:
             await self._end_builder()
         if self._builder is None:
             assert self._found is not None, "start() was called"
-            self._builder = await CredentialsProcess.start(BUILDER)
-            settings = BuilderSettings(
-                chain=self._found.chain,
-                algorithm=self._settings.algorithm,
-                timestamp_url=self._settings.timestamp_url or "",
-                claim_generator=self._settings.claim_generator,
-                version=__version__,
-                trust_anchors=self._anchors,
-            )
-            await self._builder.ask(encode(settings))
+            self._builder = await start_builder(self._settings, self._found, self._anchors)
         return self._builder
 
     async def _end_builder(self) -> None:
@@ -269,8 +211,7 @@ class CredentialsService:
         """Return the signature of `data`; None if the signer has ended. It is started again then."""
         for _ in range(2):
             if self._signer is None:
-                with suppress(ConfigError):
-                    await self._start_signer()
+                await self._restart_signer()
             if self._signer is None:
                 return None
             try:
@@ -279,6 +220,16 @@ class CredentialsService:
                 signer, self._signer = self._signer, None
                 await signer.close()
         return None
+
+    async def _restart_signer(self) -> None:
+        """Start the signer again, if its files are still those of the start: manifests have that certificate."""
+        with suppress(ConfigError):
+            signer, found = await start_signer(self._settings)
+            if found == self._found:
+                self._signer = signer
+            else:
+                log.error("certificate_file has changed since the start: content credentials need a restart")
+                await signer.close()
 
     def _note(self, job: Job, failure: Failure) -> None:
         self._metrics.credentials.labels(result=failure.reason).inc()
@@ -330,17 +281,3 @@ def manifest_in(path: str) -> tuple[str, str] | None:
 def _look(path: str) -> bool:
     with open(path, "rb") as file:
         return has_credentials(file)
-
-
-def _text_of(settings: ContentCredentialsSettings) -> str:
-    path = settings.trust_anchors_file
-    if path is None:
-        return ""
-    problem = f"[content_credentials] trust_anchors_file {path}: expected a file of certificates in PEM"
-    try:
-        text = path.read_text("ascii")
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError((problem,)) from None
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ConfigError((problem,))
-    return text

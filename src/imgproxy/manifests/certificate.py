@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,11 +47,17 @@ class CertificateProblemError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A chain of certificates, PEM, that of the signer first; its key; and until when it is valid, Unix time."""
+    """
+    A chain of certificates, PEM, that of the signer first; its key; and until when it is valid, Unix time.
+
+    `subject` and `issuer` are the names in the signer's certificate, as people read them.
+    """
 
     chain_pem: str
     key: PrivateKey
     algorithm: str
+    subject: str
+    issuer: str
     expires_at_s: float
 
     def sign(self, data: bytes) -> bytes:
@@ -92,7 +98,32 @@ def load_credential(certificate_file: Path, key_file: Path, algorithm: str, now_
     sent = [one for one in certificates if one is leaf or one.subject != one.issuer]
     chain = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in sent)
     ends = min(one.not_valid_after_utc for one in certificates)
-    return Credential(chain.decode(), key, algorithm, ends.timestamp())
+    return Credential(
+        chain_pem=chain.decode(),
+        key=key,
+        algorithm=algorithm,
+        subject=_words(leaf.subject),
+        issuer=_words(leaf.issuer),
+        expires_at_s=ends.timestamp(),
+    )
+
+
+def check_anchors(path: Path) -> None:
+    """
+    Check that a file has certificates of authorities.
+
+    The library that reads manifests takes any file, and would trust nobody. Raises CertificateProblemError.
+    """
+    try:
+        x509.load_pem_x509_certificates(_read(path, "trust_anchors_file"))
+    except ValueError:
+        raise CertificateProblemError(f"trust_anchors_file {path}: expected certificates in PEM") from None
+
+
+def _words(name: x509.Name) -> str:
+    """Return the common name and the organisation of a name, as far as it has them."""
+    found = (name.get_attributes_for_oid(oid) for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME))
+    return ", ".join(dict.fromkeys(str(parts[0].value) for parts in found if parts)) or name.rfc4514_string()
 
 
 def _read(path: Path, name: str) -> bytes:

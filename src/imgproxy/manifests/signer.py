@@ -1,7 +1,8 @@
 """
 The process that holds the key. It gets bytes, and answers their signature; it knows nothing of pictures.
 
-    edge -> signer    {"certificate_file", "key_file", "algorithm"}, once; then the bytes to be signed, again and again
+    edge -> signer    {"certificate_file", "key_file", "algorithm", "trust_anchors_file"}, once; then the bytes to be
+                      signed, again and again
     signer -> edge    {"ready": …} or {"problem": text}, once; then signatures
 
 Each is one frame. The key is read here, and leaves this process never: not to the edge, which reads requests of
@@ -36,6 +37,7 @@ def main() -> None:
         try:
             from imgproxy.manifests.certificate import (  # noqa: PLC0415 the extra may be missing
                 CertificateProblemError,
+                check_anchors,
                 load_credential,
             )
         except ImportError:
@@ -46,10 +48,17 @@ def main() -> None:
             credential = load_credential(
                 Path(wanted["certificate_file"]), Path(wanted["key_file"]), wanted["algorithm"], time.time()
             )
+            if wanted["trust_anchors_file"]:
+                check_anchors(Path(wanted["trust_anchors_file"]))
         except CertificateProblemError as problem:
             channel.sendall(frame(json.dumps({"problem": str(problem)}).encode()))
             return
-        ready = {"chain": credential.chain_pem, "expires_at_s": credential.expires_at_s}
+        ready = {
+            "chain": credential.chain_pem,
+            "subject": credential.subject,
+            "issuer": credential.issuer,
+            "expires_at_s": credential.expires_at_s,
+        }
         channel.sendall(frame(json.dumps({"ready": ready}).encode()))
         while (data := receive(channel)) is not None:
             channel.sendall(frame(credential.sign(data)))

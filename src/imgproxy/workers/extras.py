@@ -18,6 +18,8 @@ OPENCV: Final = (
     "opencv-contrib-python-headless",
     "opencv-contrib-python",
 )
+# The distributions of the extra `c2pa`.
+C2PA: Final = ("c2pa-python", "cryptography")
 # The distributions of the extra `telemetry`.
 TELEMETRY: Final = (
     "opentelemetry-exporter-otlp-proto-grpc",
@@ -48,6 +50,11 @@ def find_detector() -> Detector | None:
 def find_heic() -> str | None:
     """Return the version of pi-heif, which the extra `heic` installs, or None without it."""
     return _version("pi-heif")
+
+
+def has_c2pa() -> bool:
+    """Whether the extra `c2pa` is installed, for Content Credentials."""
+    return all(map(_version, C2PA))
 
 
 def has_telemetry() -> bool:
