@@ -106,12 +106,14 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(usage, critical=True)
         if purposes:
-            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+            is_clock = ExtendedKeyUsageOID.TIME_STAMPING in purposes  # RFC 3161, 2.3: critical
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=is_clock)
         chain = _pem(builder.sign(self._key, hashes.SHA256())) + (self.anchor if has_root else "")
-        text = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return Identity(algorithm, chain, text.decode())
+        return Identity(algorithm, chain, _key_text(key))
+
+    def own(self) -> Identity:
+        """The root certificate with its key: self-signed, so no reader accepts what it signs."""
+        return Identity("es256", self.anchor, _key_text(self._key))
 
     def _builder(self, subject: x509.Name, key: Any, days: tuple[float, float]) -> x509.CertificateBuilder:
         first, last = (_now() + dt.timedelta(days=each) for each in days)
@@ -154,6 +156,11 @@ def _new_key(algorithm: str) -> Key:
             return ed25519.Ed25519PrivateKey.generate()
     assert algorithm in ALGORITHMS
     return rsa.generate_private_key(65537, 2048)
+
+
+def _key_text(key: Key) -> str:
+    kinds = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*kinds).decode()
 
 
 def _subject(name: str) -> x509.Name:

@@ -48,7 +48,8 @@ def check(
 
 async def check_all(settings: Settings) -> list[Finding]:
     """Make the parts of the service as `serve` does, then try the machine, and the services if there is no problem."""
-    from imgproxy.cli.check_machine import try_machine  # noqa: PLC0415 other commands start faster without it
+    from imgproxy.cli.check_credentials import try_credentials  # noqa: PLC0415 other commands start faster without it
+    from imgproxy.cli.check_machine import try_machine  # noqa: PLC0415
     from imgproxy.cli.check_services import try_services  # noqa: PLC0415
     from imgproxy.cli.serve import compose  # noqa: PLC0415
 
@@ -59,10 +60,12 @@ async def check_all(settings: Settings) -> list[Finding]:
     except ConfigError as error:
         findings += [Finding("configuration", Level.INVALID, problem) for problem in error.problems]
         findings += await try_machine(settings)
+        findings += await try_credentials(settings.content_credentials)
     else:
         findings.insert(0, Finding("configuration", Level.GOOD, f"the configuration is valid (imgproxy {__version__})"))
         try:
             findings += await try_machine(settings)
+            findings += await try_credentials(settings.content_credentials)
             findings += await try_services(settings, edge.library)
         finally:
             await edge.library.aclose()

@@ -17,7 +17,7 @@ from imgproxy.cli.process import run, stop_on_signals, why_unavailable
 from imgproxy.config.secrets import short_secrets
 from imgproxy.errors import CacheUnavailable, ConfigError
 from imgproxy.telemetry import logs
-from imgproxy.workers.extras import find_detector, find_heic, has_telemetry
+from imgproxy.workers.extras import find_detector, find_heic, has_c2pa, has_telemetry
 
 if TYPE_CHECKING:
     from imgproxy.config.settings import Settings
@@ -73,14 +73,19 @@ def serve(
 
 
 def summary(settings: Settings, config: Path | None) -> str:
-    """Return what an operator checks first, in one line: version, configuration, origin, signatures, cache, extras."""
+    """Return what an operator checks first, in one line: versions, sources, signatures, cache, credentials, extras."""
     from imgproxy.edge.cluster import node_name  # noqa: PLC0415 other commands start faster without it
 
     signing = settings.signing
     has_tokens = bool(signing.tokens or signing.tokens_file)
     signed = "required" if signing.required else ("checked if there" if has_tokens else "not used")
     heic, detector = find_heic(), find_detector()
-    found = {"heic": heic is not None, "faces": detector is not None, "telemetry": has_telemetry()}
+    found = {
+        "heic": heic is not None,
+        "faces": detector is not None,
+        "c2pa": has_c2pa(),
+        "telemetry": has_telemetry(),
+    }
     extras = [name for name, is_installed in found.items() if is_installed]
     has_database = settings.cluster.database_url is not None or settings.cluster.database_url_file is not None
     cluster = f"node {node_name(settings)}" if has_database else "none"
@@ -91,6 +96,7 @@ def summary(settings: Settings, config: Path | None) -> str:
         f"signatures {signed}",
         f"cluster {cluster}",
         f"cache {settings.cache.dir}, at most {settings.cache.max_bytes / 1e9:g} GB",
+        f"content credentials {settings.content_credentials.mode}",
         f"extras {', '.join(extras) or 'none'}",
     )
     return "; ".join(parts)

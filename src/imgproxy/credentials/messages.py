@@ -31,6 +31,7 @@ class Task(StrEnum):
     LINK = "link"  # the variant with the URL of its manifest in its XMP; nothing is signed
     MANIFEST = "manifest"  # the manifest of a variant, as a file of its own
     DESCRIBE = "describe"  # the JSON of an original, with a summary of its manifests
+    TRY = "try"  # a picture of the builder's own, with a manifest that it reads again
 
 
 class Kind(StrEnum):
@@ -40,6 +41,7 @@ class Kind(StrEnum):
     LINKED = "linked"
     MANIFEST = "manifest"
     DESCRIBED = "described"
+    TRIED = "tried"
 
 
 class Reason(StrEnum):

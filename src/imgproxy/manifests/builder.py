@@ -24,7 +24,7 @@ from cachetools import LRUCache
 
 from imgproxy.credentials.messages import BuilderSettings, Failure, Job, Kind, Reason, Result, Task
 from imgproxy.digest import digest_of
-from imgproxy.manifests.source import INGREDIENT_ID, SourceCredentials, UnreadableError, read_source
+from imgproxy.manifests.source import INGREDIENT_ID, SourceCredentials, UnreadableError, read_source, read_store
 from imgproxy.manifests.summary import summary
 from imgproxy.workers.channel import frame, receive
 
@@ -36,7 +36,13 @@ FILE_BYTES: Final = 500_000_000
 FILES_MAX: Final = 64
 # A signature of no meaning, of the length that an ES256 signature has: only the link of such a manifest is kept.
 NO_SIGNATURE: Final = bytes(64)
+# A PNG of one pixel, to be signed by `imgproxy check`.
+PIXEL: Final = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
 PASSED_ON: Final = 1_000_000
+SOURCE_TYPES: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 
 class SignatureError(Exception):
@@ -75,6 +81,8 @@ class ManifestBuilder:
         try:
             if job.task is Task.LINK:
                 return self._link(job)
+            if job.task is Task.TRY:
+                return self._try(job)
             source = self._source(job)
             if job.task is Task.DESCRIBE:
                 return _written(job, Kind.DESCRIBED, _with_summary(_read(job), source))
@@ -120,6 +128,23 @@ class ManifestBuilder:
         builder.set_no_embed()
         manifest = builder.sign(self._signer, job.variant_type, io.BytesIO(_read(job)), io.BytesIO())
         return _written(job, Kind.MANIFEST, manifest, len(manifest))
+
+    def _try(self, job: Job) -> Result | Failure:
+        """Sign a picture, and read it again: a reader sees more in a certificate than the signer has checked."""
+        created = {"action": "c2pa.created", "digitalSourceType": f"{SOURCE_TYPES}digitalCreation"}
+        manifest = {
+            "title": job.title,
+            "format": "image/png",
+            "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
+        }
+        out = io.BytesIO()
+        builder = c2pa.Builder(manifest, context=self._context)
+        size_bytes = len(builder.sign(self._signer, "image/png", io.BytesIO(PIXEL), out))
+        out.seek(0)
+        found = summary(read_store(out, "image/png", self._context))
+        if found["validity"] == "invalid":
+            return Failure(Reason.SIGNATURE, ", ".join(found["problems"]))
+        return _written(job, Kind.TRIED, out.getvalue(), size_bytes)
 
     def _build(self, job: Job, source: SourceCredentials) -> c2pa.Builder:
         opened: dict[str, Any] = {"action": "c2pa.opened", "parameters": {"ingredientIds": [INGREDIENT_ID]}}
