@@ -193,7 +193,11 @@ def test_media_reads_its_token_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["show", "list", "keys", "references", "usage", "revoke", "unrevoke", "replace", "set", "archive"]
+    "command",
+    [
+        *("show", "list", "keys", "references", "usage", "credentials"),
+        *("revoke", "unrevoke", "replace", "set", "archive"),
+    ],
 )
 def test_every_command_has_help(command: str) -> None:
     """Each command has a help text."""

@@ -18,6 +18,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from imgproxy.cli import media_credentials
 from imgproxy.cli.console import fail, secret_option
 from imgproxy.cli.library_calls import COMMAND, LibraryTarget, call_library, print_answer
 from imgproxy.medialibrary import operations
@@ -142,6 +143,9 @@ def usage(context: typer.Context, entry_id: EntryId, json_: Json = False) -> Non
             row.id, row.state, escape(row.purpose), published, str(row.document_id or ""), escape(row.url or "")
         )
     print_answer(context, json_, [row.to_json() for row in rows], table)
+
+
+app.command()(media_credentials.credentials)
 
 
 # --- commands that change --------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -24,16 +23,20 @@ from cachetools import LRUCache
 
 from imgproxy.credentials.messages import BuilderSettings, Failure, Job, Kind, Reason, Result, Task
 from imgproxy.digest import digest_of
-from imgproxy.manifests.source import INGREDIENT_ID, SourceCredentials, UnreadableError, read_source, read_store
+from imgproxy.manifests.limits import limit_process
+from imgproxy.manifests.source import (
+    INGREDIENT_ID,
+    SourceCredentials,
+    UnreadableError,
+    make_context,
+    read_source,
+    read_store,
+)
 from imgproxy.manifests.summary import summary
 from imgproxy.workers.channel import frame, receive
 
 # The sizes of one page ask for the same original within seconds.
 SOURCES_MAX: Final = 16
-# The library reads the original in pieces, but keeps manifests, variants and results in memory.
-MEMORY_BYTES: Final = 2_000_000_000
-FILE_BYTES: Final = 500_000_000
-FILES_MAX: Final = 64
 # A signature of no meaning, of the length that an ES256 signature has: only the link of such a manifest is kept.
 NO_SIGNATURE: Final = bytes(64)
 # A PNG of one pixel, to be signed by `imgproxy check`.
@@ -54,21 +57,7 @@ class ManifestBuilder:
 
     def __init__(self, settings: BuilderSettings, sign: Any) -> None:
         self._settings = settings
-        trust = {"user_anchors": settings.trust_anchors} if settings.trust_anchors else {}
-        self._context = c2pa.Context(
-            c2pa.Settings.from_dict(
-                {
-                    "builder": {"thumbnail": {"enabled": False}},
-                    "trust": trust,
-                    "verify": {
-                        "verify_trust": bool(trust),
-                        "verify_after_sign": False,  # the ingredient was read once already
-                        "ocsp_fetch": False,
-                        "remote_manifest_fetch": False,
-                    },
-                }
-            )
-        )
+        self._context = make_context(settings.trust_anchors)
         self._sources: LRUCache[tuple[str, str], SourceCredentials] = LRUCache(SOURCES_MAX)
         algorithm = c2pa.C2paSigningAlg[settings.algorithm.upper()]
         self._signer = c2pa.Signer.from_callback(sign, algorithm, settings.chain, settings.timestamp_url or None)
@@ -185,13 +174,7 @@ def main() -> None:
     """Do jobs until the edge closes the channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for limit, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_DATA, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, FILES_MAX),
-    ):
-        resource.setrlimit(limit, (value, value))
+    limit_process()
     os.nice(10)  # below the event loop, as render processes are
     logging.getLogger("c2pa").setLevel(logging.CRITICAL)  # its callbacks log what `Failure` says
     with socket.socket(fileno=int(sys.argv[1])) as channel:

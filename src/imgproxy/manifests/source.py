@@ -44,6 +44,25 @@ class SourceCredentials:
     source_type: str
 
 
+def make_context(anchors: str) -> c2pa.Context:
+    """Return the library's settings. `anchors` are the certificates, PEM, of those who are trusted, or empty."""
+    trust = {"user_anchors": anchors} if anchors else {}
+    return c2pa.Context(
+        c2pa.Settings.from_dict(
+            {
+                "builder": {"thumbnail": {"enabled": False}},
+                "trust": trust,
+                "verify": {
+                    "verify_trust": bool(trust),
+                    "verify_after_sign": False,  # the ingredient was read once already
+                    "ocsp_fetch": False,
+                    "remote_manifest_fetch": False,
+                },
+            }
+        )
+    )
+
+
 def read_source(path: str, content_type: str, title: str, context: c2pa.Context) -> SourceCredentials:
     """
     Read the manifests of an original.

@@ -61,5 +61,14 @@ def _problems(store: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(codes))[:ITEMS_MAX]
 
 
+def printable(text: object) -> str:
+    """
+    Return the beginning of a text, with spaces for what is no visible character.
+
+    A stranger wrote it, and it may be shown on a terminal, which obeys control characters.
+    """
+    return "".join(one if one.isprintable() else " " for one in str(text)[:TEXT_MAX_CHARS])
+
+
 def _text(value: object) -> str:
-    return value[:TEXT_MAX_CHARS] if isinstance(value, str) else ""
+    return printable(value) if isinstance(value, str) else ""
