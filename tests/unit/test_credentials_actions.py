@@ -155,6 +155,8 @@ def test_a_resized_picture(resize: Resize, expected: dict[str, Any]) -> None:
         RenderPlan(resize=Resize(width=Px(1200))),
         RenderPlan(resize=Resize(width=Px(5000), fit=Fit.MAX)),
         RenderPlan(resize=Resize(width=Px(1200), height=Px(800), fit=Fit.CROP)),
+        RenderPlan(resize=Resize(width=Px(1200), height=Px(800), fit=Fit.CROP, faces=FaceChoice())),
+        RenderPlan(resize=Resize(Px(1200), Px(800), fit=Fit.CROP, crop=(Crop.FOCALPOINT,), focal=Focal(0.1, 0.1))),
         RenderPlan(rect=Rect(Px(0), Px(0), Ratio(1.0), Ratio(1.0))),
         RenderPlan(rect=Rect(Px(0), Px(0), Px(1200), Px(9000))),
     ],
@@ -240,7 +242,10 @@ def test_a_crop_of_a_source_of_unknown_size() -> None:
 
     assert found["cropped"] == SQUARE
     assert found["resized"] == {"width": 300, "height": 200, "fit": "crop", "askedWidth": 300, "askedHeight": 200}
-    assert changes(RenderPlan(), replace(SAME, source_width_px=0, source_height_px=0)) == {}
+    assert changes(plan, replace(facts, source_width_px=300)) == found
+    assert changes(plan, replace(facts, source_height_px=200)) == found
+    assert changes(RenderPlan(), replace(SAME, source_width_px=0)) == {}
+    assert changes(RenderPlan(), replace(SAME, source_height_px=0)) == {}
 
 
 @pytest.mark.parametrize(
@@ -248,6 +253,7 @@ def test_a_crop_of_a_source_of_unknown_size() -> None:
     [
         (RenderPlan(rect=Rect(Px(10), Px(20), Px(300), Px(200))), {"rect": "10,20,300,200"}),
         (RenderPlan(rect=Rect(Ratio(0.1), Ratio(0.25), Ratio(0.5), Px(99))), {"rect": "10%,25%,50%,99"}),
+        (RenderPlan(rect=Rect(Px(10), Px(0), Ratio(1.0), Ratio(1.0))), {"rect": "10,0,100%,100%"}),
         (RenderPlan(rect=Rect(Anchor(0.5), Anchor(1.0), Px(99), Px(99))), {"rect": "center,end,99,99"}),
         (RenderPlan(trim=Trim("auto")), {"trimMode": "auto"}),
         (
@@ -346,6 +352,15 @@ def test_what_is_painted_around_a_picture(resize: Resize, expected: dict[str, An
     assert list(changes(RenderPlan(resize=replace(resize, width=Px(300), height=Px(200))))) == ["resized"]
 
 
+def test_nothing_is_painted_around_a_straightened_picture() -> None:
+    """A turned picture in a frame of its own shape is cropped; only the larger frame of a pivot may be filled."""
+    asked = Resize(Px(300), Px(200), fit=Fit.FILL)
+
+    assert list(changes(RenderPlan(resize=asked, rotation=5.0))) == ["orientation", "cropped", "resized"]
+    assert "edited:fill" not in changes(RenderPlan(resize=asked, rotation=90.0, is_pivot=True))
+    assert "edited:fill" in changes(RenderPlan(resize=asked, rotation=5.0, is_pivot=True))
+
+
 @pytest.mark.parametrize(
     ("plan", "source_format", "is_told"),
     [
@@ -353,7 +368,12 @@ def test_what_is_painted_around_a_picture(resize: Resize, expected: dict[str, An
         (RenderPlan(background=RED), PNG, True),
         (RenderPlan(background=RED, mask=Mask("ellipse")), JPEG, True),
         (RenderPlan(background=RED, rotation=5.0, is_pivot=True), JPEG, True),
+        (RenderPlan(background=RED, rotation=5.0), JPEG, False),
         (RenderPlan(background=RED, pad=Sides(1, 1, 1, 1)), JPEG, True),
+        (RenderPlan(background=RED, border=Border(Sides(1, 1, 1, 1), RED, radius_px=(9,))), JPEG, True),
+        (RenderPlan(background=RED, border=Border(Sides(1, 1, 1, 1), RED)), JPEG, False),
+        (RenderPlan(background=RED, resize=Resize(Px(99), Px(99), fit=Fit.FILL)), JPEG, True),
+        (RenderPlan(background=RED, resize=Resize(Px(99), Px(99), fit=Fit.CROP)), JPEG, False),
     ],
 )
 def test_a_background(plan: RenderPlan, source_format: str, is_told: bool) -> None:

@@ -193,7 +193,7 @@ def _is_resized(plan: RenderPlan, made: MadeFacts) -> bool:
     picture; that is not seen if the size before is unknown, as after a trim. If the source's is, what is asked counts.
     """
     across, down = made.source_width_px, made.source_height_px
-    is_asked = plan.resize != Resize() or bool(made.shared_decode)
+    is_asked = plan.resize != Resize()
     if not across or not down:
         return is_asked
     if is_asked:
