@@ -128,7 +128,7 @@ def _cut(plan: RenderPlan, made: MadeFacts) -> dict[str, Any]:
         found["rect"] = plan.rect
     if plan.trim is not None:
         found |= {f"trim_{name}": value for name, value in _differing(plan.trim).items()}
-    if plan.rotation and not plan.is_pivot and _cuts_corners(plan, made):
+    if not plan.is_pivot and _cuts_corners(plan, made):
         found["straightened"] = True
     is_zoomed = resize.focal is not None and resize.focal.zoom > 1
     is_framed = resize.fit in _CUTTING and (bool(found) or is_zoomed or _has_other_shape(plan, made))
