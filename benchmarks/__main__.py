@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks import (
     avif,
     cluster,
+    content_credentials,
     hits,
     machine,
     memory,
@@ -48,6 +49,7 @@ ROWS: tuple[Row, ...] = (
     *avif.ROWS,
     *pressure.ROWS,
     *memory.ROWS,
+    *content_credentials.ROWS,
     *cluster.ROWS,
     *purge_cluster.ROWS,
     *purge_hits.ROWS,
