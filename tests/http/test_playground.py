@@ -84,7 +84,7 @@ async def test_targets_are_signed_as_the_service_wants_them(tmp_path: Path) -> N
         assert (await here.get(targets[0])).status == 403
         assert TOKEN.encode() not in reply.body
         facts = (await here.send("GET", "/-/playground/facts", headers=ADMIN)).json()
-        assert facts == {"widths": [], "presets": [], "signed": True, "revocable": False}
+        assert facts == {"widths": [], "presets": [], "signed": True, "revocable": False, "credentials": False}
 
 
 async def test_without_tokens_targets_stay_as_they_are(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ class Playground:
                 "presets": sorted(self._settings.url.presets),
                 "signed": bool(self._tokens),
                 "revocable": self._parts.set_revoked is not None,
+                "credentials": self._settings.content_credentials.mode != "strip",
             }
         )
 

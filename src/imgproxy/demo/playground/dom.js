@@ -19,7 +19,7 @@ export function withCode(text) {
   return text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
 }
 
-const LINES = new Set(["key", "time", "cache"]);
+const LINES = new Set(["key", "time", "cache", "credentials"]);
 
 /** Fill a definition list with pairs of a term and a description. What is not known is a dash, so that nothing moves. */
 export function fillFacts(list, pairs) {

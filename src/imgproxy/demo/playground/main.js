@@ -49,8 +49,8 @@ function begin(table, facts) {
   const state = new State();
   const accept = () => byId("accept").value;
   buildControls(state, table, facts.presets);
-  const original = new Original(state, accept);
-  const result = new Result(state, accept);
+  const original = new Original(state, accept, facts);
+  const result = new Result(state, accept, facts);
   const compare = new Compare(state);
   const pictures = new Pictures(state);
   const again = async () => (await Promise.all([result.load(), original.load(), pictures.list()]))[0];

@@ -1,5 +1,6 @@
 // The original: drag a crop on it, or click its focal point. With the keyboard: arrows, and Shift for the size.
 
+import { describeOriginal } from "./credentials.js";
 import { byId, bytesInWords, fillFacts } from "./dom.js";
 import { fetchPicture, sign } from "./service.js";
 import { targetOf } from "./state.js";
@@ -16,14 +17,16 @@ const clamp = (value, least = 0, most = 1) => Math.min(Math.max(value, least), m
 export class Original {
   #state;
   #accept;
+  #hasCredentials;
   #tool = "crop";
   #from = null; // where a drag began
   #dragged = null; // the rectangle while it is dragged
   #url = "";
 
-  constructor(state, accept) {
+  constructor(state, accept, facts) {
     this.#state = state;
     this.#accept = accept;
+    this.#hasCredentials = facts.credentials;
     byId("tool-crop").addEventListener("click", () => this.#use("crop"));
     byId("tool-focus").addEventListener("click", () => this.#use("focus"));
     const overlay = byId("overlay");
@@ -61,7 +64,7 @@ export class Original {
       image.hidden = false;
       problem.textContent = "";
       byId("overlay").hidden = false;
-      this.#showFacts(`${width} × ${height}`, facts["Content-Type"].replace("image/", ""), bytesInWords(this.#state.source.bytes), picture.key);
+      this.#showFacts(`${width} × ${height}`, facts["Content-Type"].replace("image/", ""), bytesInWords(this.#state.source.bytes), picture.key, describeOriginal(facts.ContentCredentials));
       this.#fit();
       this.#draw();
       this.#state.dispatchEvent(new Event("source"));
@@ -73,8 +76,9 @@ export class Original {
     }
   }
 
-  #showFacts(pixels, format, bytes, key) {
-    fillFacts(byId("original-facts"), [["pixels", pixels], ["format", format], ["bytes", bytes], ["key", key]]);
+  #showFacts(pixels, format, bytes, key, credentials = "") {
+    const pairs = [["pixels", pixels], ["format", format], ["bytes", bytes], ["key", key]];
+    fillFacts(byId("original-facts"), [...pairs, ...(this.#hasCredentials ? [["credentials", credentials]] : [])]);
   }
 
   #use(tool) {

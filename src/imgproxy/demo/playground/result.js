@@ -1,19 +1,21 @@
 // The result: the picture as the service makes it, with what it took.
 
+import { describeResult } from "./credentials.js";
 import { byId, bytesInWords, fillFacts } from "./dom.js";
 import { fetchPicture, sign } from "./service.js";
 
-const TERMS = ["pixels", "format", "bytes", "time", "cache"];
 
 export class Result {
   #state;
   #accept;
+  #hasCredentials;
   #running = null;
   #url = "";
 
-  constructor(state, accept) {
+  constructor(state, accept, facts) {
     this.#state = state;
     this.#accept = accept;
+    this.#hasCredentials = facts.credentials;
     this.#showFacts(null, "");
   }
 
@@ -73,7 +75,8 @@ export class Result {
 
   /** Show what a picture took; null shows dashes. */
   #showFacts(fetched, pixels) {
-    if (fetched === null) return fillFacts(byId("result-facts"), TERMS.map((term) => [term, ""]));
+    const terms = ["pixels", "format", "bytes", "time", "cache", ...(this.#hasCredentials ? ["credentials"] : [])];
+    if (fetched === null) return fillFacts(byId("result-facts"), terms.map((term) => [term, ""]));
     // Answers from memory have no stages: then the time is that of the round trip.
     const total = fetched.stages.find(([name]) => name === "total")?.[1];
     const stages = fetched.stages.filter(([name]) => name !== "total").map(([name, ms]) => `${name} ${ms} ms`);
@@ -84,6 +87,7 @@ export class Result {
       ["bytes", bytesInWords(fetched.bytes) + saved],
       ["time", total === undefined ? `${fetched.roundTripMs.toFixed(1)} ms, round trip` : [`${total} ms`, ...stages].join(", ")],
       ["cache", fetched.outcome],
+      ...(this.#hasCredentials ? [["credentials", describeResult(fetched)]] : []),
     ]);
   }
 }

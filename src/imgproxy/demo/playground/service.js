@@ -73,6 +73,8 @@ export async function fetchPicture(target, accept, signal) {
     roundTripMs: performance.now() - started,
     stages: stagesOf(response.headers.get("Server-Timing") ?? ""),
     outcome: outcomeOf(response.headers.get("Cache-Status") ?? ""),
+    credentials: response.headers.get("X-Imgproxy-Credentials"),
+    manifest: manifestOf(response.headers.get("Link") ?? ""),
   };
 }
 
@@ -80,6 +82,9 @@ export async function fetchPicture(target, accept, signal) {
 export function stagesOf(header) {
   return [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]);
 }
+
+/** Read from Link (RFC 8288) where the manifest of a picture is; undefined for one without. */
+export const manifestOf = (header) => /<(https?:[^>]+)>; rel="c2pa-manifest"/.exec(header)?.[1];
 
 /** Say in words what Cache-Status (RFC 9211) says. */
 export function outcomeOf(header) {
