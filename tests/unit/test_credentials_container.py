@@ -188,6 +188,7 @@ WITHOUT = {
     "AVIF, inside another box": FTYP + box(b"meta", box(b"uuid", C2PA_BOX)),
     "TIFF": tiff(TAGS, TAGS),
     "TIFF, the tag in the other order": tiff([0x41CD]),
+    "TIFF, the tag after its directory": tiff(TAGS) + bytes(8) + struct.pack("<HHII", TAG, 7, 1, 0) * 9,
     "BigTIFF": tiff(TAGS, TAGS, is_big=True),
     "GIF": images.animation("GIF", [PHOTO, PHOTO], [50, 50]),
     "GIF with a manifest": b"GIF89a" + bytes(7) + b"!\xff\x0bC2PA_GIF\1\0\0" + bytes([60]) + store()[:60] + b"\0;",
