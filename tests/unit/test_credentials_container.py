@@ -183,6 +183,7 @@ WITHOUT = {
     "PNG, after its end": images.png(PHOTO) + chunk(b"caBX", store()),
     "WebP": images.encode(PHOTO, "WEBP"),
     "WebP, after its end": images.encode(PHOTO, "WEBP") + riff(b"C2PA", store()),
+    "RIFF of another kind": riff(b"RIFF", b"AVI " + riff(b"C2PA", store())),
     "AVIF": FTYP + MDAT,
     "AVIF, other uuid": FTYP + box(b"uuid", bytes(16) + C2PA_BOX) + MDAT,
     "AVIF, inside another box": FTYP + box(b"meta", box(b"uuid", C2PA_BOX)),
