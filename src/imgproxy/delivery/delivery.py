@@ -1,16 +1,17 @@
 """
 Delivery: the way of a request, from a key and a plan to an answer. Each step is a step of the code.
 
-    deliver     Admission first, if the original is not here: the request is admitted, or refused (error, 503).
-                The current original: fresh, stale (it is revalidated behind the answer), revalidated, or fetched.
-        304     The client's copy is current.
-        pass    The request has no plan: the original itself is the answer.
-        hit     The variant is in memory, on disk, or in the shared store.
-        interim A WebP answers (hit or miss), and the AVIF is made behind the answer.
-        miss    Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
-                an error.
-    begin       The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
-                So does a request of a cluster's node that is fenced by now, if an original is not proved.
+    deliver   Admission first, if the original is not here: the request is admitted, or refused (error, 503).
+              The current original: fresh, stale (it is revalidated behind the answer), revalidated, or fetched.
+    manifest  The manifest of a variant is asked for: it is here, or is made (see `delivery.credentials`).
+    304       The client's copy is current.
+    pass      The request has no plan: the original itself is the answer.
+    hit       The variant is in memory, on disk, or in the shared store.
+    interim   A WebP answers (hit or miss), and the AVIF is made behind the answer.
+    miss      Admission, if it was not asked yet, then the variant is made. If it is refused: a fallback variant, or
+              an error.
+    begin     The answer begins. If a purge came meanwhile, or an order to prove, the request starts over.
+              So does a request of a cluster's node that is fenced by now, if an original is not proved.
 """
 
 from __future__ import annotations
