@@ -404,7 +404,7 @@ async def test_a_storm_of_updates_at_two_nodes_asks_the_origin_once_for_each(tmp
         cdn() as server,
         shared_edges(tmp_path, database_url, pictures=pictures, downstream=(at_fastly(server),)) as here,
     ):
-        first, second = await here.start("a"), await here.start("b")
+        first, second = await here.start("a", lease_s=120), await here.start("b", lease_s=120)
         for key in keys:
             assert (await second.get(f"/{key}?w=20")).status == 200
         await second.edge.known.find(keys)

@@ -395,7 +395,7 @@ def test_no_order_of_events_on_three_nodes_lets_old_bytes_past_a_purge() -> None
 @pytest.mark.slow
 def test_no_order_of_events_on_three_nodes_lets_old_bytes_past_a_purge_in_many_more() -> None:
     """New orders at every run, and longer ones."""
-    play(600, 50, is_derandomized=False)
+    play(150, 50, is_derandomized=False)
 
 
 class HurriedMachine(AwayMachine):

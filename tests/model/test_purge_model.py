@@ -242,7 +242,7 @@ def test_no_order_of_events_lets_old_bytes_past_a_purge() -> None:
 @pytest.mark.slow
 def test_no_order_of_events_lets_old_bytes_past_a_purge_in_many_more() -> None:
     """New orders at every run, and longer ones."""
-    play(300, 60, is_derandomized=False)
+    play(150, 60, is_derandomized=False)
 
 
 def test_the_model_finds_a_planted_violation() -> None:

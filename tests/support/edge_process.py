@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imgproxy.medialibrary.server import EmbeddedLibrary
 
 ROOT = Path(__file__).parents[2]
-START_S = 30
+START_S = 120
 
 
 class EdgeProcess:

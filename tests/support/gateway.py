@@ -32,7 +32,7 @@ VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 ACCESS, SECRET_KEY, BUCKET = "test-access", "test-secret-key", "pictures"
 # A user whose rights `Gateway.allow` sets.
 LIMITED = "limited-access"
-START_S = 30
+START_S = 120
 
 
 def find_versitygw() -> str | None:

@@ -33,9 +33,13 @@ class SharedEdges:
         self._sections = sections
         self._stacks: dict[str, AsyncExitStack] = {}
 
-    async def start(self, name: str, *, is_joined: bool = True, **sections: Any) -> Site:
-        """Start the edge of this name over its own cache, and wait until it is current."""
-        chosen = ClusterSettings(node=name, database_url=SecretStr(self._url), lease_s=LEASE_S, proof_s=0.5, wait_s=5)
+    async def start(self, name: str, *, is_joined: bool = True, lease_s: float = LEASE_S, **sections: Any) -> Site:
+        """
+        Start the edge of this name over its own cache, and wait until it is current.
+
+        A longer lease is for a test in which no lease may run out, however slow the machine is.
+        """
+        chosen = ClusterSettings(node=name, database_url=SecretStr(self._url), lease_s=lease_s, proof_s=0.5, wait_s=5)
         options = {"freshness": NO_SETTLING, "cluster": chosen, **self._sections, **sections}
         settings = settings_for(self.library, self._tmp_path / f"cache-{name}", **options)
         stack = self._stacks[name] = AsyncExitStack()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-START_S = 40
+START_S = 120
 
 
 class Library(Protocol):
