@@ -1,7 +1,7 @@
 """
 A second reader of Content Credentials: the program c2patool, in tests that find it.
 
-`cargo install c2patool --locked` builds it. It is made of the same Rust library as c2pa-python, but of another version, and
+`cargo install c2patool@0.27.22 --locked` builds it. It is made of the same Rust library as c2pa-python, but of another version, and
 it is run in a process of its own, with files and no settings of ours.
 """
 
@@ -28,14 +28,15 @@ def find_c2patool() -> str | None:
 
 
 C2PATOOL = find_c2patool()
-needs_c2patool = pytest.mark.skipif(C2PATOOL is None, reason="needs c2patool: cargo install c2patool --locked")
+needs_c2patool = pytest.mark.skipif(C2PATOOL is None, reason="needs c2patool: cargo install c2patool@0.27.22 --locked")
 
 
 def read_file(path: Path, *, trusted: Authority | None = None, manifest: Path | None = None) -> dict[str, Any] | None:
     """
     Return the manifest store of a file as c2patool reports it; None if it has none.
 
-    Those whom `trusted` has signed are trusted. `manifest` is a store beside the file.
+    Those whom `trusted` has signed are trusted. `manifest` is a store beside the file. Without it, the program fetches what
+    the file has a link to.
     """
     assert C2PATOOL is not None
     command = [C2PATOOL, str(path)]

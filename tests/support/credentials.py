@@ -270,6 +270,18 @@ def linked(data: bytes, kind: str, url: str) -> bytes:
     return out.getvalue()
 
 
+def manifest_beside(data: bytes, kind: str, identity: Identity | None = None) -> bytes:
+    """A manifest store for a picture, beside it: the picture stays as it is."""
+    out = io.BytesIO()
+    manifest = {"format": kind, "claim_generator_info": [{"name": "Test Camera", "version": "1.0"}]}
+    with c2pa.Builder(manifest, context=_context(authority())) as builder, (identity or camera()).signer() as signer:
+        builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.DIGITAL_CAPTURE)
+        builder.set_no_embed()
+        found: bytes = builder.sign(signer, kind, io.BytesIO(data), out)
+    assert out.getvalue() == data
+    return found
+
+
 def tampered(signed: bytes) -> bytes:
     """
     Change a word in the EXIF of a signed source. Its manifest stays, and does not fit any more.

@@ -24,6 +24,8 @@ from tests.support.credentials import (
     actions,
     authority,
     camera,
+    linked,
+    manifest_beside,
     newsroom,
     read,
     sign,
@@ -152,9 +154,26 @@ def test_c2patool_reads_the_same(kind: str, parents: int, tmp_path: Path) -> Non
         assert theirs is not None
         assert theirs["validation_state"] == ours.state
         assert theirs["active_manifest"] == ours.json["active_manifest"]
-        assert list(theirs["manifests"]) == list(ours.json["manifests"])
+        assert theirs["manifests"].keys() == ours.json["manifests"].keys()
         for label, manifest in theirs["manifests"].items():
             assert manifest["assertions"] == ours.json["manifests"][label]["assertions"]
+
+
+@needs_c2patool
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_manifest_beside_a_picture_is_of_that_picture(kind: str, tmp_path: Path) -> None:
+    """Both readers trust a manifest that is beside its picture, and refuse it for a picture that changed."""
+    linked_one = linked(unsigned_source(kind), kind, "https://media.example.com/manifest")
+    manifest, file = tmp_path / "manifest.c2pa", tmp_path / f"source.{kind.removeprefix('image/')}"
+    manifest.write_bytes(manifest_beside(linked_one, kind))
+    for data, expected in ((linked_one, "Trusted"), (tampered(linked_one), "Invalid")):
+        file.write_bytes(data)
+        ours = read(data, kind, manifest=manifest.read_bytes())
+        theirs = read_file(file, trusted=authority(), manifest=manifest)
+
+        assert ours is not None
+        assert theirs is not None
+        assert (ours.state, theirs["validation_state"]) == (expected, expected)
 
 
 @needs_c2patool
