@@ -261,13 +261,15 @@ async def test_a_process_that_has_grown_is_replaced(tmp_path: Path) -> None:
     original = tmp_path / "large.png"
     original.write_bytes(images.png(images.photo(1200, 900)))
     # Below the least that may be configured, and below what an idle process has: how much libvips leaves is chance.
-    chosen = RenderSettings(processes=1).model_copy(update={"recycle_bytes": 20_000_000})
+    chosen = RenderSettings(processes=1, timeout_s=120).model_copy(update={"recycle_bytes": 20_000_000})
     pool = RenderPool(chosen, LimitsSettings(), observer=heard)
     await pool.start()
     plan = RenderPlan(resize=Resize(width=Px(2400)), flip="v", output=Output(format=Format.WEBP))
-    for n in range(2):
-        assert (await pool.render(job(original, plan, name=str(n)))).rendered[0].width_px == 2400
-    await pool.close(5)
+    try:
+        for n in range(2):
+            assert (await pool.render(job(original, plan, name=str(n)))).rendered[0].width_px == 2400
+    finally:
+        await pool.close(5)
     assert "recycled" in heard.ends
     assert {outcome for _, outcome in heard.jobs} == {"ok"}
 
