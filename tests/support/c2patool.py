@@ -1,8 +1,8 @@
 """
 A second reader of Content Credentials: the program c2patool, in tests that find it.
 
-`cargo install c2patool@0.27.22 --locked` builds it. It is made of the same Rust library as c2pa-python, but of another version, and
-it is run in a process of its own, with files and no settings of ours.
+`cargo install c2patool@0.27.22 --locked` builds it. It is made of the same Rust library as c2pa-python, but of another
+version, and it is run in a process of its own, with files and no settings of ours.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read_file(path: Path, *, trusted: Authority | None = None, manifest: Path | 
     """
     Return the manifest store of a file as c2patool reports it; None if it has none.
 
-    Those whom `trusted` has signed are trusted. `manifest` is a store beside the file. Without it, the program fetches what
-    the file has a link to.
+    Those whom `trusted` has signed are trusted. `manifest` is a store beside the file. Without it, the program fetches
+    what the file has a link to.
     """
     assert C2PATOOL is not None
     command = [C2PATOOL, str(path)]

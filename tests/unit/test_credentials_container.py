@@ -149,6 +149,7 @@ WITH = {
         segment(0xEB, b"JP" + struct.pack(">HI", 1, 1) + b"\0\0\0\1jumb" + struct.pack(">Q", 99) + store()[8:])
     ),
     "JPEG, filled markers": jpeg(b"\xff\xff\xff" + in_segments(store())),
+    "JPEG, after an empty segment": jpeg(segment(0xE0, b"") + in_segments(store())),
     "JPEG, bare markers": jpeg(b"\xff\x01\xff\xd0" + in_segments(store())),
     "PNG, before the pixels": png(before=chunk(b"caBX", store())),
     "PNG, after the pixels": png(after=chunk(b"caBX", store())),
@@ -178,6 +179,9 @@ WITHOUT = {
     "JPEG, a remote manifest": jpeg(
         segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x dcterms:provenance="https://a/b"/>')
     ),
+    "JPEG, in a box of another type": jpeg(in_segments(b"\0\0\0\x60free" + store()[8:])),
+    "JPEG, in its picture": b"\xff\xd8" + segment(0xDA, bytes(10)) + in_segments(store()),
+    "JPEG, between its end and more": b"\xff\xd8" + segment(0xD9, bytes(2)) + in_segments(store()),
     "JPEG, after its end": images.jpeg(PHOTO) + in_segments(store()),
     "PNG": images.png(PHOTO),
     "PNG, after its end": images.png(PHOTO) + chunk(b"caBX", store()),
