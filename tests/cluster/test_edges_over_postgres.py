@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from imgproxy.config.cluster import ClusterSettings
 from imgproxy.edge.app import Edge
+from tests.support.kept_processes import KeptProcess
 from tests.support.many_edges import NO_SETTLING, cluster
 from tests.support.site import ADMIN, KEY, Site, jpeg, red_of, settings_for, until
 
@@ -27,7 +28,7 @@ async def test_a_purge_at_one_edge_is_gone_from_the_other_before_its_answer(tmp_
         for name in ("a", "b"):
             chosen = ClusterSettings(node=name, database_url=SecretStr(database_url))
             settings = settings_for(here.library, tmp_path / name, freshness=NO_SETTLING, cluster=chosen)
-            edge = await stack.enter_async_context(Edge(settings))
+            edge = await stack.enter_async_context(Edge(settings, process_class=KeptProcess))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             nodes.append(Site(edge, here.library, here.probe, session))
             await until(lambda edge=edge: edge.node.is_current)  # type: ignore[misc]

@@ -23,6 +23,7 @@ from imgproxy.config.sections import ServerSettings as Server
 from imgproxy.config.settings import Settings
 from imgproxy.edge.app import Edge
 from imgproxy.errors import ImgproxyError
+from tests.support.kept_processes import KeptProcess
 from tests.support.scripted_origin import Mode, ScriptedOrigin, scripted_origin
 from tests.support.site import ADMIN, KEY, Reply, jpeg, red_of, site, until
 from tests.support.slow import slow_but
@@ -78,7 +79,8 @@ async def fronted_origin(
             "log": LogSettings(access="none"),
             "freshness": freshness,
         }
-        async with Edge(Settings(**sections)) as edge, aiohttp.ClientSession(auto_decompress=False) as session:
+        edge = Edge(Settings(**sections), process_class=KeptProcess)
+        async with edge, aiohttp.ClientSession(auto_decompress=False) as session:
             yield FrontedOrigin(edge, origin, session)
 
 

@@ -15,6 +15,7 @@ from imgproxy.edge.app import Edge
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 from tests.support.clock import LeaseClock
+from tests.support.kept_processes import KeptProcess
 from tests.support.memory_log import MemoryLog, MemoryPurgeLog
 from tests.support.site import KEY, Held, Site, jpeg, settings_for, until
 
@@ -84,7 +85,7 @@ class Cluster:
         chosen = {"node": name, "lease_s": LEASE_S, "proof_s": PROOF_S, "forget_s": FORGET_S, **cluster}
         sections = {"freshness": NO_SETTLING, "cluster": ClusterSettings(**chosen), **self._sections}
         settings = settings_for(self.library, self._tmp_path / f"cache-{name}", **sections)
-        edge = Edge(settings, failpoints=held, purge_log=way, cluster_clock=clock)
+        edge = Edge(settings, failpoints=held, purge_log=way, cluster_clock=clock, process_class=KeptProcess)
         stack = self._stacks[name] = AsyncExitStack()
         await stack.enter_async_context(edge)
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))

@@ -14,6 +14,7 @@ from imgproxy.edge.app import Edge
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 from tests.support.frontends import free_port
+from tests.support.kept_processes import KeptProcess
 from tests.support.site import Reply, settings_for
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Node:
 
     async def start(self) -> None:
         """Start the edge, over what its disk has."""
-        edge = Edge(self._settings)
+        edge = Edge(self._settings, process_class=KeptProcess)
 
         def hear(request: web.BaseRequest, target: str, started_s: float, served: Served) -> None:
             self.heard.append((request.method, target.partition("?")[0]))

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from imgproxy.config.cluster import ClusterSettings
 from imgproxy.edge.app import Edge
+from tests.support.kept_processes import KeptProcess
 from tests.support.many_edges import NO_SETTLING, cluster
 from tests.support.site import Site, settings_for, until
 
@@ -43,7 +44,7 @@ class SharedEdges:
         options = {"freshness": NO_SETTLING, "cluster": chosen, **self._sections, **sections}
         settings = settings_for(self.library, self._tmp_path / f"cache-{name}", **options)
         stack = self._stacks[name] = AsyncExitStack()
-        edge = await stack.enter_async_context(Edge(settings))
+        edge = await stack.enter_async_context(Edge(settings, process_class=KeptProcess))
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         node = edge.node
         assert node is not None

@@ -11,6 +11,7 @@ import aiohttp
 from imgproxy.edge.app import Edge
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
+from tests.support.kept_processes import KeptProcess
 from tests.support.site import KEY, Site, jpeg, settings_for, until
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Edges:
         """Run an edge with the disk of this name while the block runs."""
         more = {"shared_store": store} if store is not None else {}
         settings = settings_for(self.library, self.folder / name, **more, **sections)
-        async with Edge(settings, failpoints=failpoints) as edge:
+        async with Edge(settings, failpoints=failpoints, process_class=KeptProcess) as edge:
             yield Site(edge, self.library, self.probe, self.session)
 
 

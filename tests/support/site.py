@@ -29,6 +29,7 @@ from imgproxy.edge.app import Edge
 from imgproxy.failpoints import Failpoints, Point, Step
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
+from tests.support.kept_processes import KeptProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from imgproxy.edge.playground import PlaygroundParts
+    from imgproxy.workers.process import RenderProcess
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 SECRET = "webhook-secret"
@@ -205,6 +207,7 @@ async def site(
     pictures: dict[str, bytes] | None = None,
     library: dict[str, Any] | None = None,
     playground: PlaygroundParts | None = None,
+    process_class: type[RenderProcess] = KeptProcess,
     **sections: Any,
 ) -> AsyncIterator[Site]:
     """Start a library over `tmp_path/photos` and an edge over `tmp_path/cache`; both may be there from before."""
@@ -218,7 +221,13 @@ async def site(
     options: dict[str, Any] = {"tokens": [AccessToken("library-token")], "scan_interval_s": 3600.0, **(library or {})}
     async with EmbeddedLibrary(folder, probe=probe, **options) as embedded:
         settings = settings_for(embedded, tmp_path / "cache", **sections)
-        edge = Edge(settings, failpoints=failpoints, admission_clock=admission_clock, playground=playground)
+        edge = Edge(
+            settings,
+            failpoints=failpoints,
+            admission_clock=admission_clock,
+            playground=playground,
+            process_class=process_class,
+        )
         async with edge, aiohttp.ClientSession(auto_decompress=False) as session:
             yield Site(edge, embedded, probe, session)
 

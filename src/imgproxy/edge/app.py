@@ -35,6 +35,7 @@ from imgproxy.edge.state import ServiceState, watch_process
 from imgproxy.edge.waiters import Waiters
 from imgproxy.failpoints import Failpoints
 from imgproxy.purge.webhooks import Webhooks
+from imgproxy.workers.process import RenderProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,7 @@ class Edge(Parts):
         playground: PlaygroundParts | None = None,
         purge_log: PurgeLog | None = None,
         cluster_clock: Clock | None = None,
+        process_class: type[RenderProcess] = RenderProcess,
     ) -> None:
         super().__init__(
             settings,
@@ -73,6 +75,7 @@ class Edge(Parts):
             admission_clock=admission_clock,
             purge_log=purge_log,
             cluster_clock=cluster_clock,
+            process_class=process_class,
         )
         self.pages = Pages(has_playground=playground is not None)
         self._lines = lines

@@ -40,6 +40,7 @@ from imgproxy.purge.updates import Updates
 from imgproxy.telemetry.metrics import Metrics
 from imgproxy.workers.extras import find_detector
 from imgproxy.workers.pool import RenderPool
+from imgproxy.workers.process import RenderProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,8 @@ class Parts:
     """
     What stores, purges, fetches and renders. The HTTP server is composed around it.
 
-    `admission_clock`, `purge_log` (of the cluster) and `cluster_clock` (of its leases) replace the usual ones.
+    `admission_clock`, `purge_log` (of the cluster), `cluster_clock` (of its leases) and `process_class` (of render
+    processes) replace the usual ones.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Parts:
         admission_clock: Callable[[], float] | None = None,
         purge_log: PurgeLog | None = None,
         cluster_clock: Clock | None = None,
+        process_class: type[RenderProcess] = RenderProcess,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -74,6 +77,15 @@ class Parts:
             purge_log = self.engine.log
         refusals = Refusals()
         self._compose_storage_and_purge(settings, failpoints, purge_log, cluster_clock)
+        self.detector = find_detector()
+        face_model = self.detector.model if self.detector is not None else ""
+        self.pool = RenderPool(
+            settings.render,
+            settings.limits,
+            observer=self.metrics,
+            face_model=face_model,
+            process_class=process_class,
+        )
         self._compose_originals(settings, failpoints, refusals, admission_clock)
         self._compose_delivery(settings, failpoints, refusals)
 
@@ -137,9 +149,6 @@ class Parts:
         admission_clock: Callable[[], float] | None,
     ) -> None:
         self.health = OriginHealth(lambda: probe(self.library))
-        self.detector = find_detector()
-        face_model = self.detector.model if self.detector is not None else ""
-        self.pool = RenderPool(settings.render, settings.limits, observer=self.metrics, face_model=face_model)
         self.admission = Admission(
             settings.render,
             self.pool.processes,

@@ -21,6 +21,7 @@ from imgproxy import errors
 from imgproxy.workers.capacity import usable_cores
 from imgproxy.workers.channel import EXIT_OUT_OF_MEMORY, EXIT_TOO_SLOW, Done, Failed, Finished, Message
 from imgproxy.workers.job import Lane, ProcessLimits, RenderReport
+from imgproxy.workers.process import RenderProcess
 from imgproxy.workers.queue import Begin, Lanes, OnRendered, PoolObserver, Ticket
 from imgproxy.workers.supervisor import Supervisor
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.config.sections import LimitsSettings, RenderSettings
-    from imgproxy.workers.process import RenderProcess
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class RenderPool:
         observer: PoolObserver,
         face_model: str = "",
         abandon_grace_s: float = ABANDON_GRACE_S,
+        process_class: type[RenderProcess] = RenderProcess,
     ) -> None:
         """`face_model` is that of ProcessLimits."""
         self._settings = settings
@@ -78,6 +79,7 @@ class RenderPool:
             on_lost=self._lose,
             on_new=self._take_in,
             is_wanted=lambda: self._is_open or self.waiting > 0,
+            process_class=process_class,
         )
         self._lanes = Lanes(self.processes)
         self._running: dict[RenderProcess, Ticket] = {}

@@ -47,6 +47,7 @@ class Supervisor:
         on_lost: Callable[[RenderProcess, int], str],
         on_new: Callable[[RenderProcess], None],
         is_wanted: Callable[[], bool],
+        process_class: type[RenderProcess] = RenderProcess,
     ) -> None:
         self.size = size
         self._limits = limits
@@ -55,6 +56,7 @@ class Supervisor:
         self._on_lost = on_lost
         self._on_new = on_new
         self._is_wanted = is_wanted
+        self._process_class = process_class
         self._retiring: set[RenderProcess] = set()
         self._launches: set[asyncio.Task[None]] = set()
         self.restarts = 0  # processes replaced since the start
@@ -134,6 +136,6 @@ class Supervisor:
                 return
 
     async def _start_process(self, *, warns_of_fonts: bool = False) -> RenderProcess:
-        process = RenderProcess(self._on_message, self._exited)
+        process = self._process_class(self._on_message, self._exited)
         self.libvips_version = await process.start(replace(self._limits, warns_of_fonts=warns_of_fonts))
         return process
