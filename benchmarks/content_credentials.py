@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks import accounting
 from benchmarks.bench import Bench, fetch_all, keys
 from benchmarks.client import get
-from benchmarks.hits import Contestant, compete, settled
+from benchmarks.hits import settled
 from benchmarks.photos import Photos
 from benchmarks.renders import FM, QUALITY, WIDTH_PX
 from benchmarks.rows import Result, Row
@@ -31,6 +31,9 @@ HEADER = "x-imgproxy-credentials"
 EXPECTED = {"strip": None, "remote": "linked", "embed": "embedded"}
 # A page asks for several sizes of a picture: the manifest of the original is read for the first one.
 WIDTHS_PX = (WIDTH_PX, 600, 400, 200)
+# Photos without credentials, and the format that they are rendered to.
+UNSIGNED = ((Photos.SIX, "jpeg"), (Photos.SMALL, "webp"))
+PAIRS = 3
 PUBLIC_URL = "https://images.example.org"
 _LINK = re.compile(rf"<{re.escape(PUBLIC_URL)}(/[^>]+)>")
 
@@ -52,14 +55,7 @@ def measure(bench: Bench, result: Result) -> None:
         for form in FORMATS:
             _signed(bench, result, products, several, form)
         _manifests(bench, result, remote, several)
-        _unsigned(bench, result, strip, embed)
-    core = bench.server_core
-    with (
-        bench.origin() as origin,
-        _product(bench, origin, identity, "strip", core) as strip,
-        _product(bench, origin, identity, "embed", core) as embed,
-    ):
-        _hits(bench, result, strip, embed)
+    _unsigned(bench, result, identity)
     result.notes.insert(
         0,
         f"Signed with certificates of the tests (ES256, no timestamp). The manifest in the original has "
@@ -67,9 +63,7 @@ def measure(bench: Bench, result: Result) -> None:
     )
 
 
-def _product(
-    bench: Bench, origin: Origin, folder: Path, mode: str, core: int | None = None
-) -> AbstractContextManager[Product]:
+def _product(bench: Bench, origin: Origin, folder: Path, mode: str) -> AbstractContextManager[Product]:
     certificate, key = newsroom().write(folder)
     sections: dict[str, Mapping[str, object]] = {
         "content_credentials": {
@@ -80,7 +74,7 @@ def _product(
             "timeout_s": 60,
         }
     }
-    return bench.product(origin.url, sections=sections, core=core, name=f"imgproxy-{mode}")
+    return bench.product(origin.url, sections=sections, name=f"imgproxy-{mode}")
 
 
 def _sign_photo(photos: Photos) -> int:
@@ -157,46 +151,80 @@ def _manifests(bench: Bench, result: Result, product: Product, several: Iterator
     result.figure("manifest: bytes", "B", sizes)
 
 
-def _unsigned(bench: Bench, result: Result, off: Product, on: Product) -> None:
-    """Fetch and render photos without credentials, alternately with the mode off and on, one request at a time."""
-    for photo, form in ((Photos.SIX, "jpeg"), (Photos.SMALL, "webp")):
-        several = keys("unsigned", photo)
+def _unsigned(bench: Bench, result: Result, identity: Path) -> None:
+    """
+    Compare photos without credentials: fetch and render, and hits; alternately, one request at a time.
+
+    Two servers with the same settings differ by about one per cent, so there are several pairs of them.
+    """
+    pairs = [Comparison(bench, photo, form) for _ in range(PAIRS) for photo, form in UNSIGNED]
+    hits: list[float] = []
+    for pair in range(PAIRS):
+        with (
+            bench.origin() as origin,
+            _product(bench, origin, identity, "strip") as off,
+            _product(bench, origin, identity, "embed") as on,
+        ):
+            for comparison in pairs[pair * len(UNSIGNED) : (pair + 1) * len(UNSIGNED)]:
+                comparison.run(off, on)
+            hits += _hits(bench, off, on)
+    for number, (photo, form) in enumerate(UNSIGNED):
+        of_form = pairs[number :: len(UNSIGNED)]
         name = f"{form.upper()} of {'6' if photo == Photos.SIX else '1.4'} MP without credentials, cold"
-        count = bench.scaled(24, 6)
-        used: dict[str, list[float]] = {"off": [], "on": []}
-        for number in range(3 * bench.rounds + 1):
-            turns = (("off", off), ("on", on)) if number % 2 else (("on", on), ("off", off))
-            before = {mode: _cpu_s(product) for mode, product in turns}
-            for _ in range(count):
-                key = next(several)
-                for _, product in turns:
-                    _fetch(f"{product.url}/{key}?w={WIDTH_PX}&q={QUALITY}&fm={FM[form]}", None)
-            if number:
-                for mode, product in turns:
-                    used[mode].append((_cpu_s(product) - before[mode]) / count * 1e3)
-        result.figure(f"{name}: CPU, strip", "ms", used["off"])
-        result.figure(f"{name}: CPU, embed", "ms", used["on"])
-        ratio = result.figure(f"{name}: embed / strip, by CPU", "x", paired_ratios(used["on"], used["off"]))
+        off_ms = [value for each in of_form for value in each.off_ms]
+        on_ms = [value for each in of_form for value in each.on_ms]
+        result.figure(f"{name}: CPU, strip", "ms", off_ms)
+        result.figure(f"{name}: CPU, embed", "ms", on_ms)
+        ratio = result.figure(f"{name}: embed / strip, by CPU", "x", paired_ratios(on_ms, off_ms))
         result.at_most(ratio.name, ratio.spread.median, 1.01)
+    ratio = result.figure("hit without credentials: embed / strip, by CPU", "x", hits)
+    result.at_most(ratio.name, ratio.spread.median, 1.01)
     result.notes.append(
-        f"Without credentials: {3 * bench.rounds} rounds of {count} fetches and renders, one at a time, the modes by "
-        "turns with each key."
+        f"Without credentials: {PAIRS} pairs of servers, {bench.rounds} rounds each, one request at a time, the modes "
+        "by turns: with each key, and with each 50 hits."
     )
 
 
-def _hits(bench: Bench, result: Result, off: Product, on: Product) -> None:
-    """Compare hits of a photo without credentials."""
+class Comparison:
+    """Fetches and renders of one photo in one format by a pair of servers. The first round does not count."""
+
+    def __init__(self, bench: Bench, photo: str, form: str) -> None:
+        self._bench = bench
+        self._query = f"w={WIDTH_PX}&q={QUALITY}&fm={FM[form]}"
+        self._keys = keys("unsigned", photo)
+        self.off_ms: list[float] = []
+        self.on_ms: list[float] = []
+
+    def run(self, off: Product, on: Product) -> None:
+        """Run all rounds."""
+        count = self._bench.scaled(24, 6)
+        for number in range(self._bench.rounds + 1):
+            turns = (off, on) if number % 2 else (on, off)
+            before = {product.pid: _cpu_s(product) for product in turns}
+            for _ in range(count):
+                key = next(self._keys)
+                for product in turns:
+                    _fetch(f"{product.url}/{key}?{self._query}", None)
+            if number:
+                self.off_ms.append((_cpu_s(off) - before[off.pid]) / count * 1e3)
+                self.on_ms.append((_cpu_s(on) - before[on.pid]) / count * 1e3)
+
+
+def _hits(bench: Bench, off: Product, on: Product) -> list[float]:
+    """Return the ratios of the CPU of hits, round by round. The first round does not count."""
     target = f"/{next(keys('hit', Photos.SMALL))}?w={WIDTH_PX}&q={QUALITY}&fm=webp"
     settled(off, target)
     settled(on, target)
-    contestants = [
-        Contestant("hit without credentials, strip", off.pid, off.url + target),
-        Contestant("hit without credentials, embed", on.pid, on.url + target),
-    ]
-    compete(bench, result, contestants)
-    ratios = paired_ratios(contestants[1].cpu_us, contestants[0].cpu_us)
-    ratio = result.figure("hit without credentials: embed / strip, by CPU", "x", ratios)
-    result.at_most(ratio.name, ratio.spread.median, 1.01)
+    ratios = []
+    for number in range(bench.rounds + 1):
+        before = [accounting.thread_cpu_s(product.pid) for product in (off, on)]
+        for turn in range(bench.scaled(40, 10)):
+            for product in (off, on) if turn % 2 else (on, off):
+                fetch_all([product.url + target] * 50, connections=1)
+        used = [accounting.thread_cpu_s(product.pid) - s for product, s in zip((off, on), before, strict=True)]
+        if number:
+            ratios.append(used[1] / used[0])
+    return ratios
 
 
 def _signing_cpu_s(product: Product) -> float:
