@@ -137,6 +137,7 @@ class CredentialsService:
             chain,
             settings.algorithm,
             settings.claim_generator,
+            settings.timestamp_url or "",
             settings.public_url or "",
             str(settings.c2pa_max_bytes),
             self._anchors,
