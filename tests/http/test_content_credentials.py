@@ -424,6 +424,29 @@ async def test_a_timestamp_authority_that_does_not_answer_costs_the_credentials(
     await server.wait_closed()
 
 
+async def test_a_signature_that_comes_too_late_is_not_taken_for_the_next_one(opened: Opened) -> None:
+    """The signer stands still until the time is over. The next picture has a signature of its own."""
+    async with opened(timeout_s=2) as here:
+        service = here.edge.credentials_service
+        assert service is not None
+        signer = service._signer
+        assert signer is not None
+        os.kill(signer.pid, signal.SIGSTOP)
+        late = await here.get(f"/{KEY}?w=48")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(signer.pid, signal.SIGCONT)
+        service._paused_until_s = 0
+        service._failed.clear()
+        await until(lambda: service._builder is not None)
+        signed = await here.get(f"/{KEY}?w=40")
+
+        assert late.headers["X-Imgproxy-Credentials"] == "missing"
+        assert signed.headers["X-Imgproxy-Credentials"] == "embedded"
+        store = read(signed.body, "image/jpeg")
+        assert store is not None
+        assert store.state == "Trusted"
+
+
 async def test_after_a_while_a_picture_gets_its_credentials(opened: Opened) -> None:
     """What was without is made again with them, under another tag, as soon as they can be had."""
     async with opened() as here:

@@ -110,7 +110,7 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # Modules of the standard library that only some places may import. All others are free.
 STANDARD_LIBRARY: Final[Mapping[str, tuple[str, ...]]] = {
-    "ctypes": ("render",),
+    "ctypes": ("manifests.signer", "render"),
     "fcntl": ("cache", "edge.connections"),
     "gc": ("cli", "render"),
     "http.client": (),

@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 from cachetools import TTLCache
 
-from imgproxy.credentials.calls import Signer, read_anchors, run_job, start_builder, start_signer
+from imgproxy.background import Background
+from imgproxy.credentials.calls import START_TIMEOUT_S, Signer, read_anchors, run_job, start_builder, start_signer
 from imgproxy.credentials.container import has_credentials
 from imgproxy.credentials.messages import BadAnswerError, Failure, Job, Reason, Result
 from imgproxy.credentials.process import CredentialsProcess, ProcessGoneError
@@ -75,6 +76,7 @@ class CredentialsService:
         self._sign_url = sign_url
         self._now = now
         self._turn = asyncio.Lock()
+        self._background = Background("content credentials")
         self._signer: CredentialsProcess | None = None
         self._builder: CredentialsProcess | None = None
         self._found: Signer | None = None
@@ -87,7 +89,7 @@ class CredentialsService:
 
     async def start(self) -> None:
         """
-        Start the signer, which checks certificate and key.
+        Start both processes. The signer checks certificate and key.
 
         Raises ConfigError: they cannot be used, or the extra is not installed.
         """
@@ -98,9 +100,15 @@ class CredentialsService:
             log.warning("the certificate of content credentials expires in %d days", int(left_s // 86_400))
         self._metrics.credentials_expire_s.set(self._found.expires_at_s)
         self._mark = self._make_mark(self._found.chain)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._ready_builder()
+        except (ProcessGoneError, TimeoutError) as exc:
+            raise ConfigError(("[content_credentials] the process that builds manifests did not start",)) from exc
 
     async def close(self) -> None:
         """End both processes."""
+        await self._background.close()
         await self._end_builder()
         signer, self._signer = self._signer, None
         if signer is not None:
@@ -177,6 +185,7 @@ class CredentialsService:
             found = Failure(Reason.TIMEOUT, f"after {self._settings.timeout_s:g} s")
         if isinstance(found, Failure):
             self._note(job, found)
+            self._background.begin(self._prepare)
         else:
             self._metrics.credentials.labels(result=found.kind).inc()
             self._metrics.credentials_duration_s.observe(time.monotonic() - began_s)
@@ -194,8 +203,14 @@ class CredentialsService:
                 await asyncio.shield(self._end_builder())
         return found
 
+    async def _prepare(self) -> None:
+        """After a failure: start the builder again if it has ended, so that the next picture does not wait for it."""
+        async with self._turn:
+            with suppress(ProcessGoneError):
+                await self._ready_builder()
+
     async def _ready_builder(self) -> CredentialsProcess:
-        """Return the builder. It is started for the first job, and again after its end."""
+        """Return the builder. It is started again after its end."""
         if self._builder is not None and self._builder.has_ended:
             await self._end_builder()
         if self._builder is None:
@@ -213,13 +228,20 @@ class CredentialsService:
         for _ in range(2):
             if self._signer is None:
                 await self._restart_signer()
-            if self._signer is None:
+            # It is put back when its answer is read. Else this answer would be taken for the next one.
+            signer, self._signer = self._signer, None
+            if signer is None:
                 return None
             try:
-                return await self._signer.ask(data)
+                signature = await signer.ask(data)
             except ProcessGoneError:
-                signer, self._signer = self._signer, None
                 await signer.close()
+            except asyncio.CancelledError:
+                await asyncio.shield(signer.close())
+                raise
+            else:
+                self._signer = signer
+                return signature
         return None
 
     async def _restart_signer(self) -> None:
