@@ -21,6 +21,7 @@ from imgproxy.failpoints import Point
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 from tests.support.edge_process import EdgeProcess
+from tests.support.processes import render_pids
 from tests.support.purge_rows import NEW, NOT_SETTLING, OLD, ROWS, SMALL, HeldRequest, Pictures, Row, Stage, noisy_png
 from tests.support.site import KEY, poll
 
@@ -42,7 +43,7 @@ class Newsroom:
     session: aiohttp.ClientSession
 
     def stage(self, edge: EdgeProcess) -> Stage:
-        return Stage(self.library, self.probe, edge, edge.url, edge.pid, self.session)
+        return Stage(self.library, self.probe, edge, edge.url, lambda: render_pids(edge.pid), self.session)
 
 
 @asynccontextmanager

@@ -1,6 +1,5 @@
 """The purge matrix: a purge meets a request at every place, alone, with a second purge, and on a full disk."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ async def staged(tmp_path: Path, row: Row, **sections: Any) -> AsyncIterator[Sta
     async with site(
         tmp_path, failpoints=held, pictures=pictures, freshness=row.freshness, purge=QUICK, **sections
     ) as here:
-        yield Stage(here.library, here.probe, OwnPoints(held), here.edge.url, os.getpid(), here.session)
+        yield Stage(here.library, here.probe, OwnPoints(held), here.edge.url, lambda: here.edge.pool.pids, here.session)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

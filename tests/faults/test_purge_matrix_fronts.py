@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,8 +31,15 @@ async def test_a_purge_behind(tmp_path: Path, kind: Kind, row: Row) -> None:
         purge=PurgeSettings(drain_s=0.05),
     ) as front:
         here = front.here
+        pool = here.edge.pool
         stage = Stage(
-            here.library, here.probe, OwnPoints(held), here.edge.url, os.getpid(), here.session, front_url=front.url
+            here.library,
+            here.probe,
+            OwnPoints(held),
+            here.edge.url,
+            lambda: pool.pids,
+            here.session,
+            front_url=front.url,
         )
         request = HeldRequest(stage, row)
         await request.begin()

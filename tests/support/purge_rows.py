@@ -19,10 +19,12 @@ from yarl import URL
 
 from imgproxy.config.sections import FreshnessSettings
 from imgproxy.failpoints import Point
-from tests.support.processes import cpu_ticks, go_on, render_pids, stop
+from tests.support.processes import cpu_ticks, go_on, stop
 from tests.support.site import ADMIN, KEY, Held, Reply, poll
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import aiohttp
 
     from imgproxy.medialibrary.server import EmbeddedLibrary
@@ -134,7 +136,7 @@ class Stage:
     probe: Probe
     points: Points
     edge_url: str
-    edge_pid: int
+    render_pids: Callable[[], Sequence[int]]
     session: aiohttp.ClientSession
     front_url: str | None = None
 
@@ -159,7 +161,7 @@ class Stage:
     @property
     def render_pid(self) -> int:
         """Return the id of the one render process."""
-        (pid,) = render_pids(self.edge_pid)
+        (pid,) = self.render_pids()
         return pid
 
 
