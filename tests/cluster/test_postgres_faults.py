@@ -198,6 +198,29 @@ async def test_leaving_ends_the_membership_and_is_news(database_url: str) -> Non
         assert [member.name for member in await a.log.members()] == ["a"]
 
 
+async def test_a_run_is_removed_in_the_transaction_in_which_the_next_one_joins(database_url: str) -> None:
+    """Before its commit the old one is there, after it the new one. The others hear of it."""
+    async with (
+        edge(database_url, "a") as a,
+        edge(database_url, "b"),
+        edge(database_url, "c", is_member=False) as c,
+        session(database_url) as held,
+        session(database_url) as observer,
+    ):
+        transaction = held.transaction()
+        await transaction.start()
+        await held.execute("UPDATE imgproxy.head SET number = number + 1")
+        ended = ["run-of-b", "a run that nobody knows"]
+        join = await running(c.log.join(c.member, ended=ended, on_lines=c.news.set, on_applied=c.news.set))
+        await waits_for_lock(observer)
+        assert [member.name for member in await a.log.members()] == ["a", "b"]
+        a.news.clear()
+        await transaction.rollback()
+        await join
+        await a.hears()
+        assert [member.name for member in await a.log.members()] == ["a", "c"]
+
+
 # --- trimming ------------------------------------------------------------------------------------------------------
 
 

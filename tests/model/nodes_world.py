@@ -10,10 +10,12 @@ The witness is stricter than a client can be: it knows when each node asked the 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import hmac
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from imgproxy.purge.receipts import DownstreamState
 
 KEYS = (KEY, MARK)
+LOCK = "journal.lock"
 ENTRY = "entry-1"
 SECRET = "model"
 LEASE_S, PROOF_S, FORGET_S = 5.0, 2.0, 30.0
@@ -137,6 +140,11 @@ class NodeWitness(Witness):
         """When this node last asked the origin for these bytes, or for whether it has them."""
         etags = self.etags[seen]
         return max([self.fetched_at[seen], *(self.confirmed_at[seen[0], etag] for etag in etags)])
+
+    def take_over(self, other: NodeWitness) -> None:
+        """Note that this node has the disk of another one now, and nothing else."""
+        for name in ("fetched_at", "etags", "confirmed_at", "proved_at", "softened_at"):
+            setattr(self, name, copy.deepcopy(getattr(other, name)))
 
     def answered(self, seen: set[tuple[str, int]], proved_enough: float = math.inf) -> None:
         """An answer with these bytes begins now. Bytes that were proved at `proved_enough` or later are right."""
@@ -476,12 +484,31 @@ class NodesWorld:
         if node is None:
             return
         node.is_dead = node.way.is_cut = True
-        self._runs += 1
-        self._directories[name] = self._root / f"{name}-{self._runs}"
-        shutil.copytree(node.directory, self._directories[name])
+        directory = self._new_directory(name)
+        shutil.copytree(node.directory, directory, ignore=lambda _path, _names: {LOCK})
+        os.link(node.directory / LOCK, directory / LOCK)  # it is the same disk
+        self._directories[name] = directory
         node.loop.is_stopped = False
         self._close(node)
         shutil.rmtree(node.directory)
+
+    def start_over_a_copy(self, name: str, of: str) -> None:
+        """Start a node, if it does not run, over a copy of the disk of another one, which runs. Its own is lost."""
+        if name in self.nodes or of not in self.nodes:
+            return
+        directory = self._new_directory(name)
+        shutil.copytree(self.nodes[of].directory, directory)
+        shutil.rmtree(self._directories[name], ignore_errors=True)
+        self._directories[name] = directory
+        self.witnesses[name].take_over(self.witnesses[of])
+        promises = self.promises
+        promises.recorded = {place: each for place, each in promises.recorded.items() if place[0] != name}
+        promises.acknowledged = {place for place in promises.acknowledged if place[0] != name}
+        self.start(name)
+
+    def _new_directory(self, name: str) -> Path:
+        self._runs += 1
+        return self._root / f"{name}-{self._runs}"
 
     def _close(self, node: Node) -> None:
         self.timeline.run(node.loop, node.close())

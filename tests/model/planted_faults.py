@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from imgproxy.cache.runs import Runs
 from imgproxy.cluster import acknowledge
 from imgproxy.cluster.fence import Fence
 from imgproxy.cluster.follower import Follower
@@ -150,6 +151,11 @@ def replaced(where: str, by: object) -> Callable[[], AbstractContextManager[Any]
     return lambda: patch(f"imgproxy.cluster.{where}", by)
 
 
+def _followed_by_whatever(before: Runs, run: str, lock: str | None) -> Runs:
+    """The last run of a journal counts as ended, whichever lock it held."""
+    return Runs(run, lock, (*before.ended, before.run))
+
+
 FAULTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "the lease is counted from the answer": replaced("node.Lease", AnswerLease),
     "a node is current before it has replayed the log": replaced("node.Lease", HastyLease),
@@ -164,6 +170,9 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a purge does not wait for the slowest node": replaced("observer.awaited", _without_the_last),
     "a purge does not wait for the proofs of a fenced node": replaced(
         "acknowledge.can_break_until_s", _until_the_lease_ends
+    ),
+    "a copy of a disk takes the run over the first one for ended": lambda: patch.object(
+        Runs, "followed_by", _followed_by_whatever
     ),
     "a purge does not wait for leases": replaced("acknowledge.can_break_until_s", _from_the_look),
 }

@@ -6,7 +6,7 @@ No node is still sending them either. A node that has reached neither log nor or
 well again, every purge is acknowledged, and no node is fenced.
 
 Hypothesis chooses the order: what `test_purge_model` has, on each node, and lines that are cut or slow, processes that
-are stopped, killed and restarted, nodes that leave, a log that is trimmed, or restored from a backup.
+are stopped, killed and restarted, disks that are copied, nodes that leave, a log that is trimmed, or restored.
 """
 
 from __future__ import annotations
@@ -192,6 +192,25 @@ class AwayMachine(RuleBasedStateMachine):
         world.request(name, PLANS[0], hold_at=None)
         world.release_log(name)
 
+    @rule(name=NODE, other=OTHER, how=st.sampled_from(["cut", "stop"]), then_s=st.sampled_from([0.0, 0.7, 2.2, 5.5]))
+    def purge_while_a_copy_of_the_disk_runs(self, name: str, other: int, how: str, then_s: float) -> None:
+        """The node does not hear of the purge. Another one, over a copy of its disk, has started meanwhile."""
+        world, copy = self.world, after(name, other)
+        [third] = set(NAMES) - {name, copy}
+        world.start(name)
+        world.request(name, PLANS[0], hold_at=None)
+        if how == "cut":
+            self.cut(name)
+        else:
+            world.stop(name)
+        world.leave(copy)
+        world.start_over_a_copy(copy, of=name)
+        self.replace(KEY)
+        world.purge(third, KEY)
+        world.pass_time(then_s)
+        world.resume(name)
+        world.request(name, PLANS[0], hold_at=None)
+
     @rule(
         name=NODE,
         is_restored=st.booleans(),
@@ -343,6 +362,10 @@ class NodesMachine(AwayMachine):
     @rule(name=NODE, held=st.sampled_from([None, "join", "renew", "read"]))
     def start(self, name: str, held: str | None) -> None:
         self.world.start(name, held=held)
+
+    @rule(name=NODE, other=OTHER)
+    def start_over_a_copy(self, name: str, other: int) -> None:
+        self.world.start_over_a_copy(name, of=after(name, other))
 
     @rule()
     def trim(self) -> None:

@@ -150,13 +150,26 @@ class MemoryPurgeLog:
 
     # --- the protocol ------------------------------------------------------------------------------------------
 
-    async def join(self, member: Member, *, on_lines: Callable[[], None], on_applied: Callable[[], None]) -> None:
+    async def join(
+        self,
+        member: Member,
+        *,
+        ended: Sequence[str] = (),
+        on_lines: Callable[[], None],
+        on_applied: Callable[[], None],
+    ) -> None:
         def on_news() -> None:
             on_lines()
             on_applied()
 
+        def work() -> None:
+            for run in ended:
+                if self.server.rows.pop(run, None) is not None:
+                    self.server.tell()
+            self._put(Position("", 0))
+
         self._member, self._on_news = member, on_news
-        await self._call("join", lambda: self._put(Position("", 0)))
+        await self._call("join", work)
 
     async def renew(self, applied: Position) -> Renewal:
         def work() -> Renewal:

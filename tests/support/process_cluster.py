@@ -95,12 +95,9 @@ class ProcessCluster:
         """
         Undo what a test has done: lines, held points, dead and paused nodes. Then the picture has its first bytes.
 
-        A cluster that several tests use is healed before each. Members whose process has ended are removed, as the
-        nodes do it after `forget_s`.
+        A cluster that several tests use is healed before each. Nodes have removed their runs that were killed.
         """
         await asyncio.gather(*(node.heal() for node in self.nodes))
-        runs = [each["run"] for node in self.nodes for each in (await node.state())["nodes"] if each["self"]]
-        await self.sql(f"DELETE FROM imgproxy.member WHERE run NOT IN ({', '.join(map(repr, runs))})")
         for node in self.nodes:
             await poll(node.state, lambda found: len(found["nodes"]) == len(self.nodes), within_s=PATIENCE_S)
         self.entry = self.library.entry_id(KEY)

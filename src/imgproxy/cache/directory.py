@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # Facts kept in memory, about 700 bytes each: with them a disk hit reads one file instead of two.
 FACTS_IN_MEMORY = 50_000
 _NO_BODY: Final = digest_of(b"")
+# Linux makes a new one each time that it starts.
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 # A directory for a new file is made this often: an eviction may delete it, still empty, before the file is in it.
 MAKE_DIRECTORY_TRIES = 2
 
@@ -93,8 +95,23 @@ class CacheDirectory:
             raise
         self._lock = descriptor
 
+    def lock_name(self) -> str | None:
+        """
+        Return a name of the lock that this process holds: kernel, device and file. None: it is not known.
+
+        As long as a process holds it, no other lock has this name. Sources: random(4) of boot_id, inode(7).
+        """
+        if self._lock is None:
+            return None
+        try:
+            kernel = _BOOT_ID.read_text("ascii").strip()
+        except OSError:
+            return None
+        found = os.fstat(self._lock)
+        return f"{kernel} {found.st_dev} {found.st_ino}"
+
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock. Nothing of this run is served any more: the next one relies on that (runs.py)."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

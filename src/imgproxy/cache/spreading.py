@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from imgproxy.cache.runs import begin_run
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection
@@ -100,6 +102,14 @@ class Spreading:
             return None
         number, _, history = rows[0][0].partition(" ")
         return history, int(number)
+
+    async def begin_run(self, run: str, lock: str | None) -> tuple[str, ...]:
+        """Write down that this run begins, with the lock that it holds. Return the runs that have ended (runs.py)."""
+
+        def write(database: sqlite3.Connection) -> tuple[str, ...]:
+            return begin_run(database, run, lock)
+
+        return await self._journal.write(write)
 
     async def set_place(self, history: str, number: int, *, done: Collection[int] = ()) -> None:
         """Write the place. Delete the changes of these rows, which are spread."""

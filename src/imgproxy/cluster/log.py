@@ -132,9 +132,19 @@ class PurgeLog(Protocol):
     A call that fails may have been committed all the same.
     """
 
-    async def join(self, member: Member, *, on_lines: Callable[[], None], on_applied: Callable[[], None]) -> None:
+    async def join(
+        self,
+        member: Member,
+        *,
+        ended: Sequence[str] = (),
+        on_lines: Callable[[], None],
+        on_applied: Callable[[], None],
+    ) -> None:
         """
         Become a member, with this name, run, lease and proof time.
+
+        `ended` are runs that serve nothing any more. They are removed in the same transaction: so the lines that they
+        have not applied, and that this run may need, are kept for it. The others hear of it.
 
         On the event loop, `on_lines` is called whenever the log may have new lines, and `on_applied` whenever a member
         may have applied some. Both may be called too often. It is no promise: the caller looks at each renewal, too.

@@ -89,6 +89,7 @@ class ClusterNode:
         self._clock = clock or Clock()
         self._failpoints = parts.failpoints
         self._rows = Spreading(parts.cache.journal)
+        self._directory = parts.cache.store
         proof_s = settings.proof_s if self.is_proving else None
         self._member = Member(name, self.run, 0, 0, settings.lease_s, proof_s)
         self._observer = Observer(self._member, settings.forget_s)
@@ -139,6 +140,8 @@ class ClusterNode:
 
     async def start(self) -> None:
         """Go on where the last run ended. The log is reached in the background. Raises CacheUnavailable."""
+        # Before it is a member: the next run has to know it.
+        self._observer.ended = frozenset(await self._rows.begin_run(self.run, self._directory.lock_name()))
         place = await self._rows.place()
         if place is not None:
             self._follower.resume(Position(*place))
@@ -148,6 +151,8 @@ class ClusterNode:
 
     async def close(self) -> None:
         """Leave. The port is closed: nothing is served any more."""
+        leave_by_s = asyncio.get_running_loop().time() + LEAVE_S
+        may_leave = await self._end_renewals()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -159,10 +164,24 @@ class ClusterNode:
         await self._failpoints.reach(Step.BEFORE_LEAVE, "")
         try:
             if self._has_tried:
-                await _within(LEAVE_S, self._log.leave())
+                await self._leave(leave_by_s, may_leave=may_leave)
         except LogUnavailable as error:
-            log.warning("this node could not leave the cluster; its purges wait until its lease has run out: %s", error)
+            log.warning("this node could not leave the cluster; purges wait until its lease has run out: %s", error)
         await self._log.close()
+
+    async def _end_renewals(self) -> bool:
+        """Wait for the renewal under way, and let no other begin. Return whether none is under way any more."""
+        try:
+            await _within(LEAVE_S, self._renewing.acquire())
+        except LogUnavailable:
+            return False
+        return True
+
+    async def _leave(self, leave_by_s: float, *, may_leave: bool) -> None:
+        """Leave, unless a renewal is under way: it would make this run a member again. Raises LogUnavailable."""
+        if not may_leave:
+            raise LogUnavailable("a renewal has not been answered yet")
+        await _within(max(0.0, leave_by_s - asyncio.get_running_loop().time()), self._log.leave())
 
     def _begin(self, *work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks += [asyncio.get_running_loop().create_task(self._keep(each)) for each in work]
@@ -238,13 +257,19 @@ class ClusterNode:
 
     async def _join(self) -> None:
         self._has_tried = True
-        await _within(self.settings.lease_s, self._join_log())
+        async with self._renewing:
+            await _within(self.settings.lease_s, self._join_log())
         self._has_joined = True
         self._begin(self._follower.follow, self._follower.report, self._spreader.append, self._spreader.acknowledge)
 
     async def _join_log(self) -> None:
         # What others have applied is no reason to read the log: it would be a read for each report of each other node.
-        await self._log.join(self._member, on_lines=self._follower.wake, on_applied=self._spreader.look)
+        await self._log.join(
+            self._member,
+            ended=sorted(self._observer.ended),
+            on_lines=self._follower.wake,
+            on_applied=self._spreader.look,
+        )
 
     async def renew(self) -> Renewal:
         """
@@ -288,6 +313,8 @@ class ClusterNode:
         now_s = self._clock.now_s()
         for member in self._observer.forgettable(now_s):
             log.warning("node %s was not seen for %g s and is forgotten", member.name, self.settings.forget_s)
+            await _within(self.settings.lease_s, self._log.forget(member.run, member.renewals))
+        for member in self._observer.returned():
             await _within(self.settings.lease_s, self._log.forget(member.run, member.renewals))
         if now_s >= self._trimmed_at_s + TRIM_EVERY_S:
             self._trimmed_at_s = now_s
@@ -346,19 +373,7 @@ class ClusterNode:
 
     def nodes_json(self) -> list[dict[str, Any]]:
         """Show every member, for the status page."""
-        now_s = self._clock.now_s()
-        return [
-            {
-                "name": item.member.name,
-                "run": item.member.run,
-                "self": item.member.run == self.run,
-                "applied": item.member.applied,
-                "behind": max(0, self._head - item.member.applied),
-                "renewed_s": round(now_s - item.changed_at_s, 1),
-                "lease": "runs" if now_s < item.lease_ends_s else "out",
-            }
-            for item in self._observer.members
-        ]
+        return self._observer.as_json(self._clock.now_s(), self._head)
 
 
 async def _within(seconds: float, call: Awaitable[Result]) -> Result:

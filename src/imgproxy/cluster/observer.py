@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.cluster.acknowledge import Awaited, Seen, awaited, observe
 
@@ -34,6 +34,7 @@ class Observer:
         self._own = own
         self._forget_s = forget_s
         self.history: str | None = None
+        self.ended: frozenset[str] = frozenset()  # runs that serve nothing any more, for certain
         self._seen: dict[str, Seen] = {}
         self._renewed: dict[str, Seen] = {}  # as of the last renewal, which says of which history it is
         self._lost: dict[str, Seen] = {}
@@ -83,6 +84,10 @@ class Observer:
             if run != self._own.run and now_s >= item.changed_at_s + self._forget_s
         ]
 
+    def returned(self) -> list[Member]:
+        """Return the members that have ended: a renewal of theirs was still on its way when they were removed."""
+        return [item.member for run, item in self._seen.items() if run in self.ended]
+
     @property
     def members(self) -> tuple[Seen, ...]:
         """The members of the log, as last seen."""
@@ -100,6 +105,21 @@ class Observer:
             if is_other and item.is_alive and now_s < item.lease_ends_s:
                 return item.member
         return None
+
+    def as_json(self, now_s: float, head: int) -> list[dict[str, Any]]:
+        """Show every member, for the status page. `head` is the number of the last line of the log."""
+        return [
+            {
+                "name": item.member.name,
+                "run": run,
+                "self": run == self._own.run,
+                "applied": item.member.applied,
+                "behind": max(0, head - item.member.applied),
+                "renewed_s": round(now_s - item.changed_at_s, 1),
+                "lease": "runs" if now_s < item.lease_ends_s else "out",
+            }
+            for run, item in self._seen.items()
+        ]
 
     def _warn_of_namesake(self, now_s: float) -> None:
         is_there = self.namesake(now_s) is not None

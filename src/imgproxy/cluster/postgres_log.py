@@ -58,6 +58,10 @@ SELECT history.name AS history, head.number AS head, head.oldest, known.renewals
     version, min_reader
 FROM head, history, known, renewed, imgproxy.edge_schema
 """)
+# A renewal that also removes members.
+_ENDED: Final = "ended AS (DELETE FROM imgproxy.member WHERE run = ANY ($9::text[]) RETURNING 1)"
+_TOLD: Final = "(SELECT count(pg_notify('imgproxy_applied', '')) FROM ended) AS told"
+_JOIN: Final = _RENEW.replace("WITH ", f"WITH {_ENDED},\n").replace("min_reader\n", f"min_reader, {_TOLD}\n")
 _MEMBERS: Final = with_history("""
 SELECT name, run, CASE WHEN member.history = HISTORY THEN applied ELSE 0 END AS applied, renewals, lease_s, proof_s
 FROM imgproxy.member ORDER BY name, run
@@ -118,15 +122,25 @@ class PostgresLog:
 
     # --- the member --------------------------------------------------------------------------------------------
 
-    async def join(self, member: Member, *, on_lines: Callable[[], None], on_applied: Callable[[], None]) -> None:
+    async def join(
+        self,
+        member: Member,
+        *,
+        ended: Sequence[str] = (),
+        on_lines: Callable[[], None],
+        on_applied: Callable[[], None],
+    ) -> None:
         """Become a member. News come as soon as the database can be reached, also if this call fails."""
         self._member = member
         self._listener.listen(("imgproxy_lines",), on_lines)
         self._listener.listen(("imgproxy_applied",), on_applied)
-        await self.renew(Position("", 0))
+        await self._renew(Position("", 0), ended)
 
     async def renew(self, applied: Position) -> Renewal:
         """Renew the lease, then read the members: they must not be older than the number that the renewal has seen."""
+        return await self._renew(applied, ())
+
+    async def _renew(self, applied: Position, ended: Sequence[str]) -> Renewal:
         member = self._joined()
         async with self._database.session() as session:
             self._renewals += 1
@@ -134,7 +148,9 @@ class PostgresLog:
                 *(session.server, member.run, member.name, applied.history, applied.number),
                 *(self._renewals, member.lease_s, member.proof_s),
             )
-            [row] = await fetch_in(session, _RENEW, *values)
+            [row] = await (
+                fetch_in(session, _JOIN, *values, list(ended)) if ended else fetch_in(session, _RENEW, *values)
+            )
             if self._went_back(row, applied):
                 await _note_loss(session, max(applied.number, row["head"] + 1))
                 [row] = await fetch_in(session, _RENEW, *values)
