@@ -64,6 +64,7 @@ def serve(
         "IMGPROXY_SERVER__PORT": port,
         "IMGPROXY_CACHE__DIR": cache,
     }
+    gc.set_threshold(*GC_THRESHOLDS)  # before most modules are loaded, and before the purges that were missed come
     settings = load_or_fail(config, {name: str(value) for name, value in given.items() if value is not None})
     lines = logs.configure(settings.log.level, settings.log.format)
     log.info("%s", summary(settings, config))
@@ -145,7 +146,6 @@ async def serve_until_stopped(settings: Settings, lines: logs.LineHandler) -> in
     # it takes 20 ms, and no request is answered meanwhile.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     log.info("stopping: waiting for running requests")
     await edge.stop()

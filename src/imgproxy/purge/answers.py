@@ -102,7 +102,7 @@ class Answers:
         """
         names = set(hashes)
         late: set[Sending | Connection] = {
-            answer for hashed in names for answer in self._sending.get(hashed, ()) if answer.is_old
+            answer for hashed in self._sending.keys() & names for answer in self._sending[hashed] if answer.is_old
         }
         late |= {connection for connection in self.connections if connection.last_key_hash in names}
         return await self._end(late, within_s)
