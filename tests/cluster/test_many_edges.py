@@ -235,6 +235,7 @@ async def test_a_purge_that_cannot_be_written_into_the_log_is_logged_once(
         while node.way.calls["append"] < 3:
             node.clock.advance(1)
             await asyncio.sleep(0)
+        await node.renewed()
         assert node.cluster.is_current
         words = "purges of this node wait, they cannot be written into the log of purges: "
         said = [each.message.removeprefix(words) for each in caplog.records if each.message.startswith(words)]
