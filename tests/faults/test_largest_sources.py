@@ -71,7 +71,7 @@ async def test_an_avif_that_is_too_large_for_the_memory_is_refused(tmp_path: Pat
     """An AVIF at the limit of pixels needs more memory than a process may use: refused, and the next one is made."""
     original = tmp_path / "original"
     original.write_bytes(scene().heifsave_buffer(compression="av1", effort=0, Q=30))
-    async with pool_of(timeout_s=120) as pool:
+    async with pool_of(timeout_s=120, queue_timeout_s=30) as pool:
         with pytest.raises(RenderOutOfMemory):
             await pool.render(job(original, SMALL))
         original.write_bytes(images.cached_photo())
