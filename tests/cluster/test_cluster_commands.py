@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
-import subprocess
-import sys
 
 from imgproxy.cluster.engine import read_status
 from imgproxy.cluster.status import ClusterStatus, NodeState, NodeStatus
+from tests.support.cli import NOBODY, run
 from tests.support.cluster import edge, purge
 
 
-def imgproxy(*arguments: str, url: str | None) -> subprocess.CompletedProcess[str]:
-    """Run a command whose configuration is in the environment."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("IMGPROXY_")}
-    if url is not None:
-        environ["IMGPROXY_CLUSTER__DATABASE_URL"] = url
-    return subprocess.run(
-        [sys.executable, "-m", "imgproxy.cli", *arguments],
-        env={
-            **environ,
-            "COLUMNS": "200",
-            "IMGPROXY_ORIGIN__URL": "http://127.0.0.1:1",
-            "IMGPROXY_ORIGIN__TOKEN": "t" * 20,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def imgproxy(*arguments: str, url: str | None) -> tuple[int, str, str]:
+    """Run a command with this database. Return exit code, standard output and standard error."""
+    database = {} if url is None else {"IMGPROXY_CLUSTER__DATABASE_URL": url}
+    return run(*arguments, **database, IMGPROXY_ORIGIN__URL=NOBODY, IMGPROXY_ORIGIN__TOKEN="t" * 20)
 
 
 async def test_status_shows_who_is_behind(database_url: str) -> None:
@@ -46,16 +31,16 @@ async def test_status_shows_who_is_behind(database_url: str) -> None:
             ("a", NodeState.CURRENT, 0),
             ("b", NodeState.SILENT, 3),
         ]
-        done = imgproxy("cluster", "status", "--json", url=database_url)
-        assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
+        code, out, err = await asyncio.to_thread(imgproxy, "cluster", "status", "--json", url=database_url)
+        assert code == 0, err
+        said = json.loads(out)
         assert [(node["name"], node["state"], node["lag_lines"]) for node in said["nodes"]] == [
             ("a", "current", 0),
             ("b", "silent", 3),
         ]
         assert (said["head"], said["lines"], said["schema_version"]) == (3, 3, 1)
         assert 0 <= said["oldest_age_s"] < 600
-        table = imgproxy("cluster", "status", url=database_url).stdout
+        _, table, _ = await asyncio.to_thread(imgproxy, "cluster", "status", url=database_url)
         assert "run-of-b" in table
         assert "log: 3 lines" in table
 
@@ -81,15 +66,15 @@ def test_two_edges_with_one_name_are_noticed() -> None:
 
 def test_status_without_a_cluster_is_one_line() -> None:
     """An edge that is alone has nothing to show."""
-    done = imgproxy("cluster", "status", url=None)
-    assert (done.returncode, done.stderr) == (2, "imgproxy: [cluster] database_url is not set: this edge is alone\n")
+    code, _, err = imgproxy("cluster", "status", url=None)
+    assert (code, err) == (2, "imgproxy: [cluster] database_url is not set: this edge is alone\n")
 
 
 def test_status_of_a_database_that_is_away_is_one_line() -> None:
     """It says what is wrong."""
-    done = imgproxy("cluster", "status", url="postgresql://u:p@127.0.0.1:1/d")
-    assert done.returncode == 1
-    assert done.stderr == (
+    code, _, err = imgproxy("cluster", "status", url="postgresql://u:p@127.0.0.1:1/d")
+    assert code == 1
+    assert err == (
         "imgproxy: the cluster's database (127.0.0.1): the connection is refused: is PostgreSQL running there?\n"
     )
 
@@ -97,10 +82,10 @@ def test_status_of_a_database_that_is_away_is_one_line() -> None:
 async def test_check_writes_and_reads(database_url: str) -> None:
     """It makes the schema, says how many edges there are, and leaves nothing behind."""
     async with edge(database_url) as a:
-        said = imgproxy("check", url=database_url).stdout
+        _, said, _ = await asyncio.to_thread(imgproxy, "check", url=database_url)
         assert "✓ the cluster's database (127.0.0.1) can be written and read: PostgreSQL " in said
         assert "1 edges" in said
         assert [row["count"] for row in await a.database.fetch("SELECT count(*) FROM imgproxy.delivery")] == [0]
-    done = imgproxy("check", url="postgresql://u:p@127.0.0.1:1/d")
-    assert "✗ [cluster] the cluster's database (127.0.0.1): the connection is refused" in done.stdout
-    assert done.returncode == 1
+    code, said, _ = await asyncio.to_thread(imgproxy, "check", url="postgresql://u:p@127.0.0.1:1/d")
+    assert "✗ [cluster] the cluster's database (127.0.0.1): the connection is refused" in said
+    assert code == 1

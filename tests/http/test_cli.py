@@ -16,6 +16,7 @@ import pytest
 
 import imgproxy
 from imgproxy.workers.extras import find_detector, find_heic
+from tests.support import cli
 from tests.support.site import KEY, jpeg, poll, site
 
 IMGPROXY = str(Path(sys.executable).with_name("imgproxy"))
@@ -39,6 +40,11 @@ async def run(*arguments: str, environ: dict[str, str] | None = None, stdin: byt
     out, err = await asyncio.wait_for(process.communicate(stdin), 60)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
+
+
+async def run_here(*arguments: str, stdin: str | None = None, **environ: str) -> tuple[int, str, str]:
+    """Run a command in this process, where a test has seen it run in a process of its own."""
+    return await asyncio.to_thread(cli.run, *arguments, stdin=stdin, **environ)
 
 
 @asynccontextmanager
@@ -232,8 +238,8 @@ async def test_serve_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
             ({"IMGPROXY_CACHE__DIR": str(tmp_path / "file" / "c")}, 1, "[cache] dir"),
             ({"IMGPROXY_CACHE__MAX_BYTES": "many"}, 2, "[cache] max_bytes = 'many': expected integer"),
         ]
-        for environ, expected_code, words in cases:
-            code, out, err = await run("serve", environ={"IMGPROXY_RENDER__PROCESSES": "1", **environ})
+        runs = [run("serve", environ={"IMGPROXY_RENDER__PROCESSES": "1", **environ}) for environ, _, _ in cases]
+        for (_, expected_code, words), (code, out, err) in zip(cases, await asyncio.gather(*runs), strict=True):
             assert code == expected_code, err
             assert words in err
             assert "Traceback" not in out + err
@@ -252,16 +258,16 @@ async def test_purge_and_warm_talk_to_a_running_edge(tmp_path: Path) -> None:
         code, out, _ = await run("purge", entry, *edge, "--json")
         assert code == 0
         assert json.loads(out)["variants"] == 1
-        code, out, _ = await run("purge", "-", *edge, stdin=f"{entry}\n".encode())
+        code, out, _ = await run_here("purge", "-", *edge, stdin=f"{entry}\n")
         assert (code, "gone" in out) == (0, True)
-        code, out, _ = await run("purge", "--keys", KEY, *edge)
+        code, out, _ = await run_here("purge", "--keys", KEY, *edge)
         assert (code, "gone" in out) == (0, True)
-        code, out, err = await run("purge", "nobody", *edge)
+        code, out, err = await run_here("purge", "nobody", *edge)
         assert (code, out) == (1, "")
         assert err.endswith("never seen a key of it. (if this is a key: --keys)\n")
-        code, _, err = await run("warm", entry, *edge)
+        code, _, err = await run_here("warm", entry, *edge)
         assert (code, "[warm] queries" in err) == (1, True)
-        code, out, err = await run("purge", entry, "--edge", "http://127.0.0.1:1", "--token", "x")
+        code, out, err = await run_here("purge", entry, "--edge", "http://127.0.0.1:1", "--token", "x")
         assert (code, "cannot be reached" in out + err) == (1, True)
 
 
@@ -273,13 +279,13 @@ async def test_check_says_what_is_right_and_what_is_not(tmp_path: Path) -> None:
         assert (code, "accepts the token" in out) == (0, True)
         assert ("the face detector works" if find_detector() else "no detector is installed") in out
         assert ("HEIC can be read" if find_heic() else "HEIC: no reader is installed") in out
-        code, out, _ = await run("check", environ={**right, "IMGPROXY_ORIGIN__TOKEN": "wrong"})
+        code, out, _ = await run_here("check", **right, IMGPROXY_ORIGIN__TOKEN="wrong")
         assert (code, "does not accept" in out) == (1, True)
-    code, out, _ = await run("check", environ={"IMGPROXY_ORIGIN__URL": "http://127.0.0.1:1"})
+    code, out, _ = await run_here("check", IMGPROXY_ORIGIN__URL="http://127.0.0.1:1")
     assert (code, "the connection was refused: nothing listens there" in out) == (1, True)
     config = tmp_path / "config.toml"
     config.write_text("[cash]\n[server]\nport = 'x'\n")
-    code, _, err = await run("check", "-c", str(config))
+    code, _, err = await run_here("check", "-c", str(config))
     assert code == 2
     assert "[cash]: unknown section" in err
     assert "[server] port = 'x'" in err
@@ -289,7 +295,7 @@ async def test_sign_makes_urls_that_are_accepted(tmp_path: Path) -> None:
     """The printed URL has the signature as its last parameter; without a token it says what is missing."""
     code, out, _ = await run("sign", "https://h/users/1.png?w=400&h=300", "--token", "FOO123bar")
     assert (code, out.strip()) == (0, "https://h/users/1.png?w=400&h=300&s=c7b86f666a832434dd38577e38cf86d1")
-    code, _, err = await run("sign", "/a.jpg", environ={"IMGPROXY_CACHE__DIR": str(tmp_path)})
+    code, _, err = await run_here("sign", "/a.jpg", IMGPROXY_CACHE__DIR=str(tmp_path))
     assert (code, "no signing token" in err) == (2, True)
 
 

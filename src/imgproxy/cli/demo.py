@@ -82,10 +82,7 @@ async def _run_demo(options: DemoOptions) -> int:
     try:
         async with AsyncExitStack() as stack:
             library, edge = await _start_or_fail(stack, options, work)
-            pictures = _pictures(library)
-            if not pictures:
-                fail(f"{options.folder}: there is no picture in this folder that can be read")
-            _print_tour(library, edge, pictures, options.folder)
+            _print_tour(library, edge, _pictures(library), options.folder)
             await stop.wait()
             console.print("\n[dim]Stopping.[/dim]")
     finally:
@@ -141,6 +138,8 @@ async def _start(stack: AsyncExitStack, options: DemoOptions, work: Path) -> tup
         on_warning=lambda line: console.print(f"[yellow]{escape(line)}[/yellow]"),
     )
     await stack.enter_async_context(library)
+    if not _pictures(library):
+        raise ConfigError((f"{options.folder}: there is no picture in this folder that can be read",))
     settings = Settings(
         server=ServerSettings(host=HOST, port=options.port, shutdown_timeout_s=2.0),
         origin=OriginSettings(url=library.url, token=token),
