@@ -13,6 +13,9 @@ NO_HEADERS := PKG_CONFIG_LIBDIR=/nonexistent PKG_CONFIG_PATH=
 PIP := $(NO_HEADERS) $(BIN)/pip install --quiet --disable-pip-version-check
 LIST_TARGETS = awk -F ':.*\#\# ' '/^[a-z-]+:.*\#\# / { printf "  make %-10s %s\n", $$1, $$2 }'
 
+# Images of Python may set it. Then each process that a test starts would compile the service anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-slow check format texts docs docs-serve bench soak dist sbom lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help

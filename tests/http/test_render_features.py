@@ -31,14 +31,15 @@ async def test_sizes_asked_for_together_are_one_job(tmp_path: Path) -> None:
 
 
 async def test_a_plan_that_fails_does_not_fail_the_others_of_its_job(tmp_path: Path) -> None:
-    """One of three plans needs more than the allowed time; the other two are made without it."""
-    settings = RenderSettings(processes=1, timeout_s=2)
+    """One of three plans needs more than the allowed memory; the other two are made without it."""
+    settings = RenderSettings(processes=1, memory_bytes=150_000_000, timeout_s=60)
     async with site(tmp_path, pictures={KEY: jpeg(200, (2400, 1600))}, render=settings) as here:
         await here.get(f"/{KEY}")
-        targets = [f"/{KEY}?w=300", f"/{KEY}?w=8192&fm=avif&blur=2000", f"/{KEY}?w=310"]
+        targets = [f"/{KEY}?w=300", f"/{KEY}?w=8192&rot=30&fm=png", f"/{KEY}?w=310"]
         replies = await asyncio.gather(*(here.get(target) for target in targets))
 
         assert [reply.status for reply in replies] == [200, 422, 200]
+        assert replies[1].json()["type"].endswith("render-out-of-memory")
 
 
 # --- interim ---------------------------------------------------------------------------------------------------------

@@ -332,6 +332,7 @@ class NodesWorld:
         self._runs = 0
         self._deliveries = 0
         self.timeline = Timeline()
+        self._metrics = Metrics()  # no promise is about them, and to make them takes longer than the rest of a start
         self.log = NodesLog()
         self.promises = Promises()
         self.pictures = {key: Picture() for key in KEYS}
@@ -359,7 +360,7 @@ class NodesWorld:
         self.nodes[name] = self.timeline.run(loop, self._started(name, loop, way))
 
     async def _started(self, name: str, loop: NodeLoop, way: NodeWay) -> Node:
-        gates, witness, metrics, refusals = Gates(), self.witnesses[name], Metrics(), Refusals()
+        gates, witness, metrics, refusals = Gates(), self.witnesses[name], self._metrics, Refusals()
         directory = self._directories[name]
         origin = NodeOrigin(witness, gates)
         origin.pictures = self.pictures

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ Result = TypeVar("Result")
 
 # Timers up to this long are brought forward; longer ones are the housekeeping's clocks.
 SHORT_S = 0.4
-THREAD_WAIT_S = 0.000_1
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
@@ -29,6 +27,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 1_000.0
         self._in_threads = 0
+        self._back: asyncio.Future[None] | None = None
         super().__init__(selectors.SelectSelector())
 
     def time(self) -> float:
@@ -42,6 +41,14 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def _came_back(self, _future: asyncio.Future[Any]) -> None:
         self._in_threads -= 1
+        if self._back is not None and not self._back.done():
+            self._back.set_result(None)
+
+    async def thread_back(self) -> None:
+        """Wait until one more call in a thread has returned, if there is any. Time stands still meanwhile."""
+        if self._in_threads:
+            self._back = self.create_future()
+            await self._back
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine to its end, settling on the way."""
@@ -66,7 +73,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             if self._ready:  # type: ignore[attr-defined] # the one place that looks inside
                 continue
             if self._in_threads:
-                time.sleep(THREAD_WAIT_S)  # noqa: ASYNC251 the threads are to come first
+                await self.thread_back()
                 continue
             timers = [timer.when() for timer in self._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
             due_s = min(timers, default=float("inf"))

@@ -31,6 +31,7 @@ from imgproxy.cache.epochs import Epochs
 from imgproxy.cache.journal import Journal
 from imgproxy.failpoints import Point
 from tests.model.world import KEY, MARK, PLANS, World
+from tests.support.slow import slow_but
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -259,7 +260,7 @@ def test_the_model_finds_a_soft_purge_that_is_lost() -> None:
         play(100, 40, is_shrunk=False)
 
 
-@pytest.mark.parametrize("epochs", [DeafEpochs, HastyEpochs])
+@pytest.mark.parametrize("epochs", slow_but([DeafEpochs], [DeafEpochs, HastyEpochs]))
 def test_the_model_finds_an_answer_that_begins_without_its_proof(epochs: type[Epochs]) -> None:
     """If an order changes nothing, or the last check before an answer ignores it, the same machine finds an answer."""
     with patch("imgproxy.cache.cache.Epochs", epochs), pytest.raises(AssertionError, match="was ordered to be at"):

@@ -11,10 +11,9 @@ its threads have come back. The same steps therefore always lead to the same ord
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tests.model.simulated_loop import THREAD_WAIT_S, SimulatedLoop
+from tests.model.simulated_loop import SimulatedLoop
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -55,7 +54,7 @@ class NodeLoop(SimulatedLoop):
                 continue
             if not self._in_threads:
                 return
-            time.sleep(THREAD_WAIT_S)  # noqa: ASYNC251 the threads are to come first
+            await self.thread_back()
         raise AssertionError("a node does not come to rest")
 
 

@@ -277,6 +277,7 @@ class World:
         self.witness = Witness()
         self.failures: list[BaseException] = []
         self.clock = Clock()
+        self._metrics = Metrics()  # no promise is about them, and to make them takes longer than the rest of a start
         self._pictures: dict[str, Picture] | None = None
         # What clients keep: by plan, the entity tag of the last answer and the versions that its bytes hold.
         self.copies: dict[RenderPlan | None, tuple[str, set[tuple[str, int]]]] = {}
@@ -295,7 +296,7 @@ class World:
             settings = CacheSettings(dir=directory, min_free_bytes=0, hot_max_bytes=20_000)
             journal = GatedJournal(directory)
             journal.gates = gates
-            cache, metrics, refusals = Cache(settings, journal=journal), Metrics(), Refusals()
+            cache, metrics, refusals = Cache(settings, journal=journal), self._metrics, Refusals()
             await cache.start()
             admission = Admission(RenderSettings(), 1)
             fetching = Fetching(
