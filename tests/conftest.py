@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.memory_disk import use_memory_disk
 from tests.support.postgres import database_url, own_server, postgres_server
+from tests.support.quick_check import no_libraries_tried
 
-__all__ = ["database_url", "own_server", "postgres_server"]
+__all__ = ["database_url", "no_libraries_tried", "own_server", "postgres_server"]
 
 # A busy machine is no failure, and what fails in CI fails again at home. `--hypothesis-profile=explore` looks further.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -161,6 +161,7 @@ def test_why_a_database_cannot_be_used_is_one_finding_of_check(bad: Bad) -> None
 
 
 @pytest.mark.parametrize("bad", slow_but(["the password is wrong"], CASES), indirect=True)
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_check_says_why_a_database_cannot_be_used(bad: Bad) -> None:
     """On one line, with exit code 1 and without a traceback or a password."""
     code, out, err = imgproxy("check", url=bad.url)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from imgproxy.cluster.engine import read_status
 from imgproxy.cluster.status import ClusterStatus, NodeState, NodeStatus
 from tests.support.cli import NOBODY, run
@@ -79,6 +81,7 @@ def test_status_of_a_database_that_is_away_is_one_line() -> None:
     )
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 async def test_check_writes_and_reads(database_url: str) -> None:
     """It makes the schema, says how many edges there are, and leaves nothing behind."""
     async with edge(database_url) as a:

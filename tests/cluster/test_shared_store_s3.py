@@ -239,6 +239,7 @@ async def checked(
     return code, said
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 async def test_check_tries_the_store(here: Edges, s3: Gateway) -> None:
     """It writes, reads, lists and deletes an object, and leaves nothing behind."""
     code, said = await checked(here, s3)
@@ -249,6 +250,7 @@ async def test_check_tries_the_store(here: Edges, s3: Gateway) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_libraries_tried")
 async def test_check_names_the_right_that_is_missing(here: Edges, strict: Gateway) -> None:
     """A user without a right is told which one."""
     rights = ("s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:DeleteObject")
@@ -264,6 +266,7 @@ async def test_check_names_the_right_that_is_missing(here: Edges, strict: Gatewa
     assert code == 0, said
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 async def test_check_names_what_is_wrong(here: Edges, strict: Gateway) -> None:
     """A wrong key, a bucket that does not exist, and a gateway that is down: one line each."""
     s3 = strict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ import pyvips
 
 from imgproxy.config.sections import LimitsSettings, RenderSettings
 from imgproxy.errors import RenderOutOfMemory, TooManyPixels
+from imgproxy.workers.process import RenderProcess
 from tests.support import heif, images
 from tests.support.workers import SMALL, Observer, job, pool_of
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+# Its processes are new: how much memory one has had is what these tests are about.
+new_pool = partial(pool_of, process_class=RenderProcess)
 # 12,800 x 10,000 pixels; the longest WebP is 16,383 wide.
 WIDTH, HEIGHT = 12_800, 10_000
 WEBP = (16_383, 7_812)
@@ -59,7 +63,7 @@ async def test_the_largest_originals_are_rendered(tmp_path: Path, name: str) -> 
     original = tmp_path / "original"
     original.write_bytes(FITTING[name]())
     ear = Observer()
-    async with pool_of(ear, timeout_s=120) as pool:
+    async with new_pool(ear, timeout_s=120) as pool:
         report = await pool.render(job(original, SMALL))
         assert report.rendered[0].width_px == 64
         assert pool.restarts == 0
@@ -71,7 +75,7 @@ async def test_an_avif_that_is_too_large_for_the_memory_is_refused(tmp_path: Pat
     """An AVIF at the limit of pixels needs more memory than a process may use: refused, and the next one is made."""
     original = tmp_path / "original"
     original.write_bytes(scene().heifsave_buffer(compression="av1", effort=0, Q=30))
-    async with pool_of(timeout_s=120, queue_timeout_s=30) as pool:
+    async with new_pool(timeout_s=120, queue_timeout_s=30) as pool:
         with pytest.raises(RenderOutOfMemory):
             await pool.render(job(original, SMALL))
         original.write_bytes(images.cached_photo())
@@ -83,6 +87,6 @@ async def test_one_row_more_is_refused(tmp_path: Path) -> None:
     assert WIDTH * HEIGHT == LimitsSettings().source_pixels > 9504 * 6336
     original = tmp_path / "original"
     original.write_bytes(images.png_header(WIDTH, HEIGHT + 1))
-    async with pool_of() as pool:
+    async with new_pool() as pool:
         with pytest.raises(TooManyPixels):
             await pool.render(job(original, SMALL))

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ from tests.support.workers import LONG, SMALL, Observer, job, pool_of, until
 if TYPE_CHECKING:
     from imgproxy.workers.channel import Message
 
+# Its processes are new: what they do before and after a job is what these tests are about.
+new_pool = partial(pool_of, process_class=RenderProcess)
+
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
@@ -48,7 +52,7 @@ def photo(tmp_path: Path) -> Path:
 async def test_a_crash_costs_only_its_own_job(photo: Path, death: signal.Signals) -> None:
     """A process that dies fails its own job. The jobs of other processes, and those that wait, are done."""
     ear = Observer()
-    async with pool_of(ear, processes=2) as pool:
+    async with new_pool(ear, processes=2) as pool:
         hurt = asyncio.create_task(pool.render(job(photo, LONG, name="hurt")))
         await until(lambda pool: pool.busy == 1, pool)
         victim = pool.pids[0]
@@ -67,7 +71,7 @@ async def test_a_crash_costs_only_its_own_job(photo: Path, death: signal.Signals
 
 async def test_idle_processes_that_die_are_replaced(photo: Path) -> None:
     """Processes that die without a job are replaced, and the next job is done."""
-    async with pool_of(processes=2) as pool:
+    async with new_pool(processes=2) as pool:
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
         await until(lambda pool: pool.restarts == 2 and len(pool.pids) == 2, pool)
@@ -76,7 +80,7 @@ async def test_idle_processes_that_die_are_replaced(photo: Path) -> None:
 
 async def test_signals_to_the_group_do_not_reach_renders(photo: Path) -> None:
     """A render process ignores Ctrl-C and SIGTERM: the edge ends it."""
-    async with pool_of() as pool:
+    async with new_pool() as pool:
         running = asyncio.create_task(pool.render(job(photo, SMALL)))
         for pid in pool.pids:
             os.kill(pid, signal.SIGINT)
@@ -90,7 +94,7 @@ async def test_a_render_that_needs_too_much_memory_is_ended(tmp_path: Path) -> N
     original = tmp_path / "large.png"
     original.write_bytes(images.png_bomb(7000, 7000))
     ear = Observer()
-    async with pool_of(ear, memory_bytes=100_000_000) as pool:
+    async with new_pool(ear, memory_bytes=100_000_000) as pool:
         plan = RenderPlan(resize=Resize(width=Px(7000)), rotation=30.0, is_pivot=True, output=Output(format=Format.PNG))
         with pytest.raises(RenderOutOfMemory) as caught:
             await pool.render(job(original, plan))
@@ -108,7 +112,7 @@ async def test_a_heic_that_needs_too_much_memory_is_ended(tmp_path: Path) -> Non
     tile = heif.rgb(heif.picture(256, 256)).hidden()
     whole = heif.grid(20, 25, 25 * 256, 20 * 256, tuple(range(2, 502))).having(heif.nclx())
     original.write_bytes(heif.write(whole, *(tile for _ in range(500))))
-    async with pool_of(memory_bytes=100_000_000) as pool:
+    async with new_pool(memory_bytes=100_000_000) as pool:
         with pytest.raises(RenderOutOfMemory):
             await pool.render(job(original, SMALL))
         original.write_bytes(heif.write(heif.rgb(heif.picture())))
@@ -248,7 +252,7 @@ async def test_hostile_pictures_are_refused_or_rendered_but_never_fatal(tmp_path
         "zeros.jpg": b"\xff\xd8\xff" + bytes(1000),
         "noise.jpg": jpeg[:600] + os.urandom(4000),
     }
-    async with pool_of() as pool:
+    async with new_pool() as pool:
         outcomes = {}
         for name, data in hostile.items():
             path = tmp_path / name
@@ -274,7 +278,7 @@ async def test_what_a_process_writes_to_standard_error_is_in_the_log(
     """Also its last words. Its standard error is a pipe to the edge: a reader of the log that stalls stops no render."""
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(images.cached_photo()[:300])
-    async with pool_of() as pool:
+    async with new_pool() as pool:
         pid = pool.pids[0]
         with pytest.raises(DecodeFailed):
             await pool.render(job(broken, SMALL))
@@ -305,7 +309,7 @@ async def test_missing_fonts_are_in_the_log(
         monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(images.cached_photo()[:300])
-    async with pool_of(processes=2) as pool:
+    async with new_pool(processes=2) as pool:
         jobs = [pool.render(job(broken, SMALL)) for _ in range(2)]
         assert all(isinstance(each, DecodeFailed) for each in await asyncio.gather(*jobs, return_exceptions=True))
         # Each process has written about its job now, and before that about fonts.
@@ -318,7 +322,7 @@ async def test_a_gif_of_too_many_frames_gives_its_first(tmp_path: Path) -> None:
     original = tmp_path / "endless.gif"
     original.write_bytes(images.gif_of_many_frames(200_000))
     ear = Observer()
-    async with pool_of(ear) as pool:
+    async with new_pool(ear) as pool:
         report = await pool.render(job(original, RenderPlan(output=Output(format=Format.GIF))))
     assert report.rendered[0].is_first_frame_only
     assert report.rendered[0].frames == 1
@@ -332,7 +336,7 @@ async def test_a_drawing_that_takes_too_much_cpu_is_ended(photo: Path) -> None:
     rows = '<rect width="800" height="800" fill="url(#g)"/>' * 4000
     slow.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="800">{gradient}{rows}</svg>')
     ear = Observer()
-    async with pool_of(ear, drawing_cpu_s=0.3) as pool:
+    async with new_pool(ear, drawing_cpu_s=0.3) as pool:
         with pytest.raises(RenderTimeout) as caught:
             await pool.render(job(slow, SMALL, RenderPlan(resize=Resize(width=Px(1600)), output=SMALL.output)))
         assert caught.value.limit_s == 0.3
@@ -345,7 +349,7 @@ async def test_a_refused_drawing_costs_no_process(photo: Path) -> None:
     """A refusal by count crosses to the edge with its number, and the process goes on."""
     bomb = photo.with_name("bomb.svg")
     bomb.write_text("<svg xmlns='http://www.w3.org/2000/svg'><text>" + "word " * 100_000 + "</text></svg>")
-    async with pool_of() as pool:
+    async with new_pool() as pool:
         with pytest.raises(DrawingTooComplex, match="4000 characters in one text"):
             await pool.render(job(bomb, SMALL))
         assert (await pool.render(job(photo, SMALL))).rendered[0].width_px == 64
@@ -356,7 +360,7 @@ async def test_a_truncated_picture_can_be_served(tmp_path: Path) -> None:
     """With allow_truncated the part that is there is rendered; without it the picture is refused."""
     original = tmp_path / "cut.jpg"
     original.write_bytes(images.cached_photo()[:-4000])
-    async with pool_of(allow_truncated=True) as pool:
+    async with new_pool(allow_truncated=True) as pool:
         assert (await pool.render(job(original, SMALL))).rendered[0].height_px == 48
 
 

@@ -100,6 +100,7 @@ def test_a_misspelt_field_is_found(tmp_path: Path) -> None:
 
 
 @each_file
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_imgproxy_check_accepts_the_configuration(tmp_path: Path, values: Path) -> None:
     """The files of the secrets are there; the network is not, so each line that fails is of what is not reached."""
     text = config_toml(values)

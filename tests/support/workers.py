@@ -11,10 +11,13 @@ from imgproxy.config.sections import LimitsSettings, RenderSettings
 from imgproxy.params.plan import Format, Output, Px, RenderPlan, Resize
 from imgproxy.workers.job import Lane, RenderJob, RenderTarget
 from imgproxy.workers.pool import ABANDON_GRACE_S, RenderPool
+from tests.support.kept_processes import KeptProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from imgproxy.workers.process import RenderProcess
 
 SMALL = RenderPlan(resize=Resize(width=Px(64)), output=Output(format=Format.JPEG))
 # Seconds of work on any machine: enlarge to 49 megapixels and press into AVIF.
@@ -39,11 +42,21 @@ class Observer:
 
 @contextlib.asynccontextmanager
 async def pool_of(
-    ear: Observer | None = None, *, abandon_grace_s: float = ABANDON_GRACE_S, **settings: Any
+    ear: Observer | None = None,
+    *,
+    abandon_grace_s: float = ABANDON_GRACE_S,
+    process_class: type[RenderProcess] = KeptProcess,
+    **settings: Any,
 ) -> AsyncIterator[RenderPool]:
     """A pool that is started and, at the end, closed."""
     chosen = RenderSettings(**({"processes": 1} | settings))
-    pool = RenderPool(chosen, LimitsSettings(), observer=ear or Observer(), abandon_grace_s=abandon_grace_s)
+    pool = RenderPool(
+        chosen,
+        LimitsSettings(),
+        observer=ear or Observer(),
+        abandon_grace_s=abandon_grace_s,
+        process_class=process_class,
+    )
     await pool.start()
     try:
         yield pool

@@ -175,6 +175,7 @@ async def test_a_newer_journal_is_refused_in_words(tmp_path: Path) -> None:
     assert (tmp_path / "journal.sqlite").read_bytes() == before
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_check_refuses_a_newer_journal(tmp_path: Path) -> None:
     """`imgproxy check` finds it before the service is started, and writes nothing beside it."""
     write_journal(tmp_path, "CREATE TABLE purge (later TEXT)", version=JOURNAL_VERSION + 1)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ({"IMGPROXY_CLUSTER__DATABASE_URL_FILE": "{folder}/none"}, "[cluster] database_url_file"),
     ],
 )
+@pytest.mark.usefixtures("no_libraries_tried")
 async def test_what_stops_serve_is_found(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     """`check` prints the line with which `serve` ends."""
     here = {name: text.replace("{folder}", str(tmp_path)) for name, text in variables.items()}
@@ -61,6 +62,7 @@ async def test_what_stops_serve_is_found(tmp_path: Path, variables: dict[str, st
     assert (code, line in out) == (2, True)
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_a_missing_token_file_of_a_cache_in_front_is_found(tmp_path: Path) -> None:
     """It passed `check`, and ended `serve`."""
     config = tmp_path / "config.toml"

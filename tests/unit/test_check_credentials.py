@@ -152,6 +152,7 @@ async def test_a_silent_timestamp_authority_is_waited_for_as_long_as_a_picture_w
     )
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_the_command_has_the_finding_also_as_json(tmp_path: Path) -> None:
     """An expired certificate ends `check` with 2, as `serve` would not start."""
     certificate, key = authority().issue(days=(-9, -1)).write(tmp_path)

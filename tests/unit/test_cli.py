@@ -51,6 +51,7 @@ def test_a_missing_token_names_its_section(tmp_path: Path) -> None:
     assert (code, err) == (2, "imgproxy: no signing token: give --token, or set [signing] tokens\n")
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_check_names_section_and_key_of_a_secret_that_cannot_be_read(tmp_path: Path) -> None:
     """The line begins with the mark, the section and the key."""
     code, out, _ = run("check", IMGPROXY_ORIGIN__TOKEN_FILE=str(tmp_path / "none"), IMGPROXY_CACHE__DIR=str(tmp_path))
@@ -61,6 +62,7 @@ def test_check_names_section_and_key_of_a_secret_that_cannot_be_read(tmp_path: P
 
 
 @pytest.mark.parametrize("case", ["a file", "below a file", "a dangling link"])
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_check_refuses_a_cache_that_serve_would_refuse(tmp_path: Path, case: str) -> None:
     """A path that is not a directory, or cannot become one, is reported."""
     (tmp_path / "file").write_text("")
@@ -73,6 +75,7 @@ def test_check_refuses_a_cache_that_serve_would_refuse(tmp_path: Path, case: str
     assert f"✗ [cache] dir = {tmp_path / directory}: cannot be written" in out
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
     """The nearest parent is tried; the directory is not made."""
     _, out, _ = run("check", IMGPROXY_CACHE__DIR=str(tmp_path / "a" / "b"), IMGPROXY_ORIGIN__URL=NOBODY)
@@ -81,6 +84,7 @@ def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 async def test_check_speaks_to_the_operator(tmp_path: Path) -> None:
     """The message for a refused token is for the operator, not the public text for clients."""
     fill_folder(tmp_path / "photos", "a.png")

@@ -107,7 +107,7 @@ def test_what_an_entry_counts_is_what_it_takes(cache: Cache, is_from_disk: bool)
     try:
         counted_before = memo.used_bytes
         before_bytes, _ = tracemalloc.get_traced_memory()
-        for number in range(1, 5_001):
+        for number in range(1, 1_501):
             put(memo, cache, number, is_from_disk=is_from_disk)
         gc.collect()
         taken_bytes = tracemalloc.get_traced_memory()[0] - before_bytes

@@ -149,6 +149,7 @@ def test_a_short_secret_is_warned_of(where: str, tmp_path: Path) -> None:
     assert short_secrets(load(file, {})) == []
 
 
+@pytest.mark.usefixtures("no_libraries_tried")
 def test_check_warns_of_short_secrets(tmp_path: Path) -> None:
     """`imgproxy check` prints the warning as a notice."""
     _, out, _ = run("check", IMGPROXY_ADMIN__TOKEN="short", IMGPROXY_CACHE__DIR=str(tmp_path))
