@@ -17,6 +17,7 @@ import pytest
 from imgproxy.failpoints import Point, Step
 from tests.support.cluster import edge as edge_of_log
 from tests.support.line import Way, line_to
+from tests.support.postgres import waits_for_lock
 from tests.support.process_cluster import process_cluster
 from tests.support.site import ADMIN, KEY, poll, red_of
 from tests.support.visitors import BALANCER
@@ -117,10 +118,13 @@ async def test_a_node_is_killed_when_its_line_is_in_the_log_and_it_does_not_know
         await here.put(30)
         purge = asyncio.create_task(a.purge(here.entry))
         await a.arrived(Step.AFTER_RECORD)
-        before = await here.sql(HEAD)
-        a.database.hold(Way.BACK)
-        await a.release(Step.AFTER_RECORD)
-        await poll(lambda: here.sql(HEAD), lambda found: found != before)
+        async with here.session() as other, here.session() as observer:
+            async with other.transaction():
+                before = await other.fetchval(f"{HEAD} FOR UPDATE")
+                await a.release(Step.AFTER_RECORD)
+                await waits_for_lock(observer)  # the statement is at the server, whole
+                a.database.hold(Way.BACK)
+            await poll(lambda: observer.fetchval(HEAD), lambda found: found != before)
         await a.kill()
         await unanswered(purge)
         a.database.mend()
@@ -247,6 +251,7 @@ async def test_a_pending_purge_is_done_when_the_node_that_it_waits_for_has_died(
         here.visitors() as visitors,
     ):
         a, b = here.nodes
+        await here.all_seen()  # a purge that does not wait at all does not look
         await b.hold(Step.BEFORE_APPLY)
         await here.put(30)
         reply = await a.purge(here.entry)

@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import pytest
 
 from imgproxy.cache.outbox import OutboxLine, Subject
 from imgproxy.cluster import postgres_log
 from imgproxy.cluster.log import Change, HistoryLost, Kind, LogUnavailable, Position
 from tests.support.cluster import NOWHERE, Edge, edge, eventually, purge
+from tests.support.postgres import session, waits_for_lock
 from tests.support.relay import relay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import Awaitable
 
     from tests.support.postgres import PostgresServer
-
-
-@asynccontextmanager
-async def session(url: str) -> AsyncIterator[Any]:
-    """A connection of the test, beside those of the edges."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def waits_for_lock(observer: Any, count: int = 1) -> None:
-    """Return when so many sessions of edges wait for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'imgproxy%'"
-    async with asyncio.timeout(20):
-        while await observer.fetchval(query + " AND datname = current_database()") < count:
-            await asyncio.sleep(0.01)
 
 
 async def running(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+import socket
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from imgproxy.edge.connections import LimitedServer, Limits, limit_options
 from imgproxy.edge.descriptors import Descriptors, limit_of_process
 from imgproxy.failpoints import Point
 from imgproxy.telemetry.metrics import Metrics
+from tests.support.delivery import loop_turns
 from tests.support.site import ADMIN, KEY, Held, Site, png_of_noise, poll, site, until
 from tests.support.wire import Wire
 
@@ -195,6 +197,19 @@ async def test_a_stop_cuts_a_client_that_does_not_read(connect: Connect, tmp_pat
         await here.edge.stop()
 
         await until(lambda: here.metric("imgproxy_connections") == 0)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_stop_closes_a_connection_that_was_accepted_just_before(tmp_path: Path, turns: int) -> None:
+    """The kernel has it; the service may not know it yet."""
+    async with site(tmp_path) as here:
+        port = int(here.edge.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            await loop_turns(turns)
+            await here.edge.stop()
+            client.settimeout(LONG_S)
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(client.recv, 1) == b""
 
 
 async def test_a_purge_cuts_a_hit_whose_connection_is_about_to_close(connect: Connect, tmp_path: Path) -> None:

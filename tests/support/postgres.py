@@ -7,6 +7,7 @@ need a server are skipped, and pytest says so. PostgreSQL refuses to run as root
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import importlib.util
 import itertools
@@ -16,16 +17,18 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import asyncpg
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
 PASSWORD = "a-password-of-tests"
 # fsync stays on: what PostgreSQL does when it is killed is a part of what is tested. The rest makes a start fast.
@@ -278,3 +281,21 @@ def own_server() -> Iterator[PostgresServer]:
 def database_url(postgres_server: PostgresServer) -> str:
     """Make an empty database. Its URL has a superuser's name and password."""
     return postgres_server.url(postgres_server.new_database())
+
+
+@asynccontextmanager
+async def session(url: str) -> AsyncIterator[Any]:
+    """A connection of the test, beside those of the edges."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def waits_for_lock(observer: Any, count: int = 1) -> None:
+    """Return when so many sessions of edges wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'imgproxy%'"
+    async with asyncio.timeout(20):
+        while await observer.fetchval(query + " AND datname = current_database()") < count:
+            await asyncio.sleep(0.01)

@@ -33,12 +33,14 @@ from imgproxy.medialibrary.operations import RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.medialibrary.server.probe import Probe
 from tests.support.line import line_to
+from tests.support.postgres import session
 from tests.support.process_node import PATIENCE_S, ProcessNode
 from tests.support.site import KEY, SECRET, jpeg, poll
 from tests.support.visitors import Visitors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from tests.support.postgres import PostgresServer
@@ -98,8 +100,7 @@ class ProcessCluster:
         A cluster that several tests use is healed before each. Nodes have removed their runs that were killed.
         """
         await asyncio.gather(*(node.heal() for node in self.nodes))
-        for node in self.nodes:
-            await poll(node.state, lambda found: len(found["nodes"]) == len(self.nodes), within_s=PATIENCE_S)
+        await self.all_seen()
         self.entry = self.library.entry_id(KEY)
         if self.reds[-1] == NO_RED:
             await self.library.patch(self.entry, UnrevokeAsset())
@@ -107,6 +108,15 @@ class ProcessCluster:
         self.reds = [FIRST_RED]
         reply = await self.nodes[0].purge(self.entry)
         assert reply.status == 200, reply.body
+
+    async def all_seen(self) -> None:
+        """Wait until each node has seen every other one. It looks at its next renewal, after a third of a lease."""
+        for node in self.nodes:
+            await poll(node.state, lambda found: len(found["nodes"]) == len(self.nodes), within_s=PATIENCE_S)
+
+    def session(self) -> AbstractAsyncContextManager[Any]:
+        """Open a connection of the test to the database of the cluster."""
+        return session(self._server.url(self.database))
 
     async def sql(self, statement: str) -> str:
         """Run SQL in the database of the cluster. Return what it printed: a line a row, columns split by |."""

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Connections that the kernel keeps until they are accepted.
 BACKLOG = 1024
+# One turn makes the transport, the next one tells the server of it (asyncio's selector_events.py).
+ACCEPT_TURNS = 2
 
 
 class Server:
@@ -85,6 +87,7 @@ class Server:
         server = self._runner.server
         if isinstance(server, FastServer):
             server.is_draining = True
+        await self._close_port()
         cleanup = asyncio.ensure_future(self._runner.cleanup())
         await asyncio.wait((cleanup,), timeout=self._settings.shutdown_timeout_s)
         if not cleanup.done() and server is not None:
@@ -95,6 +98,18 @@ class Server:
                     connection.cut()  # it may have bytes for a client that does not read
         await cleanup
         self._runner = None
+
+    async def _close_port(self) -> None:
+        """
+        Close the port, and wait until the server knows the connections that were accepted just before.
+
+        aiohttp closes only those that it knows. asyncio tells it of one two turns of its loop after the accept.
+        """
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
 
     @property
     def url(self) -> str:
