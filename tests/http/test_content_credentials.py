@@ -89,6 +89,7 @@ async def test_a_variant_of_a_signed_original_is_signed_in_every_format(
                 store = read(reply.body, content_type)
                 assert store is not None
                 assert store.state == "Trusted"
+                assert any(url.endswith("c2pa.actions.v2") for url in store.created)
                 ours, edit, capture = store.generations
                 assert ours["ingredients"][0]["relationship"] == "parentOf"
                 assert [ours["signature_info"]["common_name"], edit["claim_generator_info"][0]["name"]] == [

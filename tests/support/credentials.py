@@ -316,6 +316,14 @@ class Store:
 
     state: str
     text: str
+    details: str
+
+    @property
+    def created(self) -> list[str]:
+        """The URLs of the assertions for which the signer of the active manifest answers."""
+        found = json.loads(self.details)
+        claim = found["manifests"][found["active_manifest"]]["claim"]
+        return [each["url"] for each in claim["created_assertions"]]
 
     @property
     def json(self) -> dict[str, Any]:
@@ -354,7 +362,7 @@ def read(data: bytes, kind: str, *, trusted: Authority | None = None, manifest: 
     with reader:
         state = reader.get_validation_state()
         assert state is not None
-        return Store(state, reader.json())
+        return Store(state, reader.json(), reader.detailed_json())
 
 
 def actions(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import c2pa
 from cachetools import LRUCache
@@ -34,6 +34,9 @@ from imgproxy.manifests.source import (
 )
 from imgproxy.manifests.summary import summary
 from imgproxy.workers.channel import frame, receive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # The sizes of one page ask for the same original within seconds.
 SOURCES_MAX: Final = 16
@@ -124,7 +127,7 @@ class ManifestBuilder:
         manifest = {
             "title": job.title,
             "format": "image/png",
-            "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
+            "assertions": [_own_actions([created])],
         }
         out = io.BytesIO()
         builder = c2pa.Builder(manifest, context=self._context)
@@ -139,18 +142,22 @@ class ManifestBuilder:
         opened: dict[str, Any] = {"action": "c2pa.opened", "parameters": {"ingredientIds": [INGREDIENT_ID]}}
         if source.source_type:
             opened["digitalSourceType"] = source.source_type
-        done = {"label": "c2pa.actions.v2", "data": {"actions": [opened, *job.actions]}}
         builder = c2pa.Builder(
             {
                 "claim_generator_info": [{"name": self._settings.claim_generator, "version": self._settings.version}],
                 "title": job.title,
                 "format": job.variant_type,
-                "assertions": [done, *source.training],
+                "assertions": [_own_actions([opened, *job.actions]), *source.training],
             },
             context=self._context,
         )
         builder.add_ingredient_from_archive(io.BytesIO(source.ingredient))
         return builder
+
+
+def _own_actions(actions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make the assertion of what this edge did. Its signer answers for it: it is a created one (C2PA 2.4, actions)."""
+    return {"label": "c2pa.actions.v2", "data": {"actions": list(actions)}, "created": True}
 
 
 def _read(job: Job) -> bytes:
