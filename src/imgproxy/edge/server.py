@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # Connections that the kernel keeps until they are accepted.
 BACKLOG = 1024
-# One turn makes the transport, the next one tells the server of it (asyncio's selector_events.py).
+# A connection that asyncio has accepted has its transport in the next turn of the loop (selector_events.py).
 ACCEPT_TURNS = 2
 
 
@@ -42,13 +42,17 @@ class Server:
         self._limits = limits
         self._settings = settings
         self._runner: web.ServerRunner | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Open the port."""
         settings = self._settings
         self._runner = web.ServerRunner(self._make(), shutdown_timeout=settings.shutdown_timeout_s)
         await self._runner.setup()
-        await web.TCPSite(self._runner, settings.host, settings.port, backlog=BACKLOG).start()
+        assert self._runner.server is not None
+        loop = asyncio.get_running_loop()
+        # Not an aiohttp site: it does not say which sockets it has, and `_close_port` needs them.
+        self._listener = await loop.create_server(self._runner.server, settings.host, settings.port, backlog=BACKLOG)
 
     def _make(self) -> web.Server:
         """Make the server, with the fast path if this version of aiohttp supports it."""
@@ -101,20 +105,23 @@ class Server:
 
     async def _close_port(self) -> None:
         """
-        Close the port, and wait until the server knows the connections that were accepted just before.
+        Accept no more connections, wait until those just accepted are known, and close the port.
 
-        aiohttp closes only those that it knows. asyncio tells it of one two turns of its loop after the accept.
+        asyncio never closes a connection whose transport it makes after its port was closed (seen with Python 3.11).
         """
-        assert self._runner is not None
-        for site in list(self._runner.sites):
-            await site.stop()
+        if self._listener is None:
+            return
+        for listening in self._listener.sockets:
+            asyncio.get_running_loop().remove_reader(listening)
         for _ in range(ACCEPT_TURNS):
             await asyncio.sleep(0)
+        self._listener.close()
+        self._listener = None
 
     @property
     def url(self) -> str:
         """The URL of the server, with the port that it got."""
-        assert self._runner is not None, "the server is started"
-        host, port = self._runner.addresses[0][:2]
+        assert self._listener is not None, "the server is started"
+        host, port = self._listener.sockets[0].getsockname()[:2]
         host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 for display, nothing binds here
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
