@@ -154,7 +154,7 @@ async def test_a_client_that_does_not_read_is_disconnected(connect: Connect, tmp
 
 async def test_a_purge_cuts_a_client_that_does_not_read_an_original(connect: Connect, tmp_path: Path) -> None:
     """Within `drain_s`, long before its own limit; the receipt counts it. The kernel sends nothing more: it resets."""
-    server = limited(send_timeout_s=LONG_S)
+    server = limited(send_timeout_s=3)
     async with site(tmp_path, pictures=LARGE, server=server, purge=PurgeSettings(drain_s=0.05)) as here:
         wires = [await connect(here, limit=1024) for _ in range(3)]
         for wire in wires:
@@ -207,7 +207,7 @@ async def test_a_stop_closes_a_connection_that_was_accepted_just_before(tmp_path
         with socket.create_connection(("127.0.0.1", port)) as client:
             await loop_turns(turns)
             await here.edge.stop()
-            client.settimeout(LONG_S)
+            client.settimeout(20)
             with suppress(ConnectionResetError):
                 assert await asyncio.to_thread(client.recv, 1) == b""
 
