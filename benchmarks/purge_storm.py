@@ -44,6 +44,8 @@ HIT_STORMS = (500, 1_000)
 WRITTEN_S = 1.0
 P99_RATIO_GOAL = 5.0
 CPU_RATIO_GOAL = 1.5
+# Who purges, and the library, are other machines in a newsroom. Here they share the cores with the edge, and give way.
+SENDER_NICE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,36 +136,56 @@ def rows_of(storm: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
 
 
 async def storm(edge: Edge, entries: list[str]) -> Storm:
-    """Purge all these entries at once."""
-    port = int(edge.url.rpartition(":")[2])
+    """Purge all these entries at once, from a process of its own: hits have nothing of its work."""
     pid = edge.pid
-    gate = asyncio.Semaphore(50)
+    context = multiprocessing.get_context("spawn")
+    pipe, child_pipe = context.Pipe()
+    sender = context.Process(target=send_purges, args=(edge.url, entries, child_pipe), daemon=True)
+    sender.start()
+    try:
+        await asyncio.to_thread(pipe.recv)  # it is connected
+        await asyncio.sleep(0.2)
+        idle_from_s, idle_cpu_s = time.monotonic(), accounting.thread_cpu_s(pid)
+        await asyncio.sleep(WRITTEN_S)
+        began_s, began_cpu_s = time.monotonic(), accounting.thread_cpu_s(pid)
+        idle_rate = (began_cpu_s - idle_cpu_s) / (began_s - idle_from_s)
+        pipe.send("send")
+        statuses: Counter[int] = await asyncio.to_thread(pipe.recv)
+        seconds = time.monotonic() - began_s
+        while os.listdir(edge.cache_dir / "trash"):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(WRITTEN_S)
+        ended_s = time.monotonic()  # the thousand connections that close now are not a part of it
+        used_s = accounting.thread_cpu_s(pid) - began_cpu_s - idle_rate * (time.monotonic() - began_s)
+        return Storm(statuses, seconds, ended_s, used_s * 1000 / len(entries))
+    finally:
+        sender.kill()
+        await asyncio.to_thread(sender.join, 10)
 
-    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with gate:
-            return await asyncio.open_connection("127.0.0.1", port)
 
-    streams = await asyncio.gather(*(connect() for _ in entries))
-    await asyncio.sleep(0.2)
-    idle_from_s, idle_cpu_s = time.monotonic(), accounting.thread_cpu_s(pid)
-    await asyncio.sleep(WRITTEN_S)
-    began_s, began_cpu_s = time.monotonic(), accounting.thread_cpu_s(pid)
-    idle_rate = (began_cpu_s - idle_cpu_s) / (began_s - idle_from_s)
-    for entry, (_, writer) in zip(entries, streams, strict=True):
-        writer.write(
-            f"POST /-/purge/entries/{entry} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bench\r\n"
-            f"Content-Length: 0\r\n\r\n".encode()
-        )
-    statuses = Counter(await asyncio.gather(*(status_of(reader) for reader, _ in streams)))
-    seconds = time.monotonic() - began_s
-    while os.listdir(edge.cache_dir / "trash"):
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(WRITTEN_S)
-    ended_s = time.monotonic()  # the thousand connections that close now are not a part of it
-    used_s = accounting.thread_cpu_s(pid) - began_cpu_s - idle_rate * (time.monotonic() - began_s)
-    for _, writer in streams:
-        writer.close()
-    return Storm(statuses, seconds, ended_s, used_s * 1000 / len(entries))
+def send_purges(url: str, entries: list[str], pipe: Connection) -> None:
+    """Connect once for each entry, say so, wait for a word, send all purges, and send the statuses of their answers."""
+    os.nice(SENDER_NICE)
+
+    async def send() -> None:
+        gate = asyncio.Semaphore(50)
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            async with gate:
+                return await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+
+        streams = await asyncio.gather(*(connect() for _ in entries))
+        pipe.send("connected")
+        await asyncio.to_thread(pipe.recv)
+        for entry, (_, writer) in zip(entries, streams, strict=True):
+            writer.write(
+                f"POST /-/purge/entries/{entry} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bench\r\n"
+                f"Content-Length: 0\r\n\r\n".encode()
+            )
+        pipe.send(Counter(await asyncio.gather(*(status_of(reader) for reader, _ in streams))))
+        await asyncio.to_thread(pipe.recv)  # until it is killed
+
+    asyncio.run(send())
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
@@ -258,6 +280,7 @@ class LibraryConnection(asyncio.Protocol):
 
 def serve_library(picture: bytes, pipe: Connection) -> None:
     """Serve until the process is ended. Send the port."""
+    os.nice(SENDER_NICE)
 
     async def serve() -> None:
         LibraryConnection.picture = picture

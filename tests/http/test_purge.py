@@ -9,12 +9,15 @@ from urllib.parse import quote
 import pytest
 
 from imgproxy.cache.entry import key_hash
+from imgproxy.cache.purge import PurgedKeys
 from imgproxy.config.sections import FreshnessSettings, PurgeSettings, ServerSettings, WarmSettings
+from imgproxy.errors import CacheUnavailable
 from imgproxy.failpoints import Point
 from imgproxy.medialibrary.operations import ReplaceAsset, RevokeAsset, UnrevokeAsset
 from imgproxy.medialibrary.server import Webhook
 from imgproxy.purge.entry_keys import ListedKeys
 from imgproxy.purge.key_finder import CALLS_MAX
+from imgproxy.purge.service import BEGUN_MAX
 from tests.support.frontends import free_port
 from tests.support.site import ADMIN, KEY, SECRET, Held, Site, jpeg, poll, red_of, site, until
 from tests.support.webhooks import deliver, deliver_raw
@@ -315,6 +318,34 @@ async def test_purges_of_many_entries_at_once_ask_for_a_few_at_a_time(tmp_path: 
 
         assert {reply.status for reply in replies} == {200}
         assert 1 < most <= CALLS_MAX
+
+
+async def test_a_few_purges_of_a_storm_are_recorded_at_a_time(tmp_path: Path) -> None:
+    """Hits have their turns between them. Purges that the disk refuses make room for the next ones."""
+    most = running = 0
+    async with site(tmp_path) as here:
+        record = here.edge.cache.purge
+
+        async def record_and_count(*args: Any, **options: Any) -> PurgedKeys:
+            nonlocal most, running
+            running += 1
+            most = max(most, running)
+            try:
+                await asyncio.sleep(0.01)
+                return await record(*args, **options)
+            finally:
+                running -= 1
+
+        async def refuse(*args: Any, **options: Any) -> PurgedKeys:
+            raise CacheUnavailable
+
+        here.edge.cache.purge = refuse  # type: ignore[method-assign]
+        refused = await asyncio.gather(*(here.purge(f"entry-{number}") for number in range(2 * BEGUN_MAX)))
+        here.edge.cache.purge = record_and_count  # type: ignore[method-assign]
+        replies = await asyncio.gather(*(here.purge(f"entry-{number}") for number in range(80)))
+
+        assert ({reply.status for reply in refused}, {reply.status for reply in replies}) == ({503}, {404})
+        assert 1 < most <= BEGUN_MAX
 
 
 async def test_an_api_that_is_silent_keeps_no_purge_of_a_storm(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
+# Purges that are not recorded yet. One more waits, so a hit waits for a few first steps, not for a thousand.
+BEGUN_MAX = 8
 # After these events no answer may show the picture. A soft purge would serve it once more.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
 # The reasons that have a label in the metric: events, routes, and our own findings. Callers can send any other word; it
@@ -92,6 +94,7 @@ class PurgeService:
         self._metrics = metrics
         self._downstream = downstream
         self._entry_purges: OneByOne[Receipt] = OneByOne()
+        self._beginnings = asyncio.Semaphore(BEGUN_MAX)
         self.finder = KeyFinder(entries, settings.expand_timeout_s)
         self._later = Background("purge")
         self.receipts = Receipts(cache.journal, shared)
@@ -228,13 +231,16 @@ class PurgeService:
 
     async def _purge_entry_now(self, entry: str, reason: str) -> Receipt:
         started_s = time.monotonic()
+        await self._beginnings.acquire()
         # At the same time, because a write to the disk may take as long as an answer of the keys API.
         listing = asyncio.create_task(self.finder.find_all(entry))
         try:
-            known = await self._entries.last_seen(entry)
             try:
-                purged = await self._purge_here(known, reason=reason, entry=entry, is_pending=True)
-            except CacheUnavailable:
+                known = await self._entries.last_seen(entry)
+                purged = await self._purge_known(known, entry, reason)
+            finally:
+                self._beginnings.release()
+            if purged is None:
                 return await self._purge_unrecorded(entry, known, reason, await listing)
             receipt = await self._expand(_receipt(entry, purged), entry, reason, await listing)
         finally:
@@ -243,6 +249,13 @@ class PurgeService:
             elif not listing.cancelled():
                 listing.exception()  # it must be read, or asyncio logs that nobody did
         return await self._acknowledge(receipt, reason, started_s)
+
+    async def _purge_known(self, known: Sequence[str], entry: str, reason: str) -> PurgedKeys | None:
+        """Record the purge with the keys last seen, and invalidate them. None: the disk refused the record."""
+        try:
+            return await self._purge_here(known, reason=reason, entry=entry, is_pending=True)
+        except CacheUnavailable:
+            return None
 
     async def _expand(self, receipt: Receipt, entry: str, reason: str, found: AllKeys) -> Receipt:
         """Purge the keys that were found and that we did not know. Raises EntryNotFound."""
