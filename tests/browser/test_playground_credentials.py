@@ -62,7 +62,7 @@ def look(edge: str) -> dict[str, Any]:
         found["fits"] = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.get_by_role("button", name="plain.jpg").click()
         page.wait_for_selector(f"#original-image[alt='Original of {PLAIN}']")
-        wait_for_picture(page)
+        page.locator("#result-facts .wide", has_text="none").wait_for()  # the result is loaded a little later
         found["plain"] = [page.locator(f"#{which}-facts .wide").last.inner_text() for which in ("original", "result")]
         return found
 

@@ -52,12 +52,6 @@ def namesakes(node: ProcessNode) -> list[str]:
     return [line for line in node.messages("error") if line.startswith("another node is named")]
 
 
-async def all_done(node: ProcessNode) -> None:
-    """Wait until no purge of this node is on its way, and each of its receipts says that it is done."""
-    await poll(node.state, lambda found: found["purges_waiting"] == 0)
-    await poll(node.receipts, lambda found: found and not any(each["pending"] for each in found))
-
-
 # --- a node is killed ------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +74,7 @@ async def test_a_purge_goes_on_by_itself_after_its_node_was_killed(here: Process
         await kill_in_a_purge(here, step)
 
         await a.start()
-        await all_done(a)
+        await a.all_done()
 
         visitors.promise_now()
         await visitors.round()
@@ -106,7 +100,7 @@ async def test_a_purge_is_repeated_at_another_node_after_its_own_was_killed(here
         await a.start(is_current=False)
         await visitors.round()
         await a.current()
-        await all_done(a)
+        await a.all_done()
         await visitors.round()
 
 
@@ -131,7 +125,7 @@ async def test_a_node_is_killed_when_its_line_is_in_the_log_and_it_does_not_know
         await visitors.round(b, c)
 
         await a.start()
-        await all_done(a)
+        await a.all_done()
 
         visitors.promise_now()
         await visitors.round()
@@ -152,7 +146,7 @@ async def test_a_node_is_killed_when_all_is_done_but_its_answer_has_not_left(her
             with pytest.raises(aiohttp.ClientError):
                 await purge
 
-        await all_done(b)
+        await b.all_done()
 
         visitors.promise_now()
         await visitors.round(b, c)
@@ -259,7 +253,7 @@ async def test_a_pending_purge_is_done_when_the_node_that_it_waits_for_has_died(
         await b.kill()
 
         assert (reply.status, reply.json()["pending"], states(reply)["b"]) == (202, True, "waiting")
-        await all_done(a)
+        await a.all_done()
         visitors.promise_now()
         await visitors.round(a)
         found = (await a.send("GET", f"/-/purges?entry={here.entry}", headers=ADMIN)).json()["purges"]

@@ -262,6 +262,11 @@ class ProcessNode:
         found: list[dict[str, Any]] = (await self.send("GET", "/-/purges", headers=ADMIN)).json()["purges"]
         return found
 
+    async def all_done(self) -> None:
+        """Wait until no purge of this node is on its way, and each of its receipts says that it is done."""
+        await poll(self.state, lambda found: found["purges_waiting"] == 0)
+        await poll(self.receipts, lambda found: found and not any(each["pending"] for each in found))
+
     async def metric(self, sample: str) -> float:
         """Return a sample of `/-/metrics`, written as there, for example `imgproxy_cluster_current`; 0: not there."""
         text = (await self.send("GET", "/-/metrics", headers=ADMIN)).body.decode()
