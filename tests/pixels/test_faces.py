@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ import imgproxy
 from imgproxy.errors import FacesUnavailable
 from imgproxy.params.faces import plan_of_faces
 from imgproxy.params.plan import Crop, FaceChoice, Fit, Format, Output, Px, Ratio, Rect, RenderPlan, Resize
-from imgproxy.render.detector import find_faces
+from imgproxy.render.detector import LOOK_S, find_faces
 from imgproxy.render.face_windows import faces_in
 from imgproxy.render.geometry import place
 from imgproxy.render.sizes import Box, Size
@@ -172,6 +174,24 @@ def test_a_search_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
         find_faces(bytes(3 * 64 * 64), 64, 64, str(model), look_s=0.01)
     assert isinstance(given_up.value.__cause__, TimeoutError)
     model.write_bytes(b"no model")
+
+
+class SlowToFind:
+    """An importer that takes its time to find OpenCV, as a cold disk does."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Find nothing; the next importer is asked."""
+        if name == "cv2":
+            time.sleep(LOOK_S * 1.2)
+
+
+def test_the_time_that_opencv_takes_to_be_loaded_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first portrait after a start would be cropped without its face."""
+    assert DETECTOR is not None
+    monkeypatch.setattr(sys, "meta_path", [SlowToFind(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+
+    assert find_faces(bytes(3 * 64 * 64), 64, 64, DETECTOR.model) == ()
 
 
 def test_a_broken_model_is_no_crash(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from imgproxy.workers.faces import FACES_MAX, Face
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# From the beginning of the import to the last face.
+# Once a process, to import OpenCV: 0.2 s, or some seconds from a cold disk.
+LOAD_S: Final = 10.0
+# From then to the last face.
 LOOK_S: Final = 1.0
 # In photographs faces got 0.87 and more, a headlamp 0.63. OpenCV's own demonstration takes 0.9, and misses profiles.
 CONFIDENCE: Final = 0.7
@@ -33,7 +35,8 @@ class _Look:
     """One look at a picture, in its thread: the result, or why there is none."""
 
     faces: tuple[Face, ...] | None = None
-    error: Exception | None = field(default=None)
+    error: Exception | None = None
+    is_loaded: threading.Event = field(default_factory=threading.Event)
 
 
 def find_faces(pixels: bytes, width_px: int, height_px: int, model: str, *, look_s: float = LOOK_S) -> tuple[Face, ...]:
@@ -45,7 +48,7 @@ def find_faces(pixels: bytes, width_px: int, height_px: int, model: str, *, look
         width_px: W, at most `params.faces.SIDE_PX`.
         height_px: H, the same.
         model: the file of the model.
-        look_s: time that this may take.
+        look_s: time that this may take, when OpenCV is imported.
 
     Raises:
         FacesUnavailable: OpenCV cannot be loaded or fails, or it took longer.
@@ -53,6 +56,7 @@ def find_faces(pixels: bytes, width_px: int, height_px: int, model: str, *, look
     look = _Look()
     thread = threading.Thread(target=_run, args=(look, pixels, width_px, height_px, model), daemon=True)
     thread.start()
+    look.is_loaded.wait(LOAD_S)
     thread.join(look_s)
     if look.faces is not None:
         return look.faces
@@ -61,13 +65,17 @@ def find_faces(pixels: bytes, width_px: int, height_px: int, model: str, *, look
 
 def _run(look: _Look, pixels: bytes, width_px: int, height_px: int, model: str) -> None:
     try:
+        import cv2  # noqa: F401, PLC0415 - it is large, and most services never need it
+
+        look.is_loaded.set()
         look.faces = _detect(pixels, width_px, height_px, model)
     except Exception as error:
         look.error = error
+        look.is_loaded.set()
 
 
 def _detect(pixels: bytes, width_px: int, height_px: int, model: str) -> tuple[Face, ...]:
-    import cv2  # noqa: PLC0415 - it is large, and most services never need it
+    import cv2  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
 
     cv2.setNumThreads(1)  # each core has a render process of its own
