@@ -302,6 +302,18 @@ async def test_a_connection_that_is_cut_in_the_middle_is_replaced(
         await a.log.append([purge("y.jpg")])
 
 
+@pytest.mark.parametrize("is_reset", [True, False])
+async def test_a_read_over_a_connection_that_has_ended_is_made_once_more(
+    postgres_server: PostgresServer, database_url: str, *, is_reset: bool
+) -> None:
+    """A purge that reads what the nodes share does not become pending by a connection that was kept too long."""
+    database = database_url.rpartition("/")[2]
+    async with relay(postgres_server.port) as line, edge(postgres_server.url(database, port=line.port)) as a:
+        await a.facts.remember_keys("e1", ["x.jpg"])
+        line.end_at_next_request(is_reset=is_reset)
+        assert await a.facts.keys_of("e1") == ("x.jpg",)
+
+
 async def test_a_lock_that_somebody_holds_does_not_hang_a_purge(database_url: str) -> None:
     """A session that holds the row of `head` costs an append its time limit, not more."""
     async with edge(database_url, timeout_s=1.0) as a, session(database_url) as held:

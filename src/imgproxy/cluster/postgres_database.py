@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from imgproxy.cluster.log import LogUnavailable
-from imgproxy.cluster.postgres_errors import DRIVER_ERRORS, is_answer, is_retried, unavailable
+from imgproxy.cluster.postgres_errors import DRIVER_ERRORS, is_answer, is_lost, is_retried, unavailable
 from imgproxy.cluster.postgres_schema import ensure_schema, is_up_to_date
 from imgproxy.cluster.postgres_url import connection_arguments, place_of
 
@@ -189,6 +189,15 @@ class Database:
         """Run one statement as a transaction of its own. Return its rows. Raises LogUnavailable."""
         async with self.session() as session:
             return await fetch_in(session, query, *values)
+
+    async def read(self, query: str, *values: object) -> list[Any]:
+        """As `fetch`, for a statement that only reads. It is asked once more if its connection has ended."""
+        try:
+            return await self.fetch(query, *values)
+        except LogUnavailable as error:
+            if not is_lost(error.__cause__):
+                raise
+        return await self.fetch(query, *values)
 
     def _keep(self, session: Session) -> None:
         """Keep a connection for the next use. End those that were not needed for a while."""

@@ -87,6 +87,11 @@ def is_answer(error: BaseException) -> bool:
     return isinstance(error, asyncpg.PostgresError) and not isinstance(error, _ENDING)
 
 
+def is_lost(error: BaseException | None) -> bool:
+    """Whether the connection has ended. A new one may work at once."""
+    return isinstance(error, pg.PostgresConnectionError | asyncpg.InterfaceError | ConnectionError)
+
+
 def is_retried(error: BaseException) -> bool:
     """Whether nothing was committed, and the same statement may succeed at once."""
     return isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError)

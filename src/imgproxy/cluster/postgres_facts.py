@@ -128,7 +128,7 @@ class PostgresFacts:
         [row] = await self._database.fetch(_CLAIM, clean(delivery), self._run, list(gone))
         if row["is_first"]:
             return Claim.FIRST
-        rows = await self._database.fetch(_IS_HANDLED, clean(delivery))
+        rows = await self._database.read(_IS_HANDLED, clean(delivery))
         # It may have been released meanwhile. Livingdocs then delivers it again.
         return Claim.HANDLED if rows and rows[0]["is_handled"] else Claim.BUSY
 
@@ -153,29 +153,29 @@ class PostgresFacts:
 
     async def keys_of(self, entry: str) -> tuple[str, ...]:
         """Return the keys last seen for an entry."""
-        rows = await self._database.fetch("SELECT key FROM imgproxy.entry_key WHERE entry = $1", clean(entry))
+        rows = await self._database.read("SELECT key FROM imgproxy.entry_key WHERE entry = $1", clean(entry))
         return tuple(row["key"] for row in rows)
 
     async def entries_of(self, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Return the entries of each key, the one seen last first."""
-        rows = await self._database.fetch(_ENTRIES_OF, [clean(key) for key in keys])
+        rows = await self._database.read(_ENTRIES_OF, [clean(key) for key in keys])
         return {row["key"]: tuple(row["entries"]) for row in rows}
 
     async def recent_entry_keys(self, count: int) -> dict[str, str]:
         """Return the keys seen last, each with its entry."""
         query = "SELECT key, entry FROM imgproxy.entry_key ORDER BY seen_at DESC LIMIT $1"
-        return {row["key"]: row["entry"] for row in await self._database.fetch(query, count)}
+        return {row["key"]: row["entry"] for row in await self._database.read(query, count)}
 
     # --- entries that are still to be expanded -----------------------------------------------------------------
 
     async def last_purge_of_entry(self, entry: str) -> int:
         """Return the number of the entry's last purge."""
-        [row] = await self._database.fetch(_LAST_PURGE, clean(entry))
+        [row] = await self._database.read(_LAST_PURGE, clean(entry))
         return int(row["number"])
 
     async def pending_entries(self) -> tuple[str, ...]:
         """Return the pending entries of all runs."""
-        rows = await self._database.fetch("SELECT entry FROM imgproxy.pending ORDER BY first")
+        rows = await self._database.read("SELECT entry FROM imgproxy.pending ORDER BY first")
         return tuple(row["entry"] for row in rows)
 
     async def take_pending(self, *, gone: Collection[str] = ()) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ class PostgresFacts:
         asked = (None if entry is None else clean(entry), None if key is None else clean(key), seq, count)
         return tuple(
             KeptReceipt(row["number"], row["at_s"], row["receipt"], row["is_pending"])
-            for row in await self._database.fetch(_RECEIPTS, *asked)
+            for row in await self._database.read(_RECEIPTS, *asked)
         )
 
     # --- validators of originals -------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class PostgresFacts:
 
     async def validators(self, keys: Collection[str]) -> dict[str, Validators]:
         """Return what the latest fetch of each key found."""
-        rows = await self._database.fetch(_VALIDATORS, [clean(key) for key in keys])
+        rows = await self._database.read(_VALIDATORS, [clean(key) for key in keys])
         return {
             row["key"]: Validators(row["digest"] or None, row["etag"], row["last_modified"], row["age_s"])
             for row in rows
