@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 # Connections that the kernel keeps until they are accepted.
 BACKLOG = 1024
-# A connection that asyncio has accepted has its transport in the next turn of the loop (selector_events.py).
-ACCEPT_TURNS = 2
 
 
 class Server:
@@ -105,16 +103,16 @@ class Server:
 
     async def _close_port(self) -> None:
         """
-        Accept no more connections, wait until those just accepted are known, and close the port.
+        Accept no more connections, then close the port.
 
-        asyncio never closes a connection whose transport it makes after its port was closed (seen with Python 3.11).
+        In between asyncio makes the transports of those that it has just accepted. After the port is closed it cannot,
+        and such a connection would never be closed (seen with Python 3.11).
         """
         if self._listener is None:
             return
         for listening in self._listener.sockets:
             asyncio.get_running_loop().remove_reader(listening)
-        for _ in range(ACCEPT_TURNS):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
         self._listener.close()
         self._listener = None
 
