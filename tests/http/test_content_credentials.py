@@ -18,13 +18,22 @@ from PIL import Image
 from pydantic import SecretStr
 
 from imgproxy.config.credentials import ContentCredentialsSettings
-from imgproxy.config.sections import FreshnessSettings, RenderSettings, SigningSettings
+from imgproxy.config.sections import FreshnessSettings, LimitsSettings, RenderSettings, SigningSettings
 from imgproxy.errors import ConfigError
 from imgproxy.medialibrary.operations import RevokeAsset
 from imgproxy.medialibrary.server import AccessToken, EmbeddedLibrary
 from imgproxy.params.signature import sign, verify
 from tests.support import credentials
-from tests.support.credentials import Identity, actions, authority, newsroom, read, signed_source, unsigned_source
+from tests.support.credentials import (
+    Identity,
+    actions,
+    are_all_told,
+    authority,
+    newsroom,
+    read,
+    signed_source,
+    unsigned_source,
+)
 from tests.support.served import served
 from tests.support.site import KEY, Reply, Site, site, until
 from tests.support.slow import slow_but
@@ -97,10 +106,23 @@ async def test_a_variant_of_a_signed_original_is_signed_in_every_format(
                     "Test Editor",
                 ]
                 assert capture["claim_generator_info"][0]["name"] == "Test Camera"
+                assert are_all_told(ours)
                 done = {action["action"]: action for action in actions(ours)}
                 assert done["c2pa.opened"]["digitalSourceType"] == credentials.CAPTURE
                 assert done["c2pa.resized"]["parameters"]["org.imgproxy-edge.width"] == 48
                 assert ("c2pa.transcoded" if content_type == kind else "c2pa.converted") in done
+
+
+async def test_one_frame_of_a_signed_animation_is_told(opened: Opened) -> None:
+    """Of an animation with more frames than the limit the first one is served, and its manifest says so."""
+    frames, data = [Image.new("RGB", (96, 64), colour) for colour in ("red", "blue")], io.BytesIO()
+    frames[0].save(data, "WEBP", save_all=True, append_images=frames[1:])
+    animation = credentials.sign(data.getvalue(), "image/webp", newsroom(), title="Radar", generator="Test Editor")
+    async with opened(animation, sections={"limits": LimitsSettings(frames=1)}) as here:
+        store = read((await here.get(f"/{KEY}?w=48&fm=webp")).body, "image/webp")
+        assert store is not None
+        [edited] = [each for each in actions(store.generations[0]) if each["action"] == "c2pa.edited"]
+        assert edited["parameters"] == {"org.imgproxy-edge.step": "frames", "org.imgproxy-edge.firstFrameOnly": True}
 
 
 async def test_the_assertion_about_training_is_kept(opened: Opened) -> None:

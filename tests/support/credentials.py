@@ -365,6 +365,12 @@ def read(data: bytes, kind: str, *, trusted: Authority | None = None, manifest: 
         return Store(state, reader.json(), reader.detailed_json())
 
 
+def are_all_told(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest says that its actions are complete."""
+    found = [each["data"] for each in manifest["assertions"] if each["label"].startswith("c2pa.actions")]
+    return all(data.get("allActionsIncluded", False) for data in found)
+
+
 def actions(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The actions of a manifest, in their order."""
     found = (each["data"]["actions"] for each in manifest["assertions"] if each["label"].startswith("c2pa.actions"))

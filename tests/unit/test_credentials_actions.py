@@ -289,6 +289,26 @@ def test_a_straightened_picture_loses_its_corners(
     assert found.get("cropped", {"straightened": True}) == {"straightened": True}
 
 
+@pytest.mark.parametrize(
+    ("plan", "source", "size", "is_resized"),
+    [
+        (RenderPlan(trim=Trim("auto")), (12_000, 9_000), (8192, 6_000), True),
+        (RenderPlan(trim=Trim("auto")), (12_000, 9_000), (8_000, 6_000), False),
+        (RenderPlan(trim=Trim("auto")), (8192, 5464), (8192, 5_000), False),
+        (RenderPlan(rotation=45.0, is_pivot=True), (8_000, 8_000), (8192, 8192), True),
+        (RenderPlan(rotation=45.0, is_pivot=True), (800, 800), (1131, 1131), False),
+    ],
+)
+def test_what_a_limit_has_shrunk_after_a_trim_or_a_turn_is_resized(
+    plan: RenderPlan, source: tuple[int, int], size: tuple[int, int], is_resized: bool
+) -> None:
+    """The size between is unknown, but what the limit has shrunk is as long as the limit."""
+    facts = replace(SAME, width_px=size[0], height_px=size[1], limit_px=8192)
+    found = changes(plan, replace(facts, source_width_px=source[0], source_height_px=source[1]))
+
+    assert ("resized" in found) is is_resized
+
+
 def test_tone_and_colour() -> None:
     """Every change of tone is one action, with the values that are not at their default."""
     adjust = Adjust(brightness=10.0, saturation=-100.0, duotone=(RED, Colour(0, 0, 0, 128)), enhance=True)

@@ -10,6 +10,7 @@ The actions are complete: every field of a plan that changes a pixel of the vari
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,7 +58,8 @@ class MadeFacts:
     What is known of a variant and its source after the render. Formats are media types.
 
     `orientation` is the EXIF orientation (1-8) that was applied. The size of the source is that of the picture turned
-    by it, 0 if unknown. `shared_decode` is that of `workers.job.Rendered`.
+    by it, 0 if unknown. `shared_decode` is that of `workers.job.Rendered`. `limit_px`: the longest side that a variant
+    may have.
     """
 
     source_format: str
@@ -70,6 +72,7 @@ class MadeFacts:
     shared_decode: str = ""
     is_mark_missing: bool = False
     is_first_frame_only: bool = False
+    limit_px: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def _is_resized(plan: RenderPlan, made: MadeFacts) -> bool:
     Return whether the variant has another size than the source, for another reason than that it was cut or padded.
 
     If the plan asks for a size, any other size counts. If it does not, a limit of the output may have shrunk the
-    picture; that is not seen if the size before is unknown, as after a trim. If the source's is, what is asked counts.
+    picture. If the source's size is unknown, what is asked counts.
     """
     across, down = made.source_width_px, made.source_height_px
     is_asked = plan.resize != Resize()
@@ -198,8 +201,11 @@ def _is_resized(plan: RenderPlan, made: MadeFacts) -> bool:
         return is_asked
     if is_asked:
         return (made.width_px, made.height_px) != (across, down) or plan.resize.fit is Fit.SCALE
-    if plan.trim is not None or (plan.is_pivot and plan.rotation % 90):
-        return False
+    is_turned = plan.is_pivot and plan.rotation % 90 != 0
+    if plan.trim is not None or is_turned:
+        # The size before the limit is unknown. What the limit has shrunk is as long as the limit.
+        longest = math.hypot(across, down) if is_turned else max(across, down)
+        return max(made.width_px, made.height_px) == made.limit_px < longest
     if plan.rect is not None:
         across = _span(plan.rect.x, plan.rect.width, across)
         down = _span(plan.rect.y, plan.rect.height, down)

@@ -62,7 +62,9 @@ class Attached:
 class Credentials:
     """Credentials of variants, made by `service`. There is one only if the mode is not `strip`."""
 
-    def __init__(self, cache: Cache, originals: Originals, service: CredentialsService) -> None:
+    def __init__(self, cache: Cache, originals: Originals, service: CredentialsService, limit_px: int) -> None:
+        """`limit_px`: the longest side that a variant may have."""
+        self._limit_px = limit_px
         self._cache = cache
         self._originals = originals
         self._service = service
@@ -132,7 +134,7 @@ class Credentials:
         if not is_summary and kind not in SIGNED_TYPES:
             return Attached(rendered)
         task = Task.DESCRIBE if is_summary else Task.EMBED if self._service.is_embedding else Task.LINK
-        actions = _actions(original, plan, rendered)
+        actions = _actions(original, plan, rendered, self._limit_px)
         key, name = original.facts.key, manifest_name(plan.digest, rendered.digest)
         job = Job(
             task=task,
@@ -252,7 +254,7 @@ class Credentials:
         self._manifests.detach_where(lambda _name: True)
 
 
-def _actions(original: Original, plan: RenderPlan, rendered: Rendered) -> tuple[dict[str, Any], ...]:
+def _actions(original: Original, plan: RenderPlan, rendered: Rendered, limit_px: int) -> tuple[dict[str, Any], ...]:
     made = MadeFacts(
         source_format=original.facts.content_type,
         format=rendered.content_type,
@@ -263,5 +265,7 @@ def _actions(original: Original, plan: RenderPlan, rendered: Rendered) -> tuple[
         orientation=rendered.orientation,
         shared_decode=rendered.shared_decode,
         is_mark_missing=rendered.is_mark_missing,
+        is_first_frame_only=rendered.is_first_frame_only,
+        limit_px=limit_px,
     )
     return tuple(action.as_json() for action in actions_of(plan, made))

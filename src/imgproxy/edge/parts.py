@@ -206,7 +206,9 @@ class Parts:
     def _compose_delivery(self, settings: Settings, failpoints: Failpoints | None, refusals: Refusals) -> None:
         fallback = Fallback(self.cache)
         service = self.credentials_service
-        self.credentials = None if service is None else Credentials(self.cache, self.originals, service)
+        self.credentials = (
+            None if service is None else Credentials(self.cache, self.originals, service, settings.limits.output_px)
+        )
         self.variants = Variants(
             self.cache,
             self.originals,

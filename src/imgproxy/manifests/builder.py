@@ -156,8 +156,9 @@ class ManifestBuilder:
 
 
 def _own_actions(actions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Make the assertion of what this edge did. Its signer answers for it: it is a created one (C2PA 2.4, actions)."""
-    return {"label": "c2pa.actions.v2", "data": {"actions": list(actions)}, "created": True}
+    """Make the assertion of all that this edge did. The signer answers for it, so it is `created` (C2PA 2.4)."""
+    data = {"actions": list(actions), "allActionsIncluded": True}
+    return {"label": "c2pa.actions.v2", "data": data, "created": True}
 
 
 def _read(job: Job) -> bytes:
