@@ -44,7 +44,7 @@ HIT_STORMS = (500, 1_000)
 WRITTEN_S = 1.0
 P99_RATIO_GOAL = 5.0
 CPU_RATIO_GOAL = 1.5
-# Who purges, and the library, are other machines in a newsroom. Here they share the cores with the edge, and give way.
+# In a newsroom the sender and the library are other machines. Here they have the same cores, and a lower priority.
 SENDER_NICE = 10
 
 
@@ -136,7 +136,7 @@ def rows_of(storm: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
 
 
 async def storm(edge: Edge, entries: list[str]) -> Storm:
-    """Purge all these entries at once, from a process of its own: hits have nothing of its work."""
+    """Purge all these entries at once, from a process of its own, so that its work takes no time from the hits."""
     pid = edge.pid
     context = multiprocessing.get_context("spawn")
     pipe, child_pipe = context.Pipe()
@@ -164,7 +164,7 @@ async def storm(edge: Edge, entries: list[str]) -> Storm:
 
 
 def send_purges(url: str, entries: list[str], pipe: Connection) -> None:
-    """Connect once for each entry, say so, wait for a word, send all purges, and send the statuses of their answers."""
+    """Connect once for each entry and tell `pipe`. When it answers, send all purges, then tell it the statuses."""
     os.nice(SENDER_NICE)
 
     async def send() -> None:

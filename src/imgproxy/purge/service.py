@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 1.0
-# Purges that are not recorded yet. One more waits, so a hit waits for a few first steps, not for a thousand.
+# Purges of entries that are being recorded at a time. The others wait, so a hit waits for a few of them, not for all.
 BEGUN_MAX = 8
 # After these events no answer may show the picture. A soft purge would serve it once more.
 TAKEDOWNS = frozenset({"revoke", "invalid", "delete"})
